@@ -1,1 +1,46 @@
-//! stub
+//! What a Natsway gateway and its workers say to each other, and nothing that says it.
+//!
+//! This crate is pure: bytes in, values out. It knows no client, no runtime and no clock.
+//!
+//! - [`envelope`]: the default `http` codec, one MessagePack array per message with the raw body last.
+//! - [`native`]: the codec for backends that were not written for Natsway (raw body, NATS headers).
+//! - [`control`]: what a gateway tells one worker instance (cancel), and what draining members and gateways
+//!   tell each other.
+//! - [`Subject`] and [`QueueGroup`]: names that were checked once and may be published to.
+//!
+//! Decoding is bounded before anything is allocated, and never panics on any input: see [`Limits`].
+
+pub mod control;
+pub mod envelope;
+mod error;
+mod msgpack;
+pub mod native;
+mod subject;
+
+pub use error::{Error, ErrorKind};
+pub use subject::{CONTROL_PREFIX, QueueGroup, Subject, SubjectError};
+
+/// The version of the envelope that this crate writes, and the newest that it reads.
+pub const WIRE_VERSION: u8 = 1;
+
+/// Bounds of what a decoder accepts; checked before memory is taken for the thing that they bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Header fields in one message, trailers counted apart.
+    pub header_fields: usize,
+    /// Bytes of one header name or value, of the method, or of the path and query.
+    pub field_bytes: usize,
+    /// Nesting of values that a reader skips because it does not know them.
+    pub skip_depth: usize,
+}
+
+impl Limits {
+    /// Wide enough for what the gateway lets in (64 KiB of head), far below what would hurt a reader.
+    pub const DEFAULT: Limits = Limits { header_fields: 512, field_bytes: 64 * 1024, skip_depth: 8 };
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits::DEFAULT
+    }
+}

@@ -1,0 +1,97 @@
+//! Subjects and messages by which gateways and workers keep house, all below [`CONTROL_PREFIX`].
+//!
+//! | subject | who listens | message |
+//! |---|---|---|
+//! | `natsway.worker.<instance>` | that worker instance | [`WorkerCommand`] |
+//! | `natsway.present.<service subject>` | every worker of that subject | empty; each that is not leaving answers with its id |
+//! | `natsway.tombstone.<service subject>` | every gateway | queue group name; each answers once it stands in for the subject |
+
+use bytes::{Bytes, BytesMut};
+
+use crate::msgpack::{Reader, put_array, put_str, put_unsigned};
+use crate::{CONTROL_PREFIX, Error, ErrorKind, Limits, Subject, WIRE_VERSION};
+
+/// What a gateway tells one worker instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WorkerCommand {
+    /// Drop the request that answers to this reply subject: nobody waits for it.
+    Cancel {
+        /// The reply subject of the request.
+        reply: String,
+    },
+    /// Answer, to show that the instance lives.
+    Ping,
+}
+
+const CANCEL: u64 = 0;
+const PING: u64 = 1;
+
+/// The subject on which a worker instance takes [`WorkerCommand`]s.
+pub fn worker_subject(instance: &str) -> String {
+    format!("{CONTROL_PREFIX}.worker.{instance}")
+}
+
+/// The subject on which the members of a service subject say that they are there.
+pub fn presence_subject(service: &Subject) -> String {
+    format!("{CONTROL_PREFIX}.present.{service}")
+}
+
+/// The subject on which gateways are asked to stand in for the last member of a service subject.
+pub fn tombstone_subject(service: &Subject) -> String {
+    format!("{}.{service}", tombstone_prefix())
+}
+
+/// What [`tombstone_subject`] puts before the service subject, without the dot.
+pub fn tombstone_prefix() -> String {
+    format!("{CONTROL_PREFIX}.tombstone")
+}
+
+/// Checks an instance id from the wire, since it becomes a token of a subject.
+pub(crate) fn instance_id(bytes: &[u8]) -> Result<String, Error> {
+    const LONGEST: usize = 64;
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    if bytes.is_empty() || bytes.len() > LONGEST || !bytes.iter().all(plain) {
+        return Err(Error::malformed("instance"));
+    }
+    Ok(String::from_utf8_lossy(bytes).into_owned())
+}
+
+impl WorkerCommand {
+    /// Writes the command.
+    pub fn encode(&self) -> Bytes {
+        let mut out = BytesMut::with_capacity(96);
+        let (code, detail) = match self {
+            WorkerCommand::Cancel { reply } => (CANCEL, reply.as_str()),
+            WorkerCommand::Ping => (PING, ""),
+        };
+        put_array(&mut out, 3);
+        put_unsigned(&mut out, u64::from(WIRE_VERSION));
+        put_unsigned(&mut out, code);
+        put_str(&mut out, detail);
+        out.freeze()
+    }
+
+    /// Reads a command.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] for a command or a version that is not known here, the other kinds for anything
+    /// that is not a command.
+    pub fn decode(message: &[u8]) -> Result<WorkerCommand, Error> {
+        let mut reader = Reader::new(message, Limits::DEFAULT);
+        let extra = reader.array("command")?.checked_sub(3).ok_or(Error::malformed("command"))?;
+        if reader.unsigned("version")? != u64::from(WIRE_VERSION) {
+            return Err(Error::new(ErrorKind::Unsupported, "version"));
+        }
+        let code = reader.unsigned("command")?;
+        let detail = reader.field("detail")?;
+        reader.skip(extra)?;
+        match code {
+            CANCEL => {
+                let reply = std::str::from_utf8(detail).map_err(|_| Error::malformed("reply subject"))?;
+                Ok(WorkerCommand::Cancel { reply: reply.to_owned() })
+            }
+            PING => Ok(WorkerCommand::Ping),
+            _ => Err(Error::new(ErrorKind::Unsupported, "command")),
+        }
+    }
+}

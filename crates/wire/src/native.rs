@@ -1,0 +1,150 @@
+//! The `native` codec: the raw body and NATS headers, so that any NATS client is a backend.
+//!
+//! A request carries the end-to-end header fields in canonical case (`Content-Type`), because NATS headers are
+//! case-sensitive, and [`METHOD`], [`PATH`] and [`DEADLINE`]. A reply is the raw body; `Nats-Service-Error-Code` and
+//! `Nats-Service-Error` (ADR-32) make it an error, [`STATUS`] sets any other status, and the remaining headers become
+//! header fields of the response.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+
+use crate::envelope::Response;
+use crate::{Error, Limits};
+
+/// Request header: the HTTP method.
+pub const METHOD: &str = "Natsway-Method";
+/// Request header: the path and query.
+pub const PATH: &str = "Natsway-Path";
+/// Request header: what the caller's time budget had left when the message was sent, in milliseconds.
+pub const DEADLINE: &str = "Natsway-Deadline-Ms";
+/// Reply header: the HTTP status, for a backend that wants another than 200.
+pub const STATUS: &str = "Natsway-Status";
+/// Reply header of ADR-32: the error's number; 400 to 599 becomes the status, anything else is 500.
+pub const ERROR_CODE: &str = "Nats-Service-Error-Code";
+/// Reply header of ADR-32: the error's text.
+pub const ERROR: &str = "Nats-Service-Error";
+
+/// What a native backend answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NativeReply {
+    /// An answer.
+    Response(Response),
+    /// An ADR-32 service error; its text and body are the service's own.
+    ServiceError {
+        /// 400 to 599.
+        status: StatusCode,
+        /// The text of `Nats-Service-Error`, empty when there was none.
+        text: String,
+        /// The message's body, which may explain more.
+        body: Bytes,
+    },
+}
+
+/// A header name in the case that NATS services look for: `content-type` gives `Content-Type`.
+pub fn canonical_name(name: &str) -> String {
+    let mut begins_word = true;
+    name.chars()
+        .map(|letter| {
+            let cased = if begins_word { letter.to_ascii_uppercase() } else { letter.to_ascii_lowercase() };
+            begins_word = letter == '-';
+            cased
+        })
+        .collect()
+}
+
+/// Reads a reply from its NATS headers, given as pairs in any case, and its body.
+///
+/// # Errors
+/// [`ErrorKind::Malformed`](crate::ErrorKind::Malformed) for a name or value that HTTP cannot carry or a status that
+/// is none, [`ErrorKind::TooLarge`](crate::ErrorKind::TooLarge) above [`Limits::header_fields`].
+pub fn decode_reply<'a>(
+    fields: impl Iterator<Item = (&'a str, &'a str)>,
+    body: Bytes,
+) -> Result<NativeReply, Error> {
+    let mut headers = HeaderMap::new();
+    let mut status = StatusCode::OK;
+    let mut error_code = None;
+    let mut error_text = None;
+    for (count, (name, value)) in fields.enumerate() {
+        if count >= Limits::DEFAULT.header_fields {
+            return Err(Error::too_large("headers"));
+        }
+        if name.eq_ignore_ascii_case(ERROR_CODE) {
+            error_code = Some(value);
+        } else if name.eq_ignore_ascii_case(ERROR) {
+            error_text = Some(value);
+        } else if name.eq_ignore_ascii_case(STATUS) {
+            status = value.trim().parse().map_err(|_| Error::malformed("status"))?;
+        } else {
+            let name =
+                HeaderName::from_bytes(name.as_bytes()).map_err(|_| Error::malformed("header name"))?;
+            let value = HeaderValue::from_str(value).map_err(|_| Error::malformed("header value"))?;
+            headers.try_append(name, value).map_err(|_| Error::too_large("headers"))?;
+        }
+    }
+    if error_code.is_some() || error_text.is_some() {
+        let text = error_text.unwrap_or_default().to_owned();
+        return Ok(NativeReply::ServiceError { status: error_status(error_code), text, body });
+    }
+    Ok(NativeReply::Response(Response { status, headers, trailers: HeaderMap::new(), body }))
+}
+
+/// The status for an error's code: HTTP's own error numbers are kept, others (say gRPC's) mean nothing to a client.
+fn error_status(code: Option<&str>) -> StatusCode {
+    code.and_then(|code| code.trim().parse::<u16>().ok())
+        .filter(|code| (400..600).contains(code))
+        .and_then(|code| StatusCode::from_u16(code).ok())
+        .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decode(fields: &[(&str, &str)]) -> Result<NativeReply, Error> {
+        decode_reply(fields.iter().copied(), Bytes::from_static(b"body"))
+    }
+
+    #[test]
+    fn names_get_the_case_that_services_look_for() {
+        assert_eq!(canonical_name("content-type"), "Content-Type");
+        assert_eq!(canonical_name("X-REQUEST-ID"), "X-Request-Id");
+        assert_eq!(canonical_name("etag"), "Etag");
+    }
+
+    #[test]
+    fn a_bare_body_is_a_200() {
+        let Ok(NativeReply::Response(response)) = decode(&[]) else { panic!("a response") };
+        assert_eq!((response.status, &response.body[..]), (StatusCode::OK, &b"body"[..]));
+    }
+
+    #[test]
+    fn headers_and_a_status_of_its_own_are_kept() {
+        let fields = [("X-A", "1"), ("x-a", "2"), ("natsway-status", "201")];
+        let Ok(NativeReply::Response(response)) = decode(&fields) else { panic!("a response") };
+        assert_eq!(response.status, StatusCode::CREATED);
+        assert_eq!(response.headers.get_all("x-a").iter().count(), 2);
+    }
+
+    #[test]
+    fn a_service_error_becomes_the_status_when_http_knows_it() {
+        for (code, status) in
+            [("404", 404), ("503", 503), ("13", 500), ("200", 500), ("x", 500), ("70000", 500)]
+        {
+            let fields = [("Nats-Service-Error-Code", code), ("Nats-Service-Error", "no such thing")];
+            let Ok(NativeReply::ServiceError { status: got, text, .. }) = decode(&fields) else {
+                panic!("an error")
+            };
+            assert_eq!((got.as_u16(), text.as_str()), (status, "no such thing"), "{code}");
+        }
+    }
+
+    #[test]
+    fn what_http_cannot_carry_is_refused() {
+        assert!(decode(&[("bad name", "x")]).is_err());
+        assert!(decode(&[("X-A", "line\nbreak")]).is_err());
+        assert!(decode(&[("Natsway-Status", "teapot")]).is_err());
+        let many = vec![("X-A", "1"); Limits::DEFAULT.header_fields + 1];
+        assert!(decode(&many).is_err());
+    }
+}
