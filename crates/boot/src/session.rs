@@ -1,0 +1,281 @@
+//! One connection to the broker that never reconnects.
+//!
+//! A client library's own reconnect is wrong for a request path. It keeps what was published while the broker was
+//! away and sends it later, when the callers have long been answered; it cannot say which requests were in flight on
+//! the connection that broke; and it stays on a server in lame-duck mode until that server throws it off. So the
+//! request path holds a [`Session`]: it is there or it is lost, and whoever holds it dials the next one.
+
+use std::time::Duration;
+
+use async_nats::{Client, Event, ServerAddr};
+use tokio::sync::mpsc;
+use tracing::{debug, info, warn};
+
+use crate::Broker;
+use crate::broker::backoff;
+
+/// The oldest broker that Natsway works with.
+const OLDEST_BROKER: (u64, u64) = (2, 11);
+
+/// An address where nothing can listen. A session's client is given it as its only server once it is connected, so
+/// that its one attempt to reconnect fails at once and it ends with everything that it had queued.
+const NOWHERE: &str = "nats://127.0.0.1:0";
+
+/// Events that may wait to be read; they are state, not a history, so the newest of a kind is enough.
+const EVENTS: usize = 16;
+
+/// What a connection is called and how much it may hold.
+#[derive(Clone, Debug)]
+pub struct Dial {
+    /// The name that the broker's monitoring shows.
+    pub name: String,
+    /// The role's own inbox prefix, say `_INBOX_apiproxy`.
+    pub inbox_prefix: String,
+    /// Messages that each subscription may hold before the client drops more.
+    pub subscription_messages: usize,
+    /// Messages accepted from callers and not yet written to the socket.
+    pub publish_messages: usize,
+}
+
+/// Dials sessions, one server at a time, and remembers the servers that the cluster told of.
+#[derive(Debug)]
+pub struct Dialer {
+    broker: Broker,
+    dial: Dial,
+    discovered: Vec<ServerAddr>,
+    /// Counted since the last success.
+    failures: usize,
+}
+
+/// A live connection. Dropping it, and every clone of its client and its subscriptions, closes it.
+#[derive(Debug)]
+pub struct Session {
+    client: Client,
+    server_id: String,
+    events: mpsc::Receiver<SessionEvent>,
+}
+
+/// What can happen to a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SessionEvent {
+    /// The server will shut down soon: dial another session, move, and retire this one.
+    LameDuck,
+    /// The connection is gone; nothing more is sent or received on it.
+    Lost,
+}
+
+/// Why no session could be had.
+#[derive(Debug, thiserror::Error)]
+#[error("broker {server}: {reason}")]
+pub struct DialError {
+    kind: DialErrorKind,
+    server: String,
+    reason: String,
+}
+
+/// The kinds of [`DialError`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DialErrorKind {
+    /// Not reachable, or not now: worth another try.
+    Unavailable,
+    /// It refused who we are.
+    Refused,
+    /// It is older than Natsway needs.
+    TooOld,
+}
+
+impl DialError {
+    /// What kind of failure this is.
+    pub fn kind(&self) -> DialErrorKind {
+        self.kind
+    }
+}
+
+impl Dialer {
+    /// A dialler for `broker`.
+    pub fn new(broker: Broker, dial: Dial) -> Dialer {
+        Dialer { broker, dial, discovered: Vec::new(), failures: 0 }
+    }
+
+    /// Tries every known server once, in random order.
+    ///
+    /// `avoid` is the id of a server that is about to leave ([`Session::server_id`]); a connection to it is given up.
+    ///
+    /// # Errors
+    /// The last server's [`DialError`].
+    pub async fn dial_once(&mut self, avoid: Option<&str>) -> Result<Session, DialError> {
+        let mut servers = [self.broker.servers.as_slice(), self.discovered.as_slice()].concat();
+        fastrand::shuffle(&mut servers);
+        let mut last_error = None;
+        for server in servers {
+            match self.dial_server(&server).await {
+                Ok(session) if avoid == Some(session.server_id()) => {
+                    let reason = "is shutting down".to_owned();
+                    last_error = Some(DialError {
+                        kind: DialErrorKind::Unavailable,
+                        server: host_and_port(&server),
+                        reason,
+                    });
+                }
+                Ok(session) => {
+                    self.failures = 0;
+                    return Ok(session);
+                }
+                Err(error) => last_error = Some(error),
+            }
+        }
+        self.failures += 1;
+        Err(last_error.expect("a broker has one server at least"))
+    }
+
+    /// Tries until there is a session, with growing, jittered delays of up to 2 s; says once that it has to wait, and
+    /// once that it need not any more.
+    ///
+    /// # Cancel safety
+    /// Cancelling stops the trying; nothing is lost.
+    pub async fn dial(&mut self, avoid: Option<&str>) -> Session {
+        loop {
+            let had_failed = self.failures > 0;
+            match self.dial_once(avoid).await {
+                Ok(session) => {
+                    if had_failed {
+                        info!(name = %self.dial.name, "broker reached");
+                    }
+                    return session;
+                }
+                Err(error) if had_failed => debug!(%error, "broker still not reached"),
+                Err(error) => warn!(%error, "broker not reached, trying again"),
+            }
+            tokio::time::sleep(backoff(self.failures + 1)).await;
+        }
+    }
+
+    async fn dial_server(&mut self, server: &ServerAddr) -> Result<Session, DialError> {
+        let failed = |kind, reason| DialError { kind, server: host_and_port(server), reason };
+        let (sender, events) = mpsc::channel(EVENTS);
+        let connected = self
+            .broker
+            .options(&self.dial.name, &self.dial.inbox_prefix)
+            .subscription_capacity(self.dial.subscription_messages)
+            .client_capacity(self.dial.publish_messages)
+            .ignore_discovered_servers()
+            // One attempt, which NOWHERE makes a failure.
+            .max_reconnects(1)
+            .reconnect_delay_callback(|_| Duration::ZERO)
+            .event_callback(move |event| {
+                report(&sender, &event);
+                std::future::ready(())
+            })
+            .connect(server.clone())
+            .await;
+        let client = connected.map_err(|error| {
+            use async_nats::ConnectErrorKind::{Authentication, AuthorizationViolation};
+            let kind = match error.kind() {
+                Authentication | AuthorizationViolation => DialErrorKind::Refused,
+                _ => DialErrorKind::Unavailable,
+            };
+            failed(kind, error.to_string())
+        })?;
+        let ended = client.set_server_pool(NOWHERE).await;
+        ended.map_err(|error| failed(DialErrorKind::Unavailable, error.to_string()))?;
+        let info = client.server_info();
+        if !is_new_enough(&info.version) {
+            let (major, minor) = OLDEST_BROKER;
+            let reason =
+                format!("is version {}: Natsway needs nats-server {major}.{minor} or later", info.version);
+            return Err(failed(DialErrorKind::TooOld, reason));
+        }
+        self.remember(&info.connect_urls, server);
+        Ok(Session { client, server_id: info.server_id, events })
+    }
+
+    /// Keeps the addresses that the cluster advertises, with the scheme (TLS or not) of the server that said so.
+    fn remember(&mut self, advertised: &[String], by: &ServerAddr) {
+        let known = |addr: &ServerAddr| self.broker.servers.contains(addr);
+        self.discovered = advertised
+            .iter()
+            .filter_map(|address| format!("{}://{address}", by.scheme()).parse().ok())
+            .filter(|addr| !known(addr))
+            .collect();
+    }
+}
+
+impl Session {
+    /// The client, for publishing and subscribing. It ends with the session.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// The id of the server at the other end.
+    pub fn server_id(&self) -> &str {
+        &self.server_id
+    }
+
+    /// The next thing that happens to the session; [`SessionEvent::Lost`] is the last, and is given again if asked.
+    ///
+    /// # Cancel safety
+    /// Cancelling loses nothing.
+    pub async fn next_event(&mut self) -> SessionEvent {
+        // The client's events can be dropped when it has too many, so its state is looked at as well.
+        let mut look = tokio::time::interval(Duration::from_millis(250));
+        loop {
+            tokio::select! {
+                event = self.events.recv() => return event.unwrap_or(SessionEvent::Lost),
+                _ = look.tick() => {
+                    if self.client.connection_state() == async_nats::connection::State::Disconnected {
+                        return SessionEvent::Lost;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Passes on the events that change what a session's holder does.
+fn report(sender: &mpsc::Sender<SessionEvent>, event: &Event) {
+    let event = match event {
+        Event::LameDuckMode => SessionEvent::LameDuck,
+        Event::Disconnected | Event::Closed => SessionEvent::Lost,
+        Event::SlowConsumer(_) => {
+            warn!("the broker's messages come faster than they are read; some were dropped");
+            return;
+        }
+        Event::ServerError(error) => {
+            warn!(%error, "broker reports an error");
+            return;
+        }
+        _ => return,
+    };
+    // A full channel already holds what this event would say.
+    sender.try_send(event).ok();
+}
+
+fn host_and_port(server: &ServerAddr) -> String {
+    format!("{}:{}", server.host(), server.port())
+}
+
+/// Whether a version such as `2.11.4` or `2.12.0-RC.1` is not older than [`OLDEST_BROKER`].
+fn is_new_enough(version: &str) -> bool {
+    let mut numbers =
+        version.trim_start_matches('v').split(['.', '-', '+']).map(|part| part.parse::<u64>().ok());
+    match (numbers.next().flatten(), numbers.next().flatten()) {
+        (Some(major), Some(minor)) => (major, minor) >= OLDEST_BROKER,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn broker_versions_are_compared_by_number() {
+        for version in ["2.11.0", "2.12.0-RC.1", "v3.0.0", "2.100.1"] {
+            assert!(is_new_enough(version), "{version}");
+        }
+        for version in ["2.10.29", "1.99.0", "", "nonsense", "2"] {
+            assert!(!is_new_enough(version), "{version}");
+        }
+    }
+}
