@@ -1,0 +1,89 @@
+//! Several brokers, routed to each other.
+
+use std::ops::{Deref, DerefMut};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+
+use crate::broker::{Broker, BrokerBuilder, Membership};
+use crate::eventually::eventually;
+use crate::ports::free_port;
+
+/// Routes are dialled once a second, and a JetStream cluster elects its leader after that.
+const READY: Duration = Duration::from_secs(60);
+
+/// A cluster of brokers, used like a slice of them: `cluster[0].kill9()`.
+#[derive(Debug)]
+pub struct Cluster(Vec<Broker>);
+
+impl Cluster {
+    /// Starts `size` brokers without JetStream; all routes are up when this returns. With other settings:
+    /// `Broker::builder().jetstream().start_cluster(3)`, and JetStream has its leader then.
+    ///
+    /// # Panics
+    /// As [`BrokerBuilder::start`], and when the size is 0.
+    pub async fn start(size: usize) -> Self {
+        Broker::builder().start_cluster(size).await
+    }
+
+    pub(crate) async fn launch(settings: BrokerBuilder, size: usize) -> Self {
+        assert!(size > 0, "a cluster has at least one broker");
+        let all: Vec<u16> = (0..size).map(|_| free_port()).collect();
+        let brokers =
+            all.iter().map(|&port| settings.clone().member(Membership { port, all: all.clone() }).start());
+        let cluster = Self(join_all(brokers).await);
+        cluster.ready().await;
+        cluster
+    }
+
+    /// The addresses of all brokers, with commas between them, as `NATS_URL` takes them.
+    pub fn url(&self) -> String {
+        self.iter().map(Broker::url).collect::<Vec<_>>().join(",")
+    }
+
+    /// Waits until every broker has a route to every other and is healthy: after the start, or when all members that were
+    /// stopped have been started again.
+    ///
+    /// # Panics
+    /// When that takes longer than 60 s.
+    pub async fn ready(&self) {
+        for broker in self.iter() {
+            eventually(READY, async || {
+                let neighbours = neighbours(broker).await.map_err(|error| error.to_string())?;
+                if neighbours + 1 != self.len() {
+                    return Err(format!(
+                        "{} sees {neighbours} other brokers of {}",
+                        broker.name(),
+                        self.len() - 1
+                    ));
+                }
+                broker.monitor("/healthz").await.map_err(|error| error.to_string())
+            })
+            .await;
+        }
+    }
+}
+
+impl Deref for Cluster {
+    type Target = [Broker];
+
+    fn deref(&self) -> &[Broker] {
+        &self.0
+    }
+}
+
+impl DerefMut for Cluster {
+    fn deref_mut(&mut self) -> &mut [Broker] {
+        &mut self.0
+    }
+}
+
+/// How many other servers this one has routes to; each pair has several.
+async fn neighbours(broker: &Broker) -> std::io::Result<usize> {
+    let page = broker.monitor("/routez").await?;
+    let routes = page["routes"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let mut ids: Vec<&str> = routes.iter().filter_map(|route| route["remote_id"].as_str()).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    Ok(ids.len())
+}
