@@ -1,1 +1,29 @@
-//! stub
+//! The gateway: HTTP in, NATS request/reply out.
+//!
+//! A request's way through the modules: [`listener`] accepts and hands the socket to a core; [`connection`] speaks
+//! HTTP; [`proxy`] carries the request ([`inspect`] and [`table`] decide, [`headers`] and [`encode`] write, [`link`]
+//! publishes and waits in [`slots`], [`retry`] decides again, [`problem`] says what went wrong). [`core`] holds what
+//! one thread has for itself, [`gateway`] starts and stops them all. [`tombstone`] stands in for workers that left.
+//!
+//! `table`, `retry`, `slots`, `headers` and `inspect` are pure: time and randomness are arguments.
+
+pub mod admin;
+pub mod body;
+pub mod cli;
+pub mod config;
+pub mod connection;
+pub mod core;
+pub mod encode;
+pub mod gateway;
+pub mod headers;
+pub mod inspect;
+pub mod link;
+pub mod listener;
+pub mod metrics;
+pub mod problem;
+pub mod proxy;
+pub mod retry;
+pub mod settings;
+pub mod slots;
+pub mod table;
+pub mod tombstone;

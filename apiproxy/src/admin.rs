@@ -1,0 +1,53 @@
+//! What operators and probes ask: alive, ready, figures.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::{CoreMetrics, render};
+
+/// What the admin address looks at.
+#[derive(Clone, Debug)]
+pub struct Watched {
+    /// Every core's figures.
+    pub cores: Arc<[Arc<CoreMetrics>]>,
+    /// Cancelled when the gateway begins to leave.
+    pub draining: CancellationToken,
+}
+
+impl Watched {
+    /// Why no request should be sent here now, or `None`.
+    fn not_ready(&self) -> Option<&'static str> {
+        if self.draining.is_cancelled() {
+            return Some("shutting down");
+        }
+        // One connection is enough for a core to serve.
+        let unconnected = self.cores.iter().any(|core| core.connected.get() == 0);
+        unconnected.then_some("not connected to the broker")
+    }
+}
+
+/// The admin address's routes: `/livez`, `/readyz`, `/metrics`.
+pub fn router(watched: Watched) -> Router {
+    Router::new()
+        .route("/livez", get(async || "ok\n"))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .with_state(watched)
+}
+
+async fn ready(State(watched): State<Watched>) -> impl IntoResponse {
+    match watched.not_ready() {
+        None => (StatusCode::OK, "ready\n".to_owned()),
+        Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
+    }
+}
+
+async fn metrics(State(watched): State<Watched>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], render(&watched.cores))
+}

@@ -1,0 +1,96 @@
+//! Bodies that are whole: what goes back to clients, and the reading of what they send.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+
+/// A response's body: one piece, and trailers where there are some.
+#[derive(Debug, Default)]
+pub struct ReplyBody {
+    data: Option<Bytes>,
+    trailers: Option<HeaderMap>,
+}
+
+impl ReplyBody {
+    /// A body with trailers; without any it is a body of known length.
+    pub fn new(data: Bytes, trailers: HeaderMap) -> ReplyBody {
+        let data = Some(data).filter(|data| !data.is_empty());
+        ReplyBody { data, trailers: Some(trailers).filter(|trailers| !trailers.is_empty()) }
+    }
+}
+
+impl From<Bytes> for ReplyBody {
+    fn from(data: Bytes) -> ReplyBody {
+        ReplyBody::new(data, HeaderMap::new())
+    }
+}
+
+impl Body for ReplyBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let data = self.data.take().map(Frame::data);
+        let frame = data.or_else(|| self.trailers.take().map(Frame::trailers));
+        Poll::Ready(frame.map(Ok))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.data.is_none() && self.trailers.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        // Exact, so that HTTP/1 sends a length, unless trailers demand chunks.
+        match &self.trailers {
+            None => SizeHint::with_exact(self.data.as_ref().map_or(0, |data| data.len() as u64)),
+            Some(_) => SizeHint::default(),
+        }
+    }
+}
+
+/// Why a request's body could not be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadError {
+    /// Longer than its limit.
+    TooLarge,
+    /// The client broke off, or what it sent is not a body.
+    Broken,
+}
+
+/// Reads a whole body of at most `limit_bytes`; nothing is read of one that says itself that it is longer.
+pub async fn read_whole(mut body: Incoming, limit_bytes: usize) -> Result<Bytes, ReadError> {
+    if body.is_end_stream() {
+        return Ok(Bytes::new());
+    }
+    if body.size_hint().lower() > limit_bytes as u64 {
+        return Err(ReadError::TooLarge);
+    }
+    let mut first = Bytes::new();
+    let mut rest = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        // Trailers of a request are not forwarded: no field that matters may come after the decision is taken.
+        let Ok(data) = frame.map_err(|_| ReadError::Broken)?.into_data() else { continue };
+        if first.len() + rest.len() + data.len() > limit_bytes {
+            return Err(ReadError::TooLarge);
+        }
+        // Most bodies come in one piece, which is then used as it is.
+        if first.is_empty() && rest.is_empty() {
+            first = data;
+        } else {
+            if rest.is_empty() {
+                rest.extend_from_slice(&std::mem::take(&mut first));
+            }
+            rest.extend_from_slice(&data);
+        }
+    }
+    Ok(if rest.is_empty() { first } else { rest.freeze() })
+}

@@ -1,0 +1,176 @@
+//! The command line, and how it becomes settings.
+
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser};
+use ipnet::IpNet;
+use natsway_boot::BrokerArgs;
+use natsway_boot::logs::LogArgs;
+
+use crate::link::LinkLimits;
+use crate::settings::{ClientLimits, Drain, Settings};
+
+/// The gateway: takes HTTP requests and has workers on NATS answer them
+///
+/// Each request is matched against the routes, sent to the chosen version's subject, and answered by one worker of
+/// its queue group. Workers need no address: they connect to the same broker.
+#[derive(Parser)]
+#[command(name = "apiproxy", version, after_help = EXAMPLES)]
+pub struct Cli {
+    /// Where clients connect
+    #[arg(long, env = "NATSWAY_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    listen: SocketAddr,
+
+    /// Where operators and probes connect: /livez, /readyz, /metrics
+    #[arg(long, env = "NATSWAY_ADMIN_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:8081")]
+    admin_listen: SocketAddr,
+
+    /// Route file, TOML
+    #[arg(long, env = "NATSWAY_ROUTES", value_name = "FILE")]
+    pub routes: PathBuf,
+
+    /// Read the routes, say whether they are sound, and leave
+    #[arg(long)]
+    pub check: bool,
+
+    /// Threads that serve requests [default: one for each processor]
+    #[arg(long, env = "NATSWAY_CORES", value_name = "COUNT")]
+    cores: Option<NonZeroUsize>,
+
+    /// Broker connections of each thread; more than one costs more than it gives
+    #[arg(long, env = "NATSWAY_CONNECTIONS_PER_CORE", value_name = "COUNT", default_value = "1")]
+    connections_per_core: NonZeroUsize,
+
+    /// One log line for each request
+    #[arg(long, env = "NATSWAY_ACCESS_LOG")]
+    access_log: bool,
+
+    #[command(flatten)]
+    limits: LimitArgs,
+
+    #[command(flatten)]
+    drain: DrainArgs,
+
+    /// The broker.
+    #[command(flatten)]
+    pub broker: BrokerArgs,
+
+    /// The logs.
+    #[command(flatten)]
+    pub logs: LogArgs,
+}
+
+const EXAMPLES: &str = "Examples:
+  apiproxy --routes routes.toml
+  apiproxy --routes routes.toml --check
+  NATS_URL=nats://broker:4222 apiproxy --routes routes.toml --listen 0.0.0.0:8080
+
+A route file:
+  [[route]]
+  name = \"demo\"
+  path = \"/{*rest}\"
+  [[route.target]]
+  version = \"blue\"
+  subject = \"svc.demo.blue\"";
+
+#[derive(Args)]
+#[command(next_help_heading = "Limits")]
+struct LimitArgs {
+    /// Open client connections; above it, new ones wait
+    #[arg(long, env = "NATSWAY_MAX_CONNECTIONS", value_name = "COUNT", default_value = "16384")]
+    max_connections: NonZeroUsize,
+
+    /// Bytes of a path with its query: 414 above it
+    #[arg(long, env = "NATSWAY_MAX_PATH_BYTES", value_name = "BYTES", default_value = "8192")]
+    max_path_bytes: usize,
+
+    /// Bytes of all request headers: 431 above it
+    #[arg(long, env = "NATSWAY_MAX_HEADER_BYTES", value_name = "BYTES", default_value = "32768")]
+    max_header_bytes: usize,
+
+    /// Request header fields: 431 above it
+    #[arg(long, env = "NATSWAY_MAX_HEADER_FIELDS", value_name = "COUNT", default_value = "100")]
+    max_header_fields: usize,
+
+    /// Time for a request's head to arrive, and for an idle connection to stay open
+    #[arg(long, env = "NATSWAY_HEAD_TIMEOUT", value_name = "TIME", default_value = "30s", value_parser = duration)]
+    head_timeout: Duration,
+
+    /// Time for a request's body to arrive: 408 after it
+    #[arg(long, env = "NATSWAY_BODY_TIMEOUT", value_name = "TIME", default_value = "30s", value_parser = duration)]
+    body_timeout: Duration,
+
+    /// Requests at a time on one HTTP/2 connection
+    #[arg(long, env = "NATSWAY_HTTP2_STREAMS", value_name = "COUNT", default_value = "256")]
+    http2_streams: u32,
+
+    /// Requests out on one broker connection: 503 above it
+    #[arg(long, env = "NATSWAY_MAX_IN_FLIGHT", value_name = "COUNT", default_value = "8192")]
+    max_in_flight: usize,
+
+    /// Bytes of the requests out on one broker connection: 503 above it
+    #[arg(long, env = "NATSWAY_MAX_IN_FLIGHT_BYTES", value_name = "BYTES", default_value = "33554432")]
+    max_in_flight_bytes: usize,
+
+    /// Proxies whose Forwarded and X-Forwarded-* are believed, several with commas between
+    #[arg(long, env = "NATSWAY_TRUSTED_PROXIES", value_name = "NETWORKS", value_delimiter = ',')]
+    trusted_proxies: Vec<IpNet>,
+}
+
+#[derive(Args)]
+#[command(next_help_heading = "Leaving")]
+struct DrainArgs {
+    /// How long to go on accepting after SIGTERM, not ready any more
+    #[arg(long, env = "NATSWAY_DRAIN_GRACE", value_name = "TIME", default_value = "2s", value_parser = duration)]
+    drain_grace: Duration,
+
+    /// How long leaving may take in all
+    #[arg(long, env = "NATSWAY_DRAIN_LIMIT", value_name = "TIME", default_value = "9s", value_parser = duration)]
+    drain_limit: Duration,
+}
+
+fn duration(text: &str) -> Result<Duration, humantime_serde::re::humantime::DurationError> {
+    humantime_serde::re::humantime::parse_duration(text)
+}
+
+impl Cli {
+    /// The settings that the arguments make.
+    pub fn settings(&self) -> Settings {
+        let one = NonZeroUsize::MIN;
+        let limits = &self.limits;
+        Settings {
+            listen: self.listen,
+            admin_listen: self.admin_listen,
+            cores: self.cores.unwrap_or_else(|| std::thread::available_parallelism().unwrap_or(one)),
+            connections_per_core: self.connections_per_core,
+            trusted_proxies: limits.trusted_proxies.clone(),
+            access_log: self.access_log,
+            client: ClientLimits {
+                connections: limits.max_connections.get(),
+                path_bytes: limits.max_path_bytes,
+                header_bytes: limits.max_header_bytes,
+                header_fields: limits.max_header_fields,
+                head_timeout: limits.head_timeout,
+                body_timeout: limits.body_timeout,
+                http2_streams: limits.http2_streams,
+            },
+            link: LinkLimits { in_flight: limits.max_in_flight, in_flight_bytes: limits.max_in_flight_bytes },
+            drain: Drain { grace: self.drain.drain_grace, limit: self.drain.drain_limit },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

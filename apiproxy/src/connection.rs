@@ -1,0 +1,136 @@
+//! One client's connection: which HTTP it speaks, and how it ends.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+use tokio::task::spawn_local;
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use crate::core::Core;
+use crate::proxy;
+
+/// What every HTTP/2 client with prior knowledge sends first (RFC 9113 section 3.4).
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// The least that hyper takes for HTTP/1's read buffer.
+const HTTP1_BUFFER_BYTES: usize = 8 * 1024;
+
+/// The two steps in which connections are asked to end.
+#[derive(Clone, Debug, Default)]
+pub struct Leaving {
+    /// Answer what comes, and ask the client to go elsewhere: `Connection: close`, GOAWAY.
+    pub draining: CancellationToken,
+    /// End as soon as nothing is in hand.
+    pub closing: CancellationToken,
+}
+
+/// Serves a connection to its end.
+pub async fn serve(core: Rc<Core>, stream: TcpStream, peer: SocketAddr, leaving: Leaving) {
+    // Small answers leave at once; a socket that cannot be told so still works.
+    if let Err(error) = stream.set_nodelay(true) {
+        debug!(%error, "nodelay not set");
+    }
+    let detecting = tokio::time::timeout(core.settings.client.head_timeout, speaks_http2(&stream));
+    let served = match detecting.await {
+        Ok(Ok(true)) => serve_http2(core, stream, peer, leaving).await,
+        Ok(Ok(false)) => serve_http1(core, stream, peer, leaving).await,
+        // It said nothing in time, or left.
+        Ok(Err(_)) | Err(_) => return,
+    };
+    if let Err(error) = served {
+        debug!(%peer, %error, "client connection ended");
+    }
+}
+
+/// Whether the client begins with HTTP/2's preface, found without taking anything off the socket.
+async fn speaks_http2(stream: &TcpStream) -> std::io::Result<bool> {
+    let mut begins = [0; HTTP2_PREFACE.len()];
+    loop {
+        let seen = stream.peek(&mut begins).await?;
+        if seen == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        if begins[..seen] != HTTP2_PREFACE[..seen] {
+            return Ok(false);
+        }
+        if seen == HTTP2_PREFACE.len() {
+            return Ok(true);
+        }
+        // The rest of the preface is on its way. The socket stays readable, so there is nothing to wait on but time.
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+async fn serve_http1(
+    core: Rc<Core>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    leaving: Leaving,
+) -> Result<(), hyper::Error> {
+    let limits = core.settings.client;
+    let draining = leaving.draining.clone();
+    let service =
+        service_fn(move |request| proxy::handle(Rc::clone(&core), peer, draining.is_cancelled(), request));
+    let mut connection = std::pin::pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(limits.head_timeout)
+            .max_buf_size(HTTP1_BUFFER_BYTES.max(limits.path_bytes + limits.header_bytes + 4 * 1024))
+            // One more than is let in, so that the gateway's own 431 says why.
+            .max_headers(limits.header_fields + 1)
+            .half_close(true)
+            .serve_connection(TokioIo::new(stream), service)
+    );
+    tokio::select! {
+        served = &mut connection => served,
+        () = leaving.closing.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    }
+}
+
+/// Runs HTTP/2's streams on this core.
+#[derive(Clone, Copy, Debug)]
+struct OnThisCore;
+
+impl<F: Future + 'static> hyper::rt::Executor<F> for OnThisCore {
+    fn execute(&self, future: F) {
+        spawn_local(async move {
+            future.await;
+        });
+    }
+}
+
+async fn serve_http2(
+    core: Rc<Core>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    leaving: Leaving,
+) -> Result<(), hyper::Error> {
+    let limits = core.settings.client;
+    let service = service_fn(move |request| proxy::handle(Rc::clone(&core), peer, false, request));
+    let mut connection = std::pin::pin!(
+        http2::Builder::new(OnThisCore)
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(limits.http2_streams)
+            .max_header_list_size(u32::try_from(limits.header_bytes + limits.path_bytes).unwrap_or(u32::MAX))
+            .keep_alive_interval(limits.head_timeout)
+            .keep_alive_timeout(limits.head_timeout)
+            .serve_connection(TokioIo::new(stream), service)
+    );
+    tokio::select! {
+        served = &mut connection => served,
+        // GOAWAY: streams that are open are finished, new ones go to another connection.
+        () = leaving.draining.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    }
+}

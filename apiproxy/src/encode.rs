@@ -1,0 +1,133 @@
+//! A request as it is published: written once, stamped anew for each try.
+
+use std::time::{Duration, Instant};
+
+use async_nats::HeaderMap;
+use bytes::Bytes;
+use http::request::Parts;
+use natsway_wire::Error;
+use natsway_wire::envelope::{RequestEncoder, restamp_request};
+use natsway_wire::native::{DEADLINE, METHOD, PATH, canonical_name};
+
+use crate::headers::{Origin, forward_request};
+use crate::slots::Manners;
+use crate::table::Codec;
+
+/// What differs from try to try.
+#[derive(Clone, Copy, Debug)]
+pub struct Sending {
+    /// The time that the try has left, in milliseconds, rounded up.
+    pub deadline_ms: u32,
+    /// When it is sent, by the link's clock.
+    pub sent_ms: u64,
+}
+
+impl Sending {
+    /// A try that is sent now and given up at `until`.
+    pub fn until(until: Instant, sent_ms: u64) -> Sending {
+        let left = until.saturating_duration_since(Instant::now()) + Duration::from_micros(999);
+        Sending { deadline_ms: u32::try_from(left.as_millis()).unwrap_or(u32::MAX), sent_ms }
+    }
+}
+
+/// A request in its route's codec.
+#[derive(Debug)]
+pub enum Encoded {
+    /// The envelope.
+    Http(Bytes),
+    /// The raw body and its NATS headers.
+    Native(HeaderMap, Bytes),
+}
+
+/// A message of one try.
+#[derive(Debug)]
+pub struct Stamped {
+    /// The payload.
+    pub payload: Bytes,
+    /// NATS headers, for native backends.
+    pub headers: Option<HeaderMap>,
+}
+
+impl Encoded {
+    /// Writes a request for its first try.
+    ///
+    /// # Errors
+    /// Above the wire's limits.
+    pub fn new(
+        codec: Codec,
+        sending: Sending,
+        head: &Parts,
+        path: &str,
+        origin: Origin<'_>,
+        body: &Bytes,
+    ) -> Result<Encoded, Error> {
+        match codec {
+            Codec::Http => {
+                let fields_bytes: usize =
+                    head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 6).sum();
+                // The gateway's own fields are some 250 bytes.
+                let capacity = 320 + path.len() + fields_bytes + body.len();
+                let Sending { deadline_ms, sent_ms } = sending;
+                let mut encoder =
+                    RequestEncoder::new(deadline_ms, sent_ms, head.method.as_str(), path, capacity)?;
+                forward_request(&head.headers, origin, |name, value| encoder.header(name, value))?;
+                Ok(Encoded::Http(encoder.finish(body)))
+            }
+            Codec::Native => {
+                let mut headers = HeaderMap::new();
+                forward_request(&head.headers, origin, |name, value| {
+                    // NATS headers are text: a value that is not UTF-8 cannot cross.
+                    if let Ok(value) = std::str::from_utf8(value) {
+                        headers.append(canonical_name(name).as_str(), value);
+                    }
+                    Ok::<(), Error>(())
+                })?;
+                headers.insert(METHOD, head.method.as_str());
+                headers.insert(PATH, path);
+                headers.insert(DEADLINE, sending.deadline_ms.to_string().as_str());
+                Ok(Encoded::Native(headers, body.clone()))
+            }
+        }
+    }
+
+    /// The message of the first try.
+    pub fn first(&self) -> Stamped {
+        match self {
+            Encoded::Http(message) => Stamped { payload: message.clone(), headers: None },
+            Encoded::Native(headers, body) => {
+                Stamped { payload: body.clone(), headers: Some(headers.clone()) }
+            }
+        }
+    }
+
+    /// The message of a later try.
+    pub fn stamped(&mut self, sending: Sending) -> Stamped {
+        match self {
+            Encoded::Http(message) => {
+                let Sending { deadline_ms, sent_ms } = sending;
+                *message = restamp_request(message, deadline_ms, sent_ms).expect("the encoder wrote it");
+            }
+            Encoded::Native(headers, _) => headers.insert(DEADLINE, sending.deadline_ms.to_string().as_str()),
+        }
+        self.first()
+    }
+}
+
+impl Stamped {
+    /// The size that counts against the broker's `max_payload`, headers included.
+    pub fn bytes(&self) -> usize {
+        // Each field is `Name: value\r\n`, behind a version line and before an empty one.
+        let fields = self.headers.iter().flat_map(|headers| headers.iter());
+        let field_bytes = |name: &str, value: &str| name.len() + value.len() + 4;
+        let bytes = |(name, values): (&async_nats::HeaderName, &Vec<async_nats::HeaderValue>)| {
+            values.iter().map(|value| field_bytes(name.as_ref(), value.as_str())).sum::<usize>()
+        };
+        self.payload.len() + self.headers.as_ref().map_or(0, |_| 14) + fields.map(bytes).sum::<usize>()
+    }
+
+    /// What may come back for it; `cancel` is whether its route wants abandoned work cancelled.
+    pub fn manners(&self, cancel: bool) -> Manners {
+        let signals = self.headers.is_none();
+        Manners { signals, cancel: cancel && signals }
+    }
+}

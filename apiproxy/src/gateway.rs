@@ -1,0 +1,172 @@
+//! A whole gateway: its cores, its listener, its admin address, and how it starts and stops.
+
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use arc_swap::ArcSwap;
+use natsway_boot::Broker;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::task::LocalSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use crate::connection::{self, Leaving};
+use crate::core::Core;
+use crate::link::INBOX_PREFIX;
+use crate::listener::{Accepted, Seat, accept, bind};
+use crate::metrics::CoreMetrics;
+use crate::settings::Settings;
+use crate::table::RouteTable;
+use crate::{admin, tombstone};
+
+/// Connections that may wait for a core to take them over; the listener waits when there are more.
+const HANDOVER: usize = 256;
+
+/// Why a gateway did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}: {source}; is another process using it?")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// A thread or a runtime cannot be had.
+    #[error("cannot start a core: {0}")]
+    Core(#[source] io::Error),
+    /// The broker's certificates cannot be read, or its address is none.
+    #[error("cannot reach the broker, now or later: {0}")]
+    Broker(#[source] async_nats::ConnectError),
+}
+
+/// Runs a gateway until `shutdown`, then drains it. Needs a multi-thread or current-thread runtime with I/O and time.
+///
+/// # Errors
+/// [`StartError`]: nothing was served.
+pub async fn run(
+    settings: Settings,
+    table: RouteTable,
+    broker: Broker,
+    shutdown: CancellationToken,
+) -> Result<(), StartError> {
+    let settings = Arc::new(settings);
+    let listener = listen(settings.listen)?;
+    let admin_listener = listen(settings.admin_listen)?;
+    let leaving = Leaving::default();
+    let published = Arc::new(ArcSwap::from_pointee(table));
+
+    let mut seats = Vec::new();
+    let mut threads = Vec::new();
+    for number in 0..settings.cores.get() {
+        let (connections, handed_over) = mpsc::channel(HANDOVER);
+        let metrics = Arc::<CoreMetrics>::default();
+        seats.push(Seat { connections, metrics: Arc::clone(&metrics) });
+        let core = CoreThread {
+            settings: Arc::clone(&settings),
+            metrics,
+            published: Arc::clone(&published),
+            broker: broker.clone(),
+            leaving: leaving.clone(),
+        };
+        threads.push(core.spawn(number, handed_over).map_err(StartError::Core)?);
+    }
+
+    let control = broker.connect("apiproxy control", INBOX_PREFIX).await.map_err(StartError::Broker)?;
+    tokio::spawn(tombstone::keep(control));
+    let watched = admin::Watched {
+        cores: seats.iter().map(|seat| Arc::clone(&seat.metrics)).collect(),
+        draining: leaving.draining.clone(),
+    };
+    let admin = axum::serve(admin_listener, admin::router(watched));
+    tokio::spawn(async move {
+        if let Err(error) = admin.await {
+            warn!(%error, "admin address closed");
+        }
+    });
+    let stop_accepting = CancellationToken::new();
+    let most_connections = settings.client.connections;
+    let accepting = tokio::spawn(accept(listener, seats, most_connections, stop_accepting.clone()));
+    info!(listen = %settings.listen, admin = %settings.admin_listen, %broker, cores = settings.cores, "gateway started");
+
+    shutdown.cancelled().await;
+    drain(&settings, leaving, stop_accepting, accepting, threads).await;
+    Ok(())
+}
+
+fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
+    let failed = |source| StartError::Listen { address, source };
+    TcpListener::from_std(bind(address).map_err(failed)?).map_err(failed)
+}
+
+/// Says that it is not ready, goes on accepting for the grace period, then finishes what is in hand.
+async fn drain(
+    settings: &Settings,
+    leaving: Leaving,
+    stop_accepting: CancellationToken,
+    accepting: tokio::task::JoinHandle<()>,
+    threads: Vec<JoinHandle<()>>,
+) {
+    let deadline = tokio::time::Instant::now() + settings.drain.limit;
+    leaving.draining.cancel();
+    info!(grace = ?settings.drain.grace, "not ready any more, still accepting");
+    tokio::time::sleep(settings.drain.grace.min(settings.drain.limit)).await;
+    stop_accepting.cancel();
+    // The listener closes once its backlog is empty; the cores end when their last connection does.
+    if accepting.await.is_err() {
+        warn!("the listener's task failed");
+    }
+    leaving.closing.cancel();
+    let ended =
+        tokio::task::spawn_blocking(move || threads.into_iter().filter_map(|core| core.join().err()).count());
+    match tokio::time::timeout_at(deadline, ended).await {
+        Ok(Ok(0)) => info!("all requests finished"),
+        Ok(_) => warn!("a core failed"),
+        Err(_) => warn!(limit = ?settings.drain.limit, "requests were still in hand at the drain limit"),
+    }
+}
+
+/// What a core's thread starts from.
+struct CoreThread {
+    settings: Arc<Settings>,
+    metrics: Arc<CoreMetrics>,
+    published: Arc<ArcSwap<RouteTable>>,
+    broker: Broker,
+    leaving: Leaving,
+}
+
+impl CoreThread {
+    fn spawn(self, number: usize, handed_over: mpsc::Receiver<Accepted>) -> io::Result<JoinHandle<()>> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        std::thread::Builder::new()
+            .name(format!("core-{number}"))
+            .spawn(move || LocalSet::new().block_on(&runtime, self.run(handed_over)))
+    }
+
+    /// Serves connections until the listener is closed and the last connection has ended.
+    async fn run(self, mut handed_over: mpsc::Receiver<Accepted>) {
+        let core = Core::new(self.settings, Arc::clone(&self.metrics), self.published);
+        core.keep_connected(&self.broker);
+        let connections = TaskTracker::new();
+        while let Some(Accepted { stream, peer, permit }) = handed_over.recv().await {
+            let (core, leaving, metrics) =
+                (Rc::clone(&core), self.leaving.clone(), Arc::clone(&self.metrics));
+            connections.spawn_local(async move {
+                match TcpStream::from_std(stream) {
+                    Ok(stream) => connection::serve(core, stream, peer, leaving).await,
+                    Err(error) => warn!(%error, "accepted connection not served"),
+                }
+                metrics.connections.add(-1);
+                drop(permit);
+            });
+        }
+        connections.close();
+        connections.wait().await;
+    }
+}

@@ -1,0 +1,176 @@
+//! What a request's head must be before it is looked at further: pure.
+
+use http::request::Parts;
+use http::uri::Authority;
+use http::{HeaderMap, Method, StatusCode, Version, header};
+
+use crate::problem::Problem;
+use crate::settings::ClientLimits;
+
+/// Refuses heads that are too large, malformed, or ask for what the gateway does not do.
+///
+/// # Errors
+/// The [`Problem`] to answer.
+pub fn inspect(head: &Parts, limits: &ClientLimits) -> Result<(), Problem> {
+    if head.method == Method::CONNECT {
+        return Err(not_implemented("CONNECT is not served here"));
+    }
+    let path_bytes = head.uri.path_and_query().map_or(0, |path| path.as_str().len());
+    if path_bytes > limits.path_bytes {
+        let detail = format!("the path and query are above {} bytes", limits.path_bytes);
+        return Err(Problem::new(StatusCode::URI_TOO_LONG, "path_too_long", detail));
+    }
+    check_path(head.uri.path_and_query().map_or("", |path| path.as_str()))?;
+    check_header_size(&head.headers, limits)?;
+    check_framing(head)?;
+    check_upgrade(&head.headers)?;
+    check_expectation(&head.headers)
+}
+
+/// Percent signs stand before two hexadecimal digits, and nothing but printable ASCII stands bare.
+fn check_path(path: &str) -> Result<(), Problem> {
+    let bytes = path.as_bytes();
+    let is_sound = |(at, byte): (usize, &u8)| match byte {
+        b'%' => bytes.get(at + 1..at + 3).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit)),
+        byte => byte.is_ascii_graphic(),
+    };
+    if bytes.iter().enumerate().all(is_sound) {
+        return Ok(());
+    }
+    Err(bad_request("bad_path", "the path or query is not percent-encoded ASCII"))
+}
+
+fn check_header_size(headers: &HeaderMap, limits: &ClientLimits) -> Result<(), Problem> {
+    let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    if bytes <= limits.header_bytes && headers.len() <= limits.header_fields {
+        return Ok(());
+    }
+    let detail =
+        format!("more than {} header fields or {} bytes of them", limits.header_fields, limits.header_bytes);
+    Err(Problem::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "head_too_large", detail))
+}
+
+/// A request whose length can be read in two ways is an attempt at smuggling (RFC 9112 section 6.1).
+fn check_framing(head: &Parts) -> Result<(), Problem> {
+    let encoded = head.headers.contains_key(header::TRANSFER_ENCODING);
+    let lengths = head.headers.get_all(header::CONTENT_LENGTH).iter().count();
+    if (encoded && lengths > 0) || lengths > 1 || (encoded && head.version == Version::HTTP_10) {
+        return Err(bad_request("ambiguous_length", "the body's length is said in two ways"));
+    }
+    Ok(())
+}
+
+/// Another protocol on the same connection needs a byte stream to the worker. An offer of HTTP/2 is passed over, as
+/// RFC 9110 section 7.8 lets a server do.
+fn check_upgrade(headers: &HeaderMap) -> Result<(), Problem> {
+    let mut offers = headers.get_all(header::UPGRADE).iter();
+    if offers.all(|offer| offer.as_bytes().eq_ignore_ascii_case(b"h2c")) {
+        return Ok(());
+    }
+    Err(not_implemented("protocol upgrades (WebSocket) are not served here"))
+}
+
+fn check_expectation(headers: &HeaderMap) -> Result<(), Problem> {
+    match headers.get(header::EXPECT) {
+        Some(expected) if !expected.as_bytes().eq_ignore_ascii_case(b"100-continue") => {
+            let detail = "the only expectation that is met here is 100-continue";
+            Err(Problem::new(StatusCode::EXPECTATION_FAILED, "expectation_failed", detail))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The authority that a request is for: of its target if that has one (HTTP/2, absolute form), else of its one `Host`.
+///
+/// # Errors
+/// The [`Problem`] to answer when there is none, more than one, or one that is not an authority.
+pub fn authority(head: &Parts) -> Result<Authority, Problem> {
+    let mut hosts = head.headers.get_all(header::HOST).iter();
+    let (host, second) = (hosts.next(), hosts.next());
+    if second.is_some() {
+        return Err(bad_request("bad_host", "there is more than one Host field"));
+    }
+    let authority = match (head.uri.authority(), host) {
+        (Some(authority), _) => authority.clone(),
+        (None, Some(host)) => Authority::try_from(host.as_bytes())
+            .map_err(|_| bad_request("bad_host", "the Host field is not a host and port"))?,
+        // HTTP/1.0 clients may leave it out.
+        (None, None) if head.version == Version::HTTP_10 => Authority::from_static("localhost"),
+        (None, None) => return Err(bad_request("bad_host", "the Host field is missing")),
+    };
+    match authority.as_str().contains('@') {
+        true => Err(bad_request("bad_host", "the host must not name a user")),
+        false => Ok(authority),
+    }
+}
+
+fn bad_request(code: &'static str, detail: &'static str) -> Problem {
+    Problem::new(StatusCode::BAD_REQUEST, code, detail)
+}
+
+fn not_implemented(detail: &'static str) -> Problem {
+    Problem::new(StatusCode::NOT_IMPLEMENTED, "not_implemented", detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use http::Request;
+
+    use super::*;
+
+    const LIMITS: ClientLimits = ClientLimits {
+        connections: 10,
+        path_bytes: 20,
+        header_bytes: 64,
+        header_fields: 3,
+        head_timeout: Duration::from_secs(1),
+        body_timeout: Duration::from_secs(1),
+        http2_streams: 1,
+    };
+
+    fn head(request: http::request::Builder) -> Parts {
+        request.body(()).unwrap().into_parts().0
+    }
+
+    fn status(request: http::request::Builder) -> u16 {
+        inspect(&head(request), &LIMITS).map_or_else(|problem| problem.status.as_u16(), |()| 200)
+    }
+
+    #[test]
+    fn each_fault_has_its_status() {
+        let get = |uri: &str| Request::get(uri.to_owned());
+        assert_eq!(status(get("/a%20b?x=1")), 200);
+        assert_eq!(status(get("/a%2")), 400);
+        assert_eq!(status(get("/a%zz")), 400);
+        assert_eq!(status(get("/?q=%")), 400);
+        assert_eq!(status(get("/a-path-that-is-too-long")), 414);
+        assert_eq!(status(get("/").header("x", "y".repeat(64))), 431);
+        assert_eq!(status(get("/").header("a", "1").header("b", "1").header("c", "1").header("d", "1")), 431);
+        assert_eq!(status(get("/").header("content-length", "1").header("content-length", "1")), 400);
+        assert_eq!(
+            status(get("/").header("content-length", "1").header("transfer-encoding", "chunked")),
+            400
+        );
+        assert_eq!(status(get("/").header("upgrade", "websocket")), 501);
+        assert_eq!(status(get("/").header("upgrade", "h2c")), 200);
+        assert_eq!(status(get("/").header("expect", "100-Continue")), 200);
+        assert_eq!(status(get("/").header("expect", "miracles")), 417);
+        assert_eq!(status(Request::builder().method("CONNECT").uri("a:1")), 501);
+    }
+
+    #[test]
+    fn the_authority_is_one_and_sound() {
+        let of =
+            |request: http::request::Builder| authority(&head(request)).map(|found| found.to_string()).ok();
+        assert_eq!(of(Request::get("/").header("host", "a:80")).as_deref(), Some("a:80"));
+        assert_eq!(of(Request::get("http://b/").header("host", "a")).as_deref(), Some("b"));
+        assert_eq!(of(Request::get("/").header("host", "[::1]:80")).as_deref(), Some("[::1]:80"));
+        assert_eq!(of(Request::get("/")), None);
+        assert_eq!(of(Request::get("/").header("host", "a").header("host", "b")), None);
+        assert_eq!(of(Request::get("/").header("host", "me@a")), None);
+        assert_eq!(of(Request::get("/").header("host", "a/b")), None);
+        assert_eq!(of(Request::get("/").version(Version::HTTP_10)).as_deref(), Some("localhost"));
+    }
+}

@@ -1,0 +1,384 @@
+//! One connection of one core to the broker: what is published on it, and what comes back.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use async_nats::{Client, HeaderMap, Message, StatusCode as NatsStatus, Subject, Subscriber};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use natsway_boot::{Clock, Session};
+use natsway_wire::control::{WorkerCommand, worker_subject};
+use natsway_wire::envelope::{NotRun, Reply, Response, Signal, decode_reply};
+use natsway_wire::native::{self, NativeReply};
+use natsway_wire::{ErrorKind, Limits};
+use tokio::sync::Notify;
+use tracing::{debug, warn};
+
+use crate::metrics::CoreMetrics;
+use crate::retry::Miss;
+use crate::slots::{Accepted, Key, Manners, Slots};
+
+/// The inbox prefix of the gateway's role, so that its permissions can be static.
+pub const INBOX_PREFIX: &str = "_INBOX_apiproxy";
+
+/// How often a link looks after its requests: frees what was abandoned, asks after instances.
+const UPKEEP_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Pings in a row without an answer after which an instance is taken for lost: 1.5 s. When the broker says that
+/// nobody listens there, it is lost at once.
+const PINGS_UNANSWERED: u32 = 3;
+
+/// What a NATS message costs besides its payload: verb, subjects, lengths. Rounded up.
+const MESSAGE_OVERHEAD_BYTES: usize = 512;
+
+/// How one try ended.
+#[derive(Debug)]
+pub enum Answer {
+    /// A response in the envelope.
+    Http(Response),
+    /// A reply of a native backend.
+    Native(NativeReply),
+    /// No response.
+    Miss(Miss),
+    /// A reply that cannot be read, or a refusal that no retry mends.
+    Unreadable(String),
+}
+
+/// Bounds of what may be out on one link.
+#[derive(Clone, Copy, Debug)]
+pub struct LinkLimits {
+    /// Requests.
+    pub in_flight: usize,
+    /// Bytes of requests. The broker drops a client for which 64 MiB are pending, so this is half of that.
+    pub in_flight_bytes: usize,
+}
+
+/// A message that is ready to be published.
+#[derive(Debug)]
+pub struct Outgoing {
+    /// Where to.
+    pub subject: Subject,
+    /// The payload.
+    pub payload: Bytes,
+    /// NATS headers, for native backends.
+    pub headers: Option<HeaderMap>,
+    /// What may come back.
+    pub manners: Manners,
+    /// When the request is given up.
+    pub deadline: Instant,
+}
+
+/// A connection, and the requests that are out on it.
+pub struct Link {
+    client: Client,
+    server_id: String,
+    /// The reply subject up to its last token, dot included.
+    inbox: String,
+    slots: RefCell<Slots<Answer>>,
+    limits: LinkLimits,
+    bytes_in_flight: Cell<usize>,
+    metrics: Arc<CoreMetrics>,
+    clock: Clock,
+    lost: Cell<bool>,
+    retired: Cell<bool>,
+    /// Told when a retired link may have nothing out any more.
+    emptied: Notify,
+    /// Pings in a row that each instance left unanswered.
+    unanswered: RefCell<HashMap<Rc<str>, u32>>,
+}
+
+impl Link {
+    /// Subscribes to the replies of a new session.
+    ///
+    /// # Errors
+    /// The session was lost already.
+    pub async fn open(
+        session: &Session,
+        limits: LinkLimits,
+        metrics: Arc<CoreMetrics>,
+    ) -> Result<(Rc<Link>, Subscriber), async_nats::SubscribeError> {
+        let inbox = format!("{INBOX_PREFIX}.{}.", natsway_boot::random_id());
+        let replies = session.client().subscribe(format!("{inbox}*")).await?;
+        let link = Link {
+            client: session.client().clone(),
+            server_id: session.server_id().to_owned(),
+            inbox,
+            slots: RefCell::default(),
+            limits,
+            bytes_in_flight: Cell::new(0),
+            metrics,
+            clock: Clock::start(),
+            lost: Cell::new(false),
+            retired: Cell::new(false),
+            emptied: Notify::new(),
+            unanswered: RefCell::default(),
+        };
+        Ok((Rc::new(link), replies))
+    }
+
+    /// The id of the server at the other end.
+    pub fn server_id(&self) -> &str {
+        &self.server_id
+    }
+
+    /// The time to stamp a request with, in milliseconds of this link's clock.
+    pub fn now_ms(&self) -> u64 {
+        self.clock.unix_ms_at(Instant::now())
+    }
+
+    /// The largest payload, headers included, that the broker takes.
+    pub fn max_payload(&self) -> usize {
+        self.client.max_payload()
+    }
+
+    /// Whether one more request of so many bytes may be out.
+    pub fn has_room(&self, bytes: usize) -> bool {
+        self.slots.borrow().len() < self.limits.in_flight
+            && self.bytes_in_flight.get() + bytes <= self.limits.in_flight_bytes
+    }
+
+    /// Publishes a request and waits for how it ends, no longer than its deadline.
+    ///
+    /// # Cancel safety
+    /// When the future is dropped, nobody waits any more: the work is cancelled at its worker, if the request's
+    /// manners say so, and what comes back is dropped.
+    pub async fn call(self: &Rc<Link>, outgoing: Outgoing) -> Answer {
+        let Outgoing { subject, payload, headers, manners, deadline } = outgoing;
+        if self.lost.get() {
+            return Answer::Miss(Miss::NotConnected);
+        }
+        let wait = Wait::new(self, deadline, manners, payload.len());
+        let reply = self.reply_subject(wait.key);
+        let published = async {
+            match headers {
+                None => self.client.publish_with_reply(subject, reply, payload).await,
+                Some(headers) => {
+                    self.client.publish_with_reply_and_headers(subject, reply, headers, payload).await
+                }
+            }
+        };
+        let until = tokio::time::Instant::from_std(deadline);
+        let answer = tokio::time::timeout_at(until, async {
+            // Not accepted means that it was never sent: the client's queue is gone, with the session.
+            match published.await {
+                Ok(()) => wait.await,
+                Err(error) => {
+                    debug!(%error, "not published");
+                    Answer::Miss(Miss::NotConnected)
+                }
+            }
+        });
+        answer.await.unwrap_or(Answer::Miss(Miss::TimedOut))
+    }
+
+    fn reply_subject(&self, key: Key) -> Subject {
+        let mut subject = String::with_capacity(self.inbox.len() + Key::TOKEN_BYTES);
+        subject.push_str(&self.inbox);
+        subject.extend(key.token().map(char::from));
+        subject.into()
+    }
+
+    /// Takes replies in until the session is lost, or the link was retired and nothing is out any more.
+    pub async fn read_replies(self: Rc<Link>, mut replies: Subscriber) {
+        let mut upkeep = tokio::time::interval(UPKEEP_INTERVAL);
+        loop {
+            tokio::select! {
+                biased;
+                message = replies.next() => match message {
+                    Some(message) => self.dispatch(message),
+                    None => break,
+                },
+                () = self.emptied.notified() => {}
+                _ = upkeep.tick() => self.look_after(),
+            }
+            if self.retired.get() && self.slots.borrow().is_empty() {
+                debug!(server_id = %self.server_id, "old broker connection closed");
+                return;
+            }
+        }
+        self.lost.set(true);
+        let unanswered = self.slots.borrow_mut().fail(None, || Answer::Miss(Miss::ConnectionLost));
+        if unanswered > 0 {
+            warn!(
+                requests = unanswered,
+                "broker connection lost with requests out; what became of them is unknown"
+            );
+        }
+    }
+
+    /// No new requests come; the link closes when the last of the old ones is done.
+    pub fn retire(&self) {
+        self.retired.set(true);
+        self.emptied.notify_one();
+    }
+
+    /// Whether the connection is gone.
+    pub fn is_lost(&self) -> bool {
+        self.lost.get()
+    }
+
+    fn dispatch(self: &Rc<Link>, message: Message) {
+        let key = message.subject.strip_prefix(&self.inbox).and_then(Key::parse);
+        let signals = key.and_then(|key| self.slots.borrow_mut().expects_signals(key));
+        let (Some(key), Some(signals)) = (key, signals) else { return self.metrics.late_replies.inc() };
+        let answer = if message.status == Some(NatsStatus::NO_RESPONDERS) && message.payload.is_empty() {
+            Answer::Miss(Miss::NoResponders)
+        } else if signals {
+            match decode_reply(&message.payload, Limits::DEFAULT) {
+                Ok(Reply::Response(response)) => Answer::Http(response),
+                Ok(Reply::Signal(Signal::Accepted { instance })) => return self.accepted(key, &instance),
+                Ok(Reply::Signal(Signal::NotRun(reason))) => not_run(reason),
+                Err(error) => unreadable(&error, &message),
+            }
+        } else {
+            read_native(&message)
+        };
+        if !self.slots.borrow_mut().deliver(key, answer) {
+            self.metrics.late_replies.inc();
+        }
+    }
+
+    fn accepted(self: &Rc<Link>, key: Key, instance: &str) {
+        let accepted = self.slots.borrow_mut().accept(key, instance);
+        match accepted {
+            Accepted::Noted => {}
+            Accepted::Cancel => self.cancel(key, instance),
+            Accepted::Late => self.metrics.late_replies.inc(),
+        }
+    }
+
+    /// Tells an instance to drop a request.
+    fn cancel(self: &Rc<Link>, key: Key, instance: &str) {
+        self.metrics.cancelled.inc();
+        let reply = self.reply_subject(key).to_string();
+        let command = WorkerCommand::Cancel { reply }.encode();
+        let subject = worker_subject(instance);
+        let link = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            // If it cannot be told, the handler runs to its deadline, and its reply is dropped.
+            if let Err(error) = link.client.publish(subject, command).await {
+                debug!(%error, "cancel not published");
+            }
+        });
+    }
+
+    /// Frees abandoned places, and asks the instances that run something whether they live.
+    fn look_after(self: &Rc<Link>) {
+        let instances = {
+            let mut slots = self.slots.borrow_mut();
+            slots.sweep(Instant::now());
+            slots.instances()
+        };
+        self.unanswered.borrow_mut().retain(|instance, _| instances.contains(instance));
+        for instance in instances {
+            tokio::task::spawn_local(Rc::clone(self).ping(instance));
+        }
+    }
+
+    async fn ping(self: Rc<Link>, instance: Rc<str>) {
+        let outgoing = Outgoing {
+            subject: worker_subject(&instance).into(),
+            payload: WorkerCommand::Ping.encode(),
+            headers: None,
+            manners: Manners { signals: false, cancel: false },
+            deadline: Instant::now() + UPKEEP_INTERVAL,
+        };
+        let lost = match self.call(outgoing).await {
+            Answer::Miss(Miss::NoResponders) => true,
+            Answer::Miss(Miss::TimedOut) => {
+                let mut unanswered = self.unanswered.borrow_mut();
+                let count = unanswered.entry(Rc::clone(&instance)).or_default();
+                *count += 1;
+                *count >= PINGS_UNANSWERED
+            }
+            _ => {
+                self.unanswered.borrow_mut().remove(&instance);
+                false
+            }
+        };
+        if lost {
+            let failed = self.slots.borrow_mut().fail(Some(&instance), || Answer::Miss(Miss::InstanceLost));
+            if failed > 0 {
+                warn!(%instance, requests = failed, "worker lost with requests in hand");
+            }
+        }
+    }
+}
+
+fn not_run(reason: NotRun) -> Answer {
+    match reason {
+        NotRun::Overloaded => Answer::Miss(Miss::Overloaded),
+        NotRun::Moved => Answer::Miss(Miss::Moved),
+        NotRun::Expired => Answer::Miss(Miss::Expired),
+        NotRun::Unsupported => {
+            Answer::Unreadable("the worker does not speak this gateway's wire version".to_owned())
+        }
+    }
+}
+
+fn unreadable(error: &natsway_wire::Error, message: &Message) -> Answer {
+    let plain = message.headers.is_some() || error.kind() == ErrorKind::Malformed;
+    let hint =
+        if plain { "; if the backend is no Natsway worker, set codec = \"native\" in the route" } else { "" };
+    Answer::Unreadable(format!("{error}{hint}"))
+}
+
+fn read_native(message: &Message) -> Answer {
+    let fields = message.headers.iter().flat_map(HeaderMap::iter);
+    let pairs = fields.flat_map(|(name, values)| {
+        let name: &str = name.as_ref();
+        values.iter().map(move |value| (name, value.as_str()))
+    });
+    match native::decode_reply(pairs, message.payload.clone()) {
+        Ok(reply) => Answer::Native(reply),
+        Err(error) => Answer::Unreadable(error.to_string()),
+    }
+}
+
+/// A request that is out: the future of its answer, and what cleans up when nobody waits any more.
+struct Wait<'l> {
+    link: &'l Rc<Link>,
+    key: Key,
+    bytes: usize,
+    done: bool,
+}
+
+impl<'l> Wait<'l> {
+    fn new(link: &'l Rc<Link>, deadline: Instant, manners: Manners, payload_bytes: usize) -> Wait<'l> {
+        let bytes = payload_bytes + MESSAGE_OVERHEAD_BYTES;
+        link.bytes_in_flight.set(link.bytes_in_flight.get() + bytes);
+        let key = link.slots.borrow_mut().insert(deadline, manners);
+        Wait { link, key, bytes, done: false }
+    }
+}
+
+impl Future for Wait<'_> {
+    type Output = Answer;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Answer> {
+        let polled = self.link.slots.borrow_mut().poll(self.key, cx);
+        self.done = polled.is_ready();
+        polled
+    }
+}
+
+impl Drop for Wait<'_> {
+    fn drop(&mut self) {
+        let link = self.link;
+        link.bytes_in_flight.set(link.bytes_in_flight.get() - self.bytes);
+        if !self.done {
+            let running_at = link.slots.borrow_mut().abandon(self.key);
+            if let Some(instance) = running_at {
+                link.cancel(self.key, &instance);
+            }
+        }
+        if link.retired.get() {
+            link.emptied.notify_one();
+        }
+    }
+}

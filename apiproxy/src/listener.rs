@@ -1,0 +1,136 @@
+//! The one listener: accepts connections and hands each to the core that has the fewest.
+//!
+//! One ordinary listener rather than one for each core (SO_REUSEPORT), because the kernel's choice balances few
+//! connections badly, a second process on the same port goes unnoticed, and closing one of several listeners resets
+//! what waits in its backlog.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::TcpListener;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::metrics::CoreMetrics;
+
+/// Connections that may wait in the kernel until they are accepted.
+const BACKLOG: i32 = 4_096;
+
+/// How long to wait when the process or the system has no file descriptor left.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
+
+/// An accepted connection on its way to its core.
+#[derive(Debug)]
+pub struct Accepted {
+    /// The socket, non-blocking.
+    pub stream: std::net::TcpStream,
+    /// The client.
+    pub peer: SocketAddr,
+    /// Its share of the limit on connections.
+    pub permit: OwnedSemaphorePermit,
+}
+
+/// A core as the listener sees it.
+#[derive(Clone, Debug)]
+pub struct Seat {
+    /// Where its connections go.
+    pub connections: mpsc::Sender<Accepted>,
+    /// Its figures; the number of its connections is added to here, and taken from by the core.
+    pub metrics: Arc<CoreMetrics>,
+}
+
+/// Binds a listening socket.
+///
+/// # Errors
+/// The system's: the port is taken, or may not be had.
+pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // A restart finds its port again at once; another live listener on it is still an error.
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+/// Accepts until `stop`, then until nothing waits in the backlog, then closes the listener.
+pub async fn accept(
+    listener: TcpListener,
+    seats: Vec<Seat>,
+    most_connections: usize,
+    stop: CancellationToken,
+) {
+    let permits = Arc::new(Semaphore::new(most_connections));
+    let mut next_seat = 0;
+    loop {
+        let accepting = accept_one(&listener, &permits);
+        let accepted = tokio::select! {
+            biased;
+            accepted = accepting => accepted,
+            () = stop.cancelled() => return,
+        };
+        let accepted = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) if is_clients_fault(&error) => continue,
+            Err(error) => {
+                warn!(%error, "connection not accepted");
+                tokio::time::sleep(EXHAUSTED_PAUSE).await;
+                continue;
+            }
+        };
+        let seat = least_loaded(&seats, next_seat);
+        next_seat = (seat + 1) % seats.len();
+        seats[seat].metrics.connections.add(1);
+        if seats[seat].connections.send(accepted).await.is_err() {
+            // The core is gone, which happens only when the process is about to end.
+            return;
+        }
+    }
+}
+
+async fn accept_one(listener: &TcpListener, permits: &Arc<Semaphore>) -> io::Result<Accepted> {
+    let permit = Arc::clone(permits).acquire_owned().await.expect("the semaphore is never closed");
+    let (stream, peer) = listener.accept().await?;
+    Ok(Accepted { stream: stream.into_std()?, peer, permit })
+}
+
+/// A client that left before it was accepted is no reason to pause.
+fn is_clients_fault(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}
+
+/// The core with the fewest connections; of several, the first from `from` on.
+fn least_loaded(seats: &[Seat], from: usize) -> usize {
+    let turns = (0..seats.len()).map(|step| (from + step) % seats.len());
+    turns.min_by_key(|seat| seats[*seat].metrics.connections.get()).expect("there is one core at least")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_emptiest_core_is_chosen_and_equals_take_turns() {
+        let seat = |connections| {
+            let seat = Seat { connections: mpsc::channel(1).0, metrics: Arc::default() };
+            seat.metrics.connections.set(connections);
+            seat
+        };
+        let seats = [seat(2), seat(1), seat(1)];
+        assert_eq!(least_loaded(&seats, 0), 1);
+        assert_eq!(least_loaded(&seats, 2), 2);
+        seats[1].metrics.connections.add(1);
+        assert_eq!(least_loaded(&seats, 0), 2);
+    }
+
+    #[test]
+    fn a_port_in_use_is_an_error() {
+        let first = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        assert!(bind(first.local_addr().unwrap()).is_err());
+    }
+}

@@ -1,0 +1,290 @@
+//! What the gateway counts. Each core writes its own figures, so the hot path shares nothing; `/metrics` sums them.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::retry::Miss;
+
+/// A figure that only grows.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// One more.
+    pub fn inc(&self) {
+        self.add(1);
+    }
+
+    /// So many more.
+    pub fn add(&self, count: u64) {
+        self.0.fetch_add(count, Relaxed);
+    }
+
+    /// The figure now.
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// A figure that goes up and down.
+#[derive(Debug, Default)]
+pub struct Gauge(AtomicI64);
+
+impl Gauge {
+    /// Adds, or takes away.
+    pub fn add(&self, change: i64) {
+        self.0.fetch_add(change, Relaxed);
+    }
+
+    /// Sets it.
+    pub fn set(&self, value: i64) {
+        self.0.store(value, Relaxed);
+    }
+
+    /// The figure now.
+    pub fn get(&self) -> i64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// Upper bounds of the latency buckets, in microseconds: half a millisecond to half a minute.
+const BOUNDS_US: [u64; 15] = [
+    500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000,
+    5_000_000, 10_000_000, 30_000_000,
+];
+
+/// Latencies, in buckets.
+#[derive(Debug, Default)]
+pub struct Histogram {
+    /// One for each bound, and one for what is above them all.
+    buckets: [Counter; BOUNDS_US.len() + 1],
+    sum_us: Counter,
+}
+
+impl Histogram {
+    /// Counts one latency.
+    pub fn observe(&self, latency: Duration) {
+        let us = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
+        self.buckets[BOUNDS_US.partition_point(|bound| *bound < us)].inc();
+        self.sum_us.add(us);
+    }
+}
+
+/// One core's figures for one version of one route.
+#[derive(Debug)]
+pub struct TargetStats {
+    route: String,
+    version: String,
+    /// Responses by status class: 2xx to 5xx.
+    responses: [Counter; 4],
+    /// From the request's head to the response's.
+    duration: Histogram,
+    /// Tries that are out.
+    pub in_flight: Gauge,
+}
+
+impl TargetStats {
+    /// Counts a response to a client.
+    pub fn responded(&self, status: http::StatusCode, latency: Duration) {
+        let class = usize::from(status.as_u16() / 100).clamp(2, 5) - 2;
+        self.responses[class].inc();
+        self.duration.observe(latency);
+    }
+}
+
+/// One core's figures.
+#[derive(Debug, Default)]
+pub struct CoreMetrics {
+    /// Connections of clients that are open.
+    pub connections: Gauge,
+    /// Requests that came in.
+    pub requests: Counter,
+    /// Tries that gave no response, by kind.
+    misses: [Counter; Miss::ALL.len()],
+    /// Tries after the first.
+    pub retries: Counter,
+    /// Replies that nobody waited for: late ones, and second ones.
+    pub late_replies: Counter,
+    /// Replies that could not be read.
+    pub bad_replies: Counter,
+    /// Requests cancelled at their worker because the client went away.
+    pub cancelled: Counter,
+    /// 1 while there is a connection to the broker.
+    pub connected: Gauge,
+    /// Connections to the broker that were made.
+    pub sessions: Counter,
+    problems: Mutex<BTreeMap<&'static str, u64>>,
+    targets: Mutex<Vec<Arc<TargetStats>>>,
+}
+
+impl CoreMetrics {
+    /// Counts a try that gave no response.
+    pub fn missed(&self, miss: Miss) {
+        let index = Miss::ALL.iter().position(|kind| *kind == miss).expect("all kinds are listed");
+        self.misses[index].inc();
+    }
+
+    /// Counts an error that the gateway answered by itself; `code` is of a small closed set.
+    pub fn problem(&self, code: &'static str) {
+        *lock(&self.problems).entry(code).or_default() += 1;
+    }
+
+    /// The figures of a version, made at the first call, kept over every change of the table.
+    pub fn target(&self, route: &str, version: &str) -> Arc<TargetStats> {
+        let mut targets = lock(&self.targets);
+        if let Some(known) = targets.iter().find(|stats| stats.route == route && stats.version == version) {
+            return Arc::clone(known);
+        }
+        let stats = Arc::new(TargetStats {
+            route: route.to_owned(),
+            version: version.to_owned(),
+            responses: Default::default(),
+            duration: Histogram::default(),
+            in_flight: Gauge::default(),
+        });
+        targets.push(Arc::clone(&stats));
+        stats
+    }
+}
+
+/// A panic elsewhere does not make a count wrong.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Writes all cores' figures in the text format of Prometheus.
+pub fn render(cores: &[Arc<CoreMetrics>]) -> String {
+    let mut page = Page(String::new());
+    let sum = |figure: fn(&CoreMetrics) -> i64| cores.iter().map(|core| figure(core)).sum::<i64>();
+    let count =
+        |figure: fn(&CoreMetrics) -> &Counter| cores.iter().map(|core| figure(core).get()).sum::<u64>();
+
+    page.family("natsway_client_connections", "gauge", "Open connections of clients.");
+    page.sample("natsway_client_connections", "", sum(|core| core.connections.get()));
+    page.family("natsway_requests_total", "counter", "Requests that came in.");
+    page.sample("natsway_requests_total", "", count(|core| &core.requests));
+    page.family("natsway_retries_total", "counter", "Tries after a request's first.");
+    page.sample("natsway_retries_total", "", count(|core| &core.retries));
+    page.family("natsway_late_replies_total", "counter", "Replies that nobody waited for any more.");
+    page.sample("natsway_late_replies_total", "", count(|core| &core.late_replies));
+    page.family("natsway_bad_replies_total", "counter", "Replies that could not be read.");
+    page.sample("natsway_bad_replies_total", "", count(|core| &core.bad_replies));
+    page.family("natsway_cancelled_total", "counter", "Requests cancelled at their worker.");
+    page.sample("natsway_cancelled_total", "", count(|core| &core.cancelled));
+    page.family(
+        "natsway_broker_connections",
+        "gauge",
+        "Connections to the broker that are up, one for each core.",
+    );
+    page.sample("natsway_broker_connections", "", sum(|core| core.connected.get()));
+    page.family("natsway_broker_connects_total", "counter", "Connections to the broker that were made.");
+    page.sample("natsway_broker_connects_total", "", count(|core| &core.sessions));
+
+    page.family("natsway_misses_total", "counter", "Tries that gave no response.");
+    for (index, miss) in Miss::ALL.iter().enumerate() {
+        let total: u64 = cores.iter().map(|core| core.misses[index].get()).sum();
+        page.sample("natsway_misses_total", &format!("reason=\"{}\"", miss.as_str()), total);
+    }
+    page.family("natsway_problems_total", "counter", "Errors that the gateway answered by itself.");
+    for (code, total) in problems(cores) {
+        page.sample("natsway_problems_total", &format!("code=\"{code}\""), total);
+    }
+    render_targets(&mut page, cores);
+    page.0
+}
+
+fn problems(cores: &[Arc<CoreMetrics>]) -> BTreeMap<&'static str, u64> {
+    let mut totals = BTreeMap::new();
+    for core in cores {
+        for (code, count) in lock(&core.problems).iter() {
+            *totals.entry(*code).or_default() += count;
+        }
+    }
+    totals
+}
+
+fn render_targets(page: &mut Page, cores: &[Arc<CoreMetrics>]) {
+    let mut targets: BTreeMap<(String, String), Vec<Arc<TargetStats>>> = BTreeMap::new();
+    for stats in cores.iter().flat_map(|core| lock(&core.targets).clone()) {
+        targets.entry((stats.route.clone(), stats.version.clone())).or_default().push(stats);
+    }
+    // Names are letters, digits, `-` and `_`, so labels need no escapes.
+    let label = |(route, version): &(String, String)| format!("route=\"{route}\",version=\"{version}\"");
+
+    page.family(
+        "natsway_responses_total",
+        "counter",
+        "Responses to clients, by route, version and status class.",
+    );
+    for (names, stats) in &targets {
+        for class in 0..4 {
+            let total: u64 = stats.iter().map(|stats| stats.responses[class].get()).sum();
+            let labels = format!("{},code=\"{}xx\"", label(names), class + 2);
+            page.sample("natsway_responses_total", &labels, total);
+        }
+    }
+    page.family("natsway_in_flight", "gauge", "Tries that are out, by route and version.");
+    for (names, stats) in &targets {
+        let total: i64 = stats.iter().map(|stats| stats.in_flight.get()).sum();
+        page.sample("natsway_in_flight", &label(names), total);
+    }
+    page.family("natsway_duration_seconds", "histogram", "From a request's head to its response's head.");
+    for (names, stats) in &targets {
+        let mut cumulative = 0;
+        for bucket in 0..=BOUNDS_US.len() {
+            cumulative += stats.iter().map(|stats| stats.duration.buckets[bucket].get()).sum::<u64>();
+            let bound = BOUNDS_US.get(bucket).map_or("+Inf".to_owned(), |us| (*us as f64 / 1e6).to_string());
+            let labels = format!("{},le=\"{bound}\"", label(names));
+            page.sample("natsway_duration_seconds_bucket", &labels, cumulative);
+        }
+        let sum_us: u64 = stats.iter().map(|stats| stats.duration.sum_us.get()).sum();
+        page.sample("natsway_duration_seconds_sum", &label(names), sum_us as f64 / 1e6);
+        page.sample("natsway_duration_seconds_count", &label(names), cumulative);
+    }
+}
+
+/// A page of samples.
+struct Page(String);
+
+impl Page {
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}").expect("a string takes all");
+    }
+
+    fn sample(&mut self, name: &str, labels: &str, value: impl std::fmt::Display) {
+        let braced = if labels.is_empty() { String::new() } else { format!("{{{labels}}}") };
+        writeln!(self.0, "{name}{braced} {value}").expect("a string takes all");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_sums_the_cores() {
+        let cores = [Arc::new(CoreMetrics::default()), Arc::new(CoreMetrics::default())];
+        for core in &cores {
+            core.requests.inc();
+            core.missed(Miss::NoResponders);
+            core.problem("no_route");
+            core.target("math", "blue").responded(http::StatusCode::OK, Duration::from_millis(2));
+        }
+        let page = render(&cores);
+        for line in [
+            "natsway_requests_total 2",
+            "natsway_misses_total{reason=\"no_responders\"} 2",
+            "natsway_problems_total{code=\"no_route\"} 2",
+            "natsway_responses_total{route=\"math\",version=\"blue\",code=\"2xx\"} 2",
+            "natsway_duration_seconds_bucket{route=\"math\",version=\"blue\",le=\"0.001\"} 0",
+            "natsway_duration_seconds_bucket{route=\"math\",version=\"blue\",le=\"0.0025\"} 2",
+            "natsway_duration_seconds_count{route=\"math\",version=\"blue\"} 2",
+            "natsway_duration_seconds_sum{route=\"math\",version=\"blue\"} 0.004",
+        ] {
+            assert!(page.lines().any(|have| have == line), "{line} is not in:\n{page}");
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! Whether a request that got no answer is tried again: pure, time as an argument.
+
+use std::time::{Duration, Instant};
+
+use crate::table::Retry;
+
+/// Why a try gave no response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Miss {
+    /// There is no connection to the broker, so nothing was published.
+    NotConnected,
+    /// Nobody listens on the subject; the broker delivered it to no one.
+    NoResponders,
+    /// A worker was full and did not run it.
+    Overloaded,
+    /// The version has no worker any more; it did not run.
+    Moved,
+    /// It reached the worker too late and did not run.
+    Expired,
+    /// The worker that accepted it is gone.
+    InstanceLost,
+    /// The connection broke while it was out.
+    ConnectionLost,
+    /// No answer in time.
+    TimedOut,
+}
+
+impl Miss {
+    /// Every kind, for metrics.
+    pub const ALL: [Miss; 8] = [
+        Miss::NotConnected,
+        Miss::NoResponders,
+        Miss::Overloaded,
+        Miss::Moved,
+        Miss::Expired,
+        Miss::InstanceLost,
+        Miss::ConnectionLost,
+        Miss::TimedOut,
+    ];
+
+    /// Whether the request may have run: then only an idempotent one may run again.
+    pub fn may_have_run(self) -> bool {
+        matches!(self, Miss::InstanceLost | Miss::ConnectionLost | Miss::TimedOut)
+    }
+
+    /// The name that metrics and logs use.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Miss::NotConnected => "not_connected",
+            Miss::NoResponders => "no_responders",
+            Miss::Overloaded => "overloaded",
+            Miss::Moved => "moved",
+            Miss::Expired => "expired",
+            Miss::InstanceLost => "instance_lost",
+            Miss::ConnectionLost => "connection_lost",
+            Miss::TimedOut => "timed_out",
+        }
+    }
+}
+
+/// The tries of one request.
+#[derive(Clone, Debug)]
+pub struct Tries {
+    retry: Retry,
+    idempotent: bool,
+    started: Instant,
+    deadline: Instant,
+    made: u32,
+    may_have_run: bool,
+}
+
+/// What to do after a try that gave no response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Try again after this pause.
+    RetryAfter(Duration),
+    /// Answer that it failed.
+    GiveUp,
+}
+
+impl Tries {
+    /// The tries of a request that began at `now` and must be answered by `deadline`.
+    pub fn new(retry: Retry, idempotent: bool, now: Instant, deadline: Instant) -> Tries {
+        Tries { retry, idempotent, started: now, deadline, made: 0, may_have_run: false }
+    }
+
+    /// Whether some try may have run although no response came: then the request's outcome is unknown.
+    pub fn may_have_run(&self) -> bool {
+        self.may_have_run
+    }
+
+    /// How many tries gave no response.
+    pub fn made(&self) -> u32 {
+        self.made
+    }
+
+    /// Decides after a miss. `jitter` is random in 0..=1; `budget` is asked only when the rules allow a retry.
+    pub fn after(&mut self, miss: Miss, now: Instant, jitter: f64, budget: &mut Budget) -> Next {
+        self.made += 1;
+        self.may_have_run |= miss.may_have_run();
+        // Without a connection a first try fails at once, not after a wait. One that may have run already is
+        // idempotent if it got here, and worth the wait for the connection's return.
+        let hopeless = miss == Miss::NotConnected && !self.may_have_run;
+        let unsafe_to_repeat = self.may_have_run && !self.idempotent;
+        // A try that took long is no reason to stop within the deadline; one that failed fast is, after the window.
+        let too_late = !self.may_have_run && now.duration_since(self.started) >= self.retry.window;
+        if hopeless || unsafe_to_repeat || too_late || self.made > self.retry.most {
+            return Next::GiveUp;
+        }
+        let pause = self.pause(miss, jitter);
+        if now + pause >= self.deadline || !budget.withdraw(now) {
+            return Next::GiveUp;
+        }
+        Next::RetryAfter(pause)
+    }
+
+    /// None where another worker can answer at once; else growing, half of it jitter, so that retries spread out.
+    fn pause(&self, miss: Miss, jitter: f64) -> Duration {
+        const FIRST: Duration = Duration::from_millis(5);
+        const LONGEST: Duration = Duration::from_millis(500);
+        let elsewhere = matches!(miss, Miss::Moved | Miss::Expired | Miss::InstanceLost | Miss::TimedOut);
+        if elsewhere && self.made == 1 {
+            return Duration::ZERO;
+        }
+        let full = FIRST.saturating_mul(1 << self.made.min(10)).min(LONGEST);
+        full / 2 + (full / 2).mul_f64(jitter.clamp(0.0, 1.0))
+    }
+}
+
+/// Retries that may be spent: a fixed rate and a share of the requests, so that an outage is never multiplied.
+///
+/// A token bucket: each request puts in [`Budget::SHARE`], each second [`Budget::PER_SECOND`], and each retry takes
+/// one. It holds at most [`Budget::CAPACITY`].
+#[derive(Clone, Debug)]
+pub struct Budget {
+    tokens: f64,
+    filled: Instant,
+}
+
+impl Budget {
+    /// Retries earned by a request.
+    pub const SHARE: f64 = 0.2;
+    /// Retries earned by a second, so that a service with little traffic can retry as well.
+    pub const PER_SECOND: f64 = 20.0;
+    /// The most retries saved up: what a rolling restart under load may need at once.
+    pub const CAPACITY: f64 = 2_000.0;
+
+    /// A budget that starts with ten seconds' worth.
+    pub fn new(now: Instant) -> Budget {
+        Budget { tokens: 10.0 * Budget::PER_SECOND, filled: now }
+    }
+
+    /// A request came in.
+    pub fn deposit(&mut self) {
+        self.tokens = (self.tokens + Budget::SHARE).min(Budget::CAPACITY);
+    }
+
+    fn withdraw(&mut self, now: Instant) -> bool {
+        let elapsed = now.saturating_duration_since(self.filled).as_secs_f64();
+        self.filled = now;
+        self.tokens = (self.tokens + elapsed * Budget::PER_SECOND).min(Budget::CAPACITY);
+        let enough = self.tokens >= 1.0;
+        if enough {
+            self.tokens -= 1.0;
+        }
+        enough
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RETRY: Retry = Retry { most: 8, window: Duration::from_secs(2) };
+
+    fn tries(idempotent: bool) -> (Tries, Budget, Instant) {
+        let now = Instant::now();
+        (Tries::new(RETRY, idempotent, now, now + Duration::from_secs(30)), Budget::new(now), now)
+    }
+
+    #[test]
+    fn what_never_ran_is_tried_again_whatever_its_method() {
+        for miss in [Miss::NoResponders, Miss::Overloaded, Miss::Moved, Miss::Expired] {
+            let (mut tries, mut budget, now) = tries(false);
+            assert!(matches!(tries.after(miss, now, 0.5, &mut budget), Next::RetryAfter(_)), "{miss:?}");
+        }
+    }
+
+    #[test]
+    fn what_may_have_run_is_tried_again_only_when_idempotent() {
+        for miss in [Miss::InstanceLost, Miss::ConnectionLost, Miss::TimedOut] {
+            let (mut unsafe_tries, mut budget, now) = tries(false);
+            assert_eq!(unsafe_tries.after(miss, now, 0.5, &mut budget), Next::GiveUp, "{miss:?}");
+            assert!(unsafe_tries.may_have_run());
+            let (mut safe_tries, mut budget, now) = tries(true);
+            assert!(matches!(safe_tries.after(miss, now, 0.5, &mut budget), Next::RetryAfter(_)), "{miss:?}");
+        }
+    }
+
+    #[test]
+    fn without_a_connection_it_fails_at_once_unless_it_was_out_already() {
+        let (mut fresh, mut budget, now) = tries(true);
+        assert_eq!(fresh.after(Miss::NotConnected, now, 0.5, &mut budget), Next::GiveUp);
+        let (mut out, mut budget, now) = tries(true);
+        out.after(Miss::ConnectionLost, now, 0.5, &mut budget);
+        assert!(matches!(out.after(Miss::NotConnected, now, 0.5, &mut budget), Next::RetryAfter(_)));
+    }
+
+    #[test]
+    fn tries_end_with_the_window_the_count_and_the_deadline() {
+        let (mut late, mut budget, now) = tries(true);
+        assert_eq!(late.after(Miss::NoResponders, now + RETRY.window, 0.5, &mut budget), Next::GiveUp);
+
+        let (mut many, mut budget, now) = tries(true);
+        let retried = (0..100)
+            .take_while(|_| many.after(Miss::NoResponders, now, 0.5, &mut budget) != Next::GiveUp)
+            .count();
+        assert_eq!(retried, RETRY.most as usize);
+
+        let now = Instant::now();
+        let mut short = Tries::new(RETRY, true, now, now + Duration::from_millis(2));
+        assert_eq!(short.after(Miss::NoResponders, now, 0.5, &mut Budget::new(now)), Next::GiveUp);
+    }
+
+    #[test]
+    fn pauses_grow_and_stay_bounded() {
+        let (mut tries, mut budget, now) = tries(true);
+        let mut last = Duration::ZERO;
+        for _ in 0..RETRY.most {
+            let Next::RetryAfter(pause) = tries.after(Miss::NoResponders, now, 0.0, &mut budget) else {
+                panic!("within all bounds")
+            };
+            assert!(pause >= last && pause <= Duration::from_millis(500), "{pause:?} after {last:?}");
+            last = pause;
+        }
+    }
+
+    #[test]
+    fn a_total_outage_is_not_multiplied() {
+        let start = Instant::now();
+        let mut budget = Budget::new(start);
+        let mut retries = 0;
+        // 1,000 requests a second for a minute, none of which is answered.
+        for request in 0..60_000_u64 {
+            let now = start + Duration::from_millis(request);
+            budget.deposit();
+            let mut tries = Tries::new(RETRY, true, now, now + Duration::from_secs(30));
+            while tries.after(Miss::NoResponders, now, 0.5, &mut budget) != Next::GiveUp {
+                retries += 1;
+            }
+        }
+        assert!(retries < 60_000 / 4, "{retries} retries for 60,000 requests");
+    }
+}

@@ -1,0 +1,68 @@
+//! What a gateway is told at its start, checked.
+
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::link::LinkLimits;
+
+/// The settings of one gateway process.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where clients connect.
+    pub listen: SocketAddr,
+    /// Where operators and probes connect.
+    pub admin_listen: SocketAddr,
+    /// Threads that serve requests.
+    pub cores: NonZeroUsize,
+    /// Connections to the broker for each of them.
+    pub connections_per_core: NonZeroUsize,
+    /// Proxies whose `Forwarded` and `X-Forwarded-*` are believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// One log line for each request.
+    pub access_log: bool,
+    /// Bounds of what clients may send.
+    pub client: ClientLimits,
+    /// Bounds of what may be out on one broker connection.
+    pub link: LinkLimits,
+    /// How to stop.
+    pub drain: Drain,
+}
+
+/// Bounds of what clients may send and hold.
+#[derive(Clone, Copy, Debug)]
+pub struct ClientLimits {
+    /// Open connections; above it, new ones wait in the listener's backlog.
+    pub connections: usize,
+    /// Bytes of a path with its query: 414 above it.
+    pub path_bytes: usize,
+    /// Bytes of all header names and values: 431 above it.
+    pub header_bytes: usize,
+    /// Header fields: 431 above it.
+    pub header_fields: usize,
+    /// Time for a request's head to arrive, and for an idle connection to stay open.
+    pub head_timeout: Duration,
+    /// Time for a request's body to arrive: 408 after it.
+    pub body_timeout: Duration,
+    /// Requests at a time on one HTTP/2 connection.
+    pub http2_streams: u32,
+}
+
+/// How a gateway leaves.
+#[derive(Clone, Copy, Debug)]
+pub struct Drain {
+    /// How long it goes on accepting after it has said that it is not ready, asking clients to close.
+    pub grace: Duration,
+    /// How long it may take in all.
+    pub limit: Duration,
+}
+
+impl Settings {
+    /// Whether a peer is a proxy that is believed.
+    pub fn trusts(&self, peer: IpAddr) -> bool {
+        let peer = peer.to_canonical();
+        self.trusted_proxies.iter().any(|net| net.contains(&peer))
+    }
+}

@@ -1,0 +1,339 @@
+//! The requests that wait for a reply on one connection: a slab whose places carry a generation, so that a late reply
+//! to a place's former owner is known for what it is. Pure but for wakers.
+
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+
+use slab::Slab;
+
+/// Where a request waits, and the last token of its reply subject.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Key {
+    index: u32,
+    generation: u32,
+}
+
+/// The waiting requests; `T` is what each waits for.
+#[derive(Debug)]
+pub struct Slots<T> {
+    slab: Slab<Slot<T>>,
+    next_generation: u32,
+}
+
+#[derive(Debug)]
+struct Slot<T> {
+    generation: u32,
+    state: State<T>,
+    /// The instance that said it runs the request.
+    instance: Option<Rc<str>>,
+    manners: Manners,
+    deadline: Instant,
+}
+
+/// What may come back for a request, and what becomes of it when nobody waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Manners {
+    /// Its worker sends signals: replies are envelopes.
+    pub signals: bool,
+    /// The work is cancelled when nobody waits any more. Needs `signals`.
+    pub cancel: bool,
+}
+
+#[derive(Debug)]
+enum State<T> {
+    Waiting(Option<Waker>),
+    Ready(T),
+    /// Nobody waits, but whoever accepts the request shall be told to drop it.
+    Abandoned,
+}
+
+/// What an `accepted` signal means for its request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accepted {
+    /// It is waited for.
+    Noted,
+    /// It was abandoned: cancel it at that instance.
+    Cancel,
+    /// It was answered or given up long ago.
+    Late,
+}
+
+impl Key {
+    /// Characters in a token.
+    pub const TOKEN_BYTES: usize = 16;
+
+    /// The key as a token of a subject.
+    pub fn token(self) -> [u8; Key::TOKEN_BYTES] {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let value = u64::from(self.generation) << 32 | u64::from(self.index);
+        std::array::from_fn(|place| DIGITS[(value >> (60 - 4 * place) & 0xf) as usize])
+    }
+
+    /// Reads what [`token`](Key::token) wrote.
+    pub fn parse(token: &str) -> Option<Key> {
+        if token.len() != Key::TOKEN_BYTES || !token.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return None;
+        }
+        let value = u64::from_str_radix(token, 16).ok()?;
+        Some(Key { index: value as u32, generation: (value >> 32) as u32 })
+    }
+}
+
+impl<T> Slots<T> {
+    /// No requests yet.
+    pub fn new() -> Slots<T> {
+        Slots { slab: Slab::new(), next_generation: 0 }
+    }
+
+    /// Requests that have a place, abandoned ones included.
+    pub fn len(&self) -> usize {
+        self.slab.len()
+    }
+
+    /// Whether nobody waits for anything.
+    pub fn is_empty(&self) -> bool {
+        self.slab.is_empty()
+    }
+
+    /// Takes a place for a request that is given up at `deadline`.
+    pub fn insert(&mut self, deadline: Instant, manners: Manners) -> Key {
+        let generation = self.next_generation;
+        self.next_generation = generation.wrapping_add(1);
+        let slot = Slot { generation, state: State::Waiting(None), instance: None, manners, deadline };
+        let index =
+            u32::try_from(self.slab.insert(slot)).expect("requests in flight are bounded far below 2^32");
+        Key { index, generation }
+    }
+
+    fn get(&mut self, key: Key) -> Option<&mut Slot<T>> {
+        self.slab.get_mut(key.index as usize).filter(|slot| slot.generation == key.generation)
+    }
+
+    fn remove(&mut self, key: Key) {
+        self.slab.remove(key.index as usize);
+    }
+
+    /// Whether replies to a request are envelopes; `None` when nothing waits there.
+    pub fn expects_signals(&mut self, key: Key) -> Option<bool> {
+        self.get(key).map(|slot| slot.manners.signals)
+    }
+
+    /// Gives a request what it waits for; `false` when nobody waits (a late or second reply).
+    pub fn deliver(&mut self, key: Key, value: T) -> bool {
+        let Some(slot) = self.get(key) else { return false };
+        match &mut slot.state {
+            State::Waiting(waker) => {
+                let waker = waker.take();
+                slot.state = State::Ready(value);
+                waker.inspect(Waker::wake_by_ref);
+                true
+            }
+            State::Ready(_) => false,
+            State::Abandoned => {
+                self.remove(key);
+                false
+            }
+        }
+    }
+
+    /// Notes that an instance runs a request.
+    pub fn accept(&mut self, key: Key, instance: &str) -> Accepted {
+        let Some(slot) = self.get(key) else { return Accepted::Late };
+        match slot.state {
+            State::Waiting(_) => {
+                slot.instance = Some(instance.into());
+                Accepted::Noted
+            }
+            State::Ready(_) => Accepted::Late,
+            State::Abandoned => {
+                self.remove(key);
+                Accepted::Cancel
+            }
+        }
+    }
+
+    /// What a request waits for, if it is there; then its place is free.
+    ///
+    /// # Panics
+    /// When the key was given up before: each key is polled by its one owner.
+    pub fn poll(&mut self, key: Key, cx: &mut Context<'_>) -> Poll<T> {
+        let slot = self.get(key).expect("a key is polled by its one owner, until it is ready");
+        if let State::Waiting(waker) = &mut slot.state {
+            match waker {
+                Some(waker) if waker.will_wake(cx.waker()) => {}
+                _ => *waker = Some(cx.waker().clone()),
+            }
+            return Poll::Pending;
+        }
+        match self.slab.remove(key.index as usize).state {
+            State::Ready(value) => Poll::Ready(value),
+            State::Waiting(_) | State::Abandoned => unreachable!("its one owner polls it"),
+        }
+    }
+
+    /// Nobody waits for a request any more; gives the instance at which to cancel it, if that is known and wanted.
+    /// When it is wanted and not yet known, the place is kept until [`accept`](Slots::accept) or the deadline.
+    pub fn abandon(&mut self, key: Key) -> Option<Rc<str>> {
+        let slot = self.get(key)?;
+        let in_doubt =
+            slot.manners.cancel && slot.instance.is_none() && matches!(slot.state, State::Waiting(_));
+        if in_doubt {
+            slot.state = State::Abandoned;
+            return None;
+        }
+        let running = slot.manners.cancel && matches!(slot.state, State::Waiting(_));
+        let instance = slot.instance.take().filter(|_| running);
+        self.remove(key);
+        instance
+    }
+
+    /// Frees the places of requests that were abandoned and are past their deadline.
+    pub fn sweep(&mut self, now: Instant) {
+        self.slab.retain(|_, slot| !matches!(slot.state, State::Abandoned) || slot.deadline > now);
+    }
+
+    /// The instances that run requests somebody waits for, each once.
+    pub fn instances(&self) -> Vec<Rc<str>> {
+        let waited = |slot: &&Slot<T>| matches!(slot.state, State::Waiting(_));
+        let mut instances: Vec<Rc<str>> = self
+            .slab
+            .iter()
+            .map(|(_, slot)| slot)
+            .filter(waited)
+            .filter_map(|slot| slot.instance.clone())
+            .collect();
+        instances.sort_unstable();
+        instances.dedup();
+        instances
+    }
+
+    /// Gives `value` to every request that waits, or to every one that `instance` runs.
+    pub fn fail(&mut self, instance: Option<&str>, mut value: impl FnMut() -> T) -> usize {
+        let mut failed = 0;
+        for (_, slot) in &mut self.slab {
+            let meant = instance.is_none() || slot.instance.as_deref() == instance;
+            if let State::Waiting(waker) = &mut slot.state
+                && meant
+            {
+                let waker = waker.take();
+                slot.state = State::Ready(value());
+                waker.inspect(Waker::wake_by_ref);
+                failed += 1;
+            }
+        }
+        failed
+    }
+}
+
+impl<T> Default for Slots<T> {
+    fn default() -> Slots<T> {
+        Slots::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn poll(slots: &mut Slots<u32>, key: Key) -> Option<u32> {
+        match slots.poll(key, &mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(value) => Some(value),
+            Poll::Pending => None,
+        }
+    }
+
+    const CANCELLED: Manners = Manners { signals: true, cancel: true };
+    const PLAIN: Manners = Manners { signals: false, cancel: false };
+
+    fn later() -> Instant {
+        Instant::now() + Duration::from_secs(60)
+    }
+
+    #[test]
+    fn a_reply_reaches_its_request_once() {
+        let mut slots = Slots::new();
+        let key = slots.insert(later(), CANCELLED);
+        assert_eq!(poll(&mut slots, key), None);
+        assert!(slots.deliver(key, 7));
+        assert!(!slots.deliver(key, 8), "the first reply wins");
+        assert_eq!(poll(&mut slots, key), Some(7));
+        assert!(slots.is_empty());
+    }
+
+    #[test]
+    fn a_late_reply_does_not_reach_the_next_owner_of_the_place() {
+        let mut slots = Slots::new();
+        let old = slots.insert(later(), PLAIN);
+        slots.abandon(old);
+        let new = slots.insert(later(), PLAIN);
+        assert_eq!(old.index, new.index, "the place is used again");
+        assert!(!slots.deliver(old, 1));
+        assert!(slots.deliver(new, 2));
+        assert_eq!(poll(&mut slots, new), Some(2));
+    }
+
+    #[test]
+    fn an_abandoned_request_is_cancelled_where_it_runs_whenever_that_becomes_known() {
+        let mut slots = Slots::<u32>::new();
+        let known = slots.insert(later(), CANCELLED);
+        assert_eq!(slots.accept(known, "a"), Accepted::Noted);
+        assert_eq!(slots.abandon(known).as_deref(), Some("a"));
+
+        let unknown = slots.insert(later(), CANCELLED);
+        assert_eq!(slots.abandon(unknown), None);
+        assert_eq!(slots.accept(unknown, "b"), Accepted::Cancel);
+        assert_eq!(slots.accept(unknown, "b"), Accepted::Late);
+
+        let unwanted = slots.insert(later(), PLAIN);
+        slots.accept(unwanted, "c");
+        assert_eq!(slots.abandon(unwanted), None);
+        assert!(slots.is_empty());
+    }
+
+    #[test]
+    fn an_abandoned_request_that_nobody_accepts_is_forgotten_at_its_deadline() {
+        let mut slots = Slots::<u32>::new();
+        let deadline = later();
+        let key = slots.insert(deadline, CANCELLED);
+        slots.abandon(key);
+        slots.sweep(deadline - Duration::from_millis(1));
+        assert_eq!(slots.len(), 1);
+        slots.sweep(deadline);
+        assert!(slots.is_empty());
+    }
+
+    #[test]
+    fn only_the_requests_of_a_lost_instance_fail() {
+        let mut slots = Slots::new();
+        let (a, b, c) = (
+            slots.insert(later(), CANCELLED),
+            slots.insert(later(), CANCELLED),
+            slots.insert(later(), CANCELLED),
+        );
+        slots.accept(a, "x");
+        slots.accept(b, "y");
+        assert_eq!(slots.instances().iter().map(|id| &**id).collect::<Vec<_>>(), ["x", "y"]);
+        assert_eq!(slots.fail(Some("x"), || 1), 1);
+        assert_eq!((poll(&mut slots, a), poll(&mut slots, b), poll(&mut slots, c)), (Some(1), None, None));
+        assert_eq!(slots.fail(None, || 2), 2);
+        assert_eq!((poll(&mut slots, b), poll(&mut slots, c)), (Some(2), Some(2)));
+    }
+
+    proptest! {
+        #[test]
+        fn tokens_round_trip(index: u32, generation: u32) {
+            let key = Key { index, generation };
+            prop_assert_eq!(Key::parse(std::str::from_utf8(&key.token()).unwrap()), Some(key));
+        }
+
+        #[test]
+        fn any_text_is_a_token_or_none(text in ".{0,20}") {
+            let _ = Key::parse(&text);
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! One route: what it matches, where it leads, and what it may cost.
+
+use std::fmt;
+use std::time::Duration;
+
+use http::Method;
+
+use super::{Pattern, Split};
+
+/// A route that was checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Its name: unique in a table, a label in metrics.
+    pub name: String,
+    /// `None` for any host, `example.com` for one, `*.example.com` for all below it; lower case, no port.
+    pub host: Option<String>,
+    /// The paths that it answers.
+    pub path: Pattern,
+    /// The methods that it answers.
+    pub methods: Methods,
+    /// What is taken off the front of a path before a worker sees it; ends without a slash.
+    pub strip_prefix: Option<String>,
+    /// The versions behind it.
+    pub split: Split,
+    /// How requests are written for its workers.
+    pub codec: Codec,
+    /// How long a client waits in all, from the request's head to the response's.
+    pub timeout: Duration,
+    /// How long one worker may take before an idempotent request is tried again elsewhere.
+    pub try_timeout: Duration,
+    /// Whether a client that goes away cancels the work at the worker.
+    pub cancel: bool,
+    /// Bounds.
+    pub limits: RouteLimits,
+    /// When it tries again.
+    pub retry: Retry,
+}
+
+/// Bounds of one route's requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RouteLimits {
+    /// The longest request body.
+    pub body_bytes: usize,
+}
+
+/// When a route tries again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retry {
+    /// How often at the most, the first try not counted.
+    pub most: u32,
+    /// How long after the request's start a try may still begin.
+    pub window: Duration,
+}
+
+/// How requests are written for workers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Codec {
+    /// The envelope of [`natsway_wire::envelope`].
+    #[default]
+    Http,
+    /// The raw body with NATS headers: [`natsway_wire::native`].
+    Native,
+}
+
+/// A set of methods; the empty set stands for all of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Methods(Vec<Method>);
+
+impl Methods {
+    /// Whether the set has `method`. A set with GET has HEAD.
+    pub fn contains(&self, method: &Method) -> bool {
+        self.0.is_empty()
+            || self.0.contains(method)
+            || (*method == Method::HEAD && self.0.contains(&Method::GET))
+    }
+
+    /// Whether some method is in both sets.
+    pub fn overlaps(&self, other: &Methods) -> bool {
+        self.0.is_empty() || other.0.is_empty() || self.0.iter().any(|method| other.0.contains(method))
+    }
+
+    /// The methods of both sets. Of sets that are not empty: those are all methods, and refuse none.
+    pub fn union(&self, other: &Methods) -> Methods {
+        self.0.iter().chain(&other.0).cloned().collect()
+    }
+}
+
+impl FromIterator<Method> for Methods {
+    fn from_iter<I: IntoIterator<Item = Method>>(methods: I) -> Methods {
+        let mut unique = Vec::new();
+        for method in methods {
+            if !unique.contains(&method) {
+                unique.push(method);
+            }
+        }
+        Methods(unique)
+    }
+}
+
+impl fmt::Display for Methods {
+    /// As the `Allow` header has it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut separator = "";
+        for method in &self.0 {
+            write!(f, "{separator}{method}")?;
+            separator = ", ";
+            if *method == Method::GET && !self.0.contains(&Method::HEAD) {
+                write!(f, ", HEAD")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Route {
+    /// The path and query that a worker sees for the ones that the client sent.
+    pub fn forwarded_path<'p>(&self, path_and_query: &'p str) -> std::borrow::Cow<'p, str> {
+        let stripped = self.strip_prefix.as_deref().and_then(|prefix| path_and_query.strip_prefix(prefix));
+        match stripped {
+            None => path_and_query.into(),
+            Some(rest) if rest.starts_with('/') => rest.into(),
+            Some(rest) if rest.is_empty() || rest.starts_with('?') => format!("/{rest}").into(),
+            // `/api` is no prefix of `/apis`.
+            Some(_) => path_and_query.into(),
+        }
+    }
+
+    /// A route with everything at its default, for tests.
+    #[cfg(test)]
+    pub(crate) fn test(name: &str, path: &str) -> Route {
+        use super::Target;
+        let target = Target {
+            version: "blue".to_owned(),
+            subject: format!("svc.{name}.blue").parse().expect("a test's name is a token"),
+            queue_group: natsway_wire::QueueGroup::default(),
+            weight: 1,
+        };
+        Route {
+            name: name.to_owned(),
+            host: None,
+            path: path.parse().expect("a test's path is a pattern"),
+            methods: Methods::default(),
+            strip_prefix: None,
+            split: Split::new(vec![target]).expect("one target is a split"),
+            codec: Codec::Http,
+            timeout: Duration::from_secs(30),
+            try_timeout: Duration::from_secs(10),
+            cancel: true,
+            limits: RouteLimits { body_bytes: 65_536 },
+            retry: Retry { most: 8, window: Duration::from_secs(2) },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_is_stripped_in_whole_segments_only() {
+        let mut route = Route::test("x", "/{*rest}");
+        route.strip_prefix = Some("/api".to_owned());
+        for (sent, forwarded) in [
+            ("/api/users?x=1", "/users?x=1"),
+            ("/api", "/"),
+            ("/api?x=1", "/?x=1"),
+            ("/api/", "/"),
+            ("/apis/x", "/apis/x"),
+            ("/other", "/other"),
+        ] {
+            assert_eq!(route.forwarded_path(sent), forwarded, "{sent}");
+        }
+    }
+}

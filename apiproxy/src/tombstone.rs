@@ -1,0 +1,172 @@
+//! Standing in for the last worker of a subject.
+//!
+//! In a cluster, a server that receives a routed message after its last local member left drops it, and nobody is
+//! told (`no responders` was decided elsewhere). So a worker that leaves and finds no other member asks the gateways
+//! to join its queue group first. What reaches a gateway there is answered `moved`: it never ran, and whoever sent it
+//! tries again. A tombstone goes when a member is back, or after an hour.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_nats::{Client, Message, Subject};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use natsway_wire::control::{presence_subject, tombstone_prefix};
+use natsway_wire::envelope::{NotRun, Signal, encode_signal};
+use natsway_wire::{QueueGroup, Subject as ServiceSubject};
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+/// How long a tombstone stands when no member comes back: longer than any sender takes to hear of a new route.
+const LIFETIME: Duration = Duration::from_secs(3_600);
+
+/// How often a tombstone asks whether a member is back.
+const PROBE_INTERVAL: Duration = Duration::from_millis(250);
+
+/// How long it waits for an answer, and for its own echo.
+const ECHO_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The most subjects that one gateway stands in for.
+const MOST_TOMBSTONES: usize = 1_024;
+
+/// Requests that a tombstone may hold unanswered; they are answered as fast as they come.
+type Standing = Arc<Mutex<HashSet<(ServiceSubject, QueueGroup)>>>;
+
+/// Takes requests for tombstones for as long as the client lives.
+pub async fn keep(client: Client) {
+    let standing = Standing::default();
+    let mut asked = match client.subscribe(format!("{}.>", tombstone_prefix())).await {
+        Ok(asked) => asked,
+        Err(error) => {
+            warn!(%error, "cannot stand in for leaving workers");
+            return;
+        }
+    };
+    while let Some(message) = asked.next().await {
+        let Some((service, queue_group)) = parse(&message) else {
+            debug!(subject = %message.subject, "request for a tombstone that names no subject or queue group");
+            continue;
+        };
+        let place = (service, queue_group);
+        let is_new = {
+            let mut standing = standing.lock().unwrap_or_else(PoisonError::into_inner);
+            standing.len() < MOST_TOMBSTONES && standing.insert(place.clone())
+        };
+        let (client, standing) = (client.clone(), Arc::clone(&standing));
+        tokio::spawn(async move {
+            if is_new {
+                stand(&client, &place.0, &place.1, message.reply).await;
+                standing.lock().unwrap_or_else(PoisonError::into_inner).remove(&place);
+            } else {
+                confirm(&client, message.reply).await;
+            }
+        });
+    }
+}
+
+/// The subject and queue group that a worker names: the subject behind the prefix, the group in the payload.
+fn parse(message: &Message) -> Option<(ServiceSubject, QueueGroup)> {
+    let service = message.subject.strip_prefix(&tombstone_prefix())?.strip_prefix('.')?;
+    let queue_group = std::str::from_utf8(&message.payload).ok()?;
+    Some((service.parse().ok()?, queue_group.parse().ok()?))
+}
+
+/// Joins a queue group, tells the worker so, and answers `moved` until a member is back.
+async fn stand(client: &Client, service: &ServiceSubject, queue_group: &QueueGroup, asker: Option<Subject>) {
+    let joined = client.queue_subscribe(service.to_string(), queue_group.to_string()).await;
+    let mut requests = match joined {
+        Ok(requests) => requests,
+        Err(error) => return warn!(%service, %error, "cannot stand in for a leaving worker"),
+    };
+    // The echo shows that the broker has taken the subscription in; only then may the worker go.
+    let Some(mut echo) = Echo::new(client).await else { return };
+    echo.heard().await;
+    confirm(client, asker).await;
+    info!(%service, "standing in for the last worker");
+
+    let until = Instant::now() + LIFETIME;
+    let mut probe = tokio::time::interval(PROBE_INTERVAL);
+    while Instant::now() < until {
+        tokio::select! {
+            request = requests.next() => match request {
+                Some(request) => moved(client, request).await,
+                None => return,
+            },
+            _ = probe.tick() => if is_served(client, service).await { break },
+        }
+    }
+    leave(client, requests, &mut echo).await;
+    info!(%service, "workers are back, or nobody asks any more");
+}
+
+/// Whether a member answers. Asked in between, so that a request waits no longer than this takes.
+async fn is_served(client: &Client, service: &ServiceSubject) -> bool {
+    let asked = async_nats::Request::new().timeout(Some(Duration::from_millis(100)));
+    client.send_request(presence_subject(service), asked).await.is_ok()
+}
+
+/// Leaves the queue group without losing what is on its way: unsubscribe in the one form that keeps the client's side
+/// open, hear one's own echo, answer what came before it.
+async fn leave(client: &Client, mut requests: async_nats::Subscriber, echo: &mut Echo) {
+    // More than nine digits: the broker refuses the count and unsubscribes at once, the client goes on delivering.
+    if requests.unsubscribe_after(u64::MAX).await.is_err() {
+        return;
+    }
+    let heard = echo.heard();
+    tokio::pin!(heard);
+    loop {
+        tokio::select! {
+            biased;
+            Some(request) = requests.next() => moved(client, request).await,
+            () = &mut heard => break,
+        }
+    }
+    // What was delivered before the echo is in the subscription's buffer now.
+    while let Some(Some(request)) =
+        futures_util::FutureExt::now_or_never(tokio::task::unconstrained(requests.next()))
+    {
+        moved(client, request).await;
+    }
+}
+
+async fn moved(client: &Client, request: Message) {
+    let Some(reply) = request.reply else { return };
+    if let Err(error) = client.publish(reply, encode_signal(&Signal::NotRun(NotRun::Moved))).await {
+        debug!(%error, "sender not told that its request did not run");
+    }
+}
+
+async fn confirm(client: &Client, asker: Option<Subject>) {
+    let Some(asker) = asker else { return };
+    if let Err(error) = client.publish(asker, Bytes::new()).await {
+        debug!(%error, "worker not told that it may go");
+    }
+}
+
+/// A message to oneself: when it is back, the broker has done all that was asked of it before.
+struct Echo {
+    client: Client,
+    inbox: String,
+    echoes: async_nats::Subscriber,
+}
+
+impl Echo {
+    async fn new(client: &Client) -> Option<Echo> {
+        let inbox = client.new_inbox();
+        let echoes = client.subscribe(inbox.clone()).await.ok()?;
+        Some(Echo { client: client.clone(), inbox, echoes })
+    }
+
+    /// Waits for an echo, not for ever.
+    async fn heard(&mut self) {
+        let echoed = async {
+            if self.client.publish(self.inbox.clone(), Bytes::new()).await.is_ok() {
+                self.echoes.next().await;
+            }
+        };
+        if tokio::time::timeout(ECHO_TIMEOUT, echoed).await.is_err() {
+            debug!("no echo from the broker in time");
+        }
+    }
+}
