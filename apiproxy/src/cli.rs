@@ -18,7 +18,7 @@ use crate::settings::{ClientLimits, Drain, Settings};
 /// Each request is matched against the routes, sent to the chosen version's subject, and answered by one worker of
 /// its queue group. Workers need no address: they connect to the same broker.
 #[derive(Parser)]
-#[command(name = "apiproxy", version, after_help = EXAMPLES)]
+#[command(name = "apiproxy", version, after_help = EXAMPLES, args_override_self = true)]
 pub struct Cli {
     /// Where clients connect
     #[arg(long, env = "NATSWAY_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:8080")]

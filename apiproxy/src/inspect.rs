@@ -22,7 +22,6 @@ pub fn inspect(head: &Parts, limits: &ClientLimits) -> Result<(), Problem> {
     }
     check_path(head.uri.path_and_query().map_or("", |path| path.as_str()))?;
     check_header_size(&head.headers, limits)?;
-    check_framing(head)?;
     check_upgrade(&head.headers)?;
     check_expectation(&head.headers)
 }
@@ -48,16 +47,6 @@ fn check_header_size(headers: &HeaderMap, limits: &ClientLimits) -> Result<(), P
     let detail =
         format!("more than {} header fields or {} bytes of them", limits.header_fields, limits.header_bytes);
     Err(Problem::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "head_too_large", detail))
-}
-
-/// A request whose length can be read in two ways is an attempt at smuggling (RFC 9112 section 6.1).
-fn check_framing(head: &Parts) -> Result<(), Problem> {
-    let encoded = head.headers.contains_key(header::TRANSFER_ENCODING);
-    let lengths = head.headers.get_all(header::CONTENT_LENGTH).iter().count();
-    if (encoded && lengths > 0) || lengths > 1 || (encoded && head.version == Version::HTTP_10) {
-        return Err(bad_request("ambiguous_length", "the body's length is said in two ways"));
-    }
-    Ok(())
 }
 
 /// Another protocol on the same connection needs a byte stream to the worker. An offer of HTTP/2 is passed over, as
@@ -148,11 +137,6 @@ mod tests {
         assert_eq!(status(get("/a-path-that-is-too-long")), 414);
         assert_eq!(status(get("/").header("x", "y".repeat(64))), 431);
         assert_eq!(status(get("/").header("a", "1").header("b", "1").header("c", "1").header("d", "1")), 431);
-        assert_eq!(status(get("/").header("content-length", "1").header("content-length", "1")), 400);
-        assert_eq!(
-            status(get("/").header("content-length", "1").header("transfer-encoding", "chunked")),
-            400
-        );
         assert_eq!(status(get("/").header("upgrade", "websocket")), 501);
         assert_eq!(status(get("/").header("upgrade", "h2c")), 200);
         assert_eq!(status(get("/").header("expect", "100-Continue")), 200);

@@ -1,0 +1,93 @@
+//! SIGTERM: not ready, still accepting for the grace period, everything in hand finished.
+
+use std::time::Duration;
+
+use natsway_testkit::{Broker, eventually};
+
+use crate::backend::{Backend, ok};
+use crate::fixture::{DEADLINE, Gateway, ROUTES};
+
+#[tokio::test]
+async fn requests_in_hand_and_new_ones_are_answered_before_it_leaves() {
+    let broker = Broker::start().await;
+    let backend = Backend::start(&broker, |_, request| {
+        if request.path_and_query == "/slow" {
+            std::thread::sleep(Duration::from_millis(1_500));
+        }
+        vec![ok(request.path_and_query.as_str())]
+    })
+    .await;
+    let routes = ROUTES.replace("try_timeout = \"300ms\"", "try_timeout = \"5s\"");
+    let mut gateway = Gateway::start(&broker, &routes, &["--drain-grace", "1s"]).await;
+    let (mut slow, mut idle) = (gateway.client().await, gateway.client().await);
+    assert_eq!(idle.get("/before").await.unwrap().header("connection"), None);
+    slow.send("POST /slow HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+    eventually(DEADLINE, async || {
+        gateway.metric("natsway_in_flight{route=\"test\",version=\"blue\"}").await == 1.0
+    })
+    .await;
+
+    gateway.process.terminate();
+    let draining =
+        eventually(DEADLINE, async || gateway.admin("/readyz").await.filter(|reply| reply.status == 503))
+            .await;
+    assert_eq!(draining.text(), "shutting down\n");
+    // A connection that was open, and a new one, are served and asked to close.
+    let (old, new) = (idle.get("/old").await.unwrap(), gateway.get("/new").await);
+    assert_eq!((old.text().as_str(), old.header("connection")), ("/old", Some("close")));
+    assert_eq!((new.text().as_str(), new.header("connection")), ("/new", Some("close")));
+    assert_eq!(slow.reply(false).await.unwrap().text(), "/slow");
+    assert!(gateway.process.wait_exit(DEADLINE).await.success());
+    assert_eq!(backend.seen.count(), 4);
+}
+
+#[tokio::test]
+async fn an_http2_connection_is_told_to_go_away_and_its_streams_are_finished() {
+    let broker = Broker::start().await;
+    let _backend = Backend::start(&broker, |_, _| {
+        std::thread::sleep(Duration::from_millis(700));
+        vec![ok("finished")]
+    })
+    .await;
+    let routes = ROUTES.replace("try_timeout = \"300ms\"", "try_timeout = \"5s\"");
+    let mut gateway = Gateway::start(&broker, &routes, &["--drain-grace", "200ms"]).await;
+    let stream = tokio::net::TcpStream::connect(("127.0.0.1", gateway.port)).await.unwrap();
+    let io = hyper_util::rt::TokioIo::new(stream);
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(hyper_util::rt::TokioExecutor::new(), io).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let request = http::Request::get("http://a/").body(http_body_util::Empty::<bytes::Bytes>::new()).unwrap();
+    let pending = tokio::spawn(sender.send_request(request));
+    eventually(DEADLINE, async || {
+        gateway.metric("natsway_in_flight{route=\"test\",version=\"blue\"}").await == 1.0
+    })
+    .await;
+    gateway.process.terminate();
+    assert_eq!(pending.await.unwrap().unwrap().status(), 200);
+    connection.await.unwrap().unwrap();
+    assert!(gateway.process.wait_exit(DEADLINE).await.success());
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_said_and_nothing_is_served() {
+    let broker = Broker::start().await;
+    let gateway = Gateway::start(&broker, ROUTES, &[]).await;
+    let port = gateway.port.to_string();
+    let mut second = Gateway::launch(&broker.url(), ROUTES, &["--listen", &format!("127.0.0.1:{port}")]);
+    assert_eq!(second.process.wait_exit(DEADLINE).await.code(), Some(1));
+    let said = second.process.stderr();
+    assert!(said.contains(&format!("cannot listen on 127.0.0.1:{port}")), "{said}");
+    assert!(said.contains("is another process using it?"), "{said}");
+}
+
+#[tokio::test]
+async fn a_bad_route_file_is_refused_with_every_reason() {
+    let broken =
+        "[[route]]\nname = \"a b\"\npath = \"x\"\ntarget = [{ version = \"v\", subject = \"svc.>\" }]";
+    let mut gateway = Gateway::launch("nats://127.0.0.1:1", broken, &[]);
+    assert_eq!(gateway.process.wait_exit(DEADLINE).await.code(), Some(1));
+    let said = gateway.process.stderr();
+    for reason in ["name=\"a b\"", "path=\"x\"", "subject=\"svc.>\""] {
+        assert!(said.contains(reason), "{reason} is not in {said}");
+    }
+}

@@ -1,0 +1,95 @@
+//! A broker, a gateway process in front of it, and what a test needs to look at them.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use natsway_testkit::{Broker, Process, eventually, free_port};
+use tempfile::TempDir;
+
+use crate::client::{Client, Reply};
+
+/// Generous: a deadline is for a hang, not for a slow machine.
+pub const DEADLINE: Duration = Duration::from_secs(20);
+
+/// One route to `svc.test.blue` with short times, so that tests of time-outs are short too.
+pub const ROUTES: &str = r#"
+    [[route]]
+    name = "test"
+    path = "/{*rest}"
+    timeout = "5s"
+    try_timeout = "300ms"
+    retry_window = "1s"
+    target = [{ version = "blue", subject = "svc.test.blue" }]
+"#;
+
+pub struct Gateway {
+    pub process: Process,
+    pub port: u16,
+    pub admin_port: u16,
+    _routes: TempDir,
+}
+
+impl Gateway {
+    /// A gateway that is starting: `broker_url` may lead nowhere yet.
+    pub fn launch(broker_url: &str, routes: &str, arguments: &[&str]) -> Gateway {
+        let directory = tempfile::tempdir().unwrap();
+        let file: PathBuf = directory.path().join("routes.toml");
+        std::fs::write(&file, routes).unwrap();
+        let (port, admin_port) = (free_port(), free_port());
+        let process = Process::builder(env!("CARGO_BIN_EXE_apiproxy"))
+            .args([
+                "--listen",
+                &format!("127.0.0.1:{port}"),
+                "--admin-listen",
+                &format!("127.0.0.1:{admin_port}"),
+            ])
+            .args(["--nats-url", broker_url, "--cores", "2", "--log", "debug"])
+            .arg("--routes")
+            .arg(&file)
+            .args(arguments)
+            .start();
+        Gateway { process, port, admin_port, _routes: directory }
+    }
+
+    /// A gateway that is ready.
+    pub async fn start(broker: &Broker, routes: &str, arguments: &[&str]) -> Gateway {
+        let gateway = Gateway::launch(&broker.url(), routes, arguments);
+        gateway.ready().await;
+        gateway
+    }
+
+    pub async fn ready(&self) {
+        eventually(DEADLINE, async || match self.admin("/readyz").await {
+            Some(reply) if reply.status == 200 => Ok(()),
+            other => Err(other),
+        })
+        .await;
+    }
+
+    /// What the admin address answers, if it does.
+    pub async fn admin(&self, path: &str) -> Option<Reply> {
+        Client::connect(self.admin_port).await.ok()?.get(path).await.ok()
+    }
+
+    /// A connection to the gateway.
+    pub async fn client(&self) -> Client {
+        Client::connect(self.port).await.expect("the gateway listens")
+    }
+
+    /// One GET on a connection of its own.
+    pub async fn get(&self, path: &str) -> Reply {
+        self.client().await.get(path).await.expect("the gateway answers")
+    }
+
+    /// One POST on a connection of its own.
+    pub async fn post(&self, path: &str, body: &str) -> Reply {
+        self.client().await.post(path, body).await.expect("the gateway answers")
+    }
+
+    /// A figure of `/metrics` by its name and labels, 0 when it is not there.
+    pub async fn metric(&self, sample: &str) -> f64 {
+        let page = self.admin("/metrics").await.expect("the admin address answers").text();
+        let value = page.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' ')?.parse().ok());
+        value.unwrap_or(0.0)
+    }
+}

@@ -1,0 +1,188 @@
+//! Clients that mean harm.
+
+use std::time::{Duration, Instant};
+
+use natsway_testkit::{Broker, eventually};
+use tokio::io::AsyncWriteExt;
+
+use crate::backend::{Backend, ok};
+use crate::fixture::{DEADLINE, Gateway, ROUTES};
+
+/// Requests whose bytes are wrong, and the status that each gets; 0 for a closed connection without one.
+const MALFORMED: &[(&str, &str, u16)] = &[
+    ("no HTTP at all", "\x16\x03\x01 hello\r\n\r\n", 400),
+    ("no host", "GET / HTTP/1.1\r\n\r\n", 400),
+    ("two hosts", "GET / HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n", 400),
+    ("a host with a path", "GET / HTTP/1.1\r\nhost: a/b\r\n\r\n", 400),
+    ("a host with a user", "GET / HTTP/1.1\r\nhost: u@a\r\n\r\n", 400),
+    ("bad percent-encoding", "GET /%zz HTTP/1.1\r\nhost: a\r\n\r\n", 400),
+    ("cut percent-encoding", "GET /%2 HTTP/1.1\r\nhost: a\r\n\r\n", 400),
+    ("raw UTF-8 in the path", "GET /caf\u{e9} HTTP/1.1\r\nhost: a\r\n\r\n", 400),
+    ("a space in the path", "GET /a b HTTP/1.1\r\nhost: a\r\n\r\n", 400),
+    ("a control character in a value", "GET / HTTP/1.1\r\nhost: a\r\nx: a\x01b\r\n\r\n", 400),
+    ("a bare CR in a value", "GET / HTTP/1.1\r\nhost: a\r\nx: a\rb: c\r\n\r\n", 400),
+    ("a NUL in a value", "GET / HTTP/1.1\r\nhost: a\r\nx: a\0b\r\n\r\n", 400),
+    ("a space before the colon", "GET / HTTP/1.1\r\nhost: a\r\nx : b\r\n\r\n", 400),
+    ("a folded header", "GET / HTTP/1.1\r\nhost: a\r\nx: b\r\n c\r\n\r\n", 400),
+    (
+        "two lengths that differ",
+        "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nxx",
+        400,
+    ),
+    ("two lengths in one field", "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1, 2\r\n\r\nxx", 400),
+    ("a negative length", "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: -1\r\n\r\n", 400),
+    ("a length with a sign", "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: +1\r\n\r\nx", 400),
+    ("a huge length", "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 99999999999999999999\r\n\r\n", 400),
+    ("an unknown transfer coding", "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: xchunked\r\n\r\n", 400),
+    ("chunked not last", "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked, gzip\r\n\r\n", 400),
+    ("chunks in HTTP/1.0", "POST / HTTP/1.0\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+    (
+        "a chunk size that is none",
+        "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\nzz\r\nx\r\n0\r\n\r\n",
+        400,
+    ),
+    (
+        "a chunk size that overflows",
+        "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\nfffffffffffffffff\r\nx",
+        400,
+    ),
+    ("an unknown version", "GET / HTTP/9.9\r\nhost: a\r\n\r\n", 400),
+];
+
+#[tokio::test]
+async fn malformed_requests_get_their_status_and_never_reach_a_worker() {
+    let broker = Broker::start().await;
+    let backend = Backend::saying(&broker, "fine").await;
+    let gateway = Gateway::start(&broker, ROUTES, &[]).await;
+    for (name, bytes, status) in MALFORMED {
+        let reply = gateway.client().await.exchange(bytes).await;
+        assert_eq!(reply.map(|reply| reply.status).unwrap_or(0), *status, "{name}");
+    }
+    assert_eq!(backend.seen.count(), 0);
+    assert_eq!(gateway.get("/").await.text(), "fine", "and it goes on");
+}
+
+#[tokio::test]
+async fn a_request_with_a_length_beside_chunks_is_read_by_its_chunks_and_ends_its_connection() {
+    // RFC 9112 section 6.3: whoever read it by its length would take the rest for a second request.
+    let broker = Broker::start().await;
+    let backend = Backend::start(&broker, |_, request| vec![ok(request.path_and_query.as_str())]).await;
+    let gateway = Gateway::start(&broker, ROUTES, &[]).await;
+    let (length, chunked) = ("content-length: 40\r\n", "transfer-encoding: chunked\r\n");
+    for (first, second) in [(length, chunked), (chunked, length)] {
+        let pair = format!(
+            "POST /1 HTTP/1.1\r\nhost: a\r\n{first}{second}\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\nhost: a\r\n\r\n"
+        );
+        let mut client = gateway.client().await;
+        assert_eq!(client.exchange(&pair).await.unwrap().text(), "/1");
+        assert!(client.is_closed().await);
+        assert!(!backend.seen.last().headers.contains_key("content-length"));
+    }
+    assert_eq!(backend.seen.count(), 2, "nothing was smuggled");
+}
+
+#[tokio::test]
+async fn what_is_odd_but_lawful_is_served() {
+    let broker = Broker::start().await;
+    let backend = Backend::start(&broker, |_, request| vec![ok(request.path_and_query.as_str())]).await;
+    let gateway = Gateway::start(&broker, ROUTES, &[]).await;
+    let mut client = gateway.client().await;
+    // A subject's special characters mean nothing in a path.
+    for path in ["/../x", "/a//b", "/%00", "/%ff", "/a.*.b", "/svc.other", "/$SYS.REQ", "/?a=%0d%0a"] {
+        assert_eq!(client.get(path).await.unwrap().text(), path);
+    }
+    // Two requests in one packet are two requests.
+    client.send("GET /1 HTTP/1.1\r\nhost: a\r\n\r\nGET /2 HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    assert_eq!(client.reply(false).await.unwrap().text(), "/1");
+    assert_eq!(client.reply(false).await.unwrap().text(), "/2");
+    // Headers that try to be NATS's stay header fields.
+    let injected = "GET /3 HTTP/1.1\r\nhost: a\r\nnats-service-error-code: 500\r\nreply-to: x\r\n\r\n";
+    assert_eq!(client.exchange(injected).await.unwrap().status, 200);
+    assert_eq!(backend.seen.last().headers["reply-to"], "x");
+}
+
+#[tokio::test]
+async fn slow_heads_and_bodies_are_cut_off() {
+    let broker = Broker::start().await;
+    let backend = Backend::saying(&broker, "fine").await;
+    let arguments = ["--head-timeout", "500ms", "--body-timeout", "500ms"];
+    let gateway = Gateway::start(&broker, ROUTES, &arguments).await;
+    for begun in ["", "P", "PRI * HT", "GET / HTTP/1.1\r\nhost: a\r\nx: "] {
+        let mut client = gateway.client().await;
+        client.send(begun).await.unwrap();
+        let started = Instant::now();
+        assert!(client.is_closed().await, "{begun:?}");
+        assert!(started.elapsed() < Duration::from_secs(10), "{begun:?}");
+    }
+    let mut client = gateway.client().await;
+    let reply =
+        client.exchange("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\nhalf").await.unwrap();
+    assert_eq!((reply.status, reply.problem().as_str()), (408, "request_timeout"));
+    assert_eq!(backend.seen.count(), 0);
+}
+
+#[tokio::test]
+async fn a_body_that_breaks_off_is_never_published_and_a_half_closed_client_is_answered() {
+    let broker = Broker::start().await;
+    let backend = Backend::saying(&broker, "fine").await;
+    let gateway = Gateway::start(&broker, ROUTES, &[]).await;
+    let mut cut = gateway.client().await;
+    cut.send("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\nhalf").await.unwrap();
+    drop(cut);
+    let mut half_closed = gateway.client().await;
+    half_closed.send("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    half_closed.stream.shutdown().await.unwrap();
+    assert_eq!(half_closed.reply(false).await.unwrap().text(), "fine");
+    assert_eq!(backend.seen.count(), 1);
+}
+
+/// An HTTP/2 frame.
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = (payload.len() as u32).to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+#[tokio::test]
+async fn a_flood_of_reset_http2_streams_ends_its_connection_and_nothing_else() {
+    let broker = Broker::start().await;
+    let _backend = Backend::start(&broker, |_, _| vec![]).await;
+    let gateway = Gateway::start(&broker, ROUTES, &[]).await;
+    let mut attacker = gateway.client().await;
+    let mut flood = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    flood.extend(frame(4, 0, 0, &[]));
+    // `:method GET, :scheme http, :path /` of the static table, and `:authority a`.
+    let headers = [0x82, 0x86, 0x84, 0x41, 0x01, b'a'];
+    for stream in (1..40_001).step_by(2) {
+        flood.extend(frame(1, 0x05, stream, &headers));
+        flood.extend(frame(3, 0, stream, &8_u32.to_be_bytes()));
+    }
+    // It may be cut off while it writes.
+    attacker.stream.write_all(&flood).await.ok();
+    assert!(attacker.is_closed().await);
+    let in_flight = "natsway_in_flight{route=\"test\",version=\"blue\"}";
+    eventually(DEADLINE, async || gateway.metric(in_flight).await == 0.0).await;
+    assert_eq!(gateway.get("/none%zz").await.status, 400, "other clients are served");
+}
+
+#[tokio::test]
+async fn memory_stays_bounded_under_a_crowd_of_large_heads_and_bodies() {
+    let broker = Broker::start().await;
+    let _backend = Backend::saying(&broker, "fine").await;
+    let gateway = Gateway::start(&broker, ROUTES, &["--max-connections", "200"]).await;
+    let mut crowd = Vec::new();
+    for number in 0..190 {
+        let mut client = gateway.client().await;
+        let begun = match number % 2 {
+            0 => format!("GET / HTTP/1.1\r\nhost: a\r\nx: {}", "y".repeat(30_000)),
+            _ => format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 65536\r\n\r\n{}", "y".repeat(60_000)),
+        };
+        client.send(&begun).await.unwrap();
+        crowd.push(client);
+    }
+    assert_eq!(gateway.get("/").await.text(), "fine");
+    let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.process.pid())).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let peak_kib: u64 = peak.trim().trim_end_matches(" kB").trim().parse().unwrap();
+    assert!(peak_kib < 200 * 1024, "{peak_kib} KiB");
+    drop(crowd);
+}

@@ -1,0 +1,98 @@
+//! Each bound has its status, and nothing above it is published.
+
+use natsway_testkit::Broker;
+
+use crate::backend::Backend;
+use crate::fixture::{Gateway, ROUTES};
+
+#[tokio::test]
+async fn a_body_above_the_limit_is_a_413_before_anything_is_published() {
+    let broker = Broker::start().await;
+    let backend = Backend::saying(&broker, "x").await;
+    let gateway = Gateway::start(&broker, ROUTES, &[]).await;
+    let said = gateway.post("/", &"x".repeat(65_537)).await;
+    assert_eq!((said.status, said.problem().as_str()), (413, "too_large"));
+
+    let chunk = format!("8000\r\n{}\r\n", "x".repeat(0x8000));
+    let chunked = format!(
+        "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n{chunk}{chunk}{chunk}0\r\n\r\n"
+    );
+    let unsaid = gateway.client().await.exchange(&chunked).await.unwrap();
+    assert_eq!((unsaid.status, unsaid.problem().as_str()), (413, "too_large"));
+    assert_eq!(backend.seen.count(), 0);
+
+    assert_eq!(gateway.post("/", &"x".repeat(65_536)).await.status, 200);
+    assert_eq!(backend.seen.last().body.len(), 65_536);
+}
+
+#[tokio::test]
+async fn the_brokers_limit_counts_headers_too() {
+    let broker = Broker::builder().max_payload(8_192).start().await;
+    let backend = Backend::saying(&broker, "x").await;
+    let gateway = Gateway::start(&broker, ROUTES, &[]).await;
+    let body = "x".repeat(7_000);
+    assert_eq!(gateway.post("/", &body).await.status, 200);
+    let request = format!(
+        "POST / HTTP/1.1\r\nhost: a\r\nx-big: {}\r\ncontent-length: 7000\r\n\r\n{body}",
+        "y".repeat(2_000)
+    );
+    let reply = gateway.client().await.exchange(&request).await.unwrap();
+    assert_eq!((reply.status, reply.problem().as_str()), (413, "too_large"));
+    // The broker would have closed the connection; it is still the one of the start.
+    assert_eq!(gateway.metric("natsway_broker_connects_total").await, 2.0);
+    assert_eq!(backend.seen.count(), 1);
+}
+
+#[tokio::test]
+async fn long_paths_and_large_heads_are_refused() {
+    let broker = Broker::start().await;
+    let gateway = Gateway::start(&broker, ROUTES, &[]).await;
+    let long = gateway.get(&format!("/{}", "x".repeat(8_192))).await;
+    assert_eq!((long.status, long.problem().as_str()), (414, "path_too_long"));
+    let large = format!("GET / HTTP/1.1\r\nhost: a\r\nx: {}\r\n\r\n", "y".repeat(33_000));
+    assert_eq!(gateway.client().await.exchange(&large).await.unwrap().status, 431);
+    let many = format!("GET / HTTP/1.1\r\nhost: a\r\n{}\r\n", "x: y\r\n".repeat(100));
+    assert_eq!(gateway.client().await.exchange(&many).await.unwrap().status, 431);
+}
+
+#[tokio::test]
+async fn a_client_that_expects_100_gets_it_only_when_its_body_is_wanted() {
+    let broker = Broker::start().await;
+    let _backend = Backend::saying(&broker, "thanks").await;
+    let gateway = Gateway::start(&broker, ROUTES, &[]).await;
+    let head = |length: usize| {
+        format!("POST / HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: {length}\r\n\r\n")
+    };
+    let mut wanted = gateway.client().await;
+    assert_eq!(wanted.exchange(&head(4)).await.unwrap().status, 100);
+    assert_eq!(wanted.exchange("body").await.unwrap().text(), "thanks");
+    assert_eq!(gateway.client().await.exchange(&head(100_000)).await.unwrap().status, 413);
+}
+
+#[tokio::test]
+async fn upgrades_and_tunnels_are_not_implemented() {
+    let broker = Broker::start().await;
+    let gateway = Gateway::start(&broker, ROUTES, &[]).await;
+    let websocket = "GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+    assert_eq!(gateway.client().await.exchange(websocket).await.unwrap().status, 501);
+    let tunnel = "CONNECT a:1 HTTP/1.1\r\nhost: a:1\r\n\r\n";
+    assert_eq!(gateway.client().await.exchange(tunnel).await.unwrap().status, 501);
+}
+
+#[tokio::test]
+async fn more_requests_than_may_be_out_are_refused_with_retry_after() {
+    let broker = Broker::start().await;
+    let _silent = Backend::start(&broker, |_, _| vec![]).await;
+    let gateway = Gateway::start(&broker, ROUTES, &["--cores", "1", "--max-in-flight", "2"]).await;
+    let (mut first, mut second) = (gateway.client().await, gateway.client().await);
+    for client in [&mut first, &mut second] {
+        client.send("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+    }
+    natsway_testkit::eventually(crate::fixture::DEADLINE, async || {
+        gateway.metric("natsway_in_flight{route=\"test\",version=\"blue\"}").await == 2.0
+    })
+    .await;
+    let refused = gateway.get("/").await;
+    assert_eq!((refused.status, refused.problem().as_str()), (503, "overloaded"));
+    assert_eq!(refused.header("retry-after"), Some("1"));
+}

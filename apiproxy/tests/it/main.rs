@@ -1,0 +1,17 @@
+//! The gateway as a process, in front of a real broker; backends are plain NATS clients that a test holds by the hand.
+
+#![expect(unreachable_pub, reason = "a test binary has no outside")]
+#![expect(clippy::unwrap_used, reason = "a failed expectation is a failed test, in helpers too")]
+
+mod backend;
+mod client;
+mod fixture;
+
+mod answers;
+mod broker;
+mod cancel;
+mod drain;
+mod hostile;
+mod limits;
+mod native;
+mod retries;
