@@ -15,7 +15,6 @@ use futures_util::StreamExt;
 use natsway_wire::control::{presence_subject, tombstone_prefix};
 use natsway_wire::envelope::{NotRun, Signal, encode_signal};
 use natsway_wire::{QueueGroup, Subject as ServiceSubject};
-use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 /// How long a tombstone stands when no member comes back: longer than any sender takes to hear of a new route.
@@ -24,13 +23,13 @@ const LIFETIME: Duration = Duration::from_secs(3_600);
 /// How often a tombstone asks whether a member is back.
 const PROBE_INTERVAL: Duration = Duration::from_millis(250);
 
-/// How long it waits for an answer, and for its own echo.
+/// How long it waits for its own echo.
 const ECHO_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The most subjects that one gateway stands in for.
 const MOST_TOMBSTONES: usize = 1_024;
 
-/// Requests that a tombstone may hold unanswered; they are answered as fast as they come.
+/// What this gateway stands in for.
 type Standing = Arc<Mutex<HashSet<(ServiceSubject, QueueGroup)>>>;
 
 /// Takes requests for tombstones for as long as the client lives.
@@ -85,25 +84,34 @@ async fn stand(client: &Client, service: &ServiceSubject, queue_group: &QueueGro
     confirm(client, asker).await;
     info!(%service, "standing in for the last worker");
 
-    let until = Instant::now() + LIFETIME;
-    let mut probe = tokio::time::interval(PROBE_INTERVAL);
-    while Instant::now() < until {
+    let back = member_returns(client, service);
+    tokio::pin!(back);
+    let expired = tokio::time::sleep(LIFETIME);
+    tokio::pin!(expired);
+    loop {
         tokio::select! {
             request = requests.next() => match request {
                 Some(request) => moved(client, request).await,
                 None => return,
             },
-            _ = probe.tick() => if is_served(client, service).await { break },
+            () = &mut back => break,
+            () = &mut expired => break,
         }
     }
     leave(client, requests, &mut echo).await;
-    info!(%service, "workers are back, or nobody asks any more");
+    info!(%service, "not standing in any more");
 }
 
-/// Whether a member answers. Asked in between, so that a request waits no longer than this takes.
-async fn is_served(client: &Client, service: &ServiceSubject) -> bool {
-    let asked = async_nats::Request::new().timeout(Some(Duration::from_millis(100)));
-    client.send_request(presence_subject(service), asked).await.is_ok()
+/// Asks again and again until a member answers.
+async fn member_returns(client: &Client, service: &ServiceSubject) {
+    let mut pace = tokio::time::interval(PROBE_INTERVAL);
+    loop {
+        pace.tick().await;
+        let question = async_nats::Request::new().timeout(Some(PROBE_INTERVAL));
+        if client.send_request(presence_subject(service), question).await.is_ok() {
+            return;
+        }
+    }
 }
 
 /// Leaves the queue group without losing what is on its way: unsubscribe in the one form that keeps the client's side

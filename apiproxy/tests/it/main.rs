@@ -15,3 +15,4 @@ mod hostile;
 mod limits;
 mod native;
 mod retries;
+mod tombstone;

@@ -1,0 +1,65 @@
+//! A gateway stands in for the last worker of a subject, and goes when one is back.
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use natsway_testkit::{Broker, eventually};
+use natsway_wire::Subject;
+use natsway_wire::control::{presence_subject, tombstone_subject};
+
+use crate::backend::{Backend, SUBJECT};
+use crate::fixture::{DEADLINE, Gateway, ROUTES};
+
+const MOVED: &str = "natsway_misses_total{reason=\"moved\"}";
+
+#[tokio::test]
+async fn a_gateway_stands_in_for_the_last_worker_until_one_is_back() {
+    let broker = Broker::start().await;
+    let gateway = Gateway::start(&broker, ROUTES, &[]).await;
+    let service: Subject = SUBJECT.parse().unwrap();
+    let worker = broker.connect().await;
+    // Confirmed only when it stands: from here on nothing that is sent can find nobody.
+    eventually(DEADLINE, async || worker.request(tombstone_subject(&service), "q".into()).await).await;
+    let refused = gateway.post("/", "x").await;
+    assert_eq!((refused.status, refused.problem().as_str()), (503, "moved"));
+    let told = gateway.metric(MOVED).await;
+    assert!(told >= 2.0, "it was tried again: {told}");
+    assert_eq!(gateway.metric("natsway_misses_total{reason=\"no_responders\"}").await, 0.0);
+
+    // A member is back and says so. Nothing fails while the gateway still stands beside it.
+    let backend = Backend::saying(&broker, "back").await;
+    let mut questions = worker.subscribe(presence_subject(&service)).await.unwrap();
+    let answering = worker.clone();
+    tokio::spawn(async move {
+        while let Some(question) = questions.next().await {
+            answering.publish(question.reply.unwrap(), Bytes::from_static(b"instance")).await.unwrap();
+        }
+    });
+    eventually(DEADLINE, async || {
+        assert_eq!(gateway.post("/", "x").await.text(), "back");
+        gateway.process.stderr().contains("not standing in any more")
+    })
+    .await;
+    let (before, seen) = (gateway.metric(MOVED).await, backend.seen.count());
+    for _ in 0..100 {
+        assert_eq!(gateway.post("/", "x").await.text(), "back");
+    }
+    assert_eq!(gateway.metric(MOVED).await, before, "nothing reaches the tombstone any more");
+    assert_eq!(backend.seen.count(), seen + 100);
+}
+
+#[tokio::test]
+async fn requests_for_a_tombstone_that_name_no_service_are_ignored() {
+    let broker = Broker::start().await;
+    let gateway = Gateway::start(&broker, ROUTES, &[]).await;
+    let client = broker.connect().await;
+    let prefix = natsway_wire::control::tombstone_prefix();
+    for (subject, group) in
+        [("$SYS.x", "q"), ("natsway.x", "q"), ("_INBOX.x", "q"), ("svc.x", "a b"), ("svc.x", "")]
+    {
+        client.publish(format!("{prefix}.{subject}"), group.into()).await.unwrap();
+    }
+    crate::backend::settled(&client).await;
+    let service: Subject = SUBJECT.parse().unwrap();
+    eventually(DEADLINE, async || client.request(tombstone_subject(&service), "q".into()).await).await;
+    assert_eq!(gateway.process.stderr().matches("standing in for the last worker").count(), 1);
+}
