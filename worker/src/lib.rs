@@ -1,1 +1,51 @@
-//! stub
+//! Serves any [`tower::Service`] of HTTP requests over NATS: an axum `Router` moves by changing one line.
+//!
+//! [`serve`] takes requests that a Natsway gateway sends to a subject, from a queue group that all workers of that
+//! subject share, and answers them. [`serve_local`] does it on one thread per core without `Send`, for services that
+//! never block. Both leave without losing a request, and are NATS micro services (`nats micro ls`).
+//!
+//! # Map
+//!
+//! A request passes these, in this order:
+//!
+//! - `reader`: a thread with a broker connection of its own, which it replaces when it is lost and leaves in order
+//!   when told to. `link` holds the queue subscriptions and the fence by which they are left; `leave` has others
+//!   stand in for the last member; `house` answers questions and takes commands; `discovery` writes ADR-32 documents.
+//! - `intake`: admits or sheds, decodes, refuses what is stale (`staleness`), starts a handler and watches those that
+//!   take long (`running`). Nothing here waits for a handler.
+//! - `job`: calls the service, catches its panic, collects the `body` within limits, encodes.
+//! - `outbox`: hands the reply to the newest session.
+//!
+//! `figures` counts all of it, `options` says how.
+
+mod body;
+mod discovery;
+mod error;
+mod figures;
+mod house;
+mod intake;
+mod job;
+mod leave;
+mod link;
+mod options;
+mod outbox;
+mod reader;
+mod running;
+mod serve;
+mod staleness;
+
+pub use body::Body;
+pub use error::Error;
+pub use figures::Summary;
+pub use job::{BoxError, Deadline};
+pub use natsway_boot::{Broker, BrokerError, Credentials, DialError, DialErrorKind, Tls};
+pub use options::{OnCancel, Options};
+pub use serve::{serve, serve_local};
+
+/// Completes at the first SIGTERM or SIGINT; a second one ends the process with status 130.
+///
+/// # Errors
+/// The system's, when a signal handler cannot be installed.
+pub fn shutdown_signal() -> std::io::Result<impl Future<Output = ()> + use<>> {
+    natsway_boot::shutdown::on_signal().map(tokio_util::sync::CancellationToken::cancelled_owned)
+}

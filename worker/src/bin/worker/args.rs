@@ -1,0 +1,178 @@
+//! The command line.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context;
+use axum::Router;
+use clap::{Parser, ValueEnum};
+use natsway_boot::BrokerArgs;
+use natsway_boot::logs::LogArgs;
+use natsway_worker::{OnCancel, Options};
+
+use crate::demo::{self, Whoami};
+use crate::run_log::RunLog;
+
+const EXAMPLE: &str = "\
+Try it:
+  worker --subject svc.demo.blue
+  curl 'http://127.0.0.1:8080/sum?n=1&n=2'      (with a gateway that routes to svc.demo.blue)
+  nats micro stats demo                         (with NATS's own command line)
+
+Endpoints:
+  /             a short fixed answer
+  /echo         gives back method, path, query, headers and body
+  /sum          adds the numbers `n` of the query, a form, JSON {\"n\":[1,2]} or MessagePack
+  /slow?ms=500  answers after a while, 60,000 ms at the most
+  /status/418   answers with that status, 200 to 599
+  /big?bytes=N  answers with a body of N bytes, 64 MiB at the most
+  /version      which worker answers
+  /panic        panics, which is answered with 500
+
+SIGTERM or SIGINT has it leave without losing a request; a second one ends it at once.";
+
+/// Serves demonstration endpoints over NATS, as one member of a queue group.
+#[derive(Parser)]
+#[command(version, about, after_help = EXAMPLE)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    broker: BrokerArgs,
+
+    #[command(flatten)]
+    pub(crate) logs: LogArgs,
+
+    #[command(flatten)]
+    service: ServiceArgs,
+
+    #[command(flatten)]
+    limits: LimitArgs,
+
+    /// Run handlers on the threads that read requests, one per core; they must never block
+    #[arg(long, env = "NATSWAY_PER_CORE")]
+    pub(crate) per_core: bool,
+
+    /// Threads that run handlers (without --per-core); one per core by default
+    #[arg(long, env = "NATSWAY_THREADS", value_name = "COUNT")]
+    pub(crate) threads: Option<NonZeroUsize>,
+
+    /// Threads that read requests, each with a broker connection; 1 by default, one per core with --per-core
+    #[arg(long, env = "NATSWAY_READERS", value_name = "COUNT")]
+    readers: Option<NonZeroUsize>,
+
+    /// Append the `x-nonce` header of each request that runs to this file, one a line
+    #[arg(long, env = "NATSWAY_RUN_LOG", value_name = "FILE")]
+    run_log: Option<PathBuf>,
+}
+
+#[derive(clap::Args)]
+#[command(next_help_heading = "Service")]
+struct ServiceArgs {
+    /// Subjects to serve, several with commas between
+    #[arg(
+        long,
+        env = "NATSWAY_SUBJECT",
+        value_name = "SUBJECT",
+        default_value = "svc.demo.blue",
+        value_delimiter = ','
+    )]
+    subject: Vec<String>,
+
+    /// Queue group whose members share the requests
+    #[arg(long, env = "NATSWAY_QUEUE_GROUP", value_name = "NAME", default_value = "q")]
+    queue_group: String,
+
+    /// Name that `nats micro` shows; by default the last token but one of the subject
+    #[arg(long, env = "NATSWAY_NAME", value_name = "NAME")]
+    name: Option<String>,
+
+    /// Version that `nats micro` shows, a SemVer; by default that of this program
+    #[arg(long, env = "NATSWAY_VERSION", value_name = "SEMVER")]
+    service_version: Option<String>,
+
+    /// What becomes of a handler whose client went away
+    #[arg(long, env = "NATSWAY_ON_CANCEL", value_enum, default_value_t = Cancelled::Drop)]
+    on_cancel: Cancelled,
+}
+
+#[derive(clap::Args)]
+#[command(next_help_heading = "Limits")]
+struct LimitArgs {
+    /// Requests held at once; more are left to other workers
+    #[arg(long, env = "NATSWAY_MAX_IN_FLIGHT", value_name = "COUNT", default_value_t = 1_024)]
+    max_in_flight: usize,
+
+    /// Bytes of requests held at once
+    #[arg(long, env = "NATSWAY_MAX_IN_FLIGHT_BYTES", value_name = "BYTES", default_value_t = 64 << 20)]
+    max_in_flight_bytes: usize,
+
+    /// Longest response body; by default what the broker takes as one message
+    #[arg(long, env = "NATSWAY_MAX_RESPONSE_BYTES", value_name = "BYTES")]
+    max_response_bytes: Option<usize>,
+
+    /// How long leaving may take before handlers in flight are dropped
+    #[arg(long, env = "NATSWAY_DRAIN_LIMIT_MS", value_name = "MS", default_value_t = 8_000)]
+    drain_limit_ms: u64,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Cancelled {
+    /// It is dropped
+    Drop,
+    /// It runs to its end
+    Finish,
+}
+
+impl Args {
+    /// Makes the worker's options and the demonstration service of the arguments.
+    pub(crate) fn into_options(self) -> anyhow::Result<(Options, Router)> {
+        let ServiceArgs { subject, queue_group, name, service_version, on_cancel } = self.service;
+        let LimitArgs { max_in_flight, max_in_flight_bytes, max_response_bytes, drain_limit_ms } =
+            self.limits;
+        let mut subjects = subject.into_iter();
+        let first = subjects.next().unwrap_or_default();
+        let instance = natsway_boot::random_id();
+        let whoami = Whoami::new(&first, &instance);
+        let mut options = Options::new(first)
+            .broker(self.broker.into_broker()?)
+            .instance(instance)
+            .queue_group(queue_group)
+            .description("Natsway's demonstration worker")
+            .max_in_flight(max_in_flight)
+            .max_in_flight_bytes(max_in_flight_bytes)
+            .max_response_bytes(max_response_bytes.unwrap_or(usize::MAX))
+            .drain_limit(Duration::from_millis(drain_limit_ms))
+            .on_cancel(match on_cancel {
+                Cancelled::Drop => OnCancel::Drop,
+                Cancelled::Finish => OnCancel::Finish,
+            });
+        options = subjects.fold(options, Options::and_subject);
+        if let Some(name) = name {
+            options = options.name(name);
+        }
+        if let Some(version) = service_version {
+            options = options.version(version);
+        }
+        if let Some(readers) = self.readers {
+            options = options.readers(readers);
+        }
+        let mut service = demo::router(whoami);
+        if let Some(path) = self.run_log {
+            let log = RunLog::open(&path).with_context(|| format!("run log {}", path.display()))?;
+            service = log.around(service);
+        }
+        Ok((options, service))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+}

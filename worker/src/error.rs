@@ -1,0 +1,21 @@
+//! Why a worker could not serve.
+
+use natsway_boot::DialError;
+
+/// What ends [`serve`](crate::serve) and [`serve_local`](crate::serve_local) other than being told to stop.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Options that cannot be: each with its value and what was expected.
+    #[error("options of the worker: {}", .0.join("; "))]
+    Options(Vec<String>),
+    /// The broker refused us, or is older than Natsway needs. One that is merely away is waited for.
+    #[error(transparent)]
+    Broker(#[from] DialError),
+    /// The system gave no thread or no runtime for a reader.
+    #[error("starting a reader thread: {0}")]
+    Thread(#[source] std::io::Error),
+    /// A reader panicked: a defect of this crate, or of a service's `Clone` or constructor.
+    #[error("a reader thread panicked: the service's clone or constructor, or a defect of natsway-worker")]
+    ReaderPanicked,
+}

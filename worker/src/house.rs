@@ -1,0 +1,77 @@
+//! What a worker listens to besides requests: commands to it, questions about it, and whether it is there.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use async_nats::{Client, Message, Subscriber};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::SelectAll;
+use natsway_wire::control::{self, WorkerCommand};
+use tracing::debug;
+
+use crate::OnCancel;
+use crate::discovery::{Instance, Question};
+use crate::intake::{Intake, Start};
+
+/// The subscriptions of one session that are not for requests.
+pub(crate) struct House<F> {
+    pub(crate) instance: Arc<Instance>,
+    pub(crate) intake: Rc<Intake<F>>,
+    pub(crate) leaving: Rc<Cell<bool>>,
+    /// Whether this reader answers for the whole process.
+    pub(crate) speaks: bool,
+}
+
+impl<F: Start> House<F> {
+    /// Subscribes on a session.
+    pub(crate) async fn open(&self, client: &Client) -> Result<SelectAll<Subscriber>, async_nats::Error> {
+        let config = &self.instance.config;
+        let mut subjects = vec![control::worker_subject(&config.instance)];
+        subjects.extend(config.subjects.iter().map(control::presence_subject));
+        if self.speaks {
+            subjects.extend(self.instance.question_subjects());
+        }
+        let mut messages = SelectAll::new();
+        for subject in subjects {
+            messages.push(client.subscribe(subject).await?);
+        }
+        Ok(messages)
+    }
+
+    /// Answers until the session is lost.
+    pub(crate) async fn keep(self, client: Arc<Client>, mut messages: SelectAll<Subscriber>) {
+        while let Some(message) = messages.next().await {
+            let Some(answer) = self.answer(&message) else { continue };
+            let Some(reply) = message.reply else { continue };
+            if let Err(error) = client.publish(reply, answer).await {
+                debug!(%error, subject = %message.subject, "question not answered");
+            }
+        }
+    }
+
+    fn answer(&self, message: &Message) -> Option<Bytes> {
+        if let Some(question) = Question::of_subject(&message.subject) {
+            return Some(Bytes::from(self.instance.answer(question)));
+        }
+        let id = || Bytes::copy_from_slice(self.instance.id().as_bytes());
+        if *message.subject == *control::worker_subject(self.instance.id()) {
+            return match WorkerCommand::decode(&message.payload) {
+                Ok(WorkerCommand::Ping) => Some(id()),
+                Ok(WorkerCommand::Cancel { reply }) => {
+                    if self.instance.config.on_cancel == OnCancel::Drop {
+                        self.intake.cancel(&reply);
+                    }
+                    None
+                }
+                Err(error) => {
+                    debug!(%error, "command not understood");
+                    None
+                }
+            };
+        }
+        // What is left is the question who is there; those who leave keep silent.
+        (!self.leaving.get()).then(id)
+    }
+}

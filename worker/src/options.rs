@@ -1,0 +1,337 @@
+//! What to serve, where, and within which limits.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use natsway_boot::Broker;
+use natsway_wire::{QueueGroup, Subject};
+
+use crate::Error;
+
+/// How to serve. Only the subject must be given.
+///
+/// ```
+/// use natsway_worker::{Broker, Options};
+///
+/// let options = Options::new("svc.math.blue")
+///     .broker(Broker::new("nats://127.0.0.1:4222")?)
+///     .version("2.1.0")
+///     .max_in_flight(200);
+/// # let _ = options;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// Values are checked when serving starts, all at once.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct Options {
+    broker: Option<Broker>,
+    subjects: Vec<String>,
+    queue_group: String,
+    name: Option<String>,
+    version: String,
+    instance: Option<String>,
+    description: String,
+    metadata: BTreeMap<String, String>,
+    limits: Limits,
+    readers: Option<NonZeroUsize>,
+    on_cancel: OnCancel,
+}
+
+/// What to do with a handler whose caller went away.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnCancel {
+    /// Drop it at its next `await`, as hyper does when a client closes its connection.
+    #[default]
+    Drop,
+    /// Let it finish; its answer goes nowhere.
+    Finish,
+}
+
+/// The limits of a worker, all of its readers together.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) in_flight: usize,
+    pub(crate) in_flight_bytes: usize,
+    pub(crate) response_bytes: usize,
+    pub(crate) drain: Duration,
+    pub(crate) accepted_after: Duration,
+}
+
+/// Options that were checked.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    pub(crate) broker: Broker,
+    pub(crate) subjects: Vec<Subject>,
+    pub(crate) queue_group: QueueGroup,
+    pub(crate) name: String,
+    pub(crate) version: String,
+    pub(crate) instance: String,
+    pub(crate) description: String,
+    pub(crate) metadata: BTreeMap<String, String>,
+    pub(crate) limits: Limits,
+    pub(crate) readers: Option<NonZeroUsize>,
+    pub(crate) on_cancel: OnCancel,
+}
+
+impl Options {
+    /// Serves `subject`, say `svc.math.blue`: by convention the service is its last token but one, the version its
+    /// last.
+    pub fn new(subject: impl Into<String>) -> Options {
+        Options {
+            broker: None,
+            subjects: vec![subject.into()],
+            queue_group: QueueGroup::DEFAULT.to_owned(),
+            name: None,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            instance: None,
+            description: String::new(),
+            metadata: BTreeMap::new(),
+            limits: Limits {
+                in_flight: 1_024,
+                in_flight_bytes: 64 << 20,
+                response_bytes: usize::MAX,
+                drain: Duration::from_secs(8),
+                accepted_after: Duration::from_millis(50),
+            },
+            readers: None,
+            on_cancel: OnCancel::default(),
+        }
+    }
+
+    /// The broker; `nats://127.0.0.1:4222` without.
+    pub fn broker(mut self, broker: Broker) -> Options {
+        self.broker = Some(broker);
+        self
+    }
+
+    /// Serves one more subject by the same service.
+    pub fn and_subject(mut self, subject: impl Into<String>) -> Options {
+        self.subjects.push(subject.into());
+        self
+    }
+
+    /// The queue group that shares the requests; `q` without, as ADR-32 has it. Each group gets every request once.
+    pub fn queue_group(mut self, queue_group: impl Into<String>) -> Options {
+        self.queue_group = queue_group.into();
+        self
+    }
+
+    /// The name that `nats micro` shows; letters, digits, `-` and `_`. Without, the last token but one of the subject.
+    pub fn name(mut self, name: impl Into<String>) -> Options {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// The version that `nats micro` shows, a SemVer. A colour such as `blue` is the subject's last token instead.
+    pub fn version(mut self, version: impl Into<String>) -> Options {
+        self.version = version.into();
+        self
+    }
+
+    /// The id of this instance, which must be no other's: letters, digits, `-` and `_`, 64 at the most. Random without.
+    pub fn instance(mut self, id: impl Into<String>) -> Options {
+        self.instance = Some(id.into());
+        self
+    }
+
+    /// A sentence about the service, shown by `nats micro info`.
+    pub fn description(mut self, description: impl Into<String>) -> Options {
+        self.description = description.into();
+        self
+    }
+
+    /// One more entry of the metadata that `nats micro info` shows.
+    pub fn metadata(mut self, key: impl Into<String>, value: impl Into<String>) -> Options {
+        self.metadata.insert(key.into(), value.into());
+        self
+    }
+
+    /// Requests held at once, all readers together; more are shed, which the gateway tries elsewhere. 1,024 without.
+    pub fn max_in_flight(mut self, requests: usize) -> Options {
+        self.limits.in_flight = requests;
+        self
+    }
+
+    /// Bytes of the requests held at once, all readers together. 64 MiB without.
+    pub fn max_in_flight_bytes(mut self, bytes: usize) -> Options {
+        self.limits.in_flight_bytes = bytes;
+        self
+    }
+
+    /// Longest response body in bytes; what is longer becomes a 502. The broker's `max_payload` bounds it anyway.
+    pub fn max_response_bytes(mut self, bytes: usize) -> Options {
+        self.limits.response_bytes = bytes;
+        self
+    }
+
+    /// How long leaving may take: the fence, the handlers in flight and their replies. 8 s without, below the 10 s
+    /// that Docker Compose gives.
+    pub fn drain_limit(mut self, limit: Duration) -> Options {
+        self.limits.drain = limit;
+        self
+    }
+
+    /// Reader threads, each with its own broker connection. Without, 1 for [`serve`](crate::serve) and one per core
+    /// for [`serve_local`](crate::serve_local).
+    pub fn readers(mut self, readers: NonZeroUsize) -> Options {
+        self.readers = Some(readers);
+        self
+    }
+
+    /// What to do with a handler whose caller went away: it is dropped, without.
+    pub fn on_cancel(mut self, on_cancel: OnCancel) -> Options {
+        self.on_cancel = on_cancel;
+        self
+    }
+
+    /// After how long a caller is told that its request is at work here, so that it can cancel it. 50 ms without.
+    pub fn accepted_after(mut self, after: Duration) -> Options {
+        self.limits.accepted_after = after;
+        self
+    }
+
+    /// Checks every option.
+    pub(crate) fn check(self) -> Result<Config, Error> {
+        let mut errors = Vec::new();
+        let mut subjects = Vec::with_capacity(self.subjects.len());
+        for subject in &self.subjects {
+            match subject.parse::<Subject>() {
+                Ok(parsed) => subjects.push(parsed),
+                Err(error) => errors.push(format!("subject {subject:?} {error}")),
+            }
+        }
+        let queue_group = self.queue_group.parse::<QueueGroup>().unwrap_or_else(|error| {
+            errors.push(format!("queue group {:?} {error}", self.queue_group));
+            QueueGroup::default()
+        });
+        let broker = self.broker.or_else(|| Broker::new("nats://127.0.0.1:4222").ok());
+        let name = self.name.unwrap_or_else(|| default_name(&self.subjects[0]));
+        if !is_service_name(&name) {
+            errors.push(format!("name {name:?}: expected letters, digits, `-` and `_`"));
+        }
+        let instance = self.instance.unwrap_or_else(natsway_boot::random_id);
+        if !is_service_name(&instance) || instance.len() > 64 {
+            errors.push(format!("instance {instance:?}: expected up to 64 letters, digits, `-` and `_`"));
+        }
+        if !is_semver(&self.version) {
+            errors.push(format!("version {:?}: expected a SemVer such as 1.2.3", self.version));
+        }
+        let Limits { in_flight, in_flight_bytes, response_bytes, .. } = self.limits;
+        for (limit, value) in [
+            ("max_in_flight", in_flight),
+            ("max_in_flight_bytes", in_flight_bytes),
+            ("max_response_bytes", response_bytes),
+        ] {
+            if value == 0 {
+                errors.push(format!("{limit} 0: expected 1 or more"));
+            }
+        }
+        let mut metadata = self.metadata;
+        let mut default = |key: &str, value: &str| {
+            metadata.entry(key.to_owned()).or_insert_with(|| value.to_owned());
+        };
+        default("natsway.version", last_token(&self.subjects[0]));
+        default("natsway.wire", &natsway_wire::WIRE_VERSION.to_string());
+        match broker {
+            Some(broker) if errors.is_empty() => Ok(Config {
+                broker,
+                subjects,
+                queue_group,
+                name,
+                version: self.version,
+                instance,
+                description: self.description,
+                metadata,
+                limits: self.limits,
+                readers: self.readers,
+                on_cancel: self.on_cancel,
+            }),
+            _ => Err(Error::Options(errors)),
+        }
+    }
+}
+
+/// `svc.math.blue` gives `blue`.
+pub(crate) fn last_token(subject: &str) -> &str {
+    subject.rsplit('.').next().unwrap_or(subject)
+}
+
+/// `svc.math.blue` gives `math`, and `math` gives `math`.
+fn default_name(subject: &str) -> String {
+    let mut tokens = subject.rsplit('.');
+    let last = tokens.next().unwrap_or_default();
+    let token = tokens.next().unwrap_or(last);
+    let plain = |letter: char| if is_name_letter(letter) { letter } else { '_' };
+    token.chars().map(plain).collect()
+}
+
+fn is_name_letter(letter: char) -> bool {
+    letter.is_ascii_alphanumeric() || matches!(letter, '-' | '_')
+}
+
+/// ADR-32: what may be a service's name, since it becomes a token of `$SRV` subjects.
+fn is_service_name(name: &str) -> bool {
+    !name.is_empty() && name.len() <= 128 && name.chars().all(is_name_letter)
+}
+
+/// Whether `version` is a version by <https://semver.org> 2.0.0.
+fn is_semver(version: &str) -> bool {
+    let (rest, build) = version.split_once('+').map_or((version, None), |(rest, build)| (rest, Some(build)));
+    let (core, pre) = rest.split_once('-').map_or((rest, None), |(core, pre)| (core, Some(pre)));
+    let identifier =
+        |part: &str| !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+    let digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    let number = |part: &str| digits(part) && (part == "0" || !part.starts_with('0'));
+    let pre_release = |part: &str| identifier(part) && (!digits(part) || number(part));
+    let core: Vec<&str> = core.split('.').collect();
+    core.len() == 3
+        && core.into_iter().all(number)
+        && pre.is_none_or(|pre| pre.split('.').all(pre_release))
+        && build.is_none_or(|build| build.split('.').all(identifier))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_subject_is_enough() {
+        let config = Options::new("svc.math.blue").check().unwrap();
+        assert_eq!((config.name.as_str(), config.queue_group.as_str()), ("math", "q"));
+        assert_eq!(config.metadata["natsway.version"], "blue");
+        assert_eq!(config.metadata["natsway.wire"], "1");
+    }
+
+    #[test]
+    fn every_error_is_told_at_once_with_its_value() {
+        let options = Options::new("svc.*")
+            .queue_group("a b")
+            .name("x.y")
+            .version("blue")
+            .instance("")
+            .max_in_flight(0);
+        let error = options.check().unwrap_err().to_string();
+        for part in ["\"svc.*\"", "\"a b\"", "\"x.y\"", "\"blue\"", "instance \"\"", "max_in_flight 0"] {
+            assert!(error.contains(part), "{part} in {error}");
+        }
+    }
+
+    #[test]
+    fn names_come_from_the_subject() {
+        for (subject, name) in [("svc.math.blue", "math"), ("math", "math"), ("svc.a+b.c", "a_b")] {
+            assert_eq!(default_name(subject), name);
+        }
+    }
+
+    #[test]
+    fn versions_are_semver() {
+        for version in ["0.1.0", "1.2.3-rc.1", "1.0.0+build.5", "10.20.30-x-y.7+z"] {
+            assert!(is_semver(version), "{version}");
+        }
+        for version in ["", "1", "1.2", "v1.2.3", "01.2.3", "1.2.3-", "1.2.3-01", "1.2.3+", "1.2.x"] {
+            assert!(!is_semver(version), "{version}");
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! A reader thread: it keeps a session, moves to another when it must, and leaves in order.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_nats::Client;
+use natsway_boot::{Dial, DialErrorKind, Dialer, Session, SessionEvent};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::{debug, info, warn};
+
+use crate::Error;
+use crate::discovery::Instance;
+use crate::house::House;
+use crate::intake::{Intake, Start};
+use crate::leave::hand_over;
+use crate::link::{Link, Outcome, SUBSCRIPTION_MESSAGES, echo};
+
+/// Replies handed over and not yet written to the socket; more wait, which is what slows a worker down when its
+/// broker is slow.
+const PUBLISH_MESSAGES: usize = 2_048;
+
+/// The inbox prefix of workers, so that their permissions can be written down.
+const INBOX_PREFIX: &str = "_INBOX_worker";
+
+/// Between two tries to subscribe on a connection that could be made.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// How long old and new subscriptions of a move live side by side, so that the whole cluster knows of the new ones.
+const OVERLAP: Duration = Duration::from_millis(250);
+
+/// One reader of a worker.
+pub(crate) struct Reader<F> {
+    instance: Arc<Instance>,
+    index: usize,
+    intake: Rc<Intake<F>>,
+    dialer: Dialer,
+    leaving: Rc<Cell<bool>>,
+}
+
+/// A session that serves.
+struct Live {
+    session: Session,
+    client: Arc<Client>,
+    /// Has the link leave by the fence.
+    leave: CancellationToken,
+    link: JoinHandle<(Link, Outcome)>,
+    _house: AbortOnDropHandle<()>,
+}
+
+/// What a reader that serves waits for.
+enum Next {
+    Session(SessionEvent),
+    Leave,
+}
+
+impl<F: Start> Reader<F> {
+    pub(crate) fn new(instance: Arc<Instance>, index: usize, intake: Intake<F>) -> Reader<F> {
+        let dial = Dial {
+            name: format!("worker {} {}.{index}", instance.config.name, instance.id()),
+            inbox_prefix: INBOX_PREFIX.to_owned(),
+            subscription_messages: SUBSCRIPTION_MESSAGES,
+            publish_messages: PUBLISH_MESSAGES,
+        };
+        let dialer = Dialer::new(instance.config.broker.clone(), dial);
+        Reader { instance, index, intake: Rc::new(intake), dialer, leaving: Rc::default() }
+    }
+
+    /// Serves until `leave` is cancelled, then leaves within the drain limit.
+    ///
+    /// # Errors
+    /// [`Error::Broker`] when the broker that was reached first will not have us; later refusals are waited out.
+    pub(crate) async fn run(mut self, leave: CancellationToken) -> Result<(), Error> {
+        let intake = Rc::clone(&self.intake);
+        let _watch =
+            AbortOnDropHandle::new(tokio::task::spawn_local(async move { intake.watch_running().await }));
+        let mut live = tokio::select! {
+            first = self.first() => first?,
+            () = leave.cancelled() => return Ok(()),
+        };
+        loop {
+            let next = tokio::select! {
+                event = live.session.next_event() => Next::Session(event),
+                () = leave.cancelled() => Next::Leave,
+            };
+            let moved = match next {
+                Next::Leave => {
+                    self.leave(Some(live)).await;
+                    return Ok(());
+                }
+                Next::Session(SessionEvent::LameDuck) => self.step_aside(live, &leave).await,
+                Next::Session(SessionEvent::Lost) => self.replace(live, &leave).await,
+            };
+            live = match moved {
+                Some(moved) => moved,
+                None => {
+                    self.leave(None).await;
+                    return Ok(());
+                }
+            };
+        }
+    }
+
+    /// The first session. A broker that refuses us or is too old ends the worker with a clear word now, because that
+    /// is a mistake in its configuration; later it may be one of the broker's, and is waited out.
+    async fn first(&mut self) -> Result<Live, Error> {
+        match self.dialer.dial_once(None).await {
+            Err(error) if matches!(error.kind(), DialErrorKind::Refused | DialErrorKind::TooOld) => {
+                Err(Error::Broker(error))
+            }
+            Err(error) => {
+                warn!(%error, "broker not reached, trying again");
+                Ok(self.serve_somewhere(None).await)
+            }
+            Ok(session) => match self.serve_on(session).await {
+                Some(live) => Ok(live),
+                None => Ok(self.serve_somewhere(None).await),
+            },
+        }
+    }
+
+    /// Dials until it serves. The server `avoid` is about to shut down.
+    async fn serve_somewhere(&mut self, avoid: Option<&str>) -> Live {
+        loop {
+            let session = self.dialer.dial(avoid).await;
+            if let Some(live) = self.serve_on(session).await {
+                return live;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// Subscribes and starts to serve on a session; `None` (said in the log) if that fails.
+    async fn serve_on(&self, session: Session) -> Option<Live> {
+        let house = House {
+            instance: Arc::clone(&self.instance),
+            intake: Rc::clone(&self.intake),
+            leaving: Rc::clone(&self.leaving),
+            speaks: self.index == 0,
+        };
+        let opened = async {
+            // The house first: the link returns when the broker has seen all of it.
+            let messages = house.open(session.client()).await?;
+            Ok::<_, async_nats::Error>((messages, Link::open(&session, &self.instance.config).await?))
+        };
+        let (messages, link) = match opened.await {
+            Ok(opened) => opened,
+            Err(error) => {
+                warn!(%error, "could not subscribe, trying again");
+                return None;
+            }
+        };
+        let client = Arc::clone(link.client());
+        self.intake.desk.outbox.set(Some(Arc::clone(&client)));
+        let leave = CancellationToken::new();
+        let link = tokio::task::spawn_local(link.serve(Rc::clone(&self.intake), leave.clone()));
+        let house = tokio::task::spawn_local(house.keep(Arc::clone(&client), messages));
+        let server = session.client().server_info();
+        info!(
+            subject = %self.instance.config.subjects[0],
+            queue_group = %self.instance.config.queue_group,
+            instance = %self.instance.id(),
+            reader = self.index,
+            broker = %format_args!("{}:{}", server.host, server.port),
+            "serving"
+        );
+        Some(Live { session, client, leave, link, _house: AbortOnDropHandle::new(house) })
+    }
+
+    /// The session was lost: dials another. Handlers in flight answer by that one. `None` when told to leave.
+    async fn replace(&mut self, lost: Live, leave: &CancellationToken) -> Option<Live> {
+        self.intake.desk.outbox.set(None);
+        warn!(reader = self.index, "broker connection lost, dialling again");
+        drop(lost);
+        tokio::select! {
+            live = self.serve_somewhere(None) => Some(live),
+            () = leave.cancelled() => None,
+        }
+    }
+
+    /// The server will shut down: serves elsewhere as well, then leaves the old session by the fence. `None` when
+    /// told to leave after the old session was lost.
+    async fn step_aside(&mut self, mut old: Live, leave: &CancellationToken) -> Option<Live> {
+        info!(reader = self.index, "broker is shutting down, moving to another server");
+        let server_id = old.session.server_id().to_owned();
+        let moved = tokio::select! {
+            live = self.serve_somewhere(Some(&server_id)) => Some(live),
+            () = lost(&mut old.session) => None,
+            // Nothing is wrong with the old session yet, so leaving goes by it.
+            () = leave.cancelled() => return Some(old),
+        };
+        match moved {
+            Some(live) => {
+                tokio::task::spawn_local(retire(old));
+                Some(live)
+            }
+            None => self.replace(old, leave).await,
+        }
+    }
+
+    /// Leaves: hands over, fences, finishes what runs, sees its replies off. All of it within the drain limit.
+    async fn leave(&mut self, live: Option<Live>) {
+        self.leaving.set(true);
+        let limit = self.instance.config.limits.drain;
+        let deadline = Instant::now() + limit;
+        let in_order = async {
+            let mut session = match live {
+                Some(live) => self.leave_groups(live).await,
+                None => None,
+            };
+            self.finish(&mut session).await;
+        };
+        if tokio::time::timeout_at(deadline.into(), in_order).await.is_err() {
+            let unfinished = self.intake.abandon();
+            warn!(unfinished, ?limit, "leaving took longer than the drain limit");
+        }
+    }
+
+    /// Hands over and leaves by the fence; gives the session if it still lives, and what hears cancellations on it.
+    async fn leave_groups(&self, mut live: Live) -> Option<(Session, AbortOnDropHandle<()>)> {
+        let config = &self.instance.config;
+        let handing_over = async {
+            for subject in &config.subjects {
+                hand_over(&live.client, subject, &config.queue_group, &config.instance).await;
+            }
+        };
+        tokio::select! {
+            () = handing_over => {}
+            () = lost(&mut live.session) => {}
+        }
+        live.leave.cancel();
+        match live.link.await {
+            Ok((_, Outcome::Left)) => {
+                debug!(reader = self.index, in_flight = self.intake.load.requests(), "left the queue groups");
+                Some((live.session, live._house))
+            }
+            Ok((_, Outcome::Lost)) | Err(_) => {
+                self.intake.desk.outbox.set(None);
+                None
+            }
+        }
+    }
+
+    /// Waits for the handlers that run, with a session to answer by, and until the broker has all of their replies.
+    async fn finish(&mut self, session: &mut Option<(Session, AbortOnDropHandle<()>)>) {
+        loop {
+            let load = Arc::clone(&self.intake.load);
+            let empty = load.empty();
+            match session.as_mut() {
+                Some((live, _)) => tokio::select! {
+                    () = empty => break,
+                    () = lost(live) => {
+                        self.intake.desk.outbox.set(None);
+                        *session = None;
+                    }
+                },
+                None => tokio::select! {
+                    () = empty => break,
+                    new = self.dialer.dial(None) => {
+                        self.intake.desk.outbox.set(Some(Arc::new(new.client().clone())));
+                        *session = Some((new, AbortOnDropHandle::new(tokio::task::spawn_local(async {}))));
+                    }
+                },
+            }
+        }
+        if let Some((session, _)) = session
+            && let Err(error) = echo(session.client()).await
+        {
+            warn!(%error, "the broker did not confirm the last replies");
+        }
+    }
+}
+
+/// Waits until a session is lost, whatever else happens to it.
+async fn lost(session: &mut Session) {
+    while session.next_event().await != SessionEvent::Lost {}
+}
+
+/// Leaves a session whose server shuts down, once another one serves.
+async fn retire(old: Live) {
+    tokio::time::sleep(OVERLAP).await;
+    old.leave.cancel();
+    let Ok((link, Outcome::Left)) = old.link.await else { return };
+    // Handlers that looked the client up before the move may still be handing over their replies.
+    drop(link);
+    let is_last = || Arc::strong_count(&old.client) <= 2;
+    while !is_last() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    match echo(&old.client).await {
+        Ok(()) => debug!("left the server that is shutting down"),
+        Err(error) => debug!(%error, "the server went before it had confirmed the last replies"),
+    }
+}

@@ -1,0 +1,241 @@
+//! The handlers that run: which of them callers should be told about, which have overrun, which to cancel.
+//!
+//! Most handlers end within a few milliseconds, so a request costs a push to a queue here and nothing else: no timer,
+//! no map. One that still runs after a while ([`Running::accepted_after`]) is moved to the short list of long ones.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use async_nats::Subject;
+
+/// A handler that was started somewhere.
+pub(crate) trait Handler {
+    /// Whether it has ended by itself.
+    fn is_finished(&self) -> bool;
+    /// Drops it at its next await.
+    fn abort(&self);
+}
+
+/// The handlers of one reader. The caller gives the time, so this is pure.
+#[derive(Debug)]
+pub(crate) struct Running<H> {
+    accepted_after: Duration,
+    /// Started lately, oldest first.
+    recent: VecDeque<Entry<H>>,
+    /// What is watched: those that were reported as accepted, and those with a deadline before that.
+    long: Vec<Entry<H>>,
+}
+
+#[derive(Debug)]
+struct Entry<H> {
+    started: Instant,
+    deadline: Instant,
+    reply: Subject,
+    accepted: bool,
+    handler: H,
+}
+
+/// What a look at the handlers brought up.
+#[derive(Debug)]
+pub(crate) struct Tick<H> {
+    /// Where to say that a handler is at work.
+    pub(crate) accepted: Vec<Subject>,
+    /// The handlers that were dropped because their deadline has passed.
+    pub(crate) overran: Vec<H>,
+}
+
+impl<H: Handler> Running<H> {
+    pub(crate) fn new(accepted_after: Duration) -> Running<H> {
+        Running { accepted_after, recent: VecDeque::new(), long: Vec::new() }
+    }
+
+    /// Takes note of a handler that was started.
+    pub(crate) fn started(&mut self, started: Instant, deadline: Instant, reply: Subject, handler: H) {
+        // Keeps the queue as short as what really runs, at constant cost.
+        for _ in 0..2 {
+            if self.recent.front().is_some_and(|oldest| oldest.handler.is_finished()) {
+                self.recent.pop_front();
+            }
+        }
+        let entry = Entry { started, deadline, reply, accepted: false, handler };
+        if deadline < started + self.accepted_after {
+            self.long.push(entry);
+        } else {
+            self.recent.push_back(entry);
+        }
+    }
+
+    /// Looks for handlers that became long ones and for those past their deadline. To be called every few
+    /// milliseconds while there are any.
+    pub(crate) fn tick(&mut self, now: Instant) -> Tick<H> {
+        while self
+            .recent
+            .front()
+            .is_some_and(|oldest| oldest.handler.is_finished() || oldest.started + self.accepted_after <= now)
+        {
+            self.long.extend(self.recent.pop_front());
+        }
+        let mut tick = Tick { accepted: Vec::new(), overran: Vec::new() };
+        let mut index = 0;
+        while let Some(entry) = self.long.get_mut(index) {
+            if entry.handler.is_finished() {
+                self.long.swap_remove(index);
+                continue;
+            }
+            if entry.deadline <= now {
+                entry.handler.abort();
+                tick.overran.push(self.long.swap_remove(index).handler);
+                continue;
+            }
+            if !entry.accepted && entry.started + self.accepted_after <= now {
+                entry.accepted = true;
+                tick.accepted.push(entry.reply.clone());
+            }
+            index += 1;
+        }
+        tick
+    }
+
+    /// Drops the handler that answers to `reply`, and gives it if it was at work.
+    pub(crate) fn cancel(&mut self, reply: &str) -> Option<H> {
+        let found = self.long.iter().position(|entry| entry.reply.as_str() == reply);
+        let entry = match found {
+            Some(index) => self.long.swap_remove(index),
+            None => {
+                let found = self.recent.iter().position(|entry| entry.reply.as_str() == reply);
+                self.recent.remove(found?)?
+            }
+        };
+        let at_work = !entry.handler.is_finished();
+        entry.handler.abort();
+        at_work.then_some(entry.handler)
+    }
+
+    /// Drops all of them, and gives those that were at work.
+    pub(crate) fn abort_all(&mut self) -> Vec<H> {
+        let entries = self.recent.drain(..).chain(self.long.drain(..));
+        let at_work: Vec<H> =
+            entries.map(|entry| entry.handler).filter(|handler| !handler.is_finished()).collect();
+        for handler in &at_work {
+            handler.abort();
+        }
+        at_work
+    }
+
+    /// Whether there is nothing to look after.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.recent.is_empty() && self.long.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::rc::Rc;
+
+    use super::*;
+
+    #[derive(Clone, Debug, Default)]
+    struct Fake {
+        finished: Rc<Cell<bool>>,
+        aborted: Rc<Cell<bool>>,
+    }
+
+    impl Handler for Fake {
+        fn is_finished(&self) -> bool {
+            self.finished.get()
+        }
+
+        fn abort(&self) {
+            self.aborted.set(true);
+        }
+    }
+
+    const ACCEPTED_AFTER: Duration = Duration::from_millis(50);
+
+    struct Scene {
+        running: Running<Fake>,
+        start: Instant,
+    }
+
+    impl Scene {
+        fn new() -> Scene {
+            Scene { running: Running::new(ACCEPTED_AFTER), start: Instant::now() }
+        }
+
+        fn at(&self, ms: u64) -> Instant {
+            self.start + Duration::from_millis(ms)
+        }
+
+        fn start(&mut self, at_ms: u64, deadline_ms: u64, reply: &str) -> Fake {
+            let fake = Fake::default();
+            let (started, deadline) = (self.at(at_ms), self.at(deadline_ms));
+            self.running.started(started, deadline, Subject::from(reply), fake.clone());
+            fake
+        }
+
+        fn tick(&mut self, at_ms: u64) -> (Vec<String>, usize) {
+            let tick = self.running.tick(self.at(at_ms));
+            (tick.accepted.iter().map(ToString::to_string).collect(), tick.overran.len())
+        }
+    }
+
+    #[test]
+    fn a_handler_that_takes_its_time_is_reported_once() {
+        let mut scene = Scene::new();
+        scene.start(0, 10_000, "a");
+        let quick = scene.start(10, 10_000, "b");
+        assert_eq!(scene.tick(49), (vec![], 0));
+        assert_eq!(scene.tick(50), (vec!["a".to_owned()], 0));
+        quick.finished.set(true);
+        assert_eq!(scene.tick(100), (vec![], 0));
+    }
+
+    #[test]
+    fn a_handler_past_its_deadline_is_dropped() {
+        let mut scene = Scene::new();
+        let (long, short) = (scene.start(0, 200, "a"), scene.start(0, 20, "b"));
+        assert_eq!(scene.tick(19), (vec![], 0));
+        assert_eq!(scene.tick(20), (vec![], 1));
+        assert!(short.aborted.get() && !long.aborted.get());
+        assert_eq!(scene.tick(199).1, 0);
+        assert_eq!(scene.tick(200).1, 1);
+        assert!(long.aborted.get() && scene.running.is_empty());
+    }
+
+    #[test]
+    fn cancel_finds_recent_and_long_ones() {
+        let mut scene = Scene::new();
+        let long = scene.start(0, 10_000, "a");
+        scene.tick(60);
+        let recent = scene.start(70, 10_000, "b");
+        assert!(scene.running.cancel("a").is_some() && scene.running.cancel("b").is_some());
+        assert!(long.aborted.get() && recent.aborted.get());
+        assert!(scene.running.cancel("a").is_none() && scene.running.cancel("c").is_none());
+        assert!(scene.running.is_empty());
+    }
+
+    #[test]
+    fn cancelling_what_has_ended_is_no_cancellation() {
+        let mut scene = Scene::new();
+        scene.start(0, 10_000, "a").finished.set(true);
+        assert!(scene.running.cancel("a").is_none());
+    }
+
+    #[test]
+    fn the_queue_does_not_grow_with_handlers_that_have_ended() {
+        let mut scene = Scene::new();
+        for request in 0..10_000 {
+            scene.start(request / 1_000, 10_000, "a").finished.set(true);
+        }
+        assert!(scene.running.recent.len() <= 2, "{}", scene.running.recent.len());
+    }
+
+    #[test]
+    fn all_can_be_dropped_at_once() {
+        let mut scene = Scene::new();
+        let fakes = [scene.start(0, 20, "a"), scene.start(0, 10_000, "b")];
+        assert_eq!(scene.running.abort_all().len(), 2);
+        assert!(fakes.iter().all(|fake| fake.aborted.get()) && scene.running.is_empty());
+    }
+}

@@ -1,0 +1,194 @@
+//! The two ways to serve: handlers on the caller's runtime, or each on the thread that read its request.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use futures_util::future::join_all;
+use http::{Request, Response};
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+use tokio::task::{JoinHandle, LocalSet};
+use tokio_util::sync::CancellationToken;
+use tower::Service;
+use tracing::info;
+
+use crate::discovery::Instance;
+use crate::figures::{Figures, Load};
+use crate::intake::{Intake, Start};
+use crate::job::{Desk, Job, run};
+use crate::outbox::Outbox;
+use crate::reader::Reader;
+use crate::{Body, BoxError, Error, Options, Summary};
+
+/// Serves requests by `service` until `shutdown` completes, and then until what is in hand is finished.
+///
+/// Requests are read on a thread of their own; each runs as a task on the runtime that this is called on, a clone of
+/// the service each. So a handler may block or compute for a while, as far as that runtime allows, and neither stalls
+/// the reading nor the leaving. Compare [`serve_local`].
+///
+/// An axum `Router` is such a service:
+///
+/// ```no_run
+/// use axum::{Router, routing::get};
+/// use natsway_worker::{Options, serve};
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let app = Router::new().route("/hello", get(|| async { "hello" }));
+///
+/// // Before: axum::serve(listener, app).await?;
+/// serve(Options::new("svc.hello.blue"), app, natsway_worker::shutdown_signal()?).await?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+/// [`Error`]. A broker that is away is no error, neither at the start nor later: it is waited for.
+///
+/// # Cancel safety
+/// Dropping the future begins to leave as `shutdown` does, without anyone to wait for its end.
+pub async fn serve<S, B>(
+    options: Options,
+    service: S,
+    shutdown: impl Future<Output = ()>,
+) -> Result<Summary, Error>
+where
+    S: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Into<BoxError>,
+    B: http_body::Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    let handlers = Handle::current();
+    let starter = move || move |job: Job| Some(handlers.spawn(run(service.clone(), job)));
+    launch(options, 1, starter, shutdown).await
+}
+
+/// Serves requests on as many threads as there are cores, each with its own broker connection and its own service,
+/// until `shutdown` completes, and then until what is in hand is finished.
+///
+/// A request runs on the thread that read it, which spares it every crossing of threads: several microseconds. The
+/// price is that a handler that blocks or computes for long stalls all others of its thread, so this is for services
+/// that do not. They need not be `Send`.
+///
+/// # Errors
+/// [`Error`], as for [`serve`].
+///
+/// # Cancel safety
+/// As for [`serve`].
+pub async fn serve_local<M, S, B>(
+    options: Options,
+    make_service: M,
+    shutdown: impl Future<Output = ()>,
+) -> Result<Summary, Error>
+where
+    M: FnOnce() -> S + Clone + Send + 'static,
+    S: Service<Request<Body>, Response = Response<B>> + Clone + 'static,
+    S::Error: Into<BoxError>,
+    B: http_body::Body + 'static,
+    B::Error: Into<BoxError>,
+{
+    let starter = move || {
+        let service = make_service();
+        move |job: Job| start_here(run(service.clone(), job))
+    };
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    launch(options, cores, starter, shutdown).await
+}
+
+/// Runs a future as far as it goes, and spawns what is left of it: most handlers end without waiting for anything,
+/// and then there is no task to schedule.
+fn start_here(future: impl Future<Output = ()> + 'static) -> Option<JoinHandle<()>> {
+    let mut future: Pin<Box<dyn Future<Output = ()>>> = Box::pin(tokio::task::unconstrained(future));
+    // Whatever would have woken it is asked again by the task's own first poll.
+    match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(()) => None,
+        Poll::Pending => Some(tokio::task::spawn_local(future)),
+    }
+}
+
+/// Starts the readers, waits for them, and adds up what they did.
+async fn launch<M, F>(
+    options: Options,
+    default_readers: usize,
+    starter: M,
+    shutdown: impl Future<Output = ()>,
+) -> Result<Summary, Error>
+where
+    M: FnOnce() -> F + Clone + Send + 'static,
+    F: Start,
+{
+    let config = options.check()?;
+    let readers = config.readers.map_or(default_readers, usize::from).max(1);
+    let share = |whole: usize| whole.div_ceil(readers);
+    let limits = config.limits;
+    let desk = || {
+        let figures = config.subjects.iter().map(|_| Figures::default()).collect();
+        Arc::new(Desk { outbox: Outbox::new(), figures, max_response_bytes: limits.response_bytes })
+    };
+    let load = || Load::new(share(limits.in_flight), share(limits.in_flight_bytes));
+    let desks: Vec<_> = (0..readers).map(|_| (desk(), load())).collect();
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let started_unix_ms = u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX);
+    let instance = Arc::new(Instance::new(config, started_unix_ms, desks.clone()));
+
+    let leave = CancellationToken::new();
+    let leave_when_dropped = leave.clone().drop_guard();
+    let mut ends = Vec::with_capacity(readers);
+    for (index, (desk, load)) in desks.into_iter().enumerate() {
+        let (instance, starter, leave) = (Arc::clone(&instance), starter.clone(), leave.clone());
+        ends.push(spawn_reader(index, leave, move || {
+            let intake = Intake::new(desk, load, instance.id(), limits.accepted_after, starter());
+            Reader::new(instance, index, intake)
+        })?);
+    }
+    let ends = join_all(ends);
+    let mut ends = std::pin::pin!(ends);
+    let outcomes = tokio::select! {
+        outcomes = &mut ends => outcomes,
+        () = shutdown => {
+            info!(instance = %instance.id(), "leaving");
+            leave.cancel();
+            ends.await
+        }
+    };
+    drop(leave_when_dropped);
+    outcomes.into_iter().collect::<Result<(), Error>>()?;
+    let summary = instance.summary();
+    info!(
+        instance = %instance.id(),
+        requests = summary.requests,
+        errors = summary.errors,
+        shed = summary.shed,
+        unfinished = summary.unfinished,
+        "left"
+    );
+    Ok(summary)
+}
+
+/// Starts a reader on a thread of its own. If it fails, the others are told to leave.
+fn spawn_reader<F: Start>(
+    index: usize,
+    leave: CancellationToken,
+    make: impl FnOnce() -> Reader<F> + Send + 'static,
+) -> Result<impl Future<Output = Result<(), Error>>, Error> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Thread)?;
+    let (ended, end) = oneshot::channel();
+    let thread = std::thread::Builder::new().name(format!("natsway-reader-{index}"));
+    thread
+        .spawn(move || {
+            // A panic drops this too, so the others leave rather than serve at half strength unnoticed.
+            let _leave_with_us = leave.clone().drop_guard();
+            let local = LocalSet::new();
+            let outcome = local.block_on(&runtime, async move { make().run(leave).await });
+            // Nobody listens when the future of the whole was dropped.
+            ended.send(outcome).ok();
+        })
+        .map_err(Error::Thread)?;
+    Ok(async move { end.await.unwrap_or(Err(Error::ReaderPanicked)) })
+}
