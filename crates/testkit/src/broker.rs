@@ -284,9 +284,10 @@ impl Broker {
         }
     }
 
-    /// Stops the server's time (SIGSTOP): connections stay open, nothing answers.
+    /// Stops the server's time (SIGSTOP): connections stay open, nothing answers, from the moment this
+    /// returns.
     pub fn freeze(&mut self) {
-        self.signal(Signal::SIGSTOP);
+        self.group.as_mut().expect("the broker is running").freeze();
     }
 
     /// Lets a frozen server go on.

@@ -6,6 +6,8 @@ use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, killpg};
+#[cfg(target_os = "linux")]
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 
 use crate::guard;
@@ -40,6 +42,14 @@ impl Group {
         if self.try_exit().is_none() {
             // It may end between the look and the signal, which is what an ended group means anyway.
             let _ended = killpg(self.id(), signal);
+        }
+    }
+
+    /// Stops the group's time; its leader has stopped, in all its threads, when this returns.
+    pub(crate) fn freeze(&mut self) {
+        self.signal(Signal::SIGSTOP);
+        if self.exit.is_none() {
+            await_stop(self.id());
         }
     }
 
@@ -79,6 +89,18 @@ impl Group {
         status
     }
 }
+
+/// A signal is delivered some time after it was sent, and until then a frozen process can answer once more. The status
+/// stays where it is, for `try_exit`, when the process has ended instead.
+#[cfg(target_os = "linux")]
+fn await_stop(pid: Pid) {
+    let flags = WaitPidFlag::WSTOPPED | WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
+    waitid(Id::Pid(pid), flags).expect("a child can be waited for");
+}
+
+/// Elsewhere there is no call that looks at a stop and leaves an exit alone.
+#[cfg(not(target_os = "linux"))]
+fn await_stop(_pid: Pid) {}
 
 impl Drop for Group {
     fn drop(&mut self) {

@@ -103,9 +103,10 @@ impl Process {
         self.group.kill9()
     }
 
-    /// Stops the process group's time (SIGSTOP): sockets stay open, nothing answers.
+    /// Stops the process group's time (SIGSTOP): sockets stay open, nothing answers, from the moment this
+    /// returns.
     pub fn freeze(&mut self) {
-        self.signal(Signal::SIGSTOP);
+        self.group.freeze();
     }
 
     /// Lets a frozen process group go on.
