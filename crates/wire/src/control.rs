@@ -1,14 +1,17 @@
 //! Subjects and messages by which gateways and workers keep house, all below [`CONTROL_PREFIX`].
 //!
+//! A command is `[1, command, detail]`: like an envelope without flags, its unknown elements are skipped.
+//!
 //! | subject | who listens | message |
 //! |---|---|---|
 //! | `natsway.worker.<instance>` | that worker instance | [`WorkerCommand`] |
 //! | `natsway.present.<service subject>` | every worker of that subject | empty; each that is not leaving answers with its id |
 //! | `natsway.tombstone.<service subject>` | every gateway | queue group name; each answers once it stands in for the subject |
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
-use crate::msgpack::{Reader, put_array, put_str, put_unsigned};
+use crate::elements::Elements;
+use crate::msgpack::{Reader, put_array, put_str, put_u16};
 use crate::{CONTROL_PREFIX, Error, ErrorKind, Limits, Subject, WIRE_VERSION};
 
 /// What a gateway tells one worker instance.
@@ -23,8 +26,8 @@ pub enum WorkerCommand {
     Ping,
 }
 
-const CANCEL: u64 = 0;
-const PING: u64 = 1;
+const CANCEL: u16 = 0;
+const PING: u16 = 1;
 
 /// The subject on which a worker instance takes [`WorkerCommand`]s.
 pub fn worker_subject(instance: &str) -> String {
@@ -53,22 +56,22 @@ pub(crate) fn instance_id(bytes: &[u8]) -> Result<String, Error> {
     if bytes.is_empty() || bytes.len() > LONGEST || !bytes.iter().all(plain) {
         return Err(Error::malformed("instance"));
     }
-    Ok(String::from_utf8_lossy(bytes).into_owned())
+    String::from_utf8(bytes.to_vec()).map_err(|_| Error::malformed("instance"))
 }
 
 impl WorkerCommand {
     /// Writes the command.
     pub fn encode(&self) -> Bytes {
-        let mut out = BytesMut::with_capacity(96);
         let (code, detail) = match self {
             WorkerCommand::Cancel { reply } => (CANCEL, reply.as_str()),
             WorkerCommand::Ping => (PING, ""),
         };
+        let mut out = Vec::with_capacity(8 + detail.len());
         put_array(&mut out, 3);
-        put_unsigned(&mut out, u64::from(WIRE_VERSION));
-        put_unsigned(&mut out, code);
+        put_u16(&mut out, u16::from(WIRE_VERSION));
+        put_u16(&mut out, code);
         put_str(&mut out, detail);
-        out.freeze()
+        out.into()
     }
 
     /// Reads a command.
@@ -77,21 +80,18 @@ impl WorkerCommand {
     /// [`ErrorKind::Unsupported`] for a command or a version that is not known here, the other kinds for anything
     /// that is not a command.
     pub fn decode(message: &[u8]) -> Result<WorkerCommand, Error> {
-        let mut reader = Reader::new(message, Limits::DEFAULT);
-        let extra = reader.array("command")?.checked_sub(3).ok_or(Error::malformed("command"))?;
-        if reader.unsigned("version")? != u64::from(WIRE_VERSION) {
-            return Err(Error::new(ErrorKind::Unsupported, "version"));
+        let mut elements = Elements::begin(message, Limits::DEFAULT, "command")?;
+        elements.version()?;
+        let code = elements.required("command", Reader::unsigned)?;
+        let detail = elements.optional("detail", Reader::field)?;
+        elements.finish()?;
+        if code == u64::from(CANCEL) {
+            let reply = std::str::from_utf8(detail).map_err(|_| Error::malformed("reply subject"))?;
+            return Ok(WorkerCommand::Cancel { reply: reply.to_owned() });
         }
-        let code = reader.unsigned("command")?;
-        let detail = reader.field("detail")?;
-        reader.skip(extra)?;
-        match code {
-            CANCEL => {
-                let reply = std::str::from_utf8(detail).map_err(|_| Error::malformed("reply subject"))?;
-                Ok(WorkerCommand::Cancel { reply: reply.to_owned() })
-            }
-            PING => Ok(WorkerCommand::Ping),
-            _ => Err(Error::new(ErrorKind::Unsupported, "command")),
+        if code == u64::from(PING) {
+            return Ok(WorkerCommand::Ping);
         }
+        Err(Error::new(ErrorKind::Unsupported, "command"))
     }
 }

@@ -8,9 +8,11 @@
 //!   tell each other.
 //! - [`Subject`] and [`QueueGroup`]: names that were checked once and may be published to.
 //!
-//! Decoding is bounded before anything is allocated, and never panics on any input: see [`Limits`].
+//! Decoding is bounded before anything is allocated, and never panics on any input: see [`Limits`]. `docs/wire.md` of
+//! the repository says the same byte by byte, for a worker in another language.
 
 pub mod control;
+mod elements;
 pub mod envelope;
 mod error;
 mod msgpack;
@@ -24,19 +26,20 @@ pub use subject::{CONTROL_PREFIX, QueueGroup, Subject, SubjectError};
 pub const WIRE_VERSION: u8 = 1;
 
 /// Bounds of what a decoder accepts; checked before memory is taken for the thing that they bound.
+///
+/// The body needs no bound here: it is a slice of the message, which the broker bounds (`max_payload`). Nor does the
+/// nesting of what a reader skips: it costs no memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Header fields in one message, trailers counted apart.
     pub header_fields: usize,
     /// Bytes of one header name or value, of the method, or of the path and query.
     pub field_bytes: usize,
-    /// Nesting of values that a reader skips because it does not know them.
-    pub skip_depth: usize,
 }
 
 impl Limits {
     /// Wide enough for what the gateway lets in (64 KiB of head), far below what would hurt a reader.
-    pub const DEFAULT: Limits = Limits { header_fields: 512, field_bytes: 64 * 1024, skip_depth: 8 };
+    pub const DEFAULT: Limits = Limits { header_fields: 512, field_bytes: 64 * 1024 };
 }
 
 impl Default for Limits {

@@ -1,6 +1,6 @@
 //! The `native` codec: the raw body and NATS headers, so that any NATS client is a backend.
 //!
-//! A request carries the end-to-end header fields in canonical case (`Content-Type`), because NATS headers are
+//! A request carries the end-to-end header fields in canonical case (see [`canonical_name`]), because NATS headers are
 //! case-sensitive, and [`METHOD`], [`PATH`] and [`DEADLINE`]. A reply is the raw body; `Nats-Service-Error-Code` and
 //! `Nats-Service-Error` (ADR-32) make it an error, [`STATUS`] sets any other status, and the remaining headers become
 //! header fields of the response.
@@ -56,7 +56,8 @@ pub fn canonical_name(name: &str) -> String {
 ///
 /// # Errors
 /// [`ErrorKind::Malformed`](crate::ErrorKind::Malformed) for a name or value that HTTP cannot carry or a status that
-/// is none, [`ErrorKind::TooLarge`](crate::ErrorKind::TooLarge) above [`Limits::header_fields`].
+/// is none, [`ErrorKind::TooLarge`](crate::ErrorKind::TooLarge) above [`Limits::header_fields`] or
+/// [`Limits::field_bytes`].
 pub fn decode_reply<'a>(
     fields: impl Iterator<Item = (&'a str, &'a str)>,
     body: Bytes,
@@ -66,7 +67,8 @@ pub fn decode_reply<'a>(
     let mut error_code = None;
     let mut error_text = None;
     for (count, (name, value)) in fields.enumerate() {
-        if count >= Limits::DEFAULT.header_fields {
+        let Limits { header_fields, field_bytes } = Limits::DEFAULT;
+        if count >= header_fields || name.len() > field_bytes || value.len() > field_bytes {
             return Err(Error::too_large("headers"));
         }
         if name.eq_ignore_ascii_case(ERROR_CODE) {

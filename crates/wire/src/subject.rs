@@ -21,7 +21,7 @@ const NAME_BYTES: usize = 256;
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Subject(String);
 
-/// The name of a queue group: one token, no wildcard, no white space.
+/// The name of a queue group: printable ASCII, no wildcard, no white space; dots have no meaning in it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct QueueGroup(String);
 

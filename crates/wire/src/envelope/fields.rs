@@ -1,10 +1,15 @@
 //! Header fields: `[[name, value], ...]`.
 
-use bytes::BytesMut;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::msgpack::{Reader, patch_array16, put_array, put_bin, put_str, reserve_array16};
-use crate::{Error, Limits};
+use crate::{Error, ErrorKind, Limits};
+
+/// The pair's array header, and the longest marker and length before its name and before its value.
+const FIELD_OVERHEAD_BYTES: usize = 1 + 5 + 5;
+
+/// A pair's array header, a name of one letter, an empty value.
+const SHORTEST_FIELD_BYTES: usize = 1 + 2 + 1;
 
 /// Writes header fields one by one into an array whose count is known at the end.
 #[derive(Debug)]
@@ -14,28 +19,29 @@ pub(super) struct FieldsWriter {
 }
 
 impl FieldsWriter {
-    pub(super) fn begin(out: &mut BytesMut) -> FieldsWriter {
+    pub(super) fn begin(out: &mut Vec<u8>) -> FieldsWriter {
         FieldsWriter { count_at: reserve_array16(out), count: 0 }
     }
 
-    pub(super) fn put(&mut self, out: &mut BytesMut, name: &str, value: &[u8]) -> Result<(), Error> {
+    pub(super) fn put(&mut self, out: &mut Vec<u8>, name: &str, value: &[u8]) -> Result<(), Error> {
         let Limits { header_fields, field_bytes, .. } = Limits::DEFAULT;
         if usize::from(self.count) >= header_fields || name.len() > field_bytes || value.len() > field_bytes {
             return Err(Error::too_large("header"));
         }
         self.count += 1;
+        out.reserve(FIELD_OVERHEAD_BYTES + name.len() + value.len());
         put_array(out, 2);
         put_str(out, name);
         put_bin(out, value);
         Ok(())
     }
 
-    pub(super) fn end(self, out: &mut BytesMut) {
+    pub(super) fn end(self, out: &mut [u8]) {
         patch_array16(out, self.count_at, self.count);
     }
 }
 
-pub(super) fn write_fields(out: &mut BytesMut, headers: &HeaderMap) -> Result<(), Error> {
+pub(super) fn write_fields(out: &mut Vec<u8>, headers: &HeaderMap) -> Result<(), Error> {
     let mut writer = FieldsWriter::begin(out);
     for (name, value) in headers {
         writer.put(out, name.as_str(), value.as_bytes())?;
@@ -44,16 +50,23 @@ pub(super) fn write_fields(out: &mut BytesMut, headers: &HeaderMap) -> Result<()
     Ok(())
 }
 
-pub(super) fn read_fields(reader: &mut Reader<'_>) -> Result<HeaderMap, Error> {
-    let count = reader.array("headers")?;
+/// What [`write_fields`] writes at the most.
+pub(super) fn fields_bytes(headers: &HeaderMap) -> usize {
+    let field =
+        |(name, value): (&HeaderName, &HeaderValue)| FIELD_OVERHEAD_BYTES + name.as_str().len() + value.len();
+    3 + headers.iter().map(field).sum::<usize>()
+}
+
+pub(super) fn read_fields(reader: &mut Reader<'_>, what: &'static str) -> Result<HeaderMap, Error> {
+    let count = reader.array(what)?;
     if count > reader.limits().header_fields {
-        return Err(Error::too_large("headers"));
+        return Err(Error::too_large(what));
     }
-    // A field takes three bytes at least, so a count that the message cannot hold reserves nothing.
-    if count > reader.rest().len() / 3 {
-        return Err(Error::new(crate::ErrorKind::Truncated, "headers"));
+    // A count that the message cannot hold reserves nothing.
+    if count > reader.rest().len() / SHORTEST_FIELD_BYTES {
+        return Err(Error::new(ErrorKind::Truncated, what));
     }
-    let mut headers = HeaderMap::with_capacity(count);
+    let mut headers = HeaderMap::try_with_capacity(count).map_err(|_| Error::too_large(what))?;
     for _ in 0..count {
         let parts = reader.array("header")?;
         let extra = parts.checked_sub(2).ok_or(Error::malformed("header"))?;
@@ -62,7 +75,7 @@ pub(super) fn read_fields(reader: &mut Reader<'_>) -> Result<HeaderMap, Error> {
         reader.skip(extra)?;
         let name = HeaderName::from_bytes(name).map_err(|_| Error::malformed("header name"))?;
         let value = HeaderValue::from_bytes(value).map_err(|_| Error::malformed("header value"))?;
-        headers.try_append(name, value).map_err(|_| Error::too_large("headers"))?;
+        headers.try_append(name, value).map_err(|_| Error::too_large(what))?;
     }
     Ok(headers)
 }

@@ -1,11 +1,12 @@
 //! What a worker answers: a response, or a signal about a request.
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 
-use super::fields::{read_fields, write_fields};
-use super::{Elements, FLAG_SIGNAL, read_preamble};
-use crate::msgpack::{Reader, put_array, put_bin, put_str, put_unsigned};
+use super::fields::{fields_bytes, read_fields, write_fields};
+use super::{FLAG_SIGNAL, read_body, read_preamble};
+use crate::elements::Elements;
+use crate::msgpack::{Reader, put_array, put_bin, put_str, put_u16};
 use crate::{Error, ErrorKind, Limits, WIRE_VERSION};
 
 /// Any message on a reply subject.
@@ -62,7 +63,7 @@ pub enum NotRun {
 impl NotRun {
     const ALL: [NotRun; 4] = [NotRun::Overloaded, NotRun::Moved, NotRun::Expired, NotRun::Unsupported];
 
-    fn code(self) -> u64 {
+    fn code(self) -> u16 {
         match self {
             NotRun::Overloaded => 1,
             NotRun::Moved => 2,
@@ -83,7 +84,7 @@ impl NotRun {
 }
 
 /// The code of [`Signal::Accepted`]; those of [`NotRun`] start at 1.
-const ACCEPTED: u64 = 0;
+const ACCEPTED: u16 = 0;
 
 /// Writes a response into one buffer.
 ///
@@ -95,31 +96,31 @@ pub fn encode_response(
     trailers: &HeaderMap,
     body: &[u8],
 ) -> Result<Bytes, Error> {
-    // A typical field is below 40 bytes; the fixed parts are below 24.
-    let mut out = BytesMut::with_capacity(24 + 40 * (headers.len() + trailers.len()) + body.len());
+    let capacity_bytes = 24 + fields_bytes(headers) + fields_bytes(trailers) + body.len();
+    let mut out = Vec::with_capacity(capacity_bytes);
     put_array(&mut out, 6);
-    put_unsigned(&mut out, u64::from(WIRE_VERSION));
-    put_unsigned(&mut out, 0);
-    put_unsigned(&mut out, u64::from(status.as_u16()));
+    put_u16(&mut out, u16::from(WIRE_VERSION));
+    put_u16(&mut out, 0);
+    put_u16(&mut out, status.as_u16());
     write_fields(&mut out, headers)?;
     write_fields(&mut out, trailers)?;
     put_bin(&mut out, body);
-    Ok(out.freeze())
+    Ok(out.into())
 }
 
 /// Writes a signal.
 pub fn encode_signal(signal: &Signal) -> Bytes {
-    let mut out = BytesMut::with_capacity(40);
-    put_array(&mut out, 4);
-    put_unsigned(&mut out, u64::from(WIRE_VERSION));
-    put_unsigned(&mut out, FLAG_SIGNAL);
     let (code, detail) = match signal {
         Signal::Accepted { instance } => (ACCEPTED, instance.as_str()),
         Signal::NotRun(reason) => (reason.code(), ""),
     };
-    put_unsigned(&mut out, code);
+    let mut out = Vec::with_capacity(8 + detail.len());
+    put_array(&mut out, 4);
+    put_u16(&mut out, u16::from(WIRE_VERSION));
+    put_u16(&mut out, FLAG_SIGNAL as u16);
+    put_u16(&mut out, code);
     put_str(&mut out, detail);
-    out.freeze()
+    out.into()
 }
 
 /// Reads a reply; the body of a response is a slice of `message`, not a copy.
@@ -128,41 +129,31 @@ pub fn encode_signal(signal: &Signal) -> Bytes {
 /// Any [`ErrorKind`]; nothing larger than `limits` was allocated. A body that is not inline (a stream reference of a
 /// later version) is [`ErrorKind::Unsupported`].
 pub fn decode_reply(message: &Bytes, limits: Limits) -> Result<Reply, Error> {
-    let mut reader = Reader::new(message, limits);
-    let (flags, left) = read_preamble(&mut reader, FLAG_SIGNAL)?;
-    let elements = Elements { reader: &mut reader, left };
+    let (flags, elements) = read_preamble(message, limits, FLAG_SIGNAL)?;
     match flags & FLAG_SIGNAL {
         0 => read_response(message, elements).map(Reply::Response),
         _ => read_signal(elements).map(Reply::Signal),
     }
 }
 
-fn read_response(message: &Bytes, mut elements: Elements<'_, '_>) -> Result<Response, Error> {
-    let status = elements.next(|reader| reader.unsigned("status"))?.ok_or(Error::malformed("status"))?;
+fn read_response(message: &Bytes, mut elements: Elements<'_>) -> Result<Response, Error> {
+    let status = elements.required("status", Reader::unsigned)?;
     let status = u16::try_from(status).ok().and_then(|code| StatusCode::from_u16(code).ok());
     let status = status.ok_or(Error::malformed("status"))?;
-    let headers = elements.next(read_fields)?.unwrap_or_default();
-    let trailers = elements.next(read_fields)?.unwrap_or_default();
-    let body = elements.next(read_body)?.unwrap_or_default();
+    let headers = elements.optional("headers", read_fields)?;
+    let trailers = elements.optional("trailers", read_fields)?;
+    let body = elements.optional("body", read_body)?;
     elements.finish()?;
     Ok(Response { status, headers, trailers, body: message.slice_ref(body) })
 }
 
-fn read_body<'a>(reader: &mut Reader<'a>) -> Result<&'a [u8], Error> {
-    reader.blob("body").map_err(|error| match error.kind() {
-        // Anything that is not bytes is a reference to a stream, which this version cannot follow.
-        ErrorKind::Malformed => Error::new(ErrorKind::Unsupported, "body"),
-        _ => error,
-    })
-}
-
-fn read_signal(mut elements: Elements<'_, '_>) -> Result<Signal, Error> {
-    let code = elements.next(|reader| reader.unsigned("signal"))?.ok_or(Error::malformed("signal"))?;
-    let detail = elements.next(|reader| reader.field("detail"))?.unwrap_or_default();
+fn read_signal(mut elements: Elements<'_>) -> Result<Signal, Error> {
+    let code = elements.required("signal", Reader::unsigned)?;
+    let detail = elements.optional("detail", Reader::field)?;
     elements.finish()?;
-    if code == ACCEPTED {
+    if code == u64::from(ACCEPTED) {
         return Ok(Signal::Accepted { instance: crate::control::instance_id(detail)? });
     }
-    let reason = NotRun::ALL.into_iter().find(|reason| reason.code() == code);
+    let reason = NotRun::ALL.into_iter().find(|reason| u64::from(reason.code()) == code);
     reason.map(Signal::NotRun).ok_or(Error::new(ErrorKind::Unsupported, "signal"))
 }

@@ -1,13 +1,13 @@
 //! What a gateway asks of a worker.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method};
 use rmp::Marker;
 
 use super::fields::{FieldsWriter, read_fields};
-use super::{Elements, read_preamble};
-use crate::msgpack::{Reader, put_array, put_bin, put_str, put_unsigned};
+use super::{read_body, read_preamble};
+use crate::msgpack::{Reader, put_bin, put_str, put_u32, put_u64};
 use crate::{Error, Limits, WIRE_VERSION};
 
 /// A request as a worker reads it. The body shares the message's memory.
@@ -29,10 +29,14 @@ pub struct Request {
     pub body: Bytes,
 }
 
-/// `array header, version, flags, marker`: where the four bytes of `deadline_ms` begin.
-const DEADLINE_AT: usize = 4;
-/// Behind the deadline and a marker: where the eight bytes of `sent_ms` begin.
+/// What each of our requests begins with: an array of eight, the version, no flags. The deadline and the sending time
+/// follow at a fixed width, so that a retry can stamp a copy in place.
+const HEAD: [u8; 3] = [0x98, WIRE_VERSION, 0];
+/// Behind the head and a marker: the four bytes of `deadline_ms`.
+const DEADLINE_AT: usize = HEAD.len() + 1;
+/// Behind the deadline and a marker: the eight bytes of `sent_ms`.
 const SENT_AT: usize = DEADLINE_AT + 4 + 1;
+const STAMP_END: usize = SENT_AT + 8;
 
 /// Writes a request straight into one buffer: head, then [`header`](Self::header) by header, then the body.
 ///
@@ -49,7 +53,7 @@ const SENT_AT: usize = DEADLINE_AT + 4 + 1;
 /// ```
 #[derive(Debug)]
 pub struct RequestEncoder {
-    out: BytesMut,
+    out: Vec<u8>,
     fields: FieldsWriter,
 }
 
@@ -69,15 +73,10 @@ impl RequestEncoder {
         if path_and_query.len() > Limits::DEFAULT.field_bytes || method.len() > Limits::DEFAULT.field_bytes {
             return Err(Error::too_large("request line"));
         }
-        let mut out = BytesMut::with_capacity(capacity_bytes);
-        put_array(&mut out, 8);
-        put_unsigned(&mut out, u64::from(WIRE_VERSION));
-        put_unsigned(&mut out, 0);
-        // Fixed width, so that a retry can restamp a copy in place.
-        out.put_u8(Marker::U32.to_u8());
-        out.put_u32(deadline_ms);
-        out.put_u8(Marker::U64.to_u8());
-        out.put_u64(sent_ms);
+        let mut out = Vec::with_capacity(capacity_bytes);
+        out.extend_from_slice(&HEAD);
+        put_u32(&mut out, deadline_ms);
+        put_u64(&mut out, sent_ms);
         put_str(&mut out, method);
         put_str(&mut out, path_and_query);
         let fields = FieldsWriter::begin(&mut out);
@@ -99,7 +98,7 @@ impl RequestEncoder {
         fields.end(&mut out);
         out.reserve(body.len() + 5);
         put_bin(&mut out, body);
-        out.freeze()
+        out.into()
     }
 }
 
@@ -108,16 +107,17 @@ impl RequestEncoder {
 /// # Errors
 /// [`ErrorKind::Malformed`](crate::ErrorKind::Malformed) when `message` is not the work of [`RequestEncoder`].
 pub fn restamp_request(message: &[u8], deadline_ms: u32, sent_ms: u64) -> Result<Bytes, Error> {
-    let stamped_by_us = message.len() > SENT_AT + 8
+    let ours = message.len() > STAMP_END
+        && message.starts_with(&HEAD)
         && message[DEADLINE_AT - 1] == Marker::U32.to_u8()
         && message[SENT_AT - 1] == Marker::U64.to_u8();
-    if !stamped_by_us {
+    if !ours {
         return Err(Error::malformed("request"));
     }
-    let mut copy = BytesMut::from(message);
+    let mut copy = message.to_vec();
     copy[DEADLINE_AT..DEADLINE_AT + 4].copy_from_slice(&deadline_ms.to_be_bytes());
-    copy[SENT_AT..SENT_AT + 8].copy_from_slice(&sent_ms.to_be_bytes());
-    Ok(copy.freeze())
+    copy[SENT_AT..STAMP_END].copy_from_slice(&sent_ms.to_be_bytes());
+    Ok(copy.into())
 }
 
 /// Reads a request; its body is a slice of `message`, not a copy.
@@ -125,18 +125,16 @@ pub fn restamp_request(message: &[u8], deadline_ms: u32, sent_ms: u64) -> Result
 /// # Errors
 /// Any [`ErrorKind`](crate::ErrorKind); nothing larger than `limits` was allocated.
 pub fn decode_request(message: &Bytes, limits: Limits) -> Result<Request, Error> {
-    let mut reader = Reader::new(message, limits);
-    let (_flags, left) = read_preamble(&mut reader, 0)?;
-    let mut elements = Elements { reader: &mut reader, left };
-    let deadline_ms = elements.next(|reader| reader.unsigned("deadline"))?.unwrap_or(0);
+    let (_flags, mut elements) = read_preamble(message, limits, 0)?;
+    let deadline_ms = elements.required("deadline", Reader::unsigned)?;
     let deadline_ms = u32::try_from(deadline_ms).map_err(|_| Error::too_large("deadline"))?;
-    let sent_ms = elements.next(|reader| reader.unsigned("sending time"))?.unwrap_or(0);
-    let method = elements.next(|reader| reader.field("method"))?.unwrap_or(b"GET");
+    let sent_ms = elements.required("sending time", Reader::unsigned)?;
+    let method = elements.required("method", Reader::field)?;
     let method = Method::from_bytes(method).map_err(|_| Error::malformed("method"))?;
-    let path = elements.next(|reader| reader.field("path"))?.unwrap_or(b"/");
+    let path = elements.required("path", Reader::field)?;
     let path_and_query = PathAndQuery::try_from(path).map_err(|_| Error::malformed("path"))?;
-    let headers = elements.next(read_fields)?.unwrap_or_default();
-    let body = elements.next(|reader| reader.blob("body"))?.unwrap_or_default();
+    let headers = elements.optional("headers", read_fields)?;
+    let body = elements.optional("body", read_body)?;
     elements.finish()?;
     Ok(Request { deadline_ms, sent_ms, method, path_and_query, headers, body: message.slice_ref(body) })
 }
