@@ -300,21 +300,18 @@ fn service_error(
 }
 
 fn given_up(miss: Miss, tries: &Tries) -> Problem {
-    let count = tries.made();
-    if tries.may_have_run() {
-        let detail = format!("no answer ({}) after {count} tries; the request may have run", miss.as_str());
-        return match miss {
-            Miss::InstanceLost => {
-                bad_gateway(miss.as_str(), "the worker that ran this request is gone".to_owned())
-            }
-            _ => Problem::new(StatusCode::GATEWAY_TIMEOUT, miss.as_str(), detail),
-        };
-    }
+    let detail = || format!("no answer after {} tries; the request may have run", tries.made());
     match miss {
         Miss::NotConnected => unavailable(miss.as_str(), "the gateway has no connection to the broker"),
         Miss::NoResponders | Miss::Moved => unavailable(miss.as_str(), "no worker of this service is there"),
         Miss::Overloaded => unavailable(miss.as_str(), "the workers of this service are full"),
-        _ => unavailable(miss.as_str(), "the request reached no worker in time"),
+        Miss::Expired => unavailable(miss.as_str(), "the request reached no worker in time"),
+        Miss::InstanceLost => {
+            bad_gateway(miss.as_str(), "the worker that ran this request is gone".to_owned())
+        }
+        Miss::ConnectionLost | Miss::TimedOut => {
+            Problem::new(StatusCode::GATEWAY_TIMEOUT, miss.as_str(), detail())
+        }
     }
 }
 

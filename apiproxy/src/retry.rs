@@ -84,11 +84,6 @@ impl Tries {
         Tries { retry, idempotent, started: now, deadline, made: 0, may_have_run: false }
     }
 
-    /// Whether some try may have run although no response came: then the request's outcome is unknown.
-    pub fn may_have_run(&self) -> bool {
-        self.may_have_run
-    }
-
     /// How many tries gave no response.
     pub fn made(&self) -> u32 {
         self.made
@@ -191,7 +186,6 @@ mod tests {
         for miss in [Miss::InstanceLost, Miss::ConnectionLost, Miss::TimedOut] {
             let (mut unsafe_tries, mut budget, now) = tries(false);
             assert_eq!(unsafe_tries.after(miss, now, 0.5, &mut budget), Next::GiveUp, "{miss:?}");
-            assert!(unsafe_tries.may_have_run());
             let (mut safe_tries, mut budget, now) = tries(true);
             assert!(matches!(safe_tries.after(miss, now, 0.5, &mut budget), Next::RetryAfter(_)), "{miss:?}");
         }

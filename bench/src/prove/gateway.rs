@@ -1,0 +1,272 @@
+//! What is promised of the gateway and its workers, each under load with its fault.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use http::Method;
+use natsway_testkit::{Broker, Cluster, TcpLink, eventually};
+
+use super::ledger::Ledger;
+use super::load::{Load, Tally};
+use super::stand::{DEADLINE, Stand};
+use super::{Finding, Report, Size, raw_directory};
+
+/// Runs every scenario, or those that were asked for.
+///
+/// # Errors
+/// Something that is not under proof did not work: a process that does not start, a file that cannot be written.
+pub async fn prove(size: &Size) -> anyhow::Result<Report> {
+    fastrand::seed(size.seed);
+    let directory = raw_directory("gateway")?;
+    let mut scenarios = Vec::new();
+    macro_rules! run {
+        ($($scenario:ident)*) => {$(
+            if stringify!($scenario).contains(&size.only) {
+                eprintln!("{} ...", stringify!($scenario));
+                let finding = Box::pin($scenario(size, &directory.join(stringify!($scenario)))).await?;
+                eprintln!("  {}", serde_json::to_string(&finding)?);
+                scenarios.push(finding);
+            }
+        )*};
+    }
+    run!(rolling_restart last_member lame_duck worker_killed worker_frozen broker_restart network_cut);
+    Ok(Report { proof: "gateway", seed: size.seed, scenarios })
+}
+
+/// Ends the load and writes down what all scenarios have in common.
+async fn settle(finding: &mut Finding, stand: &Stand, load: Load) -> anyhow::Result<(Tally, Ledger)> {
+    let tally = load.stop().await;
+    let ledger = Ledger::read(&stand.run_logs())?;
+    finding.figure("requests", tally.outcomes.len());
+    finding.figure("requests_per_second", tally.rate());
+    finding.figure("failed", tally.failed().len());
+    finding.figure("slowest_ms", u64::try_from(tally.slowest().as_millis())?);
+    finding.figure("gateway_retries", stand.metric("natsway_retries_total").await?);
+    let repeated = ledger.repeated_posts(&tally);
+    finding.figure("posts_run_twice", repeated);
+    finding.promise(repeated == 0, || format!("{repeated} POSTs ran more than once"));
+    let phantom = ledger.answered_without_a_run(&tally);
+    finding.promise(phantom == 0, || format!("{phantom} requests were answered and ran nowhere"));
+    Ok((tally, ledger))
+}
+
+fn none_failed(finding: &mut Finding, tally: &Tally) {
+    finding.promise(tally.failed().is_empty(), || format!("failed: {}", tally.failures()));
+}
+
+/// Each of three workers is replaced in turn: zero failed requests.
+async fn rolling_restart(size: &Size, directory: &Path) -> anyhow::Result<Finding> {
+    let mut finding = Finding::new("rolling_restart");
+    let broker = Broker::start().await;
+    let mut stand = Stand::start(directory, &broker.url(), &broker.url(), 3).await?;
+    let load = Load::start(stand.port, size.connections);
+    for round in 0..size.rounds {
+        for worker in 0..3 {
+            load.reach(size.requests * (3 * round + worker) / (3 * size.rounds)).await;
+            // The oldest goes, and another comes behind it.
+            stand.retire_worker(0).await?;
+            stand.add_worker();
+            stand.members(3).await;
+        }
+    }
+    load.reach(size.requests).await;
+    let (tally, _) = settle(&mut finding, &stand, load).await?;
+    finding.figure("restarts", 3 * size.rounds);
+    none_failed(&mut finding, &tally);
+    Ok(finding)
+}
+
+/// The only worker of a version leaves and another comes: zero failed requests, because the gateway stands in.
+async fn last_member(size: &Size, directory: &Path) -> anyhow::Result<Finding> {
+    let mut finding = Finding::new("last_member");
+    let cluster = Cluster::start(3).await;
+    // Gateway and worker sit at different servers: what is on its way between them is what gets lost.
+    let mut stand = Stand::start(directory, &cluster[1].url(), &cluster[0].url(), 1).await?;
+    let load = Load::start(stand.port, size.connections);
+    for round in 0..size.rounds {
+        load.reach(size.requests * (round + 1) / (4 * size.rounds)).await;
+        stand.retire_worker(0).await?;
+        stand.add_worker();
+        stand.members(1).await;
+    }
+    let soon = load.answered() + size.requests / 10;
+    load.reach(soon).await;
+    let (tally, _) = settle(&mut finding, &stand, load).await?;
+    finding.figure("restarts", size.rounds);
+    finding.figure("moved", stand.metric("natsway_misses_total{reason=\"moved\"}").await?);
+    none_failed(&mut finding, &tally);
+    Ok(finding)
+}
+
+/// One of two brokers shuts down in lame-duck mode, then the other: zero failed requests.
+async fn lame_duck(size: &Size, directory: &Path) -> anyhow::Result<Finding> {
+    let mut finding = Finding::new("lame_duck");
+    let mut cluster = Cluster::start(2).await;
+    let stand = Stand::start(directory, &cluster.url(), &cluster.url(), 2).await?;
+    let load = Load::start(stand.port, size.connections);
+    for round in 0..size.rounds {
+        let leaving = round % 2;
+        load.reach(size.requests * (round + 1) / (2 * size.rounds)).await;
+        cluster[leaving].lame_duck();
+        cluster[leaving].wait_exit(Duration::from_secs(120)).await;
+        cluster[leaving].start_again().await;
+        cluster.ready().await;
+    }
+    let (tally, _) = settle(&mut finding, &stand, load).await?;
+    finding.figure("shutdowns", size.rounds);
+    finding.figure("broker_connects", stand.metric("natsway_broker_connects_total").await?);
+    none_failed(&mut finding, &tally);
+    Ok(finding)
+}
+
+/// One of two workers is killed: only requests that it held fail, with 502 or 504, and the service goes on.
+async fn worker_killed(size: &Size, directory: &Path) -> anyhow::Result<Finding> {
+    let mut finding = Finding::new("worker_killed");
+    let broker = Broker::start().await;
+    let mut stand = Stand::start(directory, &broker.url(), &broker.url(), 2).await?;
+    let load = Load::start(stand.port, size.connections);
+    for round in 0..size.rounds {
+        load.reach(size.requests * (round + 1) / (2 * size.rounds)).await;
+        stand.workers[0].kill9();
+        stand.workers.remove(0);
+        stand.add_worker();
+        stand.members(2).await;
+        let soon = load.answered() + size.requests / 10;
+        load.reach(soon).await;
+    }
+    let (tally, _) = settle(&mut finding, &stand, load).await?;
+    let wrong = tally.failed().into_iter().filter(|outcome| !matches!(outcome.status, Ok(502 | 504))).count();
+    finding.figure("kills", size.rounds);
+    finding.promise(wrong == 0, || format!("{wrong} failures are no 502 or 504: {}", tally.failures()));
+    // A connection holds one request at a time, and one worker holds about half of them.
+    let most = size.rounds * size.connections;
+    finding.promise(tally.failed().len() <= most, || {
+        format!(
+            "{} requests failed, more than the killed workers can have held: {}",
+            tally.failed().len(),
+            tally.failures()
+        )
+    });
+    let gets = tally.failed().into_iter().filter(|outcome| outcome.method == Method::GET).count();
+    finding.promise(gets == 0, || format!("{gets} GETs failed although another worker could answer"));
+    Ok(finding)
+}
+
+/// One of two workers freezes: GETs are answered by the other within their deadline; POSTs fail honestly or succeed.
+async fn worker_frozen(size: &Size, directory: &Path) -> anyhow::Result<Finding> {
+    let mut finding = Finding::new("worker_frozen");
+    let broker = Broker::start().await;
+    let mut stand = Stand::start(directory, &broker.url(), &broker.url(), 2).await?;
+    let load = Load::start(stand.port, size.connections);
+    load.reach(size.requests / 10).await;
+    stand.workers[0].freeze();
+    let frozen = Instant::now();
+    // The broker drops a client that leaves its pings unanswered; from then on all goes to the other worker.
+    stand.members(1).await;
+    let is_noticed = || async {
+        let before = load.answered();
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        load.answered() > before + size.connections
+    };
+    eventually(DEADLINE, async || is_noticed().await).await;
+    finding.figure("recovered_after_ms", u64::try_from(frozen.elapsed().as_millis())?);
+    stand.workers[0].thaw();
+    stand.members(2).await;
+    let soon = load.answered() + size.requests / 10;
+    load.reach(soon).await;
+    let (tally, _) = settle(&mut finding, &stand, load).await?;
+    let gets = tally.failed().into_iter().filter(|outcome| outcome.method == Method::GET).count();
+    finding.promise(gets == 0, || format!("{gets} GETs failed: {}", tally.failures()));
+    let wrong = tally.failed().into_iter().filter(|outcome| !matches!(outcome.status, Ok(502 | 504))).count();
+    finding.promise(wrong == 0, || format!("{wrong} failures are no 502 or 504: {}", tally.failures()));
+    Ok(finding)
+}
+
+/// The broker is restarted: requests go through again within two seconds of its return.
+async fn broker_restart(size: &Size, directory: &Path) -> anyhow::Result<Finding> {
+    let mut finding = Finding::new("broker_restart");
+    let mut broker = Broker::start().await;
+    let stand = Stand::start(directory, &broker.url(), &broker.url(), 2).await?;
+    let load = Load::start(stand.port, size.connections);
+    let mut returns = Vec::new();
+    for round in 0..size.rounds {
+        let so_far = load.answered();
+        load.reach(so_far + size.requests / 10).await;
+        if round % 2 == 0 {
+            broker.kill9()
+        } else {
+            broker.stop().await
+        }
+        broker.start_again().await;
+        returns.push(load.elapsed());
+        stand.members(2).await;
+        stand.gateway_ready().await;
+    }
+    let so_far = load.answered();
+    load.reach(so_far + size.requests / 10).await;
+    let (tally, _) = settle(&mut finding, &stand, load).await?;
+    // The first success after each return.
+    let recovered = returns.iter().filter_map(|back| {
+        let after = tally.outcomes.iter().filter(|outcome| !outcome.failed() && outcome.answered_at > *back);
+        after.map(|outcome| outcome.answered_at - *back).min()
+    });
+    let recovered: Vec<Duration> = recovered.collect();
+    let slowest = recovered.iter().max().copied().unwrap_or(Duration::MAX);
+    finding.figure("restarts", size.rounds);
+    finding.figure("recovered_after_ms", u64::try_from(slowest.as_millis()).unwrap_or(u64::MAX));
+    finding.promise(recovered.len() == size.rounds && slowest < Duration::from_secs(2), || {
+        format!("recovery took {slowest:?}, in {} of {} rounds", recovered.len(), size.rounds)
+    });
+    let wrong = tally.failed().into_iter().filter(|outcome| match outcome.method {
+        Method::GET => outcome.status != Ok(503),
+        _ => !matches!(outcome.status, Ok(503 | 504)),
+    });
+    let wrong = wrong.count();
+    finding.promise(wrong == 0, || format!("{wrong} failures have a wrong status: {}", tally.failures()));
+    Ok(finding)
+}
+
+/// The network between gateway and broker holds everything back, for less and for more than it takes to notice. What
+/// was answered in the meantime must not run when the network lets go.
+async fn network_cut(size: &Size, directory: &Path) -> anyhow::Result<Finding> {
+    let mut finding = Finding::new("network_cut");
+    let broker = Broker::start().await;
+    let mut link = TcpLink::to_port(broker.port()).await;
+    let stand = Stand::start(directory, &broker.url(), &link.url(), 2).await?;
+    let load = Load::start(stand.port, size.connections);
+    let mut cuts = Vec::new();
+    for round in 0..size.rounds {
+        let so_far = load.answered();
+        load.reach(so_far + size.requests / 10).await;
+        link.pause();
+        let held = if round % 2 == 0 { Duration::from_secs(17) } else { Duration::from_millis(1_500) };
+        tokio::time::sleep(held).await;
+        let ran: Ledger = Ledger::read(&stand.run_logs())?;
+        let resumed_at = load.elapsed();
+        link.resume().await;
+        cuts.push((ran, resumed_at));
+        stand.gateway_ready().await;
+    }
+    let so_far = load.answered();
+    load.reach(so_far + size.requests / 10).await;
+    let (tally, ledger) = settle(&mut finding, &stand, load).await?;
+    let mut late = HashSet::new();
+    let mut answered_meanwhile = 0;
+    for (ran_before, resumed_at) in &cuts {
+        for outcome in
+            tally.outcomes.iter().filter(|outcome| outcome.failed() && outcome.answered_at < *resumed_at)
+        {
+            answered_meanwhile += 1;
+            if ledger.runs(outcome.nonce) > ran_before.runs(outcome.nonce) {
+                late.insert(outcome.nonce);
+            }
+        }
+    }
+    finding.figure("cuts", size.rounds);
+    finding.figure("failed_while_cut", answered_meanwhile);
+    finding.figure("run_after_their_answer", late.len());
+    finding
+        .promise(late.is_empty(), || format!("{} requests ran after their client was answered", late.len()));
+    Ok(finding)
+}

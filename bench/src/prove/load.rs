@@ -1,0 +1,219 @@
+//! Requests that can be told apart: each carries a nonce, and its answer must carry it back.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{Method, Request};
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// No answer at all within this is a transport error: longer than any route's time-out here.
+const PATIENCE: Duration = Duration::from_secs(40);
+
+/// How one request ended.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// Which request.
+    pub nonce: u64,
+    /// GET or POST; half of the requests each.
+    pub method: Method,
+    /// The status, or why there is none.
+    pub status: Result<u16, String>,
+    /// Whether the body was this request's own.
+    pub own: bool,
+    /// Since the load began.
+    pub answered_at: Duration,
+    /// From sending to the whole answer.
+    pub took: Duration,
+}
+
+impl Outcome {
+    /// A failed request: a transport error, a status that it should not have had, or a body not its own.
+    pub fn failed(&self) -> bool {
+        self.status != Ok(200) || !self.own
+    }
+}
+
+/// A running load: connections that each send one request after the other.
+pub struct Load {
+    tasks: JoinSet<Vec<Outcome>>,
+    stop: CancellationToken,
+    answered: Arc<AtomicUsize>,
+    started: Instant,
+}
+
+/// A load that has ended.
+#[derive(Debug)]
+pub struct Tally {
+    /// Every request.
+    pub outcomes: Vec<Outcome>,
+    /// How long the load lasted.
+    pub lasted: Duration,
+}
+
+impl Load {
+    /// Starts `connections` clients of the gateway at `port`.
+    pub fn start(port: u16, connections: usize) -> Load {
+        let (stop, answered, started) =
+            (CancellationToken::new(), Arc::<AtomicUsize>::default(), Instant::now());
+        let next_nonce = Arc::<AtomicU64>::default();
+        let mut tasks = JoinSet::new();
+        for _ in 0..connections {
+            let client = Client {
+                port,
+                next_nonce: Arc::clone(&next_nonce),
+                answered: Arc::clone(&answered),
+                started,
+                connection: None,
+            };
+            tasks.spawn(client.run(stop.clone()));
+        }
+        Load { tasks, stop, answered, started }
+    }
+
+    /// Requests that were answered, or failed, so far.
+    pub fn answered(&self) -> usize {
+        self.answered.load(Ordering::Relaxed)
+    }
+
+    /// Since the load began.
+    pub fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Waits until so many requests were answered.
+    pub async fn reach(&self, requests: usize) {
+        while self.answered() < requests {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Lets what is in hand finish.
+    pub async fn stop(mut self) -> Tally {
+        self.stop.cancel();
+        let mut outcomes = Vec::new();
+        while let Some(client) = self.tasks.join_next().await {
+            outcomes.extend(client.expect("a client does not panic"));
+        }
+        outcomes.sort_by_key(|outcome| outcome.nonce);
+        Tally { outcomes, lasted: self.started.elapsed() }
+    }
+}
+
+impl Tally {
+    /// The requests that failed.
+    pub fn failed(&self) -> Vec<&Outcome> {
+        self.outcomes.iter().filter(|outcome| outcome.failed()).collect()
+    }
+
+    /// Answered requests a second.
+    pub fn rate(&self) -> f64 {
+        (self.outcomes.len() as f64 / self.lasted.as_secs_f64()).round()
+    }
+
+    /// The longest time that an answer took.
+    pub fn slowest(&self) -> Duration {
+        self.outcomes.iter().map(|outcome| outcome.took).max().unwrap_or_default()
+    }
+
+    /// How many requests failed in which way, for a message.
+    pub fn failures(&self) -> String {
+        let mut kinds = std::collections::BTreeMap::<String, usize>::new();
+        for outcome in self.failed() {
+            let how = match &outcome.status {
+                Ok(200) => "a body not its own".to_owned(),
+                Ok(status) => status.to_string(),
+                Err(error) => error.clone(),
+            };
+            *kinds.entry(format!("{} {how}", outcome.method)).or_default() += 1;
+        }
+        kinds.iter().map(|(kind, count)| format!("{count} x {kind}")).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// One connection's worth of load.
+struct Client {
+    port: u16,
+    next_nonce: Arc<AtomicU64>,
+    answered: Arc<AtomicUsize>,
+    started: Instant,
+    connection: Option<SendRequest<Full<Bytes>>>,
+}
+
+impl Client {
+    async fn run(mut self, stop: CancellationToken) -> Vec<Outcome> {
+        let mut outcomes = Vec::new();
+        while !stop.is_cancelled() {
+            let nonce = self.next_nonce.fetch_add(1, Ordering::Relaxed);
+            let outcome = self.request(nonce).await;
+            self.answered.fetch_add(1, Ordering::Relaxed);
+            if outcome.status.is_err() {
+                // Nothing may be listening: no busy loop of refused connections.
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            outcomes.push(outcome);
+        }
+        outcomes
+    }
+
+    async fn request(&mut self, nonce: u64) -> Outcome {
+        let method = if nonce.is_multiple_of(2) { Method::GET } else { Method::POST };
+        let sent = Instant::now();
+        let answer = match tokio::time::timeout(PATIENCE, self.exchange(nonce, &method)).await {
+            Ok(answer) => answer,
+            Err(_) => Err("no answer".to_owned()),
+        };
+        if answer.is_err() {
+            self.connection = None;
+        }
+        let own = answer.as_ref().is_ok_and(|(_, own)| *own);
+        let status = answer.map(|(status, _)| status);
+        Outcome { nonce, method, status, own, answered_at: self.started.elapsed(), took: sent.elapsed() }
+    }
+
+    async fn exchange(&mut self, nonce: u64, method: &Method) -> Result<(u16, bool), String> {
+        let mark = format!("nonce-{nonce}-");
+        let body = if *method == Method::POST { mark.clone() } else { String::new() };
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("/echo?mark={mark}"))
+            .header("host", "prove.test")
+            .header("x-nonce", nonce.to_string())
+            .body(Full::from(body))
+            .expect("a request of plain parts");
+        let connection = self.connect().await?;
+        let response =
+            connection.send_request(request).await.map_err(|error| format!("transport: {error}"))?;
+        let status = response.status().as_u16();
+        let body = response.into_body().collect().await.map_err(|error| format!("body: {error}"))?.to_bytes();
+        // The query comes back, and the body of a POST: both marks are there, or the answer is another's.
+        let marks = String::from_utf8_lossy(&body).matches(&mark).count();
+        let expected = if *method == Method::POST { 2 } else { 1 };
+        Ok((status, marks >= expected))
+    }
+
+    /// The connection, made anew when the server closed the last one after an answer.
+    async fn connect(&mut self) -> Result<&mut SendRequest<Full<Bytes>>, String> {
+        let usable = match &mut self.connection {
+            Some(connection) => connection.ready().await.is_ok(),
+            None => false,
+        };
+        if !usable {
+            let stream = TcpStream::connect(("127.0.0.1", self.port))
+                .await
+                .map_err(|error| format!("connect: {error}"))?;
+            stream.set_nodelay(true).map_err(|error| format!("connect: {error}"))?;
+            let (sender, connection) =
+                handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
+            tokio::spawn(connection);
+            self.connection = Some(sender);
+        }
+        Ok(self.connection.as_mut().expect("it was just made"))
+    }
+}

@@ -1,0 +1,179 @@
+//! The processes under proof: gateway and workers on a broker.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use async_nats::Client;
+use futures_util::StreamExt;
+use natsway_testkit::{Process, eventually, free_port, workspace_binary};
+
+/// Generous: for a hang, not for a slow machine.
+pub const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Where the workers of these proofs listen.
+pub const SUBJECT: &str = "svc.prove.blue";
+
+/// Short enough that a frozen worker's requests are tried elsewhere within their deadline.
+const ROUTES: &str = r#"
+[[route]]
+name = "prove"
+path = "/{*rest}"
+timeout = "15s"
+try_timeout = "1s"
+target = [{ version = "blue", subject = "svc.prove.blue" }]
+"#;
+
+/// A gateway and its workers.
+pub struct Stand {
+    directory: PathBuf,
+    broker_url: String,
+    /// The gateway.
+    pub gateway: Process,
+    /// Where clients connect.
+    pub port: u16,
+    admin_port: u16,
+    /// A client of the broker, for looking.
+    pub client: Client,
+    /// The workers that run now.
+    pub workers: Vec<Process>,
+    started_workers: usize,
+}
+
+impl Stand {
+    /// A gateway and workers that are ready. The gateway reaches the broker at `gateway_broker_url`, all others at
+    /// `broker_url`; raw data goes to `directory`.
+    ///
+    /// # Errors
+    /// Anything that does not start.
+    pub async fn start(
+        directory: &Path,
+        broker_url: &str,
+        gateway_broker_url: &str,
+        workers: usize,
+    ) -> anyhow::Result<Stand> {
+        std::fs::create_dir_all(directory)?;
+        let routes = directory.join("routes.toml");
+        std::fs::write(&routes, ROUTES)?;
+        let (port, admin_port) = (free_port(), free_port());
+        let gateway = Process::builder(workspace_binary("apiproxy"))
+            .args(["--listen", &format!("127.0.0.1:{port}")])
+            .args(["--admin-listen", &format!("127.0.0.1:{admin_port}")])
+            .args(["--nats-url", gateway_broker_url])
+            .arg("--routes")
+            .arg(&routes)
+            .start();
+        let client = async_nats::ConnectOptions::new()
+            .connect(broker_url.split(',').collect::<Vec<_>>())
+            .await
+            .context("connect to the broker")?;
+        let mut stand = Stand {
+            directory: directory.to_owned(),
+            broker_url: broker_url.to_owned(),
+            gateway,
+            port,
+            admin_port,
+            client,
+            workers: Vec::new(),
+            started_workers: 0,
+        };
+        for _ in 0..workers {
+            stand.add_worker();
+        }
+        stand.members(workers).await;
+        stand.gateway_ready().await;
+        Ok(stand)
+    }
+
+    /// Starts one more worker; it is a member once [`members`](Stand::members) counts it.
+    pub fn add_worker(&mut self) {
+        let number = self.started_workers;
+        self.started_workers += 1;
+        let worker = Process::builder(workspace_binary("worker"))
+            .name(format!("worker {number}"))
+            .args(["--nats-url", &self.broker_url, "--subject", SUBJECT])
+            .env("NATSWAY_RUN_LOG", self.run_log(number))
+            .start();
+        self.workers.push(worker);
+    }
+
+    fn run_log(&self, number: usize) -> PathBuf {
+        self.directory.join(format!("worker-{number}.runs"))
+    }
+
+    /// The run logs of every worker there ever was.
+    pub fn run_logs(&self) -> Vec<PathBuf> {
+        (0..self.started_workers).map(|number| self.run_log(number)).collect()
+    }
+
+    /// Waits until so many workers say that they are there.
+    pub async fn members(&self, expected: usize) {
+        eventually(DEADLINE, async || match present(&self.client).await {
+            Ok(members) if members.len() == expected => Ok(()),
+            Ok(members) => Err(format!("{} of {expected} workers", members.len())),
+            Err(error) => Err(error.to_string()),
+        })
+        .await;
+    }
+
+    /// Asks a worker to leave and waits until it has.
+    ///
+    /// # Errors
+    /// It left with an exit code other than 0.
+    pub async fn retire_worker(&mut self, index: usize) -> anyhow::Result<()> {
+        let mut worker = self.workers.remove(index);
+        worker.terminate();
+        let status = worker.wait_exit(DEADLINE).await;
+        ensure!(status.success(), "a worker left with {status}: {}", worker.stderr());
+        Ok(())
+    }
+
+    /// Waits until the gateway is ready.
+    pub async fn gateway_ready(&self) {
+        eventually(DEADLINE, async || match self.admin("/readyz").await {
+            Ok((200, _)) => Ok(()),
+            other => Err(format!("{other:?}")),
+        })
+        .await;
+    }
+
+    /// A figure of the gateway's `/metrics`; 0 when it is not there.
+    ///
+    /// # Errors
+    /// The admin address does not answer.
+    pub async fn metric(&self, sample: &str) -> anyhow::Result<f64> {
+        let (_, page) = self.admin("/metrics").await?;
+        let value = page.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' ')?.parse().ok());
+        Ok(value.unwrap_or(0.0))
+    }
+
+    async fn admin(&self, path: &str) -> anyhow::Result<(u16, String)> {
+        use http_body_util::{BodyExt, Empty};
+        let stream = tokio::net::TcpStream::connect(("127.0.0.1", self.admin_port)).await?;
+        let io = hyper_util::rt::TokioIo::new(stream);
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await?;
+        tokio::spawn(connection);
+        let request = http::Request::get(path).header("host", "admin").body(Empty::<bytes::Bytes>::new())?;
+        let response = sender.send_request(request).await?;
+        let status = response.status().as_u16();
+        let body = response.into_body().collect().await?.to_bytes();
+        Ok((status, String::from_utf8_lossy(&body).into_owned()))
+    }
+}
+
+/// The ids of the workers that answer within a moment.
+async fn present(client: &Client) -> anyhow::Result<HashSet<String>> {
+    let service: natsway_wire::Subject = SUBJECT.parse()?;
+    let inbox = client.new_inbox();
+    let mut answers = client.subscribe(inbox.clone()).await?;
+    client.publish_with_reply(natsway_wire::control::presence_subject(&service), inbox, "".into()).await?;
+    let mut members = HashSet::new();
+    let until = tokio::time::Instant::now() + Duration::from_millis(150);
+    while let Ok(Some(answer)) = tokio::time::timeout_at(until, answers.next()).await {
+        if answer.status.is_none() {
+            members.insert(String::from_utf8_lossy(&answer.payload).into_owned());
+        }
+    }
+    Ok(members)
+}
