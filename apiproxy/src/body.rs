@@ -68,9 +68,6 @@ pub enum ReadError {
 
 /// Reads a whole body of at most `limit_bytes`; nothing is read of one that says itself that it is longer.
 pub async fn read_whole(mut body: Incoming, limit_bytes: usize) -> Result<Bytes, ReadError> {
-    if body.is_end_stream() {
-        return Ok(Bytes::new());
-    }
     if body.size_hint().lower() > limit_bytes as u64 {
         return Err(ReadError::TooLarge);
     }

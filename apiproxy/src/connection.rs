@@ -21,6 +21,9 @@ const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// The least that hyper takes for HTTP/1's read buffer.
 const HTTP1_BUFFER_BYTES: usize = 8 * 1024;
 
+/// The header fields that hyper takes at the most unless told otherwise.
+const HTTP1_FIELDS: usize = 100;
+
 /// The two steps in which connections are asked to end.
 #[derive(Clone, Debug, Default)]
 pub struct Leaving {
@@ -77,16 +80,16 @@ async fn serve_http1(
     let draining = leaving.draining.clone();
     let service =
         service_fn(move |request| proxy::handle(Rc::clone(&core), peer, draining.is_cancelled(), request));
-    let mut connection = std::pin::pin!(
-        http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(limits.head_timeout)
-            .max_buf_size(HTTP1_BUFFER_BYTES.max(limits.path_bytes + limits.header_bytes + 4 * 1024))
-            // One more than is let in, so that the gateway's own 431 says why.
-            .max_headers(limits.header_fields + 1)
-            .half_close(true)
-            .serve_connection(TokioIo::new(stream), service)
-    );
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(limits.head_timeout)
+        .max_buf_size(HTTP1_BUFFER_BYTES.max(limits.path_bytes + limits.header_bytes + 4 * 1024))
+        .half_close(true);
+    if limits.header_fields > HTTP1_FIELDS {
+        // Only where it must be: hyper's own limit costs nothing, any other an allocation a request.
+        http.max_headers(limits.header_fields);
+    }
+    let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(stream), service));
     tokio::select! {
         served = &mut connection => served,
         () = leaving.closing.cancelled() => {

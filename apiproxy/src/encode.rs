@@ -23,9 +23,9 @@ pub struct Sending {
 }
 
 impl Sending {
-    /// A try that is sent now and given up at `until`.
-    pub fn until(until: Instant, sent_ms: u64) -> Sending {
-        let left = until.saturating_duration_since(Instant::now()) + Duration::from_micros(999);
+    /// A try that is sent at `now` and given up at `until`.
+    pub fn new(now: Instant, until: Instant, sent_ms: u64) -> Sending {
+        let left = until.saturating_duration_since(now) + Duration::from_micros(999);
         Sending { deadline_ms: u32::try_from(left.as_millis()).unwrap_or(u32::MAX), sent_ms }
     }
 }

@@ -109,18 +109,29 @@ fn put_forwarded<E>(
     origin: Origin<'_>,
     put: &mut impl FnMut(&str, &[u8]) -> Result<(), E>,
 ) -> Result<(), E> {
-    let believed = |name: &HeaderName| {
-        let values = headers.get_all(name).iter().filter(|_| origin.trusted);
-        values.filter_map(|value| value.to_str().ok()).collect::<Vec<_>>().join(", ")
+    let believed = |name: &HeaderName| match origin.trusted {
+        true => {
+            let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+            values.collect::<Vec<_>>().join(", ")
+        }
+        false => String::new(),
+    };
+    let authority = origin.authority;
+    let ip = origin.peer.ip().to_canonical();
+    let node = match ip {
+        IpAddr::V4(ip) => ip.to_string(),
+        IpAddr::V6(ip) => format!("\"[{ip}]\""),
     };
     let mut text = believed(&FORWARDED_FOR);
     separate(&mut text);
-    let ip = origin.peer.ip().to_canonical();
-    write!(text, "{ip}").expect("a string takes all");
+    match ip {
+        IpAddr::V4(_) => text.push_str(&node),
+        IpAddr::V6(ip) => write!(text, "{ip}").expect("a string takes all"),
+    }
     put(FORWARDED_FOR.as_str(), text.as_bytes())?;
 
     let host = believed(&FORWARDED_HOST);
-    let host = if host.is_empty() { origin.authority } else { &host };
+    let host = if host.is_empty() { authority } else { &host };
     put(FORWARDED_HOST.as_str(), host.as_bytes())?;
 
     let proto = believed(&FORWARDED_PROTO);
@@ -129,12 +140,9 @@ fn put_forwarded<E>(
 
     let mut text = believed(&header::FORWARDED);
     separate(&mut text);
-    let authority = origin.authority;
-    match ip {
-        IpAddr::V4(ip) => write!(text, "for={ip};host=\"{authority}\";proto=http"),
-        IpAddr::V6(ip) => write!(text, "for=\"[{ip}]\";host=\"{authority}\";proto=http"),
+    for part in ["for=", &node, ";host=\"", authority, "\";proto=http"] {
+        text.push_str(part);
     }
-    .expect("a string takes all");
     put(header::FORWARDED.as_str(), text.as_bytes())
 }
 

@@ -126,9 +126,9 @@ impl Link {
         &self.server_id
     }
 
-    /// The time to stamp a request with, in milliseconds of this link's clock.
-    pub fn now_ms(&self) -> u64 {
-        self.clock.unix_ms_at(Instant::now())
+    /// The time to stamp a request with that is sent at `now`, in milliseconds of this link's clock.
+    pub fn unix_ms_at(&self, now: Instant) -> u64 {
+        self.clock.unix_ms_at(now)
     }
 
     /// The largest payload, headers included, that the broker takes.

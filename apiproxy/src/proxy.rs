@@ -3,21 +3,21 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use natsway_wire::envelope;
 use natsway_wire::native::NativeReply;
 use tracing::info;
 
 use crate::body::{ReadError, ReplyBody, read_whole};
-use crate::core::Core;
+use crate::core::{Core, RouteView, TargetView};
 use crate::encode::{Encoded, Sending};
 use crate::headers::{Origin, REQUEST_ID, check_response, sound_request_id};
 use crate::inspect::{authority, inspect};
-use crate::link::{Answer, Outgoing};
+use crate::link::{Answer, Link, Outgoing};
 use crate::metrics::{Gauge, TargetStats};
 use crate::problem::Problem;
 use crate::retry::{Miss, Next, Tries};
@@ -83,90 +83,82 @@ async fn serve(
     let host = authority.host().trim_matches(['[', ']']).to_ascii_lowercase();
     let authority = authority.as_str().to_owned();
 
-    let limit_bytes = {
-        let view = core.routes();
-        find(view.table.look_up(&host, head.uri.path(), &head.method))?.1.limits.body_bytes
+    let first = resolve(core, &host, &head)?;
+    let body = match body.is_end_stream() {
+        true => Bytes::new(),
+        false => read_body(body, first.route().limits.body_bytes, core.settings.client.body_timeout).await?,
     };
-    let reading = tokio::time::timeout(core.settings.client.body_timeout, read_whole(body, limit_bytes));
-    let body = reading.await.map_err(|_| request_timeout())?.map_err(|error| match error {
+    Call { core, started, host, head, body, peer, authority, request_id }.run(first).await
+}
+
+async fn read_body(body: Incoming, limit_bytes: usize, patience: Duration) -> Result<Bytes, Problem> {
+    let read = tokio::time::timeout(patience, read_whole(body, limit_bytes)).await;
+    read.map_err(|_| request_timeout())?.map_err(|error| match error {
         ReadError::TooLarge => too_large(limit_bytes),
         ReadError::Broken => {
             Problem::new(StatusCode::BAD_REQUEST, "broken_body", "the body broke off or is malformed")
         }
-    })?;
-    Call { core, started, host, head, body, peer, authority, request_id }.run().await
+    })
 }
 
-fn find(lookup: Lookup<'_>) -> Result<(usize, &std::sync::Arc<Route>), Problem> {
-    match lookup {
-        Lookup::Found(index, route) => Ok((index, route)),
+/// A route, in the table in which it was found.
+struct Resolved {
+    view: Rc<RouteView>,
+    index: usize,
+}
+
+impl Resolved {
+    fn route(&self) -> &Route {
+        &self.view.table.routes()[self.index]
+    }
+}
+
+/// Finds the route in force for a request.
+fn resolve(core: &Core, host: &str, head: &http::request::Parts) -> Result<Resolved, Problem> {
+    let view = core.routes();
+    let index = match view.table.look_up(host, head.uri.path(), &head.method) {
+        Lookup::Found(index, _) => index,
         Lookup::NotFound => {
-            Err(Problem::new(StatusCode::NOT_FOUND, "no_route", "no route matches this host and path"))
+            return Err(Problem::new(
+                StatusCode::NOT_FOUND,
+                "no_route",
+                "no route matches this host and path",
+            ));
         }
         Lookup::MethodNotAllowed(methods) => {
             let detail = format!("this path is served with {methods} only");
             let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail);
-            Err(Problem { allow: Some(methods.to_string()), ..problem })
+            return Err(Problem { allow: Some(methods.to_string()), ..problem });
         }
-    }
+    };
+    Ok(Resolved { view, index })
 }
 
 impl Call<'_> {
     /// Tries until there is an answer, or no try is left.
-    async fn run(self) -> Result<Response<ReplyBody>, Problem> {
-        let mut encoded: Option<Encoded> = None;
-        let mut tries: Option<Tries> = None;
+    async fn run(self, first: Resolved) -> Result<Response<ReplyBody>, Problem> {
+        let deadline = self.started + first.route().timeout;
+        let idempotent = self.head.method.is_idempotent();
+        let mut tries = Tries::new(first.route().retry, idempotent, self.started, deadline);
+        let mut resolved = first;
+        let mut encoded = None;
         loop {
-            // Each try resolves the route again: what a try missed may be because it changed.
-            let view = self.core.routes();
-            let (index, route) =
-                find(view.table.look_up(&self.host, self.head.uri.path(), &self.head.method))?;
-            let deadline = self.started + route.timeout;
-            let idempotent = self.head.method.is_idempotent();
-            let tries =
-                tries.get_or_insert_with(|| Tries::new(route.retry, idempotent, self.started, deadline));
+            let route = resolved.route();
             let Some(target) = route.split.pick(fastrand::u32(..)) else {
                 return Err(unavailable("no_version", "no version of this service takes traffic now"));
             };
-            let target = view.target(index, target);
+            let target = resolved.view.target(resolved.index, target);
             let answer = match self.core.link() {
                 None => Answer::Miss(Miss::NotConnected),
                 Some(link) => {
-                    // Only an idempotent request can use what a shorter try leaves of the time.
-                    let until =
-                        if idempotent { deadline.min(Instant::now() + route.try_timeout) } else { deadline };
-                    let sending = Sending::until(until, link.now_ms());
-                    let message = match &mut encoded {
-                        Some(encoded) => encoded.stamped(sending),
-                        none => none.insert(self.encode(route, sending)?).first(),
-                    };
-                    if message.bytes() > link.max_payload() {
-                        let most = link.max_payload();
-                        let detail = format!(
-                            "with its headers this request is above the broker's limit of {most} bytes"
-                        );
-                        return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail));
-                    }
-                    if !link.has_room(message.bytes()) {
-                        return Err(unavailable(
-                            "overloaded",
-                            "the gateway has as many requests out as it may",
-                        ));
-                    }
+                    let outgoing = self.prepare(route, target, &link, deadline, &mut encoded)?;
                     let _in_flight = InFlight::new(&target.stats.in_flight);
-                    let outgoing = Outgoing {
-                        subject: target.subject.clone(),
-                        manners: message.manners(route.cancel),
-                        payload: message.payload,
-                        headers: message.headers,
-                        deadline: until,
-                    };
                     link.call(outgoing).await
                 }
             };
-            match answer {
-                Answer::Http(response) => return self.respond(response, &target.stats),
-                Answer::Native(NativeReply::Response(response)) => {
+            let miss = match answer {
+                Answer::Miss(miss) => miss,
+                Answer::Http(response) | Answer::Native(NativeReply::Response(response)) => {
                     return self.respond(response, &target.stats);
                 }
                 Answer::Native(NativeReply::ServiceError { status, text, body }) => {
@@ -180,17 +172,52 @@ impl Call<'_> {
                         bad_gateway("bad_reply", format!("unreadable reply: {reason}")),
                     );
                 }
-                Answer::Miss(miss) => match self.after_miss(miss, tries) {
-                    Next::RetryAfter(pause) => {
-                        drop(view);
-                        if !pause.is_zero() {
-                            tokio::time::sleep(pause).await;
-                        }
-                    }
-                    Next::GiveUp => return self.fail(&target.stats, given_up(miss, tries)),
-                },
+            };
+            match self.after_miss(miss, &mut tries) {
+                Next::GiveUp => return self.fail(&target.stats, given_up(miss, &tries)),
+                Next::RetryAfter(Duration::ZERO) => {}
+                Next::RetryAfter(pause) => tokio::time::sleep(pause).await,
             }
+            // What a try missed may be because the route changed.
+            resolved = resolve(self.core, &self.host, &self.head)?;
         }
+    }
+
+    /// The message of one try, within the bounds of the link.
+    fn prepare(
+        &self,
+        route: &Route,
+        target: &TargetView,
+        link: &Link,
+        deadline: Instant,
+        encoded: &mut Option<Encoded>,
+    ) -> Result<Outgoing, Problem> {
+        let now = Instant::now();
+        // Only an idempotent request can use what a shorter try leaves of the time.
+        let until = match self.head.method.is_idempotent() {
+            true => deadline.min(now + route.try_timeout),
+            false => deadline,
+        };
+        let sending = Sending::new(now, until, link.unix_ms_at(now));
+        let message = match encoded {
+            Some(encoded) => encoded.stamped(sending),
+            none => none.insert(self.encode(route, sending)?).first(),
+        };
+        let (bytes, most) = (message.bytes(), link.max_payload());
+        if bytes > most {
+            let detail = format!("with its headers this request is above the broker's limit of {most} bytes");
+            return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail));
+        }
+        if !link.has_room(bytes) {
+            return Err(unavailable("overloaded", "the gateway has as many requests out as it may"));
+        }
+        Ok(Outgoing {
+            subject: target.subject.clone(),
+            manners: message.manners(route.cancel),
+            payload: message.payload,
+            headers: message.headers,
+            deadline: until,
+        })
     }
 
     fn after_miss(&self, miss: Miss, tries: &mut Tries) -> Next {
