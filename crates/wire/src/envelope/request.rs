@@ -131,10 +131,18 @@ pub fn decode_request(message: &Bytes, limits: Limits) -> Result<Request, Error>
     let sent_ms = elements.required("sending time", Reader::unsigned)?;
     let method = elements.required("method", Reader::field)?;
     let method = Method::from_bytes(method).map_err(|_| Error::malformed("method"))?;
-    let path = elements.required("path", Reader::field)?;
-    let path_and_query = PathAndQuery::try_from(path).map_err(|_| Error::malformed("path"))?;
+    let path_and_query = elements.required("path", read_path)?;
     let headers = elements.optional("headers", read_fields)?;
     let body = elements.optional("body", read_body)?;
     elements.finish()?;
     Ok(Request { deadline_ms, sent_ms, method, path_and_query, headers, body: message.slice_ref(body) })
+}
+
+/// Reads a path and query as a request line has it: from the root (or `*`) and without a fragment, which the `http`
+/// crate would take and cut off.
+fn read_path(reader: &mut Reader<'_>, what: &'static str) -> Result<PathAndQuery, Error> {
+    let path = reader.field(what)?;
+    let from_root = path.starts_with(b"/") || path == b"*";
+    let parsed = PathAndQuery::try_from(path).ok().filter(|_| from_root && !path.contains(&b'#'));
+    parsed.ok_or(Error::malformed(what))
 }

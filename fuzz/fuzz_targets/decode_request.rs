@@ -1,0 +1,32 @@
+//! A request that can be read is written again and reads the same; its body lies inside the message.
+#![no_main]
+
+use bytes::Bytes;
+use libfuzzer_sys::fuzz_target;
+use natsway_wire::Limits;
+use natsway_wire::envelope::{RequestEncoder, decode_request, restamp_request};
+
+fuzz_target!(|data: &[u8]| {
+    let message = Bytes::copy_from_slice(data);
+    let restamped = restamp_request(&message, 7, 9);
+    let Ok(request) = decode_request(&message, Limits::DEFAULT) else { return };
+    let (outer, inner) = (message.as_ptr_range(), request.body.as_ptr_range());
+    assert!(request.body.is_empty() || (outer.start <= inner.start && inner.end <= outer.end));
+
+    let (method, path) = (request.method.as_str(), request.path_and_query.as_str());
+    let mut encoder = RequestEncoder::new(request.deadline_ms, request.sent_ms, method, path, 0)
+        .expect("what was read is within the limits");
+    for (name, value) in &request.headers {
+        encoder.header(name.as_str(), value.as_bytes()).expect("what was read is within the limits");
+    }
+    let again = encoder.finish(&request.body);
+    assert_eq!(decode_request(&again, Limits::DEFAULT).as_ref(), Ok(&request));
+
+    // Where the stamp's form is ours, stamping changes nothing else.
+    if let Ok(restamped) = restamped {
+        let stamped = decode_request(&restamped, Limits::DEFAULT).expect("only the stamp changed");
+        assert_eq!((stamped.deadline_ms, stamped.sent_ms), (7, 9));
+        assert_eq!((stamped.method, stamped.headers), (request.method, request.headers));
+        assert_eq!(stamped.body, request.body);
+    }
+});
