@@ -5,7 +5,6 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -20,7 +19,7 @@ use crate::eventually::eventually;
 use crate::group::Group;
 use crate::ports::free_port;
 use crate::process::print_tail;
-use crate::repository_root;
+use crate::tools::nats_server;
 
 /// Enough for a cold start on a machine that compiles at the same time.
 const READY: Duration = Duration::from_secs(30);
@@ -151,7 +150,7 @@ impl Broker {
     fn prepare(settings: BrokerBuilder) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         Self {
-            binary: find_broker(),
+            binary: nats_server(),
             name: format!("test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)),
             port: settings.port.unwrap_or_else(free_port),
             monitor_port: free_port(),
@@ -380,16 +379,4 @@ impl Drop for Broker {
             print_tail(&format!("nats-server {}", self.name), &self.log_path());
         }
     }
-}
-
-/// The broker of this machine, found or installed once per process.
-fn find_broker() -> &'static Path {
-    static FOUND: OnceLock<PathBuf> = OnceLock::new();
-    FOUND.get_or_init(|| {
-        let script = repository_root().join("scripts/find_broker.py");
-        let output = Command::new("python3").arg(script).stdin(Stdio::null()).output();
-        let output = output.expect("python3 is in PATH, the tests need it to find nats-server");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr).trim_end());
-        PathBuf::from(String::from_utf8_lossy(&output.stdout).trim_end())
-    })
 }

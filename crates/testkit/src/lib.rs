@@ -27,6 +27,7 @@ mod guard;
 mod link;
 mod ports;
 mod process;
+mod tools;
 
 pub use binaries::{repository_root, workspace_binary};
 pub use broker::{Broker, BrokerBuilder};
@@ -36,3 +37,4 @@ pub use link::TcpLink;
 pub use nix::sys::signal::Signal;
 pub use ports::free_port;
 pub use process::{Process, ProcessBuilder};
+pub use tools::nats_cli;

@@ -1,0 +1,77 @@
+# Everything that is done with Natsway in a checkout. `make help` lists it.
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint fmt bench prove-gateway tools fuzz clean cargo-deny python rust
+
+PYTHON ?= python3
+CARGO ?= cargo
+export CARGO
+
+tools_dir := $(or $(CARGO_TARGET_DIR),target)/tools
+cargo_deny := $(firstword $(wildcard $(tools_dir)/bin/cargo-deny) $(shell command -v cargo-deny 2>/dev/null))
+
+# Pinned: what measures and judges must not change by itself.
+oha_version := 1.16.0
+cargo_deny_version := 0.20.2
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: python ## Start a broker, the gateway and two workers; ARGS='--help' shows the settings
+	@$(PYTHON) scripts/run.py $(ARGS)
+
+test: python rust ## Install what the tests need and run them all
+	@$(PYTHON) scripts/find_broker.py >/dev/null
+	@$(PYTHON) scripts/find_nats_cli.py >/dev/null || echo 'make test: no nats command line, so the tests with it are skipped' >&2
+	$(PYTHON) -m unittest discover --start-directory scripts/tests --top-level-directory scripts
+	$(CARGO) test --workspace
+
+lint: rust ## Check format, clippy, rustdoc and dependencies
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --all-features -- -D warnings
+	$(CARGO) clippy --package natsway-worker --lib --no-default-features -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --all-features --no-deps
+ifeq ($(cargo_deny),)
+	@echo '*** SKIPPED: cargo-deny is not installed, dependencies are not checked; `make cargo-deny` installs it' >&2
+else
+	$(cargo_deny) --log-level error check --show-stats bans licenses sources
+	@if $(cargo_deny) --log-level off fetch db 2>/dev/null; then $(cargo_deny) --log-level error check advisories; \
+	else echo '*** SKIPPED: the advisory database cannot be fetched, known vulnerabilities are not checked' >&2; fi
+endif
+
+fmt: rust ## Format the code
+	$(CARGO) fmt --all
+
+bench: rust ## Measure the path of a request and write the report
+	$(CARGO) run --release --package natsway-bench --bin bench -- run $(ARGS)
+
+prove-gateway: python rust ## Long proof of the gateway's promises under faults; SEED and sizes from the environment
+	$(CARGO) run --release --package natsway-bench --bin bench -- prove gateway $(ARGS)
+
+tools: python cargo-deny ## Install oha, cargo-deny and the nats command line under target/tools
+	$(CARGO) install --locked --root $(tools_dir) oha@$(oha_version)
+	$(PYTHON) scripts/find_nats_cli.py
+
+# Not optimized: it spends its time reading files, and compiles in half the time.
+cargo-deny: rust
+	$(CARGO) install --locked --root $(tools_dir) --debug cargo-deny@$(cargo_deny_version)
+
+FUZZ_SECONDS ?= 60
+fuzz: rust ## Fuzz every decoder for FUZZ_SECONDS (60) each; needs cargo-fuzz and a nightly toolchain
+	@$(CARGO) fuzz --version >/dev/null 2>&1 || { echo 'make fuzz: cargo-fuzz is missing: cargo install --locked cargo-fuzz' >&2; exit 2; }
+	@rustc +nightly --version >/dev/null 2>&1 || { echo 'make fuzz: nightly is missing: rustup toolchain install nightly' >&2; exit 2; }
+	@set -e; for target in $$($(CARGO) +nightly fuzz list); do \
+	    echo "fuzzing $$target for $(FUZZ_SECONDS) s"; \
+	    $(CARGO) +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS); \
+	done
+
+clean: ## Remove everything that was built or installed here
+	$(CARGO) clean
+	rm -rf scripts/__pycache__ scripts/tests/__pycache__
+
+python:
+	@command -v $(PYTHON) >/dev/null || { echo 'make: $(PYTHON) is not in PATH: install Python >= 3.9' >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 9))' || { echo 'make: $(PYTHON) is too old: install Python >= 3.9' >&2; exit 2; }
+
+rust:
+	@command -v $(CARGO) >/dev/null || { echo 'make: $(CARGO) is not in PATH: install Rust from https://rustup.rs, then open a new shell' >&2; exit 2; }

@@ -1,0 +1,88 @@
+"""The broker and the nats command line are found, installed once, or refused with a reason."""
+
+import os
+import stat
+import subprocess
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+
+import find_nats_cli
+from find_broker import pinned_version
+from tooling import ROOT, parse_version, show_version
+
+SCRIPTS = ROOT / "scripts"
+
+
+class Versions(unittest.TestCase):
+    def test_a_version_is_read_from_what_programs_print(self):
+        for text, version in (
+            ("nats-server: v2.15.1", (2, 15, 1)),
+            ("nats-server: v2.9\n", (2, 9, 0)),
+            ("2.12.0-RC.2", (2, 12, 0)),
+            ("nothing", None),
+        ):
+            with self.subTest(text):
+                self.assertEqual(parse_version(text), version)
+
+    def test_versions_compare_as_numbers(self):
+        self.assertGreater(parse_version("2.11.0"), parse_version("2.9.25"))
+        self.assertEqual(show_version((2, 11, 0)), "2.11.0")
+
+    def test_the_pins_can_be_read(self):
+        self.assertGreaterEqual(pinned_version(), (2, 11, 0))
+        go_mod = (find_nats_cli.MODULE / "go.mod").read_text(encoding="utf-8")
+        self.assertRegex(find_nats_cli.pinned_version(go_mod), r"^v\d+\.\d+\.\d+$")
+
+
+class FindBroker(unittest.TestCase):
+    """Runs the script as the tests and `make run` do, with programs that only tell a version."""
+
+    def setUp(self):
+        self.directory = tempfile.TemporaryDirectory()
+        self.addCleanup(self.directory.cleanup)
+
+    def program(self, prints):
+        path = Path(self.directory.name) / "nats-server"
+        path.write_text(f"#!/bin/sh\necho '{prints}'\n", encoding="utf-8")
+        path.chmod(path.stat().st_mode | stat.S_IXUSR)
+        return str(path)
+
+    def find(self, **environment):
+        kept = {key: value for key, value in os.environ.items() if key != "NATSWAY_NATS_SERVER"}
+        script = [sys.executable, str(SCRIPTS / "find_broker.py")]
+        return subprocess.run(script, env={**kept, **environment}, capture_output=True, text=True, check=False)
+
+    def test_a_named_broker_is_used(self):
+        path = self.program("nats-server: v2.11.0")
+        found = self.find(NATSWAY_NATS_SERVER=path)
+        self.assertEqual((found.returncode, found.stdout), (0, f"{path}\n"))
+
+    def test_a_named_broker_that_will_not_do_is_an_error(self):
+        for prints in ("nats-server: v2.10.9", "somebody else 9.9"):
+            with self.subTest(prints):
+                found = self.find(NATSWAY_NATS_SERVER=self.program(prints))
+                self.assertEqual((found.returncode, found.stdout), (2, ""))
+                self.assertIn("NATSWAY_NATS_SERVER=", found.stderr)
+        self.assertEqual(self.find(NATSWAY_NATS_SERVER="/no/such/file").returncode, 2)
+
+    def test_a_broker_in_path_is_used_unless_it_is_too_old(self):
+        path = self.program("nats-server: v2.11.0")
+        search = f"{self.directory.name}{os.pathsep}{os.environ['PATH']}"
+        self.assertEqual(self.find(PATH=search).stdout, f"{path}\n")
+        self.program("nats-server: v2.9.1")
+        found = self.find(PATH=search)
+        self.assertEqual(found.returncode, 0, found.stderr)
+        self.assertNotEqual(found.stdout, f"{path}\n")
+        self.assertIn("version 2.9.1 is too old", found.stderr)
+
+
+class FindNatsCli(unittest.TestCase):
+    def test_a_missing_go_is_told_apart(self):
+        with tempfile.TemporaryDirectory() as empty:
+            environment = {"PATH": empty, "CARGO_TARGET_DIR": empty}
+            script = [sys.executable, str(SCRIPTS / "find_nats_cli.py")]
+            found = subprocess.run(script, env=environment, capture_output=True, text=True, check=False)
+        self.assertEqual(found.returncode, 3)
+        self.assertIn("go is not in PATH", found.stderr)
