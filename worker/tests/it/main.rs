@@ -1,0 +1,14 @@
+//! Workers against a real broker: what they promise to callers, to operators and to each other.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
+
+mod caller;
+mod contract;
+mod discovery;
+mod drain;
+mod failure;
+mod flood;
+mod overload;
+mod process;
+mod serving;
+mod stage;

@@ -1,0 +1,195 @@
+//! What callers get.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Extension, Request};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{any, get};
+use bytes::Bytes;
+use http::StatusCode;
+use http_body::Frame;
+use http_body_util::StreamBody;
+use natsway_testkit::Broker;
+use natsway_wire::envelope::NotRun;
+use natsway_wire::native;
+use natsway_worker::Deadline;
+
+use crate::caller::{Caller, Draft};
+use crate::stage::{FORMS, Form, SUBJECT, Worker, options};
+
+/// Gives back the request line, header values `x-a` and the body.
+async fn echo(request: Request) -> String {
+    let (head, body) = request.into_parts();
+    let body = axum::body::to_bytes(body, usize::MAX).await.unwrap();
+    let values: Vec<_> = head.headers.get_all("x-a").iter().map(|value| value.to_str().unwrap()).collect();
+    format!("{} {} {values:?} {}", head.method, head.uri, String::from_utf8_lossy(&body))
+}
+
+async fn with_trailers() -> Response {
+    let mut trailers = http::HeaderMap::new();
+    trailers.insert("x-checksum", "7".parse().unwrap());
+    let frames: [Result<_, Infallible>; 3] = [
+        Ok(Frame::data(Bytes::from_static(b"one "))),
+        Ok(Frame::data(Bytes::from_static(b"two"))),
+        Ok(Frame::trailers(trailers)),
+    ];
+    axum::body::Body::new(StreamBody::new(futures_util::stream::iter(frames))).into_response()
+}
+
+async fn slow() -> &'static str {
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    "slow"
+}
+
+async fn panic() -> StatusCode {
+    panic!("asked to panic")
+}
+
+async fn left(Extension(deadline): Extension<Deadline>) -> String {
+    deadline.remaining().as_millis().to_string()
+}
+
+fn router() -> Router {
+    Router::new()
+        .route("/echo", any(echo))
+        .route("/trailers", get(with_trailers))
+        .route("/slow", get(slow))
+        .route("/panic", get(panic))
+        .route("/left", get(left))
+        .route("/big", get(async || "x".repeat(200_000)))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_and_its_response_cross_whole() {
+    let broker = Broker::start().await;
+    let mut caller = Caller::new(broker.connect().await).await;
+    for form in FORMS {
+        let worker = Worker::start(&caller.client, form, options(&broker.url()), router()).await;
+        let draft = Draft::post("/echo?q=%20", "body").header("x-a", "1").header("x-a", "2");
+        let response = caller.call(SUBJECT, draft).await;
+        assert_eq!(response.status, StatusCode::OK);
+        assert_eq!(response.body, r#"POST /echo?q=%20 ["1", "2"] body"#, "{form:?}");
+        assert_eq!(response.headers["content-type"], "text/plain; charset=utf-8");
+
+        let response = caller.call(SUBJECT, Draft::get("/trailers")).await;
+        assert_eq!(
+            (&response.body[..], &response.trailers["x-checksum"]),
+            (&b"one two"[..], &"7".parse().unwrap())
+        );
+        assert_eq!(caller.call(SUBJECT, Draft::get("/none")).await.status, StatusCode::NOT_FOUND);
+        assert_eq!(worker.leave().await.requests, 3);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_is_a_500_and_the_worker_goes_on() {
+    let broker = Broker::start().await;
+    let mut caller = Caller::new(broker.connect().await).await;
+    for form in FORMS {
+        let worker = Worker::start(&caller.client, form, options(&broker.url()), router()).await;
+        let response = caller.call(SUBJECT, Draft::get("/panic")).await;
+        assert_eq!(response.status, StatusCode::INTERNAL_SERVER_ERROR, "{form:?}");
+        assert_eq!(response.headers["content-type"], "application/problem+json");
+        assert_eq!(caller.call(SUBJECT, Draft::get("/left")).await.status, StatusCode::OK);
+        let summary = worker.leave().await;
+        assert_eq!((summary.requests, summary.errors), (2, 1));
+        assert_eq!(summary.last_error, "500: GET /panic: panic: asked to panic");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_response_above_max_payload_is_a_502_and_disturbs_no_other() {
+    let broker = Broker::builder().max_payload(64 * 1024).start().await;
+    let mut caller = Caller::new(broker.connect().await).await;
+    let worker = Worker::start(&caller.client, Form::Spawned, options(&broker.url()), router()).await;
+    caller.send(SUBJECT, Draft::get("/slow")).await;
+    let response = caller.call(SUBJECT, Draft::get("/big")).await;
+    assert_eq!(response.status, StatusCode::BAD_GATEWAY);
+    let detail = String::from_utf8_lossy(&response.body).into_owned();
+    assert!(detail.contains("longer than the 65536 bytes"), "{detail}");
+    assert_eq!(caller.response().await.body, "slow");
+    worker.leave().await;
+    assert!(!broker.log().contains("maximum payload"), "the broker was never sent too much");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_response_limit_of_its_own_is_kept() {
+    let broker = Broker::start().await;
+    let mut caller = Caller::new(broker.connect().await).await;
+    let options = options(&broker.url()).max_response_bytes(1_000);
+    let worker = Worker::start(&caller.client, Form::PerCore, options, router()).await;
+    assert_eq!(caller.call(SUBJECT, Draft::get("/big")).await.status, StatusCode::BAD_GATEWAY);
+    worker.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn handlers_know_what_is_left_of_their_time() {
+    let broker = Broker::start().await;
+    let mut caller = Caller::new(broker.connect().await).await;
+    let worker = Worker::start(&caller.client, Form::Spawned, options(&broker.url()), router()).await;
+    let response = caller.call(SUBJECT, Draft::get("/left").deadline_ms(15_000)).await;
+    let left_ms: u64 = std::str::from_utf8(&response.body).unwrap().parse().unwrap();
+    assert!((1..=15_000).contains(&left_ms), "{left_ms}");
+    worker.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_speak_the_envelope_is_told_so_in_the_words_of_adr_32() {
+    let broker = Broker::start().await;
+    let mut caller = Caller::new(broker.connect().await).await;
+    let worker = Worker::start(&caller.client, Form::Spawned, options(&broker.url()), router()).await;
+    caller.send_raw(SUBJECT, Bytes::new()).await;
+    let headers = caller.next_message().await.headers.unwrap();
+    assert_eq!(headers.get(native::ERROR_CODE).unwrap().as_str(), "400");
+    assert!(
+        headers.get(native::ERROR).unwrap().as_str().starts_with("not a request of natsway's http codec")
+    );
+
+    // An array of two, version 2: from a gateway of the future.
+    caller.send_raw(SUBJECT, Bytes::from_static(&[0x92, 2, 0])).await;
+    assert_eq!(caller.refusal().await, NotRun::Unsupported);
+
+    caller.client.publish(SUBJECT, Bytes::from_static(b"who listens?")).await.unwrap();
+    caller.hears_nothing().await;
+    let summary = worker.leave().await;
+    assert_eq!((summary.requests, summary.errors, summary.without_reply), (0, 2, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_queue_group_runs_a_request_once_and_two_groups_once_each() {
+    let broker = Broker::start().await;
+    let mut caller = Caller::new(broker.connect().await).await;
+    let runs = Arc::new(AtomicUsize::new(0));
+    let mut workers = Vec::new();
+    for group in ["one", "one", "two", "two"] {
+        let runs = Arc::clone(&runs);
+        let count = async move || runs.fetch_add(1, Ordering::SeqCst).to_string();
+        let options = options(&broker.url()).queue_group(group);
+        workers.push(
+            Worker::start(&caller.client, Form::Spawned, options, Router::new().route("/", any(count))).await,
+        );
+    }
+    for _ in 0..100 {
+        caller.send(SUBJECT, Draft::get("/")).await;
+        for _ in 0..2 {
+            assert_eq!(caller.response().await.status, StatusCode::OK);
+        }
+    }
+    caller.hears_nothing().await;
+    assert_eq!(runs.load(Ordering::SeqCst), 200);
+    for worker in workers {
+        let summary = worker.leave().await;
+        assert!(summary.requests > 0, "the members of a group share its requests");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn options_that_cannot_be_are_refused_before_anything_starts() {
+    let options = natsway_worker::Options::new("svc.*").version("blue");
+    let error = natsway_worker::serve(options, router(), std::future::pending()).await.unwrap_err();
+    assert!(matches!(error, natsway_worker::Error::Options(ref errors) if errors.len() >= 2), "{error}");
+}
