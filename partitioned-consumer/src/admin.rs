@@ -1,0 +1,205 @@
+//! What the administration of both kinds of groups shares: buckets, entries, and careful writes.
+
+use std::time::Duration;
+
+use async_nats::jetstream::{self, consumer, kv};
+use bytes::Bytes;
+use futures_util::TryStreamExt;
+
+use crate::api::{self, code};
+use crate::error::{Error, ErrorKind};
+use crate::name::GroupName;
+use crate::plan::GroupKind;
+
+/// How often a write is tried again when somebody else was faster.
+pub(crate) const WRITE_ATTEMPTS: u32 = 20;
+
+pub(crate) async fn check_stream(
+    context: &jetstream::Context,
+    stream: &str,
+) -> Result<jetstream::stream::Info, Error> {
+    match api::stream_info(context, stream).await {
+        Ok(info) => Ok(info),
+        Err(error) if error.code() == Some(code::STREAM_NOT_FOUND) => {
+            Err(ErrorKind::StreamNotFound.with(format!("there is no stream {stream:?}")))
+        }
+        Err(error) => Err(error.into_error("the stream could not be looked up")),
+    }
+}
+
+/// The bucket, or `None` when it does not exist; any other failure is an error, never a reason to create one.
+pub(crate) async fn bucket(
+    context: &jetstream::Context,
+    kind: GroupKind,
+) -> Result<Option<kv::Store>, Error> {
+    let failed = |error| {
+        ErrorKind::Broker.caused(format!("the bucket {:?} could not be opened", kind.bucket()), error)
+    };
+    match context.get_key_value(kind.bucket()).await {
+        Ok(store) => Ok(Some(store)),
+        Err(error) => match api::stream_info(context, &format!("KV_{}", kind.bucket())).await {
+            Err(gone) if gone.code() == Some(code::STREAM_NOT_FOUND) => Ok(None),
+            _ => Err(failed(error)),
+        },
+    }
+}
+
+pub(crate) async fn bucket_or_new(
+    context: &jetstream::Context,
+    kind: GroupKind,
+    replicas: usize,
+) -> Result<kv::Store, Error> {
+    if let Some(store) = bucket(context, kind).await? {
+        return Ok(store);
+    }
+    let config = kv::Config { bucket: kind.bucket().into(), num_replicas: replicas, ..Default::default() };
+    let made = context.create_key_value(config).await;
+    made.map_err(|error| {
+        ErrorKind::Broker.caused(format!("the bucket {:?} could not be created", kind.bucket()), error)
+    })
+}
+
+fn no_group(name: &GroupName) -> Error {
+    ErrorKind::GroupNotFound.with(format!(
+        "there is no group {:?} on stream {:?}",
+        name.group(),
+        name.stream()
+    ))
+}
+
+/// An entry's bytes and revision.
+pub(crate) async fn entry(store: &kv::Store, name: &GroupName) -> Result<(Bytes, u64), Error> {
+    let found = store.entry(name.key()).await;
+    let found =
+        found.map_err(|error| ErrorKind::Broker.caused("the group's entry could not be read", error))?;
+    match found.filter(|e| e.operation == kv::Operation::Put) {
+        Some(entry) => Ok((entry.value, entry.revision)),
+        None => Err(no_group(name)),
+    }
+}
+
+/// Reads and checks a group's configuration.
+pub(crate) async fn read<C>(
+    context: &jetstream::Context,
+    kind: GroupKind,
+    name: &GroupName,
+    parse: impl Fn(&[u8]) -> Result<C, Error>,
+) -> Result<C, Error> {
+    let store = bucket(context, kind).await?.ok_or_else(|| no_group(name))?;
+    parse(&entry(&store, name).await?.0)
+}
+
+/// Rewrites an entry, again from the start when somebody else was faster.
+pub(crate) async fn rewrite<T>(
+    context: &jetstream::Context,
+    kind: GroupKind,
+    name: &GroupName,
+    edit: impl Fn(&[u8]) -> Result<Option<(Vec<u8>, T)>, Error>,
+) -> Result<Option<T>, Error> {
+    let store = bucket(context, kind).await?.ok_or_else(|| no_group(name))?;
+    for attempt in 0..WRITE_ATTEMPTS {
+        let (json, revision) = entry(&store, name).await?;
+        let Some((json, outcome)) = edit(&json)? else { return Ok(None) };
+        match store.update(name.key(), json.into(), revision).await {
+            Ok(_) => return Ok(Some(outcome)),
+            Err(error) if error.kind() == kv::UpdateErrorKind::WrongLastRevision => {
+                tokio::time::sleep(Duration::from_millis(fastrand::u64(0..=5 * u64::from(attempt + 1))))
+                    .await;
+            }
+            Err(error) => {
+                return Err(ErrorKind::Broker.caused("the group's entry could not be written", error));
+            }
+        }
+    }
+    Err(ErrorKind::Conflict.with("the group's entry kept changing under the write; try again"))
+}
+
+/// What became of the attempt to write a new entry.
+pub(crate) enum Written {
+    New,
+    /// An entry of that name was there already.
+    Present(Bytes),
+}
+
+/// Writes an entry that must not exist yet.
+pub(crate) async fn write_new(store: &kv::Store, name: &GroupName, json: Vec<u8>) -> Result<Written, Error> {
+    match store.create(name.key(), json.into()).await {
+        Ok(_) => Ok(Written::New),
+        Err(error) if error.kind() == kv::CreateErrorKind::AlreadyExists => {
+            Ok(Written::Present(entry(store, name).await?.0))
+        }
+        Err(error) => Err(ErrorKind::Broker.caused("the group's entry could not be written", error)),
+    }
+}
+
+pub(crate) fn exists_differently(name: &GroupName) -> Error {
+    ErrorKind::GroupExists.with(format!(
+        "group {:?} exists on stream {:?} with another configuration: choose another name, or delete it first",
+        name.group(),
+        name.stream()
+    ))
+}
+
+/// The groups of a stream.
+pub(crate) async fn list(
+    context: &jetstream::Context,
+    kind: GroupKind,
+    stream: &str,
+) -> Result<Vec<String>, Error> {
+    let Some(store) = bucket(context, kind).await? else { return Ok(Vec::new()) };
+    let failed = |error: &dyn std::fmt::Display| {
+        ErrorKind::Broker.with(format!("the groups could not be listed: {error}"))
+    };
+    let keys = store.keys().await.map_err(|error| failed(&error))?;
+    let keys: Vec<String> = keys.try_collect().await.map_err(|error| failed(&error))?;
+    let mut groups: Vec<String> = keys
+        .iter()
+        .filter_map(|key| key.split_once('.'))
+        .filter(|(s, _)| *s == stream)
+        .map(|(_, g)| g.to_owned())
+        .collect();
+    groups.sort();
+    Ok(groups)
+}
+
+/// All consumers of a stream.
+pub(crate) async fn consumers(
+    context: &jetstream::Context,
+    stream: &str,
+) -> Result<Vec<consumer::Info>, Error> {
+    check_stream(context, stream).await?;
+    let failed = |error: &dyn std::fmt::Display| {
+        ErrorKind::Broker.with(format!("the consumers could not be listed: {error}"))
+    };
+    let stream = context.get_stream_no_info(stream).await.map_err(|error| failed(&error))?;
+    stream.consumers().try_collect().await.map_err(|error| failed(&error))
+}
+
+/// Whether a consumer has an instance that waits for messages or is pinned.
+pub(crate) fn is_active(info: &consumer::Info) -> bool {
+    info.num_waiting > 0
+        || info.priority_groups.iter().any(|g| g.pinned_client_id.as_deref().is_some_and(|id| !id.is_empty()))
+}
+
+/// Makes the pinned instance of a member step down.
+pub(crate) async fn step_down(
+    context: &jetstream::Context,
+    kind: GroupKind,
+    name: &GroupName,
+    member: &str,
+) -> Result<(), Error> {
+    let (stream, consumer) = (kind.consumed_stream(name), kind.consumer(name, member));
+    let info = match api::consumer_info(context, &stream, &consumer).await {
+        Ok(info) => info,
+        Err(error) if matches!(error.code(), Some(code::CONSUMER_NOT_FOUND | code::STREAM_NOT_FOUND)) => {
+            return Err(ErrorKind::NotActive
+                .with(format!("member {member:?} of {name} has no consumer: no instance is active")));
+        }
+        Err(error) => return Err(error.into_error("the consumer could not be looked up")),
+    };
+    // The older generation pins under the member's own name.
+    let group = info.config.priority_groups.first().cloned().unwrap_or_default();
+    api::unpin(context, &stream, &consumer, &group)
+        .await
+        .map_err(|error| error.into_error("the pin could not be taken"))
+}

@@ -1,0 +1,148 @@
+//! The few JetStream requests that the library makes itself, with the server's error codes kept.
+
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::{self, IntoConsumerConfig, pull};
+use async_nats::jetstream::{self, response::Response};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::error::{Error, ErrorKind};
+
+/// Server error codes that decide something here.
+pub(crate) mod code {
+    pub(crate) const CONSUMER_NOT_FOUND: u64 = 10014;
+    pub(crate) const STREAM_NOT_FOUND: u64 = 10059;
+    pub(crate) const STREAM_NAME_IN_USE: u64 = 10058;
+    pub(crate) const FILTER_OVERLAPS: u64 = 10100;
+    pub(crate) const CONSUMER_EXISTS: u64 = 10148;
+}
+
+/// What a request came to.
+#[derive(Debug)]
+pub(crate) enum ApiError {
+    /// The server refused it, with this code.
+    Refused { code: u64, text: String },
+    /// No answer came.
+    Unanswered(Error),
+}
+
+impl ApiError {
+    pub(crate) fn code(&self) -> Option<u64> {
+        match self {
+            Self::Refused { code, .. } => Some(*code),
+            Self::Unanswered(_) => None,
+        }
+    }
+
+    /// As an error of `kind` when the server refused; time-outs keep their own kind.
+    pub(crate) fn into_error(self, doing: &str) -> Error {
+        match self {
+            Self::Refused { code, text } => ErrorKind::Broker.with(format!("{doing}: {text} ({code})")),
+            Self::Unanswered(error) => {
+                let kind = error.kind();
+                kind.caused(doing.to_owned(), error)
+            }
+        }
+    }
+}
+
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+
+/// Sends one JetStream API request; the context adds its prefix.
+pub(crate) async fn request<T, V>(
+    context: &jetstream::Context,
+    subject: String,
+    body: &T,
+) -> Result<V, ApiError>
+where
+    T: Serialize + ?Sized + Sync,
+    V: DeserializeOwned,
+{
+    let unanswered = |kind: ErrorKind, text: &str| ApiError::Unanswered(kind.with(text.to_owned()));
+    match tokio::time::timeout(ANSWER_WITHIN, context.request::<_, T, Response<V>>(subject, body)).await {
+        Err(_) => Err(unanswered(ErrorKind::Timeout, "the broker did not answer in time, is it reachable")),
+        Ok(Err(error)) => {
+            Err(ApiError::Unanswered(ErrorKind::Broker.caused("the broker could not be asked", error)))
+        }
+        Ok(Ok(Response::Ok(answer))) => Ok(answer),
+        Ok(Ok(Response::Err { error })) => {
+            Err(ApiError::Refused { code: error.error_code().0, text: error.to_string() })
+        }
+    }
+}
+
+/// The body of a request without one: the server takes an empty object for it.
+#[derive(Serialize)]
+pub(crate) struct Empty {}
+
+#[derive(Serialize)]
+struct CreateConsumer<'a> {
+    stream_name: &'a str,
+    config: consumer::Config,
+    action: &'static str,
+}
+
+/// Creates a consumer, or finds it with the very same settings.
+pub(crate) async fn create_consumer(
+    context: &jetstream::Context,
+    stream: &str,
+    name: &str,
+    config: &pull::Config,
+) -> Result<consumer::Info, ApiError> {
+    let body =
+        CreateConsumer { stream_name: stream, config: config.into_consumer_config(), action: "create" };
+    request(context, format!("CONSUMER.CREATE.{stream}.{name}"), &body).await
+}
+
+pub(crate) async fn consumer_info(
+    context: &jetstream::Context,
+    stream: &str,
+    name: &str,
+) -> Result<consumer::Info, ApiError> {
+    request(context, format!("CONSUMER.INFO.{stream}.{name}"), &Empty {}).await
+}
+
+/// Deletes a consumer; one that is gone already is fine.
+pub(crate) async fn delete_consumer(
+    context: &jetstream::Context,
+    stream: &str,
+    name: &str,
+) -> Result<(), ApiError> {
+    match request::<_, serde_json::Value>(context, format!("CONSUMER.DELETE.{stream}.{name}"), &Empty {})
+        .await
+    {
+        Ok(_) => Ok(()),
+        Err(error) if matches!(error.code(), Some(code::CONSUMER_NOT_FOUND | code::STREAM_NOT_FOUND)) => {
+            Ok(())
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Takes the pin from whoever has it; a consumer without a pin is fine.
+pub(crate) async fn unpin(
+    context: &jetstream::Context,
+    stream: &str,
+    name: &str,
+    group: &str,
+) -> Result<(), ApiError> {
+    let body = serde_json::json!({ "group": group });
+    request::<_, serde_json::Value>(context, format!("CONSUMER.UNPIN.{stream}.{name}"), &body)
+        .await
+        .map(|_| ())
+}
+
+/// Stream info, without its subjects.
+pub(crate) async fn stream_info(
+    context: &jetstream::Context,
+    stream: &str,
+) -> Result<jetstream::stream::Info, ApiError> {
+    request(context, format!("STREAM.INFO.{stream}"), &Empty {}).await
+}
+
+/// Who is pinned in the priority group of a consumer.
+pub(crate) fn pinned(info: &consumer::Info, group: &str) -> Option<String> {
+    let state = info.priority_groups.iter().find(|g| g.group == group)?;
+    state.pinned_client_id.clone().filter(|id| !id.is_empty())
+}

@@ -1,0 +1,432 @@
+//! The configuration of a group, as it is stored: both kinds, both generations, and the rules they must keep.
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::error::{Error, ErrorKind};
+use crate::filter::{PartitioningFilter, check_filter_subject};
+use crate::partition::{MAX_PARTITIONS, partitions_of};
+
+mod document;
+
+pub(crate) use document::Document;
+
+/// Partitions that an operator gave to a member.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberMapping {
+    /// The member.
+    pub member: String,
+    /// Its partitions, counted from 0.
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub partitions: Vec<u32>,
+}
+
+impl MemberMapping {
+    /// Gives `partitions` to `member`.
+    pub fn new(member: impl Into<String>, partitions: impl IntoIterator<Item = u32>) -> Self {
+        Self { member: member.into(), partitions: partitions.into_iter().collect() }
+    }
+}
+
+/// How a group's partitions are spread over members.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Membership {
+    /// Nobody: an elastic group begins like this, and waits.
+    #[default]
+    Empty,
+    /// Evenly over these names.
+    Balanced(Vec<String>),
+    /// As the operator wrote it.
+    Mapped(Vec<MemberMapping>),
+}
+
+impl Membership {
+    /// An even spread over `members`.
+    pub fn balanced<S: Into<String>>(members: impl IntoIterator<Item = S>) -> Self {
+        Self::from_parts(members.into_iter().map(Into::into).collect(), Vec::new())
+    }
+
+    fn from_parts(members: Vec<String>, mappings: Vec<MemberMapping>) -> Self {
+        match (members.is_empty(), mappings.is_empty()) {
+            (_, false) => Self::Mapped(mappings),
+            (false, true) => Self::Balanced(members),
+            (true, true) => Self::Empty,
+        }
+    }
+
+    /// Whether the name is in the membership, with or without partitions.
+    pub fn contains(&self, member: &str) -> bool {
+        match self {
+            Self::Empty => false,
+            Self::Balanced(names) => names.iter().any(|n| n == member),
+            Self::Mapped(mappings) => mappings.iter().any(|m| m.member == member),
+        }
+    }
+
+    /// All names, in the order in which they are stored, each once.
+    pub fn names(&self) -> Vec<String> {
+        let mut seen = std::collections::BTreeSet::new();
+        let all: Vec<&String> = match self {
+            Self::Empty => Vec::new(),
+            Self::Balanced(names) => names.iter().collect(),
+            Self::Mapped(mappings) => mappings.iter().map(|m| &m.member).collect(),
+        };
+        all.into_iter().filter(|n| seen.insert(n.as_str())).cloned().collect()
+    }
+
+    fn faults(&self, partitions: u32) -> Vec<String> {
+        let Self::Mapped(mappings) = self else { return Vec::new() };
+        let mut faults = Vec::new();
+        if mappings.len() > partitions as usize {
+            faults.push(format!(
+                "member_mappings: {} for {partitions} partitions: expected at most one each",
+                mappings.len()
+            ));
+        }
+        let mut owner: Vec<Option<&str>> = vec![None; partitions as usize];
+        for (at, mapping) in mappings.iter().enumerate() {
+            if mappings[..at].iter().any(|m| m.member == mapping.member) {
+                faults.push(format!("member_mappings: member {:?} is given twice", mapping.member));
+            }
+            for partition in &mapping.partitions {
+                match owner.get_mut(*partition as usize) {
+                    None => faults
+                        .push(format!("member_mappings: partition {partition}: expected 0..{partitions}")),
+                    Some(Some(other)) => {
+                        faults.push(format!(
+                            "member_mappings: partition {partition} is given twice, first to {other:?}"
+                        ));
+                    }
+                    Some(free) => *free = Some(&mapping.member),
+                }
+            }
+        }
+        let uncovered: Vec<String> =
+            owner.iter().enumerate().filter(|(_, o)| o.is_none()).map(|(p, _)| p.to_string()).collect();
+        if !uncovered.is_empty() {
+            faults.push(format!("member_mappings: nobody has partition {}", uncovered.join(", ")));
+        }
+        faults
+    }
+}
+
+/// Which library generation wrote an entry.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Generation {
+    /// One `filter` per group; members pin under their own name. Read and consumed, never rewritten.
+    First,
+    /// Lists of filters; members pin under one constant name.
+    #[default]
+    Current,
+}
+
+/// A static group: its stream's subjects already begin with the partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StaticConfig {
+    /// How many partitions the stream's subjects carry.
+    pub partitions: u32,
+    /// Subjects, without the partition; empty takes all.
+    pub filters: Vec<String>,
+    /// Who gets what.
+    pub membership: Membership,
+    /// Which library generation wrote it.
+    pub generation: Generation,
+}
+
+/// An elastic group: members come and go, and a work-queue stream carries the partitions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ElasticConfig {
+    /// How many partitions the work-queue stream's subjects carry.
+    pub partitions: u32,
+    /// What is taken from the stream; empty takes every subject, hashed whole.
+    pub filters: Vec<PartitioningFilter>,
+    /// Messages the work-queue stream holds before copying pauses; 0 or less is no limit.
+    pub max_buffered_messages: i64,
+    /// Bytes the work-queue stream holds before copying pauses; 0 or less is no limit.
+    pub max_buffered_bytes: i64,
+    /// Who gets what.
+    pub membership: Membership,
+    /// Which library generation wrote it.
+    pub generation: Generation,
+}
+
+impl StaticConfig {
+    /// A group of `partitions` spread by `membership`, taking every subject.
+    pub fn new(partitions: u32, membership: Membership) -> Self {
+        Self { partitions, filters: Vec::new(), membership, generation: Generation::Current }
+    }
+
+    /// Takes only subjects that match one of the filters (given without the partition).
+    #[must_use]
+    pub fn filters<S: Into<String>>(mut self, filters: impl IntoIterator<Item = S>) -> Self {
+        self.filters = filters.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Reads an entry.
+    ///
+    /// # Errors
+    /// [`ErrorKind::CorruptEntry`] for text that is not such an entry, [`ErrorKind::InvalidConfig`] for one that breaks a rule.
+    pub fn from_json(json: &[u8]) -> Result<Self, Error> {
+        let stored: Stored = parse(json)?;
+        let (filters, generation) = match stored.filter {
+            Some(filter) => (Some(filter).filter(|f| !f.is_empty()).into_iter().collect(), Generation::First),
+            None => (stored.filters, Generation::Current),
+        };
+        check_one_distribution(&stored.members, &stored.member_mappings)?;
+        let membership = Membership::from_parts(stored.members, stored.member_mappings);
+        let config = Self { partitions: stored.max_members, filters, membership, generation };
+        config.check().map(|()| config)
+    }
+
+    /// The entry in the current generation's JSON.
+    pub fn to_json(&self) -> Vec<u8> {
+        #[derive(Serialize)]
+        struct Entry<'a> {
+            max_members: u32,
+            #[serde(skip_serializing_if = "<[String]>::is_empty")]
+            filters: &'a [String],
+            #[serde(flatten)]
+            membership: MembershipFields<'a>,
+        }
+        let membership = MembershipFields::of(&self.membership);
+        to_json(&Entry { max_members: self.partitions, filters: &self.filters, membership })
+    }
+
+    /// Checks every rule that applies on each read and on each watched change.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidConfig`], naming every fault at once.
+    pub fn check(&self) -> Result<(), Error> {
+        report(partition_faults(self.partitions).unwrap_or_else(|| self.membership.faults(self.partitions)))
+    }
+
+    /// What creating a group also asks for: usable filters and member names.
+    pub(crate) fn check_new(&self) -> Result<(), Error> {
+        self.check()?;
+        self.filters.iter().try_for_each(|f| check_filter_subject(f))?;
+        self.membership.names().iter().try_for_each(|name| crate::name::check_member(name))
+    }
+
+    /// The filter subjects of a member's consumer, in the order in which every implementation lists them.
+    pub fn partition_filters(&self, member: &str) -> Vec<String> {
+        let filters: Vec<&str> = self.filters.iter().map(String::as_str).collect();
+        partition_filters(self.generation, self.partitions, &filters, &self.membership, member)
+    }
+}
+
+impl ElasticConfig {
+    /// A group of `partitions` without members, taking every subject of its stream.
+    pub fn new(partitions: u32) -> Self {
+        Self {
+            partitions,
+            filters: Vec::new(),
+            max_buffered_messages: 0,
+            max_buffered_bytes: 0,
+            membership: Membership::Empty,
+            generation: Generation::Current,
+        }
+    }
+
+    /// Also takes subjects that match `filter`, keyed by the given `*` tokens (counted from 1; none hashes the whole subject).
+    #[must_use]
+    pub fn filter(mut self, filter: impl Into<String>, wildcards: impl IntoIterator<Item = u32>) -> Self {
+        self.filters.push(PartitioningFilter::new(filter, wildcards));
+        self
+    }
+
+    /// Pauses copying while the work-queue stream holds this many messages.
+    #[must_use]
+    pub fn max_buffered_messages(mut self, messages: i64) -> Self {
+        self.max_buffered_messages = messages;
+        self
+    }
+
+    /// Pauses copying while the work-queue stream holds this many bytes.
+    #[must_use]
+    pub fn max_buffered_bytes(mut self, bytes: i64) -> Self {
+        self.max_buffered_bytes = bytes;
+        self
+    }
+
+    /// Reads an entry.
+    ///
+    /// # Errors
+    /// [`ErrorKind::CorruptEntry`] for text that is not such an entry, [`ErrorKind::InvalidConfig`] for one that breaks a rule.
+    pub fn from_json(json: &[u8]) -> Result<Self, Error> {
+        let stored: Stored = parse(json)?;
+        let (filters, generation) = match stored.filter {
+            Some(filter) => (
+                vec![PartitioningFilter { filter, wildcards: stored.partitioning_wildcards }],
+                Generation::First,
+            ),
+            None => (stored.partitioning_filters, Generation::Current),
+        };
+        check_one_distribution(&stored.members, &stored.member_mappings)?;
+        let config = Self {
+            partitions: stored.max_members,
+            filters,
+            max_buffered_messages: stored.max_buffered_msg,
+            max_buffered_bytes: stored.max_buffered_bytes,
+            membership: Membership::from_parts(stored.members, stored.member_mappings),
+            generation,
+        };
+        config.check().map(|()| config)
+    }
+
+    /// The entry in the current generation's JSON.
+    pub fn to_json(&self) -> Vec<u8> {
+        #[derive(Serialize)]
+        struct Entry<'a> {
+            max_members: u32,
+            partitioning_filters: Option<&'a [PartitioningFilter]>,
+            #[serde(skip_serializing_if = "is_zero")]
+            max_buffered_msg: i64,
+            #[serde(skip_serializing_if = "is_zero")]
+            max_buffered_bytes: i64,
+            #[serde(flatten)]
+            membership: MembershipFields<'a>,
+        }
+        to_json(&Entry {
+            max_members: self.partitions,
+            // The other implementation writes null here, and tells null from an empty list.
+            partitioning_filters: Some(self.filters.as_slice()).filter(|f| !f.is_empty()),
+            max_buffered_msg: self.max_buffered_messages,
+            max_buffered_bytes: self.max_buffered_bytes,
+            membership: MembershipFields::of(&self.membership),
+        })
+    }
+
+    /// Checks every rule that applies on each read and on each watched change.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidConfig`], naming every fault at once.
+    pub fn check(&self) -> Result<(), Error> {
+        let mut faults =
+            partition_faults(self.partitions).unwrap_or_else(|| self.membership.faults(self.partitions));
+        faults.extend(self.filters.iter().flat_map(PartitioningFilter::faults));
+        report(faults)
+    }
+
+    /// What creating a group also asks for: well-formed filters that do not overlap, and usable member names.
+    pub(crate) fn check_new(&self) -> Result<(), Error> {
+        self.check()?;
+        for (at, filter) in self.filters.iter().enumerate() {
+            check_filter_subject(&filter.filter)?;
+            if let Some(other) =
+                self.filters[..at].iter().find(|o| crate::filter::filters_overlap(&o.filter, &filter.filter))
+            {
+                return Err(ErrorKind::InvalidConfig.with(format!(
+                    "filters {:?} and {:?} overlap: a message that both match would have two keys",
+                    other.filter, filter.filter
+                )));
+            }
+        }
+        self.membership.names().iter().try_for_each(|name| crate::name::check_member(name))
+    }
+
+    /// The filter subjects of a member's consumer, in the order in which every implementation lists them.
+    pub fn partition_filters(&self, member: &str) -> Vec<String> {
+        let filters: Vec<&str> = self.filters.iter().map(|f| f.filter.as_str()).collect();
+        partition_filters(self.generation, self.partitions, &filters, &self.membership, member)
+    }
+
+    /// Whether a running member can follow the change from `self` to `other`: only the membership may differ.
+    pub(crate) fn same_shape(&self, other: &Self) -> bool {
+        Self { membership: Membership::Empty, ..self.clone() }
+            == Self { membership: Membership::Empty, ..other.clone() }
+    }
+}
+
+fn partition_filters(
+    generation: Generation,
+    partitions: u32,
+    filters: &[&str],
+    membership: &Membership,
+    member: &str,
+) -> Vec<String> {
+    let owned = partitions_of(partitions, membership, member);
+    // Mappings take whole partitions whatever the filters say; one subject each, or the server refuses the list.
+    let whole =
+        filters.is_empty() || generation == Generation::First || matches!(membership, Membership::Mapped(_));
+    let filters = if whole { &[">"][..] } else { filters };
+    filters.iter().flat_map(|filter| owned.iter().map(move |p| format!("{p}.{filter}"))).collect()
+}
+
+/// The text form of either kind: what the two generations write, unknown fields ignored, null read as absent.
+#[derive(Deserialize)]
+struct Stored {
+    max_members: u32,
+    #[serde(default)]
+    filter: Option<String>,
+    #[serde(default, deserialize_with = "null_as_default")]
+    filters: Vec<String>,
+    #[serde(default, deserialize_with = "null_as_default")]
+    partitioning_filters: Vec<PartitioningFilter>,
+    #[serde(default, deserialize_with = "null_as_default")]
+    partitioning_wildcards: Vec<u32>,
+    #[serde(default)]
+    max_buffered_msg: i64,
+    #[serde(default)]
+    max_buffered_bytes: i64,
+    #[serde(default, deserialize_with = "null_as_default")]
+    members: Vec<String>,
+    #[serde(default, deserialize_with = "null_as_default")]
+    member_mappings: Vec<MemberMapping>,
+}
+
+#[derive(Serialize)]
+pub(crate) struct MembershipFields<'a> {
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    members: &'a [String],
+    #[serde(skip_serializing_if = "<[MemberMapping]>::is_empty")]
+    member_mappings: &'a [MemberMapping],
+}
+
+impl<'a> MembershipFields<'a> {
+    fn of(membership: &'a Membership) -> Self {
+        match membership {
+            Membership::Empty => Self { members: &[], member_mappings: &[] },
+            Membership::Balanced(members) => Self { members, member_mappings: &[] },
+            Membership::Mapped(member_mappings) => Self { members: &[], member_mappings },
+        }
+    }
+}
+
+pub(crate) fn null_as_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
+    input: D,
+) -> Result<T, D::Error> {
+    Option::deserialize(input).map(Option::unwrap_or_default)
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature is serde's")]
+fn is_zero(number: &i64) -> bool {
+    *number == 0
+}
+
+fn parse(json: &[u8]) -> Result<Stored, Error> {
+    serde_json::from_slice(json).map_err(|error| {
+        ErrorKind::CorruptEntry.caused("the entry is not the JSON of a consumer group", error)
+    })
+}
+
+fn to_json(entry: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(entry).expect("plain structs with string keys serialize")
+}
+
+fn check_one_distribution(members: &[String], mappings: &[MemberMapping]) -> Result<(), Error> {
+    if members.is_empty() || mappings.is_empty() {
+        return Ok(());
+    }
+    Err(ErrorKind::InvalidConfig
+        .with("both members and member_mappings are set: expected at most one of them"))
+}
+
+fn partition_faults(partitions: u32) -> Option<Vec<String>> {
+    let bad = partitions == 0 || partitions > MAX_PARTITIONS;
+    bad.then(|| vec![format!("max_members {partitions}: expected 1..={MAX_PARTITIONS}")])
+}
+
+fn report(faults: Vec<String>) -> Result<(), Error> {
+    if faults.is_empty() { Ok(()) } else { Err(ErrorKind::InvalidConfig.with(faults.join("; "))) }
+}

@@ -1,0 +1,471 @@
+//! Taking part in a group: the builder, the running member, and what it tells.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::pull;
+use async_nats::jetstream::{self};
+use futures_util::Stream;
+use tokio::sync::{broadcast, mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{ElasticConfig, Generation, StaticConfig};
+use crate::engine::{Assign, Channels, Engine, Job, Settings};
+use crate::error::{Error, ErrorKind};
+use crate::flow::PinLoss;
+use crate::lifecycle::End;
+use crate::message::Message;
+use crate::name::GroupName;
+use crate::plan::{ConsumerPlan, GroupKind};
+use crate::runner::{HandlerOutcome, run_handlers};
+use crate::{api, settings};
+
+/// What runs one at a time and in order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OrderBy {
+    /// Messages of one partition: safe for every key.
+    #[default]
+    Partition,
+    /// Messages of one subject: more in parallel, where the whole subject is the key.
+    Subject,
+    /// All messages of the member.
+    Stream,
+}
+
+/// Where poison messages go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// Deliveries that a message gets before it is moved; hand-overs and take-overs count as deliveries too.
+    pub after_deliveries: u64,
+    /// The subject to publish to. It needs a stream: a message is only given up once it is stored there.
+    pub subject: String,
+}
+
+/// What a member is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemberState {
+    /// It has no partitions, or cannot have its consumer yet.
+    Waiting,
+    /// It has a consumer; another instance may be at work with it.
+    Standby,
+    /// It is the instance that gets the messages.
+    Pinned,
+    /// It has stopped.
+    Ended,
+}
+
+/// Something that happened to a member, for logs and dashboards.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Notice {
+    /// The member's consumer exists, with this many filter subjects.
+    Joined {
+        /// Partitions times filters.
+        filter_subjects: usize,
+    },
+    /// The member has no partitions at present.
+    Waiting,
+    /// This instance gets the messages from now on.
+    Pinned,
+    /// Another instance may get the messages from now on; running handlers were cancelled.
+    PinLost(PinLoss),
+    /// The group was paused: running handlers end, nothing new begins.
+    Paused,
+    /// The group goes on.
+    Resumed,
+    /// A handler returned an error, or panicked; the message will be delivered again.
+    HandlerFailed {
+        /// The message.
+        stream_sequence: u64,
+        /// What it said.
+        error: String,
+    },
+    /// A message was moved to the dead letters.
+    DeadLettered {
+        /// The message.
+        stream_sequence: u64,
+    },
+    /// Something went wrong that will be tried again.
+    Retrying(Arc<Error>),
+}
+
+/// Notices that a slow reader misses are dropped, oldest first, above this many.
+const NOTICES_KEPT: usize = 256;
+
+#[derive(Clone)]
+pub(crate) struct Notices(broadcast::Sender<Notice>);
+
+impl Notices {
+    pub(crate) fn tell(&self, notice: Notice) {
+        match &notice {
+            Notice::Retrying(error) => tracing::warn!(%error, "will be tried again"),
+            Notice::HandlerFailed { stream_sequence, error } => {
+                tracing::warn!(stream_sequence, error, "handler failed")
+            }
+            other => tracing::debug!(notice = ?other, "member"),
+        }
+        // Nobody has to listen.
+        drop(self.0.send(notice));
+    }
+}
+
+/// The group that a member takes part in, read once at the start.
+#[derive(Clone)]
+pub(crate) enum Group {
+    Static(StaticConfig),
+    Elastic(ElasticConfig),
+}
+
+impl Group {
+    fn kind(&self) -> GroupKind {
+        match self {
+            Self::Static(_) => GroupKind::Static,
+            Self::Elastic(_) => GroupKind::Elastic,
+        }
+    }
+}
+
+struct Follow {
+    group: Group,
+    member: String,
+}
+
+impl Assign for Follow {
+    fn assign(&mut self, json: &[u8]) -> Result<(Generation, Vec<String>), Error> {
+        match &self.group {
+            Group::Static(first) => {
+                let now = StaticConfig::from_json(json)?;
+                if now != *first {
+                    return Err(changed(
+                        "a static group's configuration was changed; delete and create it to change it",
+                    ));
+                }
+                Ok((now.generation, now.partition_filters(&self.member)))
+            }
+            Group::Elastic(first) => {
+                let now = ElasticConfig::from_json(json)?;
+                if !first.same_shape(&now) {
+                    return Err(changed(
+                        "the group's partitions, filters or limits were changed; start the member again",
+                    ));
+                }
+                Ok((now.generation, now.partition_filters(&self.member)))
+            }
+        }
+    }
+}
+
+fn changed(text: &str) -> Error {
+    ErrorKind::ConfigChanged.with(text)
+}
+
+/// How a member takes part; made by [`StaticGroup::consume`](crate::StaticGroup::consume) and
+/// [`ElasticGroup::consume`](crate::ElasticGroup::consume).
+#[must_use = "a builder does nothing until `handle` or `messages`"]
+pub struct Consume {
+    context: jetstream::Context,
+    settings: Settings,
+    retry_delay: Duration,
+}
+
+/// Most messages in hand where the consumer's own limit is higher.
+const DEFAULT_BUFFER: usize = 1024;
+const DEFAULT_DRAIN: Duration = Duration::from_secs(30);
+const DEFAULT_RETRY: Duration = Duration::from_secs(1);
+
+impl Consume {
+    pub(crate) fn new(
+        context: jetstream::Context,
+        api_prefix: String,
+        kind: GroupKind,
+        name: GroupName,
+        member: String,
+    ) -> Self {
+        let settings = Settings {
+            kind,
+            name,
+            member,
+            api_prefix,
+            template: pull::Config::default(),
+            buffer: DEFAULT_BUFFER,
+            concurrency: 1,
+            order_by: OrderBy::Partition,
+            drain_timeout: DEFAULT_DRAIN,
+            dead_letter: None,
+        };
+        Self { context, settings, retry_delay: DEFAULT_RETRY }
+    }
+
+    /// The consumer's configuration; names, filters, pinning and (elastic) the inactive threshold are filled in.
+    ///
+    /// Every instance of a member has to give the same. An `ack_wait` of zero means 5 s.
+    pub fn template(mut self, template: pull::Config) -> Self {
+        self.settings.template = template;
+        self
+    }
+
+    /// Most messages that the broker hands out unacknowledged; 1 is one at a time, as with any client.
+    pub fn max_ack_pending(mut self, messages: i64) -> Self {
+        self.settings.template.max_ack_pending = messages;
+        self
+    }
+
+    /// How long the broker waits for an acknowledgement. It also is how long a crashed instance keeps the pin.
+    pub fn ack_wait(mut self, wait: Duration) -> Self {
+        self.settings.template.ack_wait = wait;
+        self
+    }
+
+    /// Most handlers at once (1 by default); what `order_by` keeps apart runs in parallel.
+    ///
+    /// # Panics
+    /// When it is 0.
+    pub fn concurrency(mut self, handlers: usize) -> Self {
+        assert!(handlers > 0, "a member needs at least one handler");
+        self.settings.concurrency = handlers;
+        self
+    }
+
+    /// What stays in order; partitions by default.
+    pub fn order_by(mut self, order: OrderBy) -> Self {
+        self.settings.order_by = order;
+        self
+    }
+
+    /// Most messages in hand, where the consumer's `max_ack_pending` is higher (1,024 by default).
+    ///
+    /// # Panics
+    /// When it is 0.
+    pub fn buffer(mut self, messages: usize) -> Self {
+        assert!(messages > 0, "a member needs room for at least one message");
+        self.settings.buffer = messages;
+        self
+    }
+
+    /// How long running handlers may take at a stop or a change of membership before they are cancelled (30 s).
+    ///
+    /// Partitions that move to another member wait for it.
+    pub fn drain_timeout(mut self, limit: Duration) -> Self {
+        self.settings.drain_timeout = limit;
+        self
+    }
+
+    /// How long a message waits after its handler returned an error (1 s); its partition waits with it.
+    pub fn retry_delay(mut self, delay: Duration) -> Self {
+        self.retry_delay = delay;
+        self
+    }
+
+    /// Moves messages that keep failing out of the way. The setting of [`GroupSettings`](crate::GroupSettings) is used without it.
+    pub fn dead_letter(mut self, dead_letter: DeadLetter) -> Self {
+        self.settings.dead_letter = Some(dead_letter);
+        self
+    }
+
+    /// Starts the member, with a handler for its messages.
+    ///
+    /// The handler returns `()` and settles each message itself, or a `Result`: then `Ok` acknowledges what it has not
+    /// settled and `Err` has it delivered again after the retry delay. An `async` handler is dropped when the pin is
+    /// lost; blocking work belongs on `spawn_blocking` and has to watch [`Message::cancelled`].
+    ///
+    /// # Errors
+    /// [`ErrorKind::StreamNotFound`], [`ErrorKind::GroupNotFound`], [`ErrorKind::CorruptEntry`], [`ErrorKind::InvalidConfig`];
+    /// for a static group also [`ErrorKind::NotAMember`] and [`ErrorKind::ConsumerMismatch`]. A member of an elastic group waits
+    /// until it is added.
+    ///
+    /// # Cancel safety
+    /// A dropped call starts nothing; the consumer of a static member may exist already, which is harmless.
+    pub async fn handle<H, F, O>(self, handler: H) -> Result<Consuming, Error>
+    where
+        H: Fn(Message) -> F + Send + Sync + 'static,
+        F: Future<Output = O> + Send + 'static,
+        O: HandlerOutcome,
+    {
+        let (jobs, queue) = mpsc::unbounded_channel();
+        let retry_delay = self.retry_delay;
+        let consuming = self.start(jobs).await?;
+        tokio::spawn(run_handlers(queue, handler, retry_delay, consuming.notices.clone()));
+        Ok(consuming)
+    }
+
+    /// Starts the member, with its messages as a stream.
+    ///
+    /// The stream yields the next message of a partition only after the one before was settled or dropped, and ends
+    /// when the member ends. At most `concurrency` messages are out at once.
+    ///
+    /// # Errors
+    /// As [`Consume::handle`].
+    pub async fn messages(self) -> Result<(Messages, Consuming), Error> {
+        let (jobs, queue) = mpsc::unbounded_channel();
+        let consuming = self.start(jobs).await?;
+        Ok((Messages { queue }, consuming))
+    }
+
+    async fn start(mut self, jobs: mpsc::UnboundedSender<Job>) -> Result<Consuming, Error> {
+        crate::name::check_member(&self.settings.member)?;
+        if self.settings.template.ack_policy == jetstream::consumer::AckPolicy::All {
+            // An acknowledgement covers everything before it, so nothing may overtake.
+            self.settings.order_by = OrderBy::Stream;
+            self.settings.concurrency = 1;
+        }
+        let group = self.read_group().await?;
+        self.check_start(&group).await?;
+        let shared = settings::read(&self.context, group.kind(), &self.settings.name).await?;
+        if self.settings.dead_letter.is_none() {
+            self.settings.dead_letter = shared.dead_letter();
+        }
+        Ok(self.spawn(group, jobs))
+    }
+
+    async fn read_group(&self) -> Result<Group, Error> {
+        let (context, name) = (&self.context, &self.settings.name);
+        Ok(match self.settings.kind {
+            GroupKind::Static => Group::Static(
+                crate::admin::read(context, GroupKind::Static, name, StaticConfig::from_json).await?,
+            ),
+            GroupKind::Elastic => Group::Elastic(
+                crate::admin::read(context, GroupKind::Elastic, name, ElasticConfig::from_json).await?,
+            ),
+        })
+    }
+
+    /// Everything that is better said to the caller than found out later.
+    async fn check_start(&self, group: &Group) -> Result<(), Error> {
+        let Settings { kind, name, member, template, .. } = &self.settings;
+        crate::admin::check_stream(&self.context, &kind.consumed_stream(name)).await?;
+        match group {
+            Group::Elastic(config) => {
+                ConsumerPlan::new(*kind, config.generation, name, member, template, Vec::new()).map(|_| ())
+            }
+            Group::Static(config) => {
+                if !config.membership.contains(member) {
+                    return Err(ErrorKind::NotAMember.with(format!("{member:?} is not a member of {name}")));
+                }
+                let filters = config.partition_filters(member);
+                if filters.is_empty() {
+                    return Ok(());
+                }
+                let plan = ConsumerPlan::new(*kind, config.generation, name, member, template, filters)?;
+                match api::create_consumer(&self.context, &plan.stream, &plan.consumer, &plan.config).await {
+                    Ok(_) => Ok(()),
+                    Err(error) if error.code() == Some(api::code::CONSUMER_EXISTS) => Err(ErrorKind::ConsumerMismatch.with(format!(
+                        "consumer {:?} exists with other settings: every instance of {member:?} has to give the same",
+                        plan.consumer
+                    ))),
+                    Err(error) => Err(error.into_error("the consumer could not be created")),
+                }
+            }
+        }
+    }
+
+    fn spawn(self, group: Group, jobs: mpsc::UnboundedSender<Job>) -> Consuming {
+        // One value each is on its way at most; the followers wait while the engine is busy.
+        let (config_sender, config) = mpsc::channel(4);
+        let (settings_sender, settings) = mpsc::channel(4);
+        let kind = group.kind();
+        let key = self.settings.name.key();
+        tokio::spawn(crate::watch::follow(self.context.clone(), kind.bucket(), key, config_sender));
+        let shared = settings::key(kind, &self.settings.name);
+        tokio::spawn(crate::watch::follow(self.context.clone(), settings::BUCKET, shared, settings_sender));
+        let notices = Notices(broadcast::channel(NOTICES_KEPT).0);
+        let (state_sender, state) = watch::channel(MemberState::Waiting);
+        let stop = CancellationToken::new();
+        let channels = Channels {
+            jobs,
+            config,
+            settings,
+            state: state_sender,
+            notices: notices.clone(),
+            stop: stop.clone(),
+        };
+        let follow = Follow { group, member: self.settings.member.clone() };
+        let engine = Engine::new(self.settings, self.context, follow, channels);
+        Consuming { notices, state, stop, task: Some(tokio::spawn(engine.run())) }
+    }
+}
+
+/// A member at work. Dropping it stops the member without waiting for it.
+pub struct Consuming {
+    pub(crate) notices: Notices,
+    state: watch::Receiver<MemberState>,
+    stop: CancellationToken,
+    task: Option<JoinHandle<Result<End, Error>>>,
+}
+
+impl Consuming {
+    /// Asks the member to stop: running handlers end (within the drain time-out), buffered messages go back, the pin is
+    /// given up so that a standby goes on at once. Wait for [`Consuming::done`] to see it through.
+    pub fn stop(&self) {
+        self.stop.cancel();
+    }
+
+    /// Stops the member and waits for its end.
+    ///
+    /// # Errors
+    /// What [`Consuming::done`] gives when the member had ended by itself.
+    pub async fn stopped(mut self) -> Result<End, Error> {
+        self.stop.cancel();
+        self.done().await
+    }
+
+    /// Waits for the member's end. Call it until it has answered once; after that it gives [`ErrorKind::Closed`].
+    ///
+    /// # Errors
+    /// Why the member could not go on: [`ErrorKind::ConfigChanged`], [`ErrorKind::ConsumerDeleted`],
+    /// [`ErrorKind::StreamNotFound`], [`ErrorKind::BucketNotFound`], [`ErrorKind::CorruptEntry`], [`ErrorKind::Closed`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses nothing; call it again.
+    pub async fn done(&mut self) -> Result<End, Error> {
+        let Some(task) = &mut self.task else {
+            return Err(ErrorKind::Closed.with("the member's end was told before"));
+        };
+        let end = task.await;
+        self.task = None;
+        end.unwrap_or_else(|error| Err(ErrorKind::Closed.caused("the member's task ended early", error)))
+    }
+
+    /// What the member is doing now, and its changes.
+    pub fn state(&self) -> watch::Receiver<MemberState> {
+        self.state.clone()
+    }
+
+    /// What happens to the member from now on; a reader that is 256 notices behind misses the oldest.
+    pub fn notices(&self) -> broadcast::Receiver<Notice> {
+        self.notices.0.subscribe()
+    }
+}
+
+impl Drop for Consuming {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// The messages of a member, as a stream.
+pub struct Messages {
+    queue: mpsc::UnboundedReceiver<Job>,
+}
+
+impl Messages {
+    /// The next message, or `None` when the member has ended.
+    ///
+    /// # Cancel safety
+    /// No message is lost when the future is dropped.
+    pub async fn next(&mut self) -> Option<Message> {
+        self.queue.recv().await.map(|job| job.message)
+    }
+}
+
+impl Stream for Messages {
+    type Item = Message;
+
+    fn poll_next(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Message>> {
+        self.queue.poll_recv(cx).map(|job| job.map(|job| job.message))
+    }
+}

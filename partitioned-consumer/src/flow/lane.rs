@@ -1,0 +1,77 @@
+//! One lane: the messages of one partition (or subject), which run one at a time and in order.
+
+use std::collections::{BTreeSet, VecDeque};
+
+#[derive(Default)]
+pub(super) struct Lane {
+    /// A handler is at work, or on its way out.
+    pub(super) busy: bool,
+    /// Listed among the lanes that can start.
+    pub(super) ready: bool,
+    queue: VecDeque<u64>,
+    /// Messages that the server will deliver again; nothing newer may pass them.
+    awaited: BTreeSet<u64>,
+    /// Everything up to here was handled under this pin.
+    done_up_to: Option<u64>,
+}
+
+impl Lane {
+    pub(super) fn has_done(&self, seq: u64) -> bool {
+        self.done_up_to.is_some_and(|done| seq <= done) && !self.awaited.contains(&seq)
+    }
+
+    /// A message came; says whether it was awaited.
+    pub(super) fn arrived(&mut self, seq: u64) -> bool {
+        self.awaited.remove(&seq)
+    }
+
+    pub(super) fn enqueue(&mut self, seq: u64) {
+        match self.queue.back() {
+            Some(last) if *last > seq => {
+                let at = self.queue.partition_point(|queued| *queued < seq);
+                self.queue.insert(at, seq);
+            }
+            _ => self.queue.push_back(seq),
+        }
+    }
+
+    pub(super) fn runnable(&self) -> bool {
+        let blocked = |next: &u64| self.awaited.first().is_some_and(|awaited| awaited < next);
+        !self.busy && self.queue.front().is_some_and(|next| !blocked(next))
+    }
+
+    pub(super) fn start(&mut self) -> Option<u64> {
+        if !self.runnable() {
+            return None;
+        }
+        self.busy = true;
+        self.queue.pop_front()
+    }
+
+    pub(super) fn finish(&mut self, seq: u64) {
+        self.done_up_to = self.done_up_to.max(Some(seq));
+    }
+
+    pub(super) fn await_again(&mut self, seq: u64) {
+        self.awaited.insert(seq);
+    }
+
+    /// Gives up on awaited messages up to and including `floor`; says how many.
+    pub(super) fn forgive(&mut self, floor: u64) -> usize {
+        let before = self.awaited.len();
+        self.awaited.retain(|seq| *seq > floor);
+        before - self.awaited.len()
+    }
+
+    /// Forgets everything that belonged to a pin; `busy` stays.
+    pub(super) fn forget(&mut self) {
+        *self = Self { busy: self.busy, ..Self::default() };
+    }
+
+    pub(super) fn is_idle_below(&self, floor: u64) -> bool {
+        !self.busy
+            && self.queue.is_empty()
+            && self.awaited.is_empty()
+            && self.done_up_to.is_none_or(|d| d <= floor)
+    }
+}
