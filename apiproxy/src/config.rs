@@ -35,7 +35,7 @@ mod default {
     /// Above this a message would hold up the small ones behind it: bulk does not belong on the broker.
     pub(super) const BODY_BYTES: usize = 64 * 1024;
     /// With the growing delays between them, about as many as fit into the window.
-    pub(super) const RETRIES: u32 = 8;
+    pub(super) const RETRIES: u32 = 16;
     /// As long as a deploy leaves a gap at worst; clients of a dead service hear of it after this.
     pub(super) const RETRY_WINDOW: Duration = Duration::from_secs(2);
 }

@@ -112,7 +112,7 @@ impl Tries {
     /// None where another worker can answer at once; else growing, half of it jitter, so that retries spread out.
     fn pause(&self, miss: Miss, jitter: f64) -> Duration {
         const FIRST: Duration = Duration::from_millis(5);
-        const LONGEST: Duration = Duration::from_millis(500);
+        const LONGEST: Duration = Duration::from_millis(250);
         let elsewhere = matches!(miss, Miss::Moved | Miss::Expired | Miss::InstanceLost | Miss::TimedOut);
         if elsewhere && self.made == 1 {
             return Duration::ZERO;
@@ -224,7 +224,7 @@ mod tests {
             let Next::RetryAfter(pause) = tries.after(Miss::NoResponders, now, 0.0, &mut budget) else {
                 panic!("within all bounds")
             };
-            assert!(pause >= last && pause <= Duration::from_millis(500), "{pause:?} after {last:?}");
+            assert!(pause >= last && pause <= Duration::from_millis(250), "{pause:?} after {last:?}");
             last = pause;
         }
     }

@@ -6,6 +6,7 @@
 //! tries again. A tombstone goes when a member is back, or after an hour.
 
 use std::collections::HashSet;
+use std::future::ready;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -102,14 +103,24 @@ async fn stand(client: &Client, service: &ServiceSubject, queue_group: &QueueGro
     info!(%service, "not standing in any more");
 }
 
-/// Asks again and again until a member answers.
+/// Waits until a member says that it has come, or answers when asked: the first may have been missed.
 async fn member_returns(client: &Client, service: &ServiceSubject) {
+    let presence = presence_subject(service);
+    let mut arrivals = match client.subscribe(presence.clone()).await {
+        Ok(arrivals) => arrivals.filter(|message| ready(!message.payload.is_empty())),
+        Err(error) => return warn!(%service, %error, "cannot hear of arriving workers"),
+    };
     let mut pace = tokio::time::interval(PROBE_INTERVAL);
     loop {
-        pace.tick().await;
-        let question = async_nats::Request::new().timeout(Some(PROBE_INTERVAL));
-        if client.send_request(presence_subject(service), question).await.is_ok() {
-            return;
+        tokio::select! {
+            Some(_) = arrivals.next() => return,
+            _ = pace.tick() => {}
+        }
+        // Its own subscription hears the question as well, so this waits for an answer rather than for a refusal.
+        let question = async_nats::Request::new().timeout(Some(PROBE_INTERVAL / 2));
+        tokio::select! {
+            Some(_) = arrivals.next() => return,
+            answer = client.send_request(presence.clone(), question) => if answer.is_ok() { return },
         }
     }
 }

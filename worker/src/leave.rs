@@ -15,7 +15,7 @@ use tracing::{debug, info};
 /// How long another member may take to say that it is there.
 const PRESENCE_LIMIT: Duration = Duration::from_millis(100);
 
-/// How long gateways may take to stand in. Their number is not known, so this is how long it takes.
+/// How long the first gateway may take to stand in. One member of the queue group anywhere is enough to lose nothing.
 const TOMBSTONE_LIMIT: Duration = Duration::from_millis(250);
 
 /// Makes sure that requests to `subject` are answered by somebody when this instance has left.
@@ -23,7 +23,8 @@ pub(crate) async fn hand_over(client: &Client, subject: &Subject, queue_group: &
     match somebody_else(client, subject, own_id).await {
         Ok(Some(other)) => debug!(%subject, %other, "others stay"),
         Ok(None) => match ask_gateways(client, subject, queue_group).await {
-            Ok(gateways) => info!(%subject, gateways, "last member leaves; gateways stand in for it"),
+            Ok(true) => info!(%subject, "last member leaves; a gateway stands in for it"),
+            Ok(false) => debug!(%subject, "last member leaves; no gateway stands in for it"),
             Err(error) => debug!(%subject, %error, "gateways could not be asked"),
         },
         Err(error) => debug!(%subject, %error, "others could not be asked"),
@@ -49,21 +50,21 @@ async fn somebody_else(
     Ok(other)
 }
 
-/// Asks every gateway to stand in, and says how many do.
+/// Asks the gateways to stand in, and says whether one does.
 async fn ask_gateways(
     client: &Client,
     subject: &Subject,
     queue_group: &QueueGroup,
-) -> Result<usize, async_nats::Error> {
-    let mut gateways = 0;
+) -> Result<bool, async_nats::Error> {
+    let mut stands_in = false;
     let question = control::tombstone_subject(subject);
     let payload = Bytes::copy_from_slice(queue_group.as_str().as_bytes());
     ask(client, question, payload, TOMBSTONE_LIMIT, |_| {
-        gateways += 1;
-        false
+        stands_in = true;
+        true
     })
     .await?;
-    Ok(gateways)
+    Ok(stands_in)
 }
 
 /// Asks all who listen and hands each answer to `enough`, until that is so, or `limit` has passed, or nobody listens.

@@ -133,6 +133,18 @@ impl<F: Start> Reader<F> {
         }
     }
 
+    /// Says that a member is there, so that gateways that stand in for the last one go at once.
+    async fn announce(&self, client: &async_nats::Client) {
+        let id = bytes::Bytes::copy_from_slice(self.instance.id().as_bytes());
+        for subject in &self.instance.config.subjects {
+            if let Err(error) =
+                client.publish(natsway_wire::control::presence_subject(subject), id.clone()).await
+            {
+                debug!(%error, %subject, "arrival not announced");
+            }
+        }
+    }
+
     /// Subscribes and starts to serve on a session; `None` (said in the log) if that fails.
     async fn serve_on(&self, session: Session) -> Option<Live> {
         let house = House {
@@ -158,6 +170,7 @@ impl<F: Start> Reader<F> {
         let leave = CancellationToken::new();
         let link = tokio::task::spawn_local(link.serve(Rc::clone(&self.intake), leave.clone()));
         let house = tokio::task::spawn_local(house.keep(Arc::clone(&client), messages));
+        self.announce(&client).await;
         let server = session.client().server_info();
         info!(
             subject = %self.instance.config.subjects[0],

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use async_nats::{Client, Message};
+use async_nats::{Client, Message, Subject};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use http::{HeaderMap, StatusCode};
@@ -14,9 +14,9 @@ use tokio::task::JoinHandle;
 
 pub const SUBJECT: &str = "svc.test.blue";
 
-/// What came in, in order; shared with the closure's task.
+/// What came in, in order, with where the answer goes; shared with the closure's task.
 #[derive(Clone, Default)]
-pub struct Seen(Arc<Mutex<Vec<Request>>>, Arc<AtomicUsize>);
+pub struct Seen(Arc<Mutex<Vec<(Request, Subject)>>>, Arc<AtomicUsize>);
 
 impl Seen {
     pub fn count(&self) -> usize {
@@ -24,7 +24,7 @@ impl Seen {
     }
 
     pub fn last(&self) -> Request {
-        self.0.lock().unwrap().last().expect("a request came in").clone()
+        self.0.lock().unwrap().last().expect("a request came in").0.clone()
     }
 }
 
@@ -62,16 +62,22 @@ impl Backend {
         let task = tokio::spawn(async move {
             while let Some(Message { payload, reply, .. }) = requests.next().await {
                 let request = decode_request(&payload, Limits::DEFAULT).unwrap();
-                let number = log.count();
+                let (number, reply) = (log.count(), reply.unwrap());
                 let replies = answer(number, &request);
-                log.0.lock().unwrap().push(request);
+                log.0.lock().unwrap().push((request, reply.clone()));
                 log.1.fetch_add(1, Ordering::SeqCst);
                 for message in replies {
-                    publisher.publish(reply.clone().unwrap(), message).await.unwrap();
+                    publisher.publish(reply.clone(), message).await.unwrap();
                 }
             }
         });
         Backend { client, seen, task }
+    }
+
+    /// Answers a request that was left unanswered, by its number.
+    pub async fn answer(&self, number: usize, message: Bytes) {
+        let reply = self.seen.0.lock().unwrap()[number].1.clone();
+        self.client.publish(reply, message).await.unwrap();
     }
 
     /// Answers 200 with the text, always.

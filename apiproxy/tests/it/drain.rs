@@ -1,24 +1,23 @@
 //! SIGTERM: not ready, still accepting for the grace period, everything in hand finished.
 
-use std::time::Duration;
-
 use natsway_testkit::{Broker, eventually};
 
 use crate::backend::{Backend, ok};
+use crate::client::Client;
 use crate::fixture::{DEADLINE, Gateway, ROUTES};
 
 #[tokio::test]
 async fn requests_in_hand_and_new_ones_are_answered_before_it_leaves() {
     let broker = Broker::start().await;
-    let backend = Backend::start(&broker, |_, request| {
-        if request.path_and_query == "/slow" {
-            std::thread::sleep(Duration::from_millis(1_500));
-        }
-        vec![ok(request.path_and_query.as_str())]
+    let backend = Backend::start(&broker, |_, request| match request.path_and_query.as_str() {
+        "/slow" => vec![],
+        path => vec![ok(path)],
     })
     .await;
-    let routes = ROUTES.replace("try_timeout = \"300ms\"", "try_timeout = \"5s\"");
-    let mut gateway = Gateway::start(&broker, &routes, &["--drain-grace", "1s"]).await;
+    let routes =
+        ROUTES.replace("try_timeout = \"300ms\"", "try_timeout = \"5s\"").replace("\"5s\"", "\"20s\"");
+    let mut gateway =
+        Gateway::start(&broker, &routes, &["--drain-grace", "1s", "--drain-limit", "20s"]).await;
     let (mut slow, mut idle) = (gateway.client().await, gateway.client().await);
     assert_eq!(idle.get("/before").await.unwrap().header("connection"), None);
     slow.send("POST /slow HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n").await.unwrap();
@@ -36,7 +35,10 @@ async fn requests_in_hand_and_new_ones_are_answered_before_it_leaves() {
     let (old, new) = (idle.get("/old").await.unwrap(), gateway.get("/new").await);
     assert_eq!((old.text().as_str(), old.header("connection")), ("/old", Some("close")));
     assert_eq!((new.text().as_str(), new.header("connection")), ("/new", Some("close")));
-    assert_eq!(slow.reply(false).await.unwrap().text(), "/slow");
+    // What is in hand is waited for beyond the grace period.
+    eventually(DEADLINE, async || Client::connect(gateway.port).await.is_err()).await;
+    backend.answer(1, ok("slow, but there")).await;
+    assert_eq!(slow.reply(false).await.unwrap().text(), "slow, but there");
     assert!(gateway.process.wait_exit(DEADLINE).await.success());
     assert_eq!(backend.seen.count(), 4);
 }
@@ -44,13 +46,11 @@ async fn requests_in_hand_and_new_ones_are_answered_before_it_leaves() {
 #[tokio::test]
 async fn an_http2_connection_is_told_to_go_away_and_its_streams_are_finished() {
     let broker = Broker::start().await;
-    let _backend = Backend::start(&broker, |_, _| {
-        std::thread::sleep(Duration::from_millis(700));
-        vec![ok("finished")]
-    })
-    .await;
-    let routes = ROUTES.replace("try_timeout = \"300ms\"", "try_timeout = \"5s\"");
-    let mut gateway = Gateway::start(&broker, &routes, &["--drain-grace", "200ms"]).await;
+    let backend = Backend::start(&broker, |_, _| vec![]).await;
+    let routes =
+        ROUTES.replace("try_timeout = \"300ms\"", "try_timeout = \"5s\"").replace("\"5s\"", "\"20s\"");
+    let mut gateway =
+        Gateway::start(&broker, &routes, &["--drain-grace", "200ms", "--drain-limit", "20s"]).await;
     let stream = tokio::net::TcpStream::connect(("127.0.0.1", gateway.port)).await.unwrap();
     let io = hyper_util::rt::TokioIo::new(stream);
     let (mut sender, connection) =
@@ -63,6 +63,8 @@ async fn an_http2_connection_is_told_to_go_away_and_its_streams_are_finished() {
     })
     .await;
     gateway.process.terminate();
+    eventually(DEADLINE, async || Client::connect(gateway.port).await.is_err()).await;
+    backend.answer(0, ok("finished")).await;
     assert_eq!(pending.await.unwrap().unwrap().status(), 200);
     connection.await.unwrap().unwrap();
     assert!(gateway.process.wait_exit(DEADLINE).await.success());

@@ -18,13 +18,13 @@ use super::{Finding, Report, Size, raw_directory};
 /// Something that is not under proof did not work: a process that does not start, a file that cannot be written.
 pub async fn prove(size: &Size) -> anyhow::Result<Report> {
     fastrand::seed(size.seed);
-    let directory = raw_directory("gateway")?;
     let mut scenarios = Vec::new();
     macro_rules! run {
         ($($scenario:ident)*) => {$(
             if stringify!($scenario).contains(&size.only) {
                 eprintln!("{} ...", stringify!($scenario));
-                let finding = Box::pin($scenario(size, &directory.join(stringify!($scenario)))).await?;
+                let directory = raw_directory(concat!("gateway/", stringify!($scenario)))?;
+                let finding = Box::pin($scenario(size, &directory)).await?;
                 eprintln!("  {}", serde_json::to_string(&finding)?);
                 scenarios.push(finding);
             }
@@ -38,6 +38,7 @@ pub async fn prove(size: &Size) -> anyhow::Result<Report> {
 async fn settle(finding: &mut Finding, stand: &Stand, load: Load) -> anyhow::Result<(Tally, Ledger)> {
     let tally = load.stop().await;
     let ledger = Ledger::read(&stand.run_logs())?;
+    std::fs::write(stand.directory().join("outcomes.csv"), tally.csv())?;
     finding.figure("requests", tally.outcomes.len());
     finding.figure("requests_per_second", tally.rate());
     finding.figure("failed", tally.failed().len());
@@ -251,20 +252,19 @@ async fn network_cut(size: &Size, directory: &Path) -> anyhow::Result<Finding> {
     let so_far = load.answered();
     load.reach(so_far + size.requests / 10).await;
     let (tally, ledger) = settle(&mut finding, &stand, load).await?;
-    let mut late = HashSet::new();
-    let mut answered_meanwhile = 0;
+    let (mut late, mut answered_meanwhile) = (HashSet::new(), HashSet::new());
     for (ran_before, resumed_at) in &cuts {
         for outcome in
             tally.outcomes.iter().filter(|outcome| outcome.failed() && outcome.answered_at < *resumed_at)
         {
-            answered_meanwhile += 1;
+            answered_meanwhile.insert(outcome.nonce);
             if ledger.runs(outcome.nonce) > ran_before.runs(outcome.nonce) {
                 late.insert(outcome.nonce);
             }
         }
     }
     finding.figure("cuts", size.rounds);
-    finding.figure("failed_while_cut", answered_meanwhile);
+    finding.figure("failed_while_cut", answered_meanwhile.len());
     finding.figure("run_after_their_answer", late.len());
     finding
         .promise(late.is_empty(), || format!("{} requests ran after their client was answered", late.len()));

@@ -16,6 +16,9 @@ use tokio_util::sync::CancellationToken;
 /// No answer at all within this is a transport error: longer than any route's time-out here.
 const PATIENCE: Duration = Duration::from_secs(40);
 
+/// How long a client waits after a request that failed.
+const REFUSED_PAUSE: Duration = Duration::from_millis(20);
+
 /// How one request ended.
 #[derive(Clone, Debug)]
 pub struct Outcome {
@@ -122,6 +125,18 @@ impl Tally {
         self.outcomes.iter().map(|outcome| outcome.took).max().unwrap_or_default()
     }
 
+    /// Every request on a line, for looking closer.
+    pub fn csv(&self) -> String {
+        let mut text = "nonce,method,status,own,answered_ms,took_us\n".to_owned();
+        for Outcome { nonce, method, status, own, answered_at, took } in &self.outcomes {
+            let status = status.as_ref().map_or_else(|error| format!("{error:?}"), u16::to_string);
+            let line =
+                format!("{nonce},{method},{status},{own},{},{}\n", answered_at.as_millis(), took.as_micros());
+            text.push_str(&line);
+        }
+        text
+    }
+
     /// How many requests failed in which way, for a message.
     pub fn failures(&self) -> String {
         let mut kinds = std::collections::BTreeMap::<String, usize>::new();
@@ -153,9 +168,9 @@ impl Client {
             let nonce = self.next_nonce.fetch_add(1, Ordering::Relaxed);
             let outcome = self.request(nonce).await;
             self.answered.fetch_add(1, Ordering::Relaxed);
-            if outcome.status.is_err() {
-                // Nothing may be listening: no busy loop of refused connections.
-                tokio::time::sleep(Duration::from_millis(10)).await;
+            if outcome.failed() {
+                // A client that is refused comes back after a while; a busy loop would measure refusals.
+                tokio::time::sleep(REFUSED_PAUSE).await;
             }
             outcomes.push(outcome);
         }

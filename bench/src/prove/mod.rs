@@ -84,6 +84,11 @@ impl Report {
         self.scenarios.iter().flat_map(of).collect()
     }
 
+    /// The names of the scenarios that ran.
+    pub fn scenarios(&self) -> Vec<&'static str> {
+        self.scenarios.iter().map(|finding| finding.scenario).collect()
+    }
+
     /// Prints the figures as one line of JSON and gives the exit code.
     pub fn conclude(self) -> ExitCode {
         for broken in self.broken() {

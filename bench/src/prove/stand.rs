@@ -102,6 +102,11 @@ impl Stand {
         self.directory.join(format!("worker-{number}.runs"))
     }
 
+    /// Where its raw data is.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     /// The run logs of every worker there ever was.
     pub fn run_logs(&self) -> Vec<PathBuf> {
         (0..self.started_workers).map(|number| self.run_log(number)).collect()

@@ -5,7 +5,7 @@
 //! | subject | who listens | message |
 //! |---|---|---|
 //! | `natsway.worker.<instance>` | that worker instance | [`WorkerCommand`] |
-//! | `natsway.present.<service subject>` | every worker of that subject | empty; each that is not leaving answers with its id |
+//! | `natsway.present.<service subject>` | every worker of that subject | empty, with a reply subject: each that is not leaving answers with its id; an id, without: that instance has come |
 //! | `natsway.tombstone.<service subject>` | every gateway | queue group name; each answers once it stands in for the subject |
 
 use bytes::Bytes;
