@@ -49,3 +49,7 @@ pub use serve::{serve, serve_local};
 pub fn shutdown_signal() -> std::io::Result<impl Future<Output = ()> + use<>> {
     natsway_boot::shutdown::on_signal().map(tokio_util::sync::CancellationToken::cancelled_owned)
 }
+
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
