@@ -52,6 +52,10 @@ impl StaticGroup {
         self
     }
 
+    pub(crate) fn context(&self) -> &jetstream::Context {
+        &self.context
+    }
+
     /// The stream and the group.
     pub fn name(&self) -> &GroupName {
         &self.name

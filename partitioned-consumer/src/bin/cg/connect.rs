@@ -1,0 +1,115 @@
+//! Finds the broker: an address that was given, else a context of the nats command line.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use async_nats::jetstream;
+use natsway_boot::{Broker, BrokerArgs, Credentials, Tls};
+use serde::Deserialize;
+
+/// A connection, and the prefix of its JetStream API.
+#[derive(Clone)]
+pub(crate) struct Connection {
+    pub(crate) jetstream: jetstream::Context,
+    pub(crate) api_prefix: String,
+}
+
+/// What a context file holds, as far as it matters here.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct NatsContext {
+    url: String,
+    user: String,
+    password: String,
+    token: String,
+    creds: String,
+    nkey: String,
+    cert: String,
+    key: String,
+    ca: String,
+    jetstream_domain: String,
+    jetstream_api_prefix: String,
+}
+
+/// Connects. A context named on the command line goes first, then an address that was given, then the selected context.
+pub(crate) async fn connect(args: BrokerArgs, url_given: bool, context: Option<&str>) -> Result<Connection> {
+    let directory = context_directory();
+    let chosen = match context {
+        Some(name) => Some(read_context(&directory, name)?),
+        None if url_given => None,
+        None => selected(&directory).map(|name| read_context(&directory, &name)).transpose()?,
+    };
+    let (broker, api_prefix) = match chosen {
+        Some(context) => (broker_of(&context)?, api_prefix(&context)),
+        None => (args.into_broker()?, "$JS.API".to_owned()),
+    };
+    let client = broker.connect("cg", "_INBOX_cg").await.context("the broker cannot be reached")?;
+    let connected = async {
+        while client.connection_state() != async_nats::connection::State::Connected {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await
+        }
+    };
+    if tokio::time::timeout(std::time::Duration::from_secs(5), connected).await.is_err() {
+        bail!("the broker does not answer; give --nats-url or --context");
+    }
+    let jetstream = jetstream::context::ContextBuilder::new().api_prefix(api_prefix.clone()).build(client);
+    Ok(Connection { jetstream, api_prefix })
+}
+
+fn context_directory() -> PathBuf {
+    let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".config"));
+    let base = std::env::var_os("XDG_CONFIG_HOME").filter(|d| !d.is_empty()).map(PathBuf::from).or_else(home);
+    base.unwrap_or_default().join("nats")
+}
+
+fn selected(directory: &Path) -> Option<String> {
+    let name = std::fs::read_to_string(directory.join("context.txt")).ok()?;
+    Some(name.trim().to_owned()).filter(|name| !name.is_empty())
+}
+
+fn read_context(directory: &Path, name: &str) -> Result<NatsContext> {
+    if name.contains(['/', '\\']) || name.contains("..") {
+        bail!("context {name:?}: expected a name, not a path");
+    }
+    let path = directory.join("context").join(format!("{name}.json"));
+    let text = std::fs::read(&path)
+        .with_context(|| format!("context {name:?} cannot be read; `nats context ls` lists them"))?;
+    serde_json::from_slice(&text)
+        .with_context(|| format!("context {name:?} is not a context of the nats command line"))
+}
+
+fn broker_of(context: &NatsContext) -> Result<Broker> {
+    let given = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
+    let path = |text: &str| given(text).map(|text| expand(&text));
+    let credentials = if let Some(file) = path(&context.creds) {
+        Credentials::File(file)
+    } else if let Some(file) = path(&context.nkey) {
+        let seed = std::fs::read_to_string(&file)
+            .with_context(|| format!("nkey file {} cannot be read", file.display()))?;
+        Credentials::NKey(seed.trim().to_owned())
+    } else if let Some(token) = given(&context.token) {
+        Credentials::Token(token)
+    } else if let Some(user) = given(&context.user) {
+        Credentials::UserPassword(user, context.password.clone())
+    } else {
+        Credentials::None
+    };
+    let tls = Tls { ca: path(&context.ca), identity: path(&context.cert).zip(path(&context.key)) };
+    let url = given(&context.url).unwrap_or_else(|| "nats://127.0.0.1:4222".into());
+    Ok(Broker::with(&url, credentials, tls)?)
+}
+
+fn api_prefix(context: &NatsContext) -> String {
+    match (context.jetstream_api_prefix.as_str(), context.jetstream_domain.as_str()) {
+        ("", "") => "$JS.API".into(),
+        ("", domain) => format!("$JS.{domain}.API"),
+        (prefix, _) => prefix.trim_end_matches('.').to_owned(),
+    }
+}
+
+fn expand(path: &str) -> PathBuf {
+    match (path.strip_prefix("~/"), std::env::var_os("HOME")) {
+        (Some(rest), Some(home)) => Path::new(&home).join(rest),
+        _ => PathBuf::from(path),
+    }
+}

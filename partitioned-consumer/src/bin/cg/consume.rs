@@ -1,0 +1,70 @@
+//! `cg … consume`: takes part as a member and prints what comes.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::Result;
+use async_nats::jetstream::consumer::pull;
+use natsway_partitioned_consumer::{End, GroupKind, Message};
+
+use crate::args;
+use crate::commands::Session;
+
+/// Runs until it is interrupted, or the group ends it.
+pub(crate) async fn run(session: &Session, kind: GroupKind, wanted: &args::Consume) -> Result<ExitCode> {
+    let stop = natsway_boot::shutdown::on_signal()?;
+    let (member, group) = (wanted.member.member.clone(), &wanted.member.group);
+    let template = pull::Config {
+        max_ack_pending: wanted.max_ack_pending,
+        ack_wait: wanted.ack_wait,
+        ..Default::default()
+    };
+    let builder = match kind {
+        GroupKind::Static => session.fixed(group)?.consume(&member),
+        GroupKind::Elastic => session.elastic(group)?.consume(&member),
+    };
+    let (sleep, json, name) = (session.sleep, session.json, Arc::<str>::from(member.as_str()));
+    let builder = builder.template(template).concurrency(wanted.concurrency as usize);
+    let mut consuming = builder.handle(move |message| work(Arc::clone(&name), message, sleep, json)).await?;
+    eprintln!("consuming from {} as {member}; interrupt to stop", group.group);
+    let end = tokio::select! {
+        end = consuming.done() => end,
+        () = stop.cancelled() => {
+            consuming.stop();
+            consuming.done().await
+        }
+    };
+    match end? {
+        End::Stopped => eprintln!("stopped"),
+        End::GroupDeleted => eprintln!("the group was deleted"),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn work(member: Arc<str>, message: Message, sleep: Duration, json: bool) {
+    let pin = message.headers().and_then(|h| h.get("Nats-Pin-Id")).map_or("", |v| v.as_str());
+    if json {
+        let line = serde_json::json!({
+            "member": &*member, "subject": message.subject(), "seq": message.stream_sequence(), "pinned_id": pin,
+            "partition": message.partition(), "deliveries": message.deliveries(),
+        });
+        println!("{line}");
+    } else {
+        println!(
+            "[{member}] subject={}, seq={}, pinnedID={pin}. Processing time: {sleep:?}",
+            message.subject(),
+            message.stream_sequence()
+        );
+    }
+    tokio::time::sleep(sleep).await;
+    let acked = message.double_ack().await;
+    let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    match acked {
+        Ok(()) => eprintln!("{at} [{member}] seq={} acknowledged", message.stream_sequence()),
+        Err(error) => eprintln!(
+            "{at} [{member}] seq={} not acknowledged, it will come again: {error}",
+            message.stream_sequence()
+        ),
+    }
+}

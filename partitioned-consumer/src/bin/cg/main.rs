@@ -1,0 +1,30 @@
+//! `cg`: consumer groups from the command line.
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches};
+
+mod args;
+mod commands;
+mod connect;
+mod consume;
+mod print;
+mod prompt;
+mod traffic;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let matches = args::Cli::command().get_matches();
+    let cli = args::Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let url_given =
+        matches.value_source("nats_url").is_some_and(|s| s != clap::parser::ValueSource::DefaultValue);
+    match commands::run(cli, url_given).await {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("cg: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

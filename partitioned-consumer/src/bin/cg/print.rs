@@ -1,0 +1,161 @@
+//! What the commands say, as text for people and as JSON for scripts.
+
+use anyhow::Result;
+use natsway_partitioned_consumer::{
+    Finding, Generation, GroupKind, GroupReport, MemberMapping, Repartitioned,
+};
+use serde_json::json;
+
+use crate::commands::Session;
+
+fn list(names: &[String]) -> String {
+    format!("[{}]", names.join(" "))
+}
+
+fn numbers(numbers: &[u32]) -> String {
+    numbers.iter().map(u32::to_string).collect::<Vec<_>>().join(" ")
+}
+
+pub(crate) fn groups(session: &Session, kind: GroupKind, groups: &[String]) {
+    if session.json {
+        println!("{}", json!({ "kind": kind.as_str(), "groups": groups }));
+    } else {
+        println!("{} consumer groups: {}", kind.as_str(), list(groups));
+    }
+}
+
+pub(crate) fn members(session: &Session, what: &str, members: &[String]) {
+    if session.json {
+        println!("{}", json!({ "members": members }));
+    } else {
+        println!("{what}; members now: {}", list(members));
+    }
+}
+
+fn mapping_text(mappings: &[MemberMapping]) -> String {
+    let one = |m: &MemberMapping| format!("{{Member:{} Partitions:[{}]}}", m.member, numbers(&m.partitions));
+    format!("[{}]", mappings.iter().map(one).collect::<Vec<_>>().join(" "))
+}
+
+pub(crate) fn mappings(session: &Session, mappings: &[MemberMapping]) {
+    if session.json {
+        println!("{}", json!({ "member_mappings": mappings }));
+    } else {
+        println!("member mappings: {}", mapping_text(mappings));
+    }
+}
+
+pub(crate) fn repartitioned(session: &Session, done: &Repartitioned) {
+    if session.json {
+        println!("{}", json!({ "from": done.from, "to": done.to, "cut_sequence": done.cut }));
+    } else {
+        println!(
+            "{} partitions now, {} before; sequence {} was the last under the old number",
+            done.to, done.from, done.cut
+        );
+    }
+}
+
+pub(crate) fn member(session: &Session, name: &str, included: bool, active: bool) {
+    if session.json {
+        println!("{}", json!({ "member": name, "in_membership": included, "active": active }));
+        return;
+    }
+    println!("member {name} is {} the membership", if included { "in" } else { "not in" });
+    println!("{}", if active { "an instance is active" } else { "*** no instance is active ***" });
+}
+
+pub(crate) fn findings(session: &Session, findings: &[Finding]) -> Result<()> {
+    if session.json {
+        println!("{}", serde_json::to_string(findings)?);
+    } else if findings.is_empty() {
+        println!("nothing is wrong");
+    }
+    for finding in findings.iter().filter(|_| !session.json) {
+        println!("{}: {}", finding.code, finding.text);
+    }
+    Ok(())
+}
+
+pub(crate) fn report(session: &Session, report: &GroupReport) -> Result<()> {
+    if session.json {
+        println!("{}", serde_json::to_string(report)?);
+        return Ok(());
+    }
+    let filters: Vec<String> = report.filters.iter().map(|f| f.filter.clone()).collect();
+    if report.kind == "static" {
+        println!("partitions: {}, filters: {}", report.partitions, list(&filters));
+    } else {
+        println!(
+            "partitions: {}, max buffered messages: {}, max buffered bytes: {}",
+            report.partitions, report.max_buffered_messages, report.max_buffered_bytes
+        );
+        for filter in &report.filters {
+            println!("filter: {}, key wildcards: [{}]", filter.filter, numbers(&filter.wildcards));
+        }
+        if filters.is_empty() {
+            println!("the whole subject is the key");
+        }
+    }
+    match (report.balanced.is_empty(), report.mappings.is_empty()) {
+        (false, _) => println!("members: {}", list(&report.balanced)),
+        (_, false) => println!("member mappings: {}", mapping_text(&report.mappings)),
+        _ => println!("no members or mappings"),
+    }
+    let active: Vec<String> = report.members.iter().filter(|m| m.active).map(|m| m.member.clone()).collect();
+    println!("active members: {}", list(&active));
+    extras(report);
+    Ok(())
+}
+
+/// What only this implementation shows.
+fn extras(report: &GroupReport) {
+    if report.generation == Generation::First {
+        println!("written by the older generation");
+    }
+    if report.settings.paused {
+        println!("PAUSED");
+    }
+    if let Some(subject) = &report.settings.dead_letter_subject {
+        println!("dead letters: {subject}, after {} deliveries", report.settings.dead_letter_after);
+    }
+    if let Some(uncopied) = report.uncopied_messages.filter(|n| *n > 0) {
+        println!("not copied yet: {uncopied} messages");
+    }
+    if !report.members.is_empty() {
+        println!(
+            "\n{:<20} {:>6} {:>10} {:>10} {:<14} partitions",
+            "member", "active", "lag", "unacked", "last active"
+        );
+    }
+    for member in &report.members {
+        println!(
+            "{:<20} {:>6} {:>10} {:>10} {:<14} {}",
+            member.member,
+            if member.active { "yes" } else { "no" },
+            member.lag_messages,
+            member.unacknowledged_messages,
+            ago(member.last_active_unix_s),
+            numbers(&member.partitions)
+        );
+    }
+    println!("\n{:<20} {:>6} {:>10} {:<14}", "partition", "owner", "lag", "newest message");
+    for partition in &report.by_partition {
+        let owner = partition.owner.as_deref().unwrap_or("-");
+        println!(
+            "{:<20} {:>6} {:>10} {:<14}",
+            partition.partition,
+            owner,
+            partition.lag_messages,
+            ago(partition.last_active_unix_s)
+        );
+    }
+}
+
+fn ago(unix_s: Option<i64>) -> String {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    unix_s.map_or_else(
+        || "-".into(),
+        |at| format!("{} s ago", now.saturating_sub(u64::try_from(at).unwrap_or(0))),
+    )
+}

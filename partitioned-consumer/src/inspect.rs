@@ -1,0 +1,438 @@
+//! How a group stands: lag and activity per partition and per member, and what is wrong with it.
+
+use async_nats::jetstream::consumer::pull;
+use async_nats::jetstream::{self, consumer};
+use futures_util::TryStreamExt;
+use serde::Serialize;
+
+use crate::admin;
+use crate::api::{self, code};
+use crate::config::{ElasticConfig, Generation, MemberMapping, Membership, StaticConfig};
+use crate::elastic_group::{ElasticGroup, partitions_of_stream};
+use crate::error::{Error, ErrorKind};
+use crate::filter::PartitioningFilter;
+use crate::name::GroupName;
+use crate::partition::owners;
+use crate::plan::GroupKind;
+use crate::settings::{self, GroupSettings};
+use crate::static_group::StaticGroup;
+
+/// A group as it stands now.
+#[derive(Clone, Debug, Serialize)]
+pub struct GroupReport {
+    /// `static` or `elastic`.
+    pub kind: &'static str,
+    /// The source stream.
+    pub stream: String,
+    /// The group.
+    pub group: String,
+    /// Which library generation wrote the entry.
+    pub generation: Generation,
+    /// How many partitions there are.
+    pub partitions: u32,
+    /// What is taken, without the partition; empty takes everything.
+    pub filters: Vec<PartitioningFilter>,
+    /// Limit of the work-queue stream, in messages; 0 for none.
+    pub max_buffered_messages: i64,
+    /// Limit of the work-queue stream, in bytes; 0 for none.
+    pub max_buffered_bytes: i64,
+    /// Names of a balanced group.
+    pub balanced: Vec<String>,
+    /// Mappings of a mapped group.
+    pub mappings: Vec<MemberMapping>,
+    /// Settings that only members of this library know.
+    pub settings: GroupSettings,
+    /// Messages of the source stream that were not copied yet (elastic).
+    pub uncopied_messages: Option<u64>,
+    /// Each member, in the order of the configuration.
+    pub members: Vec<MemberReport>,
+    /// Each partition.
+    pub by_partition: Vec<PartitionReport>,
+}
+
+/// A member as it stands now.
+#[derive(Clone, Debug, Serialize)]
+pub struct MemberReport {
+    /// Its name.
+    pub member: String,
+    /// Its partitions.
+    pub partitions: Vec<u32>,
+    /// Whether its consumer exists.
+    pub joined: bool,
+    /// Whether an instance waits for messages, or is pinned.
+    pub active: bool,
+    /// The pinned instance.
+    pub pinned: Option<String>,
+    /// Messages that wait, those that were delivered and not acknowledged included.
+    pub lag_messages: u64,
+    /// Messages that were delivered and not acknowledged.
+    pub unacknowledged_messages: u64,
+    /// When it last acknowledged something, in seconds since 1970.
+    pub last_active_unix_s: Option<i64>,
+}
+
+/// A partition as it stands now.
+#[derive(Clone, Debug, Serialize)]
+pub struct PartitionReport {
+    /// Its number.
+    pub partition: u32,
+    /// Who owns it.
+    pub owner: Option<String>,
+    /// Messages that wait.
+    pub lag_messages: u64,
+    /// When its newest waiting (elastic) or stored (static) message was stored, in seconds since 1970.
+    pub last_active_unix_s: Option<i64>,
+}
+
+/// Something that is wrong with a group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// A short name for scripts: `uncovered`, `orphan`, `partitions-mismatch`, `overlapping-filters`, `old-generation`,
+    /// `no-instance`, `surplus-member`, `stream-missing`, `paused`, `repartition-unfinished`.
+    pub code: &'static str,
+    /// What it is, and what to do.
+    pub text: String,
+}
+
+impl StaticGroup {
+    /// How the group stands. It makes a short-lived consumer per partition to count what waits.
+    ///
+    /// # Errors
+    /// As [`StaticGroup::config`].
+    pub async fn report(&self) -> Result<GroupReport, Error> {
+        let config = self.config().await?;
+        let filters = config.filters.iter().map(|f| PartitioningFilter::new(f, [])).collect();
+        let mut report =
+            base(self.context(), GroupKind::Static, self.name(), &config.membership, config.partitions)
+                .await?;
+        report.generation = config.generation;
+        report.filters = filters;
+        let stream = self.name().stream().to_owned();
+        for member in report.members.clone() {
+            let info =
+                api::consumer_info(self.context(), &stream, &self.name().durable(&member.member)).await.ok();
+            let from = info.map_or(1, |info| info.ack_floor.stream_sequence + 1);
+            for partition in member.partitions {
+                let wanted = config.filters_of_partition(partition);
+                let waiting = count_from(self.context(), &stream, wanted, from).await?;
+                report.by_partition[partition as usize].lag_messages = waiting;
+            }
+        }
+        add_newest(self.context(), &stream, &mut report).await?;
+        Ok(report)
+    }
+
+    /// What is wrong with the group; nothing, if all is well.
+    ///
+    /// # Errors
+    /// As [`StaticGroup::config`].
+    pub async fn doctor(&self) -> Result<Vec<Finding>, Error> {
+        let config = self.config().await?;
+        let mut findings =
+            common(self.context(), GroupKind::Static, self.name(), &config.membership, config.partitions)
+                .await?;
+        old_generation(config.generation, &mut findings);
+        overlaps(config.filters.iter().map(String::as_str), &mut findings);
+        let stream = admin::check_stream(self.context(), self.name().stream()).await?;
+        let transform =
+            stream.config.subject_transform.map(|t| t.destination).unwrap_or_default().to_ascii_lowercase();
+        let written = transform
+            .strip_prefix("{{partition(")
+            .and_then(|rest| rest.split([',', ')']).next()?.parse::<u32>().ok());
+        if let Some(written) = written.filter(|w| *w != config.partitions) {
+            findings.push(Finding {
+                code: "partitions-mismatch",
+                text: format!(
+                    "the stream writes {written} partitions, the group has {}: some are never handled or always empty",
+                    config.partitions
+                ),
+            });
+        }
+        Ok(findings)
+    }
+}
+
+impl ElasticGroup {
+    /// How the group stands.
+    ///
+    /// # Errors
+    /// As [`ElasticGroup::config`].
+    pub async fn report(&self) -> Result<GroupReport, Error> {
+        let config = self.config().await?;
+        let name = self.name();
+        let mut report =
+            base(&self.context, GroupKind::Elastic, name, &config.membership, config.partitions).await?;
+        report.generation = config.generation;
+        report.filters.clone_from(&config.filters);
+        report.max_buffered_messages = config.max_buffered_messages;
+        report.max_buffered_bytes = config.max_buffered_bytes;
+        let queue = name.work_queue();
+        report.uncopied_messages =
+            api::stream_info(&self.context, &queue).await.ok().map(|i| i.sources.iter().map(|s| s.lag).sum());
+        let failed = |error: &dyn std::fmt::Display| {
+            ErrorKind::Broker.with(format!("the work queue could not be counted: {error}"))
+        };
+        let stream = self.context.get_stream_no_info(&queue).await.map_err(|error| failed(&error))?;
+        let mut subjects = stream.info_with_subjects(">").await.map_err(|error| failed(&error))?;
+        while let Some((subject, count)) = subjects.try_next().await.map_err(|error| failed(&error))? {
+            let partition = subject.split('.').next().and_then(|p| p.parse::<usize>().ok());
+            if let Some(partition) = partition.and_then(|p| report.by_partition.get_mut(p)) {
+                partition.lag_messages += count as u64;
+            }
+        }
+        add_newest(&self.context, &queue, &mut report).await?;
+        Ok(report)
+    }
+
+    /// What is wrong with the group; nothing, if all is well.
+    ///
+    /// # Errors
+    /// As [`ElasticGroup::config`].
+    pub async fn doctor(&self) -> Result<Vec<Finding>, Error> {
+        let config = self.config().await?;
+        let name = self.name();
+        let queue = match api::stream_info(&self.context, &name.work_queue()).await {
+            Ok(info) => info,
+            Err(error) if error.code() == Some(code::STREAM_NOT_FOUND) => {
+                let text =
+                    format!("stream {:?} is missing: delete the group and create it anew", name.work_queue());
+                return Ok(vec![Finding { code: "stream-missing", text }]);
+            }
+            Err(error) => return Err(error.into_error("the work queue could not be looked up")),
+        };
+        let mut findings =
+            common(&self.context, GroupKind::Elastic, name, &config.membership, config.partitions).await?;
+        old_generation(config.generation, &mut findings);
+        overlaps(config.filters.iter().map(|f| f.filter.as_str()), &mut findings);
+        if partitions_of_stream(&queue.config).is_some_and(|p| p != config.partitions) {
+            findings.push(Finding {
+                code: "partitions-mismatch",
+                text: format!(
+                    "stream {:?} writes another number of partitions than the group's {}: finish the repartition, or delete the group",
+                    name.work_queue(),
+                    config.partitions
+                ),
+            });
+        }
+        if self.settings().await?.repartition.is_some() {
+            findings.push(Finding {
+                code: "repartition-unfinished",
+                text: "a change of the number of partitions was cut off: give the same command again".into(),
+            });
+        }
+        Ok(findings)
+    }
+}
+
+async fn base(
+    context: &jetstream::Context,
+    kind: GroupKind,
+    name: &GroupName,
+    membership: &Membership,
+    partitions: u32,
+) -> Result<GroupReport, Error> {
+    let consumers = consumers_or_none(context, &kind.consumed_stream(name)).await?;
+    let members = membership.names().into_iter().map(|member| {
+        let info = consumers.iter().find(|c| c.name == kind.consumer(name, &member));
+        MemberReport {
+            partitions: crate::partition::partitions_of(partitions, membership, &member),
+            joined: info.is_some(),
+            active: info.is_some_and(admin::is_active),
+            pinned: info.and_then(|c| {
+                c.priority_groups.iter().find_map(|g| g.pinned_client_id.clone().filter(|id| !id.is_empty()))
+            }),
+            lag_messages: info.map_or(0, |c| c.num_pending + c.num_ack_pending as u64),
+            unacknowledged_messages: info.map_or(0, |c| c.num_ack_pending as u64),
+            last_active_unix_s: info.and_then(|c| c.ack_floor.last_active).map(|at| at.unix_timestamp()),
+            member,
+        }
+    });
+    let owners = owners(partitions, membership).into_iter().zip(0..);
+    Ok(GroupReport {
+        kind: kind.as_str(),
+        stream: name.stream().to_owned(),
+        group: name.group().to_owned(),
+        generation: Generation::Current,
+        partitions,
+        filters: Vec::new(),
+        max_buffered_messages: 0,
+        max_buffered_bytes: 0,
+        balanced: if let Membership::Balanced(names) = membership { names.clone() } else { Vec::new() },
+        mappings: if let Membership::Mapped(mappings) = membership { mappings.clone() } else { Vec::new() },
+        settings: settings::read(context, kind, name).await?,
+        uncopied_messages: None,
+        members: members.collect(),
+        by_partition: owners
+            .map(|(owner, partition)| PartitionReport {
+                partition,
+                owner,
+                lag_messages: 0,
+                last_active_unix_s: None,
+            })
+            .collect(),
+    })
+}
+
+async fn consumers_or_none(context: &jetstream::Context, stream: &str) -> Result<Vec<consumer::Info>, Error> {
+    match admin::consumers(context, stream).await {
+        Err(error) if error.kind() == ErrorKind::StreamNotFound => Ok(Vec::new()),
+        other => other,
+    }
+}
+
+/// Counts a stream's messages from a sequence on, by a consumer that is deleted again.
+async fn count_from(
+    context: &jetstream::Context,
+    stream: &str,
+    filter_subjects: Vec<String>,
+    from: u64,
+) -> Result<u64, Error> {
+    let config = pull::Config {
+        name: Some(format!("count-{:016x}", fastrand::u64(..))),
+        deliver_policy: consumer::DeliverPolicy::ByStartSequence { start_sequence: from },
+        ack_policy: consumer::AckPolicy::None,
+        filter_subjects,
+        inactive_threshold: std::time::Duration::from_secs(5),
+        memory_storage: true,
+        ..Default::default()
+    };
+    let consumer = config.name.clone().unwrap_or_default();
+    let info = api::create_consumer(context, stream, &consumer, &config).await;
+    let info = info.map_err(|error| error.into_error("the partition could not be counted"))?;
+    // It would go by itself after five seconds.
+    drop(api::delete_consumer(context, stream, &consumer).await);
+    Ok(info.num_pending)
+}
+
+async fn add_newest(
+    context: &jetstream::Context,
+    stream: &str,
+    report: &mut GroupReport,
+) -> Result<(), Error> {
+    let failed = |error: &dyn std::fmt::Display| {
+        ErrorKind::Broker.with(format!("the stream could not be read: {error}"))
+    };
+    let stream = context.get_stream_no_info(stream).await.map_err(|error| failed(&error))?;
+    for partition in &mut report.by_partition {
+        let newest = stream.get_last_raw_message_by_subject(&format!("{}.>", partition.partition)).await;
+        // An empty partition has none.
+        partition.last_active_unix_s = newest.ok().map(|message| message.time.unix_timestamp());
+    }
+    Ok(())
+}
+
+async fn common(
+    context: &jetstream::Context,
+    kind: GroupKind,
+    name: &GroupName,
+    membership: &Membership,
+    partitions: u32,
+) -> Result<Vec<Finding>, Error> {
+    let report = base(context, kind, name, membership, partitions).await?;
+    let mut findings = Vec::new();
+    let mut find = |code, text| findings.push(Finding { code, text });
+    let listed = |numbers: Vec<u32>| numbers.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
+    let uncovered: Vec<u32> =
+        report.by_partition.iter().filter(|p| p.owner.is_none()).map(|p| p.partition).collect();
+    if !uncovered.is_empty() {
+        find("uncovered", format!("nobody handles partition {}: add members or mappings", listed(uncovered)));
+    }
+    for member in &report.members {
+        if member.partitions.is_empty() {
+            find(
+                "surplus-member",
+                format!(
+                    "member {:?} has no partition: there are more members than partitions",
+                    member.member
+                ),
+            );
+        } else if !member.active {
+            let text = format!(
+                "member {:?} has no instance: partition {} waits",
+                member.member,
+                listed(member.partitions.clone())
+            );
+            find("no-instance", text);
+        }
+    }
+    if report.settings.paused {
+        find("paused", "the group is paused: resume it when its members may go on".into());
+    }
+    let names = membership.names();
+    for info in consumers_or_none(context, &kind.consumed_stream(name)).await? {
+        let ours = names.iter().any(|member| kind.consumer(name, member) == info.name);
+        let orphan = match kind {
+            GroupKind::Elastic => !ours,
+            // Another group's name may begin with ours; only an entry can tell.
+            GroupKind::Static => {
+                let begins = info.name.starts_with(&format!("{}-", name.group()))
+                    && !info.config.priority_groups.is_empty();
+                begins && !ours && !owned_by_another(context, name, &info.name).await?
+            }
+        };
+        if orphan {
+            find(
+                "orphan",
+                format!("consumer {:?} belongs to no member: delete it, it holds messages back", info.name),
+            );
+        }
+    }
+    Ok(findings)
+}
+
+async fn owned_by_another(
+    context: &jetstream::Context,
+    name: &GroupName,
+    consumer: &str,
+) -> Result<bool, Error> {
+    for group in StaticGroup::list(context, name.stream()).await? {
+        let other = StaticGroup::new(context.clone(), name.stream(), &group)?;
+        let Ok(config) = other.config().await else { continue };
+        if group != name.group()
+            && config.membership.names().iter().any(|member| other.name().durable(member) == consumer)
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn old_generation(generation: Generation, findings: &mut Vec<Finding>) {
+    if generation == Generation::First {
+        findings.push(Finding {
+            code: "old-generation",
+            text: "the entry was written by the older generation: its members pin under other names, do not mix them".into(),
+        });
+    }
+}
+
+fn overlaps<'a>(filters: impl Iterator<Item = &'a str>, findings: &mut Vec<Finding>) {
+    let filters: Vec<&str> = filters.collect();
+    for (at, one) in filters.iter().enumerate() {
+        for other in filters[..at].iter().filter(|other| crate::filter::filters_overlap(one, other)) {
+            let text = format!(
+                "filters {other:?} and {one:?} overlap: a message that both match is handled twice or refused"
+            );
+            findings.push(Finding { code: "overlapping-filters", text });
+        }
+    }
+}
+
+impl StaticConfig {
+    fn filters_of_partition(&self, partition: u32) -> Vec<String> {
+        if self.filters.is_empty() || matches!(self.membership, Membership::Mapped(_)) {
+            return vec![format!("{partition}.>")];
+        }
+        self.filters.iter().map(|filter| format!("{partition}.{filter}")).collect()
+    }
+}
+
+impl ElasticConfig {
+    /// Which partition a subject of the source stream belongs to; `None` when no filter takes it.
+    pub fn partition_of(&self, subject: &str) -> Option<u32> {
+        if self.filters.is_empty() {
+            return Some(crate::partition::partition_of_key([subject], self.partitions));
+        }
+        self.filters.iter().find_map(|filter| filter.partition_of(subject, self.partitions))
+    }
+}

@@ -1,0 +1,163 @@
+//! `cg` as people and scripts use it, the published walk-throughs among it.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod support;
+
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
+
+use natsway_testkit::{Broker, Process, Signal, eventually};
+use serde_json::Value;
+use support::{SOON, broker};
+
+const CG: &str = env!("CARGO_BIN_EXE_cg");
+
+fn run(broker: &Broker, line: &str, input: &str) -> Output {
+    let mut command = Command::new(CG);
+    command
+        .args(line.split_whitespace())
+        .env("NATS_URL", broker.url())
+        .env("XDG_CONFIG_HOME", "/nonexistent");
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+#[track_caller]
+fn cg(broker: &Broker, line: &str) -> String {
+    let output = run(broker, line, "");
+    assert!(output.status.success(), "cg {line}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[track_caller]
+fn json(broker: &Broker, line: &str) -> Value {
+    let output = run(broker, &format!("--json {line}"), "");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn consumer(broker: &Broker, line: &str) -> Process {
+    let process = Process::builder(CG).args(line.split_whitespace());
+    process.env("NATS_URL", broker.url()).env("XDG_CONFIG_HOME", "/nonexistent").start()
+}
+
+/// How many messages a consumer has printed.
+fn seen(process: &Process) -> usize {
+    process.stdout().lines().filter(|line| line.contains("subject=")).count()
+}
+
+#[test]
+fn help_needs_no_broker() {
+    for line in [&["--help"][..], &["static", "--help"], &["elastic", "create", "--help"]] {
+        let output = Command::new(CG).args(line).env("NATS_URL", "nats://127.0.0.1:1").output().unwrap();
+        assert!(output.status.success());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_static_walk_through_works_as_published() {
+    let (broker, _context) = broker().await;
+    cg(&broker, "static setup foo");
+    cg(&broker, "static create balanced foo cg 10 > m1 m2");
+    assert_eq!(cg(&broker, "static ls foo"), "static consumer groups: [cg]\n");
+    let _traffic = consumer(&broker, "traffic foo --every 10ms");
+    let mut first = consumer(&broker, "static consume foo cg m1 --sleep 25ms");
+    let second = consumer(&broker, "static consume foo cg m2 --sleep 25ms");
+    eventually(SOON, async || seen(&first) > 5 && seen(&second) > 5).await;
+    let standby = consumer(&broker, "static consume foo cg m1 --sleep 25ms");
+    eventually(SOON, async || json(&broker, "static info foo cg")["members"][0]["active"] == true).await;
+    first.kill9();
+    eventually(SOON, async || seen(&standby) > 5).await;
+    let info = cg(&broker, "static info foo cg");
+    assert!(
+        info.starts_with("partitions: 10, filters: []\nmembers: [m1 m2]\nactive members: [m1 m2]\n"),
+        "{info}"
+    );
+    assert!(cg(&broker, "static minfo foo cg m1").contains("in the membership"));
+    cg(&broker, "static sd foo cg m1");
+    cg(&broker, "static rm foo cg --force");
+    assert!(!run(&broker, "static rm foo cg -f", "").status.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_elastic_walk_through_works_as_published() {
+    let (broker, _context) = broker().await;
+    cg(&broker, "elastic setup foo");
+    let created = run(&broker, "elastic create foo cg 10", "foo.*\n1\n\n");
+    assert!(created.status.success(), "{}", String::from_utf8_lossy(&created.stderr));
+    let _traffic = consumer(&broker, "traffic foo --every 10ms");
+    let mut members: Vec<Process> = ["m1", "m2", "m3"]
+        .map(|m| consumer(&broker, &format!("elastic consume foo cg {m} --sleep 5ms")))
+        .into();
+    assert_eq!(cg(&broker, "elastic add foo cg m1 m2"), "added; members now: [m1 m2]\n");
+    eventually(SOON, async || seen(&members[0]) > 5 && seen(&members[1]) > 5).await;
+    assert_eq!(seen(&members[2]), 0);
+    assert_eq!(cg(&broker, "elastic drop foo cg m1"), "dropped; members now: [m2]\n");
+    cg(&broker, "elastic add foo cg m3");
+    eventually(SOON, async || seen(&members[2]) > 5).await;
+    let info = json(&broker, "elastic info foo cg");
+    assert_eq!(info["partitions"], 10);
+    assert_eq!(info["by_partition"].as_array().unwrap().len(), 10);
+    eventually(SOON, async || run(&broker, "elastic doctor foo cg", "").status.success()).await;
+    members[1].signal(Signal::SIGTERM);
+    assert!(members[1].wait_exit(SOON).await.success());
+    let findings = json(&broker, "elastic doctor foo cg");
+    assert_eq!(findings[0]["code"], "no-instance", "{findings}");
+    cg(&broker, "elastic delete foo cg -f");
+    assert!(members[2].wait_exit(SOON).await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_other_command_does_what_it_says() {
+    let (broker, _context) = broker().await;
+    cg(&broker, "elastic setup foo");
+    cg(&broker, "elastic create foo g 4 --filter foo.* --wildcards 1 --max-buffered-msgs -1");
+    cg(&broker, "elastic create foo g 4 --filter foo.* --wildcards 1 --max-buffered-msgs -1");
+    assert_eq!(
+        cg(&broker, "elastic cm foo g m1:0,1 m2:2,3"),
+        "member mappings: [{Member:m1 Partitions:[0 1]} {Member:m2 Partitions:[2 3]}]\n"
+    );
+    let refused = run(&broker, "elastic cm foo g m1:0,x", "");
+    assert_eq!(
+        String::from_utf8(refused.stderr).unwrap().lines().next().unwrap(),
+        "cg: mapping \"m1:0,x\": expected member:0,1,2: invalid digit found in string"
+    );
+    let uncovered = run(&broker, "elastic createmapping foo g m1:0,1,2", "");
+    assert!(String::from_utf8_lossy(&uncovered.stderr).contains("nobody has partition 3"));
+    cg(&broker, "elastic dm foo g");
+    cg(&broker, "elastic rebalance foo g a b");
+    cg(&broker, "elastic pause foo g");
+    assert_eq!(json(&broker, "elastic info foo g")["settings"]["paused"], true);
+    cg(&broker, "elastic resume foo g");
+    cg(&broker, "elastic dead-letter foo g dead.g --after 3");
+    assert_eq!(json(&broker, "elastic info foo g")["settings"]["dead_letter_after"], 3);
+    let typed = run(&broker, "elastic prompt", "ls foo\nprocessing-time 5ms\nstatic\nls foo\nbad\nexit\n");
+    let printed = String::from_utf8(typed.stdout).unwrap();
+    assert!(
+        printed.contains("elastic consumer groups: [g]") && printed.contains("static consumer groups: []"),
+        "{printed}"
+    );
+    let kept = run(&broker, "elastic delete foo g", "n\n");
+    assert!(!kept.status.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn contexts_of_the_nats_command_line_are_read() {
+    let (broker, _context) = broker().await;
+    let home = tempfile::tempdir().unwrap();
+    let contexts = home.path().join("nats/context");
+    std::fs::create_dir_all(&contexts).unwrap();
+    std::fs::write(contexts.join("here.json"), format!("{{\"url\":\"{}\",\"creds\":\"\"}}", broker.url()))
+        .unwrap();
+    let list = |args: &[&str]| {
+        let mut command = Command::new(CG);
+        command.args(args).env_remove("NATS_URL").env("XDG_CONFIG_HOME", home.path()).output().unwrap()
+    };
+    assert!(list(&["--context", "here", "elastic", "ls", "foo"]).status.success());
+    assert!(list(&["elastic", "ls", "foo", "--context", "here"]).status.success());
+    assert!(!list(&["--context", "elsewhere", "elastic", "ls", "foo"]).status.success());
+    std::fs::write(home.path().join("nats/context.txt"), "here\n").unwrap();
+    assert!(list(&["elastic", "ls", "foo"]).status.success());
+}
