@@ -9,7 +9,7 @@ use natsway_testkit::{Broker, Cluster, TcpLink, eventually};
 
 use super::ledger::Ledger;
 use super::load::{Load, Tally};
-use super::stand::{DEADLINE, Stand};
+use super::stand::{DEADLINE, HASTY, PATIENT, Stand};
 use super::{Finding, Report, Size, raw_directory};
 
 /// Runs every scenario, or those that were asked for.
@@ -60,7 +60,7 @@ fn none_failed(finding: &mut Finding, tally: &Tally) {
 async fn rolling_restart(size: &Size, directory: &Path) -> anyhow::Result<Finding> {
     let mut finding = Finding::new("rolling_restart");
     let broker = Broker::start().await;
-    let mut stand = Stand::start(directory, &broker.url(), &broker.url(), 3).await?;
+    let mut stand = Stand::start(directory, &broker.url(), &broker.url(), PATIENT, 3).await?;
     let load = Load::start(stand.port, size.connections);
     for round in 0..size.rounds {
         for worker in 0..3 {
@@ -83,7 +83,7 @@ async fn last_member(size: &Size, directory: &Path) -> anyhow::Result<Finding> {
     let mut finding = Finding::new("last_member");
     let cluster = Cluster::start(3).await;
     // Gateway and worker sit at different servers: what is on its way between them is what gets lost.
-    let mut stand = Stand::start(directory, &cluster[1].url(), &cluster[0].url(), 1).await?;
+    let mut stand = Stand::start(directory, &cluster[1].url(), &cluster[0].url(), PATIENT, 1).await?;
     let load = Load::start(stand.port, size.connections);
     for round in 0..size.rounds {
         load.reach(size.requests * (round + 1) / (4 * size.rounds)).await;
@@ -104,7 +104,7 @@ async fn last_member(size: &Size, directory: &Path) -> anyhow::Result<Finding> {
 async fn lame_duck(size: &Size, directory: &Path) -> anyhow::Result<Finding> {
     let mut finding = Finding::new("lame_duck");
     let mut cluster = Cluster::start(2).await;
-    let stand = Stand::start(directory, &cluster.url(), &cluster.url(), 2).await?;
+    let stand = Stand::start(directory, &cluster.url(), &cluster.url(), PATIENT, 2).await?;
     let load = Load::start(stand.port, size.connections);
     for round in 0..size.rounds {
         let leaving = round % 2;
@@ -125,7 +125,7 @@ async fn lame_duck(size: &Size, directory: &Path) -> anyhow::Result<Finding> {
 async fn worker_killed(size: &Size, directory: &Path) -> anyhow::Result<Finding> {
     let mut finding = Finding::new("worker_killed");
     let broker = Broker::start().await;
-    let mut stand = Stand::start(directory, &broker.url(), &broker.url(), 2).await?;
+    let mut stand = Stand::start(directory, &broker.url(), &broker.url(), PATIENT, 2).await?;
     let load = Load::start(stand.port, size.connections);
     for round in 0..size.rounds {
         load.reach(size.requests * (round + 1) / (2 * size.rounds)).await;
@@ -158,7 +158,7 @@ async fn worker_killed(size: &Size, directory: &Path) -> anyhow::Result<Finding>
 async fn worker_frozen(size: &Size, directory: &Path) -> anyhow::Result<Finding> {
     let mut finding = Finding::new("worker_frozen");
     let broker = Broker::start().await;
-    let mut stand = Stand::start(directory, &broker.url(), &broker.url(), 2).await?;
+    let mut stand = Stand::start(directory, &broker.url(), &broker.url(), PATIENT, 2).await?;
     let load = Load::start(stand.port, size.connections);
     load.reach(size.requests / 10).await;
     stand.workers[0].freeze();
@@ -188,7 +188,7 @@ async fn worker_frozen(size: &Size, directory: &Path) -> anyhow::Result<Finding>
 async fn broker_restart(size: &Size, directory: &Path) -> anyhow::Result<Finding> {
     let mut finding = Finding::new("broker_restart");
     let mut broker = Broker::start().await;
-    let stand = Stand::start(directory, &broker.url(), &broker.url(), 2).await?;
+    let stand = Stand::start(directory, &broker.url(), &broker.url(), PATIENT, 2).await?;
     let load = Load::start(stand.port, size.connections);
     let mut returns = Vec::new();
     for round in 0..size.rounds {
@@ -234,14 +234,15 @@ async fn network_cut(size: &Size, directory: &Path) -> anyhow::Result<Finding> {
     let mut finding = Finding::new("network_cut");
     let broker = Broker::start().await;
     let mut link = TcpLink::to_port(broker.port()).await;
-    let stand = Stand::start(directory, &broker.url(), &link.url(), 2).await?;
+    let stand = Stand::start(directory, &broker.url(), &link.url(), HASTY, 2).await?;
     let load = Load::start(stand.port, size.connections);
     let mut cuts = Vec::new();
     for round in 0..size.rounds {
         let so_far = load.answered();
         load.reach(so_far + size.requests / 10).await;
         link.pause();
-        let held = if round % 2 == 0 { Duration::from_secs(17) } else { Duration::from_millis(1_500) };
+        // Three unanswered pings, 6 s, end a connection.
+        let held = Duration::from_secs(if round % 2 == 0 { 3 } else { 10 });
         tokio::time::sleep(held).await;
         let ran: Ledger = Ledger::read(&stand.run_logs())?;
         let resumed_at = load.elapsed();

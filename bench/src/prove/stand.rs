@@ -15,15 +15,12 @@ pub const DEADLINE: Duration = Duration::from_secs(30);
 /// Where the workers of these proofs listen.
 pub const SUBJECT: &str = "svc.prove.blue";
 
-/// Short enough that a frozen worker's requests are tried elsewhere within their deadline.
-const ROUTES: &str = r#"
-[[route]]
-name = "prove"
-path = "/{*rest}"
-timeout = "15s"
-try_timeout = "1s"
-target = [{ version = "blue", subject = "svc.prove.blue" }]
-"#;
+/// How long a client of these proofs waits, and how long one worker may take. Short enough that a frozen worker's
+/// requests are tried elsewhere within their deadline.
+pub const PATIENT: &str = "timeout = \"15s\"\ntry_timeout = \"1s\"";
+
+/// Shorter than it takes to notice a network that holds everything back.
+pub const HASTY: &str = "timeout = \"1s\"";
 
 /// A gateway and its workers.
 pub struct Stand {
@@ -43,7 +40,7 @@ pub struct Stand {
 
 impl Stand {
     /// A gateway and workers that are ready. The gateway reaches the broker at `gateway_broker_url`, all others at
-    /// `broker_url`; raw data goes to `directory`.
+    /// `broker_url`; `times` are the route's; raw data goes to `directory`.
     ///
     /// # Errors
     /// Anything that does not start.
@@ -51,11 +48,16 @@ impl Stand {
         directory: &Path,
         broker_url: &str,
         gateway_broker_url: &str,
+        times: &str,
         workers: usize,
     ) -> anyhow::Result<Stand> {
         std::fs::create_dir_all(directory)?;
         let routes = directory.join("routes.toml");
-        std::fs::write(&routes, ROUTES)?;
+        let target = format!("[[route.target]]\nversion = \"blue\"\nsubject = \"{SUBJECT}\"\n");
+        std::fs::write(
+            &routes,
+            format!("[[route]]\nname = \"prove\"\npath = \"/{{*rest}}\"\n{times}\n{target}"),
+        )?;
         let (port, admin_port) = (free_port(), free_port());
         let gateway = Process::builder(workspace_binary("apiproxy"))
             .args(["--listen", &format!("127.0.0.1:{port}")])
