@@ -1,0 +1,40 @@
+//! The long proof: chaos until enough membership changes were made, judged; one line of JSON at the end.
+//!
+//! `SEED` replays a run's plan, `CHANGES` sets its length (1,000), `MAX_ACK_PENDING` the consumers' limit (200).
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use natsway_groups_proof::chaos::{self, Plan};
+
+fn number<T: std::str::FromStr>(name: &str, default: T) -> Result<T> {
+    match std::env::var(name) {
+        Ok(text) => text.parse().ok().with_context(|| format!("{name}={text}: expected a number")),
+        Err(_) => Ok(default),
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<ExitCode> {
+    let seed = number("SEED", fastrand::u64(..))?;
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
+    let logs = std::path::absolute(target.join("prove/groups").join(seed.to_string()))?;
+    if logs.exists() {
+        std::fs::remove_dir_all(&logs)?;
+    }
+    eprintln!("SEED={seed}, logs under {}", logs.display());
+    let member = std::env::current_exe()?.with_file_name("groups-member");
+    let plan = Plan {
+        seed,
+        changes: number("CHANGES", 1_000)?,
+        member,
+        logs: logs.clone(),
+        max_ack_pending: number("MAX_ACK_PENDING", 200)?,
+    };
+    let outcome = chaos::run(plan).await?;
+    let line = serde_json::to_string(&outcome)?;
+    std::fs::write(logs.join("outcome.json"), &line)?;
+    println!("{line}");
+    Ok(if outcome.verdict.kept() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

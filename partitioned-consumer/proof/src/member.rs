@@ -1,0 +1,124 @@
+//! A member that writes down what its handlers do.
+
+use std::fs::File;
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result};
+use async_nats::jetstream::consumer::pull;
+use natsway_partitioned_consumer::{ElasticGroup, Message};
+use serde::{Deserialize, Serialize};
+
+/// What a member process is told, as JSON in its first argument.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Orders {
+    /// The broker.
+    pub url: String,
+    /// The stream.
+    pub stream: String,
+    /// The group.
+    pub group: String,
+    /// The member.
+    pub member: String,
+    /// The consumer's limit.
+    pub max_ack_pending: i64,
+    /// The consumer's ack wait, in milliseconds.
+    pub ack_wait_ms: u64,
+    /// Handlers at once.
+    pub concurrency: usize,
+    /// How long a handler usually takes at most, in milliseconds.
+    pub work_ms: u64,
+    /// Whether handlers are slow and refuse messages at times.
+    pub moody: bool,
+    /// Where to write.
+    pub log: String,
+}
+
+/// The machine's clock, in nanoseconds since 1970.
+pub fn now_ns() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX))
+}
+
+/// Lines of at most a few dozen bytes, each written at once: a kill loses none that was written.
+struct Log {
+    file: File,
+    runs: AtomicU64,
+}
+
+struct Entry {
+    log: Arc<Log>,
+    run: u64,
+}
+
+impl Log {
+    fn write(&self, line: &str) {
+        // A log that cannot be written would hide a breach.
+        (&self.file).write_all(line.as_bytes()).expect("the log can be written");
+    }
+
+    fn begin(self: &Arc<Self>, message: &Message) -> Entry {
+        let run = self.runs.fetch_add(1, Ordering::Relaxed);
+        let number = String::from_utf8_lossy(message.payload()).into_owned();
+        self.write(&format!("B {} {run} {} {number}\n", now_ns(), message.subject()));
+        Entry { log: Arc::clone(self), run }
+    }
+}
+
+impl Entry {
+    fn succeed(&self) {
+        self.log.write(&format!("S {} {}\n", now_ns(), self.run));
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.log.write(&format!("E {} {}\n", now_ns(), self.run));
+    }
+}
+
+/// Runs a member until it is told to stop, or its group ends it.
+///
+/// # Errors
+/// When the member cannot start, or ended with an error.
+pub async fn run(orders: Orders) -> Result<()> {
+    let stop = natsway_boot::shutdown::on_signal()?;
+    let file =
+        File::options().create(true).append(true).open(&orders.log).context("the log cannot be opened")?;
+    let log = Arc::new(Log { file, runs: AtomicU64::new(1) });
+    let client = async_nats::connect(&orders.url).await?;
+    let group = ElasticGroup::new(async_nats::jetstream::new(client), &orders.stream, &orders.group)?;
+    let ack_wait = Duration::from_millis(orders.ack_wait_ms);
+    let template = pull::Config { max_ack_pending: orders.max_ack_pending, ack_wait, ..Default::default() };
+    let builder = group.consume(&orders.member).template(template).concurrency(orders.concurrency);
+    let builder = builder.drain_timeout(Duration::from_secs(5));
+    let (work_ms, moody) = (orders.work_ms, orders.moody);
+    let mut member = builder.handle(move |message| handle(Arc::clone(&log), message, work_ms, moody)).await?;
+    tokio::select! {
+        end = member.done() => { end?; }
+        () = stop.cancelled() => { member.stop(); member.done().await?; }
+    }
+    Ok(())
+}
+
+async fn handle(log: Arc<Log>, message: Message, work_ms: u64, moody: bool) {
+    let entry = log.begin(&message);
+    let mood = if moody { fastrand::u8(..100) } else { 50 };
+    tokio::time::sleep(Duration::from_millis(if mood == 0 { 300 } else { fastrand::u64(0..=work_ms) })).await;
+    // What cannot be settled will come again; the ledger sees whether that was right.
+    drop(match mood {
+        1 => message.nak().await,
+        2 => message.nak_with_delay(Duration::from_millis(100)).await,
+        3 => {
+            entry.succeed();
+            message.double_ack().await
+        }
+        _ => {
+            entry.succeed();
+            message.ack().await
+        }
+    });
+}
