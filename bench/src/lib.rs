@@ -1,5 +1,8 @@
 //! Measures and proves Natsway end to end, on real processes.
 //!
+//! - [`measure`]: what a request costs, beside peers; `bench run`.
 //! - [`prove`]: promises, kept under faults; `bench prove <name>`.
 
+pub mod measure;
+mod probe;
 pub mod prove;

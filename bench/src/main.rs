@@ -1,9 +1,14 @@
-//! The `bench` binary: what is promised, proven.
+//! The `bench` binary: what a request costs, measured, and what is promised, proven.
 
+use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use natsway_bench::measure::{self, RunArgs};
 use natsway_bench::prove;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Measures and proves Natsway end to end, on real processes
 #[derive(Parser)]
@@ -15,6 +20,14 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Measure what a request costs, beside other ways to get the same answer
+    Run(RunArgs),
+    /// Serve the same answer without anything before it
+    #[command(hide = true)]
+    ServeDirect {
+        /// Where clients connect
+        listen: SocketAddr,
+    },
     /// Break things on purpose and check what is promised; the last line is JSON, exit code 1 when a promise is broken
     Prove {
         #[command(subcommand)]
@@ -30,12 +43,15 @@ enum Promise {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let Command::Prove { promise: Promise::Gateway(size) } = Cli::parse().command;
-    match prove::gateway::prove(&size).await {
-        Ok(report) => report.conclude(),
-        Err(error) => {
-            eprintln!("bench: {error:#}");
-            ExitCode::from(2)
+    let outcome = match Cli::parse().command {
+        Command::Run(args) => measure::run(&args).await.map(|()| ExitCode::SUCCESS),
+        Command::ServeDirect { listen } => measure::direct::serve(listen).await.map(|()| ExitCode::SUCCESS),
+        Command::Prove { promise: Promise::Gateway(size) } => {
+            prove::gateway::prove(&size).await.map(prove::Report::conclude)
         }
-    }
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("bench: {error:#}");
+        ExitCode::from(2)
+    })
 }

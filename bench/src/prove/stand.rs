@@ -9,6 +9,8 @@ use async_nats::Client;
 use futures_util::StreamExt;
 use natsway_testkit::{Process, eventually, free_port, workspace_binary};
 
+use crate::probe;
+
 /// Generous: for a hang, not for a slow machine.
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -138,7 +140,7 @@ impl Stand {
 
     /// Waits until the gateway is ready.
     pub async fn gateway_ready(&self) {
-        eventually(DEADLINE, async || match self.admin("/readyz").await {
+        eventually(DEADLINE, async || match probe::get(self.admin_port, "/readyz").await {
             Ok((200, _)) => Ok(()),
             other => Err(format!("{other:?}")),
         })
@@ -150,22 +152,9 @@ impl Stand {
     /// # Errors
     /// The admin address does not answer.
     pub async fn metric(&self, sample: &str) -> anyhow::Result<f64> {
-        let (_, page) = self.admin("/metrics").await?;
+        let (_, page) = probe::get(self.admin_port, "/metrics").await?;
         let value = page.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' ')?.parse().ok());
         Ok(value.unwrap_or(0.0))
-    }
-
-    async fn admin(&self, path: &str) -> anyhow::Result<(u16, String)> {
-        use http_body_util::{BodyExt, Empty};
-        let stream = tokio::net::TcpStream::connect(("127.0.0.1", self.admin_port)).await?;
-        let io = hyper_util::rt::TokioIo::new(stream);
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await?;
-        tokio::spawn(connection);
-        let request = http::Request::get(path).header("host", "admin").body(Empty::<bytes::Bytes>::new())?;
-        let response = sender.send_request(request).await?;
-        let status = response.status().as_u16();
-        let body = response.into_body().collect().await?.to_bytes();
-        Ok((status, String::from_utf8_lossy(&body).into_owned()))
     }
 }
 
