@@ -1,7 +1,7 @@
 # Everything that is done with Natsway in a checkout. `make help` lists it.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint fmt bench prove-gateway tools fuzz clean cargo-deny python rust
+.PHONY: help run test lint fmt bench prove-gateway prove-groups demo-groups bench-groups tools fuzz clean cargo-deny python rust
 
 PYTHON ?= python3
 CARGO ?= cargo
@@ -47,6 +47,10 @@ bench: rust ## Measure the path of a request and write the report
 
 prove-gateway: python rust ## Long proof of the gateway's promises under faults; SEED and sizes from the environment
 	$(CARGO) run --release --package natsway-bench --bin bench -- prove gateway $(ARGS)
+
+prove-groups: python rust ## Long chaos of consumer groups, judged; SEED, CHANGES and MAX_ACK_PENDING from the environment
+	$(CARGO) build --release --package natsway-groups-proof --bins
+	NATSWAY_NATS_SERVER="$$($(PYTHON) scripts/find_broker.py)" $(CARGO) run --release --package natsway-groups-proof --bin prove-groups
 
 tools: python cargo-deny ## Install oha, cargo-deny and the nats command line under target/tools
 	$(CARGO) install --locked --root $(tools_dir) oha@$(oha_version)

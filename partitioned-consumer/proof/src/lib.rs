@@ -6,3 +6,4 @@
 pub mod chaos;
 pub mod ledger;
 pub mod member;
+pub mod peer;

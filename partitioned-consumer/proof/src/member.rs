@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use async_nats::jetstream::consumer::pull;
-use natsway_partitioned_consumer::{ElasticGroup, Message};
+use natsway_partitioned_consumer::{ElasticGroup, Message, StaticGroup};
 use serde::{Deserialize, Serialize};
 
 /// What a member process is told, as JSON in its first argument.
@@ -28,12 +28,15 @@ pub struct Orders {
     pub ack_wait_ms: u64,
     /// Handlers at once.
     pub concurrency: usize,
-    /// How long a handler usually takes at most, in milliseconds.
+    /// How long a handler takes, in milliseconds; up to that, when it is moody.
     pub work_ms: u64,
     /// Whether handlers are slow and refuse messages at times.
     pub moody: bool,
     /// Where to write.
     pub log: String,
+    /// Only count: end after this many messages of a static group and print how many seconds they took.
+    #[serde(default)]
+    pub bench: Option<u64>,
 }
 
 /// The machine's clock, in nanoseconds since 1970.
@@ -85,6 +88,9 @@ impl Drop for Entry {
 /// # Errors
 /// When the member cannot start, or ended with an error.
 pub async fn run(orders: Orders) -> Result<()> {
+    if let Some(count) = orders.bench {
+        return bench(&orders, count).await;
+    }
     let stop = natsway_boot::shutdown::on_signal()?;
     let file =
         File::options().create(true).append(true).open(&orders.log).context("the log cannot be opened")?;
@@ -104,10 +110,47 @@ pub async fn run(orders: Orders) -> Result<()> {
     Ok(())
 }
 
+/// Handles `count` messages as fast as they come, and prints the seconds from the first to the last.
+async fn bench(orders: &Orders, count: u64) -> Result<()> {
+    let client = async_nats::connect(&orders.url).await?;
+    let group = StaticGroup::new(async_nats::jetstream::new(client), &orders.stream, &orders.group)?;
+    let ack_wait = Duration::from_millis(orders.ack_wait_ms);
+    let template = pull::Config { max_ack_pending: orders.max_ack_pending, ack_wait, ..Default::default() };
+    let (done, finished) = tokio::sync::oneshot::channel();
+    let progress = std::sync::Mutex::new((0_u64, None, Some(done)));
+    let progress = Arc::new(progress);
+    let member = group.consume(&orders.member).template(template).concurrency(orders.concurrency);
+    let member = member.handle(move |message| {
+        let progress = Arc::clone(&progress);
+        async move {
+            let acked = message.ack().await;
+            let mut progress = progress.lock().expect("no handler panics");
+            progress.0 += 1;
+            let began: std::time::Instant = *progress.1.get_or_insert_with(std::time::Instant::now);
+            if progress.0 == count
+                && let Some(done) = progress.2.take()
+            {
+                // The receiver waits for exactly this.
+                done.send(began.elapsed()).unwrap_or_default();
+            }
+            acked
+        }
+    });
+    let member = member.await?;
+    println!("{}", finished.await?.as_secs_f64());
+    member.stopped().await?;
+    Ok(())
+}
+
 async fn handle(log: Arc<Log>, message: Message, work_ms: u64, moody: bool) {
     let entry = log.begin(&message);
     let mood = if moody { fastrand::u8(..100) } else { 50 };
-    tokio::time::sleep(Duration::from_millis(if mood == 0 { 300 } else { fastrand::u64(0..=work_ms) })).await;
+    let work_ms = match mood {
+        0 => 300,
+        _ if moody => fastrand::u64(0..=work_ms),
+        _ => work_ms,
+    };
+    tokio::time::sleep(Duration::from_millis(work_ms)).await;
     // What cannot be settled will come again; the ledger sees whether that was right.
     drop(match mood {
         1 => message.nak().await,
