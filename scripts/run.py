@@ -30,6 +30,8 @@ LEAVE_SECONDS = 15.0
 BROKER_LEAVE_SECONDS = 10.0
 LOOK_SECONDS = 0.1
 REQUEST_SECONDS = 10.0
+# A look that hangs keeps Ctrl-C waiting.
+PROBE_SECONDS = 2.0
 
 # A proxy of the environment must not stand between us and 127.0.0.1.
 HTTP = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -72,10 +74,10 @@ TRIALS = (
 )
 
 
-def fetch(url: str, body: Optional[bytes] = None) -> Answer:
+def fetch(url: str, body: Optional[bytes] = None, seconds: float = PROBE_SECONDS) -> Answer:
     """Sends one request. Raises OSError when nothing answers."""
     try:
-        with HTTP.open(urllib.request.Request(url, data=body), timeout=REQUEST_SECONDS) as response:
+        with HTTP.open(urllib.request.Request(url, data=body), timeout=seconds) as response:
             return Answer(response.status, response.read().decode("utf-8", "replace"))
     except urllib.error.HTTPError as error:
         with error:
@@ -170,7 +172,7 @@ class Demo:
         """Sends the three requests and tells what came back; whether all is right."""
         fine = True
         for trial in TRIALS:
-            answer = fetch(self.base + trial.path, trial.body)
+            answer = fetch(self.base + trial.path, trial.body, REQUEST_SECONDS)
             right = answer.status == 200 and trial.right(answer)
             fine = fine and right
             verdict = "" if right else " (WRONG)"
@@ -224,7 +226,7 @@ def broker_config(config: Config, name: str, home: Path) -> str:
 def run(config: Config, cargo: str, broker: Optional[Path]) -> int:
     supervisor = Supervisor(width=len("worker-10"))
     demo = Demo(config, supervisor)
-    code = 0
+    code, failure = 0, ""
     try:
         demo.up(cargo, broker)
         if config.check:
@@ -236,12 +238,15 @@ def run(config: Config, cargo: str, broker: Optional[Path]) -> int:
     except Stopped:
         code = 1 if config.check else 0
     except (ChildDied, NotReady, OSError) as error:
-        say(f"run: {error}")
-        code = 1
+        code, failure = 1, str(error)
+        say(f"run: {failure}")
     finally:
         supervisor.tell("stopping")
         willing = demo.down()
     supervisor.tell("stopped, nothing is left behind")
+    if failure:
+        # Once more, because the logs of the others' leaving have scrolled the reason away.
+        say(f"run: stopped because {failure.splitlines()[0]}")
     return code if willing or not config.check else 1
 
 

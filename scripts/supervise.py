@@ -21,6 +21,7 @@ TAIL_LINES = 20
 # A line without an end is passed on in pieces of this size, so that no output can fill the memory.
 LONGEST_LINE_BYTES = 64 * 1024
 LOOK_SECONDS = 0.1
+STEP_LEAVE_SECONDS = 5.0
 PR_SET_PDEATHSIG = 1
 
 _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
@@ -89,6 +90,15 @@ class Child:
             # macOS answers EPERM for a group of which only a zombie is left.
             pass
 
+    def end(self, seconds: float) -> None:
+        """Asks it to leave and kills it when it is not gone by then; nothing happens when it has ended."""
+        self.signal(signal.SIGTERM)
+        try:
+            self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.signal(signal.SIGKILL)
+            self.process.wait()
+
     def runs(self) -> bool:
         return self.process.poll() is None
 
@@ -141,8 +151,8 @@ class Supervisor:
                 self.check_stop()
                 time.sleep(LOOK_SECONDS)
         finally:
-            step.signal(signal.SIGTERM)
-        return step.process.wait()
+            step.end(STEP_LEAVE_SECONDS)
+        return step.process.returncode
 
     def check_stop(self) -> None:
         if self._asked and not self._stopping:
