@@ -23,8 +23,9 @@ run: python ## Start a broker, the gateway and two workers; ARGS='--help' shows 
 test: python rust ## Install what the tests need and run them all
 	@$(PYTHON) scripts/find_broker.py >/dev/null
 	@$(PYTHON) scripts/find_nats_cli.py >/dev/null || echo 'make test: no nats command line, so the tests with it are skipped' >&2
+	$(CARGO) build --bin apiproxy --bin worker
 	$(PYTHON) -m unittest discover --start-directory scripts/tests --top-level-directory scripts
-	$(CARGO) test --workspace
+	$(CARGO) test --workspace --no-fail-fast
 
 lint: rust ## Check format, clippy, rustdoc and dependencies
 	$(CARGO) fmt --all --check
