@@ -30,8 +30,11 @@ test: python rust ## Install what the tests need and run them all
 lint: rust ## Check format, clippy, rustdoc and dependencies
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --all-features -- -D warnings
-	$(CARGO) clippy --package natsway-worker --lib --no-default-features -- -D warnings
-	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --all-features --no-deps
+	@# The libraries as others build them, without what only the programs need.
+	$(CARGO) clippy --package natsway-wire --package natsway-worker --package natsway-partitioned-consumer \
+	    --lib --no-default-features -- -D warnings
+	@# Of the libraries: a program's comments are its --help, where <key> is no HTML.
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --lib --all-features --no-deps
 ifeq ($(cargo_deny),)
 	@echo '*** SKIPPED: cargo-deny is not installed, dependencies are not checked; `make cargo-deny` installs it' >&2
 else

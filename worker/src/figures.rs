@@ -106,7 +106,7 @@ pub(crate) struct Figures {
     last_error: Mutex<String>,
 }
 
-/// [`Figures`] read at one moment, of one reader or of several together.
+/// The figures read at one moment, of one reader or of several together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Summary {
