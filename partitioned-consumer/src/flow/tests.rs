@@ -1,1 +1,255 @@
-//! tests
+//! The flow against hand-written events, and against a model of the server under random faults.
+
+use std::time::Duration;
+
+use super::*;
+
+mod model;
+
+const MS: fn(u64) -> Duration = Duration::from_millis;
+
+fn config() -> FlowConfig {
+    FlowConfig {
+        pinned_ttl: MS(2000),
+        redelivery_after: MS(2000),
+        max_ack_pending: Some(100),
+        buffer: 1024,
+        concurrency: 4,
+        acks: true,
+        dead_letter_after: None,
+    }
+}
+
+struct Bench {
+    flow: Flow<u64>,
+    now: Duration,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let mut bench = Self { flow: Flow::new(config()), now: Duration::ZERO };
+        bench.step(Event::Attach);
+        bench
+    }
+
+    fn step(&mut self, event: Event<u64>) -> Vec<Action<u64>> {
+        let mut out = Vec::new();
+        self.flow.step(event, self.now, &mut out);
+        out
+    }
+
+    /// A delivery whose place among the consumer's deliveries is its stream sequence.
+    fn deliver(&mut self, seq: u64, lane: u64) -> Vec<Action<u64>> {
+        self.deliver_as(seq, seq, lane, "pin")
+    }
+
+    fn deliver_as(&mut self, stream_seq: u64, consumer_seq: u64, lane: u64, pin: &str) -> Vec<Action<u64>> {
+        let pin = Some(pin.to_owned());
+        self.step(Event::Delivered(Delivery {
+            stream_seq,
+            consumer_seq,
+            deliveries: 1,
+            lane,
+            pin,
+            content: stream_seq,
+        }))
+    }
+
+    fn position(&mut self, question: u64, delivered: u64, pending: usize) -> Vec<Action<u64>> {
+        self.step(Event::Position(Position {
+            question,
+            delivered_stream_seq: delivered,
+            ack_floor_stream_seq: 0,
+            ack_pending: pending,
+            pinned: Some("pin".into()),
+        }))
+    }
+
+    fn finish(&mut self, run: u64, settlement: Settlement) -> Vec<Action<u64>> {
+        self.step(Event::Settled { run, settlement });
+        self.step(Event::Finished { run })
+    }
+}
+
+fn started(actions: &[Action<u64>]) -> Vec<u64> {
+    let run = |action: &Action<u64>| {
+        if let Action::Run { stream_seq, .. } = action { Some(*stream_seq) } else { None }
+    };
+    actions.iter().filter_map(run).collect()
+}
+
+fn lost(actions: &[Action<u64>]) -> Option<PinLoss> {
+    actions.iter().find_map(|action| if let Action::PinLost(why) = action { Some(*why) } else { None })
+}
+
+#[test]
+fn nothing_starts_before_all_that_is_pending_is_in_hand() {
+    let mut bench = Bench::new();
+    let actions = bench.deliver(7, 1);
+    assert!(actions.iter().any(|a| matches!(a, Action::AskPosition(1))), "{actions:?}");
+    assert!(started(&actions).is_empty());
+    // The server holds 5 as well, which the holder before left in flight.
+    assert!(started(&bench.position(1, 7, 2)).is_empty());
+    assert!(started(&bench.deliver_as(5, 8, 1, "pin")).is_empty());
+    bench.now = MS(50);
+    bench.step(Event::Tick);
+    assert_eq!(started(&bench.position(2, 7, 2)), [5]);
+    assert_eq!(started(&bench.finish(1, Settlement::Done)), [7]);
+}
+
+#[test]
+fn lanes_run_side_by_side_and_each_in_order() {
+    let mut bench = Bench::new();
+    bench.deliver(1, 1);
+    assert_eq!(started(&bench.position(1, 1, 1)), [1]);
+    assert!(started(&bench.deliver(2, 1)).is_empty());
+    assert_eq!(started(&bench.deliver(3, 2)), [3]);
+    assert_eq!(started(&bench.finish(1, Settlement::Done)), [2]);
+}
+
+#[test]
+fn a_refused_message_holds_its_lane_until_it_is_back() {
+    let mut bench = Bench::new();
+    bench.deliver(1, 1);
+    bench.position(1, 1, 1);
+    bench.deliver(2, 1);
+    assert!(started(&bench.finish(1, Settlement::Again)).is_empty());
+    assert_eq!(started(&bench.deliver(3, 2)), [3]);
+    assert_eq!(started(&bench.deliver_as(1, 4, 1, "pin")), [1]);
+    assert_eq!(started(&bench.finish(3, Settlement::Done)), [2]);
+}
+
+#[test]
+fn a_lane_does_not_wait_for_a_message_that_is_no_longer_pending() {
+    let mut bench = Bench::new();
+    bench.deliver(1, 1);
+    bench.position(1, 1, 1);
+    bench.deliver(2, 1);
+    bench.finish(1, Settlement::Again);
+    bench.now = MS(1500);
+    bench.step(Event::Status { pull: 2, status: PullStatus::Accepted { ended: false }, unused: 0 });
+    let asked = bench.step(Event::Tick);
+    assert!(lost(&asked).is_none(), "{asked:?}");
+    // Only 2 is pending still: 1 has used up its deliveries.
+    assert_eq!(started(&bench.position(2, 2, 1)), [2]);
+}
+
+#[test]
+fn the_lease_ends_counted_from_when_the_pull_was_sent() {
+    let mut bench = Bench::new();
+    let actions = bench.deliver(1, 1);
+    let probe = actions
+        .iter()
+        .find_map(|a| if let Action::Pull(pull) = a { pull.probe.then_some(pull.number) } else { None });
+    bench.position(1, 1, 1);
+    bench.now = MS(1900);
+    // The answer came late, but it answers a pull that was sent at 0.
+    bench.step(Event::Status {
+        pull: probe.unwrap(),
+        status: PullStatus::Accepted { ended: false },
+        unused: 0,
+    });
+    bench.now = MS(2000);
+    let actions = bench.step(Event::Tick);
+    assert_eq!(lost(&actions), Some(PinLoss::Lapsed));
+    assert!(actions.iter().any(|a| matches!(a, Action::Cancel)));
+}
+
+#[test]
+fn a_wrong_pin_ends_everything_at_once() {
+    let mut bench = Bench::new();
+    bench.deliver(1, 1);
+    bench.position(1, 1, 1);
+    assert_eq!(
+        lost(&bench.step(Event::Status { pull: 2, status: PullStatus::WrongPin, unused: 0 })),
+        Some(PinLoss::Taken)
+    );
+    // A handler that does not let go keeps its lane, even for the next pin.
+    bench.deliver_as(1, 9, 1, "other");
+    bench.deliver_as(2, 10, 2, "other");
+    let position = Position {
+        question: 2,
+        delivered_stream_seq: 2,
+        ack_floor_stream_seq: 0,
+        ack_pending: 2,
+        pinned: Some("other".into()),
+    };
+    assert_eq!(started(&bench.step(Event::Position(position))), [2]);
+    assert_eq!(started(&bench.step(Event::Finished { run: 1 })), [1]);
+}
+
+#[test]
+fn a_lost_acknowledgement_is_repeated_not_the_work() {
+    let mut bench = Bench::new();
+    bench.deliver(1, 1);
+    bench.position(1, 1, 1);
+    bench.finish(1, Settlement::Done);
+    let actions = bench.deliver_as(1, 2, 1, "pin");
+    assert!(
+        actions.iter().any(|a| matches!(a, Action::Confirm(1))) && started(&actions).is_empty(),
+        "{actions:?}"
+    );
+}
+
+#[test]
+fn a_gap_in_the_deliveries_holds_everything_back() {
+    let mut bench = Bench::new();
+    bench.deliver(1, 1);
+    bench.position(1, 1, 1);
+    bench.finish(1, Settlement::Done);
+    // Delivery 2 never came: it may be an older message of this very lane.
+    let actions = bench.deliver(3, 1);
+    assert!(
+        started(&actions).is_empty() && actions.iter().any(|a| matches!(a, Action::AskPosition(_))),
+        "{actions:?}"
+    );
+    assert!(started(&bench.position(2, 3, 2)).is_empty());
+    bench.deliver_as(2, 4, 1, "pin");
+    bench.now = MS(100);
+    bench.step(Event::Tick);
+    assert_eq!(started(&bench.position(3, 3, 2)), [2]);
+}
+
+#[test]
+fn a_poison_message_is_buried_when_its_deliveries_are_used_up() {
+    let mut bench = Bench::new();
+    bench.flow.config_mut().dead_letter_after = Some(2);
+    let pin = Some("pin".to_owned());
+    bench.step(Event::Delivered(Delivery {
+        stream_seq: 1,
+        consumer_seq: 1,
+        deliveries: 3,
+        lane: 1,
+        pin,
+        content: 1,
+    }));
+    let actions = bench.position(1, 1, 1);
+    assert!(actions.iter().any(|a| matches!(a, Action::Run { bury: true, .. })), "{actions:?}");
+}
+
+#[test]
+fn a_drain_ends_with_the_last_handler_and_starts_nothing() {
+    let mut bench = Bench::new();
+    bench.deliver(1, 1);
+    bench.position(1, 1, 1);
+    bench.deliver(2, 1);
+    assert!(!bench.step(Event::Drain).iter().any(|a| matches!(a, Action::Drained)));
+    let actions = bench.finish(1, Settlement::Done);
+    assert!(
+        started(&actions).is_empty() && actions.iter().any(|a| matches!(a, Action::Drained)),
+        "{actions:?}"
+    );
+    assert_eq!(bench.flow.take_buffered(), [2]);
+}
+
+#[test]
+fn a_paused_flow_keeps_its_pin_and_starts_nothing() {
+    let mut bench = Bench::new();
+    bench.step(Event::Pause(true));
+    bench.deliver(1, 1);
+    assert!(started(&bench.position(1, 1, 1)).is_empty());
+    bench.now = MS(600);
+    let probes = bench.step(Event::Tick);
+    assert!(probes.iter().any(|a| matches!(a, Action::Pull(pull) if pull.probe)), "{probes:?}");
+    assert_eq!(started(&bench.step(Event::Pause(false))), [1]);
+}

@@ -1,0 +1,444 @@
+//! Several flows against a model of one pinned consumer: messages and answers take random times or are lost, instances
+//! are cut off, killed and started, pins are taken, handlers refuse and dawdle. What the flow promises is asserted at
+//! every step.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::super::*;
+
+const LANES: u64 = 5;
+const MESSAGES: u64 = 300;
+
+/// A consumer as the server keeps it: pins, pending messages, redelivery. Times are in virtual milliseconds.
+struct Server {
+    next: u64,
+    consumer_seq: u64,
+    /// Unacknowledged messages, with when they may be delivered again and how often they were.
+    pending: BTreeMap<u64, (u64, u64)>,
+    acked: BTreeSet<u64>,
+    pin: Option<(String, u64)>,
+    pins: u64,
+    waiting: Vec<Waiting>,
+    ttl: u64,
+    ack_wait: u64,
+    limit: usize,
+}
+
+struct Waiting {
+    instance: usize,
+    life: u64,
+    pull: Pull,
+    left: u32,
+    expires: u64,
+    heartbeat_at: u64,
+}
+
+enum ToServer {
+    Pull(Pull),
+    Ack(u64),
+    Nak(u64, u64),
+    Progress(Vec<u64>),
+    Ask(u64),
+}
+
+enum Wire {
+    ToServer(ToServer),
+    ToClient(Event<u64>),
+    Done { run: u64, seq: u64, verdict: Settlement },
+}
+
+struct Letter {
+    at: u64,
+    order: u64,
+    instance: usize,
+    life: u64,
+    wire: Wire,
+}
+
+struct Instance {
+    flow: Flow<u64>,
+    life: u64,
+    alive: bool,
+    cut_until: u64,
+    held: BTreeSet<u64>,
+    /// Running handlers: run, message.
+    runs: BTreeMap<u64, u64>,
+}
+
+struct World {
+    now: u64,
+    order: u64,
+    random: fastrand::Rng,
+    server: Server,
+    instances: Vec<Instance>,
+    letters: Vec<Letter>,
+    running: BTreeMap<u64, (usize, u64)>,
+    newest_success: BTreeMap<u64, u64>,
+    successes: BTreeSet<u64>,
+    pin_losses: u64,
+}
+
+fn lane(seq: u64) -> u64 {
+    seq.wrapping_mul(0x9e37_79b9_7f4a_7c15) % LANES
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let limit = [1, 3, 20][random.usize(0..3)];
+        let server = Server {
+            next: 1,
+            consumer_seq: 0,
+            pending: BTreeMap::new(),
+            acked: BTreeSet::new(),
+            pin: None,
+            pins: 0,
+            waiting: Vec::new(),
+            ttl: 2000,
+            ack_wait: 2000,
+            limit,
+        };
+        let mut world = Self {
+            now: 0,
+            order: 0,
+            random,
+            server,
+            instances: Vec::new(),
+            letters: Vec::new(),
+            running: BTreeMap::new(),
+            newest_success: BTreeMap::new(),
+            successes: BTreeSet::new(),
+            pin_losses: 0,
+        };
+        for _ in 0..3 {
+            let flow = world.flow();
+            world.instances.push(Instance {
+                flow,
+                life: 0,
+                alive: true,
+                cut_until: 0,
+                held: BTreeSet::new(),
+                runs: BTreeMap::new(),
+            });
+            world.step(world.instances.len() - 1, Event::Attach);
+        }
+        world
+    }
+
+    fn flow(&self) -> Flow<u64> {
+        let limit = self.server.limit;
+        Flow::new(FlowConfig { max_ack_pending: Some(limit), concurrency: 3, ..super::config() })
+    }
+
+    fn at(&self) -> Duration {
+        Duration::from_millis(self.now)
+    }
+
+    fn send(&mut self, instance: usize, delay: u64, wire: Wire) {
+        self.order += 1;
+        let life = self.instances[instance].life;
+        self.letters.push(Letter { at: self.now + delay, order: self.order, instance, life, wire });
+    }
+
+    /// Messages of one connection keep their order, so the delay is the same for all.
+    fn to_server(&mut self, instance: usize, request: ToServer) {
+        if self.instances[instance].cut_until <= self.now {
+            self.send(instance, 1, Wire::ToServer(request));
+        }
+    }
+
+    fn to_client(&mut self, instance: usize, life: u64, event: Event<u64>) {
+        let target = &self.instances[instance];
+        if target.alive && target.life == life && target.cut_until <= self.now {
+            self.send(instance, 1, Wire::ToClient(event));
+        }
+    }
+
+    fn step(&mut self, instance: usize, event: Event<u64>) {
+        let now = self.at();
+        let mut out = Vec::new();
+        if let Event::Delivered(delivery) = &event {
+            self.instances[instance].held.insert(delivery.stream_seq);
+        }
+        self.instances[instance].flow.step(event, now, &mut out);
+        for action in out {
+            self.act(instance, action);
+        }
+    }
+
+    fn act(&mut self, instance: usize, action: Action<u64>) {
+        match action {
+            Action::Pull(pull) => self.to_server(instance, ToServer::Pull(pull)),
+            Action::Run { run, stream_seq, .. } => self.begin(instance, run, stream_seq),
+            Action::Confirm(seq) => self.to_server(instance, ToServer::Ack(seq)),
+            Action::Return(seq) => self.to_server(instance, ToServer::Nak(seq, 0)),
+            Action::Progress => {
+                let held: Vec<u64> = self.instances[instance].held.iter().copied().collect();
+                self.to_server(instance, ToServer::Progress(held));
+            }
+            Action::AskPosition(question) => self.to_server(instance, ToServer::Ask(question)),
+            Action::Cancel => self.cancel(instance),
+            Action::PinLost(_) => self.pin_losses += 1,
+            Action::Pinned | Action::Drained => {}
+        }
+    }
+
+    fn begin(&mut self, instance: usize, run: u64, seq: u64) {
+        let lane = lane(seq);
+        let other = self.running.insert(lane, (instance, seq));
+        assert_eq!(other, None, "lane {lane}: {instance} began {seq} while another was at work");
+        self.instances[instance].runs.insert(run, seq);
+        let verdict = if self.random.u8(..20) == 0 { Settlement::Again } else { Settlement::Done };
+        let work = if self.random.u8(..50) == 0 { 3000 } else { self.random.u64(1..40) };
+        self.send(instance, work, Wire::Done { run, seq, verdict });
+    }
+
+    /// Handlers that can be dropped are dropped at once.
+    fn cancel(&mut self, instance: usize) {
+        self.instances[instance].held.clear();
+        for (run, seq) in std::mem::take(&mut self.instances[instance].runs) {
+            self.running.remove(&lane(seq));
+            self.send(instance, 0, Wire::ToClient(Event::Finished { run }));
+        }
+    }
+
+    fn finish(&mut self, instance: usize, run: u64, seq: u64, verdict: Settlement) {
+        if self.instances[instance].runs.remove(&run).is_none() {
+            return;
+        }
+        self.running.remove(&lane(seq));
+        if verdict == Settlement::Done && self.successes.insert(seq) {
+            let newest = self.newest_success.entry(lane(seq)).or_insert(0);
+            assert!(seq > *newest, "lane {}: {seq} succeeded after {newest}", lane(seq));
+            *newest = seq;
+        }
+        self.instances[instance].held.remove(&seq);
+        self.step(instance, Event::Settled { run, settlement: verdict });
+        let delay = self.random.u64(0..100);
+        let answer = if verdict == Settlement::Done { ToServer::Ack(seq) } else { ToServer::Nak(seq, delay) };
+        self.to_server(instance, answer);
+        self.step(instance, Event::Finished { run });
+    }
+
+    fn serve(&mut self, instance: usize, life: u64, request: ToServer) {
+        match request {
+            ToServer::Ack(seq) => {
+                self.server.pending.remove(&seq);
+                self.server.acked.insert(seq);
+            }
+            ToServer::Nak(seq, delay) => {
+                if let Some(entry) = self.server.pending.get_mut(&seq) {
+                    entry.0 = self.now + delay;
+                }
+            }
+            ToServer::Progress(held) => {
+                for seq in held {
+                    if let Some(entry) = self.server.pending.get_mut(&seq) {
+                        entry.0 = entry.0.max(self.now + self.server.ack_wait);
+                    }
+                }
+            }
+            ToServer::Ask(question) => {
+                let position = Position {
+                    question,
+                    delivered_stream_seq: self.server.next - 1,
+                    ack_floor_stream_seq: self.server.pending.keys().next().map_or(self.server.next, |s| *s)
+                        - 1,
+                    ack_pending: self.server.pending.len(),
+                    pinned: self.server.pin.as_ref().map(|(pin, _)| pin.clone()),
+                };
+                self.to_client(instance, life, Event::Position(position));
+            }
+            ToServer::Pull(pull) => self.pull(instance, life, pull),
+        }
+    }
+
+    fn pull(&mut self, instance: usize, life: u64, pull: Pull) {
+        if let (Some(id), Some((pin, until))) = (&pull.pin, &mut self.server.pin) {
+            if id != pin {
+                self.to_client(
+                    instance,
+                    life,
+                    Event::Status { pull: pull.number, status: PullStatus::WrongPin, unused: 0 },
+                );
+                return;
+            }
+            *until = self.now + self.server.ttl;
+        }
+        let millis = |d: Duration| d.as_millis() as u64;
+        let heartbeat_at =
+            if pull.heartbeat.is_zero() { u64::MAX } else { self.now + millis(pull.heartbeat) };
+        let expires = self.now + millis(pull.expires);
+        self.server.waiting.push(Waiting { instance, life, left: pull.batch, expires, heartbeat_at, pull });
+    }
+
+    /// What the server does by itself as time passes.
+    fn tend(&mut self) {
+        if self.server.pin.as_ref().is_some_and(|(_, until)| *until <= self.now) {
+            self.server.pin = None;
+        }
+        let mut told = Vec::new();
+        let now = self.now;
+        self.server.waiting.retain_mut(|w| {
+            let mut tell = |status, unused| {
+                told.push((w.instance, w.life, Event::Status { pull: w.pull.number, status, unused }))
+            };
+            if now >= w.expires {
+                tell(PullStatus::Accepted { ended: true }, w.left);
+                return false;
+            }
+            if now >= w.heartbeat_at {
+                tell(PullStatus::Accepted { ended: false }, 0);
+                w.heartbeat_at = now + w.pull.heartbeat.as_millis() as u64;
+            }
+            true
+        });
+        for (instance, life, event) in told {
+            self.to_client(instance, life, event);
+        }
+        while self.deliver() {}
+    }
+
+    /// Delivers one message if there is one and somebody may have it.
+    fn deliver(&mut self) -> bool {
+        let again =
+            self.server.pending.iter().filter(|(_, (due, _))| *due <= self.now).map(|(seq, _)| *seq).next();
+        let fresh = self.server.next <= MESSAGES && self.server.pending.len() < self.server.limit;
+        let Some(seq) = again.or(fresh.then_some(self.server.next)) else { return false };
+        let mut at = 0;
+        while let Some(waiting) = self.server.waiting.get(at) {
+            let (instance, life, number) = (waiting.instance, waiting.life, waiting.pull.number);
+            let pin = self.server.pin.as_ref().map(|(pin, _)| pin.clone());
+            let gone = !self.instances[instance].alive || self.instances[instance].life != life;
+            let status = match (&waiting.pull.pin, &pin) {
+                _ if gone => Some(None),
+                (Some(id), Some(pin)) if id == pin && waiting.pull.probe => {
+                    Some(Some(PullStatus::Accepted { ended: true }))
+                }
+                (Some(id), Some(pin)) if id == pin => None,
+                (Some(_), _) => Some(Some(PullStatus::WrongPin)),
+                (None, Some(_)) => {
+                    at += 1;
+                    continue;
+                }
+                (None, None) => None,
+            };
+            if let Some(status) = status {
+                self.server.waiting.remove(at);
+                if let Some(status) = status {
+                    self.to_client(instance, life, Event::Status { pull: number, status, unused: 0 });
+                }
+                continue;
+            }
+            if pin.is_none() {
+                self.server.pins += 1;
+                self.server.pin = Some((format!("pin-{}", self.server.pins), self.now + self.server.ttl));
+            }
+            let waiting = &mut self.server.waiting[at];
+            waiting.left -= 1;
+            if waiting.left == 0 {
+                self.server.waiting.remove(at);
+            }
+            self.hand_out(instance, life, seq);
+            return true;
+        }
+        false
+    }
+
+    fn hand_out(&mut self, instance: usize, life: u64, seq: u64) {
+        self.server.consumer_seq += 1;
+        self.server.next = self.server.next.max(seq + 1);
+        let due = self.now + self.server.ack_wait;
+        let entry = self.server.pending.entry(seq).or_insert((due, 0));
+        *entry = (due, entry.1 + 1);
+        let delivery = Delivery {
+            stream_seq: seq,
+            consumer_seq: self.server.consumer_seq,
+            deliveries: entry.1,
+            lane: lane(seq),
+            pin: self.server.pin.as_ref().map(|(pin, _)| pin.clone()),
+            content: seq,
+        };
+        self.to_client(instance, life, Event::Delivered(delivery));
+    }
+
+    fn disturb(&mut self) {
+        let at = self.random.usize(0..self.instances.len());
+        match self.random.u32(0..4000) {
+            0 => {
+                // Killed, and started anew.
+                self.cancel(at);
+                let flow = self.flow();
+                let life = self.instances[at].life + 1;
+                let fresh = Instance {
+                    flow,
+                    life,
+                    alive: true,
+                    cut_until: 0,
+                    held: BTreeSet::new(),
+                    runs: BTreeMap::new(),
+                };
+                self.instances[at] = fresh;
+                self.step(at, Event::Attach);
+            }
+            1 => self.instances[at].cut_until = self.now + self.random.u64(100..5000),
+            2 => self.server.pin = None,
+            _ => {}
+        }
+        for at in 0..self.instances.len() {
+            if self.instances[at].cut_until == self.now && self.now > 0 {
+                self.step(at, Event::Reconnected);
+            }
+        }
+    }
+
+    fn run(&mut self) {
+        while self.server.acked.len() < MESSAGES as usize {
+            self.now += 1;
+            assert!(self.now < 3_600_000, "{} of {MESSAGES} handled in an hour", self.server.acked.len());
+            self.disturb();
+            self.tend();
+            self.letters.sort_by_key(|letter| (letter.at, letter.order));
+            while self.letters.first().is_some_and(|letter| letter.at <= self.now) {
+                let Letter { instance, life, wire, .. } = self.letters.remove(0);
+                if self.instances[instance].life != life {
+                    // The process is gone; what it had sent arrives all the same.
+                    if let Wire::ToServer(request) = wire {
+                        self.serve(instance, life, request);
+                    }
+                    continue;
+                }
+                match wire {
+                    Wire::ToServer(request) => self.serve(instance, life, request),
+                    Wire::ToClient(event) => self.step(instance, event),
+                    Wire::Done { run, seq, verdict } => self.finish(instance, run, seq, verdict),
+                }
+            }
+            for at in 0..self.instances.len() {
+                if self.instances[at]
+                    .flow
+                    .wake_at()
+                    .is_some_and(|wake| wake <= Duration::from_millis(self.now))
+                {
+                    self.step(at, Event::Tick);
+                }
+            }
+        }
+        assert_eq!(self.successes.len(), MESSAGES as usize, "a message was acknowledged that nobody handled");
+    }
+}
+
+#[test]
+fn flows_keep_their_promise_against_a_model_server() {
+    let first = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok());
+    let seeds = first.map_or(0..60, |seed: u64| seed..seed + 1);
+    let mut pin_losses = 0;
+    for seed in seeds {
+        println!("SEED={seed}");
+        let mut world = World::new(seed);
+        world.run();
+        pin_losses += world.pin_losses;
+    }
+    assert!(pin_losses > 0, "the faults did not reach the flows");
+}
