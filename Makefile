@@ -53,8 +53,16 @@ prove-gateway: python rust ## Long proof of the gateway's promises under faults;
 	$(CARGO) run --release --package natsway-bench --bin bench -- prove gateway $(ARGS)
 
 prove-groups: python rust ## Long chaos of consumer groups, judged; SEED, CHANGES and MAX_ACK_PENDING from the environment
-	$(CARGO) build --release --package natsway-groups-proof --bins
-	NATSWAY_NATS_SERVER="$$($(PYTHON) scripts/find_broker.py)" $(CARGO) run --release --package natsway-groups-proof --bin prove-groups
+	@$(CARGO) build --release --package natsway-groups-proof --bins
+	@NATSWAY_NATS_SERVER="$$($(PYTHON) scripts/find_broker.py)" $(CARGO) run --quiet --release --package natsway-groups-proof --bin prove-groups
+
+demo-groups: python rust ## The walk-throughs of consumer groups, static and elastic
+	@$(CARGO) build --package natsway-groups-proof --package natsway-partitioned-consumer --bins
+	@NATSWAY_NATS_SERVER="$$($(PYTHON) scripts/find_broker.py)" $(CARGO) run --quiet --package natsway-groups-proof --bin demo-groups
+
+bench-groups: python rust ## Figures of consumer groups beside the Go library's; MESSAGES and HAZARD_SECONDS from the environment
+	@$(CARGO) build --release --package natsway-groups-proof --bins
+	@NATSWAY_NATS_SERVER="$$($(PYTHON) scripts/find_broker.py)" $(CARGO) run --quiet --release --package natsway-groups-proof --bin bench-groups
 
 tools: python cargo-deny ## Install oha, cargo-deny and the nats command line under target/tools
 	$(CARGO) install --locked --root $(tools_dir) oha@$(oha_version)

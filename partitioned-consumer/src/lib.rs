@@ -81,3 +81,8 @@ pub use repartition::Repartitioned;
 pub use runner::HandlerOutcome;
 pub use settings::GroupSettings;
 pub use static_group::StaticGroup;
+
+/// The examples of the README are tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -142,13 +142,13 @@ impl World {
     }
 
     /// Messages of one connection keep their order, so the delay is the same for all.
-    fn to_server(&mut self, instance: usize, request: ToServer) {
+    fn send_server(&mut self, instance: usize, request: ToServer) {
         if self.instances[instance].cut_until <= self.now {
             self.send(instance, 1, Wire::ToServer(request));
         }
     }
 
-    fn to_client(&mut self, instance: usize, life: u64, event: Event<u64>) {
+    fn send_client(&mut self, instance: usize, life: u64, event: Event<u64>) {
         let target = &self.instances[instance];
         if target.alive && target.life == life && target.cut_until <= self.now {
             self.send(instance, 1, Wire::ToClient(event));
@@ -169,15 +169,15 @@ impl World {
 
     fn act(&mut self, instance: usize, action: Action<u64>) {
         match action {
-            Action::Pull(pull) => self.to_server(instance, ToServer::Pull(pull)),
+            Action::Pull(pull) => self.send_server(instance, ToServer::Pull(pull)),
             Action::Run { run, stream_seq, .. } => self.begin(instance, run, stream_seq),
-            Action::Confirm(seq) => self.to_server(instance, ToServer::Ack(seq)),
-            Action::Return(seq) => self.to_server(instance, ToServer::Nak(seq, 0)),
+            Action::Confirm(seq) => self.send_server(instance, ToServer::Ack(seq)),
+            Action::Return(seq) => self.send_server(instance, ToServer::Nak(seq, 0)),
             Action::Progress => {
                 let held: Vec<u64> = self.instances[instance].held.iter().copied().collect();
-                self.to_server(instance, ToServer::Progress(held));
+                self.send_server(instance, ToServer::Progress(held));
             }
-            Action::AskPosition(question) => self.to_server(instance, ToServer::Ask(question)),
+            Action::AskPosition(question) => self.send_server(instance, ToServer::Ask(question)),
             Action::Cancel => self.cancel(instance),
             Action::PinLost(_) => self.pin_losses += 1,
             Action::Pinned | Action::Drained => {}
@@ -217,7 +217,7 @@ impl World {
         self.step(instance, Event::Settled { run, settlement: verdict });
         let delay = self.random.u64(0..100);
         let answer = if verdict == Settlement::Done { ToServer::Ack(seq) } else { ToServer::Nak(seq, delay) };
-        self.to_server(instance, answer);
+        self.send_server(instance, answer);
         self.step(instance, Event::Finished { run });
     }
 
@@ -248,7 +248,7 @@ impl World {
                     ack_pending: self.server.pending.len(),
                     pinned: self.server.pin.as_ref().map(|(pin, _)| pin.clone()),
                 };
-                self.to_client(instance, life, Event::Position(position));
+                self.send_client(instance, life, Event::Position(position));
             }
             ToServer::Pull(pull) => self.pull(instance, life, pull),
         }
@@ -257,7 +257,7 @@ impl World {
     fn pull(&mut self, instance: usize, life: u64, pull: Pull) {
         if let (Some(id), Some((pin, until))) = (&pull.pin, &mut self.server.pin) {
             if id != pin {
-                self.to_client(
+                self.send_client(
                     instance,
                     life,
                     Event::Status { pull: pull.number, status: PullStatus::WrongPin, unused: 0 },
@@ -295,7 +295,7 @@ impl World {
             true
         });
         for (instance, life, event) in told {
-            self.to_client(instance, life, event);
+            self.send_client(instance, life, event);
         }
         while self.deliver() {}
     }
@@ -327,7 +327,7 @@ impl World {
             if let Some(status) = status {
                 self.server.waiting.remove(at);
                 if let Some(status) = status {
-                    self.to_client(instance, life, Event::Status { pull: number, status, unused: 0 });
+                    self.send_client(instance, life, Event::Status { pull: number, status, unused: 0 });
                 }
                 continue;
             }
@@ -360,7 +360,7 @@ impl World {
             pin: self.server.pin.as_ref().map(|(pin, _)| pin.clone()),
             content: seq,
         };
-        self.to_client(instance, life, Event::Delivered(delivery));
+        self.send_client(instance, life, Event::Delivered(delivery));
     }
 
     fn disturb(&mut self) {
