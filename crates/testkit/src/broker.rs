@@ -25,7 +25,7 @@ use crate::tools::nats_server;
 const READY: Duration = Duration::from_secs(30);
 /// nats-server answers SIGTERM at once; a lame duck takes longer, and so is not waited for with this.
 const STOP: Duration = Duration::from_secs(20);
-/// How often another pair of ports is tried when somebody else took the first.
+/// How many pairs of ports are tried when somebody else listens on them.
 const PORT_TRIES: u32 = 5;
 
 /// What a broker is started with; [`Broker::builder`] makes one.
@@ -262,7 +262,7 @@ impl Broker {
         );
         // Only the first start may look for other ports: after it they are known to clients.
         let first = self.group.is_none() && !self.log_path().exists();
-        for _ in 1..PORT_TRIES {
+        for _ in 0..PORT_TRIES {
             self.spawn();
             match self.ready().await {
                 Ok(()) => return,
@@ -378,5 +378,7 @@ impl Drop for Broker {
         if std::thread::panicking() {
             print_tail(&format!("nats-server {}", self.name), &self.log_path());
         }
+        // Before its directory goes, or it would write into it again.
+        self.kill9();
     }
 }
