@@ -134,6 +134,7 @@ class Runs(unittest.TestCase):
         run.process.send_signal(signal.SIGINT)
         self.assertEqual(run.wait(), 0, run.output())
         self.assertNotIn("killed", run.output())
+        self.assertIn("Server Exiting", run.output(), "the broker leaves in good order, after the others")
         self.assert_nothing_left(run)
 
     def test_a_child_that_dies_ends_everything_and_is_named(self):
