@@ -48,7 +48,14 @@ struct Live {
     /// Has the link leave by the fence.
     leave: CancellationToken,
     link: JoinHandle<(Link, Outcome)>,
-    _house: AbortOnDropHandle<()>,
+    house: AbortOnDropHandle<()>,
+}
+
+/// A session that replies go by, after the queue groups were left.
+struct Parting {
+    session: Session,
+    /// What hears cancellations, if this is the session that served.
+    _house: Option<AbortOnDropHandle<()>>,
 }
 
 /// What a reader that serves waits for.
@@ -168,7 +175,10 @@ impl<F: Start> Reader<F> {
         let client = Arc::clone(link.client());
         self.intake.desk.outbox.set(Some(Arc::clone(&client)));
         let leave = CancellationToken::new();
-        let link = tokio::task::spawn_local(link.serve(Rc::clone(&self.intake), leave.clone()));
+        // Unconstrained, for a task's budget would make every handler that it starts here and now wait for a second
+        // poll; it gives way to others by itself after each batch.
+        let serving = tokio::task::unconstrained(link.serve(Rc::clone(&self.intake), leave.clone()));
+        let link = tokio::task::spawn_local(serving);
         let house = tokio::task::spawn_local(house.keep(Arc::clone(&client), messages));
         self.announce(&client).await;
         let server = session.client().server_info();
@@ -180,7 +190,7 @@ impl<F: Start> Reader<F> {
             broker = %format_args!("{}:{}", server.host, server.port),
             "serving"
         );
-        Some(Live { session, client, leave, link, _house: AbortOnDropHandle::new(house) })
+        Some(Live { session, client, leave, link, house: AbortOnDropHandle::new(house) })
     }
 
     /// The session was lost: dials another. Handlers in flight answer by that one. `None` when told to leave.
@@ -220,11 +230,11 @@ impl<F: Start> Reader<F> {
         let limit = self.instance.config.limits.drain;
         let deadline = Instant::now() + limit;
         let in_order = async {
-            let mut session = match live {
+            let parting = match live {
                 Some(live) => self.leave_groups(live).await,
                 None => None,
             };
-            self.finish(&mut session).await;
+            self.finish(parting).await;
         };
         if tokio::time::timeout_at(deadline.into(), in_order).await.is_err() {
             let unfinished = self.intake.abandon();
@@ -232,8 +242,8 @@ impl<F: Start> Reader<F> {
         }
     }
 
-    /// Hands over and leaves by the fence; gives the session if it still lives, and what hears cancellations on it.
-    async fn leave_groups(&self, mut live: Live) -> Option<(Session, AbortOnDropHandle<()>)> {
+    /// Hands over and leaves by the fence; gives the session if it still lives.
+    async fn leave_groups(&self, mut live: Live) -> Option<Parting> {
         let config = &self.instance.config;
         let handing_over = async {
             for subject in &config.subjects {
@@ -248,7 +258,7 @@ impl<F: Start> Reader<F> {
         match live.link.await {
             Ok((_, Outcome::Left)) => {
                 debug!(reader = self.index, in_flight = self.intake.load.requests(), "left the queue groups");
-                Some((live.session, live._house))
+                Some(Parting { session: live.session, _house: Some(live.house) })
             }
             Ok((_, Outcome::Lost)) | Err(_) => {
                 self.intake.desk.outbox.set(None);
@@ -258,29 +268,29 @@ impl<F: Start> Reader<F> {
     }
 
     /// Waits for the handlers that run, with a session to answer by, and until the broker has all of their replies.
-    async fn finish(&mut self, session: &mut Option<(Session, AbortOnDropHandle<()>)>) {
+    async fn finish(&mut self, mut parting: Option<Parting>) {
+        let load = Arc::clone(&self.intake.load);
+        let outbox = &self.intake.desk.outbox;
         loop {
-            let load = Arc::clone(&self.intake.load);
-            let empty = load.empty();
-            match session.as_mut() {
-                Some((live, _)) => tokio::select! {
-                    () = empty => break,
-                    () = lost(live) => {
-                        self.intake.desk.outbox.set(None);
-                        *session = None;
+            match &mut parting {
+                Some(by) => tokio::select! {
+                    () = load.empty() => break,
+                    () = lost(&mut by.session) => {
+                        outbox.set(None);
+                        parting = None;
                     }
                 },
                 None => tokio::select! {
-                    () = empty => break,
-                    new = self.dialer.dial(None) => {
-                        self.intake.desk.outbox.set(Some(Arc::new(new.client().clone())));
-                        *session = Some((new, AbortOnDropHandle::new(tokio::task::spawn_local(async {}))));
+                    () = load.empty() => return,
+                    session = self.dialer.dial(None) => {
+                        outbox.set(Some(Arc::new(session.client().clone())));
+                        parting = Some(Parting { session, _house: None });
                     }
                 },
             }
         }
-        if let Some((session, _)) = session
-            && let Err(error) = echo(session.client()).await
+        if let Some(by) = parting
+            && let Err(error) = echo(by.session.client()).await
         {
             warn!(%error, "the broker did not confirm the last replies");
         }

@@ -103,7 +103,7 @@ where
 /// Runs a future as far as it goes, and spawns what is left of it: most handlers end without waiting for anything,
 /// and then there is no task to schedule.
 fn start_here(future: impl Future<Output = ()> + 'static) -> Option<JoinHandle<()>> {
-    let mut future: Pin<Box<dyn Future<Output = ()>>> = Box::pin(tokio::task::unconstrained(future));
+    let mut future: Pin<Box<dyn Future<Output = ()>>> = Box::pin(future);
     // Whatever would have woken it is asked again by the task's own first poll.
     match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(()) => None,

@@ -3,11 +3,11 @@
 use axum::Router;
 use axum::routing::get;
 use http::StatusCode;
-use natsway_testkit::Broker;
+use natsway_testkit::{Broker, nats_cli};
 use serde_json::{Value, json};
 
 use crate::caller::{Caller, Draft};
-use crate::stage::{FORMS, SUBJECT, Worker, options};
+use crate::stage::{FORMS, Form, SUBJECT, Worker, options};
 
 fn router() -> Router {
     Router::new()
@@ -54,4 +54,43 @@ async fn it_is_found_by_anyone_and_tells_true_figures() {
         );
         worker.leave().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_official_command_line_lists_it_and_shows_its_figures() {
+    let Some(program) = tokio::task::spawn_blocking(nats_cli).await.unwrap() else { return };
+    let broker = Broker::start().await;
+    let mut caller = Caller::new(broker.connect().await).await;
+    let first = Worker::start(&caller.client, Form::Spawned, options(&broker.url()), router()).await;
+    let second = Worker::start(&caller.client, Form::PerCore, options(&broker.url()), router()).await;
+    for path in ["/", "/fails", "/", "/"] {
+        caller.call(SUBJECT, Draft::get(path)).await;
+    }
+    let nats = async |arguments: &[&str]| {
+        let mut command = tokio::process::Command::new(program);
+        command.args(["--server", &broker.url(), "--no-context", "micro"]).args(arguments);
+        let output = command.output().await.unwrap();
+        let text =
+            [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+        assert!(output.status.success(), "nats micro {arguments:?}: {text}");
+        text
+    };
+    let list = nats(&["ls"]).await;
+    for id in [&first.id, &second.id] {
+        assert!(list.contains("test") && list.contains(id.as_str()), "{list}");
+    }
+    let info = nats(&["info", "test", &first.id]).await;
+    for part in [SUBJECT, "natsway.version", "blue", &first.id] {
+        assert!(info.contains(part), "{part} in {info}");
+    }
+    let stats = nats(&["stats", "test", "--json"]).await;
+    let stats: Vec<Value> = serde_json::from_str(&stats).unwrap_or_else(|error| panic!("{error}: {stats}"));
+    let sum = |figure: &str| -> u64 {
+        stats.iter().filter_map(|worker| worker["endpoints"][0][figure].as_u64()).sum()
+    };
+    assert_eq!((stats.len(), sum("num_requests"), sum("num_errors")), (2, 4, 1), "{stats:?}");
+    let table = nats(&["stats", "test"]).await;
+    assert!(table.contains("test Service Statistics"), "{table}");
+    first.leave().await;
+    second.leave().await;
 }

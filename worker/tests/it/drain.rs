@@ -7,7 +7,7 @@ use axum::Router;
 use axum::routing::any;
 use futures_util::StreamExt;
 use http::{HeaderMap, StatusCode};
-use natsway_testkit::{Broker, Cluster};
+use natsway_testkit::{Broker, Cluster, Process, eventually, free_port, workspace_binary};
 use natsway_wire::control;
 use natsway_wire::envelope::{NotRun, Signal, encode_response, encode_signal};
 use tokio::task::JoinHandle;
@@ -89,6 +89,41 @@ async fn the_last_member_leaves_its_requests_to_those_that_stand_in() {
     assert_eq!((tally.unanswered, tally.twice), (0, 0), "{tally:?}");
     assert!(tally.responses > 0 && tally.moved > 0, "{tally:?}");
     stand_in.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_member_leaves_its_requests_to_a_gateway() {
+    let program = tokio::task::spawn_blocking(|| workspace_binary("apiproxy")).await.unwrap();
+    let cluster = Cluster::start(3).await;
+    let client = cluster[2].connect().await;
+    let directory = tempfile::tempdir().unwrap();
+    let routes = directory.path().join("routes.toml");
+    let route = "[[route]]\nname = \"test\"\npath = \"/{*rest}\"\n";
+    let target = format!("[[route.target]]\nversion = \"blue\"\nsubject = \"{SUBJECT}\"\n");
+    std::fs::write(&routes, route.to_owned() + &target).unwrap();
+    let port = || format!("127.0.0.1:{}", free_port());
+    let builder = Process::builder(program).arg("--routes").arg(&routes);
+    let addresses = ["--listen", &port(), "--admin-listen", &port(), "--nats-url", &cluster[2].url()];
+    let gateway = builder.args(addresses).start();
+    let question = control::tombstone_subject(&SUBJECT.parse().unwrap());
+
+    let worker = Worker::start(&client, Form::PerCore, options(&cluster[0].url()), router()).await;
+    // No group has the empty name, so it keeps silent; while it is not there, the broker says so at once.
+    eventually(Duration::from_secs(60), async || {
+        let asked = client.request(question.clone(), "".into());
+        match tokio::time::timeout(Duration::from_millis(200), asked).await {
+            Ok(answer) => Err(format!("no gateway listens: {answer:?}")),
+            Err(_silence) => Ok(()),
+        }
+    })
+    .await;
+    let flood = Flood::start(cluster[2].port(), WINDOW);
+    flood.reaches(BETWEEN).await;
+    worker.leave().await;
+    flood.reaches(flood.sent() + BETWEEN).await;
+    let tally = flood.stop();
+    assert_eq!((tally.unanswered, tally.twice), (0, 0), "{tally:?}");
+    assert!(tally.responses > 0 && tally.moved > 0, "{tally:?}\n{}", gateway.stderr());
 }
 
 /// A member that answers as fast as it can and leaves as a client library would have it.
