@@ -6,7 +6,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_nats::Client;
+use bytes::Bytes;
+use futures_util::future::join_all;
 use natsway_boot::{Dial, DialErrorKind, Dialer, Session, SessionEvent};
+use natsway_wire::control;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -141,12 +144,11 @@ impl<F: Start> Reader<F> {
     }
 
     /// Says that a member is there, so that gateways that stand in for the last one go at once.
-    async fn announce(&self, client: &async_nats::Client) {
-        let id = bytes::Bytes::copy_from_slice(self.instance.id().as_bytes());
+    async fn announce(&self, client: &Client) {
+        let id = Bytes::copy_from_slice(self.instance.id().as_bytes());
         for subject in &self.instance.config.subjects {
-            if let Err(error) =
-                client.publish(natsway_wire::control::presence_subject(subject), id.clone()).await
-            {
+            let announced = client.publish(control::presence_subject(subject), id.clone()).await;
+            if let Err(error) = announced {
                 debug!(%error, %subject, "arrival not announced");
             }
         }
@@ -245,13 +247,14 @@ impl<F: Start> Reader<F> {
     /// Hands over and leaves by the fence; gives the session if it still lives.
     async fn leave_groups(&self, mut live: Live) -> Option<Parting> {
         let config = &self.instance.config;
-        let handing_over = async {
-            for subject in &config.subjects {
-                hand_over(&live.client, subject, &config.queue_group, &config.instance).await;
-            }
-        };
+        let handing_over = join_all(
+            config
+                .subjects
+                .iter()
+                .map(|subject| hand_over(&live.client, subject, &config.queue_group, &config.instance)),
+        );
         tokio::select! {
-            () = handing_over => {}
+            _ = handing_over => {}
             () = lost(&mut live.session) => {}
         }
         live.leave.cancel();

@@ -188,6 +188,42 @@ async fn one_queue_group_runs_a_request_once_and_two_groups_once_each() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn one_worker_serves_several_subjects_and_leaves_all_of_them() {
+    let broker = Broker::start().await;
+    let mut caller = Caller::new(broker.connect().await).await;
+    let options = options(&broker.url()).and_subject("svc.test.green").and_subject("other");
+    let worker = Worker::start(&caller.client, Form::PerCore, options, router()).await;
+    for subject in [SUBJECT, "svc.test.green", "other", "other"] {
+        assert_eq!(caller.call(subject, Draft::get("/left")).await.status, StatusCode::OK, "{subject}");
+    }
+    assert_eq!(worker.leave().await.requests, 4);
+    for subject in [SUBJECT, "svc.test.green", "other"] {
+        let error = caller.client.request(subject, Bytes::new()).await.unwrap_err();
+        assert_eq!(error.kind(), async_nats::RequestErrorKind::NoResponders, "{subject}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_handler_that_blocks_stalls_neither_reading_nor_shedding() {
+    let broker = Broker::start().await;
+    let mut caller = Caller::new(broker.connect().await).await;
+    let (blocked, release) = std::sync::mpsc::channel::<()>();
+    let release = Arc::new(std::sync::Mutex::new(release));
+    let blocking = async move || release.lock().unwrap().recv().map_or("gone", |()| "released");
+    let options = options(&broker.url()).max_in_flight(1).accepted_after(Duration::from_secs(60));
+    let router = Router::new().route("/", any(blocking));
+    let worker = Worker::start(&caller.client, Form::Spawned, options, router).await;
+    caller.send(SUBJECT, Draft::get("/")).await;
+    for _ in 0..3 {
+        caller.send(SUBJECT, Draft::get("/")).await;
+        assert_eq!(caller.refusal().await, NotRun::Overloaded);
+    }
+    blocked.send(()).unwrap();
+    assert_eq!(caller.response().await.body, "released");
+    worker.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn options_that_cannot_be_are_refused_before_anything_starts() {
     let options = natsway_worker::Options::new("svc.*").version("blue");
     let error = natsway_worker::serve(options, router(), std::future::pending()).await.unwrap_err();

@@ -34,35 +34,22 @@ SIGTERM or SIGINT has it leave without losing a request; a second one ends it at
 
 /// Serves demonstration endpoints over NATS, as one member of a queue group.
 #[derive(Parser)]
-#[command(version, about, after_help = EXAMPLE)]
+#[command(version, after_help = EXAMPLE)]
 pub(crate) struct Args {
+    #[command(flatten)]
+    service: ServiceArgs,
+
+    #[command(flatten)]
+    threading: ThreadArgs,
+
+    #[command(flatten)]
+    limits: LimitArgs,
+
     #[command(flatten)]
     broker: BrokerArgs,
 
     #[command(flatten)]
     pub(crate) logs: LogArgs,
-
-    #[command(flatten)]
-    service: ServiceArgs,
-
-    #[command(flatten)]
-    limits: LimitArgs,
-
-    /// Run handlers on the threads that read requests, one per core; they must never block
-    #[arg(long, env = "NATSWAY_PER_CORE")]
-    pub(crate) per_core: bool,
-
-    /// Threads that run handlers (without --per-core); one per core by default
-    #[arg(long, env = "NATSWAY_THREADS", value_name = "COUNT")]
-    pub(crate) threads: Option<NonZeroUsize>,
-
-    /// Threads that read requests, each with a broker connection; 1 by default, one per core with --per-core
-    #[arg(long, env = "NATSWAY_READERS", value_name = "COUNT")]
-    readers: Option<NonZeroUsize>,
-
-    /// Append the `x-nonce` header of each request that runs to this file, one a line
-    #[arg(long, env = "NATSWAY_RUN_LOG", value_name = "FILE")]
-    run_log: Option<PathBuf>,
 }
 
 #[derive(clap::Args)]
@@ -93,6 +80,26 @@ struct ServiceArgs {
     /// What becomes of a handler whose client went away
     #[arg(long, env = "NATSWAY_ON_CANCEL", value_enum, default_value_t = Cancelled::Drop)]
     on_cancel: Cancelled,
+
+    /// Append the `x-nonce` header of each request that runs to this file, one a line
+    #[arg(long, env = "NATSWAY_RUN_LOG", value_name = "FILE")]
+    run_log: Option<PathBuf>,
+}
+
+#[derive(clap::Args)]
+#[command(next_help_heading = "Threads")]
+struct ThreadArgs {
+    /// Run handlers on the threads that read requests, one per core; they must never block
+    #[arg(long, env = "NATSWAY_PER_CORE")]
+    per_core: bool,
+
+    /// Threads that run handlers (without --per-core); one per core by default
+    #[arg(long, env = "NATSWAY_THREADS", value_name = "COUNT")]
+    threads: Option<NonZeroUsize>,
+
+    /// Threads that read requests, each with a broker connection; 1 by default, one per core with --per-core
+    #[arg(long, env = "NATSWAY_READERS", value_name = "COUNT")]
+    readers: Option<NonZeroUsize>,
 }
 
 #[derive(clap::Args)]
@@ -124,9 +131,19 @@ enum Cancelled {
 }
 
 impl Args {
+    /// Whether handlers run on the threads that read requests.
+    pub(crate) fn per_core(&self) -> bool {
+        self.threading.per_core
+    }
+
+    /// How many threads run handlers, when the user says so.
+    pub(crate) fn threads(&self) -> Option<NonZeroUsize> {
+        self.threading.threads
+    }
+
     /// Makes the worker's options and the demonstration service of the arguments.
     pub(crate) fn into_options(self) -> anyhow::Result<(Options, Router)> {
-        let ServiceArgs { subject, queue_group, name, service_version, on_cancel } = self.service;
+        let ServiceArgs { subject, queue_group, name, service_version, on_cancel, run_log } = self.service;
         let LimitArgs { max_in_flight, max_in_flight_bytes, max_response_bytes, drain_limit_ms } =
             self.limits;
         let mut subjects = subject.into_iter();
@@ -153,11 +170,11 @@ impl Args {
         if let Some(version) = service_version {
             options = options.version(version);
         }
-        if let Some(readers) = self.readers {
+        if let Some(readers) = self.threading.readers {
             options = options.readers(readers);
         }
         let mut service = demo::router(whoami);
-        if let Some(path) = self.run_log {
+        if let Some(path) = run_log {
             let log = RunLog::open(&path).with_context(|| format!("run log {}", path.display()))?;
             service = log.around(service);
         }

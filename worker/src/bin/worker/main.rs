@@ -37,7 +37,7 @@ fn main() -> ExitCode {
 
 fn start(args: Args) -> anyhow::Result<()> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
-    if let Some(threads) = args.threads {
+    if let Some(threads) = args.threads() {
         builder.worker_threads(threads.get());
     }
     let runtime = builder.enable_all().build().context("starting the runtime")?;
@@ -48,7 +48,7 @@ fn start(args: Args) -> anyhow::Result<()> {
 
 async fn run(args: Args) -> anyhow::Result<()> {
     let shutdown = natsway_worker::shutdown_signal().context("installing signal handlers")?;
-    let per_core = args.per_core;
+    let per_core = args.per_core();
     let (options, service) = args.into_options()?;
     if per_core {
         natsway_worker::serve_local(options, move || service, shutdown).await?;
