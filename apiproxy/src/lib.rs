@@ -13,6 +13,7 @@ pub mod cli;
 pub mod config;
 pub mod connection;
 pub mod core;
+pub mod document;
 pub mod encode;
 pub mod gateway;
 pub mod headers;

@@ -29,7 +29,7 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> anyhow::Result<()> {
     let path = cli.routes.display().to_string();
     let text = std::fs::read_to_string(&cli.routes).with_context(|| format!("route file {path}"))?;
-    let table = config::read_routes(&text).with_context(|| format!("route file {path} is refused"))?;
+    let table = config::read_routes(&text).with_context(|| format!("route file {path} is refused"))?.table;
     if cli.check {
         println!("{path}: {} routes, sound", table.routes().len());
         return Ok(());

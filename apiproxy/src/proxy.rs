@@ -144,7 +144,9 @@ impl Call<'_> {
         let mut encoded = None;
         loop {
             let route = resolved.route();
-            let Some(target) = route.split.pick(fastrand::u32(..)) else {
+            let (headers, client) = (&self.head.headers, self.peer.ip());
+            let Some(target) = route.selection.choose(&route.split, headers, client, fastrand::u32(..))
+            else {
                 return Err(unavailable("no_version", "no version of this service takes traffic now"));
             };
             let target = resolved.view.target(resolved.index, target);

@@ -2,6 +2,7 @@
 
 mod paths;
 mod route;
+mod selection;
 mod split;
 
 use std::collections::{HashMap, HashSet};
@@ -12,6 +13,7 @@ use http::Method;
 use self::paths::{Entry, PathTable};
 pub use self::paths::{Pattern, PatternError};
 pub use self::route::{Codec, Methods, Retry, Route, RouteLimits};
+pub use self::selection::{Key, Rule, Selection};
 pub use self::split::{Split, SplitError, Target};
 
 /// All routes, ready to be looked up.
@@ -66,6 +68,17 @@ pub enum TableError {
     },
 }
 
+impl TableError {
+    /// The route that is to blame: the later one of a pair.
+    pub fn route(&self) -> &str {
+        match self {
+            TableError::DuplicateName(name)
+            | TableError::Overlap { name, .. }
+            | TableError::Path { name, .. } => name,
+        }
+    }
+}
+
 impl RouteTable {
     /// Builds a table of routes.
     ///
@@ -90,6 +103,11 @@ impl RouteTable {
     }
 
     fn insert(&mut self, route: Arc<Route>) -> Result<(), TableError> {
+        if route.internal {
+            // Known by name, found by no path.
+            self.routes.push(route);
+            return Ok(());
+        }
         let paths = match route.host.as_deref() {
             None => &mut self.any_host,
             Some(host) => match host.strip_prefix('*') {

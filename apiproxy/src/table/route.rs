@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::Method;
 
-use super::{Pattern, Split};
+use super::{Pattern, Selection, Split};
 
 /// A route that was checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +22,10 @@ pub struct Route {
     pub strip_prefix: Option<String>,
     /// The versions behind it.
     pub split: Split,
+    /// How a request gets one of them.
+    pub selection: Selection,
+    /// Never answered on the public listener.
+    pub internal: bool,
     /// How requests are written for its workers.
     pub codec: Codec,
     /// How long a client waits in all, from the request's head to the response's.
@@ -142,6 +146,8 @@ impl Route {
             methods: Methods::default(),
             strip_prefix: None,
             split: Split::new(vec![target]).expect("one target is a split"),
+            selection: Selection::default(),
+            internal: false,
             codec: Codec::Http,
             timeout: Duration::from_secs(30),
             try_timeout: Duration::from_secs(10),
