@@ -1,6 +1,7 @@
 //! What operators and probes ask: alive, ready, figures.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use axum::Router;
 use axum::extract::State;
@@ -10,12 +11,15 @@ use axum::routing::get;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::{CoreMetrics, render};
+use crate::watch::InForce;
 
 /// What the admin address looks at.
 #[derive(Clone, Debug)]
 pub struct Watched {
     /// Every core's figures.
     pub cores: Arc<[Arc<CoreMetrics>]>,
+    /// The routes in force.
+    pub routes: InForce,
     /// Cancelled when the gateway begins to leave.
     pub draining: CancellationToken,
 }
@@ -25,6 +29,9 @@ impl Watched {
     fn not_ready(&self) -> Option<&'static str> {
         if self.draining.is_cancelled() {
             return Some("shutting down");
+        }
+        if !self.routes.known.load(Ordering::Acquire) {
+            return Some("routes not read yet");
         }
         // One connection is enough for a core to serve.
         let unconnected = self.cores.iter().any(|core| core.connected.get() == 0);
@@ -49,5 +56,5 @@ async fn ready(State(watched): State<Watched>) -> impl IntoResponse {
 }
 
 async fn metrics(State(watched): State<Watched>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], render(&watched.cores))
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], render(&watched.cores, &watched.routes.metrics))
 }

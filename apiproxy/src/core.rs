@@ -3,9 +3,9 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use arc_swap::ArcSwap;
 use async_nats::Subject;
 use natsway_boot::{Broker, Dial, Dialer, Session, SessionEvent};
 use tokio::task::spawn_local;
@@ -16,6 +16,7 @@ use crate::metrics::{CoreMetrics, TargetStats};
 use crate::retry::Budget;
 use crate::settings::Settings;
 use crate::table::{Route, RouteTable};
+use crate::watch::InForce;
 
 /// What the requests of one core share.
 pub struct Core {
@@ -27,7 +28,7 @@ pub struct Core {
     pub budget: RefCell<Budget>,
     links: Vec<RefCell<Option<Rc<Link>>>>,
     next_link: Cell<usize>,
-    published: Arc<ArcSwap<RouteTable>>,
+    in_force: InForce,
     view: RefCell<Rc<RouteView>>,
 }
 
@@ -69,12 +70,8 @@ impl RouteView {
 
 impl Core {
     /// A core that is not connected yet.
-    pub fn new(
-        settings: Arc<Settings>,
-        metrics: Arc<CoreMetrics>,
-        published: Arc<ArcSwap<RouteTable>>,
-    ) -> Rc<Core> {
-        let view = RouteView::new(published.load_full(), &metrics);
+    pub fn new(settings: Arc<Settings>, metrics: Arc<CoreMetrics>, in_force: InForce) -> Rc<Core> {
+        let view = RouteView::new(in_force.table.load_full(), &metrics);
         let links = (0..settings.connections_per_core.get()).map(|_| RefCell::new(None)).collect();
         Rc::new(Core {
             settings,
@@ -82,18 +79,23 @@ impl Core {
             budget: RefCell::new(Budget::new(Instant::now())),
             links,
             next_link: Cell::new(0),
-            published,
+            in_force,
             view: RefCell::new(Rc::new(view)),
         })
     }
 
     /// The routes in force.
     pub fn routes(&self) -> Rc<RouteView> {
-        let newest = self.published.load();
+        let newest = self.in_force.table.load();
         if !Arc::ptr_eq(&newest, &self.view.borrow().table) {
             self.view.replace(Rc::new(RouteView::new(Arc::clone(&newest), &self.metrics)));
         }
         Rc::clone(&self.view.borrow())
+    }
+
+    /// Whether there are routes at all: false until the bucket was read.
+    pub fn knows_routes(&self) -> bool {
+        self.in_force.known.load(Ordering::Acquire)
     }
 
     /// A connection to publish on, in turn where there are several; `None` while there is none.

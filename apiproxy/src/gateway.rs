@@ -6,7 +6,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use arc_swap::ArcSwap;
 use natsway_boot::Broker;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -22,10 +21,20 @@ use crate::listener::{Accepted, Seat, accept, bind};
 use crate::metrics::CoreMetrics;
 use crate::settings::Settings;
 use crate::table::RouteTable;
-use crate::{admin, tombstone};
+use crate::watch::{Bucket, InForce};
+use crate::{admin, tombstone, watch};
 
 /// Connections that may wait for a core to take them over; the listener waits when there are more.
 const HANDOVER: usize = 256;
+
+/// Where a gateway's routes come from.
+#[derive(Debug)]
+pub enum Routes {
+    /// A file's, as they were at the start.
+    Fixed(RouteTable),
+    /// A bucket's, as they change.
+    Bucket(Bucket),
+}
 
 /// Why a gateway did not start.
 #[derive(Debug, thiserror::Error)]
@@ -52,7 +61,7 @@ pub enum StartError {
 /// [`StartError`]: nothing was served.
 pub async fn run(
     settings: Settings,
-    table: RouteTable,
+    routes: Routes,
     broker: Broker,
     shutdown: CancellationToken,
 ) -> Result<(), StartError> {
@@ -60,7 +69,10 @@ pub async fn run(
     let listener = listen(settings.listen)?;
     let admin_listener = listen(settings.admin_listen)?;
     let leaving = Leaving::default();
-    let published = Arc::new(ArcSwap::from_pointee(table));
+    let (in_force, bucket) = match routes {
+        Routes::Fixed(table) => (InForce::fixed(table), None),
+        Routes::Bucket(bucket) => (InForce::unknown(), Some(bucket)),
+    };
 
     let mut seats = Vec::new();
     let mut threads = Vec::new();
@@ -71,7 +83,7 @@ pub async fn run(
         let core = CoreThread {
             settings: Arc::clone(&settings),
             metrics,
-            published: Arc::clone(&published),
+            in_force: in_force.clone(),
             broker: broker.clone(),
             leaving: leaving.clone(),
         };
@@ -79,9 +91,13 @@ pub async fn run(
     }
 
     let control = broker.connect("apiproxy control", INBOX_PREFIX).await.map_err(StartError::Broker)?;
+    if let Some(bucket) = bucket {
+        tokio::spawn(watch::follow(control.clone(), bucket, in_force.clone()));
+    }
     tokio::spawn(tombstone::keep(control));
     let watched = admin::Watched {
         cores: seats.iter().map(|seat| Arc::clone(&seat.metrics)).collect(),
+        routes: in_force,
         draining: leaving.draining.clone(),
     };
     let admin = axum::serve(admin_listener, admin::router(watched));
@@ -136,7 +152,7 @@ async fn drain(
 struct CoreThread {
     settings: Arc<Settings>,
     metrics: Arc<CoreMetrics>,
-    published: Arc<ArcSwap<RouteTable>>,
+    in_force: InForce,
     broker: Broker,
     leaving: Leaving,
 }
@@ -151,7 +167,7 @@ impl CoreThread {
 
     /// Serves connections until the listener is closed and the last connection has ended.
     async fn run(self, mut handed_over: mpsc::Receiver<Accepted>) {
-        let core = Core::new(self.settings, Arc::clone(&self.metrics), self.published);
+        let core = Core::new(self.settings, Arc::clone(&self.metrics), self.in_force);
         core.keep_connected(&self.broker);
         let connections = TaskTracker::new();
         while let Some(Accepted { stream, peer, permit }) = handed_over.recv().await {

@@ -4,43 +4,58 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
-use natsway_apiproxy::cli::Cli;
-use natsway_apiproxy::{config, gateway};
+use natsway_apiproxy::cli::{Cli, Command, RunArgs};
+use natsway_apiproxy::config::{RouteFile, read_routes};
+use natsway_apiproxy::gateway::{self, Routes};
+use natsway_apiproxy::watch::Bucket;
 use natsway_boot::shutdown;
+use tokio::runtime::Builder;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    if let Err(reason) = cli.logs.init() {
-        eprintln!("apiproxy: {reason}");
-        return ExitCode::from(2);
-    }
-    match run(cli) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("apiproxy: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    let done = match cli.command {
+        Some(Command::Routes(routes)) => one_thread().and_then(|runtime| runtime.block_on(routes.run())),
+        None => serve(cli.run),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("apiproxy: {error:#}");
+        ExitCode::FAILURE
+    })
 }
 
-fn run(cli: Cli) -> anyhow::Result<()> {
-    let path = cli.routes.display().to_string();
-    let text = std::fs::read_to_string(&cli.routes).with_context(|| format!("route file {path}"))?;
-    let table = config::read_routes(&text).with_context(|| format!("route file {path} is refused"))?.table;
-    if cli.check {
-        println!("{path}: {} routes, sound", table.routes().len());
-        return Ok(());
+/// The control plane has little to do, so one thread does it. The cores have threads of their own.
+fn one_thread() -> anyhow::Result<tokio::runtime::Runtime> {
+    Ok(Builder::new_current_thread().enable_all().build()?)
+}
+
+fn serve(args: RunArgs) -> anyhow::Result<ExitCode> {
+    args.logs.init().map_err(anyhow::Error::msg)?;
+    let file = args.routes.as_ref().map(|path| {
+        let shown = path.display();
+        let text = std::fs::read_to_string(path).with_context(|| format!("route file {shown}"))?;
+        read_routes(&text).with_context(|| format!("route file {shown} is refused"))
+    });
+    let file: Option<RouteFile> = file.transpose()?;
+    if args.check {
+        println!("{} routes, sound", file.map_or(0, |file| file.documents.len()));
+        return Ok(ExitCode::SUCCESS);
     }
-    let settings = cli.settings();
-    let broker = cli.broker.into_broker()?;
-    // The control plane: little to do, so one thread does it. The cores have threads of their own.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
+    let settings = args.settings();
+    let routes = match file {
+        Some(file) if args.static_routes => Routes::Fixed(file.table),
+        file => Routes::Bucket(Bucket {
+            name: args.routes_bucket,
+            replicas: args.routes_replicas,
+            seed: file.map(|file| file.documents).unwrap_or_default(),
+        }),
+    };
+    let broker = args.broker.into_broker()?;
+    one_thread()?.block_on(async {
         let stop = shutdown::on_signal()?;
-        gateway::run(settings, table, broker, stop).await?;
-        Ok(())
+        gateway::run(settings, routes, broker, stop).await?;
+        Ok(ExitCode::SUCCESS)
     })
 }

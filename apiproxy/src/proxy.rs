@@ -118,6 +118,9 @@ fn resolve(core: &Core, host: &str, head: &http::request::Parts) -> Result<Resol
     let view = core.routes();
     let index = match view.table.look_up(host, head.uri.path(), &head.method) {
         Lookup::Found(index, _) => index,
+        Lookup::NotFound if !core.knows_routes() => {
+            return Err(unavailable("no_routes_yet", "the gateway has not read its routes yet"));
+        }
         Lookup::NotFound => {
             return Err(Problem::new(
                 StatusCode::NOT_FOUND,

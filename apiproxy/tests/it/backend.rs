@@ -53,10 +53,28 @@ impl Backend {
     pub async fn start_in(
         broker: &Broker,
         queue_group: &str,
+        answer: impl FnMut(usize, &Request) -> Vec<Bytes> + Send + 'static,
+    ) -> Backend {
+        Backend::start_as(broker, SUBJECT, queue_group, answer).await
+    }
+
+    /// The same at another subject.
+    pub async fn start_at(
+        broker: &Broker,
+        subject: &'static str,
+        answer: impl FnMut(usize, &Request) -> Vec<Bytes> + Send + 'static,
+    ) -> Backend {
+        Backend::start_as(broker, subject, "q", answer).await
+    }
+
+    async fn start_as(
+        broker: &Broker,
+        subject: &'static str,
+        queue_group: &str,
         mut answer: impl FnMut(usize, &Request) -> Vec<Bytes> + Send + 'static,
     ) -> Backend {
         let (client, seen) = (broker.connect().await, Seen::default());
-        let mut requests = client.queue_subscribe(SUBJECT, queue_group.to_owned()).await.unwrap();
+        let mut requests = client.queue_subscribe(subject, queue_group.to_owned()).await.unwrap();
         settled(&client).await;
         let (publisher, log) = (client.clone(), seen.clone());
         let task = tokio::spawn(async move {

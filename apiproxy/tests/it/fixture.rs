@@ -32,6 +32,15 @@ pub struct Gateway {
 impl Gateway {
     /// A gateway that is starting: `broker_url` may lead nowhere yet.
     pub fn launch(broker_url: &str, routes: &str, arguments: &[&str]) -> Gateway {
+        Gateway::launch_with(broker_url, routes, &[&["--static-routes"], arguments].concat())
+    }
+
+    /// The same, with its routes in the bucket.
+    pub fn launch_live(broker: &Broker, routes: &str) -> Gateway {
+        Gateway::launch_with(&broker.url(), routes, &[])
+    }
+
+    fn launch_with(broker_url: &str, routes: &str, arguments: &[&str]) -> Gateway {
         let directory = tempfile::tempdir().unwrap();
         let file: PathBuf = directory.path().join("routes.toml");
         std::fs::write(&file, routes).unwrap();

@@ -13,6 +13,7 @@ mod cancel;
 mod drain;
 mod hostile;
 mod limits;
+mod live;
 mod native;
 mod retries;
 mod tombstone;

@@ -65,6 +65,7 @@ impl Stand {
             .args(["--listen", &format!("127.0.0.1:{port}")])
             .args(["--admin-listen", &format!("127.0.0.1:{admin_port}")])
             .args(["--nats-url", gateway_broker_url])
+            .arg("--static-routes")
             .arg("--routes")
             .arg(&routes)
             .start();

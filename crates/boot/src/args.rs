@@ -13,6 +13,7 @@ pub struct BrokerArgs {
     /// Broker addresses, several with commas between
     #[arg(
         long,
+        global = true,
         env = "NATS_URL",
         value_name = "URL",
         default_value = "nats://127.0.0.1:4222",
@@ -21,35 +22,35 @@ pub struct BrokerArgs {
     nats_url: String,
 
     /// Credentials file (JWT and seed)
-    #[arg(long, env = "NATS_CREDS", value_name = "FILE")]
+    #[arg(long, global = true, env = "NATS_CREDS", value_name = "FILE")]
     nats_creds: Option<PathBuf>,
 
     /// File that holds an NKey seed
-    #[arg(long, env = "NATS_NKEY", value_name = "FILE")]
+    #[arg(long, global = true, env = "NATS_NKEY", value_name = "FILE")]
     nats_nkey: Option<PathBuf>,
 
     /// User name; the password comes from NATS_PASSWORD
-    #[arg(long, env = "NATS_USER", value_name = "NAME")]
+    #[arg(long, global = true, env = "NATS_USER", value_name = "NAME")]
     nats_user: Option<String>,
 
     /// Password of the user
-    #[arg(long, env = "NATS_PASSWORD", value_name = "PASSWORD", hide_env_values = true)]
+    #[arg(long, global = true, env = "NATS_PASSWORD", value_name = "PASSWORD", hide_env_values = true)]
     nats_password: Option<String>,
 
     /// Authentication token
-    #[arg(long, env = "NATS_TOKEN", value_name = "TOKEN", hide_env_values = true)]
+    #[arg(long, global = true, env = "NATS_TOKEN", value_name = "TOKEN", hide_env_values = true)]
     nats_token: Option<String>,
 
     /// Certificate authorities to trust, PEM; makes TLS mandatory
-    #[arg(long, env = "NATS_CA", value_name = "FILE")]
+    #[arg(long, global = true, env = "NATS_CA", value_name = "FILE")]
     nats_ca: Option<PathBuf>,
 
     /// Our own certificate, PEM, for mutual TLS
-    #[arg(long, env = "NATS_CERTIFICATE", value_name = "FILE")]
+    #[arg(long, global = true, env = "NATS_CERTIFICATE", value_name = "FILE")]
     nats_certificate: Option<PathBuf>,
 
     /// Key of our own certificate, PEM
-    #[arg(long, env = "NATS_KEY", value_name = "FILE")]
+    #[arg(long, global = true, env = "NATS_KEY", value_name = "FILE")]
     nats_key: Option<PathBuf>,
 }
 

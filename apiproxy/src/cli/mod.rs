@@ -1,5 +1,8 @@
 //! The command line, and how it becomes settings.
 
+mod columns;
+pub mod routes;
+
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -12,14 +15,41 @@ use natsway_boot::logs::LogArgs;
 
 use crate::link::LinkLimits;
 use crate::settings::{ClientLimits, Drain, Settings};
+use crate::store::BUCKET;
 
 /// The gateway: takes HTTP requests and has workers on NATS answer them
 ///
 /// Each request is matched against the routes, sent to the chosen version's subject, and answered by one worker of
-/// its queue group. Workers need no address: they connect to the same broker.
+/// its queue group. Workers need no address: they connect to the same broker. The routes live in a bucket of the broker
+/// (JetStream), which every gateway follows; a route file fills that bucket while it is empty.
 #[derive(Parser)]
-#[command(name = "apiproxy", version, after_help = EXAMPLES, args_override_self = true)]
+#[command(
+    name = "apiproxy",
+    version,
+    after_help = EXAMPLES,
+    args_override_self = true,
+    args_conflicts_with_subcommands = true
+)]
 pub struct Cli {
+    /// Something else than running a gateway.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
+    /// The gateway's own arguments.
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// What the binary does besides running a gateway.
+#[derive(clap::Subcommand)]
+pub enum Command {
+    /// Look at the routes in the broker and change them; every gateway follows at once
+    Routes(routes::RoutesArgs),
+}
+
+/// Arguments of a gateway.
+#[derive(Args)]
+pub struct RunArgs {
     /// Where clients connect
     #[arg(long, env = "NATSWAY_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
@@ -28,12 +58,24 @@ pub struct Cli {
     #[arg(long, env = "NATSWAY_ADMIN_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:8081")]
     admin_listen: SocketAddr,
 
-    /// Route file, TOML
+    /// Route file, TOML: fills the routes bucket while that is empty
     #[arg(long, env = "NATSWAY_ROUTES", value_name = "FILE")]
-    pub routes: PathBuf,
+    pub routes: Option<PathBuf>,
 
-    /// Read the routes, say whether they are sound, and leave
-    #[arg(long)]
+    /// Serve the route file as it is, and no bucket: no JetStream needed, no change without a restart
+    #[arg(long, env = "NATSWAY_STATIC_ROUTES", requires = "routes")]
+    pub static_routes: bool,
+
+    /// Bucket that holds the routes
+    #[arg(long, env = "NATSWAY_ROUTES_BUCKET", value_name = "NAME", default_value = BUCKET)]
+    pub routes_bucket: String,
+
+    /// Copies of the bucket in a cluster, when it has to be made
+    #[arg(long, env = "NATSWAY_ROUTES_REPLICAS", value_name = "COUNT", default_value = "1")]
+    pub routes_replicas: usize,
+
+    /// Read the route file, say whether it is sound, and leave
+    #[arg(long, requires = "routes")]
     pub check: bool,
 
     /// Threads that serve requests [default: one for each processor]
@@ -66,6 +108,8 @@ pub struct Cli {
 const EXAMPLES: &str = "Examples:
   apiproxy --routes routes.toml
   apiproxy --routes routes.toml --check
+  apiproxy routes ls
+  apiproxy routes test GET http://shop.example/cart
   NATS_URL=nats://broker:4222 apiproxy --routes routes.toml --listen 0.0.0.0:8080
 
 A route file:
@@ -136,7 +180,7 @@ fn duration(text: &str) -> Result<Duration, humantime_serde::re::humantime::Dura
     humantime_serde::re::humantime::parse_duration(text)
 }
 
-impl Cli {
+impl RunArgs {
     /// The settings that the arguments make.
     pub fn settings(&self) -> Settings {
         let one = NonZeroUsize::MIN;

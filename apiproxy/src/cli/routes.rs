@@ -1,0 +1,360 @@
+//! `apiproxy routes ...`: looks at the routes bucket and changes it.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use clap::{Args, Subcommand};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
+use natsway_boot::BrokerArgs;
+use serde_json::json;
+
+use super::columns::columns;
+use crate::config::read_routes;
+use crate::document::RouteDocument;
+use crate::feed::{Change, Feed, Refusal};
+use crate::link::INBOX_PREFIX;
+use crate::store::{BUCKET, RouteStore, StoreError, StoreErrorKind, Stored};
+use crate::table::{Lookup, Route};
+
+/// Somebody else wrote in between.
+const CONFLICT: u8 = 3;
+/// There is no such route, or none that answers.
+const NOT_FOUND: u8 = 4;
+
+/// Arguments of `apiproxy routes`.
+#[derive(Args)]
+#[command(
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong arguments, 3 somebody else wrote first, 4 no such route"
+)]
+pub struct RoutesArgs {
+    #[command(subcommand)]
+    action: Action,
+
+    /// Bucket that holds the routes
+    #[arg(long, env = "NATSWAY_ROUTES_BUCKET", value_name = "NAME", default_value = BUCKET, global = true)]
+    routes_bucket: String,
+
+    /// Copies of the bucket in a cluster, when it has to be made
+    #[arg(long, env = "NATSWAY_ROUTES_REPLICAS", value_name = "COUNT", default_value = "1", global = true)]
+    routes_replicas: usize,
+
+    /// Print JSON
+    #[arg(long, global = true)]
+    json: bool,
+
+    #[command(flatten)]
+    broker: BrokerArgs,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// List the routes with their versions, weights and faults
+    Ls,
+    /// Print a route's document
+    Get {
+        /// Name of the route
+        name: String,
+    },
+    /// Write a route's document: JSON from a file, or from standard input for `-`
+    Put {
+        /// File with the document
+        file: PathBuf,
+        /// Only over this revision; 0 for a route that must not be there yet
+        #[arg(long)]
+        revision: Option<u64>,
+    },
+    /// Remove a route
+    Rm {
+        /// Name of the route
+        name: String,
+        /// Only at this revision
+        #[arg(long)]
+        revision: Option<u64>,
+    },
+    /// Write every route of a TOML file; the file and the bucket are checked together first
+    Import {
+        /// Route file
+        file: PathBuf,
+        /// Remove the routes that the file does not have
+        #[arg(long)]
+        prune: bool,
+    },
+    /// Print all routes as a TOML file
+    Export,
+    /// Say which route and version a request would get, and why
+    Test {
+        /// Method
+        method: String,
+        /// URL, say http://shop.example/cart?id=7
+        url: String,
+        /// Header field of the request, `name: value`; may be repeated
+        #[arg(short = 'H', long = "header", value_name = "FIELD")]
+        headers: Vec<String>,
+    },
+}
+
+impl RoutesArgs {
+    /// Does what was asked.
+    ///
+    /// # Errors
+    /// Anything but a conflict or a missing route, which have exit codes of their own.
+    pub async fn run(self) -> anyhow::Result<ExitCode> {
+        let broker = self.broker.clone().into_broker()?;
+        let mut dialer = natsway_boot::Dialer::new(
+            broker,
+            natsway_boot::Dial {
+                name: "apiproxy routes".to_owned(),
+                inbox_prefix: INBOX_PREFIX.to_owned(),
+                subscription_messages: 4_096,
+                publish_messages: 256,
+            },
+        );
+        let session = dialer.dial_once(None).await?;
+        let store =
+            RouteStore::open_or_create(session.client().clone(), &self.routes_bucket, self.routes_replicas)
+                .await?;
+        let done = match &self.action {
+            Action::Ls => list(&store, self.json).await,
+            Action::Get { name } => get(&store, name, self.json).await,
+            Action::Put { file, revision } => put(&store, file, *revision, self.json).await,
+            Action::Rm { name, revision } => remove(&store, name, *revision).await,
+            Action::Import { file, prune } => import(&store, file, *prune).await,
+            Action::Export => export(&store).await,
+            Action::Test { method, url, headers } => test(&store, method, url, headers, self.json).await,
+        };
+        match done {
+            Err(error) if is_conflict(&error) => {
+                eprintln!("apiproxy: {error:#}; read it again and decide anew");
+                Ok(ExitCode::from(CONFLICT))
+            }
+            done => done,
+        }
+    }
+}
+
+fn is_conflict(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<StoreError>().is_some_and(|error| error.kind() == StoreErrorKind::Conflict)
+}
+
+/// The documents as every gateway takes them in.
+fn feed(documents: &[Stored]) -> Feed {
+    let mut feed = Feed::default();
+    for Stored { name, revision, bytes } in documents {
+        feed.apply(Change::Put { name: name.clone(), revision: *revision, document: bytes.clone() });
+    }
+    feed
+}
+
+async fn list(store: &RouteStore, json: bool) -> anyhow::Result<ExitCode> {
+    let documents = store.list().await?;
+    let mut feed = feed(&documents);
+    let table = feed.table();
+    let refusals = feed.refusals();
+    let mut rows = Vec::new();
+    let mut values = Vec::new();
+    for Stored { name, revision, .. } in &documents {
+        let route = table.routes().iter().find(|route| route.name == *name);
+        let fault =
+            refusals.iter().find(|refusal| refusal.name == *name).map(|refusal| refusal.reason.clone());
+        values.push(json!({
+            "name": name,
+            "revision": revision,
+            "host": route.and_then(|route| route.host.clone()),
+            "path": route.map(|route| route.path.to_string()),
+            "internal": route.is_some_and(|route| route.internal),
+            "weights": route.map(|route| weights(route)),
+            "fault": fault,
+        }));
+        let (host, path, versions) = match route {
+            Some(route) => {
+                (route.host.clone().unwrap_or("any".to_owned()), route.path.to_string(), versions(route))
+            }
+            None => ("-".to_owned(), "-".to_owned(), "-".to_owned()),
+        };
+        let state = fault.map_or("ok".to_owned(), |fault| format!("refused: {}", fault.replace('\n', "; ")));
+        rows.push([name.clone(), revision.to_string(), host, path, versions, state]);
+    }
+    if json {
+        println!("{}", serde_json::to_string_pretty(&values)?);
+    } else {
+        print!("{}", columns(["ROUTE", "REVISION", "HOST", "PATH", "VERSIONS", "STATE"], &rows));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn weights(route: &Route) -> serde_json::Map<String, serde_json::Value> {
+    route.split.targets().iter().map(|target| (target.version.clone(), target.weight.into())).collect()
+}
+
+fn versions(route: &Route) -> String {
+    let share = |target: &crate::table::Target| format!("{}={}", target.version, target.weight);
+    route.split.targets().iter().map(share).collect::<Vec<_>>().join(" ")
+}
+
+async fn get(store: &RouteStore, name: &str, json: bool) -> anyhow::Result<ExitCode> {
+    let Some(stored) = store.get(name).await? else { return Ok(no_such_route(name)) };
+    let text = String::from_utf8_lossy(&stored.bytes);
+    if json {
+        let document: serde_json::Value = serde_json::from_str(&text).context("the document is no JSON")?;
+        println!("{}", json!({ "revision": stored.revision, "document": document }));
+    } else {
+        // The document alone goes to standard output, so that it can be edited and put back.
+        eprintln!("revision {}", stored.revision);
+        println!("{text}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn no_such_route(name: &str) -> ExitCode {
+    eprintln!("apiproxy: there is no route {name:?}; `apiproxy routes ls` lists them");
+    ExitCode::from(NOT_FOUND)
+}
+
+fn read(file: &Path) -> anyhow::Result<String> {
+    if file == Path::new("-") {
+        let mut text = String::new();
+        std::io::stdin().read_to_string(&mut text).context("standard input")?;
+        return Ok(text);
+    }
+    std::fs::read_to_string(file).with_context(|| file.display().to_string())
+}
+
+async fn put(store: &RouteStore, file: &Path, revision: Option<u64>, json: bool) -> anyhow::Result<ExitCode> {
+    let document = RouteDocument::from_json(read(file)?.as_bytes())?;
+    let stored = store.list().await?;
+    check_together(&stored, std::slice::from_ref(&document))?;
+    let current = stored.iter().find(|stored| stored.name == document.name).map(|stored| stored.revision);
+    let over = match revision {
+        Some(0) => None,
+        Some(revision) => Some(revision),
+        None => current,
+    };
+    let revision = store.put(&document, over).await?;
+    match json {
+        true => println!("{}", json!({ "name": document.name, "revision": revision })),
+        false => println!("{} is at revision {revision}", document.name),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Checks documents as they would be in force beside the stored ones, so that nothing is written that is refused.
+fn check_together(stored: &[Stored], documents: &[RouteDocument]) -> anyhow::Result<()> {
+    let mut feed = feed(stored);
+    let faults_before: Vec<Refusal> = {
+        feed.table();
+        feed.refusals()
+    };
+    let newest = feed.revision();
+    for (revision, document) in (newest + 1..).zip(documents) {
+        let bytes = document.to_json().into_bytes();
+        feed.apply(Change::Put { name: document.name.clone(), revision, document: bytes });
+    }
+    feed.table();
+    let new = feed.refusals().into_iter().filter(|refusal| !faults_before.contains(refusal));
+    let faults: Vec<String> = new.map(|refusal| refusal.reason).collect();
+    if !faults.is_empty() {
+        bail!("nothing was written:\n{}", faults.join("\n"));
+    }
+    Ok(())
+}
+
+async fn remove(store: &RouteStore, name: &str, revision: Option<u64>) -> anyhow::Result<ExitCode> {
+    let Some(stored) = store.get(name).await? else { return Ok(no_such_route(name)) };
+    store.remove(name, revision.unwrap_or(stored.revision)).await?;
+    println!("{name} is removed");
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn import(store: &RouteStore, file: &Path, prune: bool) -> anyhow::Result<ExitCode> {
+    let documents =
+        read_routes(&read(file)?).with_context(|| format!("{} is refused", file.display()))?.documents;
+    let mut stored = store.list().await?;
+    let (kept, gone): (Vec<Stored>, Vec<Stored>) =
+        stored.drain(..).partition(|stored| documents.iter().any(|document| document.name == stored.name));
+    let beside = if prune { kept.clone() } else { [kept.as_slice(), gone.as_slice()].concat() };
+    check_together(&beside, &documents)?;
+    // Those that go make room for those that come.
+    for Stored { name, revision, .. } in gone.iter().filter(|_| prune) {
+        store.remove(name, *revision).await?;
+        println!("{name} is removed");
+    }
+    for document in &documents {
+        let current = kept.iter().find(|stored| stored.name == document.name);
+        if current.is_some_and(|stored| RouteDocument::from_json(&stored.bytes).as_ref() == Ok(document)) {
+            println!("{} is unchanged", document.name);
+            continue;
+        }
+        let revision = store.put(document, current.map(|stored| stored.revision)).await?;
+        println!("{} is at revision {revision}", document.name);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn export(store: &RouteStore) -> anyhow::Result<ExitCode> {
+    let mut documents = Vec::new();
+    for Stored { name, bytes, .. } in store.list().await? {
+        let document =
+            RouteDocument::from_json(&bytes).with_context(|| format!("route {name:?} cannot be exported"))?;
+        documents.push(document);
+    }
+    print!("{}", toml::to_string(&std::collections::BTreeMap::from([("route", documents)]))?);
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn test(
+    store: &RouteStore,
+    method: &str,
+    url: &str,
+    fields: &[String],
+    json: bool,
+) -> anyhow::Result<ExitCode> {
+    let method: Method = method.to_ascii_uppercase().parse().context("method")?;
+    let uri: Uri = url.parse().with_context(|| format!("url {url:?}"))?;
+    let mut headers = HeaderMap::new();
+    for field in fields {
+        let (name, value) =
+            field.split_once(':').with_context(|| format!("{field:?}: expected `name: value`"))?;
+        headers.append(name.trim().parse::<HeaderName>()?, value.trim().parse::<HeaderValue>()?);
+    }
+    let host = uri.host().unwrap_or_default().to_ascii_lowercase();
+    let table = feed(&store.list().await?).table();
+    let route = match table.look_up(&host, uri.path(), &method) {
+        Lookup::Found(_, route) => route,
+        Lookup::NotFound => {
+            println!("404: no route matches host {host:?} and path {:?}", uri.path());
+            return Ok(ExitCode::from(NOT_FOUND));
+        }
+        Lookup::MethodNotAllowed(methods) => {
+            println!("405: this path is served with {methods} only");
+            return Ok(ExitCode::from(NOT_FOUND));
+        }
+    };
+    let client = std::net::Ipv4Addr::LOCALHOST.into();
+    let choose = |random| route.selection.choose(&route.split, &headers, client, random);
+    let target = |place: usize| &route.split.targets()[place];
+    // One version whatever the chance, or the weights' choice.
+    let fixed =
+        choose(0).filter(|place| choose(u32::MAX) == Some(*place) && choose(u32::MAX / 2) == Some(*place));
+    let version = fixed.map(|place| target(place).version.clone());
+    let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    let forwarded = route.forwarded_path(path);
+    if json {
+        println!(
+            "{}",
+            json!({
+                "route": route.name, "version": version, "weights": weights(route), "forwarded_path": forwarded,
+                "subject": fixed.map(|place| target(place).subject.to_string()),
+            })
+        );
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!("route      {} ({} {})", route.name, route.host.as_deref().unwrap_or("any host"), route.path);
+    match fixed {
+        Some(place) => println!("version    {} at {}", target(place).version, target(place).subject),
+        None => println!("version    by weight: {}", versions(route)),
+    }
+    println!("forwarded  {method} {forwarded}");
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,147 @@
+//! Keeps the routes in force equal to the bucket's.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use async_nats::Client;
+use futures_util::StreamExt;
+use tracing::{debug, info, warn};
+
+use crate::document::RouteDocument;
+use crate::feed::{Feed, Refusal};
+use crate::metrics::RouteMetrics;
+use crate::store::{RouteStore, StoreError, Update};
+use crate::table::RouteTable;
+
+/// How long to wait before another try to reach the bucket.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+
+/// Where a gateway's routes live.
+#[derive(Clone, Debug)]
+pub struct Bucket {
+    /// Its name.
+    pub name: String,
+    /// Copies of it in a cluster, when it has to be made.
+    pub replicas: usize,
+    /// What an empty bucket is filled with.
+    pub seed: Vec<RouteDocument>,
+}
+
+/// The routes in force, for all who need them.
+#[derive(Clone, Debug)]
+pub struct InForce {
+    /// The table.
+    pub table: Arc<ArcSwap<RouteTable>>,
+    /// Whether there is one: false until the bucket was read.
+    pub known: Arc<AtomicBool>,
+    /// Figures.
+    pub metrics: Arc<RouteMetrics>,
+}
+
+impl InForce {
+    /// Routes that are known from the start, and stay.
+    pub fn fixed(table: RouteTable) -> InForce {
+        let in_force = InForce::unknown();
+        in_force.publish(table, 0, &[]);
+        in_force
+    }
+
+    /// No routes yet.
+    pub fn unknown() -> InForce {
+        InForce { table: Arc::default(), known: Arc::default(), metrics: Arc::default() }
+    }
+
+    fn publish(&self, table: RouteTable, revision: u64, refusals: &[Refusal]) {
+        let count = |length: usize| i64::try_from(length).unwrap_or(i64::MAX);
+        self.metrics.serving.set(count(table.routes().len()));
+        self.metrics.refused.set(count(refusals.len()));
+        self.metrics.revision.set(i64::try_from(revision).unwrap_or(i64::MAX));
+        self.table.store(Arc::new(table));
+        self.known.store(true, Ordering::Release);
+    }
+}
+
+/// Follows the bucket for ever. What was read last stays in force while the broker is away.
+pub async fn follow(client: Client, bucket: Bucket, in_force: InForce) {
+    let mut feed = Feed::default();
+    let mut was_reached = true;
+    loop {
+        match follow_once(&client, &bucket, &in_force, &mut feed).await {
+            Ok(()) => was_reached = true,
+            Err(error) if was_reached => {
+                warn!(%error, "routes bucket not reached, trying again; it needs JetStream, or start with --static-routes");
+                was_reached = false;
+            }
+            Err(error) => debug!(%error, "routes bucket still not reached"),
+        }
+        tokio::time::sleep(RETRY_PAUSE).await;
+    }
+}
+
+async fn follow_once(
+    client: &Client,
+    bucket: &Bucket,
+    in_force: &InForce,
+    feed: &mut Feed,
+) -> Result<(), StoreError> {
+    let store = RouteStore::open_or_create(client.clone(), &bucket.name, bucket.replicas).await?;
+    seed(&store, &bucket.seed).await?;
+    let mut updates = std::pin::pin!(store.watch().await?);
+    let mut seen = Some(Vec::new());
+    while let Some(update) = updates.next().await {
+        match update {
+            Update::Change(change) => {
+                if let Some(seen) = &mut seen {
+                    seen.push(change.name().to_owned());
+                }
+                feed.apply(change);
+            }
+            Update::Complete => {
+                // What was deleted while nobody looked is not said; it is missing.
+                if let Some(seen) = seen.take() {
+                    feed.retain(&seen);
+                }
+                publish(feed, in_force);
+            }
+            Update::Broken(reason) => {
+                debug!(reason, "watch of the routes ended");
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+fn publish(feed: &mut Feed, in_force: &InForce) {
+    let table = feed.table();
+    let refusals = feed.refusals();
+    for refusal in &refusals {
+        let Refusal { name, revision, reason, earlier_serves } = refusal;
+        warn!(route = name, revision, earlier_serves, reason, "route document refused");
+    }
+    info!(
+        routes = table.routes().len(),
+        refused = refusals.len(),
+        revision = feed.revision(),
+        "routes in force"
+    );
+    in_force.publish(table, feed.revision(), &refusals);
+}
+
+/// Fills a bucket that is empty. Of several gateways that do so at once, each document is written by one.
+async fn seed(store: &RouteStore, documents: &[RouteDocument]) -> Result<(), StoreError> {
+    use crate::store::StoreErrorKind::Conflict;
+    if documents.is_empty() || !store.list().await?.is_empty() {
+        return Ok(());
+    }
+    for document in documents {
+        match store.put(document, None).await {
+            Ok(_) => info!(route = document.name, "routes bucket seeded from the route file"),
+            Err(error) if error.kind() == Conflict => debug!(%error, "seeded by another gateway"),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}

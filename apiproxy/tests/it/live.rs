@@ -1,0 +1,220 @@
+//! Routes in the bucket: every gateway follows, and what is bad changes nothing.
+
+use std::process::Output;
+use std::time::{Duration, Instant};
+
+use natsway_apiproxy::document::RouteDocument;
+use natsway_apiproxy::store::{BUCKET, RouteStore, StoreErrorKind};
+use natsway_testkit::{Broker, eventually};
+
+use crate::backend::{Backend, ok};
+use crate::fixture::{DEADLINE, Gateway, ROUTES};
+
+fn document(path: &str, weights: [u32; 2]) -> RouteDocument {
+    let json = format!(
+        r#"{{"name":"test","path":"{path}","target":[
+            {{"version":"blue","subject":"svc.test.blue","weight":{}}},
+            {{"version":"green","subject":"svc.test.green","weight":{}}}],
+            "rule":[{{"header":"x-canary","value":"always","version":"green"}}]}}"#,
+        weights[0], weights[1]
+    );
+    RouteDocument::from_json(json.as_bytes()).unwrap()
+}
+
+async fn store(broker: &Broker) -> RouteStore {
+    RouteStore::open(broker.connect().await, BUCKET).await.unwrap()
+}
+
+/// Runs `apiproxy routes ...` and gives what it printed.
+async fn cli(broker: &Broker, arguments: &[&str], input: &str) -> Output {
+    use tokio::io::AsyncWriteExt;
+    let mut child = tokio::process::Command::new(env!("CARGO_BIN_EXE_apiproxy"))
+        .arg("routes")
+        .args(arguments)
+        .args(["--nats-url", &broker.url()])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A command that does not read is free to leave before all is written.
+    child.stdin.take().unwrap().write_all(input.as_bytes()).await.ok();
+    child.wait_with_output().await.unwrap()
+}
+
+fn out(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[tokio::test]
+async fn a_change_is_in_force_at_every_gateway_without_a_restart() {
+    let broker = Broker::builder().jetstream().start().await;
+    let _blue = Backend::saying(&broker, "blue").await;
+    let gateways = [Gateway::launch_live(&broker, ROUTES), Gateway::launch_live(&broker, ROUTES)];
+    for gateway in &gateways {
+        gateway.ready().await;
+        assert_eq!(gateway.get("/any").await.text(), "blue", "the file filled the empty bucket");
+    }
+    let store = store(&broker).await;
+    let first = store.get("test").await.unwrap().unwrap();
+    let revision = store.put(&document("/only", [1, 0]), Some(first.revision)).await.unwrap();
+    let written = Instant::now();
+    for gateway in &gateways {
+        eventually(DEADLINE, async || gateway.get("/any").await.status == 404).await;
+        assert_eq!(gateway.get("/only").await.text(), "blue");
+        assert_eq!(gateway.metric("natsway_routes_revision").await, revision as f64);
+    }
+    // The promise of 100 ms is measured by the bench; this only notices a poll that has taken the watch's place.
+    assert!(written.elapsed() < Duration::from_secs(5));
+
+    // A gateway that starts later reads the bucket, not its file.
+    let late = Gateway::launch_live(&broker, ROUTES);
+    late.ready().await;
+    assert_eq!(late.get("/any").await.status, 404);
+}
+
+#[tokio::test]
+async fn weight_zero_gets_nothing_but_what_a_rule_sends_there() {
+    let broker = Broker::builder().jetstream().start().await;
+    let blue = Backend::saying(&broker, "blue").await;
+    let green = Backend::start_at(&broker, "svc.test.green", |_, _| vec![ok("green")]).await;
+    let gateway = Gateway::launch_live(&broker, ROUTES);
+    gateway.ready().await;
+    let store = store(&broker).await;
+    let first = store.get("test").await.unwrap().unwrap();
+    let second = store.put(&document("/{*rest}", [1, 0]), Some(first.revision)).await.unwrap();
+    let canary = "GET / HTTP/1.1\r\nhost: a\r\nx-canary: always\r\n\r\n";
+    eventually(DEADLINE, async || gateway.client().await.exchange(canary).await.unwrap().text() == "green")
+        .await;
+    let (blue_before, green_before) = (blue.seen.count(), green.seen.count());
+    for _ in 0..200 {
+        assert_eq!(gateway.get("/").await.text(), "blue");
+    }
+    assert_eq!((blue.seen.count() - blue_before, green.seen.count() - green_before), (200, 0));
+
+    store.put(&document("/{*rest}", [0, 1]), Some(second)).await.unwrap();
+    eventually(DEADLINE, async || gateway.get("/").await.text() == "green").await;
+    let blue_before = blue.seen.count();
+    for _ in 0..200 {
+        assert_eq!(gateway.get("/").await.text(), "green");
+    }
+    assert_eq!(blue.seen.count(), blue_before);
+}
+
+#[tokio::test]
+async fn a_bad_document_is_refused_and_said_and_the_old_table_serves() {
+    let broker = Broker::builder().jetstream().start().await;
+    let _blue = Backend::saying(&broker, "blue").await;
+    let gateway = Gateway::launch_live(&broker, ROUTES);
+    gateway.ready().await;
+    let context = async_nats::jetstream::new(broker.connect().await);
+    let bucket = context.get_key_value(BUCKET).await.unwrap();
+    bucket.put("test", "{\"name\":\"test\",\"path\":\"nope\"}".into()).await.unwrap();
+    eventually(DEADLINE, async || gateway.metric("natsway_routes{state=\"refused\"}").await == 1.0).await;
+    assert_eq!(gateway.get("/any").await.text(), "blue");
+    let said = gateway.process.stderr();
+    assert!(said.contains("route document refused") && said.contains("must begin with a slash"), "{said}");
+    let listed = out(&cli(&broker, &["ls"], "").await);
+    assert!(listed.contains("refused: ") && listed.contains("must begin with a slash"), "{listed}");
+}
+
+#[tokio::test]
+async fn routes_stay_in_force_while_the_broker_is_away_and_changes_are_caught_up() {
+    let mut broker = Broker::builder().jetstream().start().await;
+    let gateway = Gateway::launch_live(&broker, ROUTES);
+    gateway.ready().await;
+    broker.restart().await;
+    gateway.ready().await;
+    let _blue = Backend::saying(&broker, "blue").await;
+    assert_eq!(gateway.get("/any").await.text(), "blue");
+    let store = store(&broker).await;
+    let stored = store.get("test").await.unwrap().unwrap();
+    store.remove("test", stored.revision).await.unwrap();
+    eventually(DEADLINE, async || gateway.get("/any").await.status == 404).await;
+}
+
+#[tokio::test]
+async fn a_gateway_that_has_not_read_its_routes_says_so() {
+    // No JetStream, so no bucket.
+    let broker = Broker::start().await;
+    let gateway = Gateway::launch_live(&broker, ROUTES);
+    let reply = eventually(DEADLINE, async || gateway.admin("/readyz").await).await;
+    assert_eq!((reply.status, reply.text().as_str()), (503, "routes not read yet\n"));
+    let refused = gateway.get("/").await;
+    assert_eq!((refused.status, refused.problem().as_str()), (503, "no_routes_yet"));
+    eventually(DEADLINE, async || gateway.process.stderr().contains("--static-routes")).await;
+}
+
+#[tokio::test]
+async fn of_two_operators_one_wins_and_the_other_is_told() {
+    let broker = Broker::builder().jetstream().start().await;
+    let put = async |weights, arguments: &[&str]| {
+        let json = document("/a", weights).to_json();
+        cli(&broker, &[&["put", "-"], arguments].concat(), &json).await
+    };
+    assert_eq!(put([1, 0], &["--revision", "0"]).await.status.code(), Some(0));
+    let again = put([1, 0], &["--revision", "0"]).await;
+    assert_eq!(again.status.code(), Some(3), "{again:?}");
+    assert_eq!(put([1, 1], &["--revision", "1"]).await.status.code(), Some(0));
+    let late = put([0, 1], &["--revision", "1"]).await;
+    assert_eq!(late.status.code(), Some(3));
+    assert!(String::from_utf8_lossy(&late.stderr).contains("read it again and decide anew"), "{late:?}");
+    let store = store(&broker).await;
+    assert_eq!(store.remove("test", 1).await.unwrap_err().kind(), StoreErrorKind::Conflict);
+}
+
+#[tokio::test]
+async fn routes_are_imported_listed_tested_exported_and_removed() {
+    let broker = Broker::builder().jetstream().start().await;
+    let file = r#"
+        defaults = { timeout = "5s" }
+        [[route]]
+        name = "cart"
+        host = "shop.example"
+        path = "/cart/{id}"
+        strip_prefix = "/cart"
+        methods = ["GET"]
+        target = [
+            { version = "blue", subject = "svc.cart.blue", weight = 90 },
+            { version = "green", subject = "svc.cart.green", weight = 10 },
+        ]
+        rule = [{ cookie = "beta", version = "green" }]
+        [[route]]
+        name = "rest"
+        path = "/{*rest}"
+        target = [{ version = "v1", subject = "svc.rest.v1" }]
+    "#;
+    assert!(out(&cli(&broker, &["import", "-"], file).await).contains("cart is at revision"));
+    assert!(out(&cli(&broker, &["import", "-"], file).await).contains("cart is unchanged"));
+    let listed = out(&cli(&broker, &["ls"], "").await);
+    let line = listed.lines().find(|line| line.starts_with("cart")).unwrap();
+    let cells: Vec<&str> = line.split_whitespace().collect();
+    assert_eq!(cells, ["cart", "1", "shop.example", "/cart/{id}", "blue=90", "green=10", "ok"], "{listed}");
+
+    let by_weight = out(&cli(&broker, &["test", "GET", "http://shop.example/cart/7"], "").await);
+    assert!(by_weight.contains("by weight: blue=90 green=10") && by_weight.contains("GET /7"), "{by_weight}");
+    let by_rule = ["test", "get", "http://shop.example/cart/7", "-H", "cookie: beta=1", "--json"];
+    let by_rule: serde_json::Value = serde_json::from_str(&out(&cli(&broker, &by_rule, "").await)).unwrap();
+    assert_eq!(
+        (by_rule["version"].as_str(), by_rule["subject"].as_str()),
+        (Some("green"), Some("svc.cart.green"))
+    );
+    let refused = cli(&broker, &["test", "POST", "http://shop.example/cart/7"], "").await;
+    assert_eq!(refused.status.code(), Some(0), "the catch-all takes it: {}", out(&refused));
+
+    // What is exported is what was imported.
+    let exported = out(&cli(&broker, &["export"], "").await);
+    let again = out(&cli(&broker, &["import", "-", "--prune"], &exported).await);
+    assert_eq!(again.matches("unchanged").count(), 2, "{again}\n{exported}");
+
+    let clash = r#"{"name":"other","path":"/{*rest}","target":[{"version":"v","subject":"s"}]}"#;
+    let clash = cli(&broker, &["put", "-"], clash).await;
+    assert_eq!(clash.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&clash.stderr).contains("nothing was written"), "{clash:?}");
+
+    assert_eq!(cli(&broker, &["rm", "cart"], "").await.status.code(), Some(0));
+    assert_eq!(cli(&broker, &["get", "cart"], "").await.status.code(), Some(4));
+    let kept = out(&cli(&broker, &["get", "rest", "--json"], "").await);
+    let kept: serde_json::Value = serde_json::from_str(&kept).unwrap();
+    assert_eq!((kept["revision"].as_u64(), kept["document"]["name"].as_str()), (Some(2), Some("rest")));
+}
