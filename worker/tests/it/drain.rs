@@ -102,7 +102,7 @@ async fn the_last_member_leaves_its_requests_to_a_gateway() {
     let target = format!("[[route.target]]\nversion = \"blue\"\nsubject = \"{SUBJECT}\"\n");
     std::fs::write(&routes, route.to_owned() + &target).unwrap();
     let port = || format!("127.0.0.1:{}", free_port());
-    let builder = Process::builder(program).arg("--routes").arg(&routes);
+    let builder = Process::builder(program).args(["--static-routes", "--routes"]).arg(&routes);
     let addresses = ["--listen", &port(), "--admin-listen", &port(), "--nats-url", &cluster[2].url()];
     let gateway = builder.args(addresses).start();
     let question = control::tombstone_subject(&SUBJECT.parse().unwrap());
