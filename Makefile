@@ -78,7 +78,8 @@ fuzz: rust ## Fuzz every decoder for FUZZ_SECONDS (60) each; needs cargo-fuzz an
 	@rustc +nightly --version >/dev/null 2>&1 || { echo 'make fuzz: nightly is missing: rustup toolchain install nightly' >&2; exit 2; }
 	@set -e; for target in $$($(CARGO) +nightly fuzz list); do \
 	    echo "fuzzing $$target for $(FUZZ_SECONDS) s"; \
-	    $(CARGO) +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS); \
+	    mkdir -p fuzz/corpus/$$target; \
+	    $(CARGO) +nightly fuzz run $$target fuzz/corpus/$$target fuzz/seeds/$$target -- -max_total_time=$(FUZZ_SECONDS); \
 	done
 
 clean: ## Remove everything that was built or installed here
