@@ -179,7 +179,7 @@ impl Running {
             .args(["--listen", &format!("127.0.0.1:{}", self.port)])
             .args(["--admin-listen", &format!("127.0.0.1:{}", free_port())])
             .args(["--nats-url", &url, "--connections-per-core", &connections_per_core.to_string()])
-            .arg("--routes")
+            .args(["--static-routes", "--routes"])
             .arg(routes);
         if let Some(cores) = cores {
             gateway = gateway.args(["--cores", &cores.to_string()]);
