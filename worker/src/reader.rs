@@ -42,6 +42,8 @@ pub(crate) struct Reader<F> {
     intake: Rc<Intake<F>>,
     dialer: Dialer,
     leaving: Rc<Cell<bool>>,
+    /// Sessions that are being left for newer ones; each ends by itself.
+    retiring: Vec<JoinHandle<()>>,
 }
 
 /// A session that serves.
@@ -76,7 +78,14 @@ impl<F: Start> Reader<F> {
             publish_messages: PUBLISH_MESSAGES,
         };
         let dialer = Dialer::new(instance.config.broker.clone(), dial);
-        Reader { instance, index, intake: Rc::new(intake), dialer, leaving: Rc::default() }
+        Reader {
+            instance,
+            index,
+            intake: Rc::new(intake),
+            dialer,
+            leaving: Rc::default(),
+            retiring: Vec::new(),
+        }
     }
 
     /// Serves until `leave` is cancelled, then leaves within the drain limit.
@@ -87,10 +96,7 @@ impl<F: Start> Reader<F> {
         let intake = Rc::clone(&self.intake);
         let _watch =
             AbortOnDropHandle::new(tokio::task::spawn_local(async move { intake.watch_running().await }));
-        let mut live = tokio::select! {
-            first = self.first() => first?,
-            () = leave.cancelled() => return Ok(()),
-        };
+        let Some(mut live) = self.first(&leave).await? else { return Ok(()) };
         loop {
             let next = tokio::select! {
                 event = live.session.next_event() => Next::Session(event),
@@ -114,32 +120,45 @@ impl<F: Start> Reader<F> {
         }
     }
 
-    /// The first session. A broker that refuses us or is too old ends the worker with a clear word now, because that
-    /// is a mistake in its configuration; later it may be one of the broker's, and is waited out.
-    async fn first(&mut self) -> Result<Live, Error> {
-        match self.dialer.dial_once(None).await {
+    /// The first session; `None` when told to leave before there is one. A broker that refuses us or is too old ends
+    /// the worker with a clear word now, because that is a mistake in its configuration; later it may be one of the
+    /// broker's, and is waited out.
+    async fn first(&mut self, leave: &CancellationToken) -> Result<Option<Live>, Error> {
+        let dialled = tokio::select! {
+            dialled = self.dialer.dial_once(None) => dialled,
+            () = leave.cancelled() => return Ok(None),
+        };
+        match dialled {
             Err(error) if matches!(error.kind(), DialErrorKind::Refused | DialErrorKind::TooOld) => {
-                Err(Error::Broker(error))
+                return Err(Error::Broker(error));
             }
-            Err(error) => {
-                warn!(%error, "broker not reached, trying again");
-                Ok(self.serve_somewhere(None).await)
+            Err(error) => warn!(%error, "broker not reached, trying again"),
+            Ok(session) => {
+                if let Some(live) = self.serve_on(session).await {
+                    return Ok(Some(live));
+                }
             }
-            Ok(session) => match self.serve_on(session).await {
-                Some(live) => Ok(live),
-                None => Ok(self.serve_somewhere(None).await),
-            },
         }
+        Ok(self.serve_somewhere(None, leave.cancelled()).await)
     }
 
-    /// Dials until it serves. The server `avoid` is about to shut down.
-    async fn serve_somewhere(&mut self, avoid: Option<&str>) -> Live {
+    /// Dials until it serves, or until `stop` completes. The server `avoid` is about to shut down.
+    ///
+    /// What has begun to subscribe is not interrupted: the broker may have sent it requests already.
+    async fn serve_somewhere(&mut self, avoid: Option<&str>, stop: impl Future<Output = ()>) -> Option<Live> {
+        let mut stop = std::pin::pin!(stop);
         loop {
-            let session = self.dialer.dial(avoid).await;
+            let session = tokio::select! {
+                session = self.dialer.dial(avoid) => session,
+                () = &mut stop => return None,
+            };
             if let Some(live) = self.serve_on(session).await {
-                return live;
+                return Some(live);
             }
-            tokio::time::sleep(PAUSE).await;
+            tokio::select! {
+                () = tokio::time::sleep(PAUSE) => {}
+                () = &mut stop => return None,
+            }
         }
     }
 
@@ -176,13 +195,13 @@ impl<F: Start> Reader<F> {
         };
         let client = Arc::clone(link.client());
         self.intake.desk.outbox.set(Some(Arc::clone(&client)));
+        self.announce(&client).await;
         let leave = CancellationToken::new();
         // Unconstrained, for a task's budget would make every handler that it starts here and now wait for a second
         // poll; it gives way to others by itself after each batch.
         let serving = tokio::task::unconstrained(link.serve(Rc::clone(&self.intake), leave.clone()));
         let link = tokio::task::spawn_local(serving);
         let house = tokio::task::spawn_local(house.keep(Arc::clone(&client), messages));
-        self.announce(&client).await;
         let server = session.client().server_info();
         info!(
             subject = %self.instance.config.subjects[0],
@@ -200,10 +219,7 @@ impl<F: Start> Reader<F> {
         self.intake.desk.outbox.set(None);
         warn!(reader = self.index, "broker connection lost, dialling again");
         drop(lost);
-        tokio::select! {
-            live = self.serve_somewhere(None) => Some(live),
-            () = leave.cancelled() => None,
-        }
+        self.serve_somewhere(None, leave.cancelled()).await
     }
 
     /// The server will shut down: serves elsewhere as well, then leaves the old session by the fence. `None` when
@@ -211,18 +227,22 @@ impl<F: Start> Reader<F> {
     async fn step_aside(&mut self, mut old: Live, leave: &CancellationToken) -> Option<Live> {
         info!(reader = self.index, "broker is shutting down, moving to another server");
         let server_id = old.session.server_id().to_owned();
-        let moved = tokio::select! {
-            live = self.serve_somewhere(Some(&server_id)) => Some(live),
-            () = lost(&mut old.session) => None,
-            // Nothing is wrong with the old session yet, so leaving goes by it.
-            () = leave.cancelled() => return Some(old),
+        let mut is_lost = false;
+        let stop = async {
+            tokio::select! {
+                () = lost(&mut old.session) => is_lost = true,
+                () = leave.cancelled() => {}
+            }
         };
-        match moved {
+        match self.serve_somewhere(Some(&server_id), stop).await {
             Some(live) => {
-                tokio::task::spawn_local(retire(old));
+                self.retiring.retain(|retiring| !retiring.is_finished());
+                self.retiring.push(tokio::task::spawn_local(retire(old)));
                 Some(live)
             }
-            None => self.replace(old, leave).await,
+            None if is_lost => self.replace(old, leave).await,
+            // Nothing is wrong with the old session yet, so leaving goes by it.
+            None => Some(old),
         }
     }
 
@@ -236,6 +256,8 @@ impl<F: Start> Reader<F> {
                 Some(live) => self.leave_groups(live).await,
                 None => None,
             };
+            // Each of them fences on its own; what they take is in hand before the last of it is waited for.
+            join_all(self.retiring.drain(..)).await;
             self.finish(parting).await;
         };
         if tokio::time::timeout_at(deadline.into(), in_order).await.is_err() {
@@ -312,8 +334,8 @@ async fn retire(old: Live) {
     let Ok((link, Outcome::Left)) = old.link.await else { return };
     // Handlers that looked the client up before the move may still be handing over their replies.
     drop(link);
-    let is_last = || Arc::strong_count(&old.client) <= 2;
-    while !is_last() {
+    // This one and the house's are all that is left then.
+    while Arc::strong_count(&old.client) > 2 {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     match echo(&old.client).await {

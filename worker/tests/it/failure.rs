@@ -134,3 +134,24 @@ async fn a_broker_that_shuts_down_costs_no_request() {
     let summary = worker.leave().await;
     assert!(summary.requests >= tally.sent, "{summary:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_may_leave_while_it_moves() {
+    let mut cluster = Cluster::start(2).await;
+    let client = cluster[1].connect().await;
+    let stays = Worker::start(&client, Form::PerCore, options(&cluster[1].url()), router()).await;
+    let moves = Worker::start(&client, Form::PerCore, options(&cluster[0].url()), router()).await;
+    let flood = Flood::start(cluster[1].port(), 5_000);
+    flood.reaches(2_000).await;
+    cluster[0].lame_duck();
+    eventually(Duration::from_secs(60), async || {
+        let connections = cluster[1].monitor("/connz").await.map_err(|error| error.to_string())?;
+        if connections.to_string().contains(&moves.id) { Ok(()) } else { Err("not there yet".to_owned()) }
+    })
+    .await;
+    moves.leave().await;
+    flood.reaches(flood.sent() + 2_000).await;
+    let tally = flood.stop();
+    assert_eq!((tally.unanswered, tally.twice), (0, 0), "{tally:?}");
+    stays.leave().await;
+}
