@@ -88,7 +88,9 @@ pub(crate) struct Engine<A> {
     run_seq: HashMap<u64, u64>,
     last_reply: Option<Subject>,
     session: CancellationToken,
+    statistics: Arc<async_nats::Statistics>,
     connects: u64,
+    connected: bool,
     started: Instant,
     channels: Channels,
     end: Option<Result<End, Error>>,
@@ -119,11 +121,14 @@ impl<A: Assign> Engine<A> {
         let life = Lifecycle::new(LifecycleConfig {
             fixed: settings.kind == GroupKind::Static,
             drain_timeout: settings.drain_timeout,
+            lease: crate::plan::longest_lease(&settings.template),
             seed: fastrand::u64(..),
         });
         Self {
             inbox: client.new_inbox(),
             connects: client.statistics().connects.load(Ordering::Relaxed),
+            statistics: client.statistics(),
+            connected: true,
             flow,
             life,
             settings,
@@ -157,6 +162,7 @@ impl<A: Assign> Engine<A> {
         let stop = self.channels.stop.clone();
         let mut stopping = false;
         loop {
+            self.notice_connection();
             self.act().await;
             if let Some(end) = self.end.take() {
                 self.leave(inbox).await;
@@ -208,12 +214,21 @@ impl<A: Assign> Engine<A> {
         self.life.step(event, now, &mut self.life_actions);
     }
 
-    fn tick(&mut self) {
-        let connects = self.client.statistics().connects.load(Ordering::Relaxed);
+    /// A connection that is lost, or is back: whoever is on the other side may have given our pin away.
+    fn notice_connection(&mut self) {
+        let connected = self.client.connection_state() == async_nats::connection::State::Connected;
+        if self.connected && !connected {
+            self.flow_step(flow::Event::Disconnected);
+        }
+        self.connected = connected;
+        let connects = self.statistics.connects.load(Ordering::Relaxed);
         if connects != self.connects {
             self.connects = connects;
             self.flow_step(flow::Event::Reconnected);
         }
+    }
+
+    fn tick(&mut self) {
         self.flow_step(flow::Event::Tick);
         self.life_step(lifecycle::Event::Tick);
     }
@@ -224,6 +239,7 @@ impl<A: Assign> Engine<A> {
     }
 
     fn run_event(&mut self, event: RunEvent) {
+        self.notice_connection();
         let event = match event {
             RunEvent::Settling(run) => flow::Event::Settling { run },
             RunEvent::Settled(run, settlement) => {

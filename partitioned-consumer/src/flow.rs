@@ -123,6 +123,9 @@ pub(crate) enum Event<T> {
         run: u64,
     },
     Position(Position),
+    /// The connection is lost. The broker may have restarted and given the pin to another, so nothing starts until it has
+    /// confirmed the pin again; running handlers have their lease.
+    Disconnected,
     /// The connection was lost and is back: pulls and deliveries may have been lost with it.
     Reconnected,
     Pause(bool),
@@ -303,6 +306,11 @@ impl<T> Flow<T> {
             Event::Position(position) => self.position(&position, out),
             Event::Reconnected => {
                 self.pulls = self.pulls.next_epoch();
+                if let Some(session) = &mut self.session {
+                    session.unsettle(now);
+                }
+            }
+            Event::Disconnected => {
                 if let Some(session) = &mut self.session {
                     session.unsettle(now);
                 }

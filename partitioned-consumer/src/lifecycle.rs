@@ -53,8 +53,11 @@ pub(crate) enum CreateFault {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Existing {
     Absent,
-    /// Nobody is pinned, so nobody is at work with it.
-    Unpinned,
+    /// Nobody is pinned. Somebody may be at work all the same, with messages in flight, and not know yet: a restart of the
+    /// broker and a step-down take the pin at once, while its holder's lease goes on.
+    Unpinned {
+        in_flight: bool,
+    },
     /// Another instance of this member is at work; whether it has the filters that we want.
     Pinned {
         same_filters: bool,
@@ -120,6 +123,8 @@ pub(crate) struct LifecycleConfig {
     pub(crate) fixed: bool,
     /// How long running handlers may take before they are cancelled.
     pub(crate) drain_timeout: Duration,
+    /// How long a holder that lost its pin may go on without knowing.
+    pub(crate) lease: Duration,
     /// Seed of the pauses between attempts.
     pub(crate) seed: u64,
 }
@@ -133,6 +138,7 @@ pub(crate) struct Lifecycle {
     attempts: u32,
     broken: Option<Error>,
     mismatch_told: bool,
+    unpinned_since: Option<Duration>,
     random: fastrand::Rng,
 }
 
@@ -151,6 +157,7 @@ impl Lifecycle {
             attempts: 0,
             broken: None,
             mismatch_told: false,
+            unpinned_since: None,
             random,
         }
     }
@@ -275,8 +282,17 @@ impl Lifecycle {
         match existing {
             Existing::Absent => self.join(out),
             // Nobody is at work with it: its filters are not ours any more, or its settings are an old release's.
-            Existing::Unpinned => self.delete(out),
+            Existing::Unpinned { in_flight: false } => self.delete(out),
+            Existing::Unpinned { in_flight: true } => {
+                let since = *self.unpinned_since.get_or_insert(now);
+                if now.saturating_sub(since) >= self.config.lease {
+                    self.delete(out)
+                } else {
+                    self.pause_randomly(now)
+                }
+            }
             Existing::Pinned { same_filters } => {
+                self.unpinned_since = None;
                 if self.wanted.is_empty() {
                     self.join(out);
                     return;
@@ -292,6 +308,7 @@ impl Lifecycle {
     }
 
     fn delete(&mut self, out: &mut Vec<Action>) {
+        self.unpinned_since = None;
         self.state = State::Deleting;
         out.push(Action::Delete);
     }
@@ -394,4 +411,117 @@ fn mismatch() -> Error {
         "the member's consumer exists with other settings: give every instance of a member the same consumer \
          configuration, or stop the instances that have the old one",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: fn(u64) -> Duration = Duration::from_millis;
+
+    struct Bench {
+        life: Lifecycle,
+        now: Duration,
+    }
+
+    impl Bench {
+        fn new(fixed: bool) -> Self {
+            let config = LifecycleConfig { fixed, drain_timeout: MS(5000), lease: MS(2000), seed: 7 };
+            Self { life: Lifecycle::new(config), now: Duration::ZERO }
+        }
+
+        fn step(&mut self, event: Event) -> Vec<Action> {
+            let mut out = Vec::new();
+            self.life.step(event, self.now, &mut out);
+            out
+        }
+
+        /// Joined, at work, with these filters.
+        fn pinned(fixed: bool, filters: &[String]) -> Self {
+            let mut bench = Self::new(fixed);
+            bench.step(Event::Assigned(filters.to_vec()));
+            bench.step(Event::Created(filters.to_vec()));
+            bench.step(Event::Pinned(true));
+            bench
+        }
+
+        /// Lets the pause pass, and says what is tried then.
+        fn after_pause(&mut self) -> Vec<Action> {
+            self.now = self.life.wake_at().expect("a pause has an end");
+            self.step(Event::Tick)
+        }
+    }
+
+    fn filters(names: &[&str]) -> Vec<String> {
+        names.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_change_that_leaves_our_partitions_alone_does_nothing() {
+        let mut bench = Bench::pinned(false, &filters(&["0.>"]));
+        assert!(bench.step(Event::Assigned(filters(&["0.>"]))).is_empty());
+    }
+
+    #[test]
+    fn the_pinned_instance_drains_before_it_deletes_and_joins_again() {
+        let mut bench = Bench::pinned(false, &filters(&["0.>"]));
+        assert!(matches!(bench.step(Event::Assigned(filters(&["0.>", "1.>"])))[..], [Action::Drain]));
+        assert!(matches!(bench.step(Event::Drained)[..], [Action::Abort, Action::Delete]));
+        assert!(matches!(bench.step(Event::Deleted)[..], [Action::Create(_)]));
+    }
+
+    #[test]
+    fn an_overlap_is_tried_again_within_a_quarter_second() {
+        let mut bench = Bench::new(false);
+        bench.step(Event::Assigned(filters(&["0.>"])));
+        bench.step(Event::CreateFailed(CreateFault::Overlaps));
+        assert!((MS(50)..=MS(250)).contains(&bench.life.wake_at().unwrap()));
+        assert!(matches!(bench.after_pause()[..], [Action::Create(_)]));
+    }
+
+    #[test]
+    fn a_consumer_with_messages_in_flight_is_left_alone_for_a_lease() {
+        let mut bench = Bench::new(false);
+        bench.step(Event::Assigned(filters(&["0.>"])));
+        let mut attempts = 0;
+        loop {
+            bench.step(Event::CreateFailed(CreateFault::Differs));
+            let actions = bench.step(Event::Inspected(Existing::Unpinned { in_flight: true }));
+            if matches!(actions[..], [Action::Delete]) {
+                break;
+            }
+            bench.after_pause();
+            attempts += 1;
+        }
+        assert!(bench.now >= MS(2000) && attempts > 5, "{:?} {attempts}", bench.now);
+        let mut idle = Bench::new(false);
+        idle.step(Event::Assigned(filters(&["0.>"])));
+        idle.step(Event::CreateFailed(CreateFault::Differs));
+        assert!(matches!(
+            idle.step(Event::Inspected(Existing::Unpinned { in_flight: false }))[..],
+            [Action::Delete]
+        ));
+    }
+
+    #[test]
+    fn a_static_member_never_deletes_its_durable() {
+        let mut bench = Bench::pinned(true, &filters(&["0.>"]));
+        assert!(matches!(bench.step(Event::Assigned(filters(&["1.>"])))[..], [Action::Drain]));
+        let end = bench.step(Event::Drained);
+        assert!(
+            matches!(&end[..], [Action::HandOver, Action::End(Err(error))] if error.kind() == ErrorKind::ConfigChanged),
+            "{end:?}"
+        );
+    }
+
+    #[test]
+    fn a_drain_that_takes_too_long_is_cut_off() {
+        let mut bench = Bench::pinned(false, &filters(&["0.>"]));
+        bench.step(Event::Stop);
+        let end = bench.after_pause();
+        assert!(
+            matches!(end[..], [Action::Abort, Action::HandOver, Action::End(Ok(End::Stopped))]),
+            "{end:?}"
+        );
+    }
 }

@@ -118,6 +118,11 @@ impl ConsumerPlan {
     }
 }
 
+/// The longest that an instance may believe in its pin after the broker has given it up.
+pub(crate) fn longest_lease(template: &pull::Config) -> Duration {
+    ack_wait(Generation::Current, template.ack_wait).max(MIN_PINNED_TTL)
+}
+
 fn ack_wait(generation: Generation, wanted: Duration) -> Duration {
     match generation {
         Generation::First => wanted.max(FIRST_GENERATION_MIN_ACK_WAIT),

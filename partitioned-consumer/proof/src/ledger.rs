@@ -83,7 +83,7 @@ impl Ledger {
                 continue;
             };
             match (parts[0], parts.as_slice()) {
-                ("B", [_, _, _, key, number]) => {
+                ("B", [_, _, _, key, number, ..]) => {
                     let Ok(number) = number.parse() else { continue };
                     let (instance, key) = (instance.to_owned(), (*key).to_owned());
                     open.insert(

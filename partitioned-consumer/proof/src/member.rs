@@ -66,7 +66,9 @@ impl Log {
     fn begin(self: &Arc<Self>, message: &Message) -> Entry {
         let run = self.runs.fetch_add(1, Ordering::Relaxed);
         let number = String::from_utf8_lossy(message.payload()).into_owned();
-        self.write(&format!("B {} {run} {} {number}\n", now_ns(), message.subject()));
+        let line =
+            format!("B {} {run} {} {number} {}\n", now_ns(), message.subject(), message.stream_sequence());
+        self.write(&line);
         Entry { log: Arc::clone(self), run }
     }
 }

@@ -95,7 +95,7 @@ impl<A: Assign> Engine<A> {
                     Ok(info) if api::pinned(&info, &plan.priority_group).is_some() => {
                         Existing::Pinned { same_filters: info.config.filter_subjects == filters }
                     }
-                    Ok(_) => Existing::Unpinned,
+                    Ok(info) => Existing::Unpinned { in_flight: info.num_ack_pending > 0 },
                     Err(error) if error.code() == Some(code::CONSUMER_NOT_FOUND) => Existing::Absent,
                     Err(_) => Existing::Unknown,
                 };

@@ -11,13 +11,16 @@ pub(super) struct Lane {
     queue: VecDeque<u64>,
     /// Messages that the server will deliver again; nothing newer may pass them.
     awaited: BTreeSet<u64>,
-    /// Everything up to here was handled under this pin.
-    done_up_to: Option<u64>,
+    /// What was handled under this pin, the newest last; no more than [`DONE_KEPT`].
+    done: VecDeque<u64>,
 }
+
+/// A message that was handled longer ago, and whose acknowledgement was lost, is handled once more: a repeat, never a loss.
+const DONE_KEPT: usize = 512;
 
 impl Lane {
     pub(super) fn has_done(&self, seq: u64) -> bool {
-        self.done_up_to.is_some_and(|done| seq <= done) && !self.awaited.contains(&seq)
+        self.done.back().is_some_and(|newest| seq <= *newest) && self.done.contains(&seq)
     }
 
     /// A message came; says whether it was awaited.
@@ -49,7 +52,14 @@ impl Lane {
     }
 
     pub(super) fn finish(&mut self, seq: u64) {
-        self.done_up_to = self.done_up_to.max(Some(seq));
+        if self.done.len() == DONE_KEPT {
+            self.done.pop_front();
+        }
+        let newest = self.done.back().copied().unwrap_or(0);
+        self.done.push_back(seq);
+        if seq < newest {
+            self.done.make_contiguous().sort_unstable();
+        }
     }
 
     pub(super) fn await_again(&mut self, seq: u64) {
@@ -72,6 +82,6 @@ impl Lane {
         !self.busy
             && self.queue.is_empty()
             && self.awaited.is_empty()
-            && self.done_up_to.is_none_or(|d| d <= floor)
+            && self.done.back().is_none_or(|newest| *newest <= floor)
     }
 }

@@ -253,3 +253,30 @@ fn a_paused_flow_keeps_its_pin_and_starts_nothing() {
     assert!(probes.iter().any(|a| matches!(a, Action::Pull(pull) if pull.probe)), "{probes:?}");
     assert_eq!(started(&bench.step(Event::Pause(false))), [1]);
 }
+
+#[test]
+fn nothing_starts_on_a_lost_connection_until_the_pin_is_confirmed() {
+    let mut bench = Bench::new();
+    bench.deliver(1, 1);
+    bench.position(1, 1, 1);
+    bench.step(Event::Disconnected);
+    assert!(started(&bench.deliver(2, 2)).is_empty());
+    assert!(
+        started(&bench.position(1, 2, 2)).is_empty(),
+        "an answer from before the loss counts for nothing"
+    );
+    bench.step(Event::Reconnected);
+    let question = bench.flow.questions;
+    assert_eq!(started(&bench.position(question, 2, 2)), [2]);
+}
+
+#[test]
+fn a_message_that_was_never_handled_is_never_confirmed() {
+    let mut bench = Bench::new();
+    bench.deliver(2, 1);
+    bench.position(1, 2, 1);
+    bench.finish(1, Settlement::Done);
+    // Older than what was handled last, and unknown: late is bad, lost would be worse.
+    let actions = bench.deliver_as(1, 3, 1, "pin");
+    assert!(!actions.iter().any(|a| matches!(a, Action::Confirm(_))), "{actions:?}");
+}
