@@ -242,3 +242,25 @@ async fn the_number_of_partitions_changes_without_loss_or_disorder() {
     members.iter().for_each(tokio::task::JoinHandle::abort);
     ledger.check_exactly_once();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backlog_of_slow_messages_never_costs_the_pin() {
+    // What breaks a client whose buffer delays the renewal: many in flight, handled far slower than ack_wait.
+    let (_broker, context) = broker().await;
+    let group = group(&context).await;
+    group.add_members(["m1"]).await.unwrap();
+    publish(&context, 10, 1, 60).await;
+    let ledger = Ledger::default();
+    let wide = pull::Config { max_ack_pending: 1000, ack_wait: Duration::from_secs(1), ..Default::default() };
+    let mut members = Vec::new();
+    for name in ["a", "b"] {
+        let builder = group.consume("m1").template(wide.clone());
+        members.push(builder.handle(handler(&ledger, name, Duration::from_millis(8))).await.unwrap());
+    }
+    handles(&ledger, 600).await;
+    assert!(ledger.count_by("a") == 0 || ledger.count_by("b") == 0, "the pin moved without need");
+    for member in members {
+        member.stopped().await.unwrap();
+    }
+    ledger.check_exactly_once();
+}

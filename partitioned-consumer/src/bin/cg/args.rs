@@ -141,7 +141,7 @@ pub(crate) struct DeadLetter {
 
 #[derive(Args, Clone)]
 pub(crate) struct Setup {
-    /// The stream to create; it takes <stream>.*
+    /// The stream to create; it takes the subjects that begin with its name and have one token more
     pub(crate) stream: String,
     /// Partitions that a static group needs
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
