@@ -40,7 +40,7 @@ pub(crate) enum Mode {
         #[command(subcommand)]
         command: ElasticCommand,
     },
-    /// Publish numbered messages to SUBJECT.<key>, for trying groups
+    /// Publish numbered messages to SUBJECT.KEY, for trying groups
     Traffic(Traffic),
 }
 
