@@ -291,6 +291,10 @@ impl<A: Assign> Engine<A> {
 
     fn status(&mut self, message: &async_nats::Message) {
         let Some(pull) = message.subject.rsplit('.').next().and_then(|n| n.parse().ok()) else { return };
+        if !self.flow.knows_pull(pull) {
+            // An answer to an earlier consumer's pull, our own deletion of it among them.
+            return;
+        }
         let code = message.status.map_or(0, |s| s.as_u16());
         let text = message.description.as_deref().unwrap_or_default();
         let status = match code {

@@ -267,6 +267,11 @@ impl<T> Flow<T> {
         self.session.as_ref().map(|s| s.pin.as_str())
     }
 
+    /// Whether a pull is of the present pin, or standby, and may still be answered.
+    pub(crate) fn knows_pull(&self, number: u64) -> bool {
+        self.pulls.known(number)
+    }
+
     /// Messages in hand that no handler has, in stream order.
     pub(crate) fn take_buffered(&mut self) -> Vec<T> {
         let idle: Vec<u64> =
