@@ -1,6 +1,7 @@
 //! Figures of this library beside the Go library's: one run, one broker build, the same work. Writes JSON.
 //!
-//! `MESSAGES` (100,000) sets the size of the throughput runs, `HAZARD_SECONDS` (40) the length of the hazard run.
+//! `MESSAGES` (100,000) sets the size of the throughput runs, `HAZARD_SECONDS` (40) the length of the hazard run;
+//! `PARTS` picks some of `throughput,take-over,rebalance,hazard`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -26,6 +27,11 @@ struct Bench {
     go: Option<PathBuf>,
     logs: PathBuf,
     made: u32,
+}
+
+/// Whether a part is to be measured: all are, unless `PARTS` names some.
+fn wanted(part: &str) -> bool {
+    std::env::var("PARTS").map_or(true, |parts| parts.split(',').any(|p| p == part))
 }
 
 fn number(name: &str, default: u64) -> Result<u64> {
@@ -60,7 +66,7 @@ async fn main() -> Result<()> {
         ["rust", "go"].into_iter().filter(|side| *side == "rust" || bench.go.is_some()).collect::<Vec<_>>()
     {
         let mut one = BTreeMap::new();
-        for limit in [1, 1000] {
+        for limit in [1, 1000].into_iter().filter(|_| wanted("throughput")) {
             let mut rates = Vec::new();
             for _ in 0..3 {
                 rates.push(
@@ -71,7 +77,10 @@ async fn main() -> Result<()> {
             one.insert(format!("messages_per_s_at_max_ack_pending_{limit}"), json!(rates));
             eprintln!("{side}: max_ack_pending {limit}: {rates:?} messages/s");
         }
-        for (name, kill) in [("failover_after_kill_s", true), ("graceful_hand_over_s", false)] {
+        for (name, kill) in [("failover_after_kill_s", true), ("graceful_hand_over_s", false)]
+            .into_iter()
+            .filter(|_| wanted("take-over"))
+        {
             let mut gaps = Vec::new();
             for _ in 0..3 {
                 gaps.push(bench.take_over(side, kill).await?);
@@ -79,12 +88,16 @@ async fn main() -> Result<()> {
             eprintln!("{side}: {name}: {gaps:?}");
             one.insert(name.into(), json!(gaps));
         }
-        let flowing = bench.rebalance(side).await?;
-        eprintln!("{side}: 50 changes, slowest partition of each: {flowing}");
-        one.insert("rebalance".into(), flowing);
-        let overlaps = bench.hazard(side, hazard_s).await?;
-        eprintln!("{side}: hazard run: {overlaps}");
-        one.insert("hazard".into(), overlaps);
+        if wanted("rebalance") {
+            let flowing = bench.rebalance(side).await?;
+            eprintln!("{side}: 50 changes, slowest partition of each: {flowing}");
+            one.insert("rebalance".into(), flowing);
+        }
+        if wanted("hazard") {
+            let overlaps = bench.hazard(side, hazard_s).await?;
+            eprintln!("{side}: hazard run: {overlaps}");
+            one.insert("hazard".into(), overlaps);
+        }
         figures.insert(side, one);
     }
     let line = json!({ "messages": messages, "partitions": PARTITIONS, "figures": figures }).to_string();
