@@ -33,8 +33,9 @@ impl LogArgs {
     /// # Errors
     /// A sentence that says what is wrong with the filter.
     pub fn init(&self) -> Result<(), String> {
-        // async-nats reports each connection event at INFO; Natsway says what they mean itself.
-        let filter = EnvFilter::try_new(format!("async_nats=warn,{}", self.log))
+        // async-nats reports each connection event, and takes the planned end of a session for an error; Natsway says
+        // what they mean itself.
+        let filter = EnvFilter::try_new(format!("async_nats=warn,async_nats::connector=off,{}", self.log))
             .map_err(|error| format!("log filter {:?}: {error}", self.log))?;
         let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
         match self.log_format {
