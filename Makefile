@@ -46,7 +46,7 @@ endif
 fmt: rust ## Format the code
 	$(CARGO) fmt --all
 
-bench: rust ## Measure the path of a request and write the report
+bench: python rust ## Measure the path of a request and write the report
 	$(CARGO) run --release --package natsway-bench --bin bench -- run $(ARGS)
 
 prove-gateway: python rust ## Long proof of the gateway's promises under faults; SEED and sizes from the environment
