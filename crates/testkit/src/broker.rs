@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, POOLED_ROUTES};
 use crate::eventually::eventually;
 use crate::group::Group;
 use crate::ports::free_port;
@@ -127,7 +127,9 @@ impl BrokerBuilder {
         if let Some(Membership { port, all }) = &self.cluster {
             let routes =
                 all.iter().map(|port| format!("\"nats://127.0.0.1:{port}\"")).collect::<Vec<_>>().join(", ");
-            text += &format!("cluster {{ name: test, listen: \"127.0.0.1:{port}\", routes: [{routes}] }}\n");
+            text += &format!(
+                "cluster {{ name: test, pool_size: {POOLED_ROUTES}, listen: \"127.0.0.1:{port}\", routes: [{routes}] }}\n"
+            );
         }
         text + &self.config_lines
     }
