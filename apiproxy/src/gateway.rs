@@ -139,13 +139,23 @@ async fn drain(
         warn!("the listener's task failed");
     }
     leaving.closing.cancel();
-    let ended =
-        tokio::task::spawn_blocking(move || threads.into_iter().filter_map(|core| core.join().err()).count());
-    match tokio::time::timeout_at(deadline, ended).await {
-        Ok(Ok(0)) => info!("all requests finished"),
+    match tokio::time::timeout_at(deadline, joined(threads)).await {
+        Ok(Some(0)) => info!("all requests finished"),
         Ok(_) => warn!("a core failed"),
         Err(_) => warn!(limit = ?settings.drain.limit, "requests were still in hand at the drain limit"),
     }
+}
+
+/// How many of the threads failed, once all have ended. They are joined on a thread of their own rather than on the
+/// runtime's: that would not end before they do, and the drain limit would be none.
+async fn joined(threads: Vec<JoinHandle<()>>) -> Option<usize> {
+    let (ended, all_ended) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        let failed = threads.into_iter().filter_map(|core| core.join().err()).count();
+        // Nobody listens any more once the limit has passed.
+        ended.send(failed).ok();
+    });
+    all_ended.await.ok()
 }
 
 /// What a core's thread starts from.

@@ -71,6 +71,21 @@ async fn an_http2_connection_is_told_to_go_away_and_its_streams_are_finished() {
 }
 
 #[tokio::test]
+async fn a_request_that_never_ends_does_not_keep_it_beyond_the_drain_limit() {
+    let broker = Broker::start().await;
+    let backend = Backend::start(&broker, |_, _| vec![]).await;
+    let routes = ROUTES.replace("timeout = \"5s\"", "timeout = \"10m\"");
+    let mut gateway =
+        Gateway::start(&broker, &routes, &["--drain-grace", "100ms", "--drain-limit", "500ms"]).await;
+    let mut stuck = gateway.client().await;
+    stuck.send("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+    eventually(DEADLINE, async || backend.seen.count() == 1).await;
+    gateway.process.terminate();
+    assert!(gateway.process.wait_exit(DEADLINE).await.success());
+    assert!(gateway.process.stderr().contains("still in hand at the drain limit"));
+}
+
+#[tokio::test]
 async fn a_port_in_use_is_said_and_nothing_is_served() {
     let broker = Broker::start().await;
     let gateway = Gateway::start(&broker, ROUTES, &[]).await;
