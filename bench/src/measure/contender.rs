@@ -51,12 +51,15 @@ struct Natsway {
     workers: u32,
     /// Handlers on the threads that read, in place of the multi-thread runtime.
     per_core: bool,
+    /// Threads of a worker that read, each with a broker connection; as many as its form has when it is not said.
+    readers: Option<u32>,
     /// Threads of the gateway; one for each processor when it is not said.
     cores: Option<u32>,
     connections_per_core: u32,
 }
 
-const NATSWAY: Natsway = Natsway { workers: 1, per_core: false, cores: None, connections_per_core: 1 };
+const NATSWAY: Natsway =
+    Natsway { workers: 1, per_core: false, readers: None, cores: None, connections_per_core: 1 };
 
 /// Every contender, in the order of the table.
 pub fn all(quick: bool) -> Vec<Contender> {
@@ -71,7 +74,8 @@ pub fn all(quick: bool) -> Vec<Contender> {
         contender("nginx", "nginx -> axum", Kind::Nginx),
     ];
     if !quick {
-        let one_thread = Natsway { cores: Some(1), per_core: true, ..NATSWAY };
+        let one_reader = Natsway { per_core: true, readers: Some(1), ..NATSWAY };
+        let fewest_threads = Natsway { cores: Some(1), ..one_reader };
         let four_connections = Natsway { connections_per_core: 4, ..NATSWAY };
         all.extend([
             natsway(
@@ -79,7 +83,8 @@ pub fn all(quick: bool) -> Vec<Contender> {
                 "gateway, 4 workers, per core",
                 Natsway { per_core: true, workers: 4, ..NATSWAY },
             ),
-            natsway("natsway-1thread", "gateway of 1 thread, 1 worker, per core", one_thread),
+            natsway("natsway-1reader", "gateway, 1 worker, per core of 1 reader", one_reader),
+            natsway("natsway-1thread", "gateway of 1 thread, 1 worker, per core of 1 reader", fewest_threads),
             natsway("natsway-4conn", "gateway of 4 connections a thread, 1 worker", four_connections),
             contender("go-direct", "direct Go fiber", Kind::GoDirect),
             contender("go-1", "the article's Go gateway and worker", Kind::GoGateway { connections: 1 }),
@@ -163,12 +168,18 @@ impl Running {
     }
 
     async fn natsway(&mut self, natsway: Natsway, directory: &Path) -> anyhow::Result<()> {
-        let Natsway { workers, per_core, cores, connections_per_core } = natsway;
+        let Natsway { workers, per_core, readers, cores, connections_per_core } = natsway;
         let url = self.broker().await;
         for number in 0..workers {
             let worker = Process::builder(workspace_binary("worker")).name(format!("worker {number}"));
-            let worker = worker.args(["--nats-url", &url, "--subject", SUBJECT]);
-            self.add(Role::Service, if per_core { worker.arg("--per-core") } else { worker });
+            let mut worker = worker.args(["--nats-url", &url, "--subject", SUBJECT]);
+            if per_core {
+                worker = worker.arg("--per-core");
+            }
+            if let Some(readers) = readers {
+                worker = worker.args(["--readers", &readers.to_string()]);
+            }
+            self.add(Role::Service, worker);
         }
         for (_, worker) in &mut self.processes {
             worker.wait_for_line("serving", DEADLINE).await;

@@ -61,6 +61,10 @@ pub struct RunArgs {
     #[arg(long, value_name = "COUNT")]
     repeats: Option<u32>,
 
+    /// Seconds to wait for others to be done before a run begins regardless [default: 60, quick 2]
+    #[arg(long, value_name = "SECONDS")]
+    patience: Option<u64>,
+
     /// Where the table goes [default: bench/RESULTS.md, quick only beside the raw data]
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -79,9 +83,8 @@ impl RunArgs {
         self.repeats.unwrap_or(if self.quick { 1 } else { 3 })
     }
 
-    /// How long to wait for others to be done before a run begins regardless.
     fn patience(&self) -> Duration {
-        Duration::from_secs(if self.quick { 2 } else { 60 })
+        Duration::from_secs(self.patience.unwrap_or(if self.quick { 2 } else { 60 }))
     }
 
     /// The tools to use: those asked for, or those that are there.

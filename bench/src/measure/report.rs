@@ -216,7 +216,8 @@ fn date() -> String {
 }
 
 fn commit() -> String {
-    line_of("git", &["rev-parse", "--short", "HEAD"]).unwrap_or_else(|| env!("CARGO_PKG_VERSION").to_owned())
+    line_of("git", &["describe", "--always", "--dirty"])
+        .unwrap_or_else(|| env!("CARGO_PKG_VERSION").to_owned())
 }
 
 fn nats_server() -> Option<String> {
