@@ -71,7 +71,6 @@ pub fn all(quick: bool) -> Vec<Contender> {
         natsway("natsway-2", "gateway, 2 workers", Natsway { workers: 2, ..NATSWAY }),
         natsway("natsway-4", "gateway, 4 workers", Natsway { workers: 4, ..NATSWAY }),
         natsway("natsway-percore", "gateway, 1 worker, per core", Natsway { per_core: true, ..NATSWAY }),
-        contender("nginx", "nginx -> axum", Kind::Nginx),
     ];
     if !quick {
         let one_reader = Natsway { per_core: true, readers: Some(1), ..NATSWAY };
@@ -86,6 +85,11 @@ pub fn all(quick: bool) -> Vec<Contender> {
             natsway("natsway-1reader", "gateway, 1 worker, per core of 1 reader", one_reader),
             natsway("natsway-1thread", "gateway of 1 thread, 1 worker, per core of 1 reader", fewest_threads),
             natsway("natsway-4conn", "gateway of 4 connections a thread, 1 worker", four_connections),
+        ]);
+    }
+    all.push(contender("nginx", "nginx -> axum", Kind::Nginx));
+    if !quick {
+        all.extend([
             contender("go-direct", "direct Go fiber", Kind::GoDirect),
             contender("go-1", "the article's Go gateway and worker", Kind::GoGateway { connections: 1 }),
             contender("go-8", "the same, 8 connections in turn", Kind::GoGateway { connections: 8 }),
