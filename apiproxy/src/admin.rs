@@ -8,10 +8,10 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
+use natsway_routes::watch::InForce;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::{CoreMetrics, render};
-use crate::watch::InForce;
 
 /// What the admin address looks at.
 #[derive(Clone, Debug)]
@@ -56,5 +56,8 @@ async fn ready(State(watched): State<Watched>) -> impl IntoResponse {
 }
 
 async fn metrics(State(watched): State<Watched>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], render(&watched.cores, &watched.routes.metrics))
+    (
+        [(header::CONTENT_TYPE, "text/plain; version=0.0.4")],
+        render(&watched.cores, &watched.routes.reading.load()),
+    )
 }

@@ -15,10 +15,9 @@
 //! weight = 100
 //! ```
 
+use natsway_routes::document::{Faults, RouteDocument, Tuning};
+use natsway_routes::table::RouteTable;
 use serde::Deserialize;
-
-use crate::document::{Faults, RouteDocument, Tuning};
-use crate::table::RouteTable;
 
 /// A route file as it is written.
 #[derive(Debug, Default, Deserialize)]

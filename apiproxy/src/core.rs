@@ -8,6 +8,8 @@ use std::time::Instant;
 
 use async_nats::Subject;
 use natsway_boot::{Broker, Dial, Dialer, Session, SessionEvent};
+use natsway_routes::table::{Route, RouteTable};
+use natsway_routes::watch::InForce;
 use tokio::task::spawn_local;
 use tracing::{info, warn};
 
@@ -15,8 +17,6 @@ use crate::link::{INBOX_PREFIX, Link};
 use crate::metrics::{CoreMetrics, TargetStats};
 use crate::retry::Budget;
 use crate::settings::Settings;
-use crate::table::{Route, RouteTable};
-use crate::watch::InForce;
 
 /// What the requests of one core share.
 pub struct Core {

@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 use async_nats::HeaderMap;
 use bytes::Bytes;
 use http::request::Parts;
+use natsway_routes::table::Codec;
 use natsway_wire::Error;
 use natsway_wire::envelope::{RequestEncoder, restamp_request};
 use natsway_wire::native::{DEADLINE, METHOD, PATH, canonical_name};
 
 use crate::headers::{Origin, forward_request};
 use crate::slots::Manners;
-use crate::table::Codec;
 
 /// What differs from try to try.
 #[derive(Clone, Copy, Debug)]

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use natsway_boot::Broker;
+use natsway_routes::table::RouteTable;
+use natsway_routes::watch::{self, Bucket, InForce};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
@@ -20,9 +22,7 @@ use crate::link::INBOX_PREFIX;
 use crate::listener::{Accepted, Seat, accept, bind};
 use crate::metrics::CoreMetrics;
 use crate::settings::Settings;
-use crate::table::RouteTable;
-use crate::watch::{Bucket, InForce};
-use crate::{admin, tombstone, watch};
+use crate::{admin, tombstone};
 
 /// Connections that may wait for a core to take them over; the listener waits when there are more.
 const HANDOVER: usize = 256;

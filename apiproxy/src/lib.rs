@@ -1,11 +1,12 @@
 //! The gateway: HTTP in, NATS request/reply out.
 //!
 //! A request's way through the modules: [`listener`] accepts and hands the socket to a core; [`connection`] speaks
-//! HTTP; [`proxy`] carries the request ([`inspect`] and [`table`] decide, [`headers`] and [`encode`] write, [`link`]
+//! HTTP; [`proxy`] carries the request ([`inspect`] and the route table decide, [`headers`] and [`encode`] write, [`link`]
 //! publishes and waits in [`slots`], [`retry`] decides again, [`problem`] says what went wrong). [`core`] holds what
 //! one thread has for itself, [`gateway`] starts and stops them all. [`tombstone`] stands in for workers that left.
 //!
-//! `table`, `retry`, `slots`, `headers` and `inspect` are pure: time and randomness are arguments.
+//! `retry`, `slots`, `headers` and `inspect` are pure: time and randomness are arguments. The routes have a crate of their
+//! own, [`natsway_routes`].
 
 pub mod admin;
 pub mod body;
@@ -13,9 +14,7 @@ pub mod cli;
 pub mod config;
 pub mod connection;
 pub mod core;
-pub mod document;
 pub mod encode;
-pub mod feed;
 pub mod gateway;
 pub mod headers;
 pub mod inspect;
@@ -27,7 +26,4 @@ pub mod proxy;
 pub mod retry;
 pub mod settings;
 pub mod slots;
-pub mod store;
-pub mod table;
 pub mod tombstone;
-pub mod watch;

@@ -7,8 +7,8 @@ use clap::Parser;
 use natsway_apiproxy::cli::{Cli, Command, RunArgs};
 use natsway_apiproxy::config::{RouteFile, read_routes};
 use natsway_apiproxy::gateway::{self, Routes};
-use natsway_apiproxy::watch::Bucket;
 use natsway_boot::shutdown;
+use natsway_routes::watch::Bucket;
 use tokio::runtime::Builder;
 
 #[global_allocator]

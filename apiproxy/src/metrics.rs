@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use natsway_routes::watch::Reading;
+
 use crate::retry::Miss;
 
 /// A figure that only grows.
@@ -150,34 +152,23 @@ impl CoreMetrics {
     }
 }
 
-/// Figures of the routes in force.
-#[derive(Debug, Default)]
-pub struct RouteMetrics {
-    /// Routes in force.
-    pub serving: Gauge,
-    /// Documents that are refused.
-    pub refused: Gauge,
-    /// The newest revision of the bucket that was taken in.
-    pub revision: Gauge,
-}
-
 /// A panic elsewhere does not make a count wrong.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Writes all cores' figures in the text format of Prometheus.
-pub fn render(cores: &[Arc<CoreMetrics>], routes: &RouteMetrics) -> String {
+pub fn render(cores: &[Arc<CoreMetrics>], routes: &Reading) -> String {
     let mut page = Page(String::new());
     page.family("natsway_routes", "gauge", "Routes in force, and documents that are refused.");
-    page.sample("natsway_routes", "state=\"serving\"", routes.serving.get());
-    page.sample("natsway_routes", "state=\"refused\"", routes.refused.get());
+    page.sample("natsway_routes", "state=\"serving\"", routes.serving);
+    page.sample("natsway_routes", "state=\"refused\"", routes.refusals.len());
     page.family(
         "natsway_routes_revision",
         "gauge",
         "Newest revision of the routes bucket that was taken in.",
     );
-    page.sample("natsway_routes_revision", "", routes.revision.get());
+    page.sample("natsway_routes_revision", "", routes.revision);
 
     let sum = |figure: fn(&CoreMetrics) -> i64| cores.iter().map(|core| figure(core)).sum::<i64>();
     let count =
@@ -294,7 +285,7 @@ mod tests {
             core.problem("no_route");
             core.target("math", "blue").responded(http::StatusCode::OK, Duration::from_millis(2));
         }
-        let page = render(&cores, &RouteMetrics::default());
+        let page = render(&cores, &Reading::default());
         for line in [
             "natsway_requests_total 2",
             "natsway_misses_total{reason=\"no_responders\"} 2",

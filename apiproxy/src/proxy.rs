@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::{Body, Incoming};
+use natsway_routes::table::{Lookup, Route};
 use natsway_wire::envelope;
 use natsway_wire::native::NativeReply;
 use tracing::info;
@@ -21,7 +22,6 @@ use crate::link::{Answer, Link, Outgoing};
 use crate::metrics::{Gauge, TargetStats};
 use crate::problem::Problem;
 use crate::retry::{Miss, Next, Tries};
-use crate::table::{Lookup, Route};
 
 /// Answers one request, whatever happens to it.
 pub async fn handle(

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::table::Retry;
+use natsway_routes::table::Retry;
 
 /// Why a try gave no response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

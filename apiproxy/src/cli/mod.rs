@@ -12,10 +12,10 @@ use clap::{Args, Parser};
 use ipnet::IpNet;
 use natsway_boot::BrokerArgs;
 use natsway_boot::logs::LogArgs;
+use natsway_routes::store::BUCKET;
 
 use crate::link::LinkLimits;
 use crate::settings::{ClientLimits, Drain, Settings};
-use crate::store::BUCKET;
 
 /// The gateway: takes HTTP requests and has workers on NATS answer them
 ///

@@ -8,15 +8,15 @@ use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use natsway_boot::BrokerArgs;
+use natsway_routes::document::RouteDocument;
+use natsway_routes::feed::{Change, Feed, Refusal};
+use natsway_routes::store::{BUCKET, RouteStore, StoreError, StoreErrorKind, Stored};
+use natsway_routes::table::{Lookup, Route};
 use serde_json::json;
 
 use super::columns::columns;
 use crate::config::read_routes;
-use crate::document::RouteDocument;
-use crate::feed::{Change, Feed, Refusal};
 use crate::link::INBOX_PREFIX;
-use crate::store::{BUCKET, RouteStore, StoreError, StoreErrorKind, Stored};
-use crate::table::{Lookup, Route};
 
 /// Somebody else wrote in between.
 const CONFLICT: u8 = 3;
@@ -189,7 +189,7 @@ fn weights(route: &Route) -> serde_json::Map<String, serde_json::Value> {
 }
 
 fn versions(route: &Route) -> String {
-    let share = |target: &crate::table::Target| format!("{}={}", target.version, target.weight);
+    let share = |target: &natsway_routes::table::Target| format!("{}={}", target.version, target.weight);
     route.split.targets().iter().map(share).collect::<Vec<_>>().join(" ")
 }
 

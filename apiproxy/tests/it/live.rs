@@ -3,8 +3,8 @@
 use std::process::Output;
 use std::time::{Duration, Instant};
 
-use natsway_apiproxy::document::RouteDocument;
-use natsway_apiproxy::store::{BUCKET, RouteStore, StoreErrorKind};
+use natsway_routes::document::RouteDocument;
+use natsway_routes::store::{BUCKET, RouteStore, StoreErrorKind};
 use natsway_testkit::{Broker, eventually};
 
 use crate::backend::{Backend, ok};

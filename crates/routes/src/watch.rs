@@ -11,7 +11,6 @@ use tracing::{debug, info, warn};
 
 use crate::document::RouteDocument;
 use crate::feed::{Feed, Refusal};
-use crate::metrics::RouteMetrics;
 use crate::store::{RouteStore, StoreError, Update};
 use crate::table::RouteTable;
 
@@ -36,28 +35,37 @@ pub struct InForce {
     pub table: Arc<ArcSwap<RouteTable>>,
     /// Whether there is one: false until the bucket was read.
     pub known: Arc<AtomicBool>,
-    /// Figures.
-    pub metrics: Arc<RouteMetrics>,
+    /// What it was made of.
+    pub reading: Arc<ArcSwap<Reading>>,
+}
+
+/// What was taken in of the bucket last.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reading {
+    /// Routes in force.
+    pub serving: usize,
+    /// Documents that are not.
+    pub refusals: Vec<Refusal>,
+    /// The newest revision of the bucket.
+    pub revision: u64,
 }
 
 impl InForce {
     /// Routes that are known from the start, and stay.
     pub fn fixed(table: RouteTable) -> InForce {
         let in_force = InForce::unknown();
-        in_force.publish(table, 0, &[]);
+        in_force.publish(table, 0, Vec::new());
         in_force
     }
 
     /// No routes yet.
     pub fn unknown() -> InForce {
-        InForce { table: Arc::default(), known: Arc::default(), metrics: Arc::default() }
+        InForce { table: Arc::default(), known: Arc::default(), reading: Arc::default() }
     }
 
-    fn publish(&self, table: RouteTable, revision: u64, refusals: &[Refusal]) {
-        let count = |length: usize| i64::try_from(length).unwrap_or(i64::MAX);
-        self.metrics.serving.set(count(table.routes().len()));
-        self.metrics.refused.set(count(refusals.len()));
-        self.metrics.revision.set(i64::try_from(revision).unwrap_or(i64::MAX));
+    fn publish(&self, table: RouteTable, revision: u64, refusals: Vec<Refusal>) {
+        let serving = table.routes().len();
+        self.reading.store(Arc::new(Reading { serving, refusals, revision }));
         self.table.store(Arc::new(table));
         self.known.store(true, Ordering::Release);
     }
@@ -127,7 +135,7 @@ fn publish(feed: &mut Feed, in_force: &InForce) {
         revision = feed.revision(),
         "routes in force"
     );
-    in_force.publish(table, feed.revision(), &refusals);
+    in_force.publish(table, feed.revision(), refusals);
 }
 
 /// Fills a bucket that is empty. Of several gateways that do so at once, each document is written by one.
