@@ -1,0 +1,299 @@
+//! From a look at a target to a decision: the whole core in one pure type.
+
+use crate::decision::{Decision, PolicyAnswer};
+use crate::policy::{Policy, View};
+use crate::sample::{Fault, Fleet, Sample};
+use crate::scale::{Limiter, ScaleRules, Traffic};
+use crate::service_rate::ServiceRate;
+use crate::window::{Window, WindowRules};
+
+/// What a controller is told about its target.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ControllerRules {
+    /// How looks are kept and believed.
+    pub window: WindowRules,
+    /// How far ahead growing arrivals are planned for, in seconds: as long as an instance takes to start.
+    pub lead_s: f64,
+    /// Messages a second of one instance to begin with, if that is known.
+    pub service_rate: Option<f64>,
+    /// Messages that one instance handles at a time.
+    pub concurrency: f64,
+    /// Messages that one instance fetches ahead.
+    pub prefetch: u32,
+    /// The limiting rules.
+    pub scale: ScaleRules,
+}
+
+/// Decides about one target.
+pub struct Controller {
+    target: String,
+    rules: ControllerRules,
+    policies: Vec<Box<dyn Policy>>,
+    window: Window,
+    service_rate: ServiceRate,
+    limiter: Limiter,
+    decided: Option<u32>,
+    last_ready: u32,
+    learned_until_ms: u64,
+}
+
+impl Controller {
+    /// A controller that has seen nothing. At least one policy should be given; without any, it holds.
+    pub fn new(
+        target: impl Into<String>,
+        rules: ControllerRules,
+        policies: Vec<Box<dyn Policy>>,
+    ) -> Controller {
+        Controller {
+            target: target.into(),
+            window: Window::new(rules.window),
+            service_rate: ServiceRate::starting_at(rules.service_rate),
+            limiter: Limiter::new(rules.scale),
+            rules,
+            policies,
+            decided: None,
+            last_ready: 0,
+            learned_until_ms: 0,
+        }
+    }
+
+    /// Other rules and policies from now on. What was seen and learned stays, so a reload is no restart.
+    pub fn reload(&mut self, rules: ControllerRules, policies: Vec<Box<dyn Policy>>) {
+        self.limiter.set_rules(rules.scale);
+        self.policies = policies;
+        self.rules = rules;
+    }
+
+    /// What the last decision set, if there was one.
+    pub fn decided(&self) -> Option<u32> {
+        self.decided
+    }
+
+    /// Decides how many instances there shall be.
+    ///
+    /// Within the bounds always. A look that cannot be acted on changes nothing: what was decided last stays.
+    pub fn decide(&mut self, now_ms: u64, fleet: Fleet, look: Result<Sample, Fault>) -> Decision {
+        let redelivered = look.as_ref().ok().and_then(|sample| sample.redelivered);
+        let mut decision = match self.window.push(now_ms, look) {
+            Err(fault) => self.freeze(now_ms, fleet, fault),
+            Ok(()) => self.act(now_ms, fleet),
+        };
+        decision.redelivered = redelivered;
+        self.last_ready = fleet.ready;
+        self.decided = Some(decision.to);
+        decision
+    }
+
+    /// The decision when nothing can be decided.
+    pub fn freeze(&self, now_ms: u64, fleet: Fleet, fault: Fault) -> Decision {
+        let from = fleet.present();
+        let to = self.limiter.rules().bounded(self.decided.unwrap_or(from));
+        Decision {
+            target: self.target.clone(),
+            at_ms: now_ms,
+            from,
+            to,
+            fleet,
+            frozen: Some(fault),
+            view: None,
+            answers: Vec::new(),
+            wanted: None,
+            limits: Vec::new(),
+            redelivered: None,
+        }
+    }
+
+    fn act(&mut self, now_ms: u64, fleet: Fleet) -> Decision {
+        self.learn(fleet);
+        let view = self.view(now_ms, fleet);
+        let mut answers = Vec::with_capacity(self.policies.len());
+        for policy in &mut self.policies {
+            let answer = policy.desire(&view);
+            let (policy, because) = (policy.name().to_owned(), answer.because);
+            answers.push(PolicyAnswer { policy, instances: answer.instances, because });
+        }
+        let from = fleet.present();
+        let wanted = answers.iter().filter_map(|answer| answer.instances).max();
+        // Nobody can tell: the rate of an instance is learned from one that works, so one there must be.
+        let someone = u32::from(view.backlog() > 0);
+        let asked = wanted.unwrap_or_else(|| self.decided.unwrap_or(from).max(someone));
+        let traffic = Traffic { idle_ms: view.idle_ms(), backlog: view.backlog() };
+        let (to, limits) = self.limiter.limit(now_ms, from, asked, traffic);
+        Decision {
+            target: self.target.clone(),
+            at_ms: now_ms,
+            from,
+            to,
+            fleet,
+            frozen: None,
+            view: Some(view),
+            answers,
+            wanted,
+            limits,
+            redelivered: None,
+        }
+    }
+
+    fn learn(&mut self, fleet: Fleet) {
+        let Some((before, after)) = self.window.newest_pair() else { return };
+        if after.at_ms > self.learned_until_ms {
+            self.learned_until_ms = after.at_ms;
+            // Those that became ready in between had not the whole time.
+            let ready = if self.last_ready == fleet.ready { fleet.ready } else { 0 };
+            self.service_rate.learn(before, after, ready, self.rules.concurrency);
+        }
+    }
+
+    fn view(&self, now_ms: u64, fleet: Fleet) -> View {
+        let window = &self.window;
+        let newest = window.newest();
+        let arrival_rate = window.arrival_rate().unwrap_or(0.0) + window.arrival_growth() * self.rules.lead_s;
+        View {
+            now_ms,
+            fleet,
+            arrival_rate,
+            completion_rate: window.completion_rate().unwrap_or(0.0),
+            waiting: newest.and_then(|sample| sample.waiting).unwrap_or(0),
+            in_hand: newest.and_then(|sample| sample.in_hand).unwrap_or(0),
+            service_rate: self.service_rate.per_second(),
+            utilisation: self.utilisation(fleet),
+            free_share: window.free_share(),
+            prefetch: self.rules.prefetch,
+            count: window.count(),
+            since_ms: window.since_ms().unwrap_or(now_ms),
+            last_arrival_ms: window.last_arrival_ms(),
+        }
+    }
+
+    fn utilisation(&self, fleet: Fleet) -> Option<f64> {
+        let (before, after) = self.window.newest_pair()?;
+        let spent_ms = after.busy_ms?.saturating_sub(before.busy_ms?);
+        let elapsed_ms = after.at_ms.saturating_sub(before.at_ms);
+        let capacity_ms = f64::from(fleet.ready) * self.rules.concurrency * elapsed_ms as f64;
+        (capacity_ms > 0.0).then(|| (spent_ms as f64 / capacity_ms).min(1.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::{Answer, Lag, Rate};
+    use crate::scale::Step;
+
+    pub(crate) fn rules() -> ControllerRules {
+        ControllerRules {
+            window: WindowRules { span_ms: 5_000, stale_after_ms: 5_000 },
+            lead_s: 0.0,
+            service_rate: Some(100.0),
+            concurrency: 1.0,
+            prefetch: 0,
+            scale: ScaleRules {
+                min: 1,
+                max: 10,
+                warm_spares: 0,
+                tolerance: 0.0,
+                up_window_ms: 0,
+                down_window_ms: 0,
+                up_step: None,
+                down_step: None,
+                cooldown_ms: 0,
+                zero_after_ms: 0,
+            },
+        }
+    }
+
+    fn controller() -> Controller {
+        Controller::new("orders", rules(), vec![Box::new(Rate { target_utilisation: 1.0 })])
+    }
+
+    fn fleet(ready: u32) -> Fleet {
+        Fleet { ready, ..Fleet::default() }
+    }
+
+    fn look(second: u64, per_second: u64) -> Result<Sample, Fault> {
+        let (arrived, completed) = (second * per_second, second * 90);
+        Ok(Sample { at_ms: second * 1_000, arrived, completed, waiting: Some(0), ..Sample::default() })
+    }
+
+    #[test]
+    fn the_first_look_changes_nothing_and_the_second_decides() {
+        let mut controller = controller();
+        let first = controller.decide(0, fleet(1), look(0, 450));
+        assert_eq!((first.to, first.frozen), (1, Some(Fault::WarmingUp)));
+        let second = controller.decide(1_000, fleet(1), look(1, 450));
+        assert_eq!((second.to, second.course()), (5, crate::decision::Course::Out));
+    }
+
+    #[test]
+    fn missing_data_holds_what_was_decided_even_when_instances_die() {
+        let mut controller = controller();
+        controller.decide(0, fleet(1), look(0, 450));
+        controller.decide(1_000, fleet(1), look(1, 450));
+        let frozen = controller.decide(2_000, fleet(3), Err(Fault::Missing("no answer".into())));
+        assert_eq!((frozen.from, frozen.to), (3, 5), "five were decided on, and two of them are gone");
+        assert!(frozen.to_string().contains("frozen         missing: no answer"), "{frozen}");
+    }
+
+    #[test]
+    fn bounds_need_no_data() {
+        let frozen = controller().decide(0, fleet(0), Err(Fault::Missing("nothing".into())));
+        assert_eq!(frozen.to, 1);
+    }
+
+    #[test]
+    fn the_largest_answer_wins_and_the_explanation_names_it() {
+        let mut rules = rules();
+        rules.scale.up_step = Some(Step { instances: 2, percent: 0, period_ms: 1_000 });
+        let lag = Lag { target_utilisation: 1.0, drain_s: 1.0 };
+        let policies: Vec<Box<dyn Policy>> = vec![Box::new(Rate { target_utilisation: 1.0 }), Box::new(lag)];
+        let mut controller = Controller::new("orders", rules, policies);
+        let with_lag = |second| {
+            look(second, 100).map(|sample| Sample { waiting: Some(500), completed: second * 100, ..sample })
+        };
+        controller.decide(0, fleet(1), with_lag(0));
+        let decision = controller.decide(1_000, fleet(1), with_lag(1));
+        assert_eq!((decision.wanted, decision.to), (Some(6), 3));
+        let text = decision.to_string();
+        assert!(text.contains("orders: 1 -> 3 (out)"), "{text}");
+        assert!(text.contains("step           6 -> 3  2 at the most within 1000 ms"), "{text}");
+        assert!(decision.reason().starts_with("lag: 100.0/s and a lag of 500"), "{}", decision.reason());
+    }
+
+    #[test]
+    fn an_unlearned_rate_is_learned_from_one_instance() {
+        let unlearned = ControllerRules { service_rate: None, ..rules() };
+        let mut controller =
+            Controller::new("orders", unlearned, vec![Box::new(Rate { target_utilisation: 1.0 })]);
+        let behind = |second: u64| {
+            let waiting = Some(200 * second + 1);
+            Ok(Sample {
+                arrived: second * 300,
+                completed: second * 100,
+                waiting,
+                at_ms: second * 1_000,
+                ..Sample::default()
+            })
+        };
+        controller.decide(0, fleet(1), behind(0));
+        controller.decide(1_000, fleet(1), behind(1));
+        assert_eq!(controller.decide(2_000, fleet(1), behind(2)).to, 3);
+    }
+
+    #[test]
+    fn a_reload_keeps_what_was_learned_and_decided() {
+        struct Nobody;
+        impl Policy for Nobody {
+            fn name(&self) -> &'static str {
+                "nobody"
+            }
+            fn desire(&mut self, _: &View) -> Answer {
+                Answer::none("never")
+            }
+        }
+        let mut controller = controller();
+        controller.decide(0, fleet(1), look(0, 450));
+        controller.decide(1_000, fleet(1), look(1, 450));
+        controller.reload(rules(), vec![Box::new(Nobody)]);
+        assert_eq!(controller.decide(2_000, fleet(5), look(2, 450)).to, 5);
+    }
+}

@@ -1,0 +1,142 @@
+//! One decision with everything that it came from: an event, a log line and an explanation are made of it.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::policy::View;
+use crate::sample::{Fault, Fleet};
+use crate::scale::Limit;
+
+/// What was decided about a target, and why.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Decision {
+    /// The target.
+    #[serde(default)]
+    pub target: String,
+    /// When, in milliseconds since the origin (the Unix epoch in a running provisioner).
+    pub at_ms: u64,
+    /// Instances that there were, starting ones included.
+    pub from: u32,
+    /// Instances that there shall be.
+    pub to: u32,
+    /// The instances as the backend counts them.
+    pub fleet: Fleet,
+    /// Why nothing was decided, if so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frozen: Option<Fault>,
+    /// What was seen, when it could be believed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub view: Option<View>,
+    /// Each policy's answer.
+    #[serde(default)]
+    pub answers: Vec<PolicyAnswer>,
+    /// The largest answer, before the rules.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wanted: Option<u32>,
+    /// The rules that changed it, in order.
+    #[serde(default)]
+    pub limits: Vec<Limit>,
+    /// Unfinished messages that were delivered more than once; many of them mean a message that nobody can handle.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redelivered: Option<u64>,
+}
+
+/// What one policy answered.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub struct PolicyAnswer {
+    /// The policy.
+    pub policy: String,
+    /// What it wants; `None` when it cannot tell.
+    pub instances: Option<u32>,
+    /// Why.
+    pub because: String,
+}
+
+/// The kind of a decision.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Course {
+    /// More instances.
+    Out,
+    /// Fewer instances.
+    In,
+    /// As many as there are.
+    Hold,
+    /// As many as were decided last, since what was seen cannot be acted on.
+    Frozen,
+}
+
+impl Decision {
+    /// What kind of decision this is. A frozen one may still start instances: those that were decided on and are gone,
+    /// or that the minimum demands.
+    pub fn course(&self) -> Course {
+        match self.frozen {
+            Some(_) => Course::Frozen,
+            None if self.to > self.from => Course::Out,
+            None if self.to < self.from => Course::In,
+            None => Course::Hold,
+        }
+    }
+
+    /// One line for a log.
+    pub fn reason(&self) -> String {
+        if let Some(fault) = &self.frozen {
+            return fault.to_string();
+        }
+        let largest = self.answers.iter().filter(|answer| answer.instances == self.wanted);
+        let asked: Vec<_> = largest.map(|answer| format!("{}: {}", answer.policy, answer.because)).collect();
+        let asked = if asked.is_empty() { "no policy can tell".to_owned() } else { asked.join("; ") };
+        self.limits.iter().fold(asked, |text, limit| {
+            format!("{text}; {} {} -> {} ({})", limit.rule, limit.from, limit.to, limit.because)
+        })
+    }
+}
+
+impl fmt::Display for Course {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Course::Out => "out",
+            Course::In => "in",
+            Course::Hold => "hold",
+            Course::Frozen => "frozen",
+        })
+    }
+}
+
+impl fmt::Display for Decision {
+    /// The whole explanation, several lines.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Fleet { ready, starting, stopping } = self.fleet;
+        writeln!(f, "{}: {} -> {} ({})", self.target, self.from, self.to, self.course())?;
+        writeln!(f, "  instances      {ready} ready, {starting} starting, {stopping} stopping")?;
+        if let Some(fault) = &self.frozen {
+            return writeln!(f, "  frozen         {fault}");
+        }
+        if let Some(view) = &self.view {
+            let learned =
+                view.service_rate.map_or("not learned".to_owned(), |rate| format!("{rate:.1}/s each"));
+            writeln!(
+                f,
+                "  arrivals       {:.1}/s, finished {:.1}/s",
+                view.arrival_rate, view.completion_rate
+            )?;
+            writeln!(f, "  backlog        {} waiting, {} in hand", view.waiting, view.in_hand)?;
+            writeln!(f, "  service rate   {learned}")?;
+        }
+        if let Some(redelivered) = self.redelivered.filter(|count| *count > 0) {
+            writeln!(
+                f,
+                "  redelivered    {redelivered}: a message that fails, or an ack wait that is too short"
+            )?;
+        }
+        for PolicyAnswer { policy, instances, because } in &self.answers {
+            let instances = instances.map_or("-".to_owned(), |count| count.to_string());
+            writeln!(f, "  {policy:<14} {instances:>3}  {because}")?;
+        }
+        for Limit { rule, from, to, because } in &self.limits {
+            writeln!(f, "  {rule:<14} {from} -> {to}  {because}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,54 @@
+//! As many instances as keep messages from waiting longer than promised (Little's law).
+
+use super::{Answer, Policy, View, instances_for};
+
+/// `max(ceil(lambda / (rho mu)), ceil(P / (mu W)))`, and `beta sqrt(lambda / mu)` spare ones.
+///
+/// By Little's law a message that comes to a backlog of `P` before `n` instances waits `P / (n mu)`; that must be no
+/// more than `W`. The spare ones are the square-root staffing rule, which takes up the chance in the arrivals.
+#[derive(Clone, Copy, Debug)]
+pub struct LatencySlo {
+    /// As for [`Rate`](super::Rate).
+    pub target_utilisation: f64,
+    /// How long a message may wait, in seconds, above 0.
+    pub wait_s: f64,
+    /// Spare instances, in square roots of the busy ones; 0 for none.
+    pub beta: f64,
+}
+
+impl Policy for LatencySlo {
+    fn name(&self) -> &'static str {
+        "latency-slo"
+    }
+
+    fn desire(&mut self, view: &View) -> Answer {
+        let Some(service_rate) = view.service_rate else { return Answer::unlearned() };
+        let LatencySlo { target_utilisation: rho, wait_s, beta } = *self;
+        let (lambda, backlog) = (view.arrival_rate, view.backlog());
+        let carrying = instances_for(lambda, rho * service_rate);
+        let clearing = instances_for(backlog as f64, service_rate * wait_s);
+        let busy = lambda / service_rate;
+        let staffed = instances_for(busy + beta * busy.sqrt(), 1.0);
+        Answer::want(
+            carrying.max(clearing).max(staffed),
+            format!(
+                "{carrying} to carry {lambda:.1}/s, {clearing} to clear {backlog} within {wait_s} s, {staffed} staffed"
+            ),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_larger_of_carrying_and_clearing_wins() {
+        let mut policy = LatencySlo { target_utilisation: 1.0, wait_s: 2.0, beta: 0.0 };
+        let view = View { arrival_rate: 300.0, service_rate: Some(100.0), ..View::default() };
+        assert_eq!(policy.desire(&view).instances, Some(3));
+        assert_eq!(policy.desire(&View { waiting: 1_000, ..view.clone() }).instances, Some(5));
+        policy.beta = 1.0;
+        assert_eq!(policy.desire(&view).instances, Some(5), "3 and the square root of 3");
+    }
+}

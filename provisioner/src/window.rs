@@ -1,0 +1,278 @@
+//! The last looks at a target: what may be believed of them, and the rates between them.
+
+use std::collections::VecDeque;
+
+use crate::sample::{Fault, Sample};
+
+/// How often the same contradiction must be seen before it is the truth: a purge looks like a lie once, a follower
+/// that lags (<https://github.com/kedacore/keda/issues/7322>) does not stay.
+const CONVINCED_AFTER: u32 = 5;
+
+/// A rise of the arrival rate counts at once when chance explains it no more: so many standard deviations of a
+/// Poisson stream.
+const SIGMAS: f64 = 3.0;
+
+/// How long a look at the newest rate reaches back.
+const NEWEST_MS: u64 = 1_000;
+
+/// What a [`Window`] keeps and believes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WindowRules {
+    /// How far back rates reach, in milliseconds.
+    pub span_ms: u64,
+    /// From which age a look is stale, in milliseconds.
+    pub stale_after_ms: u64,
+}
+
+/// Looks of one target, oldest first.
+#[derive(Clone, Debug)]
+pub struct Window {
+    rules: WindowRules,
+    looks: VecDeque<Sample>,
+    contradictions: u32,
+    /// When the counting began, and what had arrived by then.
+    since: Option<(u64, u64)>,
+    last_arrival_ms: Option<u64>,
+}
+
+impl Window {
+    /// A window that has seen nothing.
+    pub fn new(rules: WindowRules) -> Window {
+        Window { rules, looks: VecDeque::new(), contradictions: 0, since: None, last_arrival_ms: None }
+    }
+
+    /// Takes a look, or refuses it.
+    ///
+    /// # Errors
+    /// The [`Fault`] for which the look cannot be acted on. After a reset the next look has a difference again.
+    pub fn push(&mut self, now_ms: u64, look: Result<Sample, Fault>) -> Result<(), Fault> {
+        let sample = look?;
+        let age_ms = now_ms.saturating_sub(sample.at_ms);
+        if age_ms > self.rules.stale_after_ms {
+            return Err(Fault::Stale { age_ms, limit_ms: self.rules.stale_after_ms });
+        }
+        let Some(last) = self.looks.back() else {
+            self.begin(sample);
+            return Err(Fault::WarmingUp);
+        };
+        if last.source != sample.source {
+            let detail = format!("{} became {}", last.source, sample.source);
+            self.begin(sample);
+            return Err(Fault::Reset(detail));
+        }
+        if sample.at_ms <= last.at_ms {
+            // The same look twice says nothing new; it turns stale if that goes on.
+            return if self.looks.len() > 1 { Ok(()) } else { Err(Fault::WarmingUp) };
+        }
+        if let Some(detail) = contradiction(last, &sample) {
+            self.contradictions += 1;
+            if self.contradictions < CONVINCED_AFTER {
+                return Err(Fault::Contradictory(detail));
+            }
+            self.begin(sample);
+            return Err(Fault::Reset(format!("{detail}, {CONVINCED_AFTER} times in a row")));
+        }
+        self.contradictions = 0;
+        self.note_arrival(last.arrived < sample.arrived, &sample);
+        self.looks.push_back(sample);
+        self.forget_old();
+        Ok(())
+    }
+
+    /// The newest look that is believed.
+    pub fn newest(&self) -> Option<&Sample> {
+        self.looks.back()
+    }
+
+    /// The two newest looks.
+    pub fn newest_pair(&self) -> Option<(&Sample, &Sample)> {
+        let before = self.looks.len().checked_sub(2)?;
+        Some((&self.looks[before], self.looks.back()?))
+    }
+
+    /// When the first look was taken, since a reset if there was one.
+    pub fn since_ms(&self) -> Option<u64> {
+        self.since.map(|(at_ms, _)| at_ms)
+    }
+
+    /// Messages that came since then.
+    pub fn count(&self) -> u64 {
+        let (_, before) = self.since.unwrap_or_default();
+        self.newest().map_or(0, |sample| sample.arrived.saturating_sub(before))
+    }
+
+    /// When the last message came, as far as is known.
+    pub fn last_arrival_ms(&self) -> Option<u64> {
+        self.last_arrival_ms
+    }
+
+    /// Messages a second that came. A rise that chance does not explain counts before the window is full of it.
+    pub fn arrival_rate(&self) -> Option<f64> {
+        let whole = self.rate(self.rules.span_ms, |sample| sample.arrived)?;
+        let newest = self.rate(NEWEST_MS, |sample| sample.arrived)?;
+        let chance = SIGMAS * (whole.max(1.0) * 1_000.0 / NEWEST_MS as f64).sqrt();
+        Some(if newest > whole + chance { newest } else { whole })
+    }
+
+    /// Messages a second that were finished.
+    pub fn completion_rate(&self) -> Option<f64> {
+        self.rate(self.rules.span_ms, |sample| sample.completed)
+    }
+
+    /// How much the arrival rate grew over the window, in messages a second for each second; 0 when it did not, or
+    /// not by more than chance explains.
+    pub fn arrival_growth(&self) -> f64 {
+        let (Some(first), Some(last)) = (self.looks.front(), self.looks.back()) else { return 0.0 };
+        let middle_ms = u64::midpoint(first.at_ms, last.at_ms);
+        let Some(middle) = self.looks.iter().find(|sample| sample.at_ms >= middle_ms) else { return 0.0 };
+        let (Some(early), Some(late)) = (between(first, middle, arrived), between(middle, last, arrived))
+        else {
+            return 0.0;
+        };
+        let half_s = (last.at_ms - first.at_ms) as f64 / 2_000.0;
+        let chance = SIGMAS * (early.max(1.0) * 2.0 / half_s).sqrt();
+        if late - early > chance { (late - early) / half_s } else { 0.0 }
+    }
+
+    /// The share of time, 0 to 1, in which a message found an instance free: looks without a message that waits, or
+    /// with a pull request that waits.
+    pub fn free_share(&self) -> Option<f64> {
+        let judged = self.looks.iter().filter_map(|sample| {
+            let waiting = sample.waiting?;
+            Some(waiting == 0 || sample.waiting_pulls.is_some_and(|pulls| pulls > 0))
+        });
+        let (free, all) =
+            judged.fold((0_u32, 0_u32), |(free, all), is_free| (free + u32::from(is_free), all + 1));
+        (all > 0).then(|| f64::from(free) / f64::from(all))
+    }
+
+    fn rate(&self, span_ms: u64, count: impl Fn(&Sample) -> u64) -> Option<f64> {
+        let last = self.looks.back()?;
+        let since_ms = last.at_ms.saturating_sub(span_ms);
+        let before = self.looks.iter().rev().skip(1).find(|sample| sample.at_ms <= since_ms);
+        between(before.or(self.looks.front())?, last, count)
+    }
+
+    fn begin(&mut self, sample: Sample) {
+        self.looks.clear();
+        self.since = Some((sample.at_ms, sample.arrived));
+        self.contradictions = 0;
+        self.note_arrival(sample.backlog() > 0, &sample);
+        self.looks.push_back(sample);
+    }
+
+    fn note_arrival(&mut self, came: bool, sample: &Sample) {
+        let seen = came.then_some(sample.at_ms);
+        self.last_arrival_ms = sample.last_arrival_ms.or(seen).or(self.last_arrival_ms);
+    }
+
+    /// Keeps one look from before the span, so that rates reach over all of it.
+    fn forget_old(&mut self) {
+        let Some(last) = self.looks.back() else { return };
+        let since_ms = last.at_ms.saturating_sub(self.rules.span_ms);
+        while self.looks.len() > 2 && self.looks[1].at_ms <= since_ms {
+            self.looks.pop_front();
+        }
+    }
+}
+
+fn arrived(sample: &Sample) -> u64 {
+    sample.arrived
+}
+
+fn between(before: &Sample, after: &Sample, count: impl Fn(&Sample) -> u64) -> Option<f64> {
+    let elapsed_ms = after.at_ms.checked_sub(before.at_ms).filter(|ms| *ms > 0)?;
+    Some(count(after).saturating_sub(count(before)) as f64 * 1_000.0 / elapsed_ms as f64)
+}
+
+/// What of a look cannot be true, one source's counters only ever growing.
+fn contradiction(before: &Sample, after: &Sample) -> Option<String> {
+    let fell = |what: &str, before: u64, after: u64| {
+        (after < before).then(|| format!("{what} fell from {before} to {after}"))
+    };
+    fell("messages that ever came", before.arrived, after.arrived)
+        .or_else(|| fell("messages ever finished", before.completed, after.completed))
+        .or_else(|| fell("time ever spent", before.busy_ms?, after.busy_ms?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RULES: WindowRules = WindowRules { span_ms: 5_000, stale_after_ms: 3_000 };
+
+    fn look(at_ms: u64, arrived: u64) -> Result<Sample, Fault> {
+        Ok(Sample { at_ms, arrived, completed: arrived, waiting: Some(0), ..Sample::default() })
+    }
+
+    /// A window that looked once a second, `per_second` more messages each time.
+    fn steady(per_second: u64, seconds: u64) -> Window {
+        let mut window = Window::new(RULES);
+        for second in 0..=seconds {
+            window.push(second * 1_000, look(second * 1_000, second * per_second)).ok();
+        }
+        window
+    }
+
+    #[test]
+    fn rates_are_those_of_the_window_and_not_of_all_time() {
+        let mut window = steady(100, 60);
+        for second in 61..=65 {
+            window.push(second * 1_000, look(second * 1_000, 6_000)).unwrap();
+        }
+        assert_eq!(window.arrival_rate(), Some(0.0));
+        assert_eq!(window.last_arrival_ms(), Some(60_000));
+    }
+
+    #[test]
+    fn a_jump_counts_at_once_and_chance_does_not() {
+        let mut window = steady(100, 10);
+        window.push(11_000, look(11_000, 1_120)).unwrap();
+        assert_eq!(window.arrival_rate(), Some(104.0), "120 after 100 may be chance");
+        window.push(12_000, look(12_000, 2_120)).unwrap();
+        assert_eq!(window.arrival_rate(), Some(1_000.0));
+    }
+
+    #[test]
+    fn growth_is_that_of_a_ramp() {
+        let mut window = Window::new(RULES);
+        for second in 0..10 {
+            let arrived = 500 * second * second;
+            window.push(second * 1_000, look(second * 1_000, arrived)).ok();
+        }
+        let growth = window.arrival_growth();
+        assert!((800.0..1_200.0).contains(&growth), "{growth}");
+        assert!(steady(500, 20).arrival_growth().abs() < f64::EPSILON);
+    }
+
+    #[test]
+    fn what_cannot_be_acted_on_is_refused_with_its_reason() {
+        let mut window = steady(100, 10);
+        let missing = Fault::Missing("no answer".into());
+        assert_eq!(window.push(11_000, Err(missing.clone())), Err(missing));
+        assert!(matches!(window.push(14_001, look(11_000, 1_100)), Err(Fault::Stale { age_ms: 3_001, .. })));
+        assert!(matches!(window.push(12_000, look(12_000, 5)), Err(Fault::Contradictory(_))));
+        let other = Sample { source: "another".into(), ..look(13_000, 5).unwrap() };
+        assert!(matches!(window.push(13_000, Ok(other)), Err(Fault::Reset(_))));
+        assert_eq!(window.arrival_rate(), None, "one look has no rate");
+    }
+
+    #[test]
+    fn a_contradiction_that_stays_becomes_the_truth() {
+        let mut window = steady(100, 10);
+        for second in 11..15 {
+            let refused = window.push(second * 1_000, look(second * 1_000, 5));
+            assert!(matches!(refused, Err(Fault::Contradictory(_))), "{refused:?}");
+        }
+        assert!(matches!(window.push(15_000, look(15_000, 5)), Err(Fault::Reset(_))));
+        assert_eq!(window.push(16_000, look(16_000, 105)), Ok(()));
+        assert_eq!(window.arrival_rate(), Some(100.0));
+    }
+
+    #[test]
+    fn the_same_look_again_is_no_news_until_it_is_stale() {
+        let mut window = steady(100, 10);
+        assert_eq!(window.push(12_000, look(10_000, 1_000)), Ok(()));
+        assert!(matches!(window.push(14_000, look(10_000, 1_000)), Err(Fault::Stale { .. })));
+    }
+}
