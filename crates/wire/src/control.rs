@@ -7,6 +7,9 @@
 //! | `natsway.worker.<instance>` | that worker instance | [`WorkerCommand`] |
 //! | `natsway.present.<service subject>` | every worker of that subject | empty, with a reply subject: each that is not leaving answers with its id; an id, without: that instance has come |
 //! | `natsway.tombstone.<service subject>` | every gateway | queue group name; each answers once it stands in for the subject |
+//! | `natsway.drain.<service subject>` | every worker of that subject | empty; each that serves nothing else leaves, and answers with its id first |
+//! | `natsway.figures.<sender>` | gateways, command lines | the figures of whoever sends requests, each second; JSON |
+//! | `natsway.report` | whoever sends requests | empty, with a reply subject: each answers with all of its figures |
 
 use bytes::Bytes;
 
@@ -47,6 +50,21 @@ pub fn tombstone_subject(service: &Subject) -> String {
 /// What [`tombstone_subject`] puts before the service subject, without the dot.
 pub fn tombstone_prefix() -> String {
     format!("{CONTROL_PREFIX}.tombstone")
+}
+
+/// The subject on which the workers of a service subject are asked to leave.
+pub fn drain_subject(service: &Subject) -> String {
+    format!("{CONTROL_PREFIX}.drain.{service}")
+}
+
+/// The subject on which a sender of requests tells its figures; `*` in its stead is all of them.
+pub fn figures_subject(sender: &str) -> String {
+    format!("{CONTROL_PREFIX}.figures.{sender}")
+}
+
+/// The subject on which all senders of requests are asked for their figures.
+pub fn report_subject() -> String {
+    format!("{CONTROL_PREFIX}.report")
 }
 
 /// Checks an instance id from the wire, since it becomes a token of a subject.
