@@ -5,19 +5,22 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use natsway_boot::Broker;
+use natsway_routes::report;
 use natsway_routes::table::RouteTable;
-use natsway_routes::watch::{self, Bucket, InForce};
+use natsway_routes::watch::{Bucket, InForce, follow};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
-use tokio::task::LocalSet;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{LocalSet, spawn_local};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::connection::{self, Leaving};
 use crate::core::Core;
+use crate::identity::Identity;
 use crate::link::INBOX_PREFIX;
 use crate::listener::{Accepted, Seat, accept, bind};
 use crate::metrics::CoreMetrics;
@@ -26,6 +29,9 @@ use crate::{admin, tombstone};
 
 /// Connections that may wait for a core to take them over; the listener waits when there are more.
 const HANDOVER: usize = 256;
+
+/// How long telling others that this gateway is gone may take.
+const LAST_REPORT: Duration = Duration::from_millis(500);
 
 /// Where a gateway's routes come from.
 #[derive(Debug)]
@@ -92,14 +98,19 @@ pub async fn run(
 
     let control = broker.connect("apiproxy control", INBOX_PREFIX).await.map_err(StartError::Broker)?;
     if let Some(bucket) = bucket {
-        tokio::spawn(watch::follow(control.clone(), bucket, in_force.clone()));
+        tokio::spawn(follow(control.clone(), bucket, in_force.clone()));
     }
+    let cores: Arc<[Arc<CoreMetrics>]> = seats.iter().map(|seat| Arc::clone(&seat.metrics)).collect();
+    let identity = Identity::new(settings.listen);
+    let finished = CancellationToken::new();
+    let figures = Arc::clone(&cores);
+    let reporting = tokio::spawn(report::keep(
+        control.clone(),
+        move || identity.report(&figures),
+        finished.clone().cancelled_owned(),
+    ));
     tokio::spawn(tombstone::keep(control));
-    let watched = admin::Watched {
-        cores: seats.iter().map(|seat| Arc::clone(&seat.metrics)).collect(),
-        routes: in_force,
-        draining: leaving.draining.clone(),
-    };
+    let watched = admin::Watched { cores, routes: in_force, draining: leaving.draining.clone() };
     let admin = axum::serve(admin_listener, admin::router(watched));
     tokio::spawn(async move {
         if let Err(error) = admin.await {
@@ -113,6 +124,9 @@ pub async fn run(
 
     shutdown.cancelled().await;
     drain(&settings, leaving, stop_accepting, accepting, threads).await;
+    finished.cancel();
+    // Others would wait for this gateway a while if they missed its last report, and not for ever.
+    tokio::time::timeout(LAST_REPORT, reporting).await.ok();
     Ok(())
 }
 
@@ -177,8 +191,10 @@ impl CoreThread {
 
     /// Serves connections until the listener is closed and the last connection has ended.
     async fn run(self, mut handed_over: mpsc::Receiver<Accepted>) {
+        let revisions = self.in_force.revisions.subscribe();
         let core = Core::new(self.settings, Arc::clone(&self.metrics), self.in_force);
         core.keep_connected(&self.broker);
+        spawn_local(follow_routes(Rc::clone(&core), revisions));
         let connections = TaskTracker::new();
         while let Some(Accepted { stream, peer, permit }) = handed_over.recv().await {
             let (core, leaving, metrics) =
@@ -194,5 +210,18 @@ impl CoreThread {
         }
         connections.close();
         connections.wait().await;
+    }
+}
+
+/// Says by which routes this core goes. A request chooses its version and is counted as out without giving way to this
+/// task in between, so whatever went by older routes is counted when a newer revision is said here.
+async fn follow_routes(core: Rc<Core>, mut revisions: watch::Receiver<u64>) {
+    loop {
+        let revision = *revisions.borrow_and_update();
+        core.routes();
+        core.metrics.goes_by(revision);
+        if revisions.changed().await.is_err() {
+            return;
+        }
     }
 }

@@ -17,6 +17,7 @@ pub mod core;
 pub mod encode;
 pub mod gateway;
 pub mod headers;
+pub mod identity;
 pub mod inspect;
 pub mod link;
 pub mod listener;

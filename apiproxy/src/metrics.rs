@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use natsway_routes::figures::{Figures, Recorder};
+use natsway_routes::report::VersionFigures;
 use natsway_routes::watch::Reading;
 
 use crate::retry::Miss;
@@ -84,8 +87,8 @@ pub struct TargetStats {
     responses: [Counter; 4],
     /// From the request's head to the response's.
     duration: Histogram,
-    /// Tries that are out.
-    pub in_flight: Gauge,
+    /// The tries that were made with it.
+    pub tries: Recorder,
 }
 
 impl TargetStats {
@@ -119,7 +122,10 @@ pub struct CoreMetrics {
     /// Connections to the broker that were made.
     pub sessions: Counter,
     problems: Mutex<BTreeMap<&'static str, u64>>,
-    targets: Mutex<Vec<Arc<TargetStats>>>,
+    /// By route and version.
+    targets: Mutex<BTreeMap<String, BTreeMap<String, Arc<TargetStats>>>>,
+    /// The revision of the routes by which every request goes that is sent from now on.
+    routes_revision: AtomicU64,
 }
 
 impl CoreMetrics {
@@ -137,7 +143,7 @@ impl CoreMetrics {
     /// The figures of a version, made at the first call, kept over every change of the table.
     pub fn target(&self, route: &str, version: &str) -> Arc<TargetStats> {
         let mut targets = lock(&self.targets);
-        if let Some(known) = targets.iter().find(|stats| stats.route == route && stats.version == version) {
+        if let Some(known) = targets.get(route).and_then(|versions| versions.get(version)) {
             return Arc::clone(known);
         }
         let stats = Arc::new(TargetStats {
@@ -145,10 +151,25 @@ impl CoreMetrics {
             version: version.to_owned(),
             responses: Default::default(),
             duration: Histogram::default(),
-            in_flight: Gauge::default(),
+            tries: Recorder::default(),
         });
-        targets.push(Arc::clone(&stats));
+        targets.entry(route.to_owned()).or_default().insert(version.to_owned(), Arc::clone(&stats));
         stats
+    }
+
+    /// Says that all requests that this core sends from now on go by the routes of `revision`.
+    pub fn goes_by(&self, revision: u64) {
+        self.routes_revision.store(revision, Release);
+    }
+
+    /// The revision by which it goes. Tries that went by older routes are among those read after this.
+    pub fn routes_revision(&self) -> u64 {
+        self.routes_revision.load(Acquire)
+    }
+
+    /// The figures of all versions that there ever were.
+    fn all_targets(&self) -> Vec<Arc<TargetStats>> {
+        lock(&self.targets).values().flat_map(|versions| versions.values().cloned()).collect()
     }
 }
 
@@ -220,7 +241,7 @@ fn problems(cores: &[Arc<CoreMetrics>]) -> BTreeMap<&'static str, u64> {
 
 fn render_targets(page: &mut Page, cores: &[Arc<CoreMetrics>]) {
     let mut targets: BTreeMap<(String, String), Vec<Arc<TargetStats>>> = BTreeMap::new();
-    for stats in cores.iter().flat_map(|core| lock(&core.targets).clone()) {
+    for stats in cores.iter().flat_map(|core| core.all_targets()) {
         targets.entry((stats.route.clone(), stats.version.clone())).or_default().push(stats);
     }
     // Names are letters, digits, `-` and `_`, so labels need no escapes.
@@ -238,10 +259,32 @@ fn render_targets(page: &mut Page, cores: &[Arc<CoreMetrics>]) {
             page.sample("natsway_responses_total", &labels, total);
         }
     }
+    let tries: Vec<(String, Figures)> =
+        targets.iter().map(|(names, stats)| (label(names), sum_of_tries(stats))).collect();
     page.family("natsway_in_flight", "gauge", "Tries that are out, by route and version.");
-    for (names, stats) in &targets {
-        let total: i64 = stats.iter().map(|stats| stats.in_flight.get()).sum();
-        page.sample("natsway_in_flight", &label(names), total);
+    for (labels, tries) in &tries {
+        page.sample("natsway_in_flight", labels, tries.in_flight);
+    }
+    page.family("natsway_tries_total", "counter", "Tries that ended, by route and version.");
+    for (labels, tries) in &tries {
+        page.sample("natsway_tries_total", labels, tries.requests());
+    }
+    page.family(
+        "natsway_try_errors_total",
+        "counter",
+        "Tries that ended with a status of 500 or more, or without a response.",
+    );
+    for (labels, tries) in &tries {
+        page.sample("natsway_try_errors_total", labels, tries.errors);
+    }
+    page.family("natsway_try_seconds", "histogram", "From sending a try to its end, however it ended.");
+    for (labels, tries) in &tries {
+        for (bound_us, count) in tries.latency.cumulative_by_octave() {
+            let bound = bound_us as f64 / 1e6;
+            page.sample("natsway_try_seconds_bucket", &format!("{labels},le=\"{bound}\""), count);
+        }
+        page.sample("natsway_try_seconds_bucket", &format!("{labels},le=\"+Inf\""), tries.requests());
+        page.sample("natsway_try_seconds_count", labels, tries.requests());
     }
     page.family("natsway_duration_seconds", "histogram", "From a request's head to its response's head.");
     for (names, stats) in &targets {
@@ -256,6 +299,25 @@ fn render_targets(page: &mut Page, cores: &[Arc<CoreMetrics>]) {
         page.sample("natsway_duration_seconds_sum", &label(names), sum_us as f64 / 1e6);
         page.sample("natsway_duration_seconds_count", &label(names), cumulative);
     }
+}
+
+/// The tries of all cores with one version.
+fn sum_of_tries(cores: &[Arc<TargetStats>]) -> Figures {
+    let mut sum = Figures::default();
+    for stats in cores {
+        sum += &stats.tries.read();
+    }
+    sum
+}
+
+/// The tries with every version that was tried, all cores together.
+pub fn versions(cores: &[Arc<CoreMetrics>]) -> Vec<VersionFigures> {
+    let mut sums = BTreeMap::<(String, String), Figures>::new();
+    for stats in cores.iter().flat_map(|core| core.all_targets()).filter(|stats| stats.tries.is_used()) {
+        *sums.entry((stats.route.clone(), stats.version.clone())).or_default() += &stats.tries.read();
+    }
+    let version = |((route, version), figures)| VersionFigures { route, version, figures };
+    sums.into_iter().map(version).collect()
 }
 
 /// A page of samples.
@@ -283,7 +345,9 @@ mod tests {
             core.requests.inc();
             core.missed(Miss::NoResponders);
             core.problem("no_route");
-            core.target("math", "blue").responded(http::StatusCode::OK, Duration::from_millis(2));
+            let math = core.target("math", "blue");
+            math.responded(http::StatusCode::OK, Duration::from_millis(2));
+            math.tries.begin().failed();
         }
         let page = render(&cores, &Reading::default());
         for line in [
@@ -295,6 +359,8 @@ mod tests {
             "natsway_duration_seconds_bucket{route=\"math\",version=\"blue\",le=\"0.0025\"} 2",
             "natsway_duration_seconds_count{route=\"math\",version=\"blue\"} 2",
             "natsway_duration_seconds_sum{route=\"math\",version=\"blue\"} 0.004",
+            "natsway_try_errors_total{route=\"math\",version=\"blue\"} 2",
+            "natsway_try_seconds_bucket{route=\"math\",version=\"blue\",le=\"67.108864\"} 2",
         ] {
             assert!(page.lines().any(|have| have == line), "{line} is not in:\n{page}");
         }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::{Body, Incoming};
+use natsway_routes::figures::Attempt;
 use natsway_routes::table::{Lookup, Route};
 use natsway_wire::envelope;
 use natsway_wire::native::NativeReply;
@@ -19,7 +20,7 @@ use crate::encode::{Encoded, Sending};
 use crate::headers::{Origin, REQUEST_ID, check_response, sound_request_id};
 use crate::inspect::{authority, inspect};
 use crate::link::{Answer, Link, Outgoing};
-use crate::metrics::{Gauge, TargetStats};
+use crate::metrics::TargetStats;
 use crate::problem::Problem;
 use crate::retry::{Miss, Next, Tries};
 
@@ -83,10 +84,16 @@ async fn serve(
     let host = authority.host().trim_matches(['[', ']']).to_ascii_lowercase();
     let authority = authority.as_str().to_owned();
 
-    let first = resolve(core, &host, &head)?;
+    let mut first = resolve(core, &host, &head)?;
     let body = match body.is_end_stream() {
         true => Bytes::new(),
-        false => read_body(body, first.route().limits.body_bytes, core.settings.client.body_timeout).await?,
+        false => {
+            let limit_bytes = first.route().limits.body_bytes;
+            let body = read_body(body, limit_bytes, core.settings.client.body_timeout).await?;
+            // A slow body must not go to a version that has been drained meanwhile.
+            first = resolve(core, &host, &head)?;
+            body
+        }
     };
     Call { core, started, host, head, body, peer, authority, request_id }.run(first).await
 }
@@ -157,8 +164,10 @@ impl Call<'_> {
                 None => Answer::Miss(Miss::NotConnected),
                 Some(link) => {
                     let outgoing = self.prepare(route, target, &link, deadline, &mut encoded)?;
-                    let _in_flight = InFlight::new(&target.stats.in_flight);
-                    link.call(outgoing).await
+                    let attempt = target.stats.tries.begin();
+                    let answer = link.call(outgoing).await;
+                    count(attempt, &answer);
+                    answer
                 }
             };
             let miss = match answer {
@@ -297,19 +306,18 @@ impl Call<'_> {
     }
 }
 
-/// A try that is out, for the gauge.
-struct InFlight<'g>(&'g Gauge);
-
-impl<'g> InFlight<'g> {
-    fn new(gauge: &'g Gauge) -> InFlight<'g> {
-        gauge.add(1);
-        InFlight(gauge)
-    }
-}
-
-impl Drop for InFlight<'_> {
-    fn drop(&mut self) {
-        self.0.add(-1);
+/// Counts how a try ended, for or against its version.
+fn count(attempt: Attempt<'_>, answer: &Answer) {
+    let status = match answer {
+        // Neither is the version's doing.
+        Answer::Miss(Miss::NotConnected | Miss::ConnectionLost) => return attempt.withdraw(),
+        Answer::Miss(_) | Answer::Unreadable(_) => return attempt.failed(),
+        Answer::Http(response) | Answer::Native(NativeReply::Response(response)) => response.status,
+        Answer::Native(NativeReply::ServiceError { status, .. }) => *status,
+    };
+    match status.is_server_error() {
+        true => attempt.failed(),
+        false => drop(attempt),
     }
 }
 

@@ -22,7 +22,7 @@ fn document(path: &str, weights: [u32; 2]) -> RouteDocument {
 }
 
 async fn store(broker: &Broker) -> RouteStore {
-    RouteStore::open(broker.connect().await, BUCKET).await.unwrap()
+    RouteStore::open_or_create(broker.connect().await, BUCKET, 1).await.unwrap()
 }
 
 /// Runs `apiproxy routes ...` and gives what it printed.
@@ -71,6 +71,19 @@ async fn a_change_is_in_force_at_every_gateway_without_a_restart() {
     let late = Gateway::launch_live(&broker, ROUTES);
     late.ready().await;
     assert_eq!(late.get("/any").await.status, 404);
+}
+
+#[tokio::test]
+async fn a_bucket_filled_after_it_was_opened_is_not_taken_for_empty() {
+    use futures_util::StreamExt;
+    use natsway_routes::store::Update;
+    let broker = Broker::builder().jetstream().start().await;
+    let store = store(&broker).await;
+    store.put(&document("/a", [1, 0]), None).await.unwrap();
+    let mut updates = std::pin::pin!(store.watch().await.unwrap());
+    let first = tokio::time::timeout(DEADLINE, updates.next()).await.unwrap().unwrap();
+    // A gateway that seeds the bucket would be ready with no route at all.
+    assert!(matches!(first, Update::Change(_)), "{first:?}");
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ mod answers;
 mod broker;
 mod cancel;
 mod drain;
+mod figures;
 mod hostile;
 mod limits;
 mod live;

@@ -2,8 +2,8 @@
 //!
 //! [`document`] is a route as operators write it, [`table`] what answers a request; [`feed`] makes the one of the other
 //! and keeps what was good when something is refused. These are pure. [`store`] reads and writes the bucket, [`watch`]
-//! keeps a table in force equal to it. [`figures`] is what
-//! senders of requests count of each version, [`report`] how they tell it. The gateway uses all of it, and so does whoever calls services without one.
+//! keeps a table in force equal to it. [`figures`] is what senders of requests count of each version, [`report`] how they
+//! tell it. The gateway uses all of it, and so does whoever calls services without one.
 
 pub mod document;
 pub mod feed;

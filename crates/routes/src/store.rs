@@ -191,7 +191,9 @@ impl RouteStore {
     /// [`StoreErrorKind::Unavailable`].
     pub async fn watch(&self) -> Result<impl futures_util::Stream<Item = Update> + use<>, StoreError> {
         let failed = |error: String| StoreError::new(StoreErrorKind::Unavailable, "watch routes", error);
-        let is_empty = self.bucket.status().await.map_err(|error| failed(error.to_string()))?.values() == 0;
+        // Asked anew: the bucket's own status is that of the moment when it was opened.
+        let info = self.bucket.stream.get_info().await.map_err(|error| failed(error.to_string()))?;
+        let is_empty = info.state.messages == 0;
         let entries = self.bucket.watch_with_history(">").await.map_err(|error| failed(error.to_string()))?;
         let at_once = is_empty.then_some(Update::Complete);
         let updates = entries.map(|entry| match entry {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use async_nats::Client;
 use futures_util::StreamExt;
+use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use crate::document::RouteDocument;
@@ -37,6 +38,8 @@ pub struct InForce {
     pub known: Arc<AtomicBool>,
     /// What it was made of.
     pub reading: Arc<ArcSwap<Reading>>,
+    /// The newest revision in force, told after the table is: who waits here finds the table of it, or a newer one.
+    pub revisions: watch::Sender<u64>,
 }
 
 /// What was taken in of the bucket last.
@@ -60,7 +63,8 @@ impl InForce {
 
     /// No routes yet.
     pub fn unknown() -> InForce {
-        InForce { table: Arc::default(), known: Arc::default(), reading: Arc::default() }
+        let (table, known, reading) = Default::default();
+        InForce { table, known, reading, revisions: watch::Sender::new(0) }
     }
 
     fn publish(&self, table: RouteTable, revision: u64, refusals: Vec<Refusal>) {
@@ -68,6 +72,7 @@ impl InForce {
         self.reading.store(Arc::new(Reading { serving, refusals, revision }));
         self.table.store(Arc::new(table));
         self.known.store(true, Ordering::Release);
+        self.revisions.send_replace(revision);
     }
 }
 
