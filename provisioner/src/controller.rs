@@ -20,6 +20,8 @@ pub struct ControllerRules {
     pub concurrency: f64,
     /// Messages that one instance fetches ahead.
     pub prefetch: u32,
+    /// A load this close to what the present instances are for is no reason to change: 0.1 is 10 %.
+    pub tolerance: f64,
     /// The limiting rules.
     pub scale: ScaleRules,
 }
@@ -35,6 +37,8 @@ pub struct Controller {
     decided: Option<u32>,
     last_ready: u32,
     learned_until_ms: u64,
+    /// Since when nothing has waited, while the rate of an instance is not known.
+    quiet_since_ms: Option<u64>,
 }
 
 impl Controller {
@@ -54,6 +58,7 @@ impl Controller {
             decided: None,
             last_ready: 0,
             learned_until_ms: 0,
+            quiet_since_ms: None,
         }
     }
 
@@ -106,19 +111,25 @@ impl Controller {
     fn act(&mut self, now_ms: u64, fleet: Fleet) -> Decision {
         self.learn(fleet);
         let view = self.view(now_ms, fleet);
+        let from = fleet.present();
         let mut answers = Vec::with_capacity(self.policies.len());
         for policy in &mut self.policies {
             let answer = policy.desire(&view);
-            let (policy, because) = (policy.name().to_owned(), answer.because);
-            answers.push(PolicyAnswer { policy, instances: answer.instances, because });
+            let instances = answer.instances(from, self.rules.tolerance);
+            answers.push(PolicyAnswer {
+                policy: policy.name().to_owned(),
+                instances,
+                because: answer.because,
+            });
         }
-        let from = fleet.present();
         let wanted = answers.iter().filter_map(|answer| answer.instances).max();
-        // Nobody can tell: the rate of an instance is learned from one that works, so one there must be.
-        let someone = u32::from(view.backlog() > 0);
-        let asked = wanted.unwrap_or_else(|| self.decided.unwrap_or(from).max(someone));
-        let traffic = Traffic { idle_ms: view.idle_ms(), backlog: view.backlog() };
-        let (to, limits) = self.limiter.limit(now_ms, from, asked, traffic);
+        let (to, limits) = match wanted {
+            Some(wanted) => {
+                let traffic = Traffic { idle_ms: view.idle_ms(), backlog: view.backlog() };
+                self.limiter.limit(now_ms, from, wanted, traffic)
+            }
+            None => (self.feel_the_way(now_ms, from, &view), Vec::new()),
+        };
         Decision {
             target: self.target.clone(),
             at_ms: now_ms,
@@ -132,6 +143,25 @@ impl Controller {
             limits,
             redelivered: None,
         }
+    }
+
+    /// What to do when no policy can tell. The rate of an instance is learned from one that is busy; so there is one when
+    /// there is work, and where nothing waits one goes now and then, until something does.
+    fn feel_the_way(&mut self, now_ms: u64, from: u32, view: &View) -> u32 {
+        let scale = *self.limiter.rules();
+        let least = scale.min.max(u32::from(view.backlog() > 0 || view.arrival_rate > 0.0));
+        let with_spares = if least > 0 { least.saturating_add(scale.warm_spares) } else { 0 };
+        let decided = self.decided.unwrap_or(from);
+        let nothing_waits = self.window.newest().is_some_and(|sample| sample.waiting == Some(0));
+        let quiet_since_ms = *self.quiet_since_ms.get_or_insert(now_ms);
+        let mut to = decided;
+        if !nothing_waits {
+            self.quiet_since_ms = None;
+        } else if now_ms.saturating_sub(quiet_since_ms) > scale.down_window_ms {
+            self.quiet_since_ms = None;
+            to = decided.saturating_sub(1);
+        }
+        scale.bounded(to.max(with_spares))
     }
 
     fn learn(&mut self, fleet: Fleet) {
@@ -187,11 +217,11 @@ mod tests {
             service_rate: Some(100.0),
             concurrency: 1.0,
             prefetch: 0,
+            tolerance: 0.0,
             scale: ScaleRules {
                 min: 1,
                 max: 10,
                 warm_spares: 0,
-                tolerance: 0.0,
                 up_window_ms: 0,
                 down_window_ms: 0,
                 up_step: None,
@@ -277,6 +307,30 @@ mod tests {
         controller.decide(0, fleet(1), behind(0));
         controller.decide(1_000, fleet(1), behind(1));
         assert_eq!(controller.decide(2_000, fleet(1), behind(2)).to, 3);
+    }
+
+    #[test]
+    fn too_many_to_learn_from_go_one_by_one() {
+        let mut rules = ControllerRules { service_rate: None, ..rules() };
+        rules.scale.down_window_ms = 3_000;
+        let mut controller =
+            Controller::new("orders", rules, vec![Box::new(Rate { target_utilisation: 1.0 })]);
+        let course: Vec<u32> =
+            (0..10).map(|s| controller.decide(s * 1_000, fleet(5), look(s, 90)).to).collect();
+        assert_eq!(course, [5, 5, 5, 5, 5, 4, 4, 4, 4, 4]);
+    }
+
+    #[test]
+    fn spares_do_not_add_up_while_nobody_can_tell() {
+        let mut rules = ControllerRules { service_rate: None, ..rules() };
+        rules.scale.warm_spares = 2;
+        let mut controller =
+            Controller::new("orders", rules, vec![Box::new(Rate { target_utilisation: 1.0 })]);
+        let mut instances = 1;
+        for second in 0..10 {
+            instances = controller.decide(second * 1_000, fleet(instances), look(second, 90)).to;
+        }
+        assert_eq!(instances, 3);
     }
 
     #[test]

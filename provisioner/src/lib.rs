@@ -17,4 +17,5 @@ pub mod policy;
 pub mod sample;
 pub mod scale;
 pub mod service_rate;
+pub mod simulate;
 pub mod window;

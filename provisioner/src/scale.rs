@@ -1,12 +1,11 @@
-//! What stands between the number of instances that is wanted and the one that is set: bounds, spares, tolerance,
-//! stabilisation, cooldown and steps. Pure: time is an argument.
+//! What stands between the number of instances that is wanted and the one that is set: bounds, spares, stabilisation, cooldown and steps. Pure: time is an argument.
 
 use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
 /// The rules, all of one target.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ScaleRules {
     /// The fewest instances.
     pub min: u32,
@@ -15,8 +14,6 @@ pub struct ScaleRules {
     /// Instances kept beyond what is wanted, while any is: all that helps against a jump that is over before an
     /// instance has started.
     pub warm_spares: u32,
-    /// A wanted number this close to the present one is no change: 0.1 is 10 %.
-    pub tolerance: f64,
     /// Scale out no further than was wanted all through this time, in milliseconds.
     pub up_window_ms: u64,
     /// Scale in no further than was wanted all through this time, in milliseconds.
@@ -106,7 +103,6 @@ impl Limiter {
         self.keep_the_last(traffic, &mut course);
         self.add_spares(&mut course);
         self.bound(&mut course);
-        self.tolerate(current, &mut course);
         self.stabilise(now_ms, current, &mut course);
         self.cool_down(now_ms, current, &mut course);
         self.step(now_ms, current, &mut course);
@@ -139,17 +135,6 @@ impl Limiter {
     fn bound(&self, course: &mut Course) {
         let ScaleRules { min, max, .. } = self.rules;
         course.set("bounds", self.rules.bounded(course.number), || format!("{min} to {max}"));
-    }
-
-    fn tolerate(&self, current: u32, course: &mut Course) {
-        let tolerance = self.rules.tolerance;
-        if current == 0 || course.number == 0 || self.rules.bounded(current) != current {
-            return;
-        }
-        // A hair more, so that 22 are within 10 % of 20.
-        if f64::from(course.number.abs_diff(current)) <= f64::from(current) * tolerance + 1e-9 {
-            course.set("tolerance", current, || format!("within {:.0} % of {current}", tolerance * 100.0));
-        }
     }
 
     /// As Kubernetes does it: out to the least that was wanted within one window, in to the most within the other.
@@ -256,7 +241,6 @@ mod tests {
         min: 0,
         max: 1_000,
         warm_spares: 0,
-        tolerance: 0.0,
         up_window_ms: 0,
         down_window_ms: 0,
         up_step: None,
@@ -314,12 +298,6 @@ mod tests {
     }
 
     #[test]
-    fn small_differences_are_tolerated() {
-        let rules = ScaleRules { tolerance: 0.1, ..FREE };
-        assert_eq!(course(rules, 20, &[22, 18, 23, 20]), [20, 20, 23, 20]);
-    }
-
-    #[test]
     fn nothing_is_stopped_right_after_a_change() {
         let rules = ScaleRules { cooldown_ms: 2 * MINUTE_MS, ..FREE };
         assert_eq!(course(rules, 1, &[5, 1, 1, 1]), [5, 5, 1, 1]);
@@ -345,7 +323,7 @@ mod tests {
     proptest! {
         #[test]
         fn bounds_are_never_broken(
-            min in 0_u32..20, more in 0_u32..50, spares in 0_u32..5, tolerance in 0.0_f64..0.5,
+            min in 0_u32..20, more in 0_u32..50, spares in 0_u32..5,
             windows in (0_u64..20_000, 0_u64..20_000, 0_u64..20_000),
             steps in (prop::option::of((0_u32..5, 0_u32..300)), prop::option::of((0_u32..5, 0_u32..300))),
             course in prop::collection::vec((0_u64..5_000, any::<u32>(), 0_u32..100), 1..100),
@@ -354,7 +332,7 @@ mod tests {
                 step.map(|(instances, percent)| Step { instances, percent, period_ms: 3_000 })
             };
             let rules = ScaleRules {
-                min, max: min + more, warm_spares: spares, tolerance,
+                min, max: min + more, warm_spares: spares,
                 up_window_ms: windows.0, down_window_ms: windows.1, cooldown_ms: windows.2,
                 up_step: step(steps.0), down_step: step(steps.1), zero_after_ms: 0,
             };

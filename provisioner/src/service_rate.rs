@@ -31,7 +31,7 @@ impl ServiceRate {
     /// Learns from two looks between which `ready` instances took messages, each up to `concurrency` at a time.
     ///
     /// Where the time spent is counted, messages for each busy second are the rate. Elsewhere instances were busy all
-    /// the time if messages waited at both looks, and what they finished is their rate; and whatever they finished
+    /// the time if a message waited for each of them at both looks, and what they finished is their rate; and whatever they finished
     /// at other times they can do at the least.
     pub fn learn(&mut self, before: &Sample, after: &Sample, ready: u32, concurrency: f64) {
         let elapsed_s = after.at_ms.saturating_sub(before.at_ms) as f64 / 1_000.0;
@@ -47,7 +47,7 @@ impl ServiceRate {
             return;
         }
         let done = completed as f64 / (elapsed_s * f64::from(ready));
-        let waited = |sample: &Sample| sample.waiting.is_some_and(|waiting| waiting > 0);
+        let waited = |sample: &Sample| sample.waiting.is_some_and(|waiting| waiting >= u64::from(ready));
         let nobody_free = after.waiting_pulls.is_none_or(|pulls| pulls == 0);
         let surpassed = self.per_second.is_some_and(|believed| done > believed * SURPASSED);
         let were_busy = waited(before) && waited(after) && nobody_free;

@@ -8,9 +8,14 @@ use crate::sample::{Fault, Sample};
 /// that lags (<https://github.com/kedacore/keda/issues/7322>) does not stay.
 const CONVINCED_AFTER: u32 = 5;
 
-/// A rise of the arrival rate counts at once when chance explains it no more: so many standard deviations of a
-/// Poisson stream.
+/// A rise of the arrival rate counts at once when chance explains it no more: so many standard deviations.
 const SIGMAS: f64 = 3.0;
+
+/// Over how long chance is measured, in seconds.
+const CHANCE_MEMORY_S: f64 = 30.0;
+
+/// A change from one look to the next that is larger than so many deviations is a jump, and counts as this much chance.
+const JUMP_SIGMAS: f64 = 4.0;
 
 /// How long a look at the newest rate reaches back.
 const NEWEST_MS: u64 = 1_000;
@@ -30,6 +35,7 @@ pub struct Window {
     rules: WindowRules,
     looks: VecDeque<Sample>,
     contradictions: u32,
+    chance: Chance,
     /// When the counting began, and what had arrived by then.
     since: Option<(u64, u64)>,
     last_arrival_ms: Option<u64>,
@@ -38,7 +44,14 @@ pub struct Window {
 impl Window {
     /// A window that has seen nothing.
     pub fn new(rules: WindowRules) -> Window {
-        Window { rules, looks: VecDeque::new(), contradictions: 0, since: None, last_arrival_ms: None }
+        Window {
+            rules,
+            looks: VecDeque::new(),
+            contradictions: 0,
+            chance: Chance::default(),
+            since: None,
+            last_arrival_ms: None,
+        }
     }
 
     /// Takes a look, or refuses it.
@@ -73,6 +86,7 @@ impl Window {
             return Err(Fault::Reset(format!("{detail}, {CONVINCED_AFTER} times in a row")));
         }
         self.contradictions = 0;
+        self.chance.learn(last, &sample);
         self.note_arrival(last.arrived < sample.arrived, &sample);
         self.looks.push_back(sample);
         self.forget_old();
@@ -110,7 +124,7 @@ impl Window {
     pub fn arrival_rate(&self) -> Option<f64> {
         let whole = self.rate(self.rules.span_ms, |sample| sample.arrived)?;
         let newest = self.rate(NEWEST_MS, |sample| sample.arrived)?;
-        let chance = SIGMAS * (whole.max(1.0) * 1_000.0 / NEWEST_MS as f64).sqrt();
+        let chance = SIGMAS * self.chance.deviation(whole, NEWEST_MS as f64 / 1_000.0);
         Some(if newest > whole + chance { newest } else { whole })
     }
 
@@ -130,7 +144,7 @@ impl Window {
             return 0.0;
         };
         let half_s = (last.at_ms - first.at_ms) as f64 / 2_000.0;
-        let chance = SIGMAS * (early.max(1.0) * 2.0 / half_s).sqrt();
+        let chance = SIGMAS * self.chance.deviation(early, half_s / 2.0);
         if late - early > chance { (late - early) / half_s } else { 0.0 }
     }
 
@@ -157,6 +171,7 @@ impl Window {
         self.looks.clear();
         self.since = Some((sample.at_ms, sample.arrived));
         self.contradictions = 0;
+        self.chance.before = None;
         self.note_arrival(sample.backlog() > 0, &sample);
         self.looks.push_back(sample);
     }
@@ -173,6 +188,33 @@ impl Window {
         while self.looks.len() > 2 && self.looks[1].at_ms <= since_ms {
             self.looks.pop_front();
         }
+    }
+}
+
+/// How much the arrivals of one second differ from those of the next without meaning anything.
+#[derive(Clone, Copy, Debug, Default)]
+struct Chance {
+    /// The variance of the arrivals of a second, from differences of neighbours, which a slow rise leaves alone.
+    variance: f64,
+    before: Option<f64>,
+}
+
+impl Chance {
+    fn learn(&mut self, before: &Sample, after: &Sample) {
+        let Some(rate) = between(before, after, arrived) else { return };
+        let elapsed_s = (after.at_ms - before.at_ms) as f64 / 1_000.0;
+        if let Some(last) = self.before.replace(rate) {
+            let most = JUMP_SIGMAS * self.deviation(last, 1.0);
+            let difference = (rate - last).abs().min(most);
+            let seen = difference * difference / 2.0 * elapsed_s;
+            let weight = 1.0 - (-elapsed_s / CHANCE_MEMORY_S).exp();
+            self.variance += weight * (seen - self.variance);
+        }
+    }
+
+    /// The standard deviation of a rate that is counted over so many seconds: that of a Poisson stream at the least.
+    fn deviation(&self, rate: f64, seconds: f64) -> f64 {
+        (self.variance.max(rate).max(1.0) / seconds).sqrt()
     }
 }
 

@@ -257,7 +257,7 @@ impl Policy for Analysers {
             self.standing = Some((wanted, verdict));
         }
         match self.standing {
-            Some((wanted, verdict)) => Answer::want(wanted, verdict.analyser),
+            Some((wanted, verdict)) => Answer::exactly(wanted, verdict.analyser),
             None => Answer::none("between two polls"),
         }
     }
@@ -266,6 +266,7 @@ impl Policy for Analysers {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::tests::wanted;
     use crate::sample::Fleet;
 
     const CALM: QueueMetric = QueueMetric {
@@ -320,10 +321,10 @@ mod tests {
             completion_rate: rate,
             ..View::default()
         };
-        assert_eq!(policy.desire(&view(0, 100.0)).instances, None);
-        assert_eq!(policy.desire(&view(1, 900.0)).instances, None);
-        assert_eq!(policy.desire(&view(5, 900.0)).instances, Some(4));
-        assert_eq!(policy.desire(&view(6, 0.0)).instances, Some(4), "one comparison, one instance");
-        assert_eq!(policy.desire(&view(10, 0.0)).instances, Some(2));
+        assert_eq!(wanted(&mut policy, &view(0, 100.0)), None);
+        assert_eq!(wanted(&mut policy, &view(1, 900.0)), None);
+        assert_eq!(wanted(&mut policy, &view(5, 900.0)), Some(4));
+        assert_eq!(wanted(&mut policy, &view(6, 0.0)), Some(4), "one comparison, one instance");
+        assert_eq!(wanted(&mut policy, &view(10, 0.0)), Some(2));
     }
 }

@@ -1,6 +1,6 @@
 //! The rule of the auto-scaler of NATS by Example, as it stands there.
 
-use super::{Answer, Policy, View, instances_for};
+use super::{Answer, Policy, View};
 
 /// One instance more for each call, up to `ceil(r / 500)`; one less for each call once nothing has come for 2 s.
 ///
@@ -31,16 +31,16 @@ impl Policy for Example {
         let current = view.fleet.present();
         let idle_ms = view.idle_ms();
         if view.last_arrival_ms.is_none() || idle_ms >= self.idle_ms {
-            return Answer::want(current.saturating_sub(1), format!("nothing came for {idle_ms} ms"));
+            return Answer::exactly(current.saturating_sub(1), format!("nothing came for {idle_ms} ms"));
         }
         if current == 0 {
-            return Answer::want(1, "messages come and nobody is there");
+            return Answer::exactly(1, "messages come and nobody is there");
         }
         let last_ms = view.last_arrival_ms.unwrap_or(view.now_ms);
         let lifetime_ms = last_ms.saturating_sub(view.since_ms);
         let rate = if lifetime_ms == 0 { 0.0 } else { view.count as f64 * 1_000.0 / lifetime_ms as f64 };
-        let ceiling = instances_for(rate, self.rate_per_instance);
-        Answer::want(
+        let ceiling = (rate / self.rate_per_instance).ceil() as u32;
+        Answer::exactly(
             (current + 1).min(ceiling),
             format!("{rate:.1}/s since the beginning, {} for each instance", self.rate_per_instance),
         )
@@ -50,6 +50,7 @@ impl Policy for Example {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::tests::wanted;
     use crate::sample::Fleet;
 
     /// Two batches of 10,000, at 2,400/s and 1,970/s with 3 s between them, as in the transcript.
@@ -78,7 +79,7 @@ mod tests {
             let (count, last_ms) = arrived_at(now_ms);
             let fleet = Fleet { ready: instances, ..Fleet::default() };
             let view = View { now_ms, fleet, count, last_arrival_ms: Some(last_ms), ..View::default() };
-            instances = rule.desire(&view).instances.unwrap();
+            instances = wanted(&mut rule, &view).unwrap();
             if course.last() != Some(&instances) {
                 course.push(instances);
             }
@@ -88,6 +89,6 @@ mod tests {
 
     #[test]
     fn it_stays_at_zero_while_nothing_comes() {
-        assert_eq!(Example::default().desire(&View::default()).instances, Some(0));
+        assert_eq!(wanted(&mut Example::default(), &View::default()), Some(0));
     }
 }

@@ -1,6 +1,6 @@
 //! As many instances as the arrivals need, and the backlog to be worked off in time.
 
-use super::{Answer, Policy, View, instances_for};
+use super::{Answer, Policy, View};
 
 /// `ceil((lambda + max(0, P - nB) / T) / (rho mu))`: the backlog `P` beyond what `n` instances fetch ahead (`B` each)
 /// is to be gone after `T`.
@@ -21,14 +21,14 @@ impl Policy for Lag {
     }
 
     fn desire(&mut self, view: &View) -> Answer {
-        let Some(service_rate) = view.service_rate else { return Answer::unlearned() };
+        let Some(service_rate) = view.service_rate else { return Answer::unlearned(view) };
         let fetched_ahead = u64::from(view.prefetch).saturating_mul(u64::from(view.fleet.ready));
         let lag = view.backlog().saturating_sub(fetched_ahead);
         let Lag { target_utilisation: rho, drain_s } = *self;
         let load = view.arrival_rate + lag as f64 / drain_s;
         let lambda = view.arrival_rate;
-        Answer::want(
-            instances_for(load, rho * service_rate),
+        Answer::load(
+            load / (rho * service_rate),
             format!(
                 "{lambda:.1}/s and a lag of {lag} within {drain_s} s, over {rho} of {service_rate:.1}/s each"
             ),
@@ -39,6 +39,7 @@ impl Policy for Lag {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::tests::wanted;
     use crate::sample::Fleet;
 
     #[test]
@@ -51,8 +52,8 @@ mod tests {
             fleet: Fleet { ready: 2, ..Fleet::default() },
             ..View::default()
         };
-        assert_eq!(policy.desire(&view).instances, Some(4));
+        assert_eq!(wanted(&mut policy, &view), Some(4));
         let fetched = View { waiting: 0, in_hand: 200, prefetch: 100, ..view };
-        assert_eq!(policy.desire(&fetched).instances, Some(2), "what was fetched ahead is no lag");
+        assert_eq!(wanted(&mut policy, &fetched), Some(2), "what was fetched ahead is no lag");
     }
 }

@@ -1,6 +1,6 @@
 //! As many instances as keep messages from waiting longer than promised (Little's law).
 
-use super::{Answer, Policy, View, instances_for};
+use super::{Answer, Policy, View};
 
 /// `max(ceil(lambda / (rho mu)), ceil(P / (mu W)))`, and `beta sqrt(lambda / mu)` spare ones.
 ///
@@ -22,17 +22,17 @@ impl Policy for LatencySlo {
     }
 
     fn desire(&mut self, view: &View) -> Answer {
-        let Some(service_rate) = view.service_rate else { return Answer::unlearned() };
+        let Some(service_rate) = view.service_rate else { return Answer::unlearned(view) };
         let LatencySlo { target_utilisation: rho, wait_s, beta } = *self;
         let (lambda, backlog) = (view.arrival_rate, view.backlog());
-        let carrying = instances_for(lambda, rho * service_rate);
-        let clearing = instances_for(backlog as f64, service_rate * wait_s);
+        let carrying = lambda / (rho * service_rate);
+        let clearing = backlog as f64 / (service_rate * wait_s);
         let busy = lambda / service_rate;
-        let staffed = instances_for(busy + beta * busy.sqrt(), 1.0);
-        Answer::want(
+        let staffed = busy + beta * busy.sqrt();
+        Answer::load(
             carrying.max(clearing).max(staffed),
             format!(
-                "{carrying} to carry {lambda:.1}/s, {clearing} to clear {backlog} within {wait_s} s, {staffed} staffed"
+                "{carrying:.1} to carry {lambda:.1}/s, {clearing:.1} to clear {backlog} within {wait_s} s, {staffed:.1} staffed"
             ),
         )
     }
@@ -41,14 +41,15 @@ impl Policy for LatencySlo {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::tests::wanted;
 
     #[test]
     fn the_larger_of_carrying_and_clearing_wins() {
         let mut policy = LatencySlo { target_utilisation: 1.0, wait_s: 2.0, beta: 0.0 };
         let view = View { arrival_rate: 300.0, service_rate: Some(100.0), ..View::default() };
-        assert_eq!(policy.desire(&view).instances, Some(3));
-        assert_eq!(policy.desire(&View { waiting: 1_000, ..view.clone() }).instances, Some(5));
+        assert_eq!(wanted(&mut policy, &view), Some(3));
+        assert_eq!(wanted(&mut policy, &View { waiting: 1_000, ..view.clone() }), Some(5));
         policy.beta = 1.0;
-        assert_eq!(policy.desire(&view).instances, Some(5), "3 and the square root of 3");
+        assert_eq!(wanted(&mut policy, &view), Some(5), "3 and the square root of 3");
     }
 }

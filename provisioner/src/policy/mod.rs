@@ -65,26 +65,67 @@ impl View {
 }
 
 /// What a policy answers.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Answer {
-    /// The instances that it wants; `None` when it cannot tell.
-    pub instances: Option<u32>,
+    /// The instances that it wants.
+    pub want: Want,
     /// Why, with the figures that it used.
     pub because: String,
 }
 
+/// The instances that a policy wants.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Want {
+    /// It cannot tell.
+    Unknown,
+    /// Exactly so many.
+    Exactly(u32),
+    /// So many instances' worth of load: the present number stays if it is near enough, and otherwise it is rounded up.
+    Load(f64),
+}
+
 impl Answer {
-    /// So many, for this reason.
-    pub fn want(instances: u32, because: impl Into<String>) -> Answer {
-        Answer { instances: Some(instances), because: because.into() }
+    /// Exactly so many, for this reason.
+    pub fn exactly(instances: u32, because: impl Into<String>) -> Answer {
+        Answer { want: Want::Exactly(instances), because: because.into() }
+    }
+
+    /// So many instances' worth of load, for this reason.
+    pub fn load(instances: f64, because: impl Into<String>) -> Answer {
+        Answer { want: Want::Load(instances), because: because.into() }
     }
 
     /// No opinion, for this reason.
     pub fn none(because: impl Into<String>) -> Answer {
-        Answer { instances: None, because: because.into() }
+        Answer { want: Want::Unknown, because: because.into() }
     }
 
-    fn unlearned() -> Answer {
+    /// The whole number of instances, when there are `current`: a load within `tolerance` of what they are for (0.1 is
+    /// 10 %) is no reason to change, and fewer must carry it with as much to spare. So a load that hovers about what a
+    /// whole number carries does not make it bounce.
+    pub fn instances(&self, current: u32, tolerance: f64) -> Option<u32> {
+        match self.want {
+            Want::Unknown => None,
+            Want::Exactly(instances) => Some(instances),
+            Want::Load(load) => {
+                let present = f64::from(current);
+                let near = current > 0 && (load - present).abs() <= present * tolerance;
+                let enough = whole(load);
+                let to_spare = whole(load / (1.0 - tolerance).max(f64::EPSILON));
+                Some(if near || enough < current && to_spare > current {
+                    current
+                } else {
+                    enough.max(to_spare.min(current))
+                })
+            }
+        }
+    }
+
+    /// Without a rate nothing can be said, but that nothing needs nobody.
+    fn unlearned(view: &View) -> Answer {
+        if view.arrival_rate == 0.0 && view.backlog() == 0 {
+            return Answer::load(0.0, "nothing comes and nothing waits");
+        }
         Answer::none("the rate of an instance is not learned yet")
     }
 }
@@ -101,26 +142,42 @@ pub trait Policy: Send {
     fn desire(&mut self, view: &View) -> Answer;
 }
 
-/// The least number of instances that carries `load`, each `capacity`; never more than fit an answer.
-pub(crate) fn instances_for(load: f64, capacity: f64) -> u32 {
-    if load <= 0.0 {
-        return 0;
-    }
-    // A hair less, so that 3.0000000001 instances are three.
-    let exact = (load / capacity - 1e-9).ceil();
-    if exact.is_finite() { exact.clamp(0.0, f64::from(u32::MAX)) as u32 } else { u32::MAX }
+/// The whole number of instances that carries a load of so many.
+fn whole(load: f64) -> u32 {
+    // A hair less, so that 3.0000000001 instances are three. The cast keeps within what an answer can hold.
+    (load - 1e-9).ceil() as u32
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// The whole number that a policy wants, without tolerance.
+    pub(super) fn wanted(policy: &mut dyn Policy, view: &View) -> Option<u32> {
+        policy.desire(view).instances(view.fleet.present(), 0.0)
+    }
+
     #[test]
     fn a_load_needs_whole_instances() {
-        for (load, capacity, instances) in
-            [(0.0, 1.0, 0), (-1.0, 1.0, 0), (3.0, 1.0, 3), (3.1, 1.0, 4), (0.3, 0.1, 3), (1.0, 0.0, u32::MAX)]
-        {
-            assert_eq!(instances_for(load, capacity), instances, "{load} by {capacity}");
+        for (load, instances) in [
+            (0.0, 0),
+            (-1.0, 0),
+            (3.0, 3),
+            (3.1, 4),
+            (0.3 / 0.1, 3),
+            (f64::INFINITY, u32::MAX),
+            (f64::NAN, 0),
+        ] {
+            assert_eq!(whole(load), instances, "{load}");
         }
+    }
+
+    #[test]
+    fn a_load_near_what_is_there_is_no_reason_to_change() {
+        for (load, instances) in [(18.0, 20), (22.0, 20), (17.9, 20), (17.0, 19), (22.1, 23), (0.0, 0)] {
+            assert_eq!(Answer::load(load, "").instances(20, 0.1), Some(instances), "{load}");
+        }
+        assert_eq!(Answer::load(0.05, "").instances(0, 0.1), Some(1));
+        assert_eq!(Answer::exactly(21, "").instances(20, 0.1), Some(21));
     }
 }

@@ -1,6 +1,6 @@
 //! As many instances as the arrivals need.
 
-use super::{Answer, Policy, View, instances_for};
+use super::{Answer, Policy, View};
 
 /// `ceil(lambda / (rho mu))`: arrivals a second, over what an instance may carry.
 #[derive(Clone, Copy, Debug)]
@@ -15,23 +15,26 @@ impl Policy for Rate {
     }
 
     fn desire(&mut self, view: &View) -> Answer {
-        let Some(service_rate) = view.service_rate else { return Answer::unlearned() };
+        let Some(service_rate) = view.service_rate else { return Answer::unlearned(view) };
         let (lambda, rho) = (view.arrival_rate, self.target_utilisation);
-        let instances = instances_for(lambda, rho * service_rate);
-        Answer::want(instances, format!("{lambda:.1}/s over {rho} of {service_rate:.1}/s each"))
+        Answer::load(
+            lambda / (rho * service_rate),
+            format!("{lambda:.1}/s over {rho} of {service_rate:.1}/s each"),
+        )
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::tests::wanted;
 
     #[test]
     fn arrivals_are_spread_at_the_planned_utilisation() {
         let mut policy = Rate { target_utilisation: 0.8 };
         let view = View { arrival_rate: 1_000.0, service_rate: Some(100.0), ..View::default() };
-        assert_eq!(policy.desire(&view).instances, Some(13));
-        assert_eq!(policy.desire(&View { arrival_rate: 0.0, ..view.clone() }).instances, Some(0));
-        assert_eq!(policy.desire(&View { service_rate: None, ..view }).instances, None);
+        assert_eq!(wanted(&mut policy, &view), Some(13));
+        assert_eq!(wanted(&mut policy, &View { arrival_rate: 0.0, ..view.clone() }), Some(0));
+        assert_eq!(wanted(&mut policy, &View { service_rate: None, ..view }), None);
     }
 }

@@ -1,6 +1,6 @@
 //! As many instances as bring their utilisation to what is planned.
 
-use super::{Answer, Policy, View, instances_for};
+use super::{Answer, Policy, View};
 
 /// `ceil(n rho_seen / rho)`.
 ///
@@ -22,14 +22,17 @@ impl Policy for Utilisation {
             return Answer::none("this signal does not count the time that instances spend");
         };
         let (ready, target) = (view.fleet.ready, self.target_utilisation);
-        let instances = instances_for(f64::from(ready) * seen, target);
-        Answer::want(instances, format!("{ready} instances used {seen:.2} of their time, {target} planned"))
+        Answer::load(
+            f64::from(ready) * seen / target,
+            format!("{ready} instances used {seen:.2} of their time, {target} planned"),
+        )
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::tests::wanted;
     use crate::sample::Fleet;
 
     #[test]
@@ -37,7 +40,7 @@ mod tests {
         let mut policy = Utilisation { target_utilisation: 0.5 };
         let fleet = Fleet { ready: 4, ..Fleet::default() };
         let view = View { fleet, utilisation: Some(0.75), ..View::default() };
-        assert_eq!(policy.desire(&view).instances, Some(6));
-        assert_eq!(policy.desire(&View { utilisation: None, ..view }).instances, None);
+        assert_eq!(wanted(&mut policy, &view), Some(6));
+        assert_eq!(wanted(&mut policy, &View { utilisation: None, ..view }), None);
     }
 }

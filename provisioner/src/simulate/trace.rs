@@ -1,0 +1,332 @@
+//! Seeded traffic, and what may be wrong with the metrics of it.
+
+use std::f64::consts::TAU;
+
+use fastrand::Rng;
+use serde::Serialize;
+
+use super::{SERVICE_RATE, TICK_MS};
+use crate::sample::{Fault, Sample};
+
+/// How long every trace lasts, in seconds: twice the scale-in window of Kubernetes.
+const LENGTH_S: u64 = 600;
+
+/// The kinds of traffic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TraceKind {
+    /// Five times the load at once, and back.
+    Step,
+    /// Fifteen times the load within four minutes, and back within three.
+    Ramp,
+    /// Waves of two minutes.
+    Sine,
+    /// Thirty times the load for twenty seconds, twice.
+    Spike,
+    /// Ten times the load within five seconds, ebbing away.
+    FlashCrowd,
+    /// 40 s of load, 60 s of nothing; down to zero instances.
+    OnOff,
+    /// A load that is another every second, around what a whole number of instances carries.
+    Noise,
+    /// Steps under metrics that are missing, stale, wrong or begin anew.
+    Lying,
+}
+
+/// One trace: how many messages come in each tick.
+#[derive(Clone, Debug)]
+pub struct Trace {
+    kind: TraceKind,
+    seed: u64,
+    /// Messages a second that come on average, for each tick.
+    loads: Vec<f64>,
+    arrivals: Vec<u32>,
+    first_change: Option<(u64, f64)>,
+}
+
+impl TraceKind {
+    /// All of them.
+    pub const ALL: [TraceKind; 8] = [
+        TraceKind::Step,
+        TraceKind::Ramp,
+        TraceKind::Sine,
+        TraceKind::Spike,
+        TraceKind::FlashCrowd,
+        TraceKind::OnOff,
+        TraceKind::Noise,
+        TraceKind::Lying,
+    ];
+
+    /// Its name on the command line and in tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            TraceKind::Step => "step",
+            TraceKind::Ramp => "ramp",
+            TraceKind::Sine => "sine",
+            TraceKind::Spike => "spike",
+            TraceKind::FlashCrowd => "flash-crowd",
+            TraceKind::OnOff => "on-off",
+            TraceKind::Noise => "noise",
+            TraceKind::Lying => "lying",
+        }
+    }
+
+    /// The fewest instances that anybody may have on it.
+    pub fn min_instances(self) -> u32 {
+        if self == TraceKind::OnOff { 0 } else { 1 }
+    }
+
+    /// How often the load changes for good, where that can be said.
+    pub fn load_changes(self) -> Option<u32> {
+        (self == TraceKind::Step).then_some(2)
+    }
+}
+
+impl Trace {
+    /// The traffic of a seed: heights and moments differ by up to a fifth, arrivals are Poisson.
+    pub fn new(kind: TraceKind, seed: u64) -> Trace {
+        let mut rng = Rng::with_seed(seed.wrapping_mul(31).wrapping_add(kind as u64));
+        let height = 0.8 + 0.4 * rng.f64();
+        let shift_s = 40.0 * rng.f64() - 20.0;
+        let ticks = LENGTH_S * 1_000 / TICK_MS;
+        let mut noise = 1.0;
+        let mut loads = Vec::with_capacity(ticks as usize);
+        for tick in 0..ticks {
+            if (tick * TICK_MS).is_multiple_of(1_000) {
+                noise = 0.75 + 0.5 * rng.f64();
+            }
+            let at_s = tick as f64 * TICK_MS as f64 / 1_000.0 - shift_s;
+            loads.push(height * load(kind, at_s, noise));
+        }
+        let arrivals = loads.iter().map(|load| poisson(&mut rng, load * TICK_MS as f64 / 1_000.0)).collect();
+        let first_change =
+            changes(kind).map(|(at_s, load)| (((at_s + shift_s) * 1_000.0) as u64, load * height));
+        Trace { kind, seed, loads, arrivals, first_change }
+    }
+
+    /// The kind.
+    pub fn kind(&self) -> TraceKind {
+        self.kind
+    }
+
+    /// Messages that come in each tick.
+    pub fn arrivals(&self) -> &[u32] {
+        &self.arrivals
+    }
+
+    /// Messages a second that come on average, for each tick.
+    pub fn loads(&self) -> &[f64] {
+        &self.loads
+    }
+
+    /// When the load first jumps, in milliseconds, and to how many messages a second.
+    pub fn first_change(&self) -> Option<(u64, f64)> {
+        self.first_change
+    }
+
+    /// Instances that are ready at the beginning: as many as the first load needs, so that nobody begins in debt.
+    pub fn first_instances(&self) -> u32 {
+        let needed = self.loads.first().map_or(0.0, |load| (load / (0.7 * SERVICE_RATE)).ceil());
+        (needed as u32).max(self.kind.min_instances())
+    }
+
+    /// What is wrong with the metrics.
+    pub fn lies(&self) -> Lies {
+        Lies {
+            rng: Rng::with_seed(self.seed ^ 0x11e5),
+            lying: self.kind == TraceKind::Lying,
+            ..Lies::default()
+        }
+    }
+}
+
+fn load(kind: TraceKind, at_s: f64, noise: f64) -> f64 {
+    let within = |from: f64, to: f64| at_s >= from && at_s < to;
+    match kind {
+        TraceKind::Step => {
+            if within(100.0, 350.0) {
+                1_000.0
+            } else {
+                200.0
+            }
+        }
+        TraceKind::Ramp => {
+            let up = ((at_s - 60.0) / 240.0).clamp(0.0, 1.0);
+            let down = ((at_s - 360.0) / 180.0).clamp(0.0, 1.0);
+            100.0 + 1_400.0 * (up - down)
+        }
+        TraceKind::Sine => 800.0 + 700.0 * (TAU * at_s / 120.0).sin(),
+        TraceKind::Spike => {
+            if within(120.0, 140.0) || within(400.0, 420.0) {
+                1_500.0
+            } else {
+                50.0
+            }
+        }
+        TraceKind::FlashCrowd => {
+            let rising = ((at_s - 120.0) / 5.0).clamp(0.0, 1.0);
+            let ebbing = if at_s > 150.0 { (-(at_s - 150.0) / 60.0).exp() } else { 1.0 };
+            100.0 + 900.0 * rising * ebbing
+        }
+        TraceKind::OnOff => {
+            if at_s.rem_euclid(100.0) >= 60.0 {
+                800.0
+            } else {
+                0.0
+            }
+        }
+        TraceKind::Noise => 300.0 * noise,
+        TraceKind::Lying => {
+            if at_s.rem_euclid(150.0) >= 75.0 {
+                900.0
+            } else {
+                300.0
+            }
+        }
+    }
+}
+
+/// When the load first jumps, and to what.
+fn changes(kind: TraceKind) -> Option<(f64, f64)> {
+    match kind {
+        TraceKind::Step => Some((100.0, 1_000.0)),
+        TraceKind::Spike => Some((120.0, 1_500.0)),
+        TraceKind::FlashCrowd => Some((120.0, 1_000.0)),
+        _ => None,
+    }
+}
+
+fn poisson(rng: &mut Rng, mean: f64) -> u32 {
+    if mean > 30.0 {
+        // Close enough to Poisson there, and quick.
+        let normal = (-2.0 * (1.0 - rng.f64()).ln()).sqrt() * (TAU * rng.f64()).cos();
+        return (mean + mean.sqrt() * normal).round().max(0.0) as u32;
+    }
+    let limit = (-mean).exp();
+    let (mut count, mut product) = (0, rng.f64());
+    while product > limit {
+        count += 1;
+        product *= rng.f64();
+    }
+    count
+}
+
+/// Metrics as an autoscaler gets them.
+#[derive(Clone, Debug, Default)]
+pub struct Lies {
+    rng: Rng,
+    lying: bool,
+    kind: Option<Lie>,
+    until_ms: u64,
+    /// The last true look, which a stale one repeats.
+    last: Option<Sample>,
+    /// What had come and was finished when the counters began anew.
+    begun_at: Option<Sample>,
+    generation: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Lie {
+    Missing,
+    Stale,
+    /// A follower that lags says that nothing waits.
+    NothingWaits,
+    Restarted,
+}
+
+impl Lies {
+    /// What the autoscaler sees of the truth.
+    pub fn tell(&mut self, now_ms: u64, truth: Sample) -> Result<Sample, Fault> {
+        if !self.lying {
+            return Ok(truth);
+        }
+        if now_ms >= self.until_ms {
+            self.next_lie(now_ms, &truth);
+        }
+        let told = match self.kind {
+            Some(Lie::Missing) => return Err(Fault::Missing("no answer".to_owned())),
+            Some(Lie::Stale) => self.last.clone().unwrap_or(truth),
+            Some(Lie::NothingWaits) => {
+                let waiting = truth.waiting.unwrap_or(0);
+                Sample { arrived: truth.arrived - waiting, waiting: Some(0), ..truth }
+            }
+            Some(Lie::Restarted) | None => {
+                self.last = Some(truth.clone());
+                truth
+            }
+        };
+        Ok(self.since_restart(told))
+    }
+
+    /// Half of the time all is well; a lie lasts 3 to 15 s.
+    fn next_lie(&mut self, now_ms: u64, truth: &Sample) {
+        self.kind = match self.rng.u32(0..8) {
+            0 => Some(Lie::Missing),
+            1 => Some(Lie::Stale),
+            2 => Some(Lie::NothingWaits),
+            3 => {
+                self.begun_at = Some(truth.clone());
+                self.generation += 1;
+                Some(Lie::Restarted)
+            }
+            _ => None,
+        };
+        self.until_ms = now_ms + self.rng.u64(3_000..15_000);
+    }
+
+    fn since_restart(&self, told: Sample) -> Sample {
+        let Some(begun_at) = &self.begun_at else { return told };
+        Sample {
+            source: format!("{} {}", told.source, self.generation),
+            arrived: told.arrived.saturating_sub(begun_at.completed),
+            completed: told.completed.saturating_sub(begun_at.completed),
+            ..told
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_gives_the_same_traffic_and_another_seed_other_traffic() {
+        for kind in TraceKind::ALL {
+            let (one, same, other) = (Trace::new(kind, 1), Trace::new(kind, 1), Trace::new(kind, 2));
+            assert_eq!(one.arrivals(), same.arrivals());
+            assert_ne!(one.arrivals(), other.arrivals(), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn as_many_come_as_the_load_says() {
+        for kind in TraceKind::ALL {
+            let trace = Trace::new(kind, 7);
+            let came: f64 = trace.arrivals().iter().copied().map(f64::from).sum();
+            let meant: f64 = trace.loads().iter().sum::<f64>() * TICK_MS as f64 / 1_000.0;
+            assert!((came / meant - 1.0).abs() < 0.02, "{kind:?}: {came} of {meant}");
+        }
+    }
+
+    #[test]
+    fn every_lie_is_told() {
+        let (mut missing, mut nothing, mut restarted) = (0, 0, 0);
+        let mut lies = Trace::new(TraceKind::Lying, 3).lies();
+        for second in 0..10_000 {
+            let truth = Sample {
+                at_ms: second * 1_000,
+                arrived: second * 9 + 5,
+                completed: second * 9,
+                ..Sample::default()
+            };
+            let truth = Sample { waiting: Some(5), ..truth };
+            match lies.tell(second * 1_000, truth) {
+                Err(_) => missing += 1,
+                Ok(told) if told.waiting == Some(0) => nothing += 1,
+                Ok(told) if !told.source.is_empty() => restarted += 1,
+                Ok(_) => {}
+            }
+        }
+        assert!(missing > 100 && nothing > 100 && restarted > 100);
+    }
+}
