@@ -11,11 +11,13 @@
 //! - [`scale`]: what stands between that and the number that is set.
 //! - [`controller`]: all of it together: a look in, a [`decision`] with its reasons out.
 
+pub mod backend;
 pub mod controller;
 pub mod decision;
 pub mod policy;
 pub mod sample;
 pub mod scale;
 pub mod service_rate;
+pub mod signal;
 pub mod simulate;
 pub mod window;

@@ -1,0 +1,186 @@
+//! Instances as processes of the system, each the leader of a process group of its own.
+//!
+//! They outlive the provisioner. Another one finds them in the state directory and goes on with them; none is started
+//! twice and none is forgotten:
+//!
+//! - `lock` is held by the one provisioner that manages the directory, and falls with it, however it ends.
+//! - `<id>/` is one instance. It is made before the process is; the process writes `<id>/pid` itself, with the time when
+//!   it was started, before it becomes the program; where it cannot, because the directory is gone, it ends. So a
+//!   directory without a pid is a process that will appear at once or never.
+//! - `<id>/stop` says since when it is told to stop, so that whoever goes on knows when to kill it.
+//!
+//! A pid is believed only while the process that has it was started at the time that was written.
+
+mod identity;
+mod state;
+
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, ready};
+use natsway_boot::Clock;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use tracing::{info, warn};
+
+use super::{Backend, BackendError, Instance, InstanceState};
+use identity::Identity;
+use state::{Entry, StateDirectory};
+
+/// Writes its own identity, then becomes the program: the pid stays the same.
+const LAUNCH: &str = r#"
+if [ -r "/proc/$$/stat" ]; then read -r started <"/proc/$$/stat"; else started="$$ $(ps -o lstart= -p $$)"; fi
+printf '%s\n' "$started" >"$1/pid.new" && mv "$1/pid.new" "$1/pid" || exit 1
+log=$1/log; shift
+exec "$@" >>"$log" 2>&1
+"#;
+
+/// A process that has not written its pid after this never will: it was not started, or could not write.
+const APPEARS_WITHIN: Duration = Duration::from_secs(5);
+
+/// What a processes backend is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProcessRules {
+    /// The program and its arguments; `{instance}` stands for the instance's id.
+    pub command: Vec<String>,
+    /// Variables added to the environment.
+    pub environment: Vec<(String, String)>,
+    /// Where the state is kept; one directory for each target.
+    pub state: PathBuf,
+    /// How long a process takes until it works: it counts as starting until then.
+    pub ready_after: Duration,
+    /// How long a process may take to leave after SIGTERM; then it is killed.
+    pub stop_deadline: Duration,
+}
+
+/// Starts and stops processes.
+pub struct Processes {
+    rules: ProcessRules,
+    state: StateDirectory,
+    clock: Clock,
+    /// Those that are ours, to be reaped.
+    children: Vec<std::process::Child>,
+}
+
+impl Processes {
+    /// Takes over the state directory, with whatever runs there.
+    ///
+    /// # Errors
+    /// When it cannot be used, or another provisioner manages it.
+    pub fn open(rules: ProcessRules) -> Result<Processes, BackendError> {
+        let what = || format!("state directory {}", rules.state.display());
+        if rules.command.is_empty() {
+            return Err(BackendError::new(what(), "no command was given"));
+        }
+        let state = StateDirectory::open(&rules.state).map_err(|error| BackendError::new(what(), error))?;
+        Ok(Processes { rules, state, clock: Clock::start(), children: Vec::new() })
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.clock.unix_ms_at(Instant::now())
+    }
+
+    /// Looks at every entry, forgets those whose process is gone, and kills those that had their time.
+    fn survey(&mut self) -> io::Result<Vec<Instance>> {
+        self.children.retain_mut(|child| !matches!(child.try_wait(), Ok(Some(_))));
+        let now_ms = self.now_ms();
+        let mut instances = Vec::new();
+        for entry in self.state.entries()? {
+            instances.extend(self.judge(now_ms, &entry)?);
+        }
+        Ok(instances)
+    }
+
+    fn judge(&self, now_ms: u64, entry: &Entry) -> io::Result<Option<Instance>> {
+        let instance = |state| Some(Instance { id: entry.id.clone(), state, since_ms: entry.since_ms });
+        let age = Duration::from_millis(now_ms.saturating_sub(entry.since_ms));
+        let Some(identity) = self.state.identity(entry)? else {
+            if age < APPEARS_WITHIN {
+                return Ok(instance(InstanceState::Starting));
+            }
+            warn!(instance = %entry.id, "a process that was to be started never appeared");
+            self.state.remove(entry)?;
+            return Ok(None);
+        };
+        if !identity.is_alive() {
+            info!(instance = %entry.id, pid = identity.pid(), "process ended");
+            self.state.remove(entry)?;
+            return Ok(None);
+        }
+        let Some(told_ms) = entry.stop_ms else {
+            let works = age >= self.rules.ready_after;
+            return Ok(instance(if works { InstanceState::Ready } else { InstanceState::Starting }));
+        };
+        if Duration::from_millis(now_ms.saturating_sub(told_ms)) >= self.rules.stop_deadline {
+            warn!(instance = %entry.id, pid = identity.pid(), "did not leave in time, killed");
+            signal(&identity, Signal::SIGKILL);
+        }
+        Ok(instance(InstanceState::Stopping))
+    }
+
+    fn launch(&mut self) -> io::Result<()> {
+        let id = natsway_boot::random_id();
+        let directory = self.state.add(&id, self.now_ms())?;
+        let fill = |part: &String| OsString::from(part.replace("{instance}", &id));
+        let mut command = Command::new("sh");
+        command.args(["-c", LAUNCH, "launch"]).arg(&directory).args(self.rules.command.iter().map(fill));
+        command.envs(self.rules.environment.iter().map(|(key, value)| (key, value)));
+        command.env("NATSWAY_PROVISIONED", &id);
+        // A group of its own: what ends the provisioner, Ctrl-C included, does not end it.
+        command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let child = command.spawn()?;
+        info!(instance = %id, pid = child.id(), program = %self.rules.command[0], "process started");
+        self.children.push(child);
+        Ok(())
+    }
+
+    fn tell_to_stop(&mut self, id: &str) -> io::Result<()> {
+        let now_ms = self.now_ms();
+        let Some(entry) = self.state.entries()?.into_iter().find(|entry| entry.id == id) else {
+            return Ok(());
+        };
+        if entry.stop_ms.is_some() {
+            return Ok(());
+        }
+        let Some(identity) = self.state.identity(&entry)? else {
+            // It has not appeared yet: without its directory it never does.
+            return self.state.remove(&entry);
+        };
+        self.state.note_stop(&entry, now_ms)?;
+        if identity.is_alive() {
+            info!(instance = %id, pid = identity.pid(), "process told to stop");
+            signal(&identity, Signal::SIGTERM);
+        }
+        Ok(())
+    }
+}
+
+/// Sends a signal to the whole group of a process that was just seen alive.
+fn signal(identity: &Identity, signal: Signal) {
+    if let Err(error) = killpg(Pid::from_raw(identity.pid()), signal) {
+        warn!(pid = identity.pid(), %signal, %error, "process not signalled");
+    }
+}
+
+impl Backend for Processes {
+    fn instances(&mut self) -> BoxFuture<'_, Result<Vec<Instance>, BackendError>> {
+        let surveyed = self.survey().map_err(|error| BackendError::new("processes not counted", error));
+        ready(surveyed).boxed()
+    }
+
+    fn start(&mut self) -> BoxFuture<'_, Result<(), BackendError>> {
+        let started = self.launch();
+        let what = || format!("start {}", self.rules.command[0]);
+        ready(started.map_err(|error| BackendError::new(what(), error))).boxed()
+    }
+
+    fn stop<'a>(&'a mut self, id: &'a str) -> BoxFuture<'a, Result<(), BackendError>> {
+        let told = self.tell_to_stop(id);
+        ready(told.map_err(|error| BackendError::new(format!("stop process {id}"), error))).boxed()
+    }
+}

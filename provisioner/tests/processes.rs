@@ -1,0 +1,114 @@
+//! Processes that outlive whoever started them.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
+
+use std::path::Path;
+use std::time::Duration;
+
+use natsway_provisioner::backend::processes::{ProcessRules, Processes};
+use natsway_provisioner::backend::{Backend, InstanceState, fleet, set};
+use natsway_provisioner::sample::Fleet;
+use natsway_testkit::eventually;
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+fn rules(state: &Path, script: &str) -> ProcessRules {
+    ProcessRules {
+        command: vec!["sh".to_owned(), "-c".to_owned(), script.to_owned(), "{instance}".to_owned()],
+        environment: vec![("OUT".to_owned(), state.parent().unwrap().display().to_string())],
+        state: state.to_owned(),
+        ready_after: Duration::ZERO,
+        stop_deadline: Duration::from_secs(10),
+    }
+}
+
+/// Works until it is told to stop, and says when it has finished.
+const WORK: &str =
+    r#"trap 'echo "$0" >>"$OUT/finished"; exit 0' TERM; echo "$0" >>"$OUT/up"; while :; do sleep 0.05; done"#;
+const STUBBORN: &str = r#"trap '' TERM; echo "$0" >>"$OUT/up"; while :; do sleep 0.05; done"#;
+
+async fn counts(processes: &mut Processes, expected: Fleet) {
+    eventually(DEADLINE, async || {
+        let counted = fleet(&processes.instances().await.unwrap());
+        (counted == expected).then_some(()).ok_or(counted)
+    })
+    .await;
+}
+
+/// Waits until so many have begun to work.
+async fn up(directory: &Path, expected: usize) {
+    eventually(DEADLINE, async || {
+        let lines = std::fs::read_to_string(directory.join("up")).unwrap_or_default();
+        (lines.lines().count() == expected).then_some(()).ok_or(lines)
+    })
+    .await;
+}
+
+fn ready(ready: u32) -> Fleet {
+    Fleet { ready, ..Fleet::default() }
+}
+
+#[tokio::test]
+async fn processes_are_adopted_by_another_and_never_doubled() {
+    let directory = tempfile::tempdir().unwrap();
+    let state = directory.path().join("state");
+    let mut first = Processes::open(rules(&state, WORK)).unwrap();
+    set(&mut first, 3).await.unwrap();
+    // Gone at once, before the processes have written who they are: as after a kill.
+    drop(first);
+    let mut second = Processes::open(rules(&state, WORK)).unwrap();
+    assert_eq!(fleet(&second.instances().await.unwrap()).present(), 3);
+    set(&mut second, 3).await.unwrap();
+    counts(&mut second, ready(3)).await;
+    assert!(Processes::open(rules(&state, WORK)).is_err(), "one at a time");
+    up(directory.path(), 3).await;
+
+    set(&mut second, 1).await.unwrap();
+    counts(&mut second, ready(1)).await;
+    let finished = std::fs::read_to_string(directory.path().join("finished")).unwrap();
+    assert_eq!(finished.lines().count(), 2, "both finished what they held");
+    set(&mut second, 0).await.unwrap();
+    counts(&mut second, ready(0)).await;
+    assert_eq!(std::fs::read_dir(&state).unwrap().count(), 1, "the lock is all that is left");
+}
+
+#[tokio::test]
+async fn a_process_that_does_not_leave_is_killed_after_its_deadline_also_by_another() {
+    let directory = tempfile::tempdir().unwrap();
+    let state = directory.path().join("state");
+    let rules = ProcessRules { stop_deadline: Duration::from_millis(400), ..rules(&state, STUBBORN) };
+    let mut first = Processes::open(rules.clone()).unwrap();
+    set(&mut first, 1).await.unwrap();
+    up(directory.path(), 1).await;
+    set(&mut first, 0).await.unwrap();
+    let instances = first.instances().await.unwrap();
+    assert_eq!(instances[0].state, InstanceState::Stopping);
+    drop(first);
+    counts(&mut Processes::open(rules).unwrap(), Fleet::default()).await;
+}
+
+#[tokio::test]
+async fn a_killed_process_is_noticed_and_replaced() {
+    let directory = tempfile::tempdir().unwrap();
+    let state = directory.path().join("state");
+    let mut processes = Processes::open(rules(&state, "kill -9 $$")).unwrap();
+    set(&mut processes, 1).await.unwrap();
+    counts(&mut processes, Fleet::default()).await;
+    drop(processes);
+    let mut processes = Processes::open(rules(&state, WORK)).unwrap();
+    set(&mut processes, 1).await.unwrap();
+    counts(&mut processes, ready(1)).await;
+    set(&mut processes, 0).await.unwrap();
+    counts(&mut processes, ready(0)).await;
+}
+
+#[tokio::test]
+async fn a_process_told_to_stop_before_it_appeared_never_does() {
+    let directory = tempfile::tempdir().unwrap();
+    let state = directory.path().join("state");
+    let mut processes =
+        Processes::open(rules(&state, r#"echo ran >>"$OUT/finished"; exec sleep 30"#)).unwrap();
+    processes.start().await.unwrap();
+    set(&mut processes, 0).await.unwrap();
+    counts(&mut processes, ready(0)).await;
+}
