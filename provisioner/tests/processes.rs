@@ -35,6 +35,11 @@ async fn counts(processes: &mut Processes, expected: Fleet) {
     .await;
 }
 
+/// Takes over a directory that was let go. A test that forks at this moment holds all locks until its child runs.
+async fn take_over(rules: ProcessRules) -> Processes {
+    eventually(DEADLINE, async || Processes::open(rules.clone())).await
+}
+
 /// Waits until so many have begun to work.
 async fn up(directory: &Path, expected: usize) {
     eventually(DEADLINE, async || {
@@ -56,7 +61,7 @@ async fn processes_are_adopted_by_another_and_never_doubled() {
     set(&mut first, 3).await.unwrap();
     // Gone at once, before the processes have written who they are: as after a kill.
     drop(first);
-    let mut second = Processes::open(rules(&state, WORK)).unwrap();
+    let mut second = take_over(rules(&state, WORK)).await;
     assert_eq!(fleet(&second.instances().await.unwrap()).present(), 3);
     set(&mut second, 3).await.unwrap();
     counts(&mut second, ready(3)).await;
@@ -84,7 +89,7 @@ async fn a_process_that_does_not_leave_is_killed_after_its_deadline_also_by_anot
     let instances = first.instances().await.unwrap();
     assert_eq!(instances[0].state, InstanceState::Stopping);
     drop(first);
-    counts(&mut Processes::open(rules).unwrap(), Fleet::default()).await;
+    counts(&mut take_over(rules).await, Fleet::default()).await;
 }
 
 #[tokio::test]
@@ -95,7 +100,7 @@ async fn a_killed_process_is_noticed_and_replaced() {
     set(&mut processes, 1).await.unwrap();
     counts(&mut processes, Fleet::default()).await;
     drop(processes);
-    let mut processes = Processes::open(rules(&state, WORK)).unwrap();
+    let mut processes = take_over(rules(&state, WORK)).await;
     set(&mut processes, 1).await.unwrap();
     counts(&mut processes, ready(1)).await;
     set(&mut processes, 0).await.unwrap();
