@@ -8,7 +8,7 @@ use http::request::Parts;
 use natsway_routes::table::Codec;
 use natsway_wire::Error;
 use natsway_wire::envelope::{RequestEncoder, restamp_request};
-use natsway_wire::native::{DEADLINE, METHOD, PATH, canonical_name};
+use natsway_wire::native::{DEADLINE, METHOD, PATH, canonical_name, is_reserved};
 
 use crate::headers::{Origin, forward_request};
 use crate::slots::Manners;
@@ -76,9 +76,13 @@ impl Encoded {
             Codec::Native => {
                 let mut headers = HeaderMap::new();
                 forward_request(&head.headers, origin, |name, value| {
-                    // NATS headers are text: a value that is not UTF-8 cannot cross.
-                    if let Ok(value) = std::str::from_utf8(value) {
-                        headers.append(canonical_name(name).as_str(), value);
+                    // NATS headers are text: a value that is not UTF-8 cannot cross. Names that mean something to
+                    // the broker are not the client's to use.
+                    match std::str::from_utf8(value) {
+                        Ok(value) if !is_reserved(name) => {
+                            headers.append(canonical_name(name).as_str(), value)
+                        }
+                        _ => {}
                     }
                     Ok::<(), Error>(())
                 })?;

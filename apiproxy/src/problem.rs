@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use serde::Serialize;
 
 use crate::body::ReplyBody;
@@ -37,7 +37,14 @@ impl Problem {
 
     /// The response that says it.
     pub fn into_response(self, request_id: &str) -> Response<ReplyBody> {
-        /// The document of RFC 9457, with two members of our own.
+        let mut response = Response::new(ReplyBody::from(self.document(request_id)));
+        *response.status_mut() = self.status;
+        *response.headers_mut() = self.fields();
+        response
+    }
+
+    /// The document of RFC 9457, with two members of our own.
+    pub fn document(&self, request_id: &str) -> Bytes {
         #[derive(Serialize)]
         struct Document<'a> {
             r#type: &'static str,
@@ -56,17 +63,19 @@ impl Problem {
             code: self.code,
             request_id,
         };
-        let json = serde_json::to_vec(&document).expect("a problem is strings and numbers");
-        let mut response = Response::new(ReplyBody::from(Bytes::from(json)));
-        *response.status_mut() = self.status;
-        let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        serde_json::to_vec(&document).expect("a problem is strings and numbers").into()
+    }
+
+    /// The header fields that go with the document.
+    pub fn fields(&self) -> HeaderMap {
+        let mut fields = HeaderMap::new();
+        fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if self.is_passing() {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
+            fields.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
         }
-        if let Some(allow) = self.allow.and_then(|allow| HeaderValue::from_str(&allow).ok()) {
-            headers.insert(header::ALLOW, allow);
+        if let Some(allow) = self.allow.as_ref().and_then(|allow| HeaderValue::from_str(allow).ok()) {
+            fields.insert(header::ALLOW, allow);
         }
-        response
+        fields
     }
 }

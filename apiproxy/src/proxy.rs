@@ -175,9 +175,9 @@ impl Call<'_> {
                 Answer::Http(response) | Answer::Native(NativeReply::Response(response)) => {
                     return self.respond(response, &target.stats);
                 }
-                Answer::Native(NativeReply::ServiceError { status, text, body }) => {
-                    target.stats.responded(status, self.started.elapsed());
-                    return service_error(status, text, body, self.request_id);
+                Answer::Native(NativeReply::ServiceError { status, text, headers, body }) => {
+                    let reply = envelope::Response { status, headers, trailers: HeaderMap::new(), body };
+                    return self.respond(service_error(reply, text, self.request_id), &target.stats);
                 }
                 Answer::Unreadable(reason) => {
                     self.core.metrics.bad_replies.inc();
@@ -321,22 +321,23 @@ fn count(attempt: Attempt<'_>, answer: &Answer) {
     }
 }
 
-/// A native backend's error, with its own words: its body where it has one.
-fn service_error(
-    status: StatusCode,
-    text: String,
-    body: Bytes,
-    request_id: &str,
-) -> Result<Response<ReplyBody>, Problem> {
+/// A native backend's error as a response: with its own fields, and its own body or else its text as a problem.
+fn service_error(error: envelope::Response, text: String, request_id: &str) -> envelope::Response {
     let detail = if text.is_empty() { "the service reports an error".to_owned() } else { text };
-    let problem = Problem::new(status, "service_error", detail);
+    let problem = Problem::new(error.status, "service_error", detail);
+    let envelope::Response { status, headers: mut own, trailers, mut body } = error;
+    let mut headers = problem.fields();
     if body.is_empty() {
-        return Err(problem);
+        body = problem.document(request_id);
+        // They would describe a body that is not there.
+        for name in [header::CONTENT_TYPE, header::CONTENT_ENCODING, header::CONTENT_LENGTH, header::ETAG] {
+            own.remove(name);
+        }
+    } else {
+        headers.remove(header::CONTENT_TYPE);
     }
-    let mut response = problem.into_response(request_id);
-    response.headers_mut().remove(header::CONTENT_TYPE);
-    *response.body_mut() = ReplyBody::from(body);
-    Ok(response)
+    headers.extend(own);
+    envelope::Response { status, headers, trailers, body }
 }
 
 fn given_up(miss: Miss, tries: &Tries) -> Problem {

@@ -1,12 +1,14 @@
 //! Backends that were not written for Natsway.
 
+use std::time::Duration;
+
 use async_nats::HeaderMap;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use natsway_testkit::Broker;
 
 use crate::backend::settled;
-use crate::fixture::Gateway;
+use crate::fixture::{DEADLINE, Gateway};
 
 const ROUTES: &str = r#"
     [[route]]
@@ -26,6 +28,12 @@ async fn serving(broker: &Broker, headers: HeaderMap, body: &'static str) -> asy
         while let Some(request) = requests.next().await {
             let mut headers = headers.clone();
             let seen = request.headers.unwrap_or_default();
+            for (name, values) in seen.iter() {
+                let name: &str = name.as_ref();
+                if name.to_ascii_lowercase().starts_with("nats") {
+                    headers.append("All-Nats", format!("{name}={}", values[0]).as_str());
+                }
+            }
             for name in ["Natsway-Method", "Natsway-Path", "Content-Type", "X-Request-Id"] {
                 if let Some(value) = seen.get(name) {
                     headers.insert(format!("Seen-{name}").as_str(), value.as_str());
@@ -58,16 +66,55 @@ async fn a_plain_nats_client_is_a_backend() {
 }
 
 #[tokio::test]
+async fn a_client_cannot_use_the_brokers_headers() {
+    let broker = Broker::start().await;
+    let client = serving(&broker, HeaderMap::new(), "hello ").await;
+    let mut traces = client.subscribe("elsewhere").await.unwrap();
+    settled(&client).await;
+    let gateway = Gateway::start(&broker, ROUTES, &[]).await;
+    // Each of these has the broker do something: report to a subject, swallow the message, store it otherwise.
+    let request = "GET / HTTP/1.1\r\nhost: a\r\nnats-trace-dest: elsewhere\r\nNATS-Trace-Only: true\r\n\
+                   Nats-Rollup: all\r\nnats-msg-id: 1\r\nnatsway-deadline-ms: 9\r\nNatsway-Method: DELETE\r\n\
+                   natsway-x: y\r\n\r\n";
+    let reply = gateway.client().await.exchange(request).await.unwrap();
+    assert_eq!((reply.status, reply.header("seen-natsway-method")), (200, Some("GET")));
+    let nats: Vec<_> = reply.headers.iter().filter(|(name, _)| name == "all-nats").collect();
+    assert_eq!(nats.len(), 3, "method, path and deadline: {nats:?}");
+    settled(&client).await;
+    let trace = tokio::time::timeout(Duration::from_millis(200), traces.next()).await;
+    assert!(trace.is_err(), "the broker published {trace:?}");
+}
+
+#[tokio::test]
+async fn the_brokers_trace_header_does_what_a_client_must_not() {
+    // What the test above rests on: with this header, the broker publishes where it says.
+    let broker = Broker::start().await;
+    let client = serving(&broker, HeaderMap::new(), "hello ").await;
+    let mut traces = client.subscribe("elsewhere").await.unwrap();
+    let mut headers = HeaderMap::new();
+    headers.insert("Nats-Trace-Dest", "elsewhere");
+    client.publish_with_headers("greet", headers, Bytes::new()).await.unwrap();
+    tokio::time::timeout(DEADLINE, traces.next()).await.expect("a trace").unwrap();
+}
+
+#[tokio::test]
 async fn a_service_error_is_the_status_with_the_services_own_words() {
     let broker = Broker::start().await;
     let mut headers = HeaderMap::new();
     headers.insert("Nats-Service-Error-Code", "409");
     headers.insert("Nats-Service-Error", "taken");
+    headers.insert("Retry-After", "7");
+    headers.insert("Content-Type", "text/csv");
+    headers.insert("Connection", "x-hop");
+    headers.insert("X-Hop", "1");
     let _client = serving(&broker, headers, "").await;
     let gateway = Gateway::start(&broker, ROUTES, &[]).await;
     let reply = gateway.get("/").await;
     assert_eq!((reply.status, reply.problem().as_str()), (409, "service_error"));
     assert!(reply.text().contains("taken"));
+    assert_eq!(reply.header("retry-after"), Some("7"), "its headers cross as those of any response do");
+    assert_eq!(reply.header("content-type"), Some("application/problem+json"), "the body is the gateway's");
+    assert!(reply.header("x-hop").is_none() && reply.header("connection").is_none(), "{reply:?}");
 }
 
 #[tokio::test]
@@ -76,10 +123,16 @@ async fn a_service_errors_body_is_passed_on() {
     let mut headers = HeaderMap::new();
     headers.insert("Nats-Service-Error-Code", "422");
     headers.insert("Nats-Service-Error", "no");
+    headers.insert("Content-Type", "text/plain");
+    headers.append("WWW-Authenticate", "Basic");
+    headers.append("WWW-Authenticate", "Bearer");
+    headers.insert("Content-Length", "3");
     let _client = serving(&broker, headers, "why: ").await;
     let gateway = Gateway::start(&broker, ROUTES, &[]).await;
     let reply = gateway.post("/", "body").await;
     assert_eq!((reply.status, reply.text().as_str()), (422, "why: body"));
+    assert_eq!(reply.header("content-type"), Some("text/plain"));
+    assert_eq!(reply.headers.iter().filter(|(name, _)| name == "www-authenticate").count(), 2, "{reply:?}");
 }
 
 #[tokio::test]

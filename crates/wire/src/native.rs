@@ -1,7 +1,8 @@
 //! The `native` codec: the raw body and NATS headers, so that any NATS client is a backend.
 //!
 //! A request carries the end-to-end header fields in canonical case (see [`canonical_name`]), because NATS headers are
-//! case-sensitive, and [`METHOD`], [`PATH`] and [`DEADLINE`]. A reply is the raw body; `Nats-Service-Error-Code` and
+//! case-sensitive, but for those with a [reserved name](is_reserved), and [`METHOD`], [`PATH`] and [`DEADLINE`]. A
+//! reply is the raw body; `Nats-Service-Error-Code` and
 //! `Nats-Service-Error` (ADR-32) make it an error, [`STATUS`] sets any other status, and the remaining headers become
 //! header fields of the response.
 
@@ -35,9 +36,23 @@ pub enum NativeReply {
         status: StatusCode,
         /// The text of `Nats-Service-Error`, empty when there was none.
         text: String,
+        /// The remaining headers.
+        headers: HeaderMap,
         /// The message's body, which may explain more.
         body: Bytes,
     },
+}
+
+/// Beginnings of names that mean something to the broker or to us.
+const RESERVED: [&str; 2] = ["nats-", "natsway-"];
+
+/// Whether a header name, in any case, means something to the broker or to Natsway: a client that could set it would
+/// have its message traced to a subject of its choice (`Nats-Trace-Dest`), not delivered at all (`Nats-Trace-Only`),
+/// stored, rolled up or expired by a stream (`Nats-Msg-Id`, `Nats-Rollup`, `Nats-TTL`), or taken for another request.
+pub fn is_reserved(name: &str) -> bool {
+    let begins_with =
+        |prefix: &&str| name.get(..prefix.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(prefix));
+    RESERVED.iter().any(begins_with)
 }
 
 /// A header name in the case that NATS services look for: `content-type` gives `Content-Type`.
@@ -86,7 +101,7 @@ pub fn decode_reply<'a>(
     }
     if error_code.is_some() || error_text.is_some() {
         let text = error_text.unwrap_or_default().to_owned();
-        return Ok(NativeReply::ServiceError { status: error_status(error_code), text, body });
+        return Ok(NativeReply::ServiceError { status: error_status(error_code), text, headers, body });
     }
     Ok(NativeReply::Response(Response { status, headers, trailers: HeaderMap::new(), body }))
 }
@@ -115,6 +130,16 @@ mod tests {
     }
 
     #[test]
+    fn names_of_the_broker_and_of_ours_are_reserved_in_any_case() {
+        for name in ["nats-trace-dest", "Nats-Msg-Id", "NATS-", "natsway-method", "NatsWay-Path"] {
+            assert!(is_reserved(name), "{name}");
+        }
+        for name in ["nats", "natsy-x", "x-nats-trace-dest", "n\u{e4}ts-x", ""] {
+            assert!(!is_reserved(name), "{name}");
+        }
+    }
+
+    #[test]
     fn a_bare_body_is_a_200() {
         let Ok(NativeReply::Response(response)) = decode(&[]) else { panic!("a response") };
         assert_eq!((response.status, &response.body[..]), (StatusCode::OK, &b"body"[..]));
@@ -133,11 +158,16 @@ mod tests {
         for (code, status) in
             [("404", 404), ("503", 503), ("13", 500), ("200", 500), ("x", 500), ("70000", 500)]
         {
-            let fields = [("Nats-Service-Error-Code", code), ("Nats-Service-Error", "no such thing")];
-            let Ok(NativeReply::ServiceError { status: got, text, .. }) = decode(&fields) else {
+            let fields = [
+                ("Nats-Service-Error-Code", code),
+                ("X-Why", "gone"),
+                ("Nats-Service-Error", "no such thing"),
+            ];
+            let Ok(NativeReply::ServiceError { status: got, text, headers, .. }) = decode(&fields) else {
                 panic!("an error")
             };
             assert_eq!((got.as_u16(), text.as_str()), (status, "no such thing"), "{code}");
+            assert_eq!((headers.len(), &headers["x-why"]), (1, &HeaderValue::from_static("gone")));
         }
     }
 
