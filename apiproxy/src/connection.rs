@@ -1,5 +1,6 @@
 //! One client's connection: which HTTP it speaks, and how it ends.
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::core::Core;
+use crate::headers::Caller;
 use crate::proxy;
 
 /// What every HTTP/2 client with prior knowledge sends first (RFC 9113 section 3.4).
@@ -24,6 +26,10 @@ const HTTP1_BUFFER_BYTES: usize = 8 * 1024;
 /// The header fields that hyper takes at the most unless told otherwise.
 const HTTP1_FIELDS: usize = 100;
 
+/// How long a connection that has never brought a whole request may stay once the gateway closes: what was on its way
+/// when the listener closed arrives in this time.
+const SILENT_PATIENCE: Duration = Duration::from_secs(1);
+
 /// The two steps in which connections are asked to end.
 #[derive(Clone, Debug, Default)]
 pub struct Leaving {
@@ -33,6 +39,13 @@ pub struct Leaving {
     pub closing: CancellationToken,
 }
 
+impl Leaving {
+    /// The same two steps with state of their own, so that cores do not share it.
+    pub fn child(&self) -> Leaving {
+        Leaving { draining: self.draining.child_token(), closing: self.closing.child_token() }
+    }
+}
+
 /// Serves a connection to its end.
 pub async fn serve(core: Rc<Core>, stream: TcpStream, peer: SocketAddr, leaving: Leaving) {
     // Small answers leave at once; a socket that cannot be told so still works.
@@ -40,15 +53,27 @@ pub async fn serve(core: Rc<Core>, stream: TcpStream, peer: SocketAddr, leaving:
         debug!(%error, "nodelay not set");
     }
     let detecting = tokio::time::timeout(core.settings.client.head_timeout, speaks_http2(&stream));
-    let served = match detecting.await {
-        Ok(Ok(true)) => serve_http2(core, stream, peer, leaving).await,
-        Ok(Ok(false)) => serve_http1(core, stream, peer, leaving).await,
+    let detected = tokio::select! {
+        biased;
+        detected = detecting => detected,
+        () = patience_ends(&leaving) => return,
+    };
+    let caller = Rc::new(Caller::new(peer, core.settings.trusts(peer.ip())));
+    let served = match detected {
+        Ok(Ok(true)) => serve_http2(core, stream, caller, leaving).await,
+        Ok(Ok(false)) => serve_http1(core, stream, caller, leaving).await,
         // It said nothing in time, or left.
         Ok(Err(_)) | Err(_) => return,
     };
     if let Err(error) = served {
         debug!(%peer, %error, "client connection ended");
     }
+}
+
+/// Waits until nobody need wait any more for a connection's first request.
+async fn patience_ends(leaving: &Leaving) {
+    leaving.closing.cancelled().await;
+    tokio::time::sleep(SILENT_PATIENCE).await;
 }
 
 /// Whether the client begins with HTTP/2's preface, found without taking anything off the socket.
@@ -73,30 +98,41 @@ async fn speaks_http2(stream: &TcpStream) -> std::io::Result<bool> {
 async fn serve_http1(
     core: Rc<Core>,
     stream: TcpStream,
-    peer: SocketAddr,
+    caller: Rc<Caller>,
     leaving: Leaving,
 ) -> Result<(), hyper::Error> {
     let limits = core.settings.client;
     let draining = leaving.draining.clone();
-    let service =
-        service_fn(move |request| proxy::handle(Rc::clone(&core), peer, draining.is_cancelled(), request));
+    let begun = Rc::new(Cell::new(false));
+    let service = service_fn({
+        let begun = Rc::clone(&begun);
+        move |request| {
+            begun.set(true);
+            proxy::handle(Rc::clone(&core), Rc::clone(&caller), draining.is_cancelled(), request)
+        }
+    });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(limits.head_timeout)
         .max_buf_size(HTTP1_BUFFER_BYTES.max(limits.path_bytes + limits.header_bytes + 4 * 1024))
-        .half_close(true);
+        .half_close(limits.half_close);
     if limits.header_fields > HTTP1_FIELDS {
         // Only where it must be: hyper's own limit costs nothing, any other an allocation a request.
         http.max_headers(limits.header_fields);
     }
     let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(stream), service));
     tokio::select! {
-        served = &mut connection => served,
-        () = leaving.closing.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
+        biased;
+        served = &mut connection => return served,
+        () = leaving.closing.cancelled() => connection.as_mut().graceful_shutdown(),
     }
+    tokio::select! {
+        biased;
+        served = &mut connection => return served,
+        () = tokio::time::sleep(SILENT_PATIENCE) => {}
+    }
+    // Hyper waits for the rest of a head until its own time-out; nothing is lost when that was the first one.
+    if begun.get() { connection.await } else { Ok(()) }
 }
 
 /// Runs HTTP/2's streams on this core.
@@ -114,11 +150,12 @@ impl<F: Future + 'static> hyper::rt::Executor<F> for OnThisCore {
 async fn serve_http2(
     core: Rc<Core>,
     stream: TcpStream,
-    peer: SocketAddr,
+    caller: Rc<Caller>,
     leaving: Leaving,
 ) -> Result<(), hyper::Error> {
     let limits = core.settings.client;
-    let service = service_fn(move |request| proxy::handle(Rc::clone(&core), peer, false, request));
+    let service =
+        service_fn(move |request| proxy::handle(Rc::clone(&core), Rc::clone(&caller), false, request));
     let mut connection = std::pin::pin!(
         http2::Builder::new(OnThisCore)
             .timer(TokioTimer::new())

@@ -91,7 +91,7 @@ pub async fn run(
             metrics,
             in_force: in_force.clone(),
             broker: broker.clone(),
-            leaving: leaving.clone(),
+            leaving: leaving.child(),
         };
         threads.push(core.spawn(number, handed_over).map_err(StartError::Core)?);
     }

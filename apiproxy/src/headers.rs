@@ -2,7 +2,6 @@
 //!
 //! RFC 9110 section 7.6.1 (hop-by-hop fields), RFC 7239 (`Forwarded`).
 
-use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -20,13 +19,36 @@ const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 /// The longest request id that is taken from a client, in bytes.
 const REQUEST_ID_BYTES: usize = 128;
 
-/// What the gateway knows of a request besides its header fields.
-#[derive(Clone, Copy, Debug)]
-pub struct Origin<'a> {
+/// Who is at the other end of a client's connection: the same for all of its requests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caller {
     /// The client, or the proxy in front of us.
     pub peer: SocketAddr,
     /// Whether the peer is a proxy whose `Forwarded` and `X-Forwarded-*` are believed.
     pub trusted: bool,
+    /// The peer's address as `X-Forwarded-For` has it.
+    address: String,
+    /// The same as a node of `Forwarded`.
+    node: String,
+}
+
+impl Caller {
+    /// A peer, whose words are believed if `trusted`.
+    pub fn new(peer: SocketAddr, trusted: bool) -> Caller {
+        let ip = peer.ip().to_canonical();
+        let node = match ip {
+            IpAddr::V4(ip) => ip.to_string(),
+            IpAddr::V6(ip) => format!("\"[{ip}]\""),
+        };
+        Caller { peer, trusted, address: ip.to_string(), node }
+    }
+}
+
+/// What the gateway knows of a request besides its header fields.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin<'a> {
+    /// Who sent it.
+    pub caller: &'a Caller,
     /// The authority that the client asked for, with its port.
     pub authority: &'a str,
     /// The request's id.
@@ -109,7 +131,8 @@ fn put_forwarded<E>(
     origin: Origin<'_>,
     put: &mut impl FnMut(&str, &[u8]) -> Result<(), E>,
 ) -> Result<(), E> {
-    let believed = |name: &HeaderName| match origin.trusted {
+    let caller = origin.caller;
+    let believed = |name: &HeaderName| match caller.trusted {
         true => {
             let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
             values.collect::<Vec<_>>().join(", ")
@@ -117,17 +140,9 @@ fn put_forwarded<E>(
         false => String::new(),
     };
     let authority = origin.authority;
-    let ip = origin.peer.ip().to_canonical();
-    let node = match ip {
-        IpAddr::V4(ip) => ip.to_string(),
-        IpAddr::V6(ip) => format!("\"[{ip}]\""),
-    };
     let mut text = believed(&FORWARDED_FOR);
     separate(&mut text);
-    match ip {
-        IpAddr::V4(_) => text.push_str(&node),
-        IpAddr::V6(ip) => write!(text, "{ip}").expect("a string takes all"),
-    }
+    text.push_str(&caller.address);
     put(FORWARDED_FOR.as_str(), text.as_bytes())?;
 
     let host = believed(&FORWARDED_HOST);
@@ -140,7 +155,7 @@ fn put_forwarded<E>(
 
     let mut text = believed(&header::FORWARDED);
     separate(&mut text);
-    for part in ["for=", &node, ";host=\"", authority, "\";proto=http"] {
+    for part in ["for=", &caller.node, ";host=\"", authority, "\";proto=http"] {
         text.push_str(part);
     }
     put(header::FORWARDED.as_str(), text.as_bytes())
@@ -223,9 +238,9 @@ mod tests {
     }
 
     fn forwarded(fields: &[(&str, &str)], trusted: bool) -> Vec<String> {
+        let caller = Caller::new("192.0.2.7:5000".parse().unwrap(), trusted);
         let origin = Origin {
-            peer: "192.0.2.7:5000".parse().unwrap(),
-            trusted,
+            caller: &caller,
             authority: "shop.example:8080",
             request_id: "id-1",
             body_bytes: Some(3),

@@ -116,6 +116,7 @@ mod tests {
         header_fields: 3,
         head_timeout: Duration::from_secs(1),
         body_timeout: Duration::from_secs(1),
+        half_close: false,
         http2_streams: 1,
     };
 

@@ -2,7 +2,8 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::pin::Pin;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -17,6 +18,7 @@ use natsway_wire::envelope::{NotRun, Reply, Response, Signal, decode_reply};
 use natsway_wire::native::{self, NativeReply};
 use natsway_wire::{ErrorKind, Limits};
 use tokio::sync::Notify;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, warn};
 
 use crate::metrics::CoreMetrics;
@@ -26,8 +28,11 @@ use crate::slots::{Accepted, Key, Manners, Slots};
 /// The inbox prefix of the gateway's role, so that its permissions can be static.
 pub const INBOX_PREFIX: &str = "_INBOX_apiproxy";
 
-/// How often a link looks after its requests: frees what was abandoned, asks after instances.
+/// How often a link asks after the instances that run its requests.
 const UPKEEP_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How often deadlines are looked at while requests are out: how late one may be noticed.
+const EXPIRY_TICK: Duration = Duration::from_millis(10);
 
 /// Pings in a row without an answer after which an instance is taken for lost: 1.5 s. When the broker says that
 /// nobody listens there, it is lost at once.
@@ -88,6 +93,9 @@ pub struct Link {
     retired: Cell<bool>,
     /// Told when a retired link may have nothing out any more.
     emptied: Notify,
+    /// Wakes [`expire`](Self::expire) when it is `expiry_parked`.
+    expiry: Notify,
+    expiry_parked: Cell<bool>,
     /// Pings in a row that each instance left unanswered.
     unanswered: RefCell<HashMap<Rc<str>, u32>>,
 }
@@ -116,6 +124,8 @@ impl Link {
             lost: Cell::new(false),
             retired: Cell::new(false),
             emptied: Notify::new(),
+            expiry: Notify::new(),
+            expiry_parked: Cell::new(false),
             unanswered: RefCell::default(),
         };
         Ok((Rc::new(link), replies))
@@ -152,39 +162,46 @@ impl Link {
         if self.lost.get() {
             return Answer::Miss(Miss::NotConnected);
         }
-        let wait = Wait::new(self, deadline, manners, payload.len());
+        let mut wait = Wait::new(self, deadline, manners, payload.len());
         let reply = self.reply_subject(wait.key);
-        let published = async {
+        let mut published = pin!(async {
             match headers {
                 None => self.client.publish_with_reply(subject, reply, payload).await,
                 Some(headers) => {
-                    self.client.publish_with_reply_and_headers(subject, reply, headers, payload).await
-                }
-            }
-        };
-        let until = tokio::time::Instant::from_std(deadline);
-        let answer = tokio::time::timeout_at(until, async {
-            // Not accepted means that it was never sent: the client's queue is gone, with the session.
-            match published.await {
-                Ok(()) => wait.await,
-                Err(error) => {
-                    debug!(%error, "not published");
-                    Answer::Miss(Miss::NotConnected)
+                    // In a box: few routes have them, and the room would be kept in every request's future.
+                    let headed = self.client.publish_with_reply_and_headers(subject, reply, headers, payload);
+                    Box::pin(headed).await
                 }
             }
         });
-        answer.await.unwrap_or(Answer::Miss(Miss::TimedOut))
+        let mut accepted = false;
+        poll_fn(|cx| {
+            if !accepted {
+                match published.as_mut().poll(cx) {
+                    Poll::Ready(Ok(())) => accepted = true,
+                    // Not accepted means that it was never sent: the client's queue is gone, with the session.
+                    Poll::Ready(Err(error)) => {
+                        debug!(%error, "not published");
+                        return Poll::Ready(Answer::Miss(Miss::NotConnected));
+                    }
+                    Poll::Pending => {}
+                }
+            }
+            wait.poll(cx)
+        })
+        .await
     }
 
     fn reply_subject(&self, key: Key) -> Subject {
         let mut subject = String::with_capacity(self.inbox.len() + Key::TOKEN_BYTES);
         subject.push_str(&self.inbox);
-        subject.extend(key.token().map(char::from));
+        subject.push_str(std::str::from_utf8(&key.token()).expect("hexadecimal digits"));
         subject.into()
     }
 
     /// Takes replies in until the session is lost, or the link was retired and nothing is out any more.
     pub async fn read_replies(self: Rc<Link>, mut replies: Subscriber) {
+        let _expiry = AbortOnDropHandle::new(tokio::task::spawn_local(Rc::clone(&self).expire()));
         let mut upkeep = tokio::time::interval(UPKEEP_INTERVAL);
         loop {
             tokio::select! {
@@ -208,6 +225,19 @@ impl Link {
                 requests = unanswered,
                 "broker connection lost with requests out; what became of them is unknown"
             );
+        }
+    }
+
+    /// Gives up the requests whose deadline has passed, until dropped itself.
+    async fn expire(self: Rc<Link>) {
+        loop {
+            if self.slots.borrow().is_empty() {
+                self.expiry_parked.set(true);
+                self.expiry.notified().await;
+                self.expiry_parked.set(false);
+            }
+            tokio::time::sleep(EXPIRY_TICK).await;
+            self.slots.borrow_mut().expire(Instant::now());
         }
     }
 
@@ -267,13 +297,9 @@ impl Link {
         });
     }
 
-    /// Frees abandoned places, and asks the instances that run something whether they live.
+    /// Asks the instances that run something whether they live.
     fn look_after(self: &Rc<Link>) {
-        let instances = {
-            let mut slots = self.slots.borrow_mut();
-            slots.sweep(Instant::now());
-            slots.instances()
-        };
+        let instances = self.slots.borrow().instances();
         self.unanswered.borrow_mut().retain(|instance, _| instances.contains(instance));
         for instance in instances {
             tokio::task::spawn_local(Rc::clone(self).ping(instance));
@@ -340,7 +366,7 @@ fn read_native(message: &Message) -> Answer {
     }
 }
 
-/// A request that is out: the future of its answer, and what cleans up when nobody waits any more.
+/// A request that is out, and what cleans up when nobody waits any more.
 struct Wait<'l> {
     link: &'l Rc<Link>,
     key: Key,
@@ -353,17 +379,20 @@ impl<'l> Wait<'l> {
         let bytes = payload_bytes + MESSAGE_OVERHEAD_BYTES;
         link.bytes_in_flight.set(link.bytes_in_flight.get() + bytes);
         let key = link.slots.borrow_mut().insert(deadline, manners);
+        if link.expiry_parked.get() {
+            link.expiry.notify_one();
+        }
         Wait { link, key, bytes, done: false }
     }
-}
 
-impl Future for Wait<'_> {
-    type Output = Answer;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Answer> {
-        let polled = self.link.slots.borrow_mut().poll(self.key, cx);
-        self.done = polled.is_ready();
-        polled
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Answer> {
+        self.link.slots.borrow_mut().poll(self.key, cx).map(|answer| match answer {
+            Some(answer) => {
+                self.done = true;
+                answer
+            }
+            None => Answer::Miss(Miss::TimedOut),
+        })
     }
 }
 

@@ -1,11 +1,12 @@
 //! The path of a request: match, encode, publish, wait, answer.
 
+use std::borrow::Cow;
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::{Body, Incoming};
 use natsway_routes::figures::Attempt;
@@ -17,7 +18,7 @@ use tracing::info;
 use crate::body::{ReadError, ReplyBody, read_whole};
 use crate::core::{Core, RouteView, TargetView};
 use crate::encode::{Encoded, Sending};
-use crate::headers::{Origin, REQUEST_ID, check_response, sound_request_id};
+use crate::headers::{Caller, Origin, REQUEST_ID, check_response, sound_request_id};
 use crate::inspect::{authority, inspect};
 use crate::link::{Answer, Link, Outgoing};
 use crate::metrics::TargetStats;
@@ -27,7 +28,7 @@ use crate::retry::{Miss, Next, Tries};
 /// Answers one request, whatever happens to it.
 pub async fn handle(
     core: Rc<Core>,
-    peer: SocketAddr,
+    caller: Rc<Caller>,
     closing: bool,
     request: Request<Incoming>,
 ) -> Result<Response<ReplyBody>, Infallible> {
@@ -41,7 +42,7 @@ pub async fn handle(
     let (version, method) = (request.version(), request.method().clone());
     let logged = core.settings.access_log.then(|| request.uri().path().to_owned());
 
-    let served = serve(&core, peer, &request_id, request, started).await;
+    let served = serve(&core, &caller, &request_id, request, started).await;
     let mut response = served.unwrap_or_else(|problem| {
         core.metrics.problem(problem.code);
         problem.into_response(&request_id)
@@ -49,6 +50,7 @@ pub async fn handle(
 
     if let Some(path) = logged {
         let (status, duration) = (response.status().as_u16(), started.elapsed());
+        let peer = caller.peer;
         info!(target: "access", %peer, %method, path, status, ?duration, request_id);
     }
     let id = HeaderValue::try_from(request_id).expect("a sound request id is a header value");
@@ -63,17 +65,16 @@ pub async fn handle(
 struct Call<'c> {
     core: &'c Core,
     started: Instant,
-    host: String,
     head: http::request::Parts,
     body: Bytes,
-    peer: SocketAddr,
-    authority: String,
+    caller: &'c Caller,
+    authority: Authority,
     request_id: &'c str,
 }
 
 async fn serve(
-    core: &Rc<Core>,
-    peer: SocketAddr,
+    core: &Core,
+    caller: &Caller,
     request_id: &str,
     request: Request<Incoming>,
     started: Instant,
@@ -81,21 +82,16 @@ async fn serve(
     let (head, body) = request.into_parts();
     inspect(&head, &core.settings.client)?;
     let authority = authority(&head)?;
-    let host = authority.host().trim_matches(['[', ']']).to_ascii_lowercase();
-    let authority = authority.as_str().to_owned();
-
-    let mut first = resolve(core, &host, &head)?;
-    let body = match body.is_end_stream() {
-        true => Bytes::new(),
-        false => {
-            let limit_bytes = first.route().limits.body_bytes;
-            let body = read_body(body, limit_bytes, core.settings.client.body_timeout).await?;
-            // A slow body must not go to a version that has been drained meanwhile.
-            first = resolve(core, &host, &head)?;
-            body
-        }
-    };
-    Call { core, started, host, head, body, peer, authority, request_id }.run(first).await
+    let mut call = Call { core, started, head, body: Bytes::new(), caller, authority, request_id };
+    let mut first = call.resolve()?;
+    if !body.is_end_stream() {
+        // In a box: most requests have no body, and the room would be kept in every request's future.
+        let limit_bytes = first.route().limits.body_bytes;
+        call.body = Box::pin(read_body(body, limit_bytes, core.settings.client.body_timeout)).await?;
+        // A slow body must not go to a version that has been drained meanwhile.
+        first = call.resolve()?;
+    }
+    call.run(first).await
 }
 
 async fn read_body(body: Incoming, limit_bytes: usize, patience: Duration) -> Result<Bytes, Problem> {
@@ -120,33 +116,38 @@ impl Resolved {
     }
 }
 
-/// Finds the route in force for a request.
-fn resolve(core: &Core, host: &str, head: &http::request::Parts) -> Result<Resolved, Problem> {
-    let view = core.routes();
-    let index = match view.table.look_up(host, head.uri.path(), &head.method) {
-        Lookup::Found(index, _) => index,
-        Lookup::NotFound if !core.knows_routes() => {
-            return Err(unavailable("no_routes_yet", "the gateway has not read its routes yet"));
-        }
-        Lookup::NotFound => {
-            return Err(Problem::new(
-                StatusCode::NOT_FOUND,
-                "no_route",
-                "no route matches this host and path",
-            ));
-        }
-        Lookup::MethodNotAllowed(methods) => {
-            let detail = format!("this path is served with {methods} only");
-            let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail);
-            return Err(Problem { allow: Some(methods.to_string()), ..problem });
-        }
-    };
-    Ok(Resolved { view, index })
-}
-
 impl Call<'_> {
+    /// Finds the route in force.
+    fn resolve(&self) -> Result<Resolved, Problem> {
+        let view = self.core.routes();
+        let host = self.authority.host().trim_matches(['[', ']']);
+        let host = match host.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            true => Cow::Owned(host.to_ascii_lowercase()),
+            false => Cow::Borrowed(host),
+        };
+        let index = match view.table.look_up(&host, self.head.uri.path(), &self.head.method) {
+            Lookup::Found(index, _) => index,
+            Lookup::NotFound if !self.core.knows_routes() => {
+                return Err(unavailable("no_routes_yet", "the gateway has not read its routes yet"));
+            }
+            Lookup::NotFound => {
+                return Err(Problem::new(
+                    StatusCode::NOT_FOUND,
+                    "no_route",
+                    "no route matches this host and path",
+                ));
+            }
+            Lookup::MethodNotAllowed(methods) => {
+                let detail = format!("this path is served with {methods} only");
+                let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail);
+                return Err(Problem { allow: Some(methods.to_string()), ..problem });
+            }
+        };
+        Ok(Resolved { view, index })
+    }
+
     /// Tries until there is an answer, or no try is left.
-    async fn run(self, first: Resolved) -> Result<Response<ReplyBody>, Problem> {
+    async fn run(&self, first: Resolved) -> Result<Response<ReplyBody>, Problem> {
         let deadline = self.started + first.route().timeout;
         let idempotent = self.head.method.is_idempotent();
         let mut tries = Tries::new(first.route().retry, idempotent, self.started, deadline);
@@ -154,7 +155,7 @@ impl Call<'_> {
         let mut encoded = None;
         loop {
             let route = resolved.route();
-            let (headers, client) = (&self.head.headers, self.peer.ip());
+            let (headers, client) = (&self.head.headers, self.caller.peer.ip());
             let Some(target) = route.selection.choose(&route.split, headers, client, fastrand::u32(..))
             else {
                 return Err(unavailable("no_version", "no version of this service takes traffic now"));
@@ -193,7 +194,11 @@ impl Call<'_> {
                 Next::RetryAfter(pause) => tokio::time::sleep(pause).await,
             }
             // What a try missed may be because the route changed.
-            resolved = resolve(self.core, &self.host, &self.head)?;
+            let now = self.resolve()?;
+            if !encodes_alike(resolved.route(), now.route()) {
+                encoded = None;
+            }
+            resolved = now;
         }
     }
 
@@ -246,9 +251,8 @@ impl Call<'_> {
     fn encode(&self, route: &Route, sending: Sending) -> Result<Encoded, Problem> {
         let said_length = self.head.headers.contains_key(header::CONTENT_LENGTH);
         let origin = Origin {
-            peer: self.peer,
-            trusted: self.core.settings.trusts(self.peer.ip()),
-            authority: &self.authority,
+            caller: self.caller,
+            authority: self.authority.as_str(),
             request_id: self.request_id,
             body_bytes: (said_length || !self.body.is_empty()).then_some(self.body.len()),
         };
@@ -304,6 +308,11 @@ impl Call<'_> {
         stats.responded(problem.status, self.started.elapsed());
         Err(problem)
     }
+}
+
+/// Whether a request that was encoded for one route can go out for another as it is.
+fn encodes_alike(one: &Route, other: &Route) -> bool {
+    one.codec == other.codec && one.strip_prefix == other.strip_prefix
 }
 
 /// Counts how a try ended, for or against its version.

@@ -29,6 +29,8 @@ struct Slot<T> {
     instance: Option<Rc<str>>,
     manners: Manners,
     deadline: Instant,
+    /// Whether [`Slots::expire`] found it past its deadline.
+    expired: bool,
 }
 
 /// What may come back for a request, and what becomes of it when nobody waits.
@@ -100,7 +102,8 @@ impl<T> Slots<T> {
     pub fn insert(&mut self, deadline: Instant, manners: Manners) -> Key {
         let generation = self.next_generation;
         self.next_generation = generation.wrapping_add(1);
-        let slot = Slot { generation, state: State::Waiting(None), instance: None, manners, deadline };
+        let state = State::Waiting(None);
+        let slot = Slot { generation, state, instance: None, manners, deadline, expired: false };
         let index =
             u32::try_from(self.slab.insert(slot)).expect("requests in flight are bounded far below 2^32");
         Key { index, generation }
@@ -153,13 +156,17 @@ impl<T> Slots<T> {
         }
     }
 
-    /// What a request waits for, if it is there; then its place is free.
+    /// What a request waits for, if it is there; then its place is free. `None` when its deadline has passed: then it
+    /// is for its owner to [`abandon`](Slots::abandon) it.
     ///
     /// # Panics
     /// When the key was given up before: each key is polled by its one owner.
-    pub fn poll(&mut self, key: Key, cx: &mut Context<'_>) -> Poll<T> {
+    pub fn poll(&mut self, key: Key, cx: &mut Context<'_>) -> Poll<Option<T>> {
         let slot = self.get(key).expect("a key is polled by its one owner, until it is ready");
         if let State::Waiting(waker) = &mut slot.state {
+            if slot.expired {
+                return Poll::Ready(None);
+            }
             match waker {
                 Some(waker) if waker.will_wake(cx.waker()) => {}
                 _ => *waker = Some(cx.waker().clone()),
@@ -167,7 +174,7 @@ impl<T> Slots<T> {
             return Poll::Pending;
         }
         match self.slab.remove(key.index as usize).state {
-            State::Ready(value) => Poll::Ready(value),
+            State::Ready(value) => Poll::Ready(Some(value)),
             State::Waiting(_) | State::Abandoned => unreachable!("its one owner polls it"),
         }
     }
@@ -188,9 +195,19 @@ impl<T> Slots<T> {
         instance
     }
 
-    /// Frees the places of requests that were abandoned and are past their deadline.
-    pub fn sweep(&mut self, now: Instant) {
-        self.slab.retain(|_, slot| !matches!(slot.state, State::Abandoned) || slot.deadline > now);
+    /// Looks for deadlines that have passed: wakes the owners of those requests, and frees the places of those that
+    /// were abandoned. A walk over all of them every few milliseconds costs less than a timer for each.
+    pub fn expire(&mut self, now: Instant) {
+        self.slab.retain(|_, slot| {
+            if slot.deadline > now {
+                return true;
+            }
+            slot.expired = true;
+            if let State::Waiting(waker) = &mut slot.state {
+                waker.take().inspect(Waker::wake_by_ref);
+            }
+            !matches!(slot.state, State::Abandoned)
+        });
     }
 
     /// The instances that run requests somebody waits for, each once.
@@ -242,7 +259,7 @@ mod tests {
 
     fn poll(slots: &mut Slots<u32>, key: Key) -> Option<u32> {
         match slots.poll(key, &mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(value) => Some(value),
+            Poll::Ready(value) => value,
             Poll::Pending => None,
         }
     }
@@ -301,10 +318,30 @@ mod tests {
         let deadline = later();
         let key = slots.insert(deadline, CANCELLED);
         slots.abandon(key);
-        slots.sweep(deadline - Duration::from_millis(1));
+        slots.expire(deadline - Duration::from_millis(1));
         assert_eq!(slots.len(), 1);
-        slots.sweep(deadline);
+        slots.expire(deadline);
         assert!(slots.is_empty());
+    }
+
+    #[test]
+    fn a_request_past_its_deadline_is_woken_and_given_up_unless_its_reply_is_there() {
+        let mut slots = Slots::<u32>::new();
+        let deadline = later();
+        let (late, answered, early) = (
+            slots.insert(deadline, CANCELLED),
+            slots.insert(deadline, CANCELLED),
+            slots.insert(deadline + Duration::from_secs(1), CANCELLED),
+        );
+        slots.accept(late, "a");
+        assert!(slots.deliver(answered, 1));
+        slots.expire(deadline);
+        let cx = &mut Context::from_waker(Waker::noop());
+        assert_eq!(slots.poll(late, cx), Poll::Ready(None));
+        assert_eq!(slots.poll(answered, cx), Poll::Ready(Some(1)));
+        assert_eq!(slots.poll(early, cx), Poll::Pending);
+        assert_eq!(slots.abandon(late).as_deref(), Some("a"), "it is cancelled where it runs");
+        assert_eq!(slots.len(), 1);
     }
 
     #[test]

@@ -147,6 +147,11 @@ struct LimitArgs {
     #[arg(long, env = "NATSWAY_BODY_TIMEOUT", value_name = "TIME", default_value = "30s", value_parser = duration)]
     body_timeout: Duration,
 
+    /// Answer HTTP/1 clients that end their side of the connection before the answer; otherwise they have left, and
+    /// their work is cancelled
+    #[arg(long, env = "NATSWAY_ALLOW_HALF_CLOSE")]
+    allow_half_close: bool,
+
     /// Requests at a time on one HTTP/2 connection
     #[arg(long, env = "NATSWAY_HTTP2_STREAMS", value_name = "COUNT", default_value = "256")]
     http2_streams: u32,
@@ -199,6 +204,7 @@ impl RunArgs {
                 header_fields: limits.max_header_fields,
                 head_timeout: limits.head_timeout,
                 body_timeout: limits.body_timeout,
+                half_close: limits.allow_half_close,
                 http2_streams: limits.http2_streams,
             },
             link: LinkLimits { in_flight: limits.max_in_flight, in_flight_bytes: limits.max_in_flight_bytes },

@@ -71,6 +71,19 @@ async fn an_http2_connection_is_told_to_go_away_and_its_streams_are_finished() {
 }
 
 #[tokio::test]
+async fn connections_without_a_request_do_not_hold_it_up() {
+    let broker = Broker::start().await;
+    let mut gateway =
+        Gateway::start(&broker, ROUTES, &["--drain-grace", "200ms", "--drain-limit", "10m"]).await;
+    let (silent, mut half_head) = (gateway.client().await, gateway.client().await);
+    half_head.send("GET / HTTP/1.1\r\nho").await.unwrap();
+    eventually(DEADLINE, async || gateway.metric("natsway_client_connections").await == 2.0).await;
+    gateway.process.terminate();
+    assert!(gateway.process.wait_exit(DEADLINE).await.success());
+    drop((silent, half_head));
+}
+
+#[tokio::test]
 async fn a_request_that_never_ends_does_not_keep_it_beyond_the_drain_limit() {
     let broker = Broker::start().await;
     let backend = Backend::start(&broker, |_, _| vec![]).await;

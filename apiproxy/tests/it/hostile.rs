@@ -122,18 +122,31 @@ async fn slow_heads_and_bodies_are_cut_off() {
 }
 
 #[tokio::test]
-async fn a_body_that_breaks_off_is_never_published_and_a_half_closed_client_is_answered() {
+async fn a_body_that_breaks_off_is_never_published() {
     let broker = Broker::start().await;
     let backend = Backend::saying(&broker, "fine").await;
     let gateway = Gateway::start(&broker, ROUTES, &[]).await;
     let mut cut = gateway.client().await;
     cut.send("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\nhalf").await.unwrap();
     drop(cut);
-    let mut half_closed = gateway.client().await;
-    half_closed.send("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
-    half_closed.stream.shutdown().await.unwrap();
-    assert_eq!(half_closed.reply(false).await.unwrap().text(), "fine");
+    assert_eq!(gateway.get("/").await.text(), "fine");
     assert_eq!(backend.seen.count(), 1);
+}
+
+#[tokio::test]
+async fn a_half_closed_client_has_left_unless_the_operator_says_otherwise() {
+    let broker = Broker::start().await;
+    let _backend = Backend::saying(&broker, "fine").await;
+    let half_closed = async |gateway: &Gateway| {
+        let mut client = gateway.client().await;
+        client.send("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+        client.stream.shutdown().await.unwrap();
+        client.reply(false).await
+    };
+    let strict = Gateway::start(&broker, ROUTES, &[]).await;
+    assert!(half_closed(&strict).await.is_err(), "closed, as no answer is owed");
+    let lenient = Gateway::start(&broker, ROUTES, &["--allow-half-close"]).await;
+    assert_eq!(half_closed(&lenient).await.unwrap().text(), "fine");
 }
 
 /// An HTTP/2 frame.

@@ -3,11 +3,13 @@
 use std::process::Output;
 use std::time::{Duration, Instant};
 
+use futures_util::StreamExt;
 use natsway_routes::document::RouteDocument;
 use natsway_routes::store::{BUCKET, RouteStore, StoreErrorKind};
 use natsway_testkit::{Broker, eventually};
+use natsway_wire::envelope::NotRun;
 
-use crate::backend::{Backend, ok};
+use crate::backend::{Backend, not_run, ok, settled};
 use crate::fixture::{DEADLINE, Gateway, ROUTES};
 
 fn document(path: &str, weights: [u32; 2]) -> RouteDocument {
@@ -75,7 +77,6 @@ async fn a_change_is_in_force_at_every_gateway_without_a_restart() {
 
 #[tokio::test]
 async fn a_bucket_filled_after_it_was_opened_is_not_taken_for_empty() {
-    use futures_util::StreamExt;
     use natsway_routes::store::Update;
     let broker = Broker::builder().jetstream().start().await;
     let store = store(&broker).await;
@@ -84,6 +85,34 @@ async fn a_bucket_filled_after_it_was_opened_is_not_taken_for_empty() {
     let first = tokio::time::timeout(DEADLINE, updates.next()).await.unwrap().unwrap();
     // A gateway that seeds the bucket would be ready with no route at all.
     assert!(matches!(first, Update::Change(_)), "{first:?}");
+}
+
+#[tokio::test]
+async fn a_retry_goes_by_the_route_of_its_own_time() {
+    let broker = Broker::builder().jetstream().start().await;
+    // Every try is sent away until the route leads elsewhere.
+    let old = Backend::start(&broker, |_, _| vec![not_run(NotRun::Moved)]).await;
+    let client = broker.connect().await;
+    let mut native = client.subscribe("svc.test.native").await.unwrap();
+    settled(&client).await;
+    let routes = ROUTES.replace("\"1s\"", "\"1m\"\nretries = 1000").replace("\"5s\"", "\"1m\"");
+    let gateway = Gateway::launch_live(&broker, &routes);
+    gateway.ready().await;
+    let mut caller = gateway.client().await;
+    caller.send("POST /api/x HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\nbody").await.unwrap();
+    eventually(DEADLINE, async || old.seen.count() > 0).await;
+
+    let changed = r#"{"name":"test","path":"/{*rest}","codec":"native","strip_prefix":"/api",
+        "target":[{"version":"new","subject":"svc.test.native","weight":1}]}"#;
+    let store = store(&broker).await;
+    let revision = store.get("test").await.unwrap().unwrap().revision;
+    let changed = RouteDocument::from_json(changed.as_bytes()).unwrap();
+    store.put(&changed, Some(revision)).await.unwrap();
+    let message = tokio::time::timeout(DEADLINE, native.next()).await.unwrap().unwrap();
+    assert_eq!(&message.payload[..], b"body");
+    assert_eq!(message.headers.unwrap().get("Natsway-Path").unwrap().as_str(), "/x");
+    client.publish(message.reply.unwrap(), "answered".into()).await.unwrap();
+    assert_eq!(caller.reply(false).await.unwrap().text(), "answered");
 }
 
 #[tokio::test]
