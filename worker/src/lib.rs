@@ -16,9 +16,10 @@
 //! - `job`: calls the service, catches its panic, collects the `body` within limits, encodes.
 //! - `outbox`: hands the reply to the newest session.
 //!
-//! `figures` counts all of it, `options` says how.
+//! `directives` opens and drains whole subscription sets as an autoscaler says. `figures` counts all of it, `options` says how.
 
 mod body;
+mod directives;
 mod discovery;
 mod error;
 mod figures;
@@ -35,6 +36,7 @@ mod serve;
 mod staleness;
 
 pub use body::Body;
+pub use directives::serve_scaled;
 pub use error::Error;
 pub use figures::Summary;
 pub use job::{BoxError, Deadline};

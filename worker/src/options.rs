@@ -136,6 +136,12 @@ impl Options {
         self
     }
 
+    /// The same for another instance.
+    pub(crate) fn without_instance(mut self) -> Options {
+        self.instance = None;
+        self
+    }
+
     /// A sentence about the service, shown by `nats micro info`.
     pub fn description(mut self, description: impl Into<String>) -> Options {
         self.description = description.into();

@@ -8,6 +8,7 @@
 //! | `natsway.present.<service subject>` | every worker of that subject | empty, with a reply subject: each that is not leaving answers with its id; an id, without: that instance has come |
 //! | `natsway.tombstone.<service subject>` | every gateway | queue group name; each answers once it stands in for the subject |
 //! | `natsway.drain.<service subject>` | every worker of that subject | empty; each that serves nothing else leaves, and answers with its id first |
+//! | `natsway.scale-out.<service subject>`, `natsway.scale-in...` | one worker of that subject that can obey | a [`Directive`], JSON; it answers how many subscription sets it has then |
 //! | `natsway.figures.<sender>` | gateways, command lines | the figures of whoever sends requests, each second; JSON |
 //! | `natsway.report` | whoever sends requests | empty, with a reply subject: each answers with all of its figures |
 
@@ -29,12 +30,28 @@ pub enum WorkerCommand {
     Ping,
 }
 
+/// What one of a service's workers is told to do about its subscription sets.
+///
+/// The message is `{"directive":"scale-out"}`, the subject says the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Directive {
+    /// Open one more.
+    ScaleOut,
+    /// Drain the newest.
+    ScaleIn,
+}
+
 const CANCEL: u16 = 0;
 const PING: u16 = 1;
 
 /// The subject on which a worker instance takes [`WorkerCommand`]s.
 pub fn worker_subject(instance: &str) -> String {
     format!("{CONTROL_PREFIX}.worker.{instance}")
+}
+
+/// The subject on which the workers of a service subject that can obey a directive share it.
+pub fn directive_subject(directive: Directive, service: &Subject) -> String {
+    format!("{CONTROL_PREFIX}.{directive}.{service}")
 }
 
 /// The subject on which the members of a service subject say that they are there.
@@ -75,6 +92,15 @@ pub(crate) fn instance_id(bytes: &[u8]) -> Result<String, Error> {
         return Err(Error::malformed("instance"));
     }
     String::from_utf8(bytes.to_vec()).map_err(|_| Error::malformed("instance"))
+}
+
+impl std::fmt::Display for Directive {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Directive::ScaleOut => "scale-out",
+            Directive::ScaleIn => "scale-in",
+        })
+    }
 }
 
 impl WorkerCommand {

@@ -4,6 +4,7 @@
 
 mod caller;
 mod contract;
+mod directives;
 mod discovery;
 mod drain;
 mod failure;

@@ -77,6 +77,16 @@ struct ServiceArgs {
     #[arg(long, env = "NATSWAY_VERSION", value_name = "SEMVER")]
     service_version: Option<String>,
 
+    /// Subscription sets that directives of an autoscaler may open, the first one included
+    #[arg(
+        long,
+        env = "NATSWAY_MAX_SETS",
+        value_name = "COUNT",
+        default_value = "1",
+        conflicts_with = "per_core"
+    )]
+    max_sets: NonZeroUsize,
+
     /// What becomes of a handler whose client went away
     #[arg(long, env = "NATSWAY_ON_CANCEL", value_enum, default_value_t = Cancelled::Drop)]
     on_cancel: Cancelled,
@@ -136,6 +146,11 @@ impl Args {
         self.threading.per_core
     }
 
+    /// Subscription sets that directives may open.
+    pub(crate) fn max_sets(&self) -> NonZeroUsize {
+        self.service.max_sets
+    }
+
     /// How many threads run handlers, when the user says so.
     pub(crate) fn threads(&self) -> Option<NonZeroUsize> {
         self.threading.threads
@@ -143,7 +158,8 @@ impl Args {
 
     /// Makes the worker's options and the demonstration service of the arguments.
     pub(crate) fn into_options(self) -> anyhow::Result<(Options, Router)> {
-        let ServiceArgs { subject, queue_group, name, service_version, on_cancel, run_log } = self.service;
+        let ServiceArgs { subject, queue_group, name, service_version, on_cancel, run_log, .. } =
+            self.service;
         let LimitArgs { max_in_flight, max_in_flight_bytes, max_response_bytes, drain_limit_ms } =
             self.limits;
         let mut subjects = subject.into_iter();

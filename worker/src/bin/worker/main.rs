@@ -48,10 +48,12 @@ fn start(args: Args) -> anyhow::Result<()> {
 
 async fn run(args: Args) -> anyhow::Result<()> {
     let shutdown = natsway_worker::shutdown_signal().context("installing signal handlers")?;
-    let per_core = args.per_core();
+    let (per_core, max_sets) = (args.per_core(), args.max_sets());
     let (options, service) = args.into_options()?;
     if per_core {
         natsway_worker::serve_local(options, move || service, shutdown).await?;
+    } else if max_sets.get() > 1 {
+        natsway_worker::serve_scaled(options, max_sets, service, shutdown).await?;
     } else {
         natsway_worker::serve(options, service, shutdown).await?;
     }

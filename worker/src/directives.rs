@@ -1,0 +1,188 @@
+//! A worker that opens and drains subscription sets as it is told to.
+//!
+//! A directive is a message of a queue group, so one worker of the service gets it. Workers that cannot obey it are not
+//! in its queue group: those at their ceiling hear no scale-out, those at their floor of one set no scale-in. So when
+//! nobody can obey, whoever asks is told at once that there is nobody.
+
+use std::num::NonZeroUsize;
+
+use async_nats::{Client, Message, Subscriber};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use natsway_boot::Broker;
+use natsway_wire::Subject;
+use natsway_wire::control::{Directive, directive_subject};
+use serde_json::json;
+use tokio::task::JoinHandle;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tower::Service;
+use tracing::{info, warn};
+
+use crate::{Body, BoxError, Error, Options, Summary, serve};
+
+/// The queue group of directives.
+const QUEUE_GROUP: &str = "scale";
+
+/// Serves as [`serve`] does, and opens and drains further subscription sets when it is told to
+/// ([`directive_subject`]): from one up to `most_sets`. Each set is an instance of its own, with its own limits, connection and
+/// thread, and leaves by the same fence.
+///
+/// # Errors
+/// [`Error`] of the first set. Another one that fails is given up, with a word in the log.
+///
+/// # Cancel safety
+/// As [`serve`], for all sets.
+pub async fn serve_scaled<S, B>(
+    options: Options,
+    most_sets: NonZeroUsize,
+    service: S,
+    shutdown: impl Future<Output = ()>,
+) -> Result<Summary, Error>
+where
+    S: Service<http::Request<Body>, Response = http::Response<B>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Into<BoxError>,
+    B: http_body::Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    let config = options.clone().check()?;
+    let further = options.clone().without_instance();
+    let open = move |options: Options| {
+        let stop = CancellationToken::new();
+        let serving = tokio::spawn(serve(options, service.clone(), stop.clone().cancelled_owned()));
+        Set { serving, stop: stop.drop_guard() }
+    };
+    let first = open(options);
+    let mut sets = Sets {
+        open: || open(further.clone()),
+        most: most_sets.get(),
+        open_sets: Vec::new(),
+        left: Vec::new(),
+    };
+    let obeying = sets.obey(&config.broker, &config.subjects[0], &config.instance);
+    let mut first_ended = first.serving;
+    let mut outcome = None;
+    tokio::select! {
+        ended = &mut first_ended => outcome = Some(ended),
+        () = shutdown => {}
+        () = obeying => {}
+    }
+    drop(first.stop);
+    let ended = match outcome {
+        Some(ended) => ended,
+        None => first_ended.await,
+    };
+    let mut summary = ended.map_err(|_| Error::ReaderPanicked)??;
+    summary += sets.leave().await;
+    Ok(summary)
+}
+
+/// One subscription set. Dropped, it is told to leave.
+struct Set {
+    serving: JoinHandle<Result<Summary, Error>>,
+    stop: DropGuard,
+}
+
+/// The sets beyond the first.
+struct Sets<F> {
+    open: F,
+    /// The first one included.
+    most: usize,
+    open_sets: Vec<Set>,
+    /// Those that were told to leave.
+    left: Vec<JoinHandle<Result<Summary, Error>>>,
+}
+
+impl<F: Fn() -> Set> Sets<F> {
+    /// Obeys directives for as long as it is polled.
+    async fn obey(&mut self, broker: &Broker, subject: &Subject, instance: &str) {
+        let client = match broker.connect(&format!("worker {instance} scale"), "_INBOX_worker").await {
+            Ok(client) => client,
+            Err(error) => {
+                warn!(%error, "no directives are heard");
+                return std::future::pending().await;
+            }
+        };
+        let (mut outs, mut ins) = (None, None);
+        loop {
+            let count = 1 + self.open_sets.len();
+            listen(&client, &mut outs, count < self.most, Directive::ScaleOut, subject).await;
+            listen(&client, &mut ins, count > 1, Directive::ScaleIn, subject).await;
+            let (directive, message) = tokio::select! {
+                message = next(&mut outs) => (Directive::ScaleOut, message),
+                message = next(&mut ins) => (Directive::ScaleIn, message),
+            };
+            // The client has ended, with the process.
+            let Some(message) = message else { return std::future::pending().await };
+            self.act(directive);
+            answer(&client, message, instance, 1 + self.open_sets.len()).await;
+        }
+    }
+
+    fn act(&mut self, directive: Directive) {
+        match directive {
+            Directive::ScaleOut => self.open_sets.push((self.open)()),
+            Directive::ScaleIn => {
+                if let Some(newest) = self.open_sets.pop() {
+                    drop(newest.stop);
+                    self.left.push(newest.serving);
+                }
+            }
+        }
+        info!(%directive, sets = 1 + self.open_sets.len(), "directive obeyed");
+    }
+
+    /// Has all of them leave, and adds up what they did.
+    async fn leave(self) -> Summary {
+        let mut summary = Summary::default();
+        let open = self.open_sets.into_iter().map(|set| {
+            drop(set.stop);
+            set.serving
+        });
+        for serving in open.chain(self.left).collect::<Vec<_>>() {
+            match serving.await {
+                Ok(Ok(of_set)) => summary += of_set,
+                Ok(Err(error)) => warn!(%error, "a subscription set failed"),
+                Err(error) => warn!(%error, "a subscription set failed"),
+            }
+        }
+        summary
+    }
+}
+
+async fn answer(client: &Client, message: Message, instance: &str, sets: usize) {
+    let Some(reply) = message.reply else { return };
+    let answer = json!({ "instance": instance, "sets": sets }).to_string();
+    if let Err(error) = client.publish(reply, Bytes::from(answer)).await {
+        warn!(%error, "directive not answered");
+    }
+}
+
+/// The next message; never, when there is nothing to listen to.
+async fn next(subscriber: &mut Option<Subscriber>) -> Option<Message> {
+    match subscriber {
+        Some(subscriber) => subscriber.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Joins or leaves the queue group of a directive.
+async fn listen(
+    client: &Client,
+    subscriber: &mut Option<Subscriber>,
+    wanted: bool,
+    directive: Directive,
+    subject: &Subject,
+) {
+    if !wanted {
+        // A directive that comes this very moment is lost; whoever sent it counts again.
+        *subscriber = None;
+    } else if subscriber.is_none() {
+        let group = QUEUE_GROUP.to_owned();
+        match client.queue_subscribe(directive_subject(directive, subject), group).await {
+            Ok(subscribed) => *subscriber = Some(subscribed),
+            Err(error) => warn!(%error, %directive, "directives are not heard"),
+        }
+    }
+}
