@@ -69,6 +69,11 @@ impl Controller {
         self.rules = rules;
     }
 
+    /// The target's name.
+    pub fn target(&self) -> &str {
+        &self.target
+    }
+
     /// What the last decision set, if there was one.
     pub fn decided(&self) -> Option<u32> {
         self.decided
@@ -78,12 +83,12 @@ impl Controller {
     ///
     /// Within the bounds always. A look that cannot be acted on changes nothing: what was decided last stays.
     pub fn decide(&mut self, now_ms: u64, fleet: Fleet, look: Result<Sample, Fault>) -> Decision {
-        let redelivered = look.as_ref().ok().and_then(|sample| sample.redelivered);
+        let sample = look.as_ref().ok().cloned();
         let mut decision = match self.window.push(now_ms, look) {
             Err(fault) => self.freeze(now_ms, fleet, fault),
             Ok(()) => self.act(now_ms, fleet),
         };
-        decision.redelivered = redelivered;
+        decision.sample = sample;
         self.last_ready = fleet.ready;
         self.decided = Some(decision.to);
         decision
@@ -104,7 +109,7 @@ impl Controller {
             answers: Vec::new(),
             wanted: None,
             limits: Vec::new(),
-            redelivered: None,
+            sample: None,
         }
     }
 
@@ -141,7 +146,7 @@ impl Controller {
             answers,
             wanted,
             limits,
-            redelivered: None,
+            sample: None,
         }
     }
 

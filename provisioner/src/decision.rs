@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::policy::View;
-use crate::sample::{Fault, Fleet};
+use crate::sample::{Fault, Fleet, Sample};
 use crate::scale::Limit;
 
 /// What was decided about a target, and why.
@@ -37,9 +37,9 @@ pub struct Decision {
     /// The rules that changed it, in order.
     #[serde(default)]
     pub limits: Vec<Limit>,
-    /// Unfinished messages that were delivered more than once; many of them mean a message that nobody can handle.
+    /// The look itself, believed or not: what a replay goes by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub redelivered: Option<u64>,
+    pub sample: Option<Sample>,
 }
 
 /// What one policy answered.
@@ -124,7 +124,8 @@ impl fmt::Display for Decision {
             writeln!(f, "  backlog        {} waiting, {} in hand", view.waiting, view.in_hand)?;
             writeln!(f, "  service rate   {learned}")?;
         }
-        if let Some(redelivered) = self.redelivered.filter(|count| *count > 0) {
+        let redelivered = self.sample.as_ref().and_then(|sample| sample.redelivered);
+        if let Some(redelivered) = redelivered.filter(|count| *count > 0) {
             writeln!(
                 f,
                 "  redelivered    {redelivered}: a message that fails, or an ack wait that is too short"

@@ -12,12 +12,15 @@
 //! - [`controller`]: all of it together: a look in, a [`decision`] with its reasons out.
 
 pub mod backend;
+pub mod config;
 pub mod controller;
 pub mod decision;
+pub mod lease;
 pub mod policy;
 pub mod sample;
 pub mod scale;
 pub mod service_rate;
 pub mod signal;
 pub mod simulate;
+pub mod target;
 pub mod window;

@@ -1,0 +1,130 @@
+//! Who of several provisioners acts: the one that holds a key of a bucket whose entries do not last.
+//!
+//! The lease only saves duplicate work. Two that both believe to lead do no harm: the backends' own state is the truth, and
+//! a directory of processes is locked besides.
+
+use std::time::{Duration, Instant};
+
+use async_nats::Client;
+use async_nats::jetstream::kv::{self, UpdateErrorKind};
+use async_nats::jetstream::{self, stream::StorageType};
+use bytes::Bytes;
+use tracing::debug;
+
+/// How long a lease lasts that is not renewed.
+pub const LASTS: Duration = Duration::from_secs(4);
+
+/// How often it is renewed, and how often others try to get it.
+const PACE: Duration = Duration::from_secs(1);
+
+/// How long the broker may take for one request.
+const TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A lease that can be had.
+#[derive(Clone, Debug)]
+pub struct Lease {
+    client: Client,
+    bucket: String,
+    key: String,
+    id: String,
+}
+
+/// A lease that is held.
+#[derive(Debug)]
+pub struct Held {
+    store: kv::Store,
+    key: String,
+    id: String,
+    revision: u64,
+    renewed: Instant,
+}
+
+impl Lease {
+    /// The lease `key` in `bucket`, for whoever is called `id`.
+    pub fn new(
+        client: Client,
+        bucket: impl Into<String>,
+        key: impl Into<String>,
+        id: impl Into<String>,
+    ) -> Lease {
+        Lease { client, bucket: bucket.into(), key: key.into(), id: id.into() }
+    }
+
+    /// Waits until it is ours.
+    ///
+    /// # Cancel safety
+    /// Cancelling may leave it with us until it lapses; nothing else.
+    pub async fn acquire(&self) -> Held {
+        loop {
+            match self.try_acquire().await {
+                Ok(held) => return held,
+                Err(reason) => debug!(%reason, key = %self.key, "lease not had"),
+            }
+            tokio::time::sleep(PACE).await;
+        }
+    }
+
+    async fn try_acquire(&self) -> Result<Held, String> {
+        let began = Instant::now();
+        let acquired = async {
+            let store = self.store().await?;
+            let created = store.create(&self.key, Bytes::copy_from_slice(self.id.as_bytes())).await;
+            let revision = created.map_err(|error| error.to_string())?;
+            let (key, id) = (self.key.clone(), self.id.clone());
+            Ok(Held { store, key, id, revision, renewed: began })
+        };
+        tokio::time::timeout(TIMEOUT, acquired).await.map_err(|_| "the broker does not answer".to_owned())?
+    }
+
+    async fn store(&self) -> Result<kv::Store, String> {
+        let mut context = jetstream::new(self.client.clone());
+        context.set_timeout(TIMEOUT);
+        if let Ok(store) = context.get_key_value(&self.bucket).await {
+            return Ok(store);
+        }
+        let config = kv::Config {
+            bucket: self.bucket.clone(),
+            description: "who of the natsway provisioners acts".to_owned(),
+            history: 1,
+            max_age: LASTS,
+            storage: StorageType::Memory,
+            ..kv::Config::default()
+        };
+        context.create_key_value(config).await.map_err(|error| error.to_string())
+    }
+}
+
+impl Held {
+    /// Renews it for as long as it lasts; returns when it is lost.
+    ///
+    /// # Cancel safety
+    /// Cancelling loses nothing but the renewal that was due.
+    pub async fn keep(&mut self) {
+        loop {
+            tokio::time::sleep(PACE).await;
+            let began = Instant::now();
+            let value = Bytes::copy_from_slice(self.id.as_bytes());
+            let renewed = self.store.update(&self.key, value, self.revision);
+            match tokio::time::timeout(TIMEOUT, renewed).await {
+                Ok(Ok(revision)) => {
+                    self.revision = revision;
+                    self.renewed = began;
+                }
+                Ok(Err(error)) if error.kind() == UpdateErrorKind::WrongLastRevision => return,
+                Ok(Err(error)) => debug!(%error, "lease not renewed"),
+                Err(_) => debug!("lease not renewed: the broker does not answer"),
+            }
+            if self.renewed.elapsed() >= LASTS {
+                return;
+            }
+        }
+    }
+
+    /// Gives it back, so that another one need not wait.
+    pub async fn release(self) {
+        let released = self.store.delete_expect_revision(&self.key, Some(self.revision));
+        if !matches!(tokio::time::timeout(TIMEOUT, released).await, Ok(Ok(()))) {
+            debug!("lease not given back; it lapses by itself");
+        }
+    }
+}

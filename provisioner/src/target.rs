@@ -1,0 +1,135 @@
+//! One target at work: look, decide, set.
+
+use std::time::Duration;
+
+use async_nats::Client;
+use natsway_boot::Clock;
+use tracing::{info, warn};
+
+use crate::backend::directives::Directives;
+use crate::backend::docker::{Docker, DockerRules};
+use crate::backend::processes::{ProcessRules, Processes};
+use crate::backend::{self, Backend, BackendError};
+use crate::config::{BackendDocument, SignalDocument, Target as TargetConfig};
+use crate::controller::Controller;
+use crate::decision::{Course, Decision};
+use crate::sample::{Fault, Fleet};
+use crate::signal::{ConsumerSignal, MonitoringSignal, ServicesSignal, Signal, TallySignal, Via};
+
+/// How long a backend may take for one look or one change; what takes longer is tried again.
+const BACKEND_WITHIN: Duration = Duration::from_secs(20);
+
+/// A signal, a controller and a backend.
+pub struct Target {
+    name: String,
+    signal: Box<dyn Signal>,
+    controller: Controller,
+    backend: Box<dyn Backend>,
+    clock: Clock,
+    last_fleet: Fleet,
+}
+
+impl Target {
+    /// What a configuration describes.
+    ///
+    /// # Errors
+    /// [`BackendError`] when the backend cannot be used now.
+    pub fn open(client: &Client, config: &TargetConfig) -> Result<Target, BackendError> {
+        let controller = Controller::new(config.name(), config.rules(), config.policies());
+        Ok(Target::new(
+            controller,
+            open_signal(client, config.signal()),
+            open_backend(client, config.backend())?,
+        ))
+    }
+
+    /// A target of parts of one's own.
+    pub fn new(controller: Controller, signal: Box<dyn Signal>, backend: Box<dyn Backend>) -> Target {
+        let name = controller.target().to_owned();
+        Target { name, signal, controller, backend, clock: Clock::start(), last_fleet: Fleet::default() }
+    }
+
+    /// Takes other rules and policies.
+    pub fn reload(&mut self, config: &TargetConfig) {
+        self.controller.reload(config.rules(), config.policies());
+    }
+
+    /// One poll: looks, decides, and sets what was decided. The decision says what was meant; what could not be done is in
+    /// the log, and is tried again at the next poll.
+    pub async fn step(&mut self) -> Decision {
+        let fleet = match within(self.backend.instances()).await {
+            Ok(instances) => backend::fleet(&instances),
+            Err(error) => {
+                let fault = Fault::Missing(format!("the backend does not say what runs: {error}"));
+                return self.controller.freeze(self.now_ms(), self.last_fleet, fault);
+            }
+        };
+        self.last_fleet = fleet;
+        let look = self.signal.look().await;
+        let decision = self.controller.decide(self.now_ms(), fleet, look);
+        if decision.to != decision.from {
+            let (from, to, reason) = (decision.from, decision.to, decision.reason());
+            info!(target_name = %self.name, from, to, course = %decision.course(), %reason, "scaling");
+            if let Err(error) = within(backend::set(&mut *self.backend, to)).await {
+                warn!(target_name = %self.name, %error, "not scaled, trying again at the next poll");
+            }
+        } else if decision.course() == Course::Frozen {
+            tracing::debug!(target_name = %self.name, reason = %decision.reason(), "frozen");
+        }
+        decision
+    }
+
+    fn now_ms(&self) -> u64 {
+        crate::signal::now_ms(&self.clock)
+    }
+}
+
+async fn within<T>(work: impl Future<Output = Result<T, BackendError>>) -> Result<T, BackendError> {
+    match tokio::time::timeout(BACKEND_WITHIN, work).await {
+        Ok(done) => done,
+        Err(_) => Err(BackendError::new("backend", format!("not done within {BACKEND_WITHIN:?}"))),
+    }
+}
+
+fn open_signal(client: &Client, document: &SignalDocument) -> Box<dyn Signal> {
+    let client = client.clone();
+    match document {
+        SignalDocument::Consumer { stream, consumer } => {
+            Box::new(ConsumerSignal::new(client, stream.as_str(), consumer.as_str()))
+        }
+        SignalDocument::Tally { stream, consumer } => {
+            Box::new(TallySignal::new(client, stream.as_str(), consumer.as_str()))
+        }
+        SignalDocument::Services { service, route, version } => {
+            let via = route.clone().zip(version.clone()).map(|(route, version)| Via { route, version });
+            Box::new(ServicesSignal::new(client, service.as_str(), via))
+        }
+        SignalDocument::Monitoring { servers, subject, queue_group } => {
+            let servers = servers.iter().filter_map(|server| server.parse().ok()).collect();
+            Box::new(MonitoringSignal::new(servers, subject.as_str(), queue_group.as_str()))
+        }
+    }
+}
+
+fn open_backend(client: &Client, document: &BackendDocument) -> Result<Box<dyn Backend>, BackendError> {
+    Ok(match document.clone() {
+        BackendDocument::Processes { command, environment, state, ready_after, stop_deadline } => {
+            let environment = environment.into_iter().collect();
+            Box::new(Processes::open(ProcessRules {
+                command,
+                environment,
+                state,
+                ready_after,
+                stop_deadline,
+            })?)
+        }
+        BackendDocument::Directives { subject } => {
+            let subject =
+                subject.parse().map_err(|error| BackendError::new(format!("subject {subject:?}"), error))?;
+            Box::new(Directives::new(client.clone(), subject))
+        }
+        BackendDocument::Docker { socket, project, service, ready_after, stop_deadline } => {
+            Box::new(Docker::new(DockerRules { socket, project, service, ready_after, stop_deadline }))
+        }
+    })
+}
