@@ -10,6 +10,8 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
+use crate::held::Held;
+
 /// A response's body: one piece, and trailers where there are some.
 #[derive(Debug, Default)]
 pub struct ReplyBody {
@@ -64,20 +66,36 @@ pub enum ReadError {
     TooLarge,
     /// The client broke off, or what it sent is not a body.
     Broken,
+    /// The core holds as much as it may.
+    NoRoom,
 }
 
-/// Reads a whole body of at most `limit_bytes`; nothing is read of one that says itself that it is longer.
-pub async fn read_whole(mut body: Incoming, limit_bytes: usize) -> Result<Bytes, ReadError> {
-    if body.size_hint().lower() > limit_bytes as u64 {
+/// Reads a whole body of at most `limit_bytes`; nothing is read of one that says itself that it is longer. With the
+/// `head_bytes` before it, `held` counts what it says that it will have, and what it has once that is more.
+pub async fn read_whole(
+    mut body: Incoming,
+    limit_bytes: usize,
+    head_bytes: usize,
+    held: &mut Held<'_>,
+) -> Result<Bytes, ReadError> {
+    let said_bytes = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+    if said_bytes > limit_bytes {
         return Err(ReadError::TooLarge);
+    }
+    if !held.reach(head_bytes + said_bytes) {
+        return Err(ReadError::NoRoom);
     }
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();
     while let Some(frame) = body.frame().await {
         // Trailers of a request are not forwarded: no field that matters may come after the decision is taken.
         let Ok(data) = frame.map_err(|_| ReadError::Broken)?.into_data() else { continue };
-        if first.len() + rest.len() + data.len() > limit_bytes {
+        let read_bytes = first.len() + rest.len() + data.len();
+        if read_bytes > limit_bytes {
             return Err(ReadError::TooLarge);
+        }
+        if !held.reach(head_bytes + read_bytes) {
+            return Err(ReadError::NoRoom);
         }
         // Most bodies come in one piece, which is then used as it is.
         if first.is_empty() && rest.is_empty() {

@@ -20,6 +20,7 @@ use tracing::{info, warn};
 
 use crate::connection::{self, Leaving};
 use crate::core::Core;
+use crate::descriptors::allowed_connections;
 use crate::identity::Identity;
 use crate::link::INBOX_PREFIX;
 use crate::listener::{Accepted, Seat, accept, bind};
@@ -46,7 +47,7 @@ pub enum Routes {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// An address cannot be listened on.
-    #[error("cannot listen on {address}: {source}; is another process using it?")]
+    #[error("cannot listen on {address}; is another process using it?")]
     Listen {
         /// The address.
         address: SocketAddr,
@@ -54,10 +55,10 @@ pub enum StartError {
         source: io::Error,
     },
     /// A thread or a runtime cannot be had.
-    #[error("cannot start a core: {0}")]
+    #[error("cannot start a core")]
     Core(#[source] io::Error),
-    /// The broker's certificates cannot be read, or its address is none.
-    #[error("cannot reach the broker, now or later: {0}")]
+    /// What keeps the broker out of reach for ever.
+    #[error("cannot reach the broker, now or later")]
     Broker(#[source] async_nats::ConnectError),
 }
 
@@ -72,6 +73,7 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), StartError> {
     let settings = Arc::new(settings);
+    let most_connections = allowed_connections(&settings);
     let listener = listen(settings.listen)?;
     let admin_listener = listen(settings.admin_listen)?;
     let leaving = Leaving::default();
@@ -118,7 +120,6 @@ pub async fn run(
         }
     });
     let stop_accepting = CancellationToken::new();
-    let most_connections = settings.client.connections;
     let accepting = tokio::spawn(accept(listener, seats, most_connections, stop_accepting.clone()));
     info!(listen = %settings.listen, admin = %settings.admin_listen, %broker, cores = settings.cores, "gateway started");
 

@@ -39,9 +39,13 @@ fn check_path(path: &str) -> Result<(), Problem> {
     Err(bad_request("bad_path", "the path or query is not percent-encoded ASCII"))
 }
 
+/// The bytes of all names and values.
+pub fn header_bytes(headers: &HeaderMap) -> usize {
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum()
+}
+
 fn check_header_size(headers: &HeaderMap, limits: &ClientLimits) -> Result<(), Problem> {
-    let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
-    if bytes <= limits.header_bytes && headers.len() <= limits.header_fields {
+    if header_bytes(headers) <= limits.header_bytes && headers.len() <= limits.header_fields {
         return Ok(());
     }
     let detail =
@@ -118,6 +122,7 @@ mod tests {
         body_timeout: Duration::from_secs(1),
         half_close: false,
         http2_streams: 1,
+        held_bytes: 1,
     };
 
     fn head(request: http::request::Builder) -> Parts {

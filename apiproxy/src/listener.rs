@@ -7,7 +7,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
@@ -22,6 +22,9 @@ const BACKLOG: i32 = 4_096;
 
 /// How long to wait when the process or the system has no file descriptor left.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
+
+/// The least time between two log lines about connections that cannot be accepted.
+const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// An accepted connection on its way to its core.
 #[derive(Debug)]
@@ -66,6 +69,7 @@ pub async fn accept(
 ) {
     let permits = Arc::new(Semaphore::new(most_connections));
     let mut next_seat = 0;
+    let mut failures = Failures::default();
     loop {
         let accepting = accept_one(&listener, &permits);
         let accepted = tokio::select! {
@@ -77,7 +81,9 @@ pub async fn accept(
             Ok(accepted) => accepted,
             Err(error) if is_clients_fault(&error) => continue,
             Err(error) => {
-                warn!(%error, "connection not accepted");
+                if let Some(unsaid) = failures.say(Instant::now()) {
+                    warn!(%error, unsaid, "connection not accepted");
+                }
                 tokio::time::sleep(EXHAUSTED_PAUSE).await;
                 continue;
             }
@@ -96,6 +102,25 @@ async fn accept_one(listener: &TcpListener, permits: &Arc<Semaphore>) -> io::Res
     let permit = Arc::clone(permits).acquire_owned().await.expect("the semaphore is never closed");
     let (stream, peer) = listener.accept().await?;
     Ok(Accepted { stream: stream.into_std()?, peer, permit })
+}
+
+/// Failures to accept, of which only some are logged: without descriptors they come twenty times a second.
+#[derive(Debug, Default)]
+struct Failures {
+    said: Option<Instant>,
+    unsaid: u64,
+}
+
+impl Failures {
+    /// Takes note of one; when it is to be said, how many were not since the last that was.
+    fn say(&mut self, now: Instant) -> Option<u64> {
+        if self.said.is_some_and(|said| now < said + COMPLAINT_INTERVAL) {
+            self.unsaid += 1;
+            return None;
+        }
+        self.said = Some(now);
+        Some(std::mem::take(&mut self.unsaid))
+    }
 }
 
 /// A client that left before it was accepted is no reason to pause.
@@ -126,6 +151,14 @@ mod tests {
         assert_eq!(least_loaded(&seats, 2), 2);
         seats[1].metrics.connections.add(1);
         assert_eq!(least_loaded(&seats, 0), 2);
+    }
+
+    #[test]
+    fn failures_to_accept_are_said_now_and_then_with_their_number() {
+        let (start, mut failures) = (Instant::now(), Failures::default());
+        let mut at = |ms| failures.say(start + Duration::from_millis(ms));
+        assert_eq!([0, 50, 100, 9_999].map(&mut at), [Some(0), None, None, None]);
+        assert_eq!([10_000, 10_050, 30_000].map(&mut at), [Some(3), None, Some(1)]);
     }
 
     #[test]

@@ -7,23 +7,37 @@ use clap::Parser;
 use natsway_apiproxy::cli::{Cli, Command, RunArgs};
 use natsway_apiproxy::config::{RouteFile, read_routes};
 use natsway_apiproxy::gateway::{self, Routes};
-use natsway_boot::shutdown;
+use natsway_apiproxy::settings::Settings;
+use natsway_boot::{Broker, BrokerError, shutdown};
 use natsway_routes::watch::Bucket;
 use tokio::runtime::Builder;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// Something has to be changed before another start; also clap's own code for arguments that it refuses.
+const MISTAKE: u8 = 2;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match cli.command {
         Some(Command::Routes(routes)) => one_thread().and_then(|runtime| runtime.block_on(routes.run())),
-        None => serve(cli.run),
+        None => match prepare(cli.run) {
+            Ok(Some(start)) => serve(start),
+            Ok(None) => Ok(ExitCode::SUCCESS),
+            Err(mistake) => return fail(&mistake, ExitCode::from(MISTAKE)),
+        },
     };
     done.unwrap_or_else(|error| {
-        eprintln!("apiproxy: {error:#}");
-        ExitCode::FAILURE
+        let mistaken = error.is::<BrokerError>();
+        fail(&error, if mistaken { ExitCode::from(MISTAKE) } else { ExitCode::FAILURE })
     })
+}
+
+/// Says what went wrong, with its reasons.
+fn fail(error: &anyhow::Error, code: ExitCode) -> ExitCode {
+    eprintln!("apiproxy: {error:#}");
+    code
 }
 
 /// The control plane has little to do, so one thread does it. The cores have threads of their own.
@@ -31,7 +45,15 @@ fn one_thread() -> anyhow::Result<tokio::runtime::Runtime> {
     Ok(Builder::new_current_thread().enable_all().build()?)
 }
 
-fn serve(args: RunArgs) -> anyhow::Result<ExitCode> {
+/// What a gateway starts from.
+struct Start {
+    settings: Settings,
+    routes: Routes,
+    broker: Broker,
+}
+
+/// Checks everything that was asked for before anything is started; `None` when that was all.
+fn prepare(args: RunArgs) -> anyhow::Result<Option<Start>> {
     args.logs.init().map_err(anyhow::Error::msg)?;
     let file = args.routes.as_ref().map(|path| {
         let shown = path.display();
@@ -41,18 +63,23 @@ fn serve(args: RunArgs) -> anyhow::Result<ExitCode> {
     let file: Option<RouteFile> = file.transpose()?;
     if args.check {
         println!("{} routes, sound", file.map_or(0, |file| file.documents.len()));
-        return Ok(ExitCode::SUCCESS);
+        return Ok(None);
     }
-    let settings = args.settings();
+    let settings = args.settings()?;
     let routes = match file {
         Some(file) if args.static_routes => Routes::Fixed(file.table),
         file => Routes::Bucket(Bucket {
             name: args.routes_bucket,
-            replicas: args.routes_replicas,
+            replicas: args.routes_replicas.get(),
             seed: file.map(|file| file.documents).unwrap_or_default(),
         }),
     };
     let broker = args.broker.into_broker()?;
+    Ok(Some(Start { settings, routes, broker }))
+}
+
+fn serve(start: Start) -> anyhow::Result<ExitCode> {
+    let Start { settings, routes, broker } = start;
     one_thread()?.block_on(async {
         let stop = shutdown::on_signal()?;
         gateway::run(settings, routes, broker, stop).await?;

@@ -105,6 +105,8 @@ impl TargetStats {
 pub struct CoreMetrics {
     /// Connections of clients that are open.
     pub connections: Gauge,
+    /// Bytes of requests with bodies that are held.
+    pub held_bytes: Gauge,
     /// Requests that came in.
     pub requests: Counter,
     /// Tries that gave no response, by kind.
@@ -117,7 +119,7 @@ pub struct CoreMetrics {
     pub bad_replies: Counter,
     /// Requests cancelled at their worker because the client went away.
     pub cancelled: Counter,
-    /// 1 while there is a connection to the broker.
+    /// Connections to the broker that are up.
     pub connected: Gauge,
     /// Connections to the broker that were made.
     pub sessions: Counter,
@@ -197,6 +199,8 @@ pub fn render(cores: &[Arc<CoreMetrics>], routes: &Reading) -> String {
 
     page.family("natsway_client_connections", "gauge", "Open connections of clients.");
     page.sample("natsway_client_connections", "", sum(|core| core.connections.get()));
+    page.family("natsway_held_bytes", "gauge", "Bytes of requests with bodies that wait to be answered.");
+    page.sample("natsway_held_bytes", "", sum(|core| core.held_bytes.get()));
     page.family("natsway_requests_total", "counter", "Requests that came in.");
     page.sample("natsway_requests_total", "", count(|core| &core.requests));
     page.family("natsway_retries_total", "counter", "Tries after a request's first.");
@@ -210,7 +214,7 @@ pub fn render(cores: &[Arc<CoreMetrics>], routes: &Reading) -> String {
     page.family(
         "natsway_broker_connections",
         "gauge",
-        "Connections to the broker that are up, one for each core.",
+        "Connections to the broker that are up, of --connections-per-core for each core.",
     );
     page.sample("natsway_broker_connections", "", sum(|core| core.connected.get()));
     page.family("natsway_broker_connects_total", "counter", "Connections to the broker that were made.");

@@ -19,7 +19,8 @@ use crate::body::{ReadError, ReplyBody, read_whole};
 use crate::core::{Core, RouteView, TargetView};
 use crate::encode::{Encoded, Sending};
 use crate::headers::{Caller, Origin, REQUEST_ID, check_response, sound_request_id};
-use crate::inspect::{authority, inspect};
+use crate::held::Held;
+use crate::inspect::{authority, header_bytes, inspect};
 use crate::link::{Answer, Link, Outgoing};
 use crate::metrics::TargetStats;
 use crate::problem::Problem;
@@ -84,20 +85,30 @@ async fn serve(
     let authority = authority(&head)?;
     let mut call = Call { core, started, head, body: Bytes::new(), caller, authority, request_id };
     let mut first = call.resolve()?;
+    // Given back when the request is answered, not before: a body may have to wait for another try.
+    let mut held = Held::new(&core.metrics.held_bytes, core.settings.client.held_bytes);
     if !body.is_end_stream() {
         // In a box: most requests have no body, and the room would be kept in every request's future.
         let limit_bytes = first.route().limits.body_bytes;
-        call.body = Box::pin(read_body(body, limit_bytes, core.settings.client.body_timeout)).await?;
+        let reading = read_whole(body, limit_bytes, header_bytes(&call.head.headers), &mut held);
+        call.body = Box::pin(in_time(reading, limit_bytes, core.settings.client.body_timeout)).await?;
         // A slow body must not go to a version that has been drained meanwhile.
         first = call.resolve()?;
     }
     call.run(first).await
 }
 
-async fn read_body(body: Incoming, limit_bytes: usize, patience: Duration) -> Result<Bytes, Problem> {
-    let read = tokio::time::timeout(patience, read_whole(body, limit_bytes)).await;
+async fn in_time(
+    reading: impl Future<Output = Result<Bytes, ReadError>>,
+    limit_bytes: usize,
+    patience: Duration,
+) -> Result<Bytes, Problem> {
+    let read = tokio::time::timeout(patience, reading).await;
     read.map_err(|_| request_timeout())?.map_err(|error| match error {
         ReadError::TooLarge => too_large(limit_bytes),
+        ReadError::NoRoom => {
+            unavailable("memory_full", "the gateway holds as many bytes of requests as it may")
+        }
         ReadError::Broken => {
             Problem::new(StatusCode::BAD_REQUEST, "broken_body", "the body broke off or is malformed")
         }

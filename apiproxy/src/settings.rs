@@ -51,6 +51,8 @@ pub struct ClientLimits {
     pub half_close: bool,
     /// Requests at a time on one HTTP/2 connection.
     pub http2_streams: u32,
+    /// Bytes of requests with bodies that a core holds, from the first byte of a body to the answer: 503 above it.
+    pub held_bytes: usize,
 }
 
 /// How a gateway leaves.

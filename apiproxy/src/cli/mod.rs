@@ -4,14 +4,15 @@ mod columns;
 pub mod routes;
 
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::bail;
 use clap::{Args, Parser};
 use ipnet::IpNet;
-use natsway_boot::BrokerArgs;
 use natsway_boot::logs::LogArgs;
+use natsway_boot::{BrokerArgs, duration};
 use natsway_routes::store::BUCKET;
 
 use crate::link::LinkLimits;
@@ -72,7 +73,7 @@ pub struct RunArgs {
 
     /// Copies of the bucket in a cluster, when it has to be made
     #[arg(long, env = "NATSWAY_ROUTES_REPLICAS", value_name = "COUNT", default_value = "1")]
-    pub routes_replicas: usize,
+    pub routes_replicas: NonZeroUsize,
 
     /// Read the route file, say whether it is sound, and leave
     #[arg(long, requires = "routes")]
@@ -129,15 +130,15 @@ struct LimitArgs {
 
     /// Bytes of a path with its query: 414 above it
     #[arg(long, env = "NATSWAY_MAX_PATH_BYTES", value_name = "BYTES", default_value = "8192")]
-    max_path_bytes: usize,
+    max_path_bytes: NonZeroUsize,
 
     /// Bytes of all request headers: 431 above it
     #[arg(long, env = "NATSWAY_MAX_HEADER_BYTES", value_name = "BYTES", default_value = "32768")]
-    max_header_bytes: usize,
+    max_header_bytes: NonZeroUsize,
 
     /// Request header fields: 431 above it
     #[arg(long, env = "NATSWAY_MAX_HEADER_FIELDS", value_name = "COUNT", default_value = "100")]
-    max_header_fields: usize,
+    max_header_fields: NonZeroUsize,
 
     /// Time for a request's head to arrive, and for an idle connection to stay open
     #[arg(long, env = "NATSWAY_HEAD_TIMEOUT", value_name = "TIME", default_value = "30s", value_parser = duration)]
@@ -153,16 +154,20 @@ struct LimitArgs {
     allow_half_close: bool,
 
     /// Requests at a time on one HTTP/2 connection
-    #[arg(long, env = "NATSWAY_HTTP2_STREAMS", value_name = "COUNT", default_value = "256")]
-    http2_streams: u32,
+    #[arg(long, env = "NATSWAY_HTTP2_STREAMS", value_name = "COUNT", default_value = "128")]
+    http2_streams: NonZeroU32,
+
+    /// Bytes of requests with bodies that each thread holds, until they are answered: 503 above it
+    #[arg(long, env = "NATSWAY_MAX_HELD_BYTES", value_name = "BYTES", default_value = "67108864")]
+    max_held_bytes: NonZeroUsize,
 
     /// Requests out on one broker connection: 503 above it
     #[arg(long, env = "NATSWAY_MAX_IN_FLIGHT", value_name = "COUNT", default_value = "8192")]
-    max_in_flight: usize,
+    max_in_flight: NonZeroUsize,
 
     /// Bytes of the requests out on one broker connection: 503 above it
     #[arg(long, env = "NATSWAY_MAX_IN_FLIGHT_BYTES", value_name = "BYTES", default_value = "33554432")]
-    max_in_flight_bytes: usize,
+    max_in_flight_bytes: NonZeroUsize,
 
     /// Proxies whose Forwarded and X-Forwarded-* are believed, several with commas between
     #[arg(long, env = "NATSWAY_TRUSTED_PROXIES", value_name = "NETWORKS", value_delimiter = ',')]
@@ -181,16 +186,22 @@ struct DrainArgs {
     drain_limit: Duration,
 }
 
-fn duration(text: &str) -> Result<Duration, humantime_serde::re::humantime::DurationError> {
-    humantime_serde::re::humantime::parse_duration(text)
-}
-
 impl RunArgs {
     /// The settings that the arguments make.
-    pub fn settings(&self) -> Settings {
+    ///
+    /// # Errors
+    /// A sentence with what has to be changed.
+    pub fn settings(&self) -> anyhow::Result<Settings> {
         let one = NonZeroUsize::MIN;
         let limits = &self.limits;
-        Settings {
+        if overlap(self.listen, self.admin_listen) {
+            bail!(
+                "--listen {} and --admin-listen {} cannot both be had: give each an address of its own",
+                self.listen,
+                self.admin_listen
+            );
+        }
+        Ok(Settings {
             listen: self.listen,
             admin_listen: self.admin_listen,
             cores: self.cores.unwrap_or_else(|| std::thread::available_parallelism().unwrap_or(one)),
@@ -199,18 +210,28 @@ impl RunArgs {
             access_log: self.access_log,
             client: ClientLimits {
                 connections: limits.max_connections.get(),
-                path_bytes: limits.max_path_bytes,
-                header_bytes: limits.max_header_bytes,
-                header_fields: limits.max_header_fields,
+                path_bytes: limits.max_path_bytes.get(),
+                header_bytes: limits.max_header_bytes.get(),
+                header_fields: limits.max_header_fields.get(),
                 head_timeout: limits.head_timeout,
                 body_timeout: limits.body_timeout,
                 half_close: limits.allow_half_close,
-                http2_streams: limits.http2_streams,
+                http2_streams: limits.http2_streams.get(),
+                held_bytes: limits.max_held_bytes.get(),
             },
-            link: LinkLimits { in_flight: limits.max_in_flight, in_flight_bytes: limits.max_in_flight_bytes },
+            link: LinkLimits {
+                in_flight: limits.max_in_flight.get(),
+                in_flight_bytes: limits.max_in_flight_bytes.get(),
+            },
             drain: Drain { grace: self.drain.drain_grace, limit: self.drain.drain_limit },
-        }
+        })
     }
+}
+
+/// Whether one address takes the other's place: the same port, and the same IP address or all of them.
+fn overlap(first: SocketAddr, second: SocketAddr) -> bool {
+    let same_ip = first.ip() == second.ip() || first.ip().is_unspecified() || second.ip().is_unspecified();
+    same_ip && first.port() == second.port() && first.port() != 0
 }
 
 #[cfg(test)]
@@ -222,5 +243,43 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn zeros_are_refused() {
+        for flag in
+            ["max-in-flight", "max-in-flight-bytes", "http2-streams", "max-held-bytes", "max-connections"]
+                .into_iter()
+                .chain([
+                    "max-path-bytes",
+                    "max-header-bytes",
+                    "max-header-fields",
+                    "cores",
+                    "routes-replicas",
+                ])
+        {
+            let parsed = Cli::try_parse_from(["apiproxy", &format!("--{flag}"), "0"]);
+            let error = parsed.err().map(|error| error.to_string()).unwrap_or_default();
+            assert!(error.contains(flag) && error.contains("non-zero"), "{flag}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_two_listeners_need_two_addresses() {
+        let settings = |listen: &str, admin: &str| {
+            Cli::try_parse_from(["apiproxy", "--listen", listen, "--admin-listen", admin])
+                .unwrap()
+                .run
+                .settings()
+        };
+        for admin in ["127.0.0.1:80", "0.0.0.0:80"] {
+            let error = settings("127.0.0.1:80", admin).unwrap_err().to_string();
+            assert!(error.contains("give each an address of its own"), "{error}");
+        }
+        for (listen, admin) in
+            [("127.0.0.1:80", "127.0.0.2:80"), ("0.0.0.0:80", "0.0.0.0:81"), ("127.0.0.1:0", "127.0.0.1:0")]
+        {
+            assert!(settings(listen, admin).is_ok(), "{listen} {admin}");
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! `apiproxy routes ...`: looks at the routes bucket and changes it.
 
 use std::io::Read;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -38,7 +39,7 @@ pub struct RoutesArgs {
 
     /// Copies of the bucket in a cluster, when it has to be made
     #[arg(long, env = "NATSWAY_ROUTES_REPLICAS", value_name = "COUNT", default_value = "1", global = true)]
-    routes_replicas: usize,
+    routes_replicas: NonZeroUsize,
 
     /// Print JSON
     #[arg(long, global = true)]
@@ -112,9 +113,12 @@ impl RoutesArgs {
             },
         );
         let session = dialer.dial_once(None).await?;
-        let store =
-            RouteStore::open_or_create(session.client().clone(), &self.routes_bucket, self.routes_replicas)
-                .await?;
+        let store = RouteStore::open_or_create(
+            session.client().clone(),
+            &self.routes_bucket,
+            self.routes_replicas.get(),
+        )
+        .await?;
         let done = match &self.action {
             Action::Ls => list(&store, self.json).await,
             Action::Get { name } => get(&store, name, self.json).await,

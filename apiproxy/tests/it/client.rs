@@ -32,6 +32,11 @@ impl Reply {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
+    /// Whether the answer is a status alone, as hyper gives it for what it cannot parse.
+    pub fn is_bare(&self) -> bool {
+        self.body.is_empty() && self.header("content-type").is_none() && self.header("x-request-id").is_none()
+    }
+
     /// The `code` of a problem document.
     pub fn problem(&self) -> String {
         assert_eq!(self.header("content-type"), Some("application/problem+json"), "{self:?}");

@@ -108,6 +108,33 @@ async fn a_port_in_use_is_said_and_nothing_is_served() {
     let said = second.process.stderr();
     assert!(said.contains(&format!("cannot listen on 127.0.0.1:{port}")), "{said}");
     assert!(said.contains("is another process using it?"), "{said}");
+    assert_eq!(said.matches("Address already in use").count(), 1, "{said}");
+}
+
+#[tokio::test]
+async fn what_has_to_be_changed_first_is_said_once_with_exit_code_2() {
+    let listen = format!("127.0.0.1:{}", natsway_testkit::free_port());
+    for (arguments, told) in [
+        (["--nats-creds", "no/such.creds"], "credentials file no/such.creds: No such file"),
+        (["--nats-nkey", "no/such.nkey"], "nkey file no/such.nkey: No such file"),
+        (["--nats-ca", "no/such.pem"], "file of certificate authorities no/such.pem: No such file"),
+        (["--nats-ca", "/dev/null"], "authorities /dev/null: it holds no certificate in PEM"),
+        (["--max-in-flight", "0"], "'0' for '--max-in-flight"),
+    ] {
+        let mut gateway = Gateway::launch("nats://127.0.0.1:1", ROUTES, &arguments);
+        assert_eq!(gateway.process.wait_exit(DEADLINE).await.code(), Some(2), "{arguments:?}");
+        let said = gateway.process.stderr();
+        assert_eq!(
+            (said.matches(told).count(), said.matches("No such file").count() < 2),
+            (1, true),
+            "{said}"
+        );
+    }
+    let both = ["--listen", &listen, "--admin-listen", &listen];
+    let mut gateway = Gateway::launch("nats://127.0.0.1:1", ROUTES, &both);
+    assert_eq!(gateway.process.wait_exit(DEADLINE).await.code(), Some(2));
+    let said = gateway.process.stderr();
+    assert!(said.contains("give each an address of its own") && !said.contains("in use"), "{said}");
 }
 
 #[tokio::test]
@@ -115,7 +142,7 @@ async fn a_bad_route_file_is_refused_with_every_reason() {
     let broken =
         "[[route]]\nname = \"a b\"\npath = \"x\"\ntarget = [{ version = \"v\", subject = \"svc.>\" }]";
     let mut gateway = Gateway::launch("nats://127.0.0.1:1", broken, &[]);
-    assert_eq!(gateway.process.wait_exit(DEADLINE).await.code(), Some(1));
+    assert_eq!(gateway.process.wait_exit(DEADLINE).await.code(), Some(2));
     let said = gateway.process.stderr();
     for reason in ["name=\"a b\"", "path=\"x\"", "subject=\"svc.>\""] {
         assert!(said.contains(reason), "{reason} is not in {said}");

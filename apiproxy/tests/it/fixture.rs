@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use natsway_testkit::{Broker, Process, eventually, free_port};
+use natsway_testkit::{Broker, Process, ProcessBuilder, eventually, free_port};
 use tempfile::TempDir;
 
 use crate::client::{Client, Reply};
@@ -40,12 +40,27 @@ impl Gateway {
         Gateway::launch_with(&broker.url(), routes, &[])
     }
 
+    /// A gateway that is ready, with these limits on open files.
+    pub async fn start_with_open_files(broker: &Broker, routes: &str, soft: usize, hard: usize) -> Gateway {
+        // Soft first: the hard limit cannot go below it.
+        let limit = format!("ulimit -S -n {soft} && ulimit -H -n {hard} && exec \"$0\" \"$@\"");
+        let shell = Process::builder("/bin/sh").name("apiproxy").args(["-c", &limit]);
+        let shell = shell.arg(env!("CARGO_BIN_EXE_apiproxy"));
+        let gateway = Gateway::launch_by(shell, &broker.url(), routes, &["--static-routes"]);
+        gateway.ready().await;
+        gateway
+    }
+
     fn launch_with(broker_url: &str, routes: &str, arguments: &[&str]) -> Gateway {
+        Gateway::launch_by(Process::builder(env!("CARGO_BIN_EXE_apiproxy")), broker_url, routes, arguments)
+    }
+
+    fn launch_by(program: ProcessBuilder, broker_url: &str, routes: &str, arguments: &[&str]) -> Gateway {
         let directory = tempfile::tempdir().unwrap();
         let file: PathBuf = directory.path().join("routes.toml");
         std::fs::write(&file, routes).unwrap();
         let (port, admin_port) = (free_port(), free_port());
-        let process = Process::builder(env!("CARGO_BIN_EXE_apiproxy"))
+        let process = program
             .args([
                 "--listen",
                 &format!("127.0.0.1:{port}"),

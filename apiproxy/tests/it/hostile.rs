@@ -1,52 +1,64 @@
 //! Clients that mean harm.
 
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use http::Request;
+use http_body::Frame;
+use http_body_util::StreamBody;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use natsway_testkit::{Broker, eventually};
 use tokio::io::AsyncWriteExt;
 
 use crate::backend::{Backend, ok};
 use crate::fixture::{DEADLINE, Gateway, ROUTES};
 
-/// Requests whose bytes are wrong, and the status that each gets; 0 for a closed connection without one.
-const MALFORMED: &[(&str, &str, u16)] = &[
-    ("no HTTP at all", "\x16\x03\x01 hello\r\n\r\n", 400),
-    ("no host", "GET / HTTP/1.1\r\n\r\n", 400),
-    ("two hosts", "GET / HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n", 400),
-    ("a host with a path", "GET / HTTP/1.1\r\nhost: a/b\r\n\r\n", 400),
-    ("a host with a user", "GET / HTTP/1.1\r\nhost: u@a\r\n\r\n", 400),
-    ("bad percent-encoding", "GET /%zz HTTP/1.1\r\nhost: a\r\n\r\n", 400),
-    ("cut percent-encoding", "GET /%2 HTTP/1.1\r\nhost: a\r\n\r\n", 400),
-    ("raw UTF-8 in the path", "GET /caf\u{e9} HTTP/1.1\r\nhost: a\r\n\r\n", 400),
-    ("a space in the path", "GET /a b HTTP/1.1\r\nhost: a\r\n\r\n", 400),
-    ("a control character in a value", "GET / HTTP/1.1\r\nhost: a\r\nx: a\x01b\r\n\r\n", 400),
-    ("a bare CR in a value", "GET / HTTP/1.1\r\nhost: a\r\nx: a\rb: c\r\n\r\n", 400),
-    ("a NUL in a value", "GET / HTTP/1.1\r\nhost: a\r\nx: a\0b\r\n\r\n", 400),
-    ("a space before the colon", "GET / HTTP/1.1\r\nhost: a\r\nx : b\r\n\r\n", 400),
-    ("a folded header", "GET / HTTP/1.1\r\nhost: a\r\nx: b\r\n c\r\n\r\n", 400),
+/// The status alone: what hyper answers when it cannot parse a request.
+const BARE: &str = "";
+
+/// Requests whose bytes are wrong, all of which get a 400, and the problem that it names.
+const MALFORMED: &[(&str, &str, &str)] = &[
+    ("no HTTP at all", "\x16\x03\x01 hello\r\n\r\n", BARE),
+    ("no host", "GET / HTTP/1.1\r\n\r\n", "bad_host"),
+    ("two hosts", "GET / HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n", "bad_host"),
+    ("a host with a path", "GET / HTTP/1.1\r\nhost: a/b\r\n\r\n", "bad_host"),
+    ("a host with a user", "GET / HTTP/1.1\r\nhost: u@a\r\n\r\n", "bad_host"),
+    ("bad percent-encoding", "GET /%zz HTTP/1.1\r\nhost: a\r\n\r\n", "bad_path"),
+    ("cut percent-encoding", "GET /%2 HTTP/1.1\r\nhost: a\r\n\r\n", "bad_path"),
+    ("raw UTF-8 in the path", "GET /caf\u{e9} HTTP/1.1\r\nhost: a\r\n\r\n", "bad_path"),
+    ("a space in the path", "GET /a b HTTP/1.1\r\nhost: a\r\n\r\n", BARE),
+    ("a control character in a value", "GET / HTTP/1.1\r\nhost: a\r\nx: a\x01b\r\n\r\n", BARE),
+    ("a bare CR in a value", "GET / HTTP/1.1\r\nhost: a\r\nx: a\rb: c\r\n\r\n", BARE),
+    ("a NUL in a value", "GET / HTTP/1.1\r\nhost: a\r\nx: a\0b\r\n\r\n", BARE),
+    ("a space before the colon", "GET / HTTP/1.1\r\nhost: a\r\nx : b\r\n\r\n", BARE),
+    ("a folded header", "GET / HTTP/1.1\r\nhost: a\r\nx: b\r\n c\r\n\r\n", BARE),
     (
         "two lengths that differ",
         "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nxx",
-        400,
+        BARE,
     ),
-    ("two lengths in one field", "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1, 2\r\n\r\nxx", 400),
-    ("a negative length", "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: -1\r\n\r\n", 400),
-    ("a length with a sign", "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: +1\r\n\r\nx", 400),
-    ("a huge length", "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 99999999999999999999\r\n\r\n", 400),
-    ("an unknown transfer coding", "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: xchunked\r\n\r\n", 400),
-    ("chunked not last", "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked, gzip\r\n\r\n", 400),
-    ("chunks in HTTP/1.0", "POST / HTTP/1.0\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+    ("two lengths in one field", "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1, 2\r\n\r\nxx", BARE),
+    ("a negative length", "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: -1\r\n\r\n", BARE),
+    ("a length with a sign", "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: +1\r\n\r\nx", BARE),
+    ("a huge length", "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 99999999999999999999\r\n\r\n", BARE),
+    ("an unknown transfer coding", "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: xchunked\r\n\r\n", BARE),
+    ("chunked not last", "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked, gzip\r\n\r\n", BARE),
+    ("chunks in HTTP/1.0", "POST / HTTP/1.0\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", BARE),
     (
         "a chunk size that is none",
         "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\nzz\r\nx\r\n0\r\n\r\n",
-        400,
+        "broken_body",
     ),
     (
         "a chunk size that overflows",
         "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\nfffffffffffffffff\r\nx",
-        400,
+        "broken_body",
     ),
-    ("an unknown version", "GET / HTTP/9.9\r\nhost: a\r\n\r\n", 400),
+    ("an unknown version", "GET / HTTP/9.9\r\nhost: a\r\n\r\n", BARE),
 ];
 
 #[tokio::test]
@@ -54,9 +66,13 @@ async fn malformed_requests_get_their_status_and_never_reach_a_worker() {
     let broker = Broker::start().await;
     let backend = Backend::saying(&broker, "fine").await;
     let gateway = Gateway::start(&broker, ROUTES, &[]).await;
-    for (name, bytes, status) in MALFORMED {
-        let reply = gateway.client().await.exchange(bytes).await;
-        assert_eq!(reply.map(|reply| reply.status).unwrap_or(0), *status, "{name}");
+    for (name, bytes, problem) in MALFORMED {
+        let reply = gateway.client().await.exchange(bytes).await.unwrap();
+        assert_eq!(reply.status, 400, "{name}");
+        match *problem {
+            BARE => assert!(reply.is_bare(), "{name}: {reply:?}"),
+            problem => assert_eq!(reply.problem(), problem, "{name}"),
+        }
     }
     assert_eq!(backend.seen.count(), 0);
     assert_eq!(gateway.get("/").await.text(), "fine", "and it goes on");
@@ -111,6 +127,8 @@ async fn slow_heads_and_bodies_are_cut_off() {
         let mut client = gateway.client().await;
         client.send(begun).await.unwrap();
         let started = Instant::now();
+        let reply = client.reply(false).await;
+        assert!(reply.is_err(), "{begun:?}: there is no answer to half a head: {reply:?}");
         assert!(client.is_closed().await, "{begun:?}");
         assert!(started.elapsed() < Duration::from_secs(10), "{begun:?}");
     }
@@ -193,9 +211,69 @@ async fn memory_stays_bounded_under_a_crowd_of_large_heads_and_bodies() {
         crowd.push(client);
     }
     assert_eq!(gateway.get("/").await.text(), "fine");
-    let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.process.pid())).unwrap();
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    let peak_kib: u64 = peak.trim().trim_end_matches(" kB").trim().parse().unwrap();
+    let peak_kib = peak_kib(&gateway);
     assert!(peak_kib < 200 * 1024, "{peak_kib} KiB");
     drop(crowd);
+}
+
+/// The most memory that a gateway has had, in KiB.
+fn peak_kib(gateway: &Gateway) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.process.pid())).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    peak.trim().trim_end_matches(" kB").trim().parse().unwrap()
+}
+
+#[tokio::test]
+async fn memory_stays_bounded_under_a_crowd_of_http2_streams() {
+    const CONNECTIONS: usize = 8;
+    const STREAMS: usize = 128;
+    const HELD_BYTES: usize = 4 << 20;
+    const BODY_BYTES: usize = 65_536;
+    let broker = Broker::start().await;
+    let _backend = Backend::saying(&broker, "fine").await;
+    let arguments = ["--cores", "1", "--max-held-bytes", &HELD_BYTES.to_string()];
+    let gateway = Gateway::start(&broker, ROUTES, &arguments).await;
+    let refused = Arc::new(AtomicUsize::new(0));
+    let mut crowd = tokio::task::JoinSet::new();
+    for _ in 0..CONNECTIONS {
+        let io = TokioIo::new(gateway.client().await.stream);
+        let (sender, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
+        crowd.spawn(async { connection.await.unwrap_or_default() });
+        for _ in 0..STREAMS {
+            // All of a body but its end, which never comes.
+            let most = Bytes::from(vec![b'y'; BODY_BYTES - 1]);
+            let body = stream::iter([Ok::<_, Infallible>(Frame::data(most))]).chain(stream::pending());
+            let request = Request::post("http://a/")
+                .header("content-length", BODY_BYTES)
+                .header("x", "y".repeat(20_000))
+                .body(StreamBody::new(body))
+                .unwrap();
+            let (mut sender, refused) = (sender.clone(), Arc::clone(&refused));
+            crowd.spawn(async move {
+                let response = sender.send_request(request).await.unwrap();
+                assert_eq!(response.status(), 503);
+                assert_eq!(response.headers()["retry-after"], "1");
+                refused.fetch_add(1, Ordering::SeqCst);
+            });
+        }
+    }
+    // What fits is held; all others are told to come back.
+    let fit = HELD_BYTES / (BODY_BYTES + 20_000);
+    let expected = CONNECTIONS * STREAMS - fit;
+    eventually(DEADLINE, async || match refused.load(Ordering::SeqCst) {
+        refused if refused >= expected => Ok(()),
+        refused => Err(format!("{refused} of {expected} refused")),
+    })
+    .await;
+    let held = gateway.metric("natsway_held_bytes").await;
+    assert!((1.0..=HELD_BYTES as f64).contains(&held), "{held}");
+    let peak_kib = peak_kib(&gateway);
+    assert!(peak_kib < 200 * 1024, "{peak_kib} KiB");
+    let refused = gateway.post("/", &"x".repeat(BODY_BYTES)).await;
+    assert_eq!((refused.status, refused.problem().as_str()), (503, "memory_full"));
+    assert_eq!(gateway.get("/").await.text(), "fine", "a request without a body needs no room");
+    crowd.shutdown().await;
+    eventually(DEADLINE, async || gateway.metric("natsway_held_bytes").await == 0.0).await;
+    assert_eq!(gateway.post("/", &"x".repeat(BODY_BYTES)).await.text(), "fine");
 }

@@ -1,9 +1,9 @@
 //! Each bound has its status, and nothing above it is published.
 
-use natsway_testkit::Broker;
+use natsway_testkit::{Broker, eventually};
 
 use crate::backend::Backend;
-use crate::fixture::{Gateway, ROUTES};
+use crate::fixture::{DEADLINE, Gateway, ROUTES};
 
 #[tokio::test]
 async fn a_body_above_the_limit_is_a_413_before_anything_is_published() {
@@ -50,9 +50,73 @@ async fn long_paths_and_large_heads_are_refused() {
     let long = gateway.get(&format!("/{}", "x".repeat(8_192))).await;
     assert_eq!((long.status, long.problem().as_str()), (414, "path_too_long"));
     let large = format!("GET / HTTP/1.1\r\nhost: a\r\nx: {}\r\n\r\n", "y".repeat(33_000));
-    assert_eq!(gateway.client().await.exchange(&large).await.unwrap().status, 431);
-    let many = format!("GET / HTTP/1.1\r\nhost: a\r\n{}\r\n", "x: y\r\n".repeat(100));
-    assert_eq!(gateway.client().await.exchange(&many).await.unwrap().status, 431);
+    let large = gateway.client().await.exchange(&large).await.unwrap();
+    assert_eq!((large.status, large.problem().as_str()), (431, "head_too_large"));
+}
+
+#[tokio::test]
+async fn heads_that_cannot_be_read_get_a_status_alone() {
+    let broker = Broker::start().await;
+    let gateway = Gateway::start(&broker, ROUTES, &[]).await;
+    // More fields than are parsed, and more bytes than are kept, whichever part of the head they are in.
+    let fields = format!("GET / HTTP/1.1\r\nhost: a\r\n{}\r\n", "x: y\r\n".repeat(100));
+    let value = format!("GET / HTTP/1.1\r\nhost: a\r\nx: {}\r\n\r\n", "y".repeat(60_000));
+    let path = format!("GET /{} HTTP/1.1\r\nhost: a\r\n\r\n", "x".repeat(50_000));
+    for head in [fields, value, path] {
+        let reply = gateway.client().await.exchange(&head).await.unwrap();
+        assert!(reply.status == 431 && reply.is_bare(), "{reply:?}");
+    }
+}
+
+#[tokio::test]
+async fn bytes_of_requests_are_bounded_over_all_of_them() {
+    let broker = Broker::start().await;
+    let backend = Backend::saying(&broker, "x").await;
+    let gateway = Gateway::start(&broker, ROUTES, &["--cores", "1", "--max-held-bytes", "40000"]).await;
+    // A body counts as it comes where it does not say how long it is.
+    let chunk = format!("8000\r\n{}\r\n", "x".repeat(0x8000));
+    let head = "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n";
+    let unsaid = gateway.client().await.exchange(&format!("{head}{chunk}{chunk}0\r\n\r\n")).await.unwrap();
+    assert_eq!((unsaid.status, unsaid.problem().as_str()), (503, "memory_full"));
+    assert_eq!(unsaid.header("retry-after"), Some("1"));
+    let said = gateway.post("/", &"x".repeat(50_000)).await;
+    assert_eq!((said.status, said.problem().as_str()), (503, "memory_full"));
+    assert_eq!(backend.seen.count(), 0);
+    // What is answered is given back.
+    for _ in 0..10 {
+        assert_eq!(gateway.post("/", &"x".repeat(30_000)).await.status, 200);
+    }
+    assert_eq!(gateway.metric("natsway_held_bytes").await, 0.0);
+}
+
+#[tokio::test]
+async fn the_limit_on_open_files_is_raised_and_kept() {
+    let broker = Broker::start().await;
+    let backend = Backend::saying(&broker, "x").await;
+    // Soft and hard limit: what a shell would have given, and what the gateway may take.
+    let raised = Gateway::start_with_open_files(&broker, ROUTES, 100, 4_096).await;
+    let _crowd = crowd(&raised, 250).await;
+    eventually(DEADLINE, async || raised.metric("natsway_client_connections").await >= 250.0).await;
+
+    let capped = Gateway::start_with_open_files(&broker, ROUTES, 100, 200).await;
+    let held = crowd(&capped, 250).await;
+    eventually(DEADLINE, async || capped.metric("natsway_client_connections").await >= 50.0).await;
+    // Connections beyond the bound wait in the backlog, and there are descriptors for everything else.
+    for _ in 0..20 {
+        let open = capped.metric("natsway_client_connections").await;
+        assert!(open < 200.0, "{open}");
+    }
+    drop(held);
+    assert_eq!(capped.get("/").await.status, 200);
+    let said = capped.process.stderr();
+    assert_eq!(said.matches("limit on open files leaves room for fewer").count(), 1, "{said}");
+    assert!(!said.contains("connection not accepted"), "{said}");
+    assert_eq!(backend.seen.count(), 1);
+}
+
+/// Connections that are open and idle.
+async fn crowd(gateway: &Gateway, connections: usize) -> Vec<crate::client::Client> {
+    futures_util::future::join_all((0..connections).map(|_| gateway.client())).await
 }
 
 #[tokio::test]
@@ -88,7 +152,7 @@ async fn more_requests_than_may_be_out_are_refused_with_retry_after() {
     for client in [&mut first, &mut second] {
         client.send("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n").await.unwrap();
     }
-    natsway_testkit::eventually(crate::fixture::DEADLINE, async || {
+    eventually(DEADLINE, async || {
         gateway.metric("natsway_in_flight{route=\"test\",version=\"blue\"}").await == 2.0
     })
     .await;

@@ -1,10 +1,12 @@
 //! The broker as the command line and the environment name it.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 
-use crate::{Broker, BrokerError, Credentials, Tls};
+use crate::settings::{BrokerSettings, DEFAULT_URL};
+use crate::{Broker, BrokerError};
 
 /// How to reach the broker; `#[command(flatten)]` it into a binary's arguments.
 #[derive(Args, Clone)]
@@ -16,7 +18,7 @@ pub struct BrokerArgs {
         global = true,
         env = "NATS_URL",
         value_name = "URL",
-        default_value = "nats://127.0.0.1:4222",
+        default_value = DEFAULT_URL,
         hide_env_values = true
     )]
     nats_url: String,
@@ -58,45 +60,30 @@ impl BrokerArgs {
     /// Checks the arguments and makes the broker of them.
     ///
     /// # Errors
-    /// [`BrokerError`], also for two kinds of credentials at once or half of a pair.
+    /// [`BrokerError`], also for two kinds of credentials at once, half of a pair, and files that cannot be read.
     pub fn into_broker(self) -> Result<Broker, BrokerError> {
-        let identity = match (self.nats_certificate, self.nats_key) {
-            (Some(certificate), Some(key)) => Some((certificate, key)),
-            (None, None) => None,
-            _ => {
-                return Err(BrokerError::Conflict(
-                    "NATS_CERTIFICATE and NATS_KEY go together: give both or none",
-                ));
-            }
+        let settings = BrokerSettings {
+            url: Some(self.nats_url),
+            creds: self.nats_creds,
+            nkey: self.nats_nkey,
+            user: self.nats_user,
+            password: self.nats_password,
+            token: self.nats_token,
+            ca: self.nats_ca,
+            certificate: self.nats_certificate,
+            key: self.nats_key,
         };
-        let tls = Tls { ca: self.nats_ca, identity };
-        let user = match (self.nats_user, self.nats_password) {
-            (Some(user), Some(password)) => Some(Credentials::UserPassword(user, password)),
-            (None, None) => None,
-            _ => {
-                return Err(BrokerError::Conflict(
-                    "NATS_USER and NATS_PASSWORD go together: give both or none",
-                ));
-            }
-        };
-        let nkey = self.nats_nkey.map(read_seed).transpose()?;
-        let token = self.nats_token.map(Credentials::Token);
-        let file = self.nats_creds.map(Credentials::File);
-        let mut given = [user, nkey, token, file].into_iter().flatten();
-        let credentials = given.next().unwrap_or_default();
-        if given.next().is_some() {
-            return Err(BrokerError::Conflict(
-                "give one of NATS_CREDS, NATS_NKEY, NATS_USER and NATS_TOKEN, not several",
-            ));
-        }
-        Broker::with(&self.nats_url, credentials, tls)
+        settings.into_broker()
     }
 }
 
-fn read_seed(path: PathBuf) -> Result<Credentials, BrokerError> {
-    let seed = std::fs::read_to_string(&path);
-    let seed = seed.map_err(|source| BrokerError::CredentialsFile { path, source })?;
-    Ok(Credentials::NKey(seed.trim().to_owned()))
+/// Reads a time as operators write it, for `#[arg(value_parser = duration)]`.
+///
+/// # Errors
+/// A sentence with what was expected.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text)
+        .map_err(|error| format!("{error}: expected a time such as 500ms, 9s or 2m"))
 }
 
 #[cfg(test)]
@@ -124,6 +111,12 @@ mod tests {
         ] {
             assert!(matches!(broker(arguments), Err(BrokerError::Conflict(_))), "{arguments:?}");
         }
+    }
+
+    #[test]
+    fn times_are_written_with_their_unit() {
+        assert_eq!(duration("1m 500ms"), Ok(Duration::from_millis(60_500)));
+        assert!(duration("9").unwrap_err().contains("expected a time such as 500ms"));
     }
 
     #[test]

@@ -1,10 +1,15 @@
 //! Where the broker is, and how to prove to it who we are.
 
-use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+use std::{fmt, fs, io};
 
+use async_nats::rustls::pki_types::pem::PemObject;
+use async_nats::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use async_nats::{Client, ConnectOptions, ServerAddr};
+
+use crate::addresses;
+use crate::settings::BrokerSettings;
 
 /// How often a connection asks the broker whether it is alive. Three unanswered pings end the connection, so a broker
 /// that froze or vanished is noticed within 6 s.
@@ -51,22 +56,26 @@ pub struct Tls {
 pub enum BrokerError {
     /// A URL is no broker's.
     #[error(
-        "broker url {url:?}: {reason} (expected nats://host:port or tls://host:port, several with commas)"
+        "broker url {url:?}: expected nats://host:port or tls://host:port, several with commas between; what is \
+         neither letter nor digit in a user name or password must be percent-encoded"
     )]
     Url {
-        /// The URL, without its user part.
+        /// The URLs, without their user parts.
         url: String,
-        /// What is wrong with it.
-        reason: String,
     },
-    /// A file of credentials cannot be read or is not one.
-    #[error("credentials file {path}: {source}")]
-    CredentialsFile {
+    /// A file of credentials or certificates cannot be read, or is not one.
+    #[error("{what} {path}")]
+    File {
+        /// What the file should be.
+        what: &'static str,
         /// The file.
         path: PathBuf,
         /// Why it was refused.
-        source: std::io::Error,
+        source: io::Error,
     },
+    /// The seed of an NKey is none.
+    #[error("the nkey is no seed of a user: expected SU and 56 more letters and digits")]
+    Seed,
     /// Options that exclude each other, or half of a pair.
     #[error("{0}")]
     Conflict(&'static str),
@@ -84,36 +93,44 @@ impl Broker {
     /// A broker with credentials and TLS.
     ///
     /// # Errors
-    /// [`BrokerError::Url`] and [`BrokerError::CredentialsFile`]; certificates are read when connecting.
+    /// [`BrokerError`]. Files are read and looked into here, so that a wrong one is told before anything is started;
+    /// certificates are read again when connecting, for they may be renewed meanwhile.
     pub fn with(urls: &str, credentials: Credentials, tls: Tls) -> Result<Broker, BrokerError> {
-        let servers = urls
-            .split(',')
-            .map(str::trim)
-            .filter(|url| !url.is_empty())
-            .map(parse_url)
-            .collect::<Result<Vec<_>, _>>()?;
-        if servers.is_empty() {
-            return Err(BrokerError::Url { url: urls.to_owned(), reason: "no address in it".to_owned() });
-        }
+        let servers = addresses::read(urls)?;
         let mut options = match credentials {
             Credentials::None => ConnectOptions::new(),
             Credentials::UserPassword(user, password) => {
                 ConnectOptions::with_user_and_password(user, password)
             }
             Credentials::Token(token) => ConnectOptions::with_token(token),
+            Credentials::NKey(seed) if !is_user_seed(&seed) => return Err(BrokerError::Seed),
             Credentials::NKey(seed) => ConnectOptions::with_nkey(seed),
-            Credentials::File(path) => std::fs::read_to_string(&path)
-                .and_then(|text| ConnectOptions::with_credentials(&text))
-                .map_err(|source| BrokerError::CredentialsFile { path, source })?,
+            Credentials::File(path) => {
+                let read = |path: &Path| ConnectOptions::with_credentials(&fs::read_to_string(path)?);
+                checked("credentials file", &path, read)?
+            }
         };
         options = options.ping_interval(PING_INTERVAL).connection_timeout(CONNECT_TIMEOUT);
         if let Some(ca) = tls.ca {
+            checked("file of certificate authorities", &ca, has_certificates)?;
             options = options.add_root_certificates(ca).require_tls(true);
         }
         if let Some((certificate, key)) = tls.identity {
+            checked("certificate file", &certificate, has_certificates)?;
+            checked("key file", &key, has_key)?;
             options = options.add_client_certificate(certificate, key).require_tls(true);
         }
         Ok(Broker { servers, options })
+    }
+
+    /// The broker that the environment names, by the variables that Natsway's programs read: `NATS_URL`
+    /// (`nats://127.0.0.1:4222` without), one of `NATS_CREDS`, `NATS_NKEY`, `NATS_USER` with `NATS_PASSWORD`, and
+    /// `NATS_TOKEN`, and for TLS `NATS_CA`, `NATS_CERTIFICATE` and `NATS_KEY`.
+    ///
+    /// # Errors
+    /// [`BrokerError`], also for two kinds of credentials at once or half of a pair.
+    pub fn from_env() -> Result<Broker, BrokerError> {
+        BrokerSettings::of_environment(|name| std::env::var(name).ok()).into_broker()
     }
 
     /// What every connection to this broker starts from.
@@ -144,9 +161,51 @@ pub(crate) fn backoff(attempt: usize) -> Duration {
     Duration::from_millis(full / 2 + fastrand::u64(0..=full / 2))
 }
 
-fn parse_url(url: &str) -> Result<ServerAddr, BrokerError> {
-    let shown = || url.rsplit('@').next().unwrap_or_default().to_owned();
-    url.parse().map_err(|error: std::io::Error| BrokerError::Url { url: shown(), reason: error.to_string() })
+/// Reads the seed of an NKey from its file.
+pub(crate) fn read_seed(path: PathBuf) -> Result<String, BrokerError> {
+    checked("nkey file", &path, |path| {
+        let seed = fs::read_to_string(path)?.trim().to_owned();
+        if is_user_seed(&seed) {
+            Ok(seed)
+        } else {
+            Err(invalid("it holds no seed of a user (SU...)".to_owned()))
+        }
+    })
+}
+
+fn is_user_seed(seed: &str) -> bool {
+    nkeys::KeyPair::from_seed(seed).is_ok_and(|pair| pair.key_pair_type() == nkeys::KeyPairType::User)
+}
+
+/// What `read` makes of a file, or its name and what is wrong with it.
+fn checked<T>(
+    what: &'static str,
+    path: &Path,
+    read: impl FnOnce(&Path) -> io::Result<T>,
+) -> Result<T, BrokerError> {
+    read(path).map_err(|source| BrokerError::File { what, path: path.to_owned(), source })
+}
+
+fn has_certificates(path: &Path) -> io::Result<()> {
+    let pem = fs::read(path)?;
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+    match certificates {
+        Ok(certificates) if certificates.is_empty() => {
+            Err(invalid("it holds no certificate in PEM".to_owned()))
+        }
+        Ok(_) => Ok(()),
+        Err(error) => Err(invalid(error.to_string())),
+    }
+}
+
+fn has_key(path: &Path) -> io::Result<()> {
+    let pem = fs::read(path)?;
+    let key = PrivateKeyDer::from_pem_slice(&pem);
+    key.map(drop).map_err(|_| invalid("it holds no private key in PEM".to_owned()))
+}
+
+fn invalid(reason: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, reason)
 }
 
 impl fmt::Debug for Broker {
@@ -185,11 +244,41 @@ mod tests {
         assert!(Broker::new(" , ").is_err());
     }
 
+    fn refused(credentials: Credentials, tls: Tls) -> String {
+        let error = Broker::with("a", credentials, tls).unwrap_err();
+        let reason = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+        assert!(!error.to_string().contains(&reason), "the reason is told by the source, and once: {error}");
+        format!("{error}: {reason}")
+    }
+
     #[test]
-    fn a_missing_credentials_file_is_named() {
-        let credentials = Credentials::File("no/such.creds".into());
-        let error = Broker::with("a", credentials, Tls::default()).unwrap_err().to_string();
-        assert!(error.contains("no/such.creds"), "{error}");
+    fn files_are_looked_into_and_named() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(&file, "nonsense").unwrap();
+        for (path, readable) in [(Path::new("no/such.file"), false), (file.path(), true)] {
+            let path = path.to_owned();
+            let other = file.path().to_owned();
+            let credentials = refused(Credentials::File(path.clone()), Tls::default());
+            let ca = refused(Credentials::None, Tls { ca: Some(path.clone()), identity: None });
+            let identity = Some((path.clone(), other));
+            let certificate = refused(Credentials::None, Tls { ca: None, identity });
+            let seed = read_seed(path.clone()).unwrap_err().to_string();
+            for told in [&credentials, &ca, &certificate, &seed] {
+                assert!(told.contains(&path.display().to_string()), "{told}");
+            }
+            assert_eq!(ca.contains("no certificate in PEM"), readable, "{ca}");
+        }
+    }
+
+    #[test]
+    fn a_seed_that_is_none_is_refused_and_not_shown() {
+        let account = nkeys::KeyPair::new_account().seed().unwrap();
+        for seed in ["SUSECRET", account.as_str(), ""] {
+            let told = Broker::with("a", Credentials::NKey(seed.to_owned()), Tls::default()).unwrap_err();
+            assert!(matches!(told, BrokerError::Seed) && !told.to_string().contains("SECRET"), "{told}");
+        }
+        let user = nkeys::KeyPair::new_user().seed().unwrap();
+        Broker::with("a", Credentials::NKey(user), Tls::default()).unwrap();
     }
 
     #[test]

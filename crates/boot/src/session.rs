@@ -45,6 +45,8 @@ pub struct Dialer {
     discovered: Vec<ServerAddr>,
     /// Counted since the last success.
     failures: usize,
+    /// What kind of failure was told last, since the last success.
+    told: Option<DialErrorKind>,
 }
 
 /// A live connection. Dropping it, and every clone of its client and its subscriptions, closes it.
@@ -95,7 +97,7 @@ impl DialError {
 impl Dialer {
     /// A dialler for `broker`.
     pub fn new(broker: Broker, dial: Dial) -> Dialer {
-        Dialer { broker, dial, discovered: Vec::new(), failures: 0 }
+        Dialer { broker, dial, discovered: Vec::new(), failures: 0, told: None }
     }
 
     /// Tries every known server once, in random order.
@@ -103,34 +105,33 @@ impl Dialer {
     /// `avoid` is the id of a server that is about to leave ([`Session::server_id`]); a connection to it is given up.
     ///
     /// # Errors
-    /// The last server's [`DialError`].
+    /// The [`DialError`] of a server that refused us or is too old if there was one, else of the last one: what will
+    /// not mend itself says more than what is away.
     pub async fn dial_once(&mut self, avoid: Option<&str>) -> Result<Session, DialError> {
         let mut servers = [self.broker.servers.as_slice(), self.discovered.as_slice()].concat();
         fastrand::shuffle(&mut servers);
-        let mut last_error = None;
+        let mut telling: Option<DialError> = None;
         for server in servers {
             match self.dial_server(&server).await {
                 Ok(session) if avoid == Some(session.server_id()) => {
                     let reason = "is shutting down".to_owned();
-                    last_error = Some(DialError {
-                        kind: DialErrorKind::Unavailable,
-                        server: host_and_port(&server),
-                        reason,
-                    });
+                    let kind = DialErrorKind::Unavailable;
+                    telling.get_or_insert(DialError { kind, server: host_and_port(&server), reason });
                 }
                 Ok(session) => {
-                    self.failures = 0;
+                    (self.failures, self.told) = (0, None);
                     return Ok(session);
                 }
-                Err(error) => last_error = Some(error),
+                Err(error) if error.kind != DialErrorKind::Unavailable => telling = Some(error),
+                Err(error) => telling = telling.filter(|other| other.kind != error.kind).or(Some(error)),
             }
         }
         self.failures += 1;
-        Err(last_error.expect("a broker has one server at least"))
+        Err(telling.expect("a broker has one server at least"))
     }
 
-    /// Tries until there is a session, with growing, jittered delays of up to 2 s; says once that it has to wait, and
-    /// once that it need not any more.
+    /// Tries until there is a session, with growing, jittered delays of up to 2 s; says that it has to wait when it
+    /// begins to and whenever the kind of failure changes, and once that it need not any more.
     ///
     /// # Cancel safety
     /// Cancelling stops the trying; nothing is lost.
@@ -144,11 +145,16 @@ impl Dialer {
                     }
                     return session;
                 }
-                Err(error) if had_failed => debug!(%error, "broker still not reached"),
-                Err(error) => warn!(%error, "broker not reached, trying again"),
+                Err(error) if self.is_news(error.kind) => warn!(%error, "broker not reached, trying again"),
+                Err(error) => debug!(%error, "broker still not reached"),
             }
             tokio::time::sleep(backoff(self.failures + 1)).await;
         }
+    }
+
+    /// Whether a failure is of another kind than the one that was told last; it counts as told then.
+    fn is_news(&mut self, kind: DialErrorKind) -> bool {
+        self.told.replace(kind) != Some(kind)
     }
 
     async fn dial_server(&mut self, server: &ServerAddr) -> Result<Session, DialError> {
@@ -268,6 +274,20 @@ fn is_new_enough(version: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_failure_is_told_when_its_kind_changes() {
+        use DialErrorKind::{Refused, TooOld, Unavailable};
+        let dial = Dial {
+            name: String::new(),
+            inbox_prefix: String::new(),
+            subscription_messages: 1,
+            publish_messages: 1,
+        };
+        let mut dialer = Dialer::new(Broker::new("a").unwrap(), dial);
+        let kinds = [Unavailable, Unavailable, Refused, Refused, TooOld, Unavailable];
+        assert_eq!(kinds.map(|kind| dialer.is_news(kind)), [true, false, true, false, true, true]);
+    }
 
     #[test]
     fn broker_versions_are_compared_by_number() {

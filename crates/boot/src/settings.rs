@@ -1,0 +1,111 @@
+//! What is said about the broker, by the command line or by the environment, and how it becomes a [`Broker`].
+
+use std::path::PathBuf;
+
+use crate::broker::read_seed;
+use crate::{Broker, BrokerError, Credentials, Tls};
+
+/// Where the broker is when nobody says.
+pub(crate) const DEFAULT_URL: &str = "nats://127.0.0.1:4222";
+
+/// What was said; each member has the variable of its name, `NATS_URL` and so on.
+#[derive(Clone, Default)]
+pub(crate) struct BrokerSettings {
+    pub(crate) url: Option<String>,
+    pub(crate) creds: Option<PathBuf>,
+    pub(crate) nkey: Option<PathBuf>,
+    pub(crate) user: Option<String>,
+    pub(crate) password: Option<String>,
+    pub(crate) token: Option<String>,
+    pub(crate) ca: Option<PathBuf>,
+    pub(crate) certificate: Option<PathBuf>,
+    pub(crate) key: Option<PathBuf>,
+}
+
+impl BrokerSettings {
+    /// What the environment says, read by `variable`; what is empty counts as not said.
+    pub(crate) fn of_environment(variable: impl Fn(&str) -> Option<String>) -> BrokerSettings {
+        let text = |name: &str| variable(name).filter(|value| !value.is_empty());
+        let path = |name: &str| text(name).map(PathBuf::from);
+        BrokerSettings {
+            url: text("NATS_URL"),
+            creds: path("NATS_CREDS"),
+            nkey: path("NATS_NKEY"),
+            user: text("NATS_USER"),
+            password: text("NATS_PASSWORD"),
+            token: text("NATS_TOKEN"),
+            ca: path("NATS_CA"),
+            certificate: path("NATS_CERTIFICATE"),
+            key: path("NATS_KEY"),
+        }
+    }
+
+    /// Checks all of it and makes the broker.
+    pub(crate) fn into_broker(self) -> Result<Broker, BrokerError> {
+        let identity =
+            both(self.certificate, self.key, "NATS_CERTIFICATE and NATS_KEY go together: give both or none")?;
+        let user =
+            both(self.user, self.password, "NATS_USER and NATS_PASSWORD go together: give both or none")?;
+        let user = user.map(|(user, password)| Credentials::UserPassword(user, password));
+        let nkey = self.nkey.map(read_seed).transpose()?.map(Credentials::NKey);
+        let token = self.token.map(Credentials::Token);
+        let file = self.creds.map(Credentials::File);
+        let mut given = [user, nkey, token, file].into_iter().flatten();
+        let credentials = given.next().unwrap_or_default();
+        if given.next().is_some() {
+            return Err(BrokerError::Conflict(
+                "give one of NATS_CREDS, NATS_NKEY, NATS_USER and NATS_TOKEN, not several",
+            ));
+        }
+        let url = self.url.as_deref().unwrap_or(DEFAULT_URL);
+        Broker::with(url, credentials, Tls { ca: self.ca, identity })
+    }
+}
+
+/// Two that go together.
+fn both<A, B>(
+    first: Option<A>,
+    second: Option<B>,
+    rule: &'static str,
+) -> Result<Option<(A, B)>, BrokerError> {
+    match (first, second) {
+        (Some(first), Some(second)) => Ok(Some((first, second))),
+        (None, None) => Ok(None),
+        _ => Err(BrokerError::Conflict(rule)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn broker(variables: &[(&str, &str)]) -> Result<Broker, BrokerError> {
+        let value = |name: &str| {
+            variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+        };
+        BrokerSettings::of_environment(value).into_broker()
+    }
+
+    #[test]
+    fn an_empty_environment_means_this_machine() {
+        assert_eq!(broker(&[]).unwrap().to_string(), "127.0.0.1:4222");
+        assert_eq!(broker(&[("NATS_URL", ""), ("NATS_CREDS", "")]).unwrap().to_string(), "127.0.0.1:4222");
+    }
+
+    #[test]
+    fn the_environment_says_where_the_broker_is() {
+        assert_eq!(broker(&[("NATS_URL", "nats://b:1,c")]).unwrap().to_string(), "b:1,c:4222");
+    }
+
+    #[test]
+    fn halves_doubles_and_files_that_are_not_there_are_refused() {
+        assert!(matches!(broker(&[("NATS_USER", "me")]), Err(BrokerError::Conflict(_))));
+        let both = [("NATS_USER", "me"), ("NATS_PASSWORD", "p"), ("NATS_TOKEN", "t")];
+        assert!(matches!(broker(&both), Err(BrokerError::Conflict(_))));
+        for variable in ["NATS_CREDS", "NATS_NKEY", "NATS_CA"] {
+            let error = broker(&[(variable, "no/such.file")]).unwrap_err();
+            assert!(matches!(error, BrokerError::File { .. }), "{error:?}");
+            assert!(error.to_string().contains("no/such.file"), "{error}");
+        }
+    }
+}
