@@ -19,10 +19,9 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::connection::{self, Leaving};
-use crate::core::Core;
+use crate::core::{Core, INBOX_PREFIX};
 use crate::descriptors::allowed_connections;
 use crate::identity::Identity;
-use crate::link::INBOX_PREFIX;
 use crate::listener::{Accepted, Seat, accept, bind};
 use crate::metrics::CoreMetrics;
 use crate::settings::Settings;

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
+use natsway_caller::encode::Fields;
 
 /// Names the request in logs and in the error bodies; taken from the client when it sends a sound one.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -87,6 +88,28 @@ fn connection_lists(headers: &HeaderMap) -> String {
 
 fn is_plain_connection(value: &str) -> bool {
     value.eq_ignore_ascii_case("keep-alive") || value.eq_ignore_ascii_case("close")
+}
+
+/// The fields that a worker is to see of a client's request.
+#[derive(Clone, Copy, Debug)]
+pub struct Forwarded<'a> {
+    /// What the client sent.
+    pub headers: &'a HeaderMap,
+    /// What else is known.
+    pub origin: Origin<'a>,
+}
+
+impl Fields for Forwarded<'_> {
+    fn bytes(&self) -> usize {
+        let sent: usize =
+            self.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 6).sum();
+        // The gateway's own fields are some 250 bytes.
+        sent + 250
+    }
+
+    fn each<E>(&self, put: impl FnMut(&str, &[u8]) -> Result<(), E>) -> Result<(), E> {
+        forward_request(self.headers, self.origin, put)
+    }
 }
 
 /// Calls `put` with every field that a worker is to see: the client's end-to-end fields in their order, then the

@@ -1,7 +1,7 @@
 //! The bytes of requests that a core holds while it reads their bodies and until they are answered: bounded over all
 //! of its connections, so that many clients with lawful requests cannot fill the memory together.
 
-use crate::metrics::Gauge;
+use natsway_caller::counter::Gauge;
 
 /// What one request holds of its core's allowance. Dropping it gives that back.
 ///

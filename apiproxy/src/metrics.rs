@@ -2,58 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use std::sync::atomic::{AtomicI64, AtomicU64};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::{Acquire, Release};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use natsway_caller::counter::{Counter, Gauge, LinkCounts};
+use natsway_caller::retry::Miss;
 use natsway_routes::figures::{Figures, Recorder};
 use natsway_routes::report::VersionFigures;
 use natsway_routes::watch::Reading;
-
-use crate::retry::Miss;
-
-/// A figure that only grows.
-#[derive(Debug, Default)]
-pub struct Counter(AtomicU64);
-
-impl Counter {
-    /// One more.
-    pub fn inc(&self) {
-        self.add(1);
-    }
-
-    /// So many more.
-    pub fn add(&self, count: u64) {
-        self.0.fetch_add(count, Relaxed);
-    }
-
-    /// The figure now.
-    pub fn get(&self) -> u64 {
-        self.0.load(Relaxed)
-    }
-}
-
-/// A figure that goes up and down.
-#[derive(Debug, Default)]
-pub struct Gauge(AtomicI64);
-
-impl Gauge {
-    /// Adds, or takes away.
-    pub fn add(&self, change: i64) {
-        self.0.fetch_add(change, Relaxed);
-    }
-
-    /// Sets it.
-    pub fn set(&self, value: i64) {
-        self.0.store(value, Relaxed);
-    }
-
-    /// The figure now.
-    pub fn get(&self) -> i64 {
-        self.0.load(Relaxed)
-    }
-}
 
 /// Upper bounds of the latency buckets, in microseconds: half a millisecond to half a minute.
 const BOUNDS_US: [u64; 15] = [
@@ -113,16 +71,10 @@ pub struct CoreMetrics {
     misses: [Counter; Miss::ALL.len()],
     /// Tries after the first.
     pub retries: Counter,
-    /// Replies that nobody waited for: late ones, and second ones.
-    pub late_replies: Counter,
     /// Replies that could not be read.
     pub bad_replies: Counter,
-    /// Requests cancelled at their worker because the client went away.
-    pub cancelled: Counter,
-    /// Connections to the broker that are up.
-    pub connected: Gauge,
-    /// Connections to the broker that were made.
-    pub sessions: Counter,
+    /// What its broker connections count.
+    pub links: Arc<LinkCounts>,
     problems: Mutex<BTreeMap<&'static str, u64>>,
     /// By route and version.
     targets: Mutex<BTreeMap<String, BTreeMap<String, Arc<TargetStats>>>>,
@@ -206,19 +158,19 @@ pub fn render(cores: &[Arc<CoreMetrics>], routes: &Reading) -> String {
     page.family("natsway_retries_total", "counter", "Tries after a request's first.");
     page.sample("natsway_retries_total", "", count(|core| &core.retries));
     page.family("natsway_late_replies_total", "counter", "Replies that nobody waited for any more.");
-    page.sample("natsway_late_replies_total", "", count(|core| &core.late_replies));
+    page.sample("natsway_late_replies_total", "", count(|core| &core.links.late_replies));
     page.family("natsway_bad_replies_total", "counter", "Replies that could not be read.");
     page.sample("natsway_bad_replies_total", "", count(|core| &core.bad_replies));
     page.family("natsway_cancelled_total", "counter", "Requests cancelled at their worker.");
-    page.sample("natsway_cancelled_total", "", count(|core| &core.cancelled));
+    page.sample("natsway_cancelled_total", "", count(|core| &core.links.cancelled));
     page.family(
         "natsway_broker_connections",
         "gauge",
         "Connections to the broker that are up, of --connections-per-core for each core.",
     );
-    page.sample("natsway_broker_connections", "", sum(|core| core.connected.get()));
+    page.sample("natsway_broker_connections", "", sum(|core| core.links.connected.get()));
     page.family("natsway_broker_connects_total", "counter", "Connections to the broker that were made.");
-    page.sample("natsway_broker_connects_total", "", count(|core| &core.sessions));
+    page.sample("natsway_broker_connects_total", "", count(|core| &core.links.sessions));
 
     page.family("natsway_misses_total", "counter", "Tries that gave no response.");
     for (index, miss) in Miss::ALL.iter().enumerate() {

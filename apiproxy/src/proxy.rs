@@ -9,6 +9,9 @@ use bytes::Bytes;
 use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::{Body, Incoming};
+use natsway_caller::encode::{Encoded, Sending};
+use natsway_caller::link::{Answer, Link, Outgoing};
+use natsway_caller::retry::{Miss, Next, Tries};
 use natsway_routes::figures::Attempt;
 use natsway_routes::table::{Lookup, Route};
 use natsway_wire::envelope;
@@ -17,14 +20,11 @@ use tracing::info;
 
 use crate::body::{ReadError, ReplyBody, read_whole};
 use crate::core::{Core, RouteView, TargetView};
-use crate::encode::{Encoded, Sending};
-use crate::headers::{Caller, Origin, REQUEST_ID, check_response, sound_request_id};
+use crate::headers::{Caller, Forwarded, Origin, REQUEST_ID, check_response, sound_request_id};
 use crate::held::Held;
 use crate::inspect::{authority, header_bytes, inspect};
-use crate::link::{Answer, Link, Outgoing};
 use crate::metrics::TargetStats;
 use crate::problem::Problem;
-use crate::retry::{Miss, Next, Tries};
 
 /// Answers one request, whatever happens to it.
 pub async fn handle(
@@ -269,7 +269,8 @@ impl Call<'_> {
         };
         let path = self.head.uri.path_and_query().map_or("/", |path| path.as_str());
         let path = route.forwarded_path(path);
-        Encoded::new(route.codec, sending, &self.head, &path, origin, &self.body).map_err(|error| {
+        let fields = Forwarded { headers: &self.head.headers, origin };
+        Encoded::new(route.codec, sending, &self.head.method, &path, &fields, &self.body).map_err(|error| {
             let detail = format!("the request cannot be forwarded: {error}");
             Problem::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "head_too_large", detail)
         })

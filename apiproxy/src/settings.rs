@@ -5,8 +5,7 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use ipnet::IpNet;
-
-use crate::link::LinkLimits;
+use natsway_caller::link::LinkLimits;
 
 /// The settings of one gateway process.
 #[derive(Clone, Debug)]

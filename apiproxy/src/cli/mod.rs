@@ -13,9 +13,9 @@ use clap::{Args, Parser};
 use ipnet::IpNet;
 use natsway_boot::logs::LogArgs;
 use natsway_boot::{BrokerArgs, duration};
+use natsway_caller::link::LinkLimits;
 use natsway_routes::store::BUCKET;
 
-use crate::link::LinkLimits;
 use crate::settings::{ClientLimits, Drain, Settings};
 
 /// The gateway: takes HTTP requests and has workers on NATS answer them

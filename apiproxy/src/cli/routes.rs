@@ -17,7 +17,7 @@ use serde_json::json;
 
 use super::columns::columns;
 use crate::config::read_routes;
-use crate::link::INBOX_PREFIX;
+use crate::core::INBOX_PREFIX;
 
 /// Somebody else wrote in between.
 const CONFLICT: u8 = 3;

@@ -1,4 +1,4 @@
-//! One connection of one core to the broker: what is published on it, and what comes back.
+//! One connection of one thread to the broker: what is published on it, and what comes back.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -21,12 +21,9 @@ use tokio::sync::Notify;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, warn};
 
-use crate::metrics::CoreMetrics;
+use crate::counter::LinkCounts;
 use crate::retry::Miss;
 use crate::slots::{Accepted, Key, Manners, Slots};
-
-/// The inbox prefix of the gateway's role, so that its permissions can be static.
-pub const INBOX_PREFIX: &str = "_INBOX_apiproxy";
 
 /// How often a link asks after the instances that run its requests.
 const UPKEEP_INTERVAL: Duration = Duration::from_millis(500);
@@ -87,7 +84,7 @@ pub struct Link {
     slots: RefCell<Slots<Answer>>,
     limits: LinkLimits,
     bytes_in_flight: Cell<usize>,
-    metrics: Arc<CoreMetrics>,
+    counts: Arc<LinkCounts>,
     clock: Clock,
     lost: Cell<bool>,
     retired: Cell<bool>,
@@ -101,16 +98,17 @@ pub struct Link {
 }
 
 impl Link {
-    /// Subscribes to the replies of a new session.
+    /// Subscribes to the replies of a new session, on an inbox below `inbox_prefix`.
     ///
     /// # Errors
     /// The session was lost already.
     pub async fn open(
         session: &Session,
+        inbox_prefix: &str,
         limits: LinkLimits,
-        metrics: Arc<CoreMetrics>,
+        counts: Arc<LinkCounts>,
     ) -> Result<(Rc<Link>, Subscriber), async_nats::SubscribeError> {
-        let inbox = format!("{INBOX_PREFIX}.{}.", natsway_boot::random_id());
+        let inbox = format!("{inbox_prefix}.{}.", natsway_boot::random_id());
         let replies = session.client().subscribe(format!("{inbox}*")).await?;
         let link = Link {
             client: session.client().clone(),
@@ -119,7 +117,7 @@ impl Link {
             slots: RefCell::default(),
             limits,
             bytes_in_flight: Cell::new(0),
-            metrics,
+            counts,
             clock: Clock::start(),
             lost: Cell::new(false),
             retired: Cell::new(false),
@@ -255,7 +253,7 @@ impl Link {
     fn dispatch(self: &Rc<Link>, message: Message) {
         let key = message.subject.strip_prefix(&self.inbox).and_then(Key::parse);
         let signals = key.and_then(|key| self.slots.borrow_mut().expects_signals(key));
-        let (Some(key), Some(signals)) = (key, signals) else { return self.metrics.late_replies.inc() };
+        let (Some(key), Some(signals)) = (key, signals) else { return self.counts.late_replies.inc() };
         let answer = if message.status == Some(NatsStatus::NO_RESPONDERS) && message.payload.is_empty() {
             Answer::Miss(Miss::NoResponders)
         } else if signals {
@@ -269,7 +267,7 @@ impl Link {
             read_native(&message)
         };
         if !self.slots.borrow_mut().deliver(key, answer) {
-            self.metrics.late_replies.inc();
+            self.counts.late_replies.inc();
         }
     }
 
@@ -278,13 +276,13 @@ impl Link {
         match accepted {
             Accepted::Noted => {}
             Accepted::Cancel => self.cancel(key, instance),
-            Accepted::Late => self.metrics.late_replies.inc(),
+            Accepted::Late => self.counts.late_replies.inc(),
         }
     }
 
     /// Tells an instance to drop a request.
     fn cancel(self: &Rc<Link>, key: Key, instance: &str) {
-        self.metrics.cancelled.inc();
+        self.counts.cancelled.inc();
         let reply = self.reply_subject(key).to_string();
         let command = WorkerCommand::Cancel { reply }.encode();
         let subject = worker_subject(instance);
@@ -341,9 +339,7 @@ fn not_run(reason: NotRun) -> Answer {
         NotRun::Overloaded => Answer::Miss(Miss::Overloaded),
         NotRun::Moved => Answer::Miss(Miss::Moved),
         NotRun::Expired => Answer::Miss(Miss::Expired),
-        NotRun::Unsupported => {
-            Answer::Unreadable("the worker does not speak this gateway's wire version".to_owned())
-        }
+        NotRun::Unsupported => Answer::Unreadable("the worker does not speak our wire version".to_owned()),
     }
 }
 

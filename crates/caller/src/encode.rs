@@ -4,13 +4,12 @@ use std::time::{Duration, Instant};
 
 use async_nats::HeaderMap;
 use bytes::Bytes;
-use http::request::Parts;
+use http::Method;
 use natsway_routes::table::Codec;
 use natsway_wire::Error;
 use natsway_wire::envelope::{RequestEncoder, restamp_request};
 use natsway_wire::native::{DEADLINE, METHOD, PATH, canonical_name, is_reserved};
 
-use crate::headers::{Origin, forward_request};
 use crate::slots::Manners;
 
 /// What differs from try to try.
@@ -28,6 +27,18 @@ impl Sending {
         let left = until.saturating_duration_since(now) + Duration::from_micros(999);
         Sending { deadline_ms: u32::try_from(left.as_millis()).unwrap_or(u32::MAX), sent_ms }
     }
+}
+
+/// The header fields that a worker is to see.
+pub trait Fields {
+    /// A guess at their size with what holds them together, so that a buffer need not grow.
+    fn bytes(&self) -> usize;
+
+    /// Calls `put` with each, in their order.
+    ///
+    /// # Errors
+    /// The first of `put`.
+    fn each<E>(&self, put: impl FnMut(&str, &[u8]) -> Result<(), E>) -> Result<(), E>;
 }
 
 /// A request in its route's codec.
@@ -56,28 +67,24 @@ impl Encoded {
     pub fn new(
         codec: Codec,
         sending: Sending,
-        head: &Parts,
+        method: &Method,
         path: &str,
-        origin: Origin<'_>,
+        fields: &impl Fields,
         body: &Bytes,
     ) -> Result<Encoded, Error> {
         match codec {
             Codec::Http => {
-                let fields_bytes: usize =
-                    head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 6).sum();
-                // The gateway's own fields are some 250 bytes.
-                let capacity = 320 + path.len() + fields_bytes + body.len();
+                let capacity = 70 + path.len() + fields.bytes() + body.len();
                 let Sending { deadline_ms, sent_ms } = sending;
-                let mut encoder =
-                    RequestEncoder::new(deadline_ms, sent_ms, head.method.as_str(), path, capacity)?;
-                forward_request(&head.headers, origin, |name, value| encoder.header(name, value))?;
+                let mut encoder = RequestEncoder::new(deadline_ms, sent_ms, method.as_str(), path, capacity)?;
+                fields.each(|name, value| encoder.header(name, value))?;
                 Ok(Encoded::Http(encoder.finish(body)))
             }
             Codec::Native => {
                 let mut headers = HeaderMap::new();
-                forward_request(&head.headers, origin, |name, value| {
+                fields.each(|name, value| {
                     // NATS headers are text: a value that is not UTF-8 cannot cross. Names that mean something to
-                    // the broker are not the client's to use.
+                    // the broker are not a client's to use.
                     match std::str::from_utf8(value) {
                         Ok(value) if !is_reserved(name) => {
                             headers.append(canonical_name(name).as_str(), value)
@@ -86,7 +93,7 @@ impl Encoded {
                     }
                     Ok::<(), Error>(())
                 })?;
-                headers.insert(METHOD, head.method.as_str());
+                headers.insert(METHOD, method.as_str());
                 headers.insert(PATH, path);
                 headers.insert(DEADLINE, sending.deadline_ms.to_string().as_str());
                 Ok(Encoded::Native(headers, body.clone()))

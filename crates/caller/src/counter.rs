@@ -1,0 +1,59 @@
+//! What the connections of one thread count, for others to read.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicI64, AtomicU64};
+
+/// A figure that only grows.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// One more.
+    pub fn inc(&self) {
+        self.add(1);
+    }
+
+    /// So many more.
+    pub fn add(&self, count: u64) {
+        self.0.fetch_add(count, Relaxed);
+    }
+
+    /// The figure now.
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// A figure that goes up and down.
+#[derive(Debug, Default)]
+pub struct Gauge(AtomicI64);
+
+impl Gauge {
+    /// Adds, or takes away.
+    pub fn add(&self, change: i64) {
+        self.0.fetch_add(change, Relaxed);
+    }
+
+    /// Sets it.
+    pub fn set(&self, value: i64) {
+        self.0.store(value, Relaxed);
+    }
+
+    /// The figure now.
+    pub fn get(&self) -> i64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// The figures of one thread's connections.
+#[derive(Debug, Default)]
+pub struct LinkCounts {
+    /// Replies that nobody waited for: late ones, and second ones.
+    pub late_replies: Counter,
+    /// Requests cancelled at their worker because nobody waited any more.
+    pub cancelled: Counter,
+    /// Connections to the broker that are up.
+    pub connected: Gauge,
+    /// Connections to the broker that were made.
+    pub sessions: Counter,
+}
