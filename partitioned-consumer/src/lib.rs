@@ -62,6 +62,8 @@ mod plan;
 mod repartition;
 mod runner;
 mod settings;
+#[cfg(feature = "shipper")]
+pub mod shipper;
 mod static_group;
 mod watch;
 

@@ -1,0 +1,102 @@
+//! A commit: what a cluster of consumers has written of one source, and in which files.
+//!
+//! One entry of a bucket for each source, replaced only by compare-and-set. So when two consumers believe that a source is
+//! theirs, one of them is refused, and takes back what it wrote beyond the last commit. The entry remembers where *earlier* writers
+//! stood as well: one that comes back after a crash cuts its file there, because what follows was written by its successor too.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::accept::Mark;
+
+/// The end of the committed lines in a file of one writer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tail {
+    /// The directory, by the id that is kept in it.
+    pub writer: String,
+    /// The file, relative to the directory.
+    pub file: String,
+    /// Its length in bytes; anything beyond is not committed.
+    pub bytes: u64,
+}
+
+/// See the module.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Commit {
+    /// How much of the source is written; none while all came from the published tool.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mark: Option<Mark>,
+    /// For each partition, the sequence in the stream of the last message without our header that is written.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub plain: BTreeMap<u32, u64>,
+    /// Bytes that the broker acknowledged and lost, or that producers skipped.
+    #[serde(default)]
+    pub missing_bytes: u64,
+    /// Where the newest lines are.
+    pub tail: Tail,
+    /// Where writers before this one stopped.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left: Vec<Tail>,
+}
+
+impl Commit {
+    /// The commit that follows `before` (if there was any) with the newest lines at `tail`.
+    pub fn after(before: Option<&Commit>, tail: Tail) -> Commit {
+        let Some(before) = before else {
+            return Commit { mark: None, plain: BTreeMap::new(), missing_bytes: 0, tail, left: Vec::new() };
+        };
+        let mut left = before.left.clone();
+        if before.tail.writer != tail.writer {
+            left.retain(|old| old.writer != before.tail.writer);
+            left.push(before.tail.clone());
+        }
+        left.retain(|old| old.writer != tail.writer);
+        Commit { tail, left, ..before.clone() }
+    }
+
+    /// How far `writer` may keep `file`, when this commit knows.
+    pub fn length_of(&self, writer: &str, file: &str) -> Option<u64> {
+        let mut tails = std::iter::once(&self.tail).chain(&self.left);
+        tails.find(|tail| tail.writer == writer && tail.file == file).map(|tail| tail.bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tail(writer: &str, file: &str, bytes: u64) -> Tail {
+        Tail { writer: writer.into(), file: file.into(), bytes }
+    }
+
+    #[test]
+    fn writers_that_left_are_remembered_until_they_write_again() {
+        let first = Commit::after(None, tail("a", "h/1", 10));
+        let second = Commit::after(Some(&first), tail("b", "h/1", 5));
+        let third = Commit::after(Some(&second), tail("b", "h/2", 3));
+        assert_eq!(third.left, [tail("a", "h/1", 10)]);
+        assert_eq!(third.length_of("a", "h/1"), Some(10));
+        assert_eq!(third.length_of("b", "h/2"), Some(3));
+        assert_eq!(
+            third.length_of("b", "h/1"),
+            None,
+            "its own earlier file is closed, at whatever length it has"
+        );
+        let back = Commit::after(Some(&third), tail("a", "h/1", 12));
+        assert_eq!(back.left, [tail("b", "h/2", 3)]);
+        assert_eq!(back.length_of("a", "h/1"), Some(12));
+    }
+
+    #[test]
+    fn golden_json() {
+        let mark = Mark { generation: "0000000000070badcafe".parse().unwrap(), offset: 42 };
+        let commit = Commit { mark: Some(mark), ..Commit::after(None, tail("a", "h/1", 10)) };
+        let json = serde_json::to_string(&commit).unwrap();
+        assert_eq!(
+            json,
+            r#"{"mark":{"generation":"0000000000070badcafe","offset":42},"missing_bytes":0,"tail":{"writer":"a","file":"h/1","bytes":10}}"#
+        );
+        assert_eq!(serde_json::from_str::<Commit>(&json).unwrap(), commit);
+    }
+}

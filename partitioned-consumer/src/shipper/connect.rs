@@ -1,0 +1,74 @@
+//! Reaching the broker, patiently.
+
+use std::fmt::Display;
+use std::future::Future;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use async_nats::Client;
+use async_nats::connection::State;
+use natsway_boot::Broker;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+const RETRY: Duration = Duration::from_millis(500);
+const LOOK: Duration = Duration::from_millis(50);
+
+/// A connection that is there: it says once that it waits, and goes on trying until `stop`.
+///
+/// # Errors
+/// Unreadable certificates, and `stop`.
+pub(crate) async fn client(broker: &Broker, name: &str, stop: &CancellationToken) -> Result<Client> {
+    let client = broker.connect(name, &format!("_INBOX_{}", name.replace('-', "_"))).await?;
+    let mut told = false;
+    while client.connection_state() != State::Connected {
+        if !std::mem::replace(&mut told, true) && client.connection_state() != State::Pending {
+            warn!(%broker, "broker not reached, trying again");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(LOOK) => {}
+            () = stop.cancelled() => bail!("stopped before the broker {broker} was reached"),
+        }
+    }
+    Ok(client)
+}
+
+/// Whether the broker that the client is connected to has JetStream.
+pub(crate) fn has_jetstream(client: &Client) -> bool {
+    client.server_info().jetstream
+}
+
+/// Repeats what fails until it does not, or `stop`.
+///
+/// # Errors
+/// The last failure, at `stop`.
+pub(crate) async fn patiently<T, E, F>(
+    what: &str,
+    stop: &CancellationToken,
+    mut attempt: impl FnMut() -> F,
+) -> Result<T>
+where
+    E: Display,
+    F: Future<Output = Result<T, E>>,
+{
+    let mut told = false;
+    loop {
+        match attempt().await {
+            Ok(value) => {
+                if told {
+                    info!("{what} is there");
+                }
+                return Ok(value);
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut told, true) {
+                    warn!(%error, "waiting for {what}");
+                }
+                tokio::select! {
+                    () = tokio::time::sleep(RETRY) => {}
+                    () = stop.cancelled() => bail!("{what}: {error}"),
+                }
+            }
+        }
+    }
+}

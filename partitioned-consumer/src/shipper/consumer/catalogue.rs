@@ -1,0 +1,198 @@
+//! What a directory holds: the files that this shipper wrote in it, and how far each may be trusted.
+//!
+//! One journal for all files, appended to and synced before the first byte goes to a new file. So after a crash it names every
+//! file that may have a tail that was never committed, and retention touches nothing that it did not write.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::shipper::tail::checkpoint::{Mode, replace, sync_directory};
+
+const DIRECTORY: &str = ".shipper";
+
+/// A file of the catalogue.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Entry {
+    /// Whose lines it has.
+    pub(super) source: String,
+    /// Bytes that are certainly committed. An open file may have more that are, as the source's commit says, and more that are not.
+    pub(super) bytes: u64,
+    /// It may be appended to.
+    pub(super) open: bool,
+}
+
+/// A line of the journal: the new state of a file, or that it is gone.
+#[derive(Serialize, Deserialize)]
+struct Line {
+    path: String,
+    #[serde(flatten)]
+    entry: Option<Entry>,
+}
+
+/// What stays the same for the life of a directory.
+#[derive(Serialize, Deserialize)]
+struct Identity {
+    writer: String,
+    mode: Mode,
+}
+
+/// See the module. It holds the lock of the directory.
+pub(super) struct Catalogue {
+    directory: PathBuf,
+    writer: String,
+    mode: Mode,
+    journal: File,
+    entries: BTreeMap<String, Entry>,
+    _lock: File,
+}
+
+impl Catalogue {
+    /// Takes a directory, which is made when it does not exist. `mode` is asked for at the first time only.
+    pub(super) fn open(directory: &Path, mode: impl FnOnce() -> Mode) -> io::Result<Self> {
+        let own = directory.join(DIRECTORY);
+        fs::create_dir_all(&own)?;
+        let lock = File::options().create(true).truncate(false).write(true).open(own.join("lock"))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let text = "another consumer writes to this directory: stop it, or set SHIPPER_DIRECTORY to another one";
+                return Err(io::Error::other(text));
+            }
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+        let identity = identity(&own.join("directory.json"), mode)?;
+        let path = own.join("journal");
+        let entries = replay(&fs::read(&path).or_else(empty_if_missing)?);
+        // Written anew, so that it does not grow for ever.
+        let lines: Vec<u8> =
+            entries.iter().map(|(path, entry)| line(path, Some(entry))).collect::<Vec<_>>().concat();
+        replace(&path, &lines)?;
+        let journal = File::options().append(true).open(&path)?;
+        Ok(Self {
+            directory: directory.to_owned(),
+            writer: identity.writer,
+            mode: identity.mode,
+            journal,
+            entries,
+            _lock: lock,
+        })
+    }
+
+    /// The id of the directory; commits name it.
+    pub(super) fn writer(&self) -> &str {
+        &self.writer
+    }
+
+    pub(super) fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    pub(super) fn get(&self, path: &str) -> Option<&Entry> {
+        self.entries.get(path)
+    }
+
+    pub(super) fn entries(&self) -> impl Iterator<Item = (&String, &Entry)> {
+        self.entries.iter()
+    }
+
+    /// Records new states of files; they are on the disk when this returns.
+    pub(super) fn record(&mut self, changes: Vec<(String, Option<Entry>)>) -> io::Result<()> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let lines: Vec<u8> =
+            changes.iter().map(|(path, entry)| line(path, entry.as_ref())).collect::<Vec<_>>().concat();
+        let before = self.journal.metadata()?.len();
+        let written = self.journal.write_all(&lines).and_then(|()| self.journal.sync_data());
+        if let Err(error) = written {
+            // Half a line must not stay in front of the next one.
+            self.journal.set_len(before)?;
+            return Err(error);
+        }
+        for (path, entry) in changes {
+            match entry {
+                Some(entry) => drop(self.entries.insert(path, entry)),
+                None => drop(self.entries.remove(&path)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Where a file is.
+    pub(super) fn path(&self, relative: &str) -> PathBuf {
+        self.directory.join(relative)
+    }
+
+    /// Where the status of this directory is kept.
+    pub(super) fn status_path(directory: &Path) -> PathBuf {
+        directory.join(DIRECTORY).join("status.json")
+    }
+}
+
+fn identity(path: &Path, mode: impl FnOnce() -> Mode) -> io::Result<Identity> {
+    let json = fs::read(path).or_else(empty_if_missing)?;
+    if !json.is_empty() {
+        return Ok(serde_json::from_slice(&json)?);
+    }
+    let identity = Identity { writer: natsway_boot::random_id(), mode: mode() };
+    replace(path, &serde_json::to_vec(&identity)?)?;
+    path.parent().map_or(Ok(()), sync_directory)?;
+    Ok(identity)
+}
+
+fn empty_if_missing(error: io::Error) -> io::Result<Vec<u8>> {
+    if error.kind() == io::ErrorKind::NotFound { Ok(Vec::new()) } else { Err(error) }
+}
+
+fn line(path: &str, entry: Option<&Entry>) -> Vec<u8> {
+    let line = Line { path: path.to_owned(), entry: entry.cloned() };
+    let mut json = serde_json::to_vec(&line).expect("plain fields serialize");
+    json.push(b'\n');
+    json
+}
+
+/// Replays a journal. A last line that a crash cut off was not relied on by anybody.
+fn replay(journal: &[u8]) -> BTreeMap<String, Entry> {
+    let mut entries = BTreeMap::new();
+    for line in journal.split_inclusive(|byte| *byte == b'\n') {
+        let Ok(Line { path, entry }) = serde_json::from_slice::<Line>(line) else { continue };
+        match entry {
+            Some(entry) => drop(entries.insert(path, entry)),
+            None => drop(entries.remove(&path)),
+        }
+    }
+    entries
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(bytes: u64, open: bool) -> Entry {
+        Entry { source: "web1".into(), bytes, open }
+    }
+
+    #[test]
+    fn a_journal_is_replayed_up_to_its_last_whole_line() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut catalogue = Catalogue::open(directory.path(), || Mode::JetStream).unwrap();
+        let writer = catalogue.writer().to_owned();
+        catalogue
+            .record(vec![("a".into(), Some(entry(0, true))), ("b".into(), Some(entry(5, false)))])
+            .unwrap();
+        catalogue.record(vec![("a".into(), Some(entry(9, false))), ("b".into(), None)]).unwrap();
+        let busy = Catalogue::open(directory.path(), || Mode::Core).map(|_| ()).unwrap_err().to_string();
+        assert!(busy.contains("another consumer"), "{busy}");
+        drop(catalogue);
+        let journal = directory.path().join(".shipper/journal");
+        let mut file = File::options().append(true).open(journal).unwrap();
+        file.write_all(b"{\"path\":\"c\",\"sou").unwrap();
+        let again = Catalogue::open(directory.path(), || Mode::Core).unwrap();
+        assert_eq!((again.writer(), again.mode()), (writer.as_str(), Mode::JetStream));
+        assert_eq!(again.entries().collect::<Vec<_>>(), [(&"a".to_owned(), &entry(9, false))]);
+    }
+}

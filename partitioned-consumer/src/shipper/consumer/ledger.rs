@@ -1,0 +1,132 @@
+//! Commits in a bucket of the broker, by compare-and-set.
+
+use async_nats::jetstream::{self, kv, stream};
+use bytes::Bytes;
+
+use crate::shipper::commit::Commit;
+
+/// The bucket of all shippers of an account; the key is `<cluster>.<stream>.<source>`.
+pub(super) const BUCKET: &str = "natsway-shipper";
+
+/// See the module.
+#[derive(Clone)]
+pub(super) struct Ledger {
+    store: kv::Store,
+    stream: stream::Stream,
+    prefix: String,
+}
+
+/// A commit with its revision; 0 when there is none yet.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Known {
+    pub(super) revision: u64,
+    pub(super) commit: Option<Commit>,
+}
+
+/// What a commit came to.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// It is the newest, with this revision.
+    Done(u64),
+    /// Somebody else committed meanwhile; this is the newest.
+    Overtaken(Known),
+}
+
+/// The bucket did not answer as it should.
+#[derive(Debug, thiserror::Error)]
+#[error("commits: {0}")]
+pub(super) struct LedgerError(String);
+
+impl Ledger {
+    /// The commits of a cluster of consumers of a stream.
+    pub(super) async fn open(
+        context: &jetstream::Context,
+        cluster: &str,
+        stream: &str,
+        replicas: usize,
+    ) -> Result<Self, LedgerError> {
+        let failed = |error: &dyn std::fmt::Display| LedgerError(error.to_string());
+        let store = match context.get_key_value(BUCKET).await {
+            Ok(store) => store,
+            Err(_) => {
+                let config =
+                    kv::Config { bucket: BUCKET.into(), num_replicas: replicas, ..Default::default() };
+                context.create_key_value(config).await.map_err(|error| failed(&error))?
+            }
+        };
+        let backing = context.get_stream(format!("KV_{BUCKET}")).await.map_err(|error| failed(&error))?;
+        Ok(Self { store, stream: backing, prefix: format!("{cluster}.{stream}.") })
+    }
+
+    fn key(&self, source: &str) -> String {
+        format!("{}{source}", self.prefix)
+    }
+
+    /// The newest commit of a source, given as it stands in keys. The leader is asked: a follower may be behind, and then a commit would look lost.
+    pub(super) async fn read(&self, source: &str) -> Result<Known, LedgerError> {
+        let subject = format!("$KV.{BUCKET}.{}", self.key(source));
+        match self.stream.get_last_raw_message_by_subject(&subject).await {
+            Ok(message) if message.payload.is_empty() => {
+                Ok(Known { revision: message.sequence, commit: None })
+            }
+            Ok(message) => {
+                let commit = serde_json::from_slice(&message.payload).map_err(|error| {
+                    LedgerError(format!("the commit of {source} cannot be read: {error}"))
+                })?;
+                Ok(Known { revision: message.sequence, commit: Some(commit) })
+            }
+            Err(error) if is_absent(&error) => Ok(Known::default()),
+            Err(error) => Err(LedgerError(error.to_string())),
+        }
+    }
+
+    /// Replaces the commit of `revision`. An error leaves open whether it was replaced: give the same commit again.
+    pub(super) async fn write(
+        &self,
+        source: &str,
+        revision: u64,
+        commit: &Commit,
+    ) -> Result<Outcome, LedgerError> {
+        let json = Bytes::from(serde_json::to_vec(commit).map_err(|error| LedgerError(error.to_string()))?);
+        match self.store.update(self.key(source), json, revision).await {
+            Ok(revision) => Ok(Outcome::Done(revision)),
+            Err(error) if error.kind() == kv::UpdateErrorKind::WrongLastRevision => {
+                let newest = self.read(source).await?;
+                // An attempt of ours that seemed to fail may have been the one.
+                if newest.commit.as_ref() == Some(commit) {
+                    return Ok(Outcome::Done(newest.revision));
+                }
+                Ok(Outcome::Overtaken(newest))
+            }
+            Err(error) => Err(LedgerError(error.to_string())),
+        }
+    }
+
+    /// All commits of the cluster, by source as text.
+    pub(super) async fn all(&self) -> Result<Vec<(String, Commit)>, LedgerError> {
+        use futures_util::TryStreamExt;
+
+        let failed = |error: &dyn std::fmt::Display| LedgerError(error.to_string());
+        let keys = self.store.keys().await.map_err(|error| failed(&error))?;
+        let keys: Vec<String> = keys.try_collect().await.map_err(|error| failed(&error))?;
+        let mut commits = Vec::new();
+        for key in keys.iter().filter(|key| key.starts_with(&self.prefix)) {
+            let Some(json) = self.store.get(key).await.map_err(|error| failed(&error))? else { continue };
+            if let Ok(commit) = serde_json::from_slice(&json) {
+                commits.push((key[self.prefix.len()..].to_owned(), commit));
+            }
+        }
+        commits.sort_by(|a, b| a.0.cmp(&b.0));
+        Ok(commits)
+    }
+}
+
+fn is_absent(error: &stream::LastRawMessageError) -> bool {
+    match error.kind() {
+        stream::LastRawMessageErrorKind::NoMessageFound => true,
+        stream::LastRawMessageErrorKind::JetStream(error) => {
+            error.error_code() == jetstream::ErrorCode::NO_MESSAGE_FOUND
+        }
+        _ => false,
+    }
+}

@@ -1,0 +1,187 @@
+//! Reads one partition of a list through a durable consumer of its own, strictly in the order of the stream.
+//!
+//! A message is judged by its place in that order, and redelivery after a crash breaks it: new messages come first. So this never
+//! waits for a redelivery. At every start, and whenever something may have been missed, the consumer is made anew behind the last
+//! acknowledged message; what was written meanwhile is known from the commits.
+
+use std::time::Duration;
+
+use async_nats::Client;
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, ReplayPolicy, pull};
+use async_nats::jetstream::stream::Stream;
+use async_nats::jetstream::{self, AckKind};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::intake::Intake;
+
+/// Never redelivered while a reader lives; see the module.
+const ACK_WAIT: Duration = Duration::from_secs(6 * 3600);
+/// Messages of one pull; with those of the largest size they are some 32 MiB.
+const PULL: usize = 64;
+const PULL_EXPIRES: Duration = Duration::from_secs(20);
+const HEARTBEAT: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_millis(250);
+const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
+const ACKS_PENDING: i64 = 20_000;
+
+/// The name of the durable consumer of a partition.
+pub(super) fn consumer_name(cluster: &str, partition: u32) -> String {
+    format!("{cluster}-p{partition}")
+}
+
+/// See the module.
+pub(super) struct ListReader {
+    pub(super) client: Client,
+    pub(super) stream: Stream,
+    pub(super) cluster: String,
+    pub(super) partition: u32,
+    pub(super) filter: String,
+    pub(super) intake: Intake,
+}
+
+/// Why a session is over.
+enum Over {
+    Stopped,
+    /// Something may have been missed.
+    Doubt(&'static str),
+}
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+impl ListReader {
+    /// Reads until `stop`, and has written what was read.
+    pub(super) async fn run(self, stop: CancellationToken) {
+        let mut pause = RETRY.0;
+        let mut told = false;
+        while !stop.is_cancelled() {
+            let session = tokio::select! {
+                session = self.session(&stop) => session,
+                () = stop.cancelled() => return,
+            };
+            match session {
+                Ok(Over::Stopped) => return,
+                Ok(Over::Doubt(why)) => {
+                    info!(partition = self.partition, why, "reading on from the last acknowledged message");
+                    (pause, told) = (RETRY.0, false);
+                }
+                Err(error) => {
+                    self.intake.figures().failed(error.to_string());
+                    if !std::mem::replace(&mut told, true) {
+                        warn!(partition = self.partition, %error, "the partition cannot be read, trying again");
+                    }
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(pause) => pause = (pause * 2).min(RETRY.1),
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+
+    /// The consumer, made anew behind what is acknowledged.
+    async fn consumer(&self) -> Result<jetstream::consumer::PullConsumer, Failure> {
+        let name = consumer_name(&self.cluster, self.partition);
+        let deliver_policy = match self.stream.consumer_info(&name).await {
+            Ok(info) => {
+                self.stream.delete_consumer(&name).await?;
+                // Nothing was ever acknowledged: as at the very first start.
+                match info.ack_floor.stream_sequence {
+                    0 => info.config.deliver_policy,
+                    written => DeliverPolicy::ByStartSequence { start_sequence: written + 1 },
+                }
+            }
+            Err(error) if is_not_found(&error) => DeliverPolicy::All,
+            Err(error) => return Err(error.into()),
+        };
+        let config = pull::Config {
+            durable_name: Some(name),
+            filter_subject: self.filter.clone(),
+            ack_policy: AckPolicy::Explicit,
+            ack_wait: ACK_WAIT,
+            max_ack_pending: ACKS_PENDING,
+            replay_policy: ReplayPolicy::Instant,
+            deliver_policy,
+            ..Default::default()
+        };
+        Ok(self.stream.create_consumer(config).await?)
+    }
+
+    /// Reads until something may have been missed. Cancelling it loses nothing: what is not acknowledged is read again.
+    async fn session(&self, stop: &CancellationToken) -> Result<Over, Failure> {
+        let connects = || self.client.statistics().connects.load(std::sync::atomic::Ordering::Relaxed);
+        let connected = connects();
+        let consumer = self.consumer().await?;
+        let messages =
+            consumer.stream().max_messages_per_batch(PULL).expires(PULL_EXPIRES).heartbeat(HEARTBEAT);
+        let mut messages = messages.messages().await?;
+        let mut next_sequence = 1;
+        let mut receipts = FuturesUnordered::new();
+        let mut look = tokio::time::interval(LOOK);
+        loop {
+            tokio::select! {
+                biased;
+                Some(receipt) = receipts.next(), if !receipts.is_empty() => match receipt {
+                    Receipt::Written(message) => message.ack().await?,
+                    Receipt::Dropped => return Ok(Over::Doubt("a message was given up")),
+                },
+                message = messages.next() => {
+                    let Some(message) = message else { return Ok(Over::Doubt("the pulls ended")) };
+                    let message = message?;
+                    let info = message.info()?;
+                    if info.consumer_sequence != next_sequence || info.delivered != 1 {
+                        return Ok(Over::Doubt("messages are missing"));
+                    }
+                    next_sequence += 1;
+                    let sequence = info.stream_sequence;
+                    let offered =
+                        self.intake.offer(&message.subject, message.headers.as_ref(), message.payload.clone(), sequence);
+                    match offered.await {
+                        Ok(receipt) => receipts.push(settle(message, receipt)),
+                        Err(_) => message.ack_with(AckKind::Term).await?,
+                    }
+                }
+                _ = look.tick() => {
+                    if connects() != connected {
+                        return Ok(Over::Doubt("the connection was made anew"));
+                    }
+                }
+                () = stop.cancelled() => break,
+            }
+        }
+        drop(messages);
+        while let Some(receipt) = receipts.next().await {
+            if let Receipt::Written(message) = receipt {
+                message.ack().await?;
+            }
+        }
+        Ok(Over::Stopped)
+    }
+}
+
+enum Receipt {
+    Written(Box<jetstream::Message>),
+    Dropped,
+}
+
+async fn settle(mut message: jetstream::Message, receipt: oneshot::Receiver<()>) -> Receipt {
+    // The writer has the payload; only the way to acknowledge is needed here.
+    message.message.payload = bytes::Bytes::new();
+    match receipt.await {
+        Ok(()) => Receipt::Written(Box::new(message)),
+        Err(_) => Receipt::Dropped,
+    }
+}
+
+fn is_not_found(error: &jetstream::context::ConsumerInfoError) -> bool {
+    match error.kind() {
+        jetstream::context::ConsumerInfoErrorKind::NotFound => true,
+        jetstream::context::ConsumerInfoErrorKind::JetStream(error) => {
+            error.error_code() == jetstream::ErrorCode::CONSUMER_NOT_FOUND
+        }
+        _ => false,
+    }
+}

@@ -1,0 +1,23 @@
+//! The consumer: takes messages and appends their lines to files, one directory for each host.
+//!
+//! Readers ([`list`], [`elastic`], [`plain`]) take messages and wait for each to be written. One [`writer`] judges, appends,
+//! syncs and commits them in groups; a message is acknowledged when its group is committed.
+
+mod args;
+mod catalogue;
+mod elastic;
+mod files;
+mod intake;
+mod ledger;
+mod list;
+mod liveness;
+mod plain;
+mod plan;
+mod run;
+pub mod status;
+mod sweep;
+mod target;
+mod writer;
+
+pub use args::{Config, ConsumerArgs, Fsync, Partitions};
+pub use run::run;

@@ -1,0 +1,516 @@
+//! Judges messages, appends their lines, syncs, commits, and then says so: in groups, one after the other.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream::stream::Stream;
+use bytes::Bytes;
+use futures_util::future::join_all;
+use tokio::sync::mpsc;
+use tokio::task::block_in_place;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::args::Fsync;
+use super::catalogue::{Catalogue, Entry};
+use super::files::Files;
+use super::intake::Delivery;
+use super::ledger::{Known, Ledger, LedgerError, Outcome};
+use super::plan::{Item, Plan};
+use super::status::Figures;
+use super::sweep::{SWEEP_EVERY, Sweep};
+use super::target::{Open, Rotation};
+use crate::shipper::commit::{Commit, Tail};
+use crate::shipper::name::{Prefix, Source};
+
+/// A group is committed when it has so many bytes or messages, or when nothing more waits.
+const GROUP_BYTES: usize = 16 << 20;
+const GROUP_MESSAGES: usize = 4096;
+/// How often messages that wait for another partition are looked at again.
+const LOOK_AGAIN: Duration = Duration::from_millis(300);
+/// The pause before what failed is tried again.
+const RETRY: Duration = Duration::from_millis(500);
+/// Files that are synced at the same time.
+const SYNC_THREADS: usize = 4;
+
+/// What a writer needs.
+pub(super) struct Parts {
+    pub(super) prefix: Prefix,
+    pub(super) rotation: Rotation,
+    pub(super) fsync: Fsync,
+    pub(super) catalogue: Catalogue,
+    pub(super) files: Files,
+    /// Where commits are; none in core mode.
+    pub(super) ledger: Option<Ledger>,
+    /// The stream that messages come from; none in core mode.
+    pub(super) stream: Option<Stream>,
+    pub(super) sweep: Sweep,
+    pub(super) figures: Arc<Figures>,
+    /// Cancelled when waiting for a disk or a broker is no longer of use.
+    pub(super) give_up: CancellationToken,
+}
+
+/// See the module.
+pub(super) struct Writer {
+    parts: Parts,
+    places: HashMap<Source, Place>,
+    /// To be judged again at once.
+    backlog: Vec<Delivery>,
+    /// To be judged again when their predecessors may have been written.
+    parked: Vec<Delivery>,
+}
+
+/// What is known of a source.
+#[derive(Default)]
+struct Place {
+    known: Known,
+    open: Option<Open>,
+}
+
+/// A source's part of a group.
+struct Work {
+    source: Source,
+    deliveries: Vec<Delivery>,
+    plan: Plan,
+    /// Where the lines go; the length is that before them.
+    target: Option<Open>,
+    commit: Option<Commit>,
+}
+
+/// The time to drain is over.
+struct GivenUp;
+
+impl Writer {
+    pub(super) fn new(parts: Parts) -> Self {
+        Self { parts, places: HashMap::new(), backlog: Vec::new(), parked: Vec::new() }
+    }
+
+    /// Cuts what earlier runs left uncommitted.
+    ///
+    /// # Errors
+    /// The disk's; the broker is waited for.
+    pub(super) async fn recover(&mut self) -> anyhow::Result<()> {
+        let Some(ledger) = self.parts.ledger.clone() else { return Ok(()) };
+        let open: Vec<(String, Entry)> = self
+            .parts
+            .catalogue
+            .entries()
+            .filter(|(_, e)| e.open)
+            .map(|(p, e)| (p.clone(), e.clone()))
+            .collect();
+        let mut changes = Vec::new();
+        for (path, entry) in open {
+            let read = || ledger.read(&entry.source);
+            let known = crate::shipper::connect::patiently("the commits", &self.parts.give_up, read).await?;
+            let committed =
+                known.commit.and_then(|commit| commit.length_of(self.parts.catalogue.writer(), &path));
+            let bytes = committed.unwrap_or(entry.bytes);
+            let length =
+                std::fs::metadata(self.parts.catalogue.path(&path)).map_or(0, |metadata| metadata.len());
+            if length > bytes {
+                info!(path, length, bytes, "cutting what was not committed");
+                self.parts.figures.cut_bytes.add(length - bytes);
+            }
+            self.parts.files.cut_to(&path, bytes)?;
+            changes.push((path, Some(Entry { bytes, ..entry })));
+        }
+        Ok(self.parts.catalogue.record(changes)?)
+    }
+
+    /// Writes what comes, until no reader is left.
+    pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Delivery>) {
+        let mut look_again = tokio::time::interval(LOOK_AGAIN);
+        let mut sweep = tokio::time::interval(SWEEP_EVERY);
+        loop {
+            let mut group = std::mem::take(&mut self.backlog);
+            if group.is_empty() {
+                tokio::select! {
+                    biased;
+                    delivery = queue.recv() => match delivery {
+                        Some(delivery) => group.push(delivery),
+                        None => return,
+                    },
+                    _ = look_again.tick(), if !self.parked.is_empty() => {}
+                    _ = sweep.tick() => {
+                        self.sweep();
+                        continue;
+                    }
+                }
+            }
+            let mut bytes: usize = group.iter().map(|delivery| delivery.payload.len()).sum();
+            // Before what came later of the same source.
+            self.forget_abandoned();
+            group.splice(0..0, self.parked.drain(..));
+            while bytes < GROUP_BYTES
+                && group.len() < GROUP_MESSAGES
+                && let Ok(delivery) = queue.try_recv()
+            {
+                bytes += delivery.payload.len();
+                group.push(delivery);
+            }
+            self.parts.figures.queued_bytes.set(bytes as u64);
+            if self.write(group).await.is_err() {
+                return;
+            }
+            self.parts.figures.parked.set(self.parked.len() as u64);
+            self.parts.figures.open_files.set(self.parts.files.count() as u64);
+        }
+    }
+
+    /// Drops waiting messages that their reader gave up. All of their source: those behind a missing one would look lost.
+    fn forget_abandoned(&mut self) {
+        let abandoned: std::collections::BTreeSet<Source> = self
+            .parked
+            .iter()
+            .filter(|parked| parked.done.is_closed())
+            .map(|parked| parked.source.clone())
+            .collect();
+        self.parked.retain(|parked| !abandoned.contains(&parked.source));
+    }
+
+    async fn write(&mut self, group: Vec<Delivery>) -> Result<(), GivenUp> {
+        let mut by_source: BTreeMap<Source, Vec<Delivery>> = BTreeMap::new();
+        for delivery in group {
+            by_source.entry(delivery.source.clone()).or_default().push(delivery);
+        }
+        let unknown: Vec<Source> =
+            by_source.keys().filter(|source| !self.places.contains_key(*source)).cloned().collect();
+        self.load(&unknown).await?;
+        let mut works = Vec::new();
+        for (source, deliveries) in by_source {
+            if let Some(work) = self.judge(source, deliveries).await? {
+                works.push(work);
+            }
+        }
+        self.append(&mut works).await?;
+        self.commit(works).await
+    }
+
+    /// Reads the newest commits of sources.
+    async fn load(&mut self, sources: &[Source]) -> Result<(), GivenUp> {
+        let Some(ledger) = self.parts.ledger.clone() else {
+            for source in sources {
+                self.places.entry(source.clone()).or_default();
+            }
+            return Ok(());
+        };
+        let mut left = sources.to_vec();
+        while !left.is_empty() {
+            let names: Vec<String> = left.iter().map(ToString::to_string).collect();
+            let read = join_all(names.iter().map(|name| ledger.read(name))).await;
+            let mut failed = Vec::new();
+            for (source, read) in left.into_iter().zip(read) {
+                match read {
+                    Ok(known) => self.know(source, known),
+                    Err(error) => {
+                        self.trouble(&error);
+                        failed.push(source);
+                    }
+                }
+            }
+            left = failed;
+            if !left.is_empty() {
+                self.pause().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes over a commit. Another writer's lines may have come between ours, so the file is chosen anew.
+    fn know(&mut self, source: Source, known: Known) {
+        let place = self.places.entry(source).or_default();
+        if place.known.revision != known.revision {
+            *place = Place { known, open: None };
+        }
+    }
+
+    /// Plans a source's messages. What rests on a doubt is planned again from the newest commit.
+    async fn judge(
+        &mut self,
+        source: Source,
+        mut deliveries: Vec<Delivery>,
+    ) -> Result<Option<Work>, GivenUp> {
+        let items: Vec<Item> = deliveries
+            .iter()
+            .map(|d| Item {
+                head: d.head,
+                partition: d.partition,
+                sequence: d.sequence,
+                payload: d.payload.clone(),
+            })
+            .collect();
+        let mut plan = Plan::new(self.places[&source].known.commit.as_ref(), &items, false);
+        if plan.is_doubtful() && self.parts.ledger.is_some() {
+            self.load(std::slice::from_ref(&source)).await?;
+            plan = Plan::new(self.places[&source].known.commit.as_ref(), &items, false);
+        }
+        if let Some(first) = plan.waiting.first()
+            && self.is_alone(&source, &deliveries[*first].subject).await
+        {
+            plan = Plan::new(self.places[&source].known.commit.as_ref(), &items, true);
+        }
+        self.tell(&source, &plan);
+        for index in plan.waiting.iter().rev() {
+            self.parked.insert(0, deliveries.remove(*index));
+        }
+        if !plan.changes(self.places[&source].known.commit.as_ref()) {
+            deliveries.into_iter().for_each(finish);
+            return Ok(None);
+        }
+        Ok(Some(Work { source, deliveries, plan, target: None, commit: None }))
+    }
+
+    /// Whether the stream has nothing of the source but on this subject: what came before on another one is gone.
+    async fn is_alone(&self, source: &Source, subject: &str) -> bool {
+        let Some(stream) = &self.parts.stream else { return true };
+        let all = self.parts.prefix.of_source(source);
+        stream
+            .get_first_raw_message_by_subject(all, 1)
+            .await
+            .is_ok_and(|first| first.subject.as_str() == subject)
+    }
+
+    fn tell(&self, source: &Source, plan: &Plan) {
+        let figures = &self.parts.figures;
+        figures.duplicates.add(plan.duplicates);
+        figures.ahead.add(plan.ahead);
+        figures.stale.add(plan.stale);
+        figures.lost_bytes.add(plan.lost_bytes);
+        figures.skipped_bytes.add(plan.skipped_bytes);
+        if plan.lost_bytes > 0 {
+            error!(%source, bytes = plan.lost_bytes, "the broker lost messages that it had acknowledged");
+        }
+        if plan.stale > 0 {
+            error!(%source, messages = plan.stale, "dropped messages of an older history: are there two producers of that name");
+        }
+        if plan.skipped_bytes > 0 {
+            warn!(%source, bytes = plan.skipped_bytes, "the producer could not read some lines");
+        }
+    }
+
+    /// Appends and syncs the lines of a group. A disk that is full is waited for: nothing is acknowledged meanwhile.
+    async fn append(&mut self, works: &mut [Work]) -> Result<(), GivenUp> {
+        let mut waiting = false;
+        loop {
+            match block_in_place(|| self.try_append(works)) {
+                Ok(()) if !waiting => return Ok(()),
+                Ok(()) => {
+                    info!("lines can be written again");
+                    self.parts.figures.stopped.set(0);
+                    self.parts.figures.recovered();
+                    return Ok(());
+                }
+                Err(error) => {
+                    if !std::mem::replace(&mut waiting, true) {
+                        let full = error.kind() == io::ErrorKind::StorageFull;
+                        let what = if full { "the disk is full" } else { "lines cannot be written" };
+                        error!(%error, "{what}: acknowledging nothing until it can be");
+                        self.parts.figures.stopped.set(1);
+                        self.parts.figures.failed(format!("{what}: {error}"));
+                    }
+                    let begun: Vec<_> = works.iter().filter_map(|work| work.target.clone()).collect();
+                    block_in_place(|| self.take_back(&begun));
+                    self.pause().await?;
+                }
+            }
+        }
+    }
+
+    fn try_append(&mut self, works: &mut [Work]) -> io::Result<()> {
+        let Parts { rotation, catalogue, files, .. } = &mut self.parts;
+        let mut changes = Vec::new();
+        for work in works.iter_mut().filter(|work| !work.plan.pieces.is_empty()) {
+            let add = added(&work.plan.pieces);
+            let place = &self.places[&work.source];
+            let commit = place.known.commit.as_ref();
+            let target = match work.target.take() {
+                // Tried before: from the same length again.
+                Some(target) => {
+                    files.cut_to(&target.path, target.bytes)?;
+                    target
+                }
+                None => rotation.choose(
+                    &work.source,
+                    place.open.as_ref(),
+                    commit,
+                    add,
+                    (catalogue, files),
+                    &mut changes,
+                )?,
+            };
+            work.target = Some(target);
+        }
+        if let Err(error) = catalogue.record(changes) {
+            // What is not in the catalogue must not be written.
+            works.iter_mut().for_each(|work| work.target = None);
+            return Err(error);
+        }
+        let mut written = Vec::new();
+        for work in works.iter() {
+            if let Some(target) = &work.target {
+                written.push(files.append(&target.path, &work.plan.pieces)?);
+            }
+        }
+        if self.parts.fsync == Fsync::Always { sync(&written) } else { Ok(()) }
+    }
+
+    /// Cuts files back to what is committed. What cannot be cut now is cut before it is appended to, or at the next start.
+    fn take_back(&mut self, targets: &[Open]) {
+        for target in targets {
+            if let Err(error) = self.parts.files.cut_to(&target.path, target.bytes) {
+                warn!(path = target.path, %error, "an uncommitted end of a file stays for now");
+            }
+        }
+    }
+
+    /// Commits a group, source by source and all at once; then its messages are done.
+    async fn commit(&mut self, mut works: Vec<Work>) -> Result<(), GivenUp> {
+        for work in &mut works {
+            work.commit = Some(self.next_commit(work));
+        }
+        while !works.is_empty() {
+            let outcomes = self.commit_once(&works).await;
+            let mut left = Vec::new();
+            for (work, outcome) in works.into_iter().zip(outcomes) {
+                match outcome {
+                    Ok(Outcome::Done(revision)) => self.committed(work, revision),
+                    Ok(Outcome::Overtaken(newest)) => self.overtaken(work, newest),
+                    Err(error) => {
+                        self.trouble(&error);
+                        left.push(work);
+                    }
+                }
+            }
+            works = left;
+            if !works.is_empty() {
+                self.pause().await?;
+            }
+        }
+        self.parts.figures.groups.add(1);
+        Ok(())
+    }
+
+    fn next_commit(&self, work: &Work) -> Commit {
+        let before = self.places[&work.source].known.commit.as_ref();
+        let writer = self.parts.catalogue.writer().to_owned();
+        let tail = match (&work.target, before) {
+            (Some(target), _) => {
+                Tail { writer, file: target.path.clone(), bytes: target.bytes + added(&work.plan.pieces) }
+            }
+            (None, Some(before)) => before.tail.clone(),
+            (None, None) => Tail { writer, file: String::new(), bytes: 0 },
+        };
+        let mut commit = Commit::after(before, tail);
+        commit.mark = work.plan.mark;
+        commit.plain.clone_from(&work.plan.plain);
+        commit.missing_bytes += work.plan.lost_bytes + work.plan.skipped_bytes;
+        commit
+    }
+
+    async fn commit_once(&self, works: &[Work]) -> Vec<Result<Outcome, LedgerError>> {
+        let Some(ledger) = &self.parts.ledger else {
+            return works.iter().map(|_| Ok(Outcome::Done(0))).collect();
+        };
+        let names: Vec<String> = works.iter().map(|work| work.source.to_string()).collect();
+        let writes = works.iter().zip(&names).map(|(work, name)| {
+            let revision = self.places[&work.source].known.revision;
+            ledger.write(name, revision, work.commit.as_ref().expect("made before the first attempt"))
+        });
+        join_all(writes).await
+    }
+
+    fn committed(&mut self, work: Work, revision: u64) {
+        let figures = &self.parts.figures;
+        let written = added(&work.plan.pieces);
+        figures.bytes.add(written);
+        figures.messages.add(work.deliveries.len() as u64);
+        figures.recovered();
+        let place = self.places.entry(work.source).or_default();
+        // Without a ledger nothing is compared with it.
+        let commit = work.commit.filter(|_| self.parts.ledger.is_some());
+        place.known = Known { revision, commit };
+        if let Some(mut target) = work.target {
+            target.bytes += written;
+            place.open = Some(target);
+        }
+        work.deliveries.into_iter().for_each(finish);
+    }
+
+    /// Another consumer has the source, or had it: our lines are taken back, and its messages judged again.
+    fn overtaken(&mut self, work: Work, newest: Known) {
+        warn!(source = %work.source, "another consumer committed first, taking back what was written");
+        self.parts.figures.overtaken.add(1);
+        if let Some(mut target) = work.target {
+            let own = newest.commit.as_ref();
+            let own = own.and_then(|commit| commit.length_of(self.parts.catalogue.writer(), &target.path));
+            target.bytes = own.unwrap_or(target.bytes);
+            block_in_place(|| self.take_back(&[target]));
+        }
+        self.know(work.source, newest);
+        self.backlog.extend(work.deliveries);
+    }
+
+    fn trouble(&self, error: &LedgerError) {
+        if self.parts.figures.failed(error.to_string()) {
+            warn!(%error, "commits have to wait");
+        }
+    }
+
+    async fn pause(&self) -> Result<(), GivenUp> {
+        tokio::select! {
+            () = tokio::time::sleep(RETRY) => Ok(()),
+            () = self.parts.give_up.cancelled() => Err(GivenUp),
+        }
+    }
+
+    /// Finishes, packs and removes files.
+    fn sweep(&mut self) {
+        let in_use: HashMap<String, u64> = self
+            .places
+            .values()
+            .filter_map(|place| place.open.as_ref())
+            .map(|open| (open.path.clone(), open.bytes))
+            .collect();
+        let Parts { sweep, catalogue, files, rotation, .. } = &mut self.parts;
+        let finished = match block_in_place(|| sweep.run(catalogue, &in_use, rotation.period)) {
+            Ok(finished) => finished,
+            Err(error) => {
+                warn!(%error, "old files are not cleared away");
+                return;
+            }
+        };
+        for path in finished {
+            files.close(&path);
+            for place in self.places.values_mut() {
+                place.open.take_if(|open| open.path == path);
+            }
+        }
+    }
+}
+
+fn added(pieces: &[Bytes]) -> u64 {
+    pieces.iter().map(|piece| piece.len() as u64 + 1).sum()
+}
+
+fn finish(delivery: Delivery) {
+    // A reader that is gone has nothing to acknowledge.
+    delivery.done.send(()).unwrap_or_default();
+}
+
+/// Syncs files, a few at a time: each waits for the disk, and the disk can do several at once.
+fn sync(files: &[Arc<File>]) -> io::Result<()> {
+    if let [file] = files {
+        return file.sync_data();
+    }
+    std::thread::scope(|scope| {
+        let each = files.len().div_ceil(SYNC_THREADS).max(1);
+        let threads: Vec<_> = files
+            .chunks(each)
+            .map(|chunk| scope.spawn(move || chunk.iter().try_for_each(|file| file.sync_data())))
+            .collect();
+        threads.into_iter().try_for_each(|thread| thread.join().expect("syncing does not panic"))
+    })
+}

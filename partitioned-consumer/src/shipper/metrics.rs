@@ -1,0 +1,96 @@
+//! Counters of a process, as a page for Prometheus.
+
+use std::fmt::Write;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use axum::Router;
+use axum::http::header;
+use axum::routing::get;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+/// A number that is counted up, or set.
+#[derive(Debug, Default)]
+pub(crate) struct Figure(AtomicU64);
+
+impl Figure {
+    /// Counts.
+    pub(crate) fn add(&self, more: u64) {
+        self.0.fetch_add(more, Ordering::Relaxed);
+    }
+
+    /// Sets it.
+    pub(crate) fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    /// Its value.
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// One line of help, the kind, and the value.
+pub(crate) struct Row<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) help: &'a str,
+    pub(crate) kind: Kind,
+    pub(crate) value: u64,
+}
+
+#[derive(Clone, Copy)]
+pub(crate) enum Kind {
+    Counter,
+    Gauge,
+}
+
+/// Writes the text format, version 0.0.4.
+pub(crate) fn page<'a>(rows: impl IntoIterator<Item = Row<'a>>) -> String {
+    rows.into_iter().fold(String::new(), |mut page, Row { name, help, kind, value }| {
+        let kind = match kind {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+        };
+        // Writing to a string cannot fail.
+        write!(page, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n").unwrap_or_default();
+        page
+    })
+}
+
+/// Serves `/metrics` until `stop`.
+///
+/// # Errors
+/// When the address cannot be listened on.
+pub(crate) async fn serve(
+    address: SocketAddr,
+    page: Arc<dyn Fn() -> String + Send + Sync>,
+    stop: CancellationToken,
+) -> std::io::Result<()> {
+    let listener = TcpListener::bind(address).await?;
+    tracing::info!(address = %listener.local_addr()?, "serving metrics at /metrics");
+    let answer = move || {
+        let text = page();
+        async move { ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text) }
+    };
+    let app = Router::new().route("/metrics", get(answer));
+    tokio::spawn(async move {
+        let served = axum::serve(listener, app).with_graceful_shutdown(stop.cancelled_owned()).await;
+        if let Err(error) = served {
+            tracing::warn!(%error, "metrics are no longer served");
+        }
+    });
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_is_the_text_format() {
+        let row = Row { name: "lines_total", help: "Lines.", kind: Kind::Counter, value: 3 };
+        assert_eq!(page([row]), "# HELP lines_total Lines.\n# TYPE lines_total counter\nlines_total 3\n");
+    }
+}

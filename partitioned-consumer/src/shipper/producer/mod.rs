@@ -1,0 +1,17 @@
+//! The producer: follows files and publishes their lines.
+//!
+//! Each file is a task of its own: it looks, cuts, sends, and moves its checkpoint when what it sent is stored. All share one
+//! connection and one bound on memory.
+
+mod args;
+mod input;
+mod journal;
+mod outbox;
+mod plain;
+mod run;
+mod shipping;
+mod sources;
+pub mod status;
+
+pub use args::{Compression, Config, ModeChoice, ProducerArgs, StreamArgs};
+pub use run::run;

@@ -1,0 +1,333 @@
+//! One source on its way into the stream: read, send, wait for acknowledgements in order, move the checkpoint.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::io;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use async_nats::connection::State;
+use async_nats::jetstream::context::{PublishError, PublishErrorKind};
+use async_nats::jetstream::{self, message::PublishMessage};
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::block_in_place;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::input::Input;
+use super::journal::Journal;
+use super::outbox::{Outbox, Parcel};
+use super::status::{Figures, SourceStatus};
+use crate::shipper::head::{Generation, HEADER};
+use crate::shipper::tail::checkpoint::{Mode, replace};
+use crate::shipper::tail::{Chunk, Step};
+
+/// Memory is handed out in units of this many bytes.
+pub(super) const PERMIT_BYTES: usize = 1024;
+/// A checkpoint is saved at most so often; a crash repeats what was sent since.
+const SAVE_EVERY: Duration = Duration::from_secs(1);
+const STATUS_EVERY: Duration = Duration::from_secs(2);
+/// How long to look away when all memory is in use.
+const NO_MEMORY: Duration = Duration::from_millis(5);
+const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+const ZSTD_LEVEL: i32 = 1;
+
+type Ack = Pin<Box<dyn Future<Output = Result<jetstream::publish::PublishAck, PublishError>> + Send>>;
+
+/// What a source needs beside its input.
+pub(super) struct Setup {
+    pub(super) context: jetstream::Context,
+    pub(super) client: async_nats::Client,
+    pub(super) subject: String,
+    pub(super) path: PathBuf,
+    pub(super) generation: Generation,
+    pub(super) since: u64,
+    pub(super) floor: u64,
+    pub(super) batch_bytes: usize,
+    pub(super) compress: bool,
+    pub(super) poll: Duration,
+    pub(super) drain: Duration,
+    pub(super) memory: Arc<Semaphore>,
+    pub(super) figures: Arc<Figures>,
+}
+
+/// See the module.
+pub(super) struct Shipping {
+    setup: Setup,
+    input: Input,
+    journal: Option<Journal>,
+    outbox: Outbox<OwnedSemaphorePermit>,
+    acks: VecDeque<Ack>,
+    clock: Instant,
+    look_at: Instant,
+    send_at: Instant,
+    retry: Duration,
+    saved: (u64, Instant),
+    status: Arc<Mutex<SourceStatus>>,
+    status_at: Instant,
+    in_flight_bytes: u64,
+    waiting: bool,
+}
+
+enum Event {
+    Settled(Result<jetstream::publish::PublishAck, PublishError>),
+    Look,
+    Send,
+    Stop,
+}
+
+impl Shipping {
+    pub(super) fn new(setup: Setup, input: Input, journal: Option<Journal>) -> Self {
+        let now = Instant::now();
+        let round = fastrand::u64(..) >> 16;
+        let outbox = Outbox::new(setup.generation, setup.since, setup.floor, round);
+        let status = setup.figures.register(&setup.path, &setup.subject);
+        Self {
+            saved: (setup.floor, now),
+            setup,
+            input,
+            journal,
+            outbox,
+            acks: VecDeque::new(),
+            clock: now,
+            look_at: now,
+            send_at: now,
+            retry: RETRY.0,
+            status,
+            status_at: now,
+            in_flight_bytes: 0,
+            waiting: false,
+        }
+    }
+
+    /// Ships until `stop`, then has acknowledged what was sent, within the time to drain; or until the input is over.
+    ///
+    /// # Errors
+    /// The system's, when a checkpoint cannot be saved: without it a file cannot be left behind.
+    pub(super) async fn run(mut self, stop: CancellationToken) -> io::Result<()> {
+        let mut deadline = None;
+        loop {
+            self.send().await;
+            if self.outbox.is_empty() && (deadline.is_some() || self.input.is_over()) {
+                break;
+            }
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                warn!(
+                    subject = self.setup.subject,
+                    "stopped before everything that was sent is acknowledged; it is sent again at the next start"
+                );
+                break;
+            }
+            match self.event(&stop, deadline).await {
+                Event::Settled(Ok(_)) => self.stored()?,
+                Event::Settled(Err(error)) => self.failed(&error),
+                Event::Look => self.look()?,
+                Event::Send => {}
+                Event::Stop => deadline = deadline.or_else(|| Some(Instant::now() + self.setup.drain)),
+            }
+            self.tell();
+        }
+        self.save()?;
+        self.status_at = Instant::now();
+        self.tell();
+        Ok(())
+    }
+
+    /// Waits for the next thing to do. Cancel safe: acknowledgements stay in their queue.
+    async fn event(&mut self, stop: &CancellationToken, deadline: Option<Instant>) -> Event {
+        let stopping = deadline.is_some();
+        let (look_at, send_at) = (self.look_at, self.send_at);
+        let has_acks = !self.acks.is_empty();
+        let retrying = !has_acks && !self.outbox.is_empty();
+        let acks = &mut self.acks;
+        let front = async {
+            match acks.front_mut() {
+                Some(ack) => ack.await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            settled = front, if has_acks => {
+                self.acks.pop_front();
+                Event::Settled(settled)
+            }
+            () = stop.cancelled(), if !stopping => Event::Stop,
+            () = tokio::time::sleep_until(send_at.into()), if retrying => Event::Send,
+            () = tokio::time::sleep_until(look_at.into()), if !stopping => Event::Look,
+            () = sleep_until(deadline), if stopping => Event::Stop,
+        }
+    }
+
+    /// Sends what is due. Publishing only queues it for the connection, whose queue is longer than the memory allows parcels.
+    async fn send(&mut self) {
+        if Instant::now() < self.send_at {
+            return;
+        }
+        if self.setup.client.connection_state() != State::Connected {
+            self.send_at = Instant::now() + RETRY.0;
+            return;
+        }
+        while let Some((head, id, payload)) = self.outbox.next() {
+            let message = PublishMessage::build().payload(payload).header(HEADER, head.to_string().as_str());
+            match self.setup.context.send_publish(self.setup.subject.clone(), message.message_id(id)).await {
+                Ok(ack) => self.acks.push_back(ack.into_future()),
+                Err(error) => {
+                    self.failed(&error);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn stored(&mut self) -> io::Result<()> {
+        if let Some(parcel) = self.outbox.acknowledged() {
+            let figures = &self.setup.figures;
+            figures.messages.add(1);
+            figures.bytes.add(parcel.end - parcel.start);
+            self.in_flight_bytes -= parcel.payload.len() as u64;
+        }
+        if self.waiting {
+            self.waiting = false;
+            self.setup.figures.waiting.set(self.setup.figures.waiting.get().saturating_sub(1));
+            info!(subject = self.setup.subject, "the stream takes messages again");
+            self.status.lock().unwrap_or_else(PoisonError::into_inner).last_error = None;
+        }
+        self.retry = RETRY.0;
+        self.look_at = self.look_at.min(Instant::now() + NO_MEMORY);
+        if self.saved.1.elapsed() >= SAVE_EVERY { self.save() } else { Ok(()) }
+    }
+
+    /// Goes back to the first parcel that is not stored, a little later.
+    fn failed(&mut self, error: &PublishError) {
+        self.acks.clear();
+        self.outbox.failed();
+        self.send_at = Instant::now() + self.retry;
+        self.retry = (self.retry * 2).min(RETRY.1);
+        self.setup.figures.retries.add(1);
+        let reason = explain(error);
+        if !self.waiting {
+            self.waiting = true;
+            self.setup.figures.waiting.add(1);
+            warn!(subject = self.setup.subject, reason, "waiting for the stream");
+        }
+        self.status.lock().unwrap_or_else(PoisonError::into_inner).last_error = Some(reason);
+    }
+
+    fn look(&mut self) -> io::Result<()> {
+        let now = Instant::now();
+        let units = self.setup.batch_bytes.div_ceil(PERMIT_BYTES) as u32;
+        let Ok(mut permit) = Arc::clone(&self.setup.memory).try_acquire_many_owned(units) else {
+            self.look_at = now + NO_MEMORY;
+            return Ok(());
+        };
+        let since = self.clock.elapsed() + Duration::from_nanos(1);
+        match block_in_place(|| self.input.look(since, false)) {
+            Ok(Step::Idle) => {
+                self.look_at = now + self.setup.poll;
+                // Nothing moves, so what was acknowledged last is saved now.
+                if self.outbox.is_empty() && self.saved.1.elapsed() >= SAVE_EVERY {
+                    self.save()
+                } else {
+                    Ok(())
+                }
+            }
+            Ok(Step::Save) => self.save(),
+            Ok(Step::Chunk(chunk)) => {
+                let parcel = self.pack(chunk)?;
+                let used = (parcel.payload.len().div_ceil(PERMIT_BYTES) as u32).clamp(1, units);
+                let permit = permit.split(used as usize).expect("at most what was taken");
+                self.in_flight_bytes += parcel.payload.len() as u64;
+                let Parcel { start, end, payload, zstd, gap, .. } = parcel;
+                self.outbox.push(Parcel { start, end, payload, zstd, gap, _permit: permit });
+                Ok(())
+            }
+            Err(error) => {
+                warn!(path = %self.setup.path.display(), %error, "the file cannot be read, trying again");
+                self.status.lock().unwrap_or_else(PoisonError::into_inner).last_error =
+                    Some(error.to_string());
+                self.look_at = now + RETRY.1;
+                Ok(())
+            }
+        }
+    }
+
+    fn pack(&self, chunk: Chunk) -> io::Result<Parcel<()>> {
+        let Chunk { start, end, payload, gap } = chunk;
+        if !self.setup.compress || payload.is_empty() {
+            return Ok(Parcel { start, end, payload, zstd: None, gap, _permit: () });
+        }
+        let raw = payload.len() as u64;
+        let packed = block_in_place(|| zstd::bulk::compress(&payload, ZSTD_LEVEL))?;
+        Ok(Parcel { start, end, payload: Bytes::from(packed), zstd: Some(raw), gap, _permit: () })
+    }
+
+    fn save(&mut self) -> io::Result<()> {
+        let floor = self.outbox.floor();
+        let (Some(journal), Some(tail)) = (&self.journal, self.input.state(floor)) else { return Ok(()) };
+        let Setup { generation, since, subject, path, .. } = &self.setup;
+        block_in_place(|| journal.save(Mode::JetStream, *generation, subject, *since, path, tail))?;
+        self.saved = (floor, Instant::now());
+        Ok(())
+    }
+
+    /// Tells how it goes, for metrics and `status`.
+    fn tell(&mut self) {
+        let now = Instant::now();
+        if now < self.status_at {
+            return;
+        }
+        self.status_at = now + STATUS_EVERY;
+        let status = {
+            let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+            status.unread_bytes = self.input.unread_bytes();
+            status.in_flight_bytes = self.in_flight_bytes;
+            status.tally = self.input.tally();
+            status.clone()
+        };
+        let Some(journal) = &self.journal else { return };
+        let json = serde_json::to_vec(&status).unwrap_or_default();
+        if let Err(error) = block_in_place(|| replace(&journal.status_path(), &json)) {
+            warn!(%error, "the status cannot be written");
+        }
+    }
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What to tell about a message that was not stored.
+fn explain(error: &PublishError) -> String {
+    let mut source = std::error::Error::source(error);
+    while let Some(inner) = source {
+        if let Some(refused) = inner.downcast_ref::<jetstream::Error>() {
+            let full = [
+                jetstream::ErrorCode::STREAM_STORE_FAILED,
+                jetstream::ErrorCode::INSUFFICIENT_RESOURCES,
+                jetstream::ErrorCode::STORAGE_RESOURCES_EXCEEDED,
+            ];
+            return match full.contains(&refused.error_code()) {
+                true => format!(
+                    "the stream is full: consumers have to catch up, or it needs more room ({refused})"
+                ),
+                false => refused.to_string(),
+            };
+        }
+        source = inner.source();
+    }
+    match error.kind() {
+        PublishErrorKind::StreamNotFound => "no stream takes the subject: was it deleted".into(),
+        PublishErrorKind::TimedOut => "the broker does not answer".into(),
+        PublishErrorKind::MaxPayloadExceeded => {
+            "the broker takes no message of that size: lower SHIPPER_BATCH".into()
+        }
+        _ => error.to_string(),
+    }
+}

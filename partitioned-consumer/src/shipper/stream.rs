@@ -1,0 +1,93 @@
+//! The stream between producers and consumers: found, or made by whoever comes first.
+
+use std::time::Duration;
+
+use async_nats::jetstream::{self, stream};
+use tracing::info;
+
+use super::name::Prefix;
+
+/// A stream that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StreamError {
+    /// It exists for something else.
+    #[error(
+        "stream {stream:?} does not hold {subjects:?}: name another with SHIPPER_STREAM, or add the subjects to it"
+    )]
+    OtherSubjects {
+        /// The stream.
+        stream: String,
+        /// What it should hold.
+        subjects: String,
+    },
+    /// The broker did not give or make it.
+    #[error("stream {stream:?}: {reason}")]
+    Broker {
+        /// The stream.
+        stream: String,
+        /// What the broker said.
+        reason: String,
+    },
+}
+
+/// What a stream is made with when it does not exist.
+#[derive(Clone, Debug)]
+pub struct StreamPlan {
+    /// Its name.
+    pub name: String,
+    /// Whose subjects it holds.
+    pub prefix: Prefix,
+    /// Bytes above which producers have to wait; `None` for no limit but the broker's.
+    pub max_bytes: Option<u64>,
+    /// How long messages are kept for clusters that come later; `None` for ever.
+    pub max_age: Option<Duration>,
+    /// Copies in a cluster of brokers.
+    pub replicas: usize,
+}
+
+impl StreamPlan {
+    fn config(&self) -> stream::Config {
+        stream::Config {
+            name: self.name.clone(),
+            subjects: vec![self.prefix.everything()],
+            // A full stream makes producers wait. Discarding the oldest would lose lines that nobody has read.
+            discard: stream::DiscardPolicy::New,
+            max_bytes: self.max_bytes.and_then(|bytes| i64::try_from(bytes).ok()).unwrap_or(-1),
+            max_age: self.max_age.unwrap_or_default(),
+            num_replicas: self.replicas,
+            allow_direct: true,
+            ..Default::default()
+        }
+    }
+
+    /// The stream, made now if need be.
+    ///
+    /// # Errors
+    /// [`StreamError`].
+    pub async fn open(&self, context: &jetstream::Context) -> Result<stream::Stream, StreamError> {
+        let broker = |reason: String| StreamError::Broker { stream: self.name.clone(), reason };
+        let stream = match context.get_stream(&self.name).await {
+            Ok(stream) => stream,
+            Err(error) if is_missing(&error) => {
+                info!(stream = self.name, "making the stream");
+                context
+                    .get_or_create_stream(self.config())
+                    .await
+                    .map_err(|error| broker(error.to_string()))?
+            }
+            Err(error) => return Err(broker(error.to_string())),
+        };
+        let everything = self.prefix.everything();
+        let held = &stream.cached_info().config.subjects;
+        if held.iter().any(|subject| crate::subject_matches(subject, &everything)) {
+            return Ok(stream);
+        }
+        Err(StreamError::OtherSubjects { stream: self.name.clone(), subjects: everything })
+    }
+}
+
+fn is_missing(error: &async_nats::jetstream::context::GetStreamError) -> bool {
+    use async_nats::jetstream::context::GetStreamErrorKind::JetStream;
+    matches!(error.kind(), JetStream(error) if error.error_code() == jetstream::ErrorCode::STREAM_NOT_FOUND)
+}

@@ -1,0 +1,16 @@
+//! Following a file through rotation, truncation and restarts.
+//!
+//! A [`Tailer`] gives the bytes of one path as one run of offsets that goes on over all files which are ever found there. Which
+//! file is which is decided by device, inode and a fingerprint of the head together: an inode alone is reused, a path alone is
+//! renamed away, and a head alone may be repeated. The run is remembered as [`Segment`]s in a [`checkpoint`].
+
+pub mod checkpoint;
+mod identity;
+mod siblings;
+mod tailer;
+#[cfg(test)]
+mod tests;
+
+pub use identity::{Identity, Place};
+pub(crate) use siblings::is_rotated_name;
+pub use tailer::{Chunk, Follow, From, Segment, Step, TailState, Tailer, Tally};

@@ -1,0 +1,599 @@
+//! One path, followed; see the module above.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::identity::{Identity, Place, read_range};
+use super::siblings;
+use crate::shipper::cut::{Cut, Cutter, Situation};
+use crate::shipper::head::{Gap, Skipped};
+
+/// Finished files that are remembered, so that none is read twice. More rotated files than that are seldom kept.
+const FINISHED_KEPT: usize = 256;
+
+/// Offsets that are reserved ahead of their use, so that the state has to be saved once for so many bytes.
+const RESERVE_BYTES: u64 = 256 << 20;
+
+/// Bytes before the position that must still be there when more is read.
+const PROBE_BYTES: usize = 64;
+
+/// Where to begin with a file that no checkpoint knows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+pub enum From {
+    /// At its first byte.
+    #[default]
+    Beginning,
+    /// Behind its last whole line; only for the file that is there at the very first start.
+    End,
+}
+
+/// How to follow.
+#[derive(Clone, Debug)]
+pub struct Follow {
+    /// How to cut messages.
+    pub cutter: Cutter,
+    /// Where to begin.
+    pub from: From,
+    /// How long bytes wait for a batch to fill.
+    pub linger: Duration,
+    /// How long an event of several lines waits for its next line.
+    pub event_timeout: Duration,
+    /// How long a file that was renamed away stays followed after its last byte: its writer may not have noticed yet.
+    pub rotate_wait: Duration,
+}
+
+/// A file, or what came after its truncation, as a part of the run of offsets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Segment {
+    /// Which file.
+    pub identity: Identity,
+    /// Where in the file the segment begins, in bytes.
+    pub file_start: u64,
+    /// The run's offset there.
+    pub start: u64,
+    /// The run's offset where it ends, once that is decided. It is decided for good before anything behind it is sent.
+    pub end: Option<u64>,
+    /// The file's length at the last look.
+    pub seen_bytes: u64,
+    /// When the file was last written, as seen while it was at the path; nanoseconds since 1970.
+    pub modified_ns: i128,
+}
+
+/// What a tailer needs to go on after a restart.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TailState {
+    /// The run's offset to go on from.
+    pub offset: u64,
+    /// Offsets from here on were never used.
+    pub reserved: u64,
+    /// The files that are not done with, in order.
+    pub segments: Vec<Segment>,
+    /// Rotated files that are.
+    pub finished: Vec<Identity>,
+}
+
+/// A part of the run, to be sent as one message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chunk {
+    /// The run's offset of its first byte.
+    pub start: u64,
+    /// The run's offset behind its last byte.
+    pub end: u64,
+    /// The bytes; none for a gap.
+    pub payload: Bytes,
+    /// Why there are none.
+    pub gap: Option<Skipped>,
+}
+
+/// What a look at the file came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Something to send.
+    Chunk(Chunk),
+    /// Another file follows: save [`Tailer::state`] durably before the next look.
+    Save,
+    /// Nothing now.
+    Idle,
+}
+
+/// What happened to the path so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tally {
+    /// Files renamed away.
+    pub rotations: u64,
+    /// Files truncated in place.
+    pub truncations: u64,
+    /// Files gone before they were read to their end.
+    pub vanished: u64,
+    /// Bytes known to be lost by that; what was written and cut off between two looks is not among them.
+    pub lost_bytes: u64,
+    /// Lines above the limit.
+    pub long_lines: u64,
+}
+
+/// Where the file of a segment is.
+enum Found {
+    Here(File),
+    /// Its place has another content by now.
+    Other(File),
+    Nowhere,
+}
+
+/// See the module.
+pub struct Tailer {
+    path: PathBuf,
+    follow: Follow,
+    segments: VecDeque<Segment>,
+    /// Which of the segments is read.
+    reading: usize,
+    file: Option<File>,
+    position: u64,
+    probe: Vec<u8>,
+    mid_line: bool,
+    seen: (u64, Duration),
+    waiting_since: Option<Duration>,
+    finished: VecDeque<Identity>,
+    /// Offsets to pass over before anything else, and why.
+    gap: Option<(u64, Skipped)>,
+    /// Where new offsets may begin after a break in the file: below, they may have been used before a restart.
+    unused_from: u64,
+    /// How far offsets may be used: saved ahead of use.
+    reserved: u64,
+    /// The saved state knows how the present file begins.
+    head_saved: bool,
+    tally: Tally,
+}
+
+impl Tailer {
+    /// Follows `path`, from where `state` says when there is one.
+    ///
+    /// # Errors
+    /// The system's, when the directory cannot be listed.
+    pub fn new(path: &Path, follow: Follow, state: Option<TailState>) -> io::Result<Self> {
+        let fresh = state.is_none();
+        let state = state.unwrap_or_default();
+        let mut tailer = Self {
+            path: path.to_owned(),
+            follow,
+            segments: state.segments.into(),
+            reading: 0,
+            file: None,
+            position: state.offset,
+            probe: Vec::new(),
+            mid_line: false,
+            seen: (0, Duration::ZERO),
+            waiting_since: None,
+            finished: state.finished.into(),
+            gap: None,
+            unused_from: state.reserved,
+            reserved: state.reserved,
+            head_saved: true,
+            tally: Tally::default(),
+        };
+        if fresh {
+            tailer.forget_old_rotations()?;
+        }
+        Ok(tailer)
+    }
+
+    /// The path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The run's offset behind the last chunk.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// The file that is read at present.
+    pub fn reading(&self) -> Option<&Identity> {
+        self.segments.get(self.reading).map(|segment| &segment.identity)
+    }
+
+    /// What happened so far.
+    pub fn tally(&self) -> Tally {
+        self.tally
+    }
+
+    /// Bytes of the present file that were not given out at the last look.
+    pub fn unread_bytes(&self) -> u64 {
+        self.segments.get(self.reading).map_or(0, |s| s.seen_bytes.saturating_sub(self.file_offset(s)))
+    }
+
+    /// The state to save when everything below `offset` is stored elsewhere. Segments below it are forgotten.
+    pub fn state(&mut self, offset: u64) -> TailState {
+        while self.reading > 0 && self.segments.get(1).is_some_and(|next| next.start <= offset) {
+            let done = self.segments.pop_front().expect("there is a next one");
+            self.reading -= 1;
+            self.finish(done.identity);
+        }
+        self.head_saved = self.reading().is_some_and(|file| file.head_bytes > 0);
+        self.reserved = self.reserved.max(self.position + RESERVE_BYTES);
+        TailState {
+            offset,
+            reserved: self.reserved,
+            segments: self.segments.iter().cloned().collect(),
+            finished: self.finished.iter().copied().collect(),
+        }
+    }
+
+    /// Looks at the file once. Above [`Step::Save`] nothing is given out until [`Tailer::state`] was asked for. `now` is the time since any fixed origin; `last` says that there will be no further look, so that
+    /// whole lines do not wait.
+    ///
+    /// # Errors
+    /// The system's; the same look can be tried again.
+    pub fn look(&mut self, now: Duration, last: bool) -> io::Result<Step> {
+        if self.position + self.follow.cutter.batch_bytes.get() as u64 > self.reserved
+            && !self.segments.is_empty()
+        {
+            return Ok(Step::Save);
+        }
+        if let Some((end, skipped)) = self.gap.take() {
+            return Ok(Step::Chunk(self.advance(end - self.position, Bytes::new(), Some(skipped))));
+        }
+        if self.segments.is_empty() {
+            return self.first();
+        }
+        if self.segments[self.reading].end == Some(self.position) {
+            return Ok(self.next_segment());
+        }
+        let file = match self.open()? {
+            Found::Here(file) => file,
+            Found::Other(file) => return self.truncated(file),
+            Found::Nowhere => return self.vanished(),
+        };
+        let metadata = file.metadata()?;
+        let segment = &self.segments[self.reading];
+        let offset = self.file_offset(segment);
+        let decided_end = segment.end.map(|end| segment.file_start + (end - segment.start));
+        let length = decided_end.unwrap_or(metadata.len());
+        if metadata.len() < offset {
+            return self.truncated(file);
+        }
+        let unread = length.saturating_sub(offset);
+        let bytes = unread.min(self.follow.cutter.batch_bytes.get() as u64) as usize;
+        let buffer = read_range(&file, offset, bytes)?;
+        if !self.is_unchanged(&file, offset)? {
+            return self.truncated(file);
+        }
+        self.saw(&file, &metadata, now)?;
+        if !self.head_saved && unread > 0 {
+            // An empty file has no face. Offsets that were sent must never be taken for those of another file.
+            self.file = Some(file);
+            return Ok(Step::Save);
+        }
+        let at_path =
+            std::fs::metadata(&self.path).is_ok_and(|there| Place::of(&there) == Place::of(&metadata));
+        if at_path {
+            self.segments[self.reading].modified_ns = modified_ns(&metadata);
+        }
+        let now_bytes = |file: &File| file.metadata().map(|metadata| metadata.len());
+        let file = self.file.insert(file).try_clone()?;
+        let next = if decided_end.is_some() || at_path { None } else { self.next_file()? };
+        let idle_for = now.saturating_sub(self.seen.1);
+        // Only the last one before the path may still have a writer.
+        let left = next.as_ref().is_some_and(|(path, _)| *path != self.path || idle_for >= self.follow.rotate_wait)
+            // What was written just before the renaming is not left behind.
+            && now_bytes(&file)? == metadata.len();
+        if let Some(chunk) = self.cut(buffer, now, last, left || decided_end.is_some()) {
+            return Ok(Step::Chunk(chunk));
+        }
+        match next {
+            _ if decided_end.is_some() => Ok(self.next_segment()),
+            Some((_, identity)) if left => {
+                self.tally.rotations += 1;
+                Ok(self.begin(identity, None))
+            }
+            _ => Ok(Step::Idle),
+        }
+    }
+
+    /// The first file that is ever found.
+    fn first(&mut self) -> io::Result<Step> {
+        let file = match File::open(&self.path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Step::Idle),
+            Err(error) => return Err(error),
+        };
+        let metadata = file.metadata()?;
+        let file_start = match self.follow.from {
+            From::Beginning => 0,
+            From::End => end_of_lines(&file, metadata.len())?,
+        };
+        // Only what was there at the start is skipped.
+        self.follow.from = From::Beginning;
+        self.segments.push_back(Segment {
+            identity: Identity::of(&file)?,
+            file_start,
+            start: self.position,
+            end: None,
+            seen_bytes: metadata.len(),
+            modified_ns: modified_ns(&metadata),
+        });
+        self.file = Some(file);
+        Ok(Step::Save)
+    }
+
+    /// The file of the segment that is read.
+    fn open(&mut self) -> io::Result<Found> {
+        if let Some(file) = self.file.take() {
+            return Ok(Found::Here(file));
+        }
+        let segment = &self.segments[self.reading];
+        let offset = self.file_offset(segment);
+        let mut places = vec![self.path.clone()];
+        places.extend(siblings::beside(&self.path)?.into_iter().map(|sibling| sibling.path));
+        for place in places {
+            let Ok(file) = File::open(&place) else { continue };
+            let metadata = file.metadata()?;
+            if Place::of(&metadata) != segment.identity.place {
+                continue;
+            }
+            if metadata.len() < offset || !segment.identity.still_begins(&file)? {
+                return Ok(Found::Other(file));
+            }
+            self.head_saved = segment.identity.head_bytes > 0;
+            let before =
+                (offset > segment.file_start).then(|| read_range(&file, offset - 1, 1)).transpose()?;
+            self.mid_line = before.is_some_and(|byte| byte != b"\n");
+            self.probe.clear();
+            return Ok(Found::Here(file));
+        }
+        Ok(Found::Nowhere)
+    }
+
+    fn file_offset(&self, segment: &Segment) -> u64 {
+        segment.file_start + self.position.saturating_sub(segment.start)
+    }
+
+    /// Whether the bytes before the position are those that were read.
+    fn is_unchanged(&self, file: &File, offset: u64) -> io::Result<bool> {
+        let probe_start = offset - self.probe.len() as u64;
+        Ok(self.segments[self.reading].identity.still_begins(file)?
+            && read_range(file, probe_start, self.probe.len())? == self.probe)
+    }
+
+    /// Notes how long the file is, and since when.
+    fn saw(&mut self, file: &File, metadata: &std::fs::Metadata, now: Duration) -> io::Result<()> {
+        let segment = &mut self.segments[self.reading];
+        segment.seen_bytes = metadata.len();
+        if segment.end.is_none() {
+            segment.identity.grow(file)?;
+        }
+        if self.seen.0 != metadata.len() || self.seen.1 == Duration::ZERO {
+            self.seen = (metadata.len(), now);
+        }
+        Ok(())
+    }
+
+    fn cut(&mut self, buffer: Vec<u8>, now: Duration, last: bool, ended: bool) -> Option<Chunk> {
+        if buffer.is_empty() {
+            self.waiting_since = None;
+            return None;
+        }
+        let since = *self.waiting_since.get_or_insert(now);
+        let situation = Situation {
+            mid_line: self.mid_line,
+            ended,
+            waited: last || now.saturating_sub(since) >= self.follow.linger,
+            quiet: now.saturating_sub(self.seen.1) >= self.follow.event_timeout,
+        };
+        match self.follow.cutter.cut(&buffer, situation) {
+            Cut::Wait => None,
+            Cut::Message { payload, consumed, long } => {
+                self.tally.long_lines += u64::from(long && !self.mid_line);
+                self.mid_line = long;
+                self.remember(&buffer[..consumed]);
+                let payload = Bytes::from(buffer).slice(..payload);
+                Some(self.advance(consumed as u64, payload, None))
+            }
+            Cut::Skip(rest) => {
+                self.mid_line = buffer[rest - 1] != b'\n';
+                self.remember(&buffer[..rest]);
+                Some(self.advance(
+                    rest as u64,
+                    Bytes::new(),
+                    Some(Skipped { why: Gap::LongLine, bytes: rest as u64 }),
+                ))
+            }
+        }
+    }
+
+    fn remember(&mut self, consumed: &[u8]) {
+        self.probe.extend_from_slice(&consumed[consumed.len().saturating_sub(PROBE_BYTES)..]);
+        let surplus = self.probe.len().saturating_sub(PROBE_BYTES);
+        self.probe.drain(..surplus);
+    }
+
+    fn advance(&mut self, bytes: u64, payload: Bytes, gap: Option<Skipped>) -> Chunk {
+        self.waiting_since = None;
+        let start = self.position;
+        self.position += bytes;
+        Chunk { start, end: self.position, payload, gap }
+    }
+
+    /// The file is shorter than what was read of it, or other than it was.
+    fn truncated(&mut self, file: File) -> io::Result<Step> {
+        self.tally.truncations += 1;
+        // Its copy, if there is one, begins with what was sent already.
+        let old = self.segments[self.reading].identity;
+        for copy in siblings::beside(&self.path)? {
+            let Ok(file) = File::open(&copy.path) else { continue };
+            if old.head_bytes > 0 && old.still_begins(&file)? {
+                self.finish(Identity::of(&file)?);
+            }
+        }
+        self.broken(Gap::Truncated, Some(file))
+    }
+
+    /// The file of a saved segment is gone.
+    fn vanished(&mut self) -> io::Result<Step> {
+        let is_last = self.reading + 1 == self.segments.len();
+        if is_last && self.next_file()?.is_none() {
+            // Perhaps it is only between two names.
+            return Ok(Step::Idle);
+        }
+        self.tally.vanished += 1;
+        self.broken(Gap::Vanished, None)
+    }
+
+    /// What is left of the present segment cannot be read; goes on with `file`, or with the next one.
+    fn broken(&mut self, why: Gap, file: Option<File>) -> io::Result<Step> {
+        if self.reading + 1 < self.segments.len() {
+            return Ok(self.next_segment());
+        }
+        let bytes = self.unread_bytes();
+        let next = match &file {
+            Some(file) => Identity::of(file)?,
+            None => match self.next_file()? {
+                Some((_, identity)) => identity,
+                None => return Ok(Step::Idle),
+            },
+        };
+        self.tally.lost_bytes += bytes;
+        let resume = (self.position + bytes.max(1)).max(self.unused_from);
+        self.gap = Some((resume, Skipped { why, bytes }));
+        Ok(self.begin(next, file))
+    }
+
+    /// Goes on to the segment behind one whose end is decided; what lies between is a gap.
+    fn next_segment(&mut self) -> Step {
+        self.file = None;
+        self.reading += 1;
+        let start = self.segments[self.reading].start;
+        if start > self.position {
+            let old_end = self.segments[self.reading - 1].end.unwrap_or(start);
+            let bytes = old_end.saturating_sub(self.position);
+            self.tally.lost_bytes += bytes;
+            self.gap = Some((start, Skipped { why: Gap::Vanished, bytes }));
+        }
+        self.probe.clear();
+        self.mid_line = false;
+        self.seen = (0, Duration::ZERO);
+        Step::Save
+    }
+
+    /// Decides the end of the present segment and begins the next one with `identity`.
+    fn begin(&mut self, identity: Identity, file: Option<File>) -> Step {
+        let last = self.segments.len() - 1;
+        let old = &mut self.segments[last];
+        old.end = Some(self.position);
+        let (modified_ns, start) = (old.modified_ns, self.gap.map_or(self.position, |(end, _)| end));
+        self.segments.push_back(Segment {
+            identity,
+            file_start: 0,
+            start,
+            end: None,
+            seen_bytes: 0,
+            modified_ns,
+        });
+        self.reading = self.segments.len() - 1;
+        self.file = file;
+        self.probe.clear();
+        self.mid_line = false;
+        self.seen = (0, Duration::ZERO);
+        self.waiting_since = None;
+        Step::Save
+    }
+
+    /// The file that was written after the present one: the oldest of those that were rotated since, else the one at the path.
+    ///
+    /// `None` also while files are being renamed: what was looked at must be the same before and after the choice.
+    fn next_file(&self) -> io::Result<Option<(PathBuf, Identity)>> {
+        let not_before = self.segments[self.reading].modified_ns;
+        let before = self.places()?;
+        let mut candidates = before.clone();
+        candidates.retain(|sibling| sibling.modified_ns >= not_before && sibling.path != self.path);
+        siblings::sort(&mut candidates);
+        candidates.extend(before.iter().find(|sibling| sibling.path == self.path).cloned());
+        for candidate in candidates {
+            let Ok(file) = File::open(&candidate.path) else { return Ok(None) };
+            if Place::of(&file.metadata()?) != candidate.place {
+                return Ok(None);
+            }
+            if !self.is_known(&file)? {
+                let identity = Identity::of(&file)?;
+                let same = |now: &[siblings::Sibling]| {
+                    let places = |of: &[siblings::Sibling]| {
+                        of.iter()
+                            .map(|s| (s.path.clone(), s.place))
+                            .collect::<std::collections::BTreeSet<_>>()
+                    };
+                    places(now) == places(&before)
+                };
+                return Ok(same(&self.places()?).then_some((candidate.path, identity)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// What is at the path, and beside it.
+    fn places(&self) -> io::Result<Vec<siblings::Sibling>> {
+        let mut places = siblings::beside(&self.path)?;
+        if let Ok(metadata) = std::fs::metadata(&self.path) {
+            let (place, modified_ns) = (Place::of(&metadata), modified_ns(&metadata));
+            places.push(siblings::Sibling { path: self.path.clone(), place, modified_ns });
+        }
+        Ok(places)
+    }
+
+    fn is_known(&self, file: &File) -> io::Result<bool> {
+        for known in self.segments.iter().map(|s| &s.identity).chain(&self.finished) {
+            if known.is(file)? {
+                return Ok(true);
+            }
+        }
+        // The present file may have grown since its head was looked at.
+        let place = Place::of(&file.metadata()?);
+        Ok(self.file.is_some() && self.segments[self.reading].identity.place == place)
+    }
+
+    fn finish(&mut self, identity: Identity) {
+        self.finished.push_back(identity);
+        if self.finished.len() > FINISHED_KEPT {
+            self.finished.pop_front();
+        }
+    }
+
+    /// Files that were rotated away before the first start are not ours to send.
+    fn forget_old_rotations(&mut self) -> io::Result<()> {
+        let siblings = match siblings::beside(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            siblings => siblings?,
+        };
+        for sibling in siblings {
+            if let Ok(file) = File::open(&sibling.path) {
+                self.finish(Identity::of(&file)?);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn modified_ns(metadata: &std::fs::Metadata) -> i128 {
+    i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec())
+}
+
+/// The offset behind the last line feed.
+fn end_of_lines(file: &File, length: u64) -> io::Result<u64> {
+    const WINDOW: u64 = 64 * 1024;
+    let mut end = length;
+    while end > 0 {
+        let start = end.saturating_sub(WINDOW);
+        let window = read_range(file, start, (end - start) as usize)?;
+        if let Some(at) = memchr::memrchr(b'\n', &window) {
+            return Ok(start + at as u64 + 1);
+        }
+        end = start;
+    }
+    Ok(0)
+}

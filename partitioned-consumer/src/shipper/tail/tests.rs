@@ -1,0 +1,370 @@
+//! The tailer on real files against a model of what was written.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use super::*;
+use crate::shipper::cut::{Cutter, LongLines};
+
+/// Long enough for every wait of the tailer.
+const LONG: Duration = Duration::from_secs(10);
+
+fn follow(from: From) -> Follow {
+    Follow {
+        cutter: Cutter {
+            batch_bytes: NonZeroUsize::new(64).unwrap(),
+            line_bytes: NonZeroUsize::new(40).unwrap(),
+            long_lines: LongLines::Split,
+            event_start: None,
+            one_event: false,
+        },
+        from,
+        linger: Duration::from_millis(50),
+        event_timeout: Duration::from_secs(1),
+        rotate_wait: Duration::from_secs(1),
+    }
+}
+
+/// A file as one writer sees it: from its creation or truncation to the next.
+#[derive(Default, Debug)]
+struct Content {
+    text: String,
+    /// How much of it may be missing from the output: it was cut off before it was read.
+    cut_off: bool,
+    /// Its file is removed: a tailer that has it open reads it to the end, a later one cannot.
+    removed: bool,
+    /// The tailer had seen some of it, so that its loss must be noticed.
+    seen: bool,
+    /// The checkpoint says so, too.
+    seen_saved: bool,
+}
+
+struct Bench {
+    directory: TempDir,
+    tailer: Tailer,
+    now: Duration,
+    /// What is on the disk as the checkpoint.
+    saved: Option<TailState>,
+    /// What the consumer has, by its mark.
+    output: Vec<u8>,
+    mark: u64,
+    /// Offsets of whole messages that may be acknowledged.
+    boundaries: Vec<u64>,
+    contents: Vec<Content>,
+    writer: Option<File>,
+    lines: u32,
+    truncations: u64,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("app.log");
+        let mut bench = Self {
+            tailer: Tailer::new(&path, follow(From::Beginning), None).unwrap(),
+            directory,
+            now: Duration::from_secs(1),
+            saved: None,
+            output: Vec::new(),
+            mark: 0,
+            boundaries: vec![0],
+            contents: Vec::new(),
+            writer: None,
+            lines: 0,
+            truncations: 0,
+        };
+        bench.create();
+        // What is rotated away before the first look is not ours to send.
+        bench.look();
+        bench
+    }
+
+    fn path(&self) -> PathBuf {
+        self.directory.path().join("app.log")
+    }
+
+    fn create(&mut self) {
+        let file = OpenOptions::new().create(true).append(true).open(self.path()).unwrap();
+        self.writer = Some(file);
+        self.contents.push(Content::default());
+    }
+
+    fn write(&mut self, text: &str) {
+        self.writer.as_mut().unwrap().write_all(text.as_bytes()).unwrap();
+        self.contents.last_mut().unwrap().text.push_str(text);
+    }
+
+    fn write_lines(&mut self, count: u32) {
+        for _ in 0..count {
+            self.lines += 1;
+            self.write(&format!("line {}\n", self.lines));
+        }
+    }
+
+    fn write_partial(&mut self) {
+        let line = self.contents.last().unwrap().text.rsplit('\n').next().unwrap_or_default();
+        // Below the limit, whatever follows.
+        if line.len() > 20 {
+            return;
+        }
+        self.lines += 1;
+        self.write(&format!("part {} ", self.lines));
+    }
+
+    fn rotate(&mut self) {
+        let name = |number: u32| self.directory.path().join(format!("app.log.{number}"));
+        for number in (1..200).rev().filter(|n| name(*n).exists()).collect::<Vec<_>>() {
+            fs::rename(name(number), name(number + 1)).unwrap();
+        }
+        fs::rename(self.path(), name(1)).unwrap();
+        self.create();
+    }
+
+    fn truncate(&mut self) {
+        self.writer.as_mut().unwrap().set_len(0).unwrap();
+        self.contents.last_mut().unwrap().cut_off = true;
+        self.contents.push(Content::default());
+    }
+
+    fn copy_truncate(&mut self) {
+        // A copy is known by the head that was seen; one of bytes that nobody saw passes for a rotated file.
+        self.catch_up();
+        self.save(usize::MAX);
+        if self.contents.last().unwrap().text.is_empty() {
+            return;
+        }
+        self.write_lines(2);
+        fs::copy(self.path(), self.directory.path().join(format!("app.log-2024{:04}", self.contents.len())))
+            .unwrap();
+        self.truncate();
+    }
+
+    fn remove(&mut self) {
+        // A file that nobody ever looked at leaves no trace; and while the inode and birth of an empty one are used again
+        // within a tick of the clock, they say nothing.
+        self.catch_up();
+        self.save(usize::MAX);
+        if self.contents.last().unwrap().text.is_empty() {
+            return;
+        }
+        fs::remove_file(self.path()).unwrap();
+        self.contents.last_mut().unwrap().removed = true;
+        self.create();
+    }
+
+    /// One look; what it gives goes to the consumer, as the acceptance rule has it.
+    fn look(&mut self) -> bool {
+        let step = self.tailer.look(self.now, false).unwrap();
+        if let Some(content) = self.contents.last_mut() {
+            let file = File::open(self.directory.path().join("app.log")).unwrap();
+            content.seen |=
+                self.tailer.reading().is_some_and(|it| it.head_bytes > 0 && it.is(&file).unwrap());
+        }
+        match step {
+            Step::Idle => return false,
+            Step::Save => self.save(usize::MAX),
+            Step::Chunk(chunk) => {
+                assert!(chunk.end > chunk.start);
+                assert!(chunk.start <= self.mark, "{chunk:?} leaves a hole above {}", self.mark);
+                if chunk.end > self.mark {
+                    let skip = (self.mark - chunk.start) as usize;
+                    if chunk.gap.is_none() && skip <= chunk.payload.len() {
+                        self.output.extend_from_slice(&chunk.payload[skip..]);
+                        self.output.push(b'\n');
+                    }
+                    self.mark = chunk.end;
+                }
+                self.boundaries.push(chunk.end);
+            }
+        }
+        true
+    }
+
+    /// Saves a checkpoint with one of the last `back` messages unacknowledged.
+    fn save(&mut self, back: usize) {
+        let floor = self.saved.as_ref().map_or(0, |saved| saved.offset);
+        let reached: Vec<u64> = self.boundaries.iter().copied().filter(|b| *b >= floor).collect();
+        let offset =
+            reached.get(reached.len().saturating_sub(back.saturating_add(1))).copied().unwrap_or(floor);
+        self.saved = Some(self.tailer.state(offset));
+        self.contents.iter_mut().for_each(|content| content.seen_saved = content.seen);
+    }
+
+    fn breaks(&self) -> u64 {
+        self.tailer.tally().truncations + self.tailer.tally().vanished
+    }
+
+    fn catch_up(&mut self) {
+        for _ in 0..4 {
+            while self.look() {}
+            self.now += LONG;
+        }
+        while self.look() {}
+    }
+
+    fn restart(&mut self) {
+        let path = self.path();
+        let offset = self.saved.as_ref().map_or(0, |saved| saved.offset);
+        for content in &mut self.contents {
+            content.seen = content.seen_saved;
+            content.cut_off |= content.removed;
+        }
+        self.truncations += self.breaks();
+        self.boundaries.retain(|boundary| *boundary <= offset);
+        self.tailer = Tailer::new(&path, follow(From::Beginning), self.saved.clone()).unwrap();
+    }
+
+    /// Every line is there once and in order, but for those that were cut off.
+    fn check(&mut self) {
+        self.catch_up();
+        let output = String::from_utf8(self.output.clone()).unwrap();
+        let mut sent = output.lines().peekable();
+        let (mut lost, mut lost_of_seen) = (0, 0);
+        let last = self.contents.len() - 1;
+        for (number, content) in self.contents.iter().enumerate() {
+            let whole = content.text.rfind('\n').map_or(0, |at| at + 1);
+            let text = if number == last { &content.text[..whole] } else { &content.text };
+            for line in text.lines() {
+                if sent.peek() == Some(&line) {
+                    sent.next();
+                } else {
+                    assert!(
+                        content.cut_off,
+                        "{line:?} is missing or in the wrong place; {:?} in\n{output}",
+                        sent.peek()
+                    );
+                    lost += 1;
+                    lost_of_seen += u32::from(content.seen);
+                }
+            }
+        }
+        assert_eq!(sent.next(), None, "more than was written, in\n{output}");
+        let noticed = self.truncations + self.breaks();
+        assert!(lost_of_seen == 0 || noticed > 0, "{lost} lines lost and nothing noticed");
+        let distinct: BTreeSet<&str> = output.lines().collect();
+        assert_eq!(distinct.len(), output.lines().count(), "a line came twice in\n{output}");
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Act {
+    Lines(u32),
+    Partial,
+    Look(u32),
+    Wait,
+    Rotate,
+    Truncate,
+    CopyTruncate,
+    Remove,
+    Save(usize),
+    Restart,
+}
+
+fn acts() -> impl Strategy<Value = Vec<Act>> {
+    let act = prop_oneof![
+        6 => (1_u32..8).prop_map(Act::Lines),
+        2 => Just(Act::Partial),
+        5 => (1_u32..6).prop_map(Act::Look),
+        2 => Just(Act::Wait),
+        3 => Just(Act::Rotate),
+        1 => Just(Act::Truncate),
+        1 => Just(Act::CopyTruncate),
+        1 => Just(Act::Remove),
+        2 => (0_usize..4).prop_map(Act::Save),
+        2 => Just(Act::Restart),
+    ];
+    proptest::collection::vec(act, 1..60)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(600))]
+
+    #[test]
+    fn whatever_happens_to_the_file_every_line_is_sent_once(acts in acts()) {
+        let mut bench = Bench::new();
+        for act in acts {
+            match act {
+                Act::Lines(count) => bench.write_lines(count),
+                Act::Partial => bench.write_partial(),
+                Act::Look(count) => {
+                    for _ in 0..count {
+                        bench.look();
+                    }
+                }
+                Act::Wait => bench.now += LONG,
+                Act::Rotate => bench.rotate(),
+                Act::Truncate => bench.truncate(),
+                Act::CopyTruncate => bench.copy_truncate(),
+                Act::Remove => bench.remove(),
+                Act::Save(back) => bench.save(back),
+                Act::Restart => bench.restart(),
+            }
+        }
+        bench.check();
+    }
+}
+
+#[test]
+fn a_rotation_storm_between_two_looks_loses_nothing() {
+    let mut bench = Bench::new();
+    bench.write_lines(1);
+    while bench.look() {}
+    for _ in 0..20 {
+        bench.write_lines(2);
+        bench.rotate();
+    }
+    bench.check();
+    assert_eq!(bench.output.iter().filter(|b| **b == b'\n').count(), 41);
+}
+
+#[test]
+fn a_truncation_is_counted_with_the_bytes_that_were_seen() {
+    let mut bench = Bench::new();
+    bench.write_lines(1);
+    while bench.look() {}
+    bench.now += LONG;
+    while bench.look() {}
+    bench.write("unread");
+    bench.look();
+    bench.truncate();
+    bench.write_lines(1);
+    bench.catch_up();
+    let tally = bench.tailer.tally();
+    assert_eq!((tally.truncations, tally.lost_bytes), (1, 6), "{tally:?}");
+    bench.check();
+}
+
+#[test]
+fn the_end_of_a_file_is_behind_its_last_whole_line() {
+    let mut bench = Bench::new();
+    bench.write("old\npart");
+    bench.tailer = Tailer::new(&bench.path(), follow(From::End), None).unwrap();
+    bench.look();
+    bench.write("ial\nnew\n");
+    bench.catch_up();
+    assert_eq!(String::from_utf8_lossy(&bench.output), "partial\nnew\n");
+}
+
+#[test]
+fn rotated_files_of_before_the_first_start_are_left_alone() {
+    let mut bench = Bench::new();
+    bench.write_lines(3);
+    bench.rotate();
+    bench.write_lines(1);
+    bench.tailer = Tailer::new(&bench.path(), follow(From::Beginning), None).unwrap();
+    bench.rotate();
+    bench.write_lines(1);
+    bench.catch_up();
+    assert_eq!(
+        String::from_utf8_lossy(&bench.output),
+        "line 5\n",
+        "what was rotated before the first look is old"
+    );
+}
