@@ -24,5 +24,6 @@ pub mod listener;
 pub mod metrics;
 pub mod problem;
 pub mod proxy;
+pub mod rollout;
 pub mod settings;
 pub mod tombstone;

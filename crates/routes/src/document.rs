@@ -8,6 +8,7 @@ use http::{HeaderName, Method};
 use natsway_wire::{QueueGroup, Subject};
 use serde::{Deserialize, Serialize};
 
+use crate::rollout::Rollout;
 use crate::table::{Codec, Key, Methods, Pattern, Retry, Route, RouteLimits, Rule, Selection, Split, Target};
 
 /// The version of the document that this gateway writes, and the newest that it reads.
@@ -71,6 +72,9 @@ pub struct RouteDocument {
     rules: Vec<RuleDocument>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     sticky: Option<KeyDocument>,
+    /// The change of version that is under way, or was the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<Rollout>,
 }
 
 /// What a route may tune, and what `[defaults]` of a file sets for all of its routes.
@@ -176,6 +180,23 @@ impl RouteDocument {
         self.cancel = self.cancel.or(defaults.cancel);
     }
 
+    /// Its versions and their weights.
+    pub fn weights(&self) -> impl Iterator<Item = (&str, u32)> {
+        self.targets.iter().map(|target| (target.version.as_str(), target.weight))
+    }
+
+    /// Gives the weight to the version, if it is one.
+    pub fn set_weight(&mut self, version: &str, weight: u32) {
+        for target in self.targets.iter_mut().filter(|target| target.version == version) {
+            target.weight = weight;
+        }
+    }
+
+    /// Whether a rule sends requests to the version whatever its weight.
+    pub fn has_rule_for(&self, version: &str) -> bool {
+        self.rules.iter().any(|rule| rule.version == version)
+    }
+
     /// Checks the document and makes the route of it. `subject_prefix`, when set, must hold every subject.
     ///
     /// # Errors
@@ -202,6 +223,12 @@ impl RouteDocument {
         let try_timeout = check.bounded("try_timeout", self.try_timeout.unwrap_or(default::TRY_TIMEOUT));
         let split = check.targets(&self.targets, subject_prefix)?;
         let selection = check.selection(&self.rules, self.sticky.as_ref(), &split);
+        if let Some(rollout) = &self.rollout {
+            let is_version = |name: &str| self.targets.iter().any(|target| target.version == name);
+            for (key, value, expected) in rollout.faults(is_version) {
+                check.add(key, value, expected);
+            }
+        }
         Some(Route {
             name: self.name.clone(),
             host,

@@ -2,6 +2,7 @@
 //! together, and what is refused leaves what was good before.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::document::{Faults, RouteDocument};
 use crate::table::{Route, RouteTable};
@@ -55,6 +56,8 @@ pub struct Feed {
 struct Known {
     revision: u64,
     newest: Result<Route, String>,
+    /// The newest document, when it has a rollout.
+    rollout: Option<Arc<RouteDocument>>,
     /// What was in force last, while the newest document is refused.
     good: Option<Route>,
 }
@@ -90,8 +93,13 @@ impl Feed {
             }
             Change::Put { document, .. } => {
                 let good = self.known.remove(&name).and_then(|known| known.newest.ok().or(known.good));
-                let newest = check(&name, &document).map_err(|faults| faults.to_string());
-                self.known.insert(name, Known { revision, newest, good });
+                let (newest, rollout) = match check(&name, &document) {
+                    Ok((route, document)) => {
+                        (Ok(route), document.rollout.is_some().then(|| Arc::new(document)))
+                    }
+                    Err(faults) => (Err(faults.to_string()), None),
+                };
+                self.known.insert(name, Known { revision, newest, rollout, good });
             }
         }
     }
@@ -133,6 +141,12 @@ impl Feed {
         }
     }
 
+    /// The documents in force that have a rollout, each with its revision. Complete after [`table`](Feed::table).
+    pub fn rollouts(&self) -> Vec<(u64, Arc<RouteDocument>)> {
+        let in_force = self.known.values().filter(|known| known.newest.is_ok());
+        in_force.filter_map(|known| Some((known.revision, Arc::clone(known.rollout.as_ref()?)))).collect()
+    }
+
     /// The documents that are not in force. Complete after [`table`](Feed::table).
     pub fn refusals(&self) -> Vec<Refusal> {
         let refusal = |(name, known): (&String, &Known)| {
@@ -144,7 +158,7 @@ impl Feed {
     }
 }
 
-fn check(key: &str, document: &[u8]) -> Result<Route, Faults> {
+fn check(key: &str, document: &[u8]) -> Result<(Route, RouteDocument), Faults> {
     let document = RouteDocument::from_json(document)?;
     if document.name != key {
         return Err(Faults(vec![format!(
@@ -152,7 +166,7 @@ fn check(key: &str, document: &[u8]) -> Result<Route, Faults> {
             document.name
         )]));
     }
-    document.check(None)
+    Ok((document.check(None)?, document))
 }
 
 #[cfg(test)]

@@ -43,7 +43,7 @@ pub struct InForce {
 }
 
 /// What was taken in of the bucket last.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Reading {
     /// Routes in force.
     pub serving: usize,
@@ -51,13 +51,15 @@ pub struct Reading {
     pub refusals: Vec<Refusal>,
     /// The newest revision of the bucket.
     pub revision: u64,
+    /// The documents in force that have a rollout, each with its revision.
+    pub rollouts: Vec<(u64, Arc<RouteDocument>)>,
 }
 
 impl InForce {
     /// Routes that are known from the start, and stay.
     pub fn fixed(table: RouteTable) -> InForce {
         let in_force = InForce::unknown();
-        in_force.publish(table, 0, Vec::new());
+        in_force.publish(table, Reading::default());
         in_force
     }
 
@@ -67,9 +69,9 @@ impl InForce {
         InForce { table, known, reading, revisions: watch::Sender::new(0) }
     }
 
-    fn publish(&self, table: RouteTable, revision: u64, refusals: Vec<Refusal>) {
-        let serving = table.routes().len();
-        self.reading.store(Arc::new(Reading { serving, refusals, revision }));
+    fn publish(&self, table: RouteTable, reading: Reading) {
+        let revision = reading.revision;
+        self.reading.store(Arc::new(Reading { serving: table.routes().len(), ..reading }));
         self.table.store(Arc::new(table));
         self.known.store(true, Ordering::Release);
         self.revisions.send_replace(revision);
@@ -140,7 +142,8 @@ fn publish(feed: &mut Feed, in_force: &InForce) {
         revision = feed.revision(),
         "routes in force"
     );
-    in_force.publish(table, feed.revision(), refusals);
+    let (revision, rollouts) = (feed.revision(), feed.rollouts());
+    in_force.publish(table, Reading { refusals, revision, rollouts, ..Reading::default() });
 }
 
 /// Fills a bucket that is empty. Of several gateways that do so at once, each document is written by one.

@@ -1,0 +1,252 @@
+//! What a rollout does next: pure. Its state is in the route's document; what can be seen and how long it has been so
+//! are arguments; what is to be done comes out. Whoever drives does it and asks again.
+
+use std::time::Duration;
+
+use natsway_routes::document::RouteDocument;
+use natsway_routes::rollout::{Phase, Rollout, Strategy};
+
+use super::analysis::{Verdict, Window, control, judge};
+
+/// A sender that has not been heard of for so long is silent: three reports.
+const SILENT: Duration = Duration::from_secs(3);
+
+/// How long a drain waits for silent senders. They may be gone; if one is only frozen, what it still sends when it wakes
+/// is answered `moved` by the others, so that nothing is lost.
+const SILENCE_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long the new version may take to answer the check.
+const CHECK_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long workers may take to leave: beyond their own drain limit.
+const STOP_LIMIT: Duration = Duration::from_secs(60);
+
+/// In so many looks on end the new version must be slower. A pause of one machine makes a cluster of slow requests that
+/// is no evidence against a version, and it passes.
+const SLOW_LOOKS: u32 = 3;
+
+/// What the driver sees.
+#[derive(Debug, Default)]
+pub struct Seen<'s> {
+    /// How long it has seen the rollout in this phase and step.
+    pub in_phase: Duration,
+    /// What both versions did meanwhile.
+    pub window: Window,
+    /// Looks on end, this one included, in which the new version was slower.
+    pub slow_looks: u32,
+    /// How the last check ended, if one has.
+    pub check: Option<&'s Result<String, String>>,
+    /// Everybody who sends requests.
+    pub senders: &'s [Sender],
+    /// Workers of the old version that are there, if they were counted.
+    pub workers: Option<usize>,
+}
+
+/// Somebody who sends requests, as far as it is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sender {
+    /// What people call it.
+    pub name: String,
+    /// The routes by which all of it goes.
+    pub revision: u64,
+    /// Since when nothing was heard of it.
+    pub silent: Duration,
+    /// Its tries with the version that is being left.
+    pub in_flight: i64,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// See whether the new version answers.
+    Check,
+    /// Ask all senders where they are.
+    AskSenders,
+    /// Ask the workers of the old version to leave, and count those that are there.
+    AskToLeave,
+    /// Write the document over the revision that it was decided on.
+    Write(Box<RouteDocument>),
+}
+
+/// Judges a canary's window; `None` in other phases.
+pub fn verdict(rollout: &Rollout, window: &Window) -> Option<Verdict> {
+    let before = rollout.control.as_ref().filter(|_| rollout.percent() == 100);
+    (rollout.phase == Phase::Canary).then(|| judge(window, before, &rollout.criteria))
+}
+
+/// What to do about a document that is at `revision`.
+pub fn next(document: &RouteDocument, revision: u64, seen: &Seen<'_>, now_unix_ms: u64) -> Option<Action> {
+    let rollout = document.rollout.as_ref()?;
+    let step = Step { document, rollout, now_unix_ms };
+    match rollout.phase {
+        Phase::Checking => step.checking(seen),
+        Phase::Canary => step.canary(seen),
+        Phase::Draining | Phase::Reverting => step.draining(revision, seen),
+        Phase::Stopping => step.stopping(seen),
+        Phase::Promoted | Phase::RolledBack | Phase::Refused => None,
+    }
+}
+
+/// Takes a rollout back, for whatever reason.
+pub fn revert(document: &RouteDocument, reason: String, window: &Window, now_unix_ms: u64) -> RouteDocument {
+    rewritten(document, now_unix_ms, |rollout| {
+        expose(rollout, window);
+        rollout.phase = Phase::Reverting;
+        rollout.reason = Some(reason.clone());
+        format!("back to {}: {reason}", rollout.from)
+    })
+}
+
+/// Gives all traffic to the new version.
+pub fn switch(document: &RouteDocument, why: &str, window: &Window, now_unix_ms: u64) -> RouteDocument {
+    rewritten(document, now_unix_ms, |rollout| {
+        expose(rollout, window);
+        rollout.phase = Phase::Draining;
+        format!("all traffic to {}: {why}", rollout.to)
+    })
+}
+
+/// The document with its rollout changed and its weights as that has them.
+fn rewritten(
+    document: &RouteDocument,
+    now_unix_ms: u64,
+    change: impl FnOnce(&mut Rollout) -> String,
+) -> RouteDocument {
+    let mut next = document.clone();
+    let Some(rollout) = &mut next.rollout else { return next };
+    let what = change(rollout);
+    rollout.note(now_unix_ms, what);
+    let (from, to) = (rollout.from.clone(), rollout.to.clone());
+    let percent = rollout.percent();
+    // Without a step forward there is nothing to change: a check that fails leaves the weights alone.
+    if !matches!(rollout.phase, Phase::Checking | Phase::Refused) {
+        next.set_weight(&to, percent);
+        next.set_weight(&from, 100 - percent);
+    }
+    next
+}
+
+fn expose(rollout: &mut Rollout, window: &Window) {
+    let exposure = &mut rollout.exposure;
+    exposure.requests += window.old.requests() + window.new.requests();
+    exposure.new_requests += window.new.requests();
+    exposure.new_errors += window.new.errors;
+}
+
+/// One decision.
+struct Step<'d> {
+    document: &'d RouteDocument,
+    rollout: &'d Rollout,
+    now_unix_ms: u64,
+}
+
+impl Step<'_> {
+    fn write(&self, change: impl FnOnce(&mut Rollout) -> String) -> Option<Action> {
+        Some(Action::Write(Box::new(rewritten(self.document, self.now_unix_ms, change))))
+    }
+
+    fn checking(&self, seen: &Seen<'_>) -> Option<Action> {
+        match seen.check {
+            None => Some(Action::Check),
+            Some(Ok(_)) if self.rollout.paused => None,
+            Some(Ok(what)) => self.write(|rollout| match rollout.strategy {
+                Strategy::BlueGreen => {
+                    rollout.phase = Phase::Draining;
+                    format!("{what}; all traffic to {}", rollout.to)
+                }
+                Strategy::Canary => {
+                    rollout.phase = Phase::Canary;
+                    format!("{what}; {} % to {}", rollout.percent(), rollout.to)
+                }
+            }),
+            Some(Err(_)) if seen.in_phase < CHECK_LIMIT => Some(Action::Check),
+            Some(Err(reason)) => self.write(|rollout| {
+                rollout.phase = Phase::Refused;
+                rollout.reason = Some(reason.clone());
+                format!("{} does not answer: {reason}", rollout.to)
+            }),
+        }
+    }
+
+    fn canary(&self, seen: &Seen<'_>) -> Option<Action> {
+        let (hold, patience) = (self.rollout.steps[self.rollout.step].hold, self.rollout.criteria.patience);
+        let is_held = seen.in_phase >= hold;
+        let is_over = seen.in_phase >= hold + patience;
+        match verdict(self.rollout, &seen.window)? {
+            worse @ Verdict::MoreErrors(_) => self.back(worse.to_string(), seen),
+            slower @ Verdict::Slower(_) if seen.slow_looks >= SLOW_LOOKS => {
+                self.back(slower.to_string(), seen)
+            }
+            Verdict::Sound if is_held && !self.rollout.paused => Some(self.forward(seen)),
+            doubt @ (Verdict::TooFew { .. } | Verdict::Doubtful(_) | Verdict::Slower(_))
+                if is_over && !self.rollout.paused =>
+            {
+                self.back(format!("{doubt}, for {:?}", hold + patience), seen)
+            }
+            _ => None,
+        }
+    }
+
+    fn back(&self, reason: String, seen: &Seen<'_>) -> Option<Action> {
+        Some(Action::Write(Box::new(revert(self.document, reason, &seen.window, self.now_unix_ms))))
+    }
+
+    fn forward(&self, seen: &Seen<'_>) -> Action {
+        let next = self.rollout.step + 1;
+        if next == self.rollout.steps.len() {
+            let switched = switch(self.document, "every step was sound", &seen.window, self.now_unix_ms);
+            return Action::Write(Box::new(switched));
+        }
+        let stepped = rewritten(self.document, self.now_unix_ms, |rollout| {
+            expose(rollout, &seen.window);
+            rollout.control = Some(control(&seen.window.old));
+            rollout.step = next;
+            format!("{} % to {}", rollout.percent(), rollout.to)
+        });
+        Action::Write(Box::new(stepped))
+    }
+
+    /// Waits until everybody goes by the new weights and nothing is out to the version that is being left.
+    fn draining(&self, revision: u64, seen: &Seen<'_>) -> Option<Action> {
+        let is_done = |sender: &&Sender| sender.revision >= revision && sender.in_flight <= 0;
+        let mut undone = seen.senders.iter().filter(|sender| !is_done(sender));
+        let waits = undone.clone().any(|sender| sender.silent < SILENT);
+        if seen.senders.is_empty() || waits || (undone.next().is_some() && seen.in_phase < SILENCE_LIMIT) {
+            return Some(Action::AskSenders);
+        }
+        let behind: Vec<String> = seen.senders.iter().filter(|sender| !is_done(sender)).map(behind).collect();
+        self.write(|rollout| {
+            rollout.behind = behind;
+            let left = rollout.retired().unwrap_or_default().to_owned();
+            rollout.phase = match rollout.phase {
+                Phase::Reverting => Phase::RolledBack,
+                _ if rollout.stop_old => Phase::Stopping,
+                _ => Phase::Promoted,
+            };
+            match rollout.behind.len() {
+                0 => format!("nothing is in flight to {left} any more: it may be stopped"),
+                count => format!(
+                    "nothing is in flight to {left} any more, but {count} silent may wake: see behind"
+                ),
+            }
+        })
+    }
+
+    fn stopping(&self, seen: &Seen<'_>) -> Option<Action> {
+        match seen.workers {
+            Some(0) => self.write(|rollout| {
+                rollout.phase = Phase::Promoted;
+                format!("the workers of {} have left", rollout.from)
+            }),
+            Some(count) if seen.in_phase >= STOP_LIMIT => self.write(|rollout| {
+                rollout.phase = Phase::Promoted;
+                format!("{count} workers of {} were asked to leave and did not", rollout.from)
+            }),
+            _ => Some(Action::AskToLeave),
+        }
+    }
+}
+
+fn behind(sender: &Sender) -> String {
+    format!("{}, silent for {} s, at revision {}", sender.name, sender.silent.as_secs(), sender.revision)
+}
