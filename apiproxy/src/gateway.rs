@@ -24,6 +24,7 @@ use crate::descriptors::allowed_connections;
 use crate::identity::Identity;
 use crate::listener::{Accepted, Seat, accept, bind};
 use crate::metrics::CoreMetrics;
+use crate::rollout::driver::{Driver, Progresses};
 use crate::settings::Settings;
 use crate::{admin, tombstone};
 
@@ -98,16 +99,21 @@ pub async fn run(
     }
 
     let control = broker.connect("apiproxy control", INBOX_PREFIX).await.map_err(StartError::Broker)?;
-    if let Some(bucket) = bucket {
-        tokio::spawn(follow(control.clone(), bucket, in_force.clone()));
-    }
     let cores: Arc<[Arc<CoreMetrics>]> = seats.iter().map(|seat| Arc::clone(&seat.metrics)).collect();
     let identity = Identity::new(settings.listen);
+    let progresses = Progresses::default();
+    if let Some(bucket) = bucket {
+        let rollouts =
+            Driver::new(control.clone(), bucket.name.clone(), in_force.clone(), Arc::clone(&progresses));
+        tokio::spawn(follow(control.clone(), bucket, in_force.clone()));
+        tokio::spawn(rollouts.run(identity.id.clone()));
+        tokio::spawn(tombstone::of_rollouts(control.clone(), in_force.clone()));
+    }
     let finished = CancellationToken::new();
     let figures = Arc::clone(&cores);
     let reporting = tokio::spawn(report::keep(
         control.clone(),
-        move || identity.report(&figures),
+        move || identity.report(&figures, &progresses),
         finished.clone().cancelled_owned(),
     ));
     tokio::spawn(tombstone::keep(control));

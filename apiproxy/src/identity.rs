@@ -1,12 +1,13 @@
 //! Who this gateway is, and what it tells others of itself.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use natsway_routes::report::{Report, Role};
 
 use crate::metrics::{self, CoreMetrics};
+use crate::rollout::driver::Progresses;
 
 /// A gateway from its start to its end.
 #[derive(Clone, Debug)]
@@ -27,7 +28,7 @@ impl Identity {
     }
 
     /// What it has counted, and the newest routes by which all of its cores go.
-    pub fn report(&self, cores: &[Arc<CoreMetrics>]) -> Report {
+    pub fn report(&self, cores: &[Arc<CoreMetrics>], progresses: &Progresses) -> Report {
         // Before the figures: a try by older routes began before its core took the newer ones, so it is in them.
         let revision = cores.iter().map(|core| core.routes_revision()).min().unwrap_or(0);
         Report {
@@ -36,7 +37,9 @@ impl Identity {
             host: self.host.clone(),
             age_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             revision,
+            whole: true,
             versions: metrics::versions(cores),
+            rollouts: progresses.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             ..Report::default()
         }
     }

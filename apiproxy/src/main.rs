@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
-use natsway_apiproxy::cli::{Cli, Command, RunArgs};
+use natsway_apiproxy::cli::{self, Cli, Command, RunArgs};
 use natsway_apiproxy::config::{RouteFile, read_routes};
 use natsway_apiproxy::gateway::{self, Routes};
 use natsway_apiproxy::settings::Settings;
@@ -19,10 +19,15 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const MISTAKE: u8 = 2;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let done = match cli.command {
+    let arguments = Cli::parse();
+    let done = match arguments.command {
         Some(Command::Routes(routes)) => one_thread().and_then(|runtime| runtime.block_on(routes.run())),
-        None => match prepare(cli.run) {
+        Some(Command::Rollout(rollout)) => one_thread().and_then(|runtime| runtime.block_on(rollout.run())),
+        Some(Command::Completions { shell }) => {
+            cli::print_completions(shell);
+            Ok(ExitCode::SUCCESS)
+        }
+        None => match prepare(arguments.run) {
             Ok(Some(start)) => serve(start),
             Ok(None) => Ok(ExitCode::SUCCESS),
             Err(mistake) => return fail(&mistake, ExitCode::from(MISTAKE)),

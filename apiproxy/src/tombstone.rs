@@ -4,8 +4,10 @@
 //! told (`no responders` was decided elsewhere). So a worker that leaves and finds no other member asks the gateways
 //! to join its queue group first. What reaches a gateway there is answered `moved`: it never ran, and whoever sent it
 //! tries again. A tombstone goes when a member is back, or after an hour.
+//!
+//! A rollout that leaves a version has every gateway stand in for it without being asked, members or not.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::future::ready;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -13,9 +15,12 @@ use std::time::Duration;
 use async_nats::{Client, Message, Subject};
 use bytes::Bytes;
 use futures_util::StreamExt;
+use natsway_routes::document::RouteDocument;
+use natsway_routes::watch::InForce;
 use natsway_wire::control::{presence_subject, tombstone_prefix};
 use natsway_wire::envelope::{NotRun, Signal, encode_signal};
 use natsway_wire::{QueueGroup, Subject as ServiceSubject};
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{debug, info, warn};
 
 /// How long a tombstone stands when no member comes back: longer than any sender takes to hear of a new route.
@@ -31,7 +36,10 @@ const ECHO_TIMEOUT: Duration = Duration::from_secs(2);
 const MOST_TOMBSTONES: usize = 1_024;
 
 /// What this gateway stands in for.
-type Standing = Arc<Mutex<HashSet<(ServiceSubject, QueueGroup)>>>;
+type Standing = Arc<Mutex<HashSet<Place>>>;
+
+/// A subject and the queue group of its workers.
+type Place = (ServiceSubject, QueueGroup);
 
 /// Takes requests for tombstones for as long as the client lives.
 pub async fn keep(client: Client) {
@@ -65,8 +73,72 @@ pub async fn keep(client: Client) {
     }
 }
 
+/// Stands in for the versions that rollouts have left, from the moment that their route says so: what a gateway still
+/// sends there that was frozen or cut off meanwhile is answered `moved`, whether or not workers are left.
+pub async fn of_rollouts(client: Client, in_force: InForce) {
+    let mut revisions = in_force.revisions.subscribe();
+    let mut standing = HashMap::<Place, DropGuard>::new();
+    loop {
+        revisions.borrow_and_update();
+        let retired: HashSet<Place> =
+            in_force.reading.load().rollouts.iter().filter_map(|(_, document)| retired(document)).collect();
+        standing.retain(|place, _| retired.contains(place));
+        for place in retired {
+            if standing.len() < MOST_TOMBSTONES && !standing.contains_key(&place) {
+                let until = CancellationToken::new();
+                tokio::spawn(stand_for_retired(client.clone(), place.clone(), until.clone()));
+                standing.insert(place, until.drop_guard());
+            }
+        }
+        if revisions.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// What a route's rollout has left, unless a rule still sends requests there.
+fn retired(document: &RouteDocument) -> Option<Place> {
+    let rollout = document.rollout.as_ref()?;
+    let version = rollout.retired().filter(|version| !document.has_rule_for(version))?;
+    let ended_unix_ms = rollout.history.last().map_or(0, |note| note.unix_ms);
+    let age = Duration::from_millis(crate::rollout::unix_ms().saturating_sub(ended_unix_ms));
+    // A gateway that starts long after has nothing to stand in for.
+    if !rollout.phase.is_active() && age > LIFETIME {
+        return None;
+    }
+    let route = document.check(None).ok()?;
+    let target = route.split.targets().iter().find(|target| target.version == version)?;
+    // Rollouts are not the only ones who set weights.
+    (target.weight == 0).then(|| (target.subject.clone(), target.queue_group.clone()))
+}
+
+async fn stand_for_retired(client: Client, (service, queue_group): Place, until: CancellationToken) {
+    let joined = client.queue_subscribe(service.to_string(), queue_group.to_string()).await;
+    let mut requests = match joined {
+        Ok(requests) => requests,
+        Err(error) => return warn!(%service, %error, "cannot stand in for a version that was left"),
+    };
+    debug!(%service, "standing in for a version that was left");
+    let expired = tokio::time::sleep(LIFETIME);
+    tokio::pin!(expired);
+    loop {
+        tokio::select! {
+            request = requests.next() => match request {
+                Some(request) => moved(&client, request).await,
+                None => return,
+            },
+            () = until.cancelled() => break,
+            () = &mut expired => break,
+        }
+    }
+    if let Some(mut echo) = Echo::new(&client).await {
+        leave(&client, requests, &mut echo).await;
+    }
+    debug!(%service, "not standing in any more");
+}
+
 /// The subject and queue group that a worker names: the subject behind the prefix, the group in the payload.
-fn parse(message: &Message) -> Option<(ServiceSubject, QueueGroup)> {
+fn parse(message: &Message) -> Option<Place> {
     let service = message.subject.strip_prefix(&tombstone_prefix())?.strip_prefix('.')?;
     let queue_group = std::str::from_utf8(&message.payload).ok()?;
     Some((service.parse().ok()?, queue_group.parse().ok()?))

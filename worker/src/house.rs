@@ -9,7 +9,8 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::SelectAll;
 use natsway_wire::control::{self, WorkerCommand};
-use tracing::debug;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
 
 use crate::OnCancel;
 use crate::discovery::{Instance, Question};
@@ -22,6 +23,8 @@ pub(crate) struct House<F> {
     pub(crate) leaving: Rc<Cell<bool>>,
     /// Whether this reader answers for the whole process.
     pub(crate) speaks: bool,
+    /// Has the whole process leave.
+    pub(crate) leave: CancellationToken,
 }
 
 impl<F: Start> House<F> {
@@ -32,6 +35,7 @@ impl<F: Start> House<F> {
         subjects.extend(config.subjects.iter().map(control::presence_subject));
         if self.speaks {
             subjects.extend(self.instance.question_subjects());
+            subjects.extend(config.subjects.iter().map(control::drain_subject));
         }
         let mut messages = SelectAll::new();
         for subject in subjects {
@@ -71,7 +75,27 @@ impl<F: Start> House<F> {
                 }
             };
         }
+        if self.is_drain(&message.subject) {
+            return self.drain(&message.subject).then(id);
+        }
         // What is left is the question who is there; those who leave keep silent.
         (!self.leaving.get()).then(id)
+    }
+
+    fn is_drain(&self, subject: &str) -> bool {
+        self.instance.config.subjects.iter().any(|service| control::drain_subject(service) == subject)
+    }
+
+    /// Leaves, as asked, unless there are other subjects to serve; says whether it does.
+    fn drain(&self, subject: &str) -> bool {
+        if self.instance.config.subjects.len() > 1 {
+            warn!(subject, "asked to leave, and staying: this worker serves other subjects too");
+            return false;
+        }
+        if !self.leave.is_cancelled() {
+            info!(instance = %self.instance.id(), "asked to leave");
+            self.leave.cancel();
+        }
+        true
     }
 }

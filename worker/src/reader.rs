@@ -42,6 +42,8 @@ pub(crate) struct Reader<F> {
     intake: Rc<Intake<F>>,
     dialer: Dialer,
     leaving: Rc<Cell<bool>>,
+    /// Has all readers leave.
+    leave_all: CancellationToken,
     /// Sessions that are being left for newer ones; each ends by itself.
     retiring: Vec<JoinHandle<()>>,
 }
@@ -70,7 +72,12 @@ enum Next {
 }
 
 impl<F: Start> Reader<F> {
-    pub(crate) fn new(instance: Arc<Instance>, index: usize, intake: Intake<F>) -> Reader<F> {
+    pub(crate) fn new(
+        instance: Arc<Instance>,
+        index: usize,
+        intake: Intake<F>,
+        leave_all: CancellationToken,
+    ) -> Reader<F> {
         let dial = Dial {
             name: format!("worker {} {}.{index}", instance.config.name, instance.id()),
             inbox_prefix: INBOX_PREFIX.to_owned(),
@@ -84,6 +91,7 @@ impl<F: Start> Reader<F> {
             intake: Rc::new(intake),
             dialer,
             leaving: Rc::default(),
+            leave_all,
             retiring: Vec::new(),
         }
     }
@@ -180,6 +188,7 @@ impl<F: Start> Reader<F> {
             intake: Rc::clone(&self.intake),
             leaving: Rc::clone(&self.leaving),
             speaks: self.index == 0,
+            leave: self.leave_all.clone(),
         };
         let opened = async {
             // The house first: the link returns when the broker has seen all of it.

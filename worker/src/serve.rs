@@ -23,7 +23,8 @@ use crate::outbox::Outbox;
 use crate::reader::Reader;
 use crate::{Body, BoxError, Error, Options, Summary};
 
-/// Serves requests by `service` until `shutdown` completes, and then until what is in hand is finished.
+/// Serves requests by `service` until `shutdown` completes, and then until what is in hand is finished. A rollout that asks
+/// the workers of its subject to leave (`apiproxy rollout start ... --stop-old`) ends it in the same way.
 ///
 /// Requests are read on a thread of their own; each runs as a task on the runtime that this is called on, a clone of
 /// the service each. So a handler may block or compute for a while, as far as that runtime allows, and neither stalls
@@ -141,9 +142,10 @@ where
     let mut ends = Vec::with_capacity(readers);
     for (index, (desk, load)) in desks.into_iter().enumerate() {
         let (instance, starter, leave) = (Arc::clone(&instance), starter.clone(), leave.clone());
+        let leave_all = leave.clone();
         ends.push(spawn_reader(index, leave, move || {
             let intake = Intake::new(desk, load, instance.id(), limits.accepted_after, starter());
-            Reader::new(instance, index, intake)
+            Reader::new(instance, index, intake, leave_all)
         })?);
     }
     let ends = join_all(ends);

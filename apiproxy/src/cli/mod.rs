@@ -1,7 +1,10 @@
 //! The command line, and how it becomes settings.
 
+mod bucket;
 mod columns;
+pub mod rollout;
 pub mod routes;
+mod status;
 
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
@@ -46,6 +49,19 @@ pub struct Cli {
 pub enum Command {
     /// Look at the routes in the broker and change them; every gateway follows at once
     Routes(routes::RoutesArgs),
+    /// Change the version that serves: all at once or bit by bit, and back by itself when the new one is worse
+    Rollout(rollout::RolloutArgs),
+    /// Print a script that completes this command line in a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Prints the script that completes the command line.
+pub fn print_completions(shell: clap_complete::Shell) {
+    use clap::CommandFactory;
+    clap_complete::generate(shell, &mut Cli::command(), "apiproxy", &mut std::io::stdout());
 }
 
 /// Arguments of a gateway.
@@ -111,6 +127,7 @@ const EXAMPLES: &str = "Examples:
   apiproxy --routes routes.toml --check
   apiproxy routes ls
   apiproxy routes test GET http://shop.example/cart
+  apiproxy rollout start demo --to green --follow
   NATS_URL=nats://broker:4222 apiproxy --routes routes.toml --listen 0.0.0.0:8080
 
 A route file:

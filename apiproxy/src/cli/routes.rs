@@ -1,28 +1,21 @@
 //! `apiproxy routes ...`: looks at the routes bucket and changes it.
 
 use std::io::Read;
-use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
-use natsway_boot::BrokerArgs;
 use natsway_routes::document::RouteDocument;
 use natsway_routes::feed::{Change, Feed, Refusal};
-use natsway_routes::store::{BUCKET, RouteStore, StoreError, StoreErrorKind, Stored};
+use natsway_routes::store::{RouteStore, Stored};
 use natsway_routes::table::{Lookup, Route};
 use serde_json::json;
 
+use super::bucket::{BucketArgs, CONFLICT, NOT_FOUND, is_conflict, no_such_route};
 use super::columns::columns;
 use crate::config::read_routes;
-use crate::core::INBOX_PREFIX;
-
-/// Somebody else wrote in between.
-const CONFLICT: u8 = 3;
-/// There is no such route, or none that answers.
-const NOT_FOUND: u8 = 4;
 
 /// Arguments of `apiproxy routes`.
 #[derive(Args)]
@@ -33,20 +26,8 @@ pub struct RoutesArgs {
     #[command(subcommand)]
     action: Action,
 
-    /// Bucket that holds the routes
-    #[arg(long, env = "NATSWAY_ROUTES_BUCKET", value_name = "NAME", default_value = BUCKET, global = true)]
-    routes_bucket: String,
-
-    /// Copies of the bucket in a cluster, when it has to be made
-    #[arg(long, env = "NATSWAY_ROUTES_REPLICAS", value_name = "COUNT", default_value = "1", global = true)]
-    routes_replicas: NonZeroUsize,
-
-    /// Print JSON
-    #[arg(long, global = true)]
-    json: bool,
-
     #[command(flatten)]
-    broker: BrokerArgs,
+    bucket: BucketArgs,
 }
 
 #[derive(Subcommand)]
@@ -102,31 +83,16 @@ impl RoutesArgs {
     /// # Errors
     /// Anything but a conflict or a missing route, which have exit codes of their own.
     pub async fn run(self) -> anyhow::Result<ExitCode> {
-        let broker = self.broker.clone().into_broker()?;
-        let mut dialer = natsway_boot::Dialer::new(
-            broker,
-            natsway_boot::Dial {
-                name: "apiproxy routes".to_owned(),
-                inbox_prefix: INBOX_PREFIX.to_owned(),
-                subscription_messages: 4_096,
-                publish_messages: 256,
-            },
-        );
-        let session = dialer.dial_once(None).await?;
-        let store = RouteStore::open_or_create(
-            session.client().clone(),
-            &self.routes_bucket,
-            self.routes_replicas.get(),
-        )
-        .await?;
+        let (_session, store) = self.bucket.open("apiproxy routes").await?;
+        let json = self.bucket.json;
         let done = match &self.action {
-            Action::Ls => list(&store, self.json).await,
-            Action::Get { name } => get(&store, name, self.json).await,
-            Action::Put { file, revision } => put(&store, file, *revision, self.json).await,
+            Action::Ls => list(&store, json).await,
+            Action::Get { name } => get(&store, name, json).await,
+            Action::Put { file, revision } => put(&store, file, *revision, json).await,
             Action::Rm { name, revision } => remove(&store, name, *revision).await,
             Action::Import { file, prune } => import(&store, file, *prune).await,
             Action::Export => export(&store).await,
-            Action::Test { method, url, headers } => test(&store, method, url, headers, self.json).await,
+            Action::Test { method, url, headers } => test(&store, method, url, headers, json).await,
         };
         match done {
             Err(error) if is_conflict(&error) => {
@@ -136,10 +102,6 @@ impl RoutesArgs {
             done => done,
         }
     }
-}
-
-fn is_conflict(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<StoreError>().is_some_and(|error| error.kind() == StoreErrorKind::Conflict)
 }
 
 /// The documents as every gateway takes them in.
@@ -158,7 +120,7 @@ async fn list(store: &RouteStore, json: bool) -> anyhow::Result<ExitCode> {
     let refusals = feed.refusals();
     let mut rows = Vec::new();
     let mut values = Vec::new();
-    for Stored { name, revision, .. } in &documents {
+    for Stored { name, revision, bytes } in &documents {
         let route = table.routes().iter().find(|route| route.name == *name);
         let fault =
             refusals.iter().find(|refusal| refusal.name == *name).map(|refusal| refusal.reason.clone());
@@ -177,7 +139,10 @@ async fn list(store: &RouteStore, json: bool) -> anyhow::Result<ExitCode> {
             }
             None => ("-".to_owned(), "-".to_owned(), "-".to_owned()),
         };
-        let state = fault.map_or("ok".to_owned(), |fault| format!("refused: {}", fault.replace('\n', "; ")));
+        let state = match fault {
+            Some(fault) => format!("refused: {}", fault.replace('\n', "; ")),
+            None => rollout_state(bytes).unwrap_or("ok".to_owned()),
+        };
         rows.push([name.clone(), revision.to_string(), host, path, versions, state]);
     }
     if json {
@@ -186,6 +151,13 @@ async fn list(store: &RouteStore, json: bool) -> anyhow::Result<ExitCode> {
         print!("{}", columns(["ROUTE", "REVISION", "HOST", "PATH", "VERSIONS", "STATE"], &rows));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What a route's rollout is doing, while it is under way.
+fn rollout_state(document: &[u8]) -> Option<String> {
+    let rollout =
+        RouteDocument::from_json(document).ok()?.rollout.filter(|rollout| rollout.phase.is_active())?;
+    Some(format!("{} to {}, {} %", rollout.phase.as_str(), rollout.to, rollout.percent()))
 }
 
 fn weights(route: &Route) -> serde_json::Map<String, serde_json::Value> {
@@ -211,11 +183,6 @@ async fn get(store: &RouteStore, name: &str, json: bool) -> anyhow::Result<ExitC
     Ok(ExitCode::SUCCESS)
 }
 
-fn no_such_route(name: &str) -> ExitCode {
-    eprintln!("apiproxy: there is no route {name:?}; `apiproxy routes ls` lists them");
-    ExitCode::from(NOT_FOUND)
-}
-
 fn read(file: &Path) -> anyhow::Result<String> {
     if file == Path::new("-") {
         let mut text = String::new();
@@ -226,8 +193,9 @@ fn read(file: &Path) -> anyhow::Result<String> {
 }
 
 async fn put(store: &RouteStore, file: &Path, revision: Option<u64>, json: bool) -> anyhow::Result<ExitCode> {
-    let document = RouteDocument::from_json(read(file)?.as_bytes())?;
+    let mut document = RouteDocument::from_json(read(file)?.as_bytes())?;
     let stored = store.list().await?;
+    keep_rollout(&mut document, &stored)?;
     check_together(&stored, std::slice::from_ref(&document))?;
     let current = stored.iter().find(|stored| stored.name == document.name).map(|stored| stored.revision);
     let over = match revision {
@@ -241,6 +209,26 @@ async fn put(store: &RouteStore, file: &Path, revision: Option<u64>, json: bool)
         false => println!("{} is at revision {revision}", document.name),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Keeps the stored document's rollout, which is not the operator's to write, and its weights while one is under way.
+fn keep_rollout(document: &mut RouteDocument, stored: &[Stored]) -> anyhow::Result<()> {
+    let stored = stored.iter().find(|stored| stored.name == document.name);
+    let stored = stored.and_then(|stored| RouteDocument::from_json(&stored.bytes).ok());
+    let rollout = stored.as_ref().and_then(|stored| stored.rollout.clone());
+    let is_active = rollout.as_ref().is_some_and(|rollout| rollout.phase.is_active());
+    if is_active && stored.is_some_and(|stored| !stored.weights().eq(document.weights())) {
+        let name = &document.name;
+        bail!(
+            "nothing was written: a rollout of {name:?} sets its weights; `apiproxy rollout abort {name}` ends it"
+        );
+    }
+    // Versions may go once it is over, and its story with them.
+    document.rollout = rollout.filter(|rollout| {
+        let is_version = |name: &str| document.weights().any(|(version, _)| version == name);
+        is_active || rollout.faults(is_version).is_empty()
+    });
+    Ok(())
 }
 
 /// Checks documents as they would be in force beside the stored ones, so that nothing is written that is refused.
@@ -272,9 +260,12 @@ async fn remove(store: &RouteStore, name: &str, revision: Option<u64>) -> anyhow
 }
 
 async fn import(store: &RouteStore, file: &Path, prune: bool) -> anyhow::Result<ExitCode> {
-    let documents =
+    let mut documents =
         read_routes(&read(file)?).with_context(|| format!("{} is refused", file.display()))?.documents;
     let mut stored = store.list().await?;
+    for document in &mut documents {
+        keep_rollout(document, &stored)?;
+    }
     let (kept, gone): (Vec<Stored>, Vec<Stored>) =
         stored.drain(..).partition(|stored| documents.iter().any(|document| document.name == stored.name));
     let beside = if prune { kept.clone() } else { [kept.as_slice(), gone.as_slice()].concat() };
@@ -299,8 +290,9 @@ async fn import(store: &RouteStore, file: &Path, prune: bool) -> anyhow::Result<
 async fn export(store: &RouteStore) -> anyhow::Result<ExitCode> {
     let mut documents = Vec::new();
     for Stored { name, bytes, .. } in store.list().await? {
-        let document =
+        let mut document =
             RouteDocument::from_json(&bytes).with_context(|| format!("route {name:?} cannot be exported"))?;
+        document.rollout = None;
         documents.push(document);
     }
     print!("{}", toml::to_string(&std::collections::BTreeMap::from([("route", documents)]))?);

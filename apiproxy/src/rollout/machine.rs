@@ -214,7 +214,12 @@ impl Step<'_> {
         if seen.senders.is_empty() || waits || (undone.next().is_some() && seen.in_phase < SILENCE_LIMIT) {
             return Some(Action::AskSenders);
         }
-        let behind: Vec<String> = seen.senders.iter().filter(|sender| !is_done(sender)).map(behind).collect();
+        let behind: Vec<String> = seen
+            .senders
+            .iter()
+            .filter(|sender| !is_done(sender))
+            .filter_map(|of| behind(of, revision))
+            .collect();
         self.write(|rollout| {
             rollout.behind = behind;
             let left = rollout.retired().unwrap_or_default().to_owned();
@@ -247,6 +252,14 @@ impl Step<'_> {
     }
 }
 
-fn behind(sender: &Sender) -> String {
-    format!("{}, silent for {} s, at revision {}", sender.name, sender.silent.as_secs(), sender.revision)
+/// What to tell of a sender that is silent or goes by older routes than those of `revision`, or has tries out by them.
+pub fn behind(sender: &Sender, revision: u64) -> Option<String> {
+    let Sender { name, revision: its, silent, in_flight } = sender;
+    if *silent >= SILENT {
+        let seconds = silent.as_secs();
+        return Some(format!(
+            "{name}: not heard of for {seconds} s, then at revision {its} with {in_flight} in flight"
+        ));
+    }
+    (*its < revision).then(|| format!("{name}: at revision {its} of {revision}"))
 }

@@ -17,4 +17,5 @@ mod limits;
 mod live;
 mod native;
 mod retries;
+mod rollout;
 mod tombstone;

@@ -44,8 +44,13 @@ pub struct Report {
     pub leaving: bool,
     /// More messages of the same report follow.
     pub more: bool,
+    /// Every version that it has tried is among the figures, not only those that changed.
+    pub whole: bool,
     /// Its figures of each version since its start.
     pub versions: Vec<VersionFigures>,
+    /// How far the rollouts are, as a gateway sees it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rollouts: Vec<Progress>,
 }
 
 /// What sends requests.
@@ -74,6 +79,26 @@ pub struct VersionFigures {
     pub figures: Figures,
 }
 
+/// A rollout's phase and step as a gateway has seen it since it began.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Progress {
+    /// The route.
+    pub route: String,
+    /// Whether this gateway drives it.
+    pub driving: bool,
+    /// For how long it has seen this step.
+    pub in_phase_ms: u64,
+    /// What the old version did meanwhile, at all senders.
+    pub old: Figures,
+    /// What the new one did.
+    pub new: Figures,
+    /// What that says, at a canary's step.
+    pub verdict: Option<String>,
+    /// Senders that do not go by the newest weights yet, or are not heard of, a sentence each.
+    pub behind: Vec<String>,
+}
+
 impl Report {
     /// Reads a message; `None` when it is no report.
     pub fn read(message: &[u8]) -> Option<Report> {
@@ -87,14 +112,21 @@ impl Report {
             if self.versions.is_empty() { vec![&[]] } else { parts.collect() };
         let last = parts.len() - 1;
         let message = |(place, versions): (usize, &&[VersionFigures])| {
-            let part = Report { more: place < last, versions: versions.to_vec(), ..self.header() };
+            let rollouts = if place == 0 { self.rollouts.clone() } else { Vec::new() };
+            let part = Report { more: place < last, versions: versions.to_vec(), rollouts, ..self.header() };
             serde_json::to_vec(&part).expect("a report is plain values").into()
         };
         parts.iter().enumerate().map(message).collect()
     }
 
     fn header(&self) -> Report {
-        Report { id: self.id.clone(), host: self.host.clone(), versions: Vec::new(), ..*self }
+        Report {
+            id: self.id.clone(),
+            host: self.host.clone(),
+            versions: Vec::new(),
+            rollouts: Vec::new(),
+            ..*self
+        }
     }
 
     /// The same without the versions whose figures are those of `told`; what it has goes there.
@@ -124,11 +156,12 @@ pub async fn keep(client: Client, mut report: impl FnMut() -> Report, leave: imp
     loop {
         tokio::select! {
             _ = pace.tick() => {
-                if round.is_multiple_of(WHOLE_EVERY) {
+                let whole = round.is_multiple_of(WHOLE_EVERY);
+                if whole {
                     told.clear();
                 }
                 round = round.wrapping_add(1);
-                let news = report().news(&mut told);
+                let news = Report { whole, ..report().news(&mut told) };
                 let subject = control::figures_subject(&news.id);
                 publish(&client, subject.into(), &news).await;
             }

@@ -61,10 +61,13 @@ impl Worker {
     /// Tells the worker to leave, and gives a future of what it has done.
     pub(crate) fn leave(self) -> impl Future<Output = Summary> {
         self.stop.cancel();
-        async {
-            let limit = Duration::from_secs(60);
-            let ended = tokio::time::timeout(limit, self.serving).await.expect("the worker leaves");
-            ended.unwrap().unwrap()
-        }
+        self.ends()
+    }
+
+    /// Waits until the worker leaves, and gives what it has done.
+    pub(crate) async fn ends(self) -> Summary {
+        let limit = Duration::from_secs(60);
+        let ended = tokio::time::timeout(limit, self.serving).await.expect("the worker leaves");
+        ended.unwrap().unwrap()
     }
 }

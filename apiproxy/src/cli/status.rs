@@ -1,0 +1,200 @@
+//! How far a rollout is, for people and for scripts.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use async_nats::Client;
+use futures_util::StreamExt;
+use natsway_routes::document::RouteDocument;
+use natsway_routes::figures::Figures;
+use natsway_routes::report::{Progress, Report, Role};
+use natsway_routes::rollout::Rollout;
+use natsway_wire::control;
+use serde_json::{Value, json};
+
+use super::columns::columns;
+
+/// How long senders may take to tell their figures.
+const REPORT_LIMIT: Duration = Duration::from_millis(400);
+
+/// The reports of everybody who sends requests and answers in time.
+pub(super) async fn ask(client: &Client) -> anyhow::Result<Vec<Report>> {
+    let inbox = client.new_inbox();
+    let mut answers = client.subscribe(inbox.clone()).await?;
+    client.publish_with_reply(control::report_subject(), inbox, "".into()).await?;
+    let mut reports: Vec<Report> = Vec::new();
+    let until = tokio::time::Instant::now() + REPORT_LIMIT;
+    while let Ok(Some(answer)) = tokio::time::timeout_at(until, answers.next()).await {
+        if answer.status == Some(async_nats::StatusCode::NO_RESPONDERS) {
+            break;
+        }
+        let Some(part) = Report::read(&answer.payload) else { continue };
+        match reports.iter_mut().find(|report| report.id == part.id) {
+            Some(report) => report.versions.extend(part.versions),
+            None => reports.push(part),
+        }
+    }
+    reports.sort_by(|one, other| one.host.cmp(&other.host));
+    Ok(reports)
+}
+
+/// What a route's rollout is doing, with the step where it has steps.
+pub(super) fn phase(rollout: &Rollout) -> String {
+    let mut text = rollout.phase.as_str().to_owned();
+    if !rollout.steps.is_empty() && rollout.phase.is_active() {
+        write!(text, ", step {} of {}", rollout.step + 1, rollout.steps.len()).expect("a string takes all");
+    }
+    if rollout.paused {
+        text.push_str(", paused");
+    }
+    text
+}
+
+/// A time of day in UTC.
+pub(super) fn time_of_day(unix_ms: u64) -> String {
+    let seconds = unix_ms / 1_000 % 86_400;
+    format!("{:02}:{:02}:{:02}", seconds / 3_600, seconds / 60 % 60, seconds % 60)
+}
+
+/// Everything about it as a document.
+pub(super) fn json(document: &RouteDocument, revision: u64, reports: &[Report]) -> Value {
+    let versions = |(version, weight): (&str, u32)| {
+        let figures = sum(document, version, reports);
+        let mut value = figures_json(&figures);
+        value["version"] = json!(version);
+        value["weight"] = json!(weight);
+        value["in_flight"] = json!(figures.in_flight);
+        value
+    };
+    let senders = |report: &Report| {
+        json!({
+            "id": report.id, "host": report.host, "role": report.role, "revision": report.revision,
+            "behind": report.revision < revision,
+        })
+    };
+    let step = progress(document, reports).map(|progress| {
+        json!({
+            "driven": progress.driving, "seconds": progress.in_phase_ms / 1_000, "verdict": progress.verdict,
+            "old": figures_json(&progress.old), "new": figures_json(&progress.new),
+            "behind": progress.behind,
+        })
+    });
+    json!({
+        "route": document.name, "revision": revision, "rollout": document.rollout, "step": step,
+        "versions": document.weights().map(versions).collect::<Vec<_>>(),
+        "senders": reports.iter().map(senders).collect::<Vec<_>>(),
+    })
+}
+
+fn figures_json(figures: &Figures) -> Value {
+    let quantile = |quantile| figures.latency.quantile(quantile);
+    json!({
+        "requests": figures.requests(), "errors": figures.errors,
+        "p50_us": quantile(0.5), "p95_us": quantile(0.95), "p99_us": quantile(0.99),
+    })
+}
+
+/// The same for people.
+pub(super) fn text(document: &RouteDocument, revision: u64, reports: &[Report]) -> String {
+    let mut text = format!("route     {} at revision {revision}\n", document.name);
+    match &document.rollout {
+        None => text.push_str("rollout   none\n"),
+        Some(rollout) => text.push_str(&rollout_text(document, rollout, reports)),
+    }
+    text.push_str("\nsince the senders started:\n");
+    let rows: Vec<_> = document
+        .weights()
+        .map(|(version, weight)| row(version, &format!("{weight}"), &sum(document, version, reports)))
+        .collect();
+    text.push_str(&columns(
+        ["VERSION", "WEIGHT", "REQUESTS", "ERRORS", "IN FLIGHT", "P50", "P95", "P99"],
+        &rows,
+    ));
+    text.push('\n');
+    let rows: Vec<_> = reports.iter().map(|report| sender_row(report, revision)).collect();
+    text.push_str(&columns(["SENDER", "ROLE", "REVISION", "STATE"], &rows));
+    text
+}
+
+fn rollout_text(document: &RouteDocument, rollout: &Rollout, reports: &[Report]) -> String {
+    let mut lines = vec![
+        format!("rollout   {} -> {}, {} % to {}", rollout.from, rollout.to, rollout.percent(), rollout.to),
+        format!("phase     {}", phase(rollout)),
+    ];
+    lines.extend(rollout.reason.iter().map(|reason| format!("reason    {reason}")));
+    let exposure = rollout.exposure;
+    if exposure.requests > 0 {
+        let share = 100.0 * exposure.new_requests as f64 / exposure.requests as f64;
+        let (new, errors) = (exposure.new_requests, exposure.new_errors);
+        lines.push(format!(
+            "exposed   {new} requests ({share:.2} %) went to {}, {errors} of them failed",
+            rollout.to
+        ));
+    }
+    lines.extend(rollout.behind.iter().map(|behind| format!("behind    {behind}")));
+    match progress(document, reports) {
+        Some(progress) => {
+            lines.extend(progress.behind.iter().map(|behind| format!("behind    {behind}")));
+            lines.extend(progress.verdict.iter().map(|verdict| format!("verdict   {verdict}")));
+            let seconds = progress.in_phase_ms / 1_000;
+            lines.push(String::new());
+            lines.push(format!("in this phase and step, {seconds} s:"));
+            let rows = [row(&rollout.from, "old", &progress.old), row(&rollout.to, "new", &progress.new)];
+            let titles = ["VERSION", "SIDE", "REQUESTS", "ERRORS", "IN FLIGHT", "P50", "P95", "P99"];
+            lines.push(columns(titles, &rows).trim_end().to_owned());
+        }
+        None if rollout.phase.is_active() => lines.push("driven    by nobody: no gateway answers".to_owned()),
+        None => {}
+    }
+    lines.push(String::new());
+    lines.extend(rollout.history.iter().map(|note| format!("{}  {}", time_of_day(note.unix_ms), note.what)));
+    lines.join("\n") + "\n"
+}
+
+/// What the gateway that drives has seen, or any other.
+fn progress<'r>(document: &RouteDocument, reports: &'r [Report]) -> Option<&'r Progress> {
+    let all = || reports.iter().flat_map(|report| &report.rollouts).filter(|of| of.route == document.name);
+    all().find(|progress| progress.driving).or_else(|| all().next())
+}
+
+fn sum(document: &RouteDocument, version: &str, reports: &[Report]) -> Figures {
+    let mut sum = Figures::default();
+    for of in reports.iter().flat_map(|report| &report.versions) {
+        if of.route == document.name && of.version == version {
+            sum += &of.figures;
+        }
+    }
+    sum
+}
+
+fn row(version: &str, label: &str, figures: &Figures) -> [String; 8] {
+    let quantile = |quantile| match figures.latency.quantile(quantile) {
+        Some(us) => format!("{:.1} ms", us as f64 / 1_000.0),
+        None => "-".to_owned(),
+    };
+    [
+        version.to_owned(),
+        label.to_owned(),
+        figures.requests().to_string(),
+        figures.errors.to_string(),
+        figures.in_flight.to_string(),
+        quantile(0.5),
+        quantile(0.95),
+        quantile(0.99),
+    ]
+}
+
+fn sender_row(report: &Report, revision: u64) -> [String; 4] {
+    let role = match report.role {
+        Role::Gateway => "gateway",
+        Role::Caller => "caller",
+        Role::Other => "other",
+    };
+    let drives = report.rollouts.iter().any(|progress| progress.driving);
+    let state = match (report.revision < revision, drives) {
+        (true, _) => "behind",
+        (false, true) => "current, drives",
+        (false, false) => "current",
+    };
+    [report.host.clone(), role.to_owned(), report.revision.to_string(), state.to_owned()]
+}

@@ -1,0 +1,150 @@
+//! Asking workers: are they there, do they answer, would they leave.
+
+use std::time::{Duration, Instant};
+
+use async_nats::{Client, HeaderMap, Message, StatusCode as NatsStatus};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use http::StatusCode;
+use natsway_boot::Clock;
+use natsway_routes::table::{Codec, Target};
+use natsway_wire::envelope::{Reply, RequestEncoder, Signal, decode_reply};
+use natsway_wire::native::{self, DEADLINE, METHOD, NativeReply, PATH};
+use natsway_wire::{Limits, control};
+use serde::Deserialize;
+
+/// How long services may take to say that they are there.
+const PRESENCE_LIMIT: Duration = Duration::from_millis(500);
+
+/// How long the smoke request may take.
+const SMOKE_LIMIT: Duration = Duration::from_secs(3);
+
+/// The question of ADR-32 that is answered with subjects; a PING says no more than names.
+const INFO: &str = "$SRV.INFO";
+
+/// Whether a version answers: somebody announces its subject, and the smoke request, if there is one, is answered with a
+/// status below 500. Gives a sentence about it either way.
+///
+/// # Errors
+/// It does not, and why.
+pub async fn answers(
+    client: &Client,
+    target: &Target,
+    codec: Codec,
+    smoke: Option<&str>,
+) -> Result<String, String> {
+    let announced = members(client, target, Some(1)).await?;
+    // Any NATS client can be a native backend, and not each announces itself.
+    if announced == 0 && codec == Codec::Http {
+        return Err(format!("no worker announces {} (ADR-32, {INFO})", target.subject));
+    }
+    let Some(path) = smoke else { return Ok(format!("a worker announces {}", target.subject)) };
+    let answer = tokio::time::timeout(SMOKE_LIMIT, request(client, target, codec, path)).await;
+    let status = answer.map_err(|_| format!("no answer to GET {path} within {SMOKE_LIMIT:?}"))??;
+    match status.is_server_error() {
+        true => Err(format!("GET {path} is answered with {status}")),
+        false => Ok(format!("{} answers GET {path} with {}", target.subject, status.as_u16())),
+    }
+}
+
+/// Asks the workers of a version to leave; gives how many are still there.
+///
+/// # Errors
+/// The broker does not take the question.
+pub async fn ask_to_leave(client: &Client, target: &Target) -> Result<usize, String> {
+    let asked = client.publish(control::drain_subject(&target.subject), Bytes::new()).await;
+    asked.map_err(|error| error.to_string())?;
+    members(client, target, None).await
+}
+
+/// The members of a target's queue group that announce themselves; `enough` of them need not be waited for.
+async fn members(client: &Client, target: &Target, enough: Option<usize>) -> Result<usize, String> {
+    #[derive(Deserialize)]
+    struct Info {
+        endpoints: Vec<Endpoint>,
+    }
+    #[derive(Deserialize)]
+    struct Endpoint {
+        subject: String,
+    }
+    let serves = |message: &Message| {
+        let info = serde_json::from_slice::<Info>(&message.payload);
+        info.is_ok_and(|info| {
+            info.endpoints.iter().any(|endpoint| endpoint.subject == target.subject.as_str())
+        })
+    };
+    let inbox = client.new_inbox();
+    let mut answers = client.subscribe(inbox.clone()).await.map_err(|error| error.to_string())?;
+    let asked = client.publish_with_reply(INFO, inbox, Bytes::new()).await;
+    asked.map_err(|error| error.to_string())?;
+    let mut count = 0;
+    let until = tokio::time::Instant::now() + PRESENCE_LIMIT;
+    while let Ok(Some(answer)) = tokio::time::timeout_at(until, answers.next()).await {
+        if answer.status == Some(NatsStatus::NO_RESPONDERS) {
+            break;
+        }
+        count += usize::from(serves(&answer));
+        if enough.is_some_and(|enough| count >= enough) {
+            break;
+        }
+    }
+    Ok(count)
+}
+
+/// One GET, sent as the gateway sends them.
+async fn request(client: &Client, target: &Target, codec: Codec, path: &str) -> Result<StatusCode, String> {
+    let deadline_ms = SMOKE_LIMIT.as_millis() as u32;
+    let inbox = client.new_inbox();
+    let mut answers = client.subscribe(inbox.clone()).await.map_err(|error| error.to_string())?;
+    let subject = target.subject.to_string();
+    let published = match codec {
+        Codec::Http => {
+            let sent_ms = Clock::start().unix_ms_at(Instant::now());
+            let mut encoder = RequestEncoder::new(deadline_ms, sent_ms, "GET", path, 256)
+                .map_err(|error| error.to_string())?;
+            encoder.header("user-agent", b"natsway-rollout").map_err(|error| error.to_string())?;
+            client.publish_with_reply(subject, inbox, encoder.finish(&[])).await
+        }
+        Codec::Native => {
+            let mut headers = HeaderMap::new();
+            headers.insert(METHOD, "GET");
+            headers.insert(PATH, path);
+            headers.insert(DEADLINE, deadline_ms.to_string().as_str());
+            client.publish_with_reply_and_headers(subject, inbox, headers, Bytes::new()).await
+        }
+    };
+    published.map_err(|error| error.to_string())?;
+    while let Some(answer) = answers.next().await {
+        if answer.status == Some(NatsStatus::NO_RESPONDERS) {
+            return Err(format!("nobody listens at {}", target.subject));
+        }
+        match read(codec, &answer)? {
+            Some(status) => return Ok(status),
+            None => continue,
+        }
+    }
+    Err("the connection to the broker was lost".to_owned())
+}
+
+/// The status of an answer; `None` when the answer is still to come.
+fn read(codec: Codec, answer: &Message) -> Result<Option<StatusCode>, String> {
+    if codec == Codec::Native {
+        let fields = answer.headers.iter().flat_map(HeaderMap::iter);
+        let pairs = fields.flat_map(|(name, values)| {
+            let name: &str = name.as_ref();
+            values.iter().map(move |value| (name, value.as_str()))
+        });
+        let reply = native::decode_reply(pairs, answer.payload.clone()).map_err(|error| error.to_string())?;
+        return Ok(Some(match reply {
+            NativeReply::Response(response) => response.status,
+            NativeReply::ServiceError { status, .. } => status,
+        }));
+    }
+    match decode_reply(&answer.payload, Limits::DEFAULT).map_err(|error| error.to_string())? {
+        Reply::Response(response) => Ok(Some(response.status)),
+        Reply::Signal(Signal::Accepted { .. }) => Ok(None),
+        Reply::Signal(Signal::NotRun(reason)) => {
+            Err(format!("the worker did not run it: {}", reason.as_str()))
+        }
+    }
+}

@@ -1,0 +1,316 @@
+//! Drives the rollouts: watches what all senders report, asks [`machine`] what to do, and does it.
+//!
+//! Every gateway watches, so that each knows the figures since a step began when the one that drives is gone. Only the
+//! one with the lease acts.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use async_nats::{Client, Subscriber};
+use futures_util::StreamExt;
+use natsway_routes::document::RouteDocument;
+use natsway_routes::report::{Progress, Report};
+use natsway_routes::rollout::{Phase, Rollout};
+use natsway_routes::store::{RouteStore, StoreErrorKind};
+use natsway_routes::table::Route;
+use natsway_routes::watch::InForce;
+use natsway_wire::control;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
+use tracing::{debug, info, warn};
+
+use super::analysis::Verdict;
+use super::fleet::{Baseline, Fleet};
+use super::machine::{Action, Seen, behind, next, verdict};
+use super::{check, lease, unix_ms};
+
+/// How often it looks.
+const PACE: Duration = Duration::from_millis(100);
+
+/// Looks between two verdicts on latency: one second, as often as there are new figures.
+const LOOKS_PER_VERDICT: u32 = 10;
+
+/// After a pause of this length nothing that was seen before is trusted: others have gone on meanwhile.
+const STALL: Duration = Duration::from_secs(2);
+
+/// How far the rollouts are, for this gateway's reports.
+pub type Progresses = Arc<Mutex<Vec<Progress>>>;
+
+/// What a driver works with.
+pub struct Driver {
+    client: Client,
+    bucket: String,
+    in_force: InForce,
+    progresses: Progresses,
+    fleet: Fleet,
+    watched: BTreeMap<String, Watched>,
+    jobs: JoinSet<(String, Key, Done)>,
+    inbox: String,
+    wanted: watch::Sender<bool>,
+    last_look: Instant,
+}
+
+/// A phase and step of a rollout: what is seen of it counts from its beginning.
+type Key = (String, Phase, usize, bool);
+
+/// One rollout, as it was seen since its phase and step began.
+struct Watched {
+    key: Key,
+    since: Instant,
+    baseline: Baseline,
+    looks: u32,
+    slow_looks: u32,
+    check: Option<Result<String, String>>,
+    workers: Option<usize>,
+    /// Something is being done about it.
+    is_busy: bool,
+    /// The revision that was written over: the document is about to change.
+    written_over: Option<u64>,
+}
+
+/// What came of an action.
+enum Done {
+    Asked,
+    Checked(Result<String, String>),
+    Counted(Result<usize, String>),
+    Wrote(u64, Result<(), StoreErrorKind>),
+}
+
+impl Driver {
+    /// A driver of the rollouts in the routes of `bucket`.
+    pub fn new(client: Client, bucket: String, in_force: InForce, progresses: Progresses) -> Driver {
+        let inbox = client.new_inbox();
+        Driver {
+            client,
+            bucket,
+            in_force,
+            progresses,
+            fleet: Fleet::default(),
+            watched: BTreeMap::new(),
+            jobs: JoinSet::new(),
+            inbox,
+            wanted: watch::Sender::new(false),
+            last_look: Instant::now(),
+        }
+    }
+
+    /// Watches and drives for ever, as the gateway `id`.
+    pub async fn run(mut self, id: String) {
+        let subscribed = async {
+            let reports = self.client.subscribe(control::figures_subject("*")).await?;
+            Ok::<_, async_nats::SubscribeError>((reports, self.client.subscribe(self.inbox.clone()).await?))
+        };
+        let (mut reports, mut answers): (Subscriber, Subscriber) = match subscribed.await {
+            Ok(subscribed) => subscribed,
+            Err(error) => return warn!(%error, "rollouts are not driven from here"),
+        };
+        let (held, holds) = (watch::Sender::new(false), self.wanted.subscribe());
+        let has_lease = held.subscribe();
+        tokio::spawn(lease::keep(self.client.clone(), id, holds, held));
+        self.ask_senders().await;
+        let mut pace = tokio::time::interval(PACE);
+        pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                Some(message) = reports.next() => self.hear(&message.payload).await,
+                Some(message) = answers.next() => self.hear(&message.payload).await,
+                Some(Ok((route, key, done))) = self.jobs.join_next() => self.done(&route, &key, done),
+                _ = pace.tick() => {
+                    let drives = *has_lease.borrow();
+                    self.look(drives).await;
+                }
+            }
+        }
+    }
+
+    async fn hear(&mut self, message: &[u8]) {
+        let Some(report) = Report::read(message) else { return };
+        if !self.fleet.hear(report, Instant::now()) {
+            self.ask_senders().await;
+        }
+    }
+
+    async fn ask_senders(&self) {
+        let asked = self.client.publish_with_reply(control::report_subject(), self.inbox.clone(), "".into());
+        if let Err(error) = asked.await {
+            debug!(%error, "senders not asked");
+        }
+    }
+
+    fn done(&mut self, route: &str, key: &Key, done: Done) {
+        let Some(watched) = self.watched.get_mut(route).filter(|watched| watched.key == *key) else { return };
+        watched.is_busy = false;
+        match done {
+            Done::Checked(outcome) => watched.check = Some(outcome),
+            Done::Counted(Ok(workers)) => watched.workers = Some(workers),
+            Done::Counted(Err(error)) => debug!(route, error, "workers not asked to leave"),
+            Done::Wrote(revision, Ok(()) | Err(StoreErrorKind::Conflict)) => {
+                watched.written_over = Some(revision)
+            }
+            Done::Asked | Done::Wrote(..) => {}
+        }
+    }
+
+    /// Sees how far every rollout is, and does what is next if this gateway `drives`.
+    async fn look(&mut self, drives: bool) {
+        let now = Instant::now();
+        if now.duration_since(self.last_look) > STALL {
+            self.watched.clear();
+        }
+        self.last_look = now;
+        self.fleet.forget(now);
+        let reading = self.in_force.reading.load_full();
+        let active: HashMap<&str, _> = reading
+            .rollouts
+            .iter()
+            .filter_map(|(revision, document)| {
+                let rollout = document.rollout.as_ref().filter(|rollout| rollout.phase.is_active())?;
+                Some((document.name.as_str(), (*revision, document, rollout)))
+            })
+            .collect();
+        self.watched.retain(|route, _| active.contains_key(route.as_str()));
+        self.wanted
+            .send_if_modified(|wanted| std::mem::replace(wanted, !active.is_empty()) == active.is_empty());
+        let mut progresses = Vec::new();
+        let mut asks = false;
+        for (route, (revision, document, rollout)) in active {
+            let (progress, action) = self.decide(route, revision, document, rollout, now);
+            progresses.push(Progress { driving: drives, ..progress });
+            match action {
+                Some(Action::AskSenders) if drives => asks = true,
+                Some(action) if drives => self.act(revision, document, action),
+                _ => {}
+            }
+        }
+        *self.progresses.lock().unwrap_or_else(PoisonError::into_inner) = progresses;
+        if asks {
+            self.ask_senders().await;
+        }
+    }
+
+    fn decide(
+        &mut self,
+        route: &str,
+        revision: u64,
+        document: &RouteDocument,
+        rollout: &Rollout,
+        now: Instant,
+    ) -> (Progress, Option<Action>) {
+        let key = (rollout.id.clone(), rollout.phase, rollout.step, rollout.paused);
+        let Rollout { from, to, .. } = rollout;
+        let fleet = &self.fleet;
+        let begin = || Watched {
+            key: key.clone(),
+            since: now,
+            baseline: fleet.baseline(route, from, to, now),
+            looks: 0,
+            slow_looks: 0,
+            check: None,
+            workers: None,
+            is_busy: false,
+            written_over: None,
+        };
+        let watched = self.watched.entry(route.to_owned()).or_insert_with(begin);
+        if watched.key != key {
+            *watched = begin();
+        }
+        let window = fleet.window(route, from, to, &watched.baseline);
+        let verdict = verdict(rollout, &window);
+        watched.looks += 1;
+        if watched.looks.is_multiple_of(LOOKS_PER_VERDICT) {
+            let is_slower = matches!(verdict, Some(Verdict::Slower(_)));
+            watched.slow_looks = if is_slower { watched.slow_looks + 1 } else { 0 };
+        }
+        let in_phase = now.duration_since(watched.since);
+        let senders = fleet.senders(route, rollout.retired().unwrap_or_default(), now);
+        let progress = Progress {
+            route: route.to_owned(),
+            driving: false,
+            in_phase_ms: u64::try_from(in_phase.as_millis()).unwrap_or(u64::MAX),
+            old: window.old.clone(),
+            new: window.new.clone(),
+            verdict: verdict.as_ref().map(ToString::to_string),
+            behind: senders.iter().filter_map(|sender| behind(sender, revision)).collect(),
+        };
+        let seen = Seen {
+            in_phase,
+            window,
+            slow_looks: watched.slow_looks,
+            check: watched.check.as_ref(),
+            senders: &senders,
+            workers: watched.workers,
+        };
+        // What was written is on its way back; until then the document is one of the past.
+        let is_settled = !watched.is_busy && watched.written_over != Some(revision);
+        let action = if is_settled { next(document, revision, &seen, unix_ms()) } else { None };
+        (progress, action)
+    }
+
+    /// Starts what is to be done about a document; [`Done`] tells what came of it.
+    fn act(&mut self, revision: u64, document: &RouteDocument, action: Action) {
+        let Some(watched) = self.watched.get_mut(&document.name) else { return };
+        let Some(rollout) = document.rollout.clone() else { return };
+        let Ok(checked) = document.check(None) else { return };
+        watched.is_busy = true;
+        let (route, key) = (document.name.clone(), watched.key.clone());
+        let (client, bucket) = (self.client.clone(), self.bucket.clone());
+        self.jobs.spawn(async move {
+            let done = match action {
+                // Asked for all rollouts together.
+                Action::AskSenders => return (route, key, Done::Asked),
+                Action::Check => Done::Checked(ask_new(&client, &checked, &rollout).await),
+                Action::AskToLeave => Done::Counted(ask_old(&client, &checked, &rollout).await),
+                Action::Write(document) => {
+                    Done::Wrote(revision, write(client, &bucket, &document, revision).await)
+                }
+            };
+            (route, key, done)
+        });
+    }
+}
+
+fn target<'r>(route: &'r Route, version: &str) -> Result<&'r natsway_routes::table::Target, String> {
+    let found = route.split.targets().iter().find(|target| target.version == version);
+    found.ok_or_else(|| format!("{version} is no version of {}", route.name))
+}
+
+/// The pause makes one check a second of one that fails at once.
+async fn ask_new(client: &Client, route: &Route, rollout: &Rollout) -> Result<String, String> {
+    let answered =
+        check::answers(client, target(route, &rollout.to)?, route.codec, rollout.smoke.as_deref()).await;
+    if answered.is_err() {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    answered
+}
+
+async fn ask_old(client: &Client, route: &Route, rollout: &Rollout) -> Result<usize, String> {
+    check::ask_to_leave(client, target(route, &rollout.from)?).await
+}
+
+async fn write(
+    client: Client,
+    bucket: &str,
+    document: &RouteDocument,
+    revision: u64,
+) -> Result<(), StoreErrorKind> {
+    let written = async { RouteStore::open(client, bucket).await?.put(document, Some(revision)).await };
+    match written.await {
+        Ok(revision) => {
+            let what = document.rollout.as_ref().and_then(|rollout| rollout.history.last());
+            let what = what.map_or("", |note| note.what.as_str());
+            info!(route = document.name, revision, "rollout: {what}");
+            Ok(())
+        }
+        Err(error) if error.kind() == StoreErrorKind::Conflict => {
+            debug!(route = document.name, revision, "another wrote first");
+            Err(error.kind())
+        }
+        Err(error) => {
+            warn!(route = document.name, %error, "rollout's step not written, trying again");
+            Err(error.kind())
+        }
+    }
+}
