@@ -10,7 +10,7 @@ import re
 import socket
 from dataclasses import dataclass
 from typing import Dict, List, Optional, Sequence, Tuple
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from tooling import ToolError, Version, parse_version, show_version
 
@@ -168,9 +168,36 @@ def check_ports(config: Config) -> None:
         raise Mistakes("\n".join(mistakes))
 
 
-def without_secrets(url: str) -> str:
-    """The URL as it may be printed."""
-    return re.sub(r"[^/@,]*@", "***@", url)
+def without_secrets(urls: str) -> str:
+    """The addresses as they may be printed: everything between `://`, or the beginning, and the last `@` of each is
+    secret. An address begins behind a comma where a scheme follows, for a password may hold commas."""
+    addresses = re.split(r",(?=\s*[A-Za-z0-9]+://)", urls)
+    return ",".join(re.sub(r"(?s)^(.*?://|).*@", r"\1***@", address) for address in addresses)
+
+
+def broker_addresses(urls: str) -> List[SplitResult]:
+    """The addresses in a list with commas between. Raises ToolError, without what a parser made of a password."""
+    parts = [urlsplit_or_none(one.strip()) for one in urls.split(",") if one.strip()]
+    found = [part for part in parts if part is not None]
+    if not found or len(found) < len(parts):
+        raise ToolError(
+            f"NATS_URL={without_secrets(urls)}: expected nats://host:port or tls://host:port, several with commas "
+            "between; what is neither letter nor digit in a user name or password must be percent-encoded"
+        )
+    return found
+
+
+def urlsplit_or_none(url: str) -> Optional[SplitResult]:
+    """The parts of an address that has a host and, if any, a port."""
+    try:
+        parts = urlsplit(url if "://" in url else f"nats://{url}")
+        # Asked for here, because a port that is none is told only then.
+        sound = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return None
+    # An `@` behind the host belongs to a password with a `/` in it, whose beginning was taken for the host.
+    cut_short = "@" in url and "@" not in parts.netloc
+    return parts if sound and not cut_short else None
 
 
 def parse_info(line: str) -> Dict[str, object]:
@@ -193,14 +220,14 @@ def dial_broker(host: str, port: int) -> Dict[str, object]:
 def check_broker(url: str, oldest: Version) -> None:
     """Raises ToolError unless a new enough broker answers at one of the URLs (commas between)."""
     reasons = []
-    for one in url.split(","):
-        parts = urlsplit(one if "://" in one else f"nats://{one}")
+    for parts in broker_addresses(url):
         if parts.scheme not in ("nats", "tls"):
             # Reached in other ways, which only the programs themselves can try.
             return
-        shown = without_secrets(one)
+        host, port = parts.hostname or "", parts.port or 4222
+        shown = f"{parts.scheme}://{host}:{port}"
         try:
-            info = dial_broker(parts.hostname or "", parts.port or 4222)
+            info = dial_broker(host, port)
         except (OSError, ValueError) as error:
             reasons.append(f"NATS_URL={shown}: no broker answers there ({error})")
             continue

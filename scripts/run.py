@@ -103,11 +103,11 @@ class Demo:
         if broker is not None:
             self.start_broker(broker)
         env = self.child_environment()
-        gateway = [str(binaries / "apiproxy"), "--nats-url", self.nats_url, "--routes", str(ROUTES)]
+        gateway = [str(binaries / "apiproxy"), "--routes", str(ROUTES)]
         gateway += ["--listen", str(self.config.listen), "--admin-listen", str(self.config.admin)]
         self.gateways.append(self.supervisor.start("gateway", gateway, env))
         for number in range(1, self.config.workers + 1):
-            worker = [str(binaries / "worker"), "--nats-url", self.nats_url, "--subject", SUBJECT]
+            worker = [str(binaries / "worker"), "--subject", SUBJECT]
             self.workers.append(self.supervisor.start(f"worker-{number}", worker, env))
         self.await_ready("the gateway", self.gateway_problem)
         seen: Set[object] = set()
@@ -133,9 +133,13 @@ class Demo:
         self.await_ready("the broker", lambda: self.broker_problem(name))
 
     def child_environment(self) -> Dict[str, str]:
-        """The settings that the user exported reach the programs, but for those of another broker than ours."""
+        """The settings that the user exported reach the programs, but for those of another broker than ours.
+
+        The broker's address goes this way too, for it may hold a password, and everybody can read command lines.
+        """
         own_broker = self.config.nats_url is None
-        return {key: value for key, value in os.environ.items() if not (own_broker and key.startswith("NATS_"))}
+        kept = {key: value for key, value in os.environ.items() if not (own_broker and key.startswith("NATS_"))}
+        return {**kept, "NATS_URL": self.nats_url}
 
     def await_ready(self, who: str, problem: Callable[[], Optional[str]]) -> None:
         """Looks until there is no problem any more."""

@@ -111,7 +111,31 @@ class Ports(unittest.TestCase):
 class Brokers(unittest.TestCase):
     def test_passwords_are_not_printed(self):
         self.assertEqual(without_secrets("nats://me:pw@a:1,tls://token@b"), "nats://***@a:1,tls://***@b")
-        self.assertEqual(without_secrets("nats://a:1"), "nats://a:1")
+        for urls, shown in (
+            ("nats://a:1", "nats://a:1"),
+            ("nats://a:1,b:2", "nats://a:1,b:2"),
+            ("me:pw@a:1", "***@a:1"),
+            ("nats://me:p/w@a:1", "nats://***@a:1"),
+            ("nats://me:p,w@a:1, nats://b:2", "nats://***@a:1, nats://b:2"),
+            ("nats://me:p@w@a:1", "nats://***@a:1"),
+            ("nats://me:a://b@c", "nats://***@c"),
+            ("nats://a:1,me:pw@b:2", "nats://***@b:2"),
+        ):
+            with self.subTest(urls):
+                self.assertEqual(without_secrets(urls), shown)
+
+    def test_no_piece_of_a_password_is_in_a_complaint(self):
+        for urls in ("nats://me:first/second@a:1", "nats://me:12/second@a:1", "nats://me:first,second@a:1",
+                     "nats://me:first second@a:1:2", "nats://first:second@a:99999", "nats://me:first@[a:1"):
+            with self.subTest(urls), self.assertRaises(ToolError) as caught:
+                check_broker(urls, (2, 11, 0))
+            self.assertIn("must be percent-encoded", str(caught.exception))
+            self.assertNotRegex(str(caught.exception), "first|second|12")
+
+    def test_an_address_needs_a_host(self):
+        for urls in ("", ",", "nats://", "nats://me:pw@", "nats://:4222"):
+            with self.subTest(urls), self.assertRaises(ToolError):
+                check_broker(urls, (2, 11, 0))
 
     def test_only_a_nats_server_says_info(self):
         self.assertEqual(parse_info('INFO {"version":"2.15.1"} \r\n')["version"], "2.15.1")

@@ -58,11 +58,11 @@ def environment(**changes):
 class Run:
     """One `make run`, with its output collected."""
 
-    def __init__(self, *arguments):
-        self.ports = free_ports(4)
+    def __init__(self, *arguments, ports=4, **changes):
+        self.ports = free_ports(ports)
         self.process = subprocess.Popen(
             [sys.executable, str(ROOT / "scripts" / "run.py"), "--profile", "dev", *at(self.ports), *arguments],
-            env=environment(),
+            env=environment(**changes),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -103,8 +103,8 @@ class Run:
 
 
 class Runs(unittest.TestCase):
-    def run_demo(self, *arguments):
-        run = Run(*arguments)
+    def run_demo(self, *arguments, **changes):
+        run = Run(*arguments, **changes)
         self.addCleanup(run.end)
         return run
 
@@ -175,6 +175,25 @@ class Runs(unittest.TestCase):
         first.process.terminate()
         self.assertEqual(first.wait(), 0, first.output())
         self.assert_nothing_left(first)
+
+
+    @unittest.skipUnless(Path("/proc/self/cmdline").exists(), "command lines are read from /proc")
+    def test_a_brokers_password_is_on_no_command_line_and_in_no_output(self):
+        first = self.run_demo()
+        first.await_line("Ctrl-C stops everything")
+        # A broker without users takes any.
+        url = f"nats://somebody:s3cr%2Ft@127.0.0.1:{first.ports[2]}"
+        second = self.run_demo(ports=2, NATS_URL=url)
+        second.await_line("Ctrl-C stops everything")
+        for name, pid in second.pids().items():
+            line = Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8")
+            self.assertNotIn("s3cr", line, name)
+            self.assertIn(url, Path(f"/proc/{pid}/environ").read_text(encoding="utf-8"), name)
+        self.assertIn(f"nats://***@127.0.0.1:{first.ports[2]}", second.output())
+        for run in (second, first):
+            run.process.terminate()
+            self.assertEqual(run.wait(), 0, run.output())
+            self.assertNotIn("s3cr", run.output())
 
 
 class Refusals(unittest.TestCase):
