@@ -13,7 +13,7 @@ pub enum Error {
     #[error(transparent)]
     Broker(#[from] DialError),
     /// The system gave no thread or no runtime for a reader.
-    #[error("starting a reader thread: {0}")]
+    #[error("starting a reader thread")]
     Thread(#[source] std::io::Error),
     /// A reader panicked: a defect of this crate, or of a service's `Clone` or constructor.
     #[error("a reader thread panicked: the service's clone or constructor, or a defect of natsway-worker")]

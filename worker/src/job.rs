@@ -1,17 +1,14 @@
 //! One admitted request: the service is called, its answer encoded and sent.
 
-use std::any::Any;
 use std::error::Error as StdError;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use async_nats::Subject;
 use bytes::Bytes;
-use futures_util::FutureExt;
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use natsway_wire::envelope::encode_response;
 use tower::{Service, ServiceExt};
 use tracing::{error, warn};
@@ -19,6 +16,10 @@ use tracing::{error, warn};
 use crate::body::{Body, CollectError, collect};
 use crate::figures::{Figures, Permit};
 use crate::outbox::{Outbox, SendError};
+use crate::panics::{Panic, caught};
+
+/// Names a request from the gateway on; whoever else calls may leave it out.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Any error that a service or a body may give.
 pub type BoxError = Box<dyn StdError + Send + Sync>;
@@ -79,6 +80,17 @@ pub(crate) struct Desk {
     pub(crate) max_response_bytes: usize,
 }
 
+/// What the service could not do, as its caller is to hear it.
+struct Failure {
+    status: StatusCode,
+    /// A name for machines, from a small closed set.
+    code: &'static str,
+    /// A sentence for people.
+    detail: String,
+    /// What the worker's own figures say, when that is more.
+    reason: Option<String>,
+}
+
 /// An encoded answer.
 struct Answer {
     status: StatusCode,
@@ -97,11 +109,13 @@ where
 {
     let Job { request, reply, started, deadline, permit, desk, endpoint } = job;
     let figures = &desk.figures[endpoint];
-    // The request is the service's from here on; these two are cheap to keep and name it in a log line.
+    // The request is the service's from here on; these are cheap to keep and name it in a log line or a problem.
     let (method, uri) = (request.method().clone(), request.uri().clone());
+    let request_id = request.headers().get(REQUEST_ID).cloned();
     let limit = desk.outbox.max_payload();
-    let handled = AssertUnwindSafe(answer(service, request, desk.max_response_bytes, limit)).catch_unwind();
-    let answer = handled.await.unwrap_or_else(|panic| panicked(panic.as_ref(), &method, &uri));
+    let handled = caught(answer(service, request, desk.max_response_bytes, limit)).await;
+    let answer = handled.unwrap_or_else(|panic| Err(panicked(panic, &method, &uri)));
+    let answer = answer.unwrap_or_else(|failure| failure.into_answer(request_id.as_ref()));
 
     let now = Instant::now();
     figures.ran(now.saturating_duration_since(started));
@@ -123,57 +137,75 @@ where
 }
 
 /// Calls the service and encodes what it gives, or why it gives nothing.
-async fn answer<S, B>(service: S, request: Request<Body>, body_limit: usize, message_limit: usize) -> Answer
+async fn answer<S, B>(
+    service: S,
+    request: Request<Body>,
+    body_limit: usize,
+    message_limit: usize,
+) -> Result<Answer, Failure>
 where
     S: Service<Request<Body>, Response = Response<B>>,
     S::Error: Into<BoxError>,
     B: http_body::Body,
     B::Error: Into<BoxError>,
 {
-    let response = match service.oneshot(request).await {
-        Ok(response) => response,
-        Err(failure) => return service_failed(&failure.into()),
-    };
+    let response = service.oneshot(request).await.map_err(|failure| service_failed(&failure.into()))?;
     let (head, body) = response.into_parts();
     let limit = body_limit.min(message_limit);
-    let collected = match collect(body, limit).await {
-        Ok(collected) => collected,
-        Err(CollectError::TooLarge) => return too_large(limit),
-        Err(CollectError::Body(failure)) => return service_failed(&failure.into()),
-    };
+    let collected = collect(body, limit).await.map_err(|error| match error {
+        CollectError::TooLarge => too_large(limit),
+        CollectError::Body(failure) => service_failed(&failure.into()),
+    })?;
     match encode_response(head.status, &head.headers, &collected.trailers, &collected.data) {
-        Ok(message) if message.len() <= message_limit => Answer { status: head.status, message, error: None },
-        Ok(_) => too_large(message_limit),
-        Err(error) => problem(StatusCode::BAD_GATEWAY, &format!("the response cannot be sent: {error}")),
+        Ok(message) if message.len() <= message_limit => {
+            Ok(Answer { status: head.status, message, error: None })
+        }
+        Ok(_) => Err(too_large(message_limit)),
+        Err(error) => {
+            let detail = format!("the response cannot be sent: {error}");
+            Err(Failure::new(StatusCode::BAD_GATEWAY, "response_unsendable", detail))
+        }
     }
 }
 
-fn too_large(limit: usize) -> Answer {
+fn too_large(limit: usize) -> Failure {
     let detail = format!("the response is longer than the {limit} bytes that one message may have");
-    problem(StatusCode::BAD_GATEWAY, &detail)
+    Failure::new(StatusCode::BAD_GATEWAY, "response_too_large", detail)
 }
 
-fn service_failed(failure: &BoxError) -> Answer {
+fn service_failed(failure: &BoxError) -> Failure {
     error!(error = %failure, "service failed");
-    let answer = problem(StatusCode::INTERNAL_SERVER_ERROR, "the service failed");
-    Answer { error: Some(failure.to_string()), ..answer }
+    let told = Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "service_failed", "the service failed");
+    Failure { reason: Some(failure.to_string()), ..told }
 }
 
-fn panicked(panic: &(dyn Any + Send), method: &Method, uri: &Uri) -> Answer {
-    let text = panic.downcast_ref::<&str>().copied();
-    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
-    error!(panic = text, %method, path = uri.path(), "handler panicked");
-    let answer = problem(StatusCode::INTERNAL_SERVER_ERROR, "the handler panicked");
-    Answer { error: Some(format!("panic: {text}")), ..answer }
+fn panicked(panic: Panic, method: &Method, uri: &Uri) -> Failure {
+    let Panic { text, place } = panic;
+    error!(panic = text, place, %method, path = uri.path(), "handler panicked");
+    let told = Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "handler_panicked", "the handler panicked");
+    Failure { reason: Some(format!("panic: {text}")), ..told }
 }
 
-/// An answer of our own, as RFC 9457 has it.
-fn problem(status: StatusCode, detail: &str) -> Answer {
-    let title = status.canonical_reason().unwrap_or_default();
-    let body = serde_json::json!({ "title": title, "status": status.as_u16(), "detail": detail }).to_string();
-    let mut headers = HeaderMap::with_capacity(1);
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-    let message = encode_response(status, &headers, &HeaderMap::new(), body.as_bytes())
-        .expect("one short header is within every limit");
-    Answer { status, message, error: Some(detail.to_owned()) }
+impl Failure {
+    fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Failure {
+        Failure { status, code, detail: detail.into(), reason: None }
+    }
+
+    /// The answer that says it: a document of RFC 9457, with the members that the gateway's own have.
+    fn into_answer(self, request_id: Option<&HeaderValue>) -> Answer {
+        let Failure { status, code, detail, reason } = self;
+        let body = serde_json::json!({
+            "type": "about:blank",
+            "title": status.canonical_reason().unwrap_or("Error"),
+            "status": status.as_u16(),
+            "detail": detail,
+            "code": code,
+            "request_id": request_id.and_then(|id| id.to_str().ok()),
+        });
+        let mut headers = HeaderMap::with_capacity(1);
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        let message = encode_response(status, &headers, &HeaderMap::new(), body.to_string().as_bytes())
+            .expect("one short header is within every limit");
+        Answer { status, message, error: Some(reason.unwrap_or(detail)) }
+    }
 }

@@ -13,7 +13,7 @@
 //!   stand in for the last member; `house` answers questions and takes commands; `discovery` writes ADR-32 documents.
 //! - `intake`: admits or sheds, decodes, refuses what is stale (`staleness`), starts a handler and watches those that
 //!   take long (`running`). Nothing here waits for a handler.
-//! - `job`: calls the service, catches its panic, collects the `body` within limits, encodes.
+//! - `job`: calls the service, catches its panic (`panics`), collects the `body` within limits, encodes.
 //! - `outbox`: hands the reply to the newest session.
 //!
 //! `directives` opens and drains whole subscription sets as an autoscaler says. `figures` counts all of it, `options` says how.
@@ -30,6 +30,7 @@ mod leave;
 mod link;
 mod options;
 mod outbox;
+mod panics;
 mod reader;
 mod running;
 mod serve;
@@ -42,6 +43,7 @@ pub use figures::Summary;
 pub use job::{BoxError, Deadline};
 pub use natsway_boot::{Broker, BrokerError, Credentials, DialError, DialErrorKind, Tls};
 pub use options::{OnCancel, Options};
+pub use panics::log_panics_once;
 pub use serve::{serve, serve_local};
 
 /// Completes at the first SIGTERM or SIGINT; a second one ends the process with status 130.

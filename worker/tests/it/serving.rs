@@ -14,7 +14,7 @@ use http::StatusCode;
 use http_body::Frame;
 use http_body_util::StreamBody;
 use natsway_testkit::Broker;
-use natsway_wire::envelope::NotRun;
+use natsway_wire::envelope::{NotRun, Response as Answered};
 use natsway_wire::native;
 use natsway_worker::Deadline;
 
@@ -49,8 +49,34 @@ async fn panic() -> StatusCode {
     panic!("asked to panic")
 }
 
+/// A body that breaks off.
+async fn broken() -> Response {
+    let frames = [Ok(Bytes::from_static(b"half")), Err(std::io::Error::other("the database is away"))];
+    axum::body::Body::from_stream(futures_util::stream::iter(frames)).into_response()
+}
+
+/// More fields than the envelope carries.
+async fn many() -> http::HeaderMap {
+    let field = || ("x-a".parse().unwrap(), "1".parse().unwrap());
+    let mut fields = http::HeaderMap::new();
+    for (name, value) in std::iter::repeat_with(field).take(600) {
+        fields.append::<http::HeaderName>(name, value);
+    }
+    fields
+}
+
 async fn left(Extension(deadline): Extension<Deadline>) -> String {
     deadline.remaining().as_millis().to_string()
+}
+
+/// A problem of the worker's own has the members that the gateway's have.
+fn assert_problem(response: &Answered, status: u16, code: &str, request_id: Option<&str>) {
+    assert_eq!(response.status, status);
+    assert_eq!(response.headers["content-type"], "application/problem+json");
+    let document: serde_json::Value = serde_json::from_slice(&response.body).unwrap();
+    assert_eq!((&document["status"], &document["code"]), (&status.into(), &code.into()));
+    assert_eq!(document["request_id"].as_str(), request_id, "{document}");
+    assert!(document["title"].is_string() && document["detail"].is_string(), "{document}");
 }
 
 fn router() -> Router {
@@ -59,6 +85,8 @@ fn router() -> Router {
         .route("/trailers", get(with_trailers))
         .route("/slow", get(slow))
         .route("/panic", get(panic))
+        .route("/broken", get(broken))
+        .route("/many", get(many))
         .route("/left", get(left))
         .route("/big", get(async || "x".repeat(200_000)))
 }
@@ -91,9 +119,8 @@ async fn a_panic_is_a_500_and_the_worker_goes_on() {
     let mut caller = Caller::new(broker.connect().await).await;
     for form in FORMS {
         let worker = Worker::start(&caller.client, form, options(&broker.url()), router()).await;
-        let response = caller.call(SUBJECT, Draft::get("/panic")).await;
-        assert_eq!(response.status, StatusCode::INTERNAL_SERVER_ERROR, "{form:?}");
-        assert_eq!(response.headers["content-type"], "application/problem+json");
+        let response = caller.call(SUBJECT, Draft::get("/panic").header("x-request-id", "r-7")).await;
+        assert_problem(&response, 500, "handler_panicked", Some("r-7"));
         assert_eq!(caller.call(SUBJECT, Draft::get("/left")).await.status, StatusCode::OK);
         let summary = worker.leave().await;
         assert_eq!((summary.requests, summary.errors), (2, 1));
@@ -108,12 +135,24 @@ async fn a_response_above_max_payload_is_a_502_and_disturbs_no_other() {
     let worker = Worker::start(&caller.client, Form::Spawned, options(&broker.url()), router()).await;
     caller.send(SUBJECT, Draft::get("/slow")).await;
     let response = caller.call(SUBJECT, Draft::get("/big")).await;
-    assert_eq!(response.status, StatusCode::BAD_GATEWAY);
+    assert_problem(&response, 502, "response_too_large", None);
     let detail = String::from_utf8_lossy(&response.body).into_owned();
     assert!(detail.contains("longer than the 65536 bytes"), "{detail}");
     assert_eq!(caller.response().await.body, "slow");
     worker.leave().await;
     assert!(!broker.log().contains("maximum payload"), "the broker was never sent too much");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_fails_and_a_response_that_cannot_cross_are_problems() {
+    let broker = Broker::start().await;
+    let mut caller = Caller::new(broker.connect().await).await;
+    let worker = Worker::start(&caller.client, Form::Spawned, options(&broker.url()), router()).await;
+    for (path, status, code) in [("/broken", 500, "service_failed"), ("/many", 502, "response_unsendable")] {
+        let response = caller.call(SUBJECT, Draft::get(path).header("x-request-id", path)).await;
+        assert_problem(&response, status, code, Some(path));
+    }
+    assert_eq!(worker.leave().await.errors, 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

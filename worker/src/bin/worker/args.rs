@@ -7,8 +7,8 @@ use std::time::Duration;
 use anyhow::Context;
 use axum::Router;
 use clap::{Parser, ValueEnum};
-use natsway_boot::BrokerArgs;
 use natsway_boot::logs::LogArgs;
+use natsway_boot::{BrokerArgs, duration};
 use natsway_worker::{OnCancel, Options};
 
 use crate::demo::{self, Whoami};
@@ -116,20 +116,25 @@ struct ThreadArgs {
 #[command(next_help_heading = "Limits")]
 struct LimitArgs {
     /// Requests held at once; more are left to other workers
-    #[arg(long, env = "NATSWAY_MAX_IN_FLIGHT", value_name = "COUNT", default_value_t = 1_024)]
-    max_in_flight: usize,
+    #[arg(long, env = "NATSWAY_WORKER_MAX_IN_FLIGHT", value_name = "COUNT", default_value = "1024")]
+    max_in_flight: NonZeroUsize,
 
     /// Bytes of requests held at once
-    #[arg(long, env = "NATSWAY_MAX_IN_FLIGHT_BYTES", value_name = "BYTES", default_value_t = 64 << 20)]
-    max_in_flight_bytes: usize,
+    #[arg(
+        long,
+        env = "NATSWAY_WORKER_MAX_IN_FLIGHT_BYTES",
+        value_name = "BYTES",
+        default_value = "67108864"
+    )]
+    max_in_flight_bytes: NonZeroUsize,
 
     /// Longest response body; by default what the broker takes as one message
-    #[arg(long, env = "NATSWAY_MAX_RESPONSE_BYTES", value_name = "BYTES")]
-    max_response_bytes: Option<usize>,
+    #[arg(long, env = "NATSWAY_WORKER_MAX_RESPONSE_BYTES", value_name = "BYTES")]
+    max_response_bytes: Option<NonZeroUsize>,
 
     /// How long leaving may take before handlers in flight are dropped
-    #[arg(long, env = "NATSWAY_DRAIN_LIMIT_MS", value_name = "MS", default_value_t = 8_000)]
-    drain_limit_ms: u64,
+    #[arg(long, env = "NATSWAY_WORKER_DRAIN_LIMIT", value_name = "TIME", default_value = "8s", value_parser = duration)]
+    drain_limit: Duration,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -140,15 +145,25 @@ enum Cancelled {
     Finish,
 }
 
-impl Args {
-    /// Whether handlers run on the threads that read requests.
-    pub(crate) fn per_core(&self) -> bool {
-        self.threading.per_core
-    }
+/// The forms of serving.
+#[derive(Clone, Copy)]
+pub(crate) enum Form {
+    /// Handlers run on the runtime.
+    Plain,
+    /// Handlers run on the threads that read requests.
+    PerCore,
+    /// As plain, with so many subscription sets that directives may open.
+    Scaled(NonZeroUsize),
+}
 
-    /// Subscription sets that directives may open.
-    pub(crate) fn max_sets(&self) -> NonZeroUsize {
-        self.service.max_sets
+impl Args {
+    /// How requests are served.
+    pub(crate) fn form(&self) -> Form {
+        match self.service.max_sets {
+            _ if self.threading.per_core => Form::PerCore,
+            NonZeroUsize::MIN => Form::Plain,
+            most => Form::Scaled(most),
+        }
     }
 
     /// How many threads run handlers, when the user says so.
@@ -157,11 +172,13 @@ impl Args {
     }
 
     /// Makes the worker's options and the demonstration service of the arguments.
+    ///
+    /// # Errors
+    /// What has to be changed before a start.
     pub(crate) fn into_options(self) -> anyhow::Result<(Options, Router)> {
         let ServiceArgs { subject, queue_group, name, service_version, on_cancel, run_log, .. } =
             self.service;
-        let LimitArgs { max_in_flight, max_in_flight_bytes, max_response_bytes, drain_limit_ms } =
-            self.limits;
+        let LimitArgs { max_in_flight, max_in_flight_bytes, max_response_bytes, drain_limit } = self.limits;
         let mut subjects = subject.into_iter();
         let first = subjects.next().unwrap_or_default();
         let instance = natsway_boot::random_id();
@@ -171,10 +188,10 @@ impl Args {
             .instance(instance)
             .queue_group(queue_group)
             .description("Natsway's demonstration worker")
-            .max_in_flight(max_in_flight)
-            .max_in_flight_bytes(max_in_flight_bytes)
-            .max_response_bytes(max_response_bytes.unwrap_or(usize::MAX))
-            .drain_limit(Duration::from_millis(drain_limit_ms))
+            .max_in_flight(max_in_flight.get())
+            .max_in_flight_bytes(max_in_flight_bytes.get())
+            .max_response_bytes(max_response_bytes.map_or(usize::MAX, NonZeroUsize::get))
+            .drain_limit(drain_limit)
             .on_cancel(match on_cancel {
                 Cancelled::Drop => OnCancel::Drop,
                 Cancelled::Finish => OnCancel::Finish,

@@ -5,14 +5,18 @@ mod demo;
 mod run_log;
 mod sum;
 
+use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
+use axum::Router;
 use clap::Parser;
+use natsway_worker::Options;
+use tokio::runtime::Runtime;
 use tracing::error;
 
-use crate::args::Args;
+use crate::args::{Args, Form};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -20,42 +24,57 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// Handlers that block past the drain limit are not waited for.
 const LAST_CALL: Duration = Duration::from_millis(100);
 
+/// Something has to be changed before another start; also clap's own code for arguments that it refuses.
+const MISTAKE: u8 = 2;
+
 fn main() -> ExitCode {
     let args = Args::parse();
     if let Err(error) = args.logs.init() {
-        eprintln!("error: {error}");
-        return ExitCode::from(2);
+        return mistake(&[error]);
     }
-    match start(args) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
+    natsway_worker::log_panics_once();
+    let (threads, form) = (args.threads(), args.form());
+    let (options, service) = match args.into_options() {
+        Ok(ready) => ready,
+        Err(error) => return mistake(&[format!("{error:#}")]),
+    };
+    let outcome = runtime(threads).and_then(|runtime| {
+        let outcome = runtime.block_on(run(options, service, form));
+        runtime.shutdown_timeout(LAST_CALL);
+        outcome
+    });
+    let Err(error) = outcome else { return ExitCode::SUCCESS };
+    match error.downcast_ref() {
+        Some(natsway_worker::Error::Options(mistakes)) => mistake(mistakes),
+        _ => {
             error!("{error:#}");
             ExitCode::FAILURE
         }
     }
 }
 
-fn start(args: Args) -> anyhow::Result<()> {
-    let mut builder = tokio::runtime::Builder::new_multi_thread();
-    if let Some(threads) = args.threads() {
-        builder.worker_threads(threads.get());
+/// Says what has to be changed, a sentence a line.
+fn mistake(mistakes: &[String]) -> ExitCode {
+    for mistake in mistakes {
+        eprintln!("worker: {mistake}");
     }
-    let runtime = builder.enable_all().build().context("starting the runtime")?;
-    let outcome = runtime.block_on(run(args));
-    runtime.shutdown_timeout(LAST_CALL);
-    outcome
+    ExitCode::from(MISTAKE)
 }
 
-async fn run(args: Args) -> anyhow::Result<()> {
-    let shutdown = natsway_worker::shutdown_signal().context("installing signal handlers")?;
-    let (per_core, max_sets) = (args.per_core(), args.max_sets());
-    let (options, service) = args.into_options()?;
-    if per_core {
-        natsway_worker::serve_local(options, move || service, shutdown).await?;
-    } else if max_sets.get() > 1 {
-        natsway_worker::serve_scaled(options, max_sets, service, shutdown).await?;
-    } else {
-        natsway_worker::serve(options, service, shutdown).await?;
+fn runtime(threads: Option<NonZeroUsize>) -> anyhow::Result<Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if let Some(threads) = threads {
+        builder.worker_threads(threads.get());
     }
+    builder.enable_all().build().context("starting the runtime")
+}
+
+async fn run(options: Options, service: Router, form: Form) -> anyhow::Result<()> {
+    let shutdown = natsway_worker::shutdown_signal().context("installing signal handlers")?;
+    match form {
+        Form::PerCore => natsway_worker::serve_local(options, move || service, shutdown).await?,
+        Form::Scaled(most) => natsway_worker::serve_scaled(options, most, service, shutdown).await?,
+        Form::Plain => natsway_worker::serve(options, service, shutdown).await?,
+    };
     Ok(())
 }
