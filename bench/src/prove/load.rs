@@ -24,7 +24,7 @@ const REFUSED_PAUSE: Duration = Duration::from_millis(20);
 pub struct Outcome {
     /// Which request.
     pub nonce: u64,
-    /// GET or POST; half of the requests each.
+    /// GET or POST, by chance.
     pub method: Method,
     /// The status, or why there is none.
     pub status: Result<u16, String>,
@@ -61,8 +61,8 @@ pub struct Tally {
 }
 
 impl Load {
-    /// Starts `connections` clients of the gateway at `port`.
-    pub fn start(port: u16, connections: usize) -> Load {
+    /// Starts `connections` clients of the gateway at `port`; `seed` decides which requests are POSTs.
+    pub fn start(port: u16, connections: usize, seed: u64) -> Load {
         let (stop, answered, started) =
             (CancellationToken::new(), Arc::<AtomicUsize>::default(), Instant::now());
         let next_nonce = Arc::<AtomicU64>::default();
@@ -70,6 +70,7 @@ impl Load {
         for _ in 0..connections {
             let client = Client {
                 port,
+                seed,
                 next_nonce: Arc::clone(&next_nonce),
                 answered: Arc::clone(&answered),
                 started,
@@ -95,6 +96,11 @@ impl Load {
         while self.answered() < requests {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+    }
+
+    /// Waits until the load has lasted so long.
+    pub async fn last(&self, duration: Duration) {
+        tokio::time::sleep(duration.saturating_sub(self.elapsed())).await;
     }
 
     /// Lets what is in hand finish.
@@ -152,9 +158,20 @@ impl Tally {
     }
 }
 
+/// GET or POST, half of the requests each; of the nonce alone, whichever connection gets to send it.
+fn method_of(seed: u64, nonce: u64) -> Method {
+    // Nonces far apart (by the golden ratio of the range), because seeds next to each other begin alike.
+    let apart = nonce.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    match fastrand::Rng::with_seed(seed.wrapping_add(apart)).bool() {
+        true => Method::GET,
+        false => Method::POST,
+    }
+}
+
 /// One connection's worth of load.
 struct Client {
     port: u16,
+    seed: u64,
     next_nonce: Arc<AtomicU64>,
     answered: Arc<AtomicUsize>,
     started: Instant,
@@ -178,7 +195,7 @@ impl Client {
     }
 
     async fn request(&mut self, nonce: u64) -> Outcome {
-        let method = if nonce.is_multiple_of(2) { Method::GET } else { Method::POST };
+        let method = method_of(self.seed, nonce);
         let sent = Instant::now();
         let answer = match tokio::time::timeout(PATIENCE, self.exchange(nonce, &method)).await {
             Ok(answer) => answer,
@@ -230,5 +247,20 @@ impl Client {
             self.connection = Some(sender);
         }
         Ok(self.connection.as_mut().expect("it was just made"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_seed_decides_the_mix_and_half_of_it_are_posts() {
+        let mix = |seed| (0..10_000).map(move |nonce| method_of(seed, nonce) == Method::POST);
+        assert!(mix(1).eq(mix(1)) && !mix(1).eq(mix(1_000_000)));
+        let posts = mix(1).filter(|is_post| *is_post).count();
+        assert!((4_500..5_500).contains(&posts), "{posts}");
+        let alternations = mix(1).zip(mix(1).skip(1)).filter(|(one, next)| one != next).count();
+        assert!((4_500..5_500).contains(&alternations), "in no pattern: {alternations}");
     }
 }

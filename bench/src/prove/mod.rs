@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 /// How large a proof is.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Size {
-    /// Seed of every random choice
+    /// Seed of what is chosen by chance: methods, victims, kinds of faults and when they come
     #[arg(long, env = "SEED", default_value = "1")]
     pub seed: u64,
 
@@ -46,6 +46,13 @@ pub struct Finding {
     pub figures: Map<String, Value>,
     /// Promises that were broken, a sentence each.
     pub broken: Vec<String>,
+}
+
+impl Size {
+    /// The choices of one scenario: the same for the same seed, whichever other scenarios run.
+    pub fn choices(&self) -> fastrand::Rng {
+        fastrand::Rng::with_seed(self.seed)
+    }
 }
 
 impl Finding {
