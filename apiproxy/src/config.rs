@@ -86,6 +86,16 @@ mod tests {
     }
 
     #[test]
+    fn the_routes_of_the_readme_are_sound() {
+        let readme = include_str!("../../README.md");
+        let blocks = readme.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next());
+        let routes: String = blocks.filter(|block| block.starts_with("[[route]]")).collect();
+        let file = read_routes(&routes).unwrap();
+        let names: Vec<_> = file.table.routes().iter().map(|route| route.name.as_str()).collect();
+        assert!(names.contains(&"hello") && names.contains(&"greet"), "{names:?}");
+    }
+
+    #[test]
     fn defaults_reach_the_routes_that_say_nothing() {
         let file = read_routes(
             r#"

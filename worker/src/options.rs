@@ -100,7 +100,8 @@ impl Options {
         }
     }
 
-    /// The broker; `nats://127.0.0.1:4222` without.
+    /// The broker; `nats://127.0.0.1:4222` without. [`Broker::from_env`] reads it from the environment (`NATS_URL`,
+    /// `NATS_CREDS`, ...).
     pub fn broker(mut self, broker: Broker) -> Options {
         self.broker = Some(broker);
         self
