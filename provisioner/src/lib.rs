@@ -1,4 +1,4 @@
-//! Starts and stops instances as the traffic asks for: both autoscalers that came before it, without their faults.
+//! Starts and stops instances as the traffic asks for, and kills no work in hand.
 //!
 //! # Map
 //!
@@ -10,13 +10,25 @@
 //! - [`policy`]: how many instances there should be, one small type for each way to say so.
 //! - [`scale`]: what stands between that and the number that is set.
 //! - [`controller`]: all of it together: a look in, a [`decision`] with its reasons out.
+//! - [`simulate`]: the core and its rivals on seeded traffic, by a virtual clock; [`replay`]: on recorded looks.
+//!
+//! Around it is what does I/O and decides nothing: [`signal`]s look, [`backend`]s start and stop, a [`target`] is one of each and
+//! a controller. [`run`] keeps the targets of a [`config`] while it holds the [`lease`], and tells it all as [`events`];
+//! [`reload`] follows the file, [`graph`] draws.
 
 pub mod backend;
+#[cfg(feature = "cli")]
+pub mod cli;
 pub mod config;
 pub mod controller;
 pub mod decision;
+pub mod events;
+pub mod graph;
 pub mod lease;
 pub mod policy;
+pub mod reload;
+pub mod replay;
+pub mod run;
 pub mod sample;
 pub mod scale;
 pub mod service_rate;

@@ -1,0 +1,55 @@
+//! `provisioner run`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Args;
+use natsway_boot::{Broker, shutdown};
+
+use super::{INBOX_PREFIX, read};
+use crate::config::Config;
+use crate::lease::Lease;
+use crate::reload::follow;
+use crate::run::run;
+
+#[derive(Args)]
+pub(super) struct RunArgs {
+    /// What to scale, TOML; followed while running
+    #[arg(long, env = "NATSWAY_PROVISIONER_CONFIG", value_name = "FILE", default_value = "provisioner.toml")]
+    config: PathBuf,
+
+    /// Read the configuration, say whether it is sound, and leave
+    #[arg(long)]
+    check: bool,
+
+    /// Bucket of the lease by which one of several provisioners leads; made when it is not there
+    #[arg(long, env = "NATSWAY_LEASE_BUCKET", value_name = "NAME", default_value = "natsway-leases")]
+    lease_bucket: String,
+
+    /// Key of the lease: provisioners with the same one stand in for each other
+    #[arg(long, env = "NATSWAY_LEASE", value_name = "NAME", default_value = "provisioner")]
+    lease: String,
+
+    /// Lead at once and alone, without a lease: no JetStream needed, and no other provisioner may run
+    #[arg(long, env = "NATSWAY_NO_LEASE")]
+    no_lease: bool,
+}
+
+impl RunArgs {
+    pub(super) async fn run(self, broker: Broker) -> anyhow::Result<ExitCode> {
+        if self.check {
+            let config = Config::read(&read(&self.config)?).context("the configuration is refused")?;
+            println!("{} targets, sound", config.targets.len());
+            return Ok(ExitCode::SUCCESS);
+        }
+        let stop = shutdown::on_signal()?;
+        let followed = follow(self.config).context("the configuration is refused")?;
+        let id = natsway_boot::random_id();
+        let client = broker.connect(&format!("provisioner {id}"), INBOX_PREFIX).await?;
+        let lease =
+            (!self.no_lease).then(|| Lease::new(client.clone(), self.lease_bucket, self.lease, id.as_str()));
+        run(client, &id, lease, followed.config.clone(), stop).await;
+        Ok(ExitCode::SUCCESS)
+    }
+}
