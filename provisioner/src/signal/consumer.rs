@@ -64,7 +64,9 @@ impl ConsumerSignal {
         let missing = |why: String| Fault::Missing(format!("consumer {consumer} of stream {stream}: {why}"));
         let subject = format!("CONSUMER.INFO.{stream}.{consumer}");
         // What the context waits for itself is not all that can take time: a connection that is away also queues.
-        let asked = tokio::time::timeout(ANSWER_WITHIN, self.context.request(subject, &()));
+        // The broker takes an empty object for a request without a body, and nothing else.
+        let nothing = serde_json::json!({});
+        let asked = tokio::time::timeout(ANSWER_WITHIN, self.context.request(subject, &nothing));
         let info: Info = match asked.await {
             Ok(Ok(Response::Ok(info))) => info,
             Ok(Ok(Response::Err { error })) => return Err(missing(error.to_string())),

@@ -1,7 +1,5 @@
 //! Processes that outlive whoever started them.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
-
 use std::path::Path;
 use std::time::Duration;
 

@@ -1,0 +1,53 @@
+//! The directives backend with real workers.
+
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use axum::Router;
+use axum::routing::get;
+use natsway_provisioner::backend::directives::Directives;
+use natsway_provisioner::backend::{Backend, fleet, set};
+use natsway_testkit::{Broker, eventually};
+use natsway_worker::{Options, serve_scaled};
+use tokio_util::sync::CancellationToken;
+
+const DEADLINE: Duration = Duration::from_secs(30);
+const SUBJECT: &str = "svc.directed.blue";
+
+/// Sets, as a provisioner would at each poll, until there are so many and none is on its way.
+async fn reach(backend: &mut Directives, wanted: u32) {
+    eventually(DEADLINE, async || {
+        set(backend, wanted).await.map_err(|error| error.to_string())?;
+        let fleet = fleet(&backend.instances().await.map_err(|error| error.to_string())?);
+        if (fleet.ready, fleet.starting) == (wanted, 0) { Ok(()) } else { Err(format!("{fleet:?}")) }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn sets_follow_directives_between_the_workers_bounds() {
+    let broker = Broker::start().await;
+    let stop = CancellationToken::new();
+    let router = Router::new().route("/", get(async || "ok"));
+    let workers: Vec<_> = (0..2)
+        .map(|_| {
+            let options = Options::new(SUBJECT).broker(natsway_worker::Broker::new(&broker.url()).unwrap());
+            let most = NonZeroUsize::new(3).unwrap();
+            tokio::spawn(serve_scaled(options, most, router.clone(), stop.clone().cancelled_owned()))
+        })
+        .collect();
+    let mut backend = Directives::new(broker.connect().await, SUBJECT.parse().unwrap());
+    eventually(DEADLINE, async || fleet(&backend.instances().await.unwrap()).ready == 2).await;
+    reach(&mut backend, 6).await;
+    let error = eventually(DEADLINE, async || backend.start().await.err()).await.to_string();
+    assert!(error.contains("raise their --max-sets"), "{error}");
+    // What was ordered at the ceiling by chance does not count as starting for ever.
+    reach(&mut backend, 6).await;
+    reach(&mut backend, 2).await;
+    let error = eventually(DEADLINE, async || backend.stop("").await.err()).await.to_string();
+    assert!(error.contains("down to one set"), "{error}");
+    stop.cancel();
+    for worker in workers {
+        worker.await.unwrap().unwrap();
+    }
+}

@@ -1,0 +1,9 @@
+//! Signals, backends and whole provisioners against real brokers, real processes and an engine's real protocol.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
+
+mod directives;
+mod docker;
+mod engine;
+mod processes;
+mod signals;
