@@ -6,4 +6,5 @@ mod directives;
 mod docker;
 mod engine;
 mod processes;
+mod running;
 mod signals;

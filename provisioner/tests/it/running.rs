@@ -1,0 +1,271 @@
+//! Whole provisioners: the binary, its lease, its file and its questions.
+
+use std::path::Path;
+use std::process::Output;
+use std::time::Duration;
+
+use async_nats::Client;
+use async_nats::jetstream::consumer::pull;
+use async_nats::jetstream::stream::Config as StreamConfig;
+use async_nats::jetstream::{self, Context};
+use natsway_provisioner::events::{Status, status_subject};
+use natsway_testkit::{Broker, Process, eventually};
+use tempfile::TempDir;
+
+const DEADLINE: Duration = Duration::from_secs(40);
+const PROGRAM: &str = env!("CARGO_BIN_EXE_provisioner");
+
+/// A broker with a stream and a consumer, and a place for files.
+struct Stage {
+    broker: Broker,
+    client: Client,
+    context: Context,
+    directory: TempDir,
+}
+
+impl Stage {
+    async fn new() -> Stage {
+        let broker = Broker::builder().jetstream().start().await;
+        let client = broker.connect().await;
+        let context = jetstream::new(client.clone());
+        let config = StreamConfig {
+            name: "WORK".to_owned(),
+            subjects: vec!["work.>".to_owned()],
+            ..StreamConfig::default()
+        };
+        context.create_stream(config).await.unwrap();
+        let stage = Stage { broker, client, context, directory: tempfile::tempdir().unwrap() };
+        stage.consumer("eu").await;
+        stage
+    }
+
+    async fn consumer(&self, name: &str) {
+        let config = pull::Config { durable_name: Some(name.to_owned()), ..pull::Config::default() };
+        let stream = self.context.get_stream("WORK").await.unwrap();
+        stream.create_consumer(config).await.unwrap();
+    }
+
+    /// A target whose instances do nothing but live, so that what waits decides: one for each ten messages.
+    fn configure(&self, consumer: &str, max: u32) {
+        let state = self.directory.path().join("state-{name}");
+        let text = format!(
+            r#"
+            [[target]]
+            name = "work"
+            poll = "200ms"
+            signal = {{ kind = "consumer", stream = "WORK", consumer = "{consumer}" }}
+            instance = {{ service_rate = 10.0, starts_within = "0s" }}
+            policy = [{{ kind = "latency-slo", wait = "1s", target_utilisation = 1.0 }}, {{ kind = "analysers" }}]
+            scale = {{ min = 1, max = {max}, in_window = "1s" }}
+            [target.backend]
+            kind = "processes"
+            command = ["sleep", "600"]
+            state = "{}"
+            "#,
+            state.display(),
+        );
+        std::fs::write(self.file(), text).unwrap();
+    }
+
+    fn file(&self) -> std::path::PathBuf {
+        self.directory.path().join("provisioner.toml")
+    }
+
+    fn start(&self) -> Process {
+        Process::builder(PROGRAM)
+            .args(["run", "--nats-url", &self.broker.url(), "--config"])
+            .arg(self.file())
+            .start()
+    }
+
+    async fn publish(&self, count: usize) {
+        for _ in 0..count {
+            self.context.publish("work.x", "".into()).await.unwrap().await.unwrap();
+        }
+    }
+
+    async fn status(&self) -> Result<Status, String> {
+        let answer =
+            self.client.request(status_subject(), "".into()).await.map_err(|error| error.to_string())?;
+        serde_json::from_slice(&answer.payload).map_err(|error| error.to_string())
+    }
+
+    /// Waits until the one target has so many instances and wants no others; gives the leader.
+    async fn settles_at(&self, instances: u32) -> String {
+        eventually(DEADLINE, async || {
+            let status = self.status().await?;
+            match &status.targets[..] {
+                [one] if (one.from, one.to) == (instances, instances) && one.frozen.is_none() => {
+                    Ok(status.leader)
+                }
+                others => Err(format!("{others:?}")),
+            }
+        })
+        .await
+    }
+
+    /// Asks by the command line.
+    async fn ask(&self, arguments: &[&str]) -> Output {
+        let mut command = tokio::process::Command::new(PROGRAM);
+        command.args(["--nats-url", &self.broker.url()]).args(arguments).kill_on_drop(true);
+        tokio::time::timeout(DEADLINE, command.output()).await.expect("it leaves").unwrap()
+    }
+
+    /// The pids that are written down.
+    fn pids(&self) -> Vec<i32> {
+        let Ok(entries) = std::fs::read_dir(self.directory.path().join("state-eu")) else {
+            return Vec::new();
+        };
+        let pid = |entry: std::fs::DirEntry| {
+            let stat = std::fs::read_to_string(entry.path().join("pid")).ok()?;
+            stat.split(' ').next()?.parse().ok()
+        };
+        entries.filter_map(|entry| pid(entry.unwrap())).collect()
+    }
+}
+
+impl Drop for Stage {
+    /// What provisioners start outlives them, so it is ended here.
+    fn drop(&mut self) {
+        for pid in self.pids() {
+            let _gone =
+                nix::sys::signal::killpg(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+        }
+    }
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+#[tokio::test]
+async fn another_takes_over_from_a_killed_leader_with_the_instances_that_there_are() {
+    let stage = Stage::new().await;
+    stage.configure("*", 10);
+    let mut provisioners = [stage.start(), stage.start()];
+    stage.publish(35).await;
+    let leader = stage.settles_at(4).await;
+    let pids = stage.pids();
+    assert_eq!(pids.len(), 4);
+    let leads = |process: &Process| process.stderr().contains(&format!("leading id=\"{leader}\""));
+    let index = usize::from(!leads(&provisioners[0]));
+    assert!(leads(&provisioners[index]), "{}", provisioners[index].stderr());
+    provisioners[index].kill9();
+    let next = eventually(DEADLINE, async || {
+        let status = stage.status().await.ok()?;
+        (status.leader != leader).then_some(status.leader)
+    })
+    .await;
+    assert_eq!(stage.settles_at(4).await, next);
+    let mut after = stage.pids();
+    let mut before = pids.clone();
+    (after.sort_unstable(), before.sort_unstable());
+    assert_eq!(before, after, "adopted, and not started again");
+
+    // Killed instances are replaced, to the number that was decided on.
+    for pid in &pids[..2] {
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(*pid), nix::sys::signal::Signal::SIGKILL).unwrap();
+    }
+    eventually(DEADLINE, async || {
+        let now = stage.pids();
+        now.len() == 4 && !now.contains(&pids[0]) && !now.contains(&pids[1])
+    })
+    .await;
+
+    let survivor = &mut provisioners[1 - index];
+    survivor.terminate();
+    assert!(survivor.wait_exit(DEADLINE).await.success());
+    assert_eq!(stage.pids().len(), 4, "instances outlive whoever started them");
+}
+
+#[tokio::test]
+async fn a_broker_that_goes_and_comes_changes_nothing() {
+    let mut stage = Stage::new().await;
+    stage.configure("eu", 10);
+    let state = stage.directory.path().join("state-eu");
+    std::fs::write(
+        stage.file(),
+        std::fs::read_to_string(stage.file()).unwrap().replace("state-{name}", "state-eu"),
+    )
+    .unwrap();
+    let provisioner = stage.start();
+    stage.publish(25).await;
+    stage.settles_at(3).await;
+    let mut before = stage.pids();
+    stage.broker.kill9();
+    // Long enough for looks to fail many times.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    stage.broker.start_again().await;
+    stage.settles_at(3).await;
+    let mut after = stage.pids();
+    (before.sort_unstable(), after.sort_unstable());
+    assert_eq!(before, after, "{}\n{}", state.display(), provisioner.stderr());
+}
+
+#[tokio::test]
+async fn the_file_is_followed_and_a_bad_one_leaves_the_last_good_one() {
+    let stage = Stage::new().await;
+    stage.configure("*", 3);
+    let mut provisioner = stage.start();
+    stage.publish(75).await;
+    stage.settles_at(3).await;
+    std::fs::write(stage.file(), "[[target]]\nname = 7").unwrap();
+    provisioner.wait_for_line("configuration refused", DEADLINE).await;
+    stage.settles_at(3).await;
+    stage.configure("*", 5);
+    stage.settles_at(5).await;
+    // A consumer that comes later is discovered.
+    stage.consumer("us").await;
+    eventually(DEADLINE, async || {
+        let status = stage.status().await?;
+        let names: Vec<&str> = status.targets.iter().map(|decision| decision.target.as_str()).collect();
+        if names == ["work-eu", "work-us"] { Ok(()) } else { Err(format!("{names:?}")) }
+    })
+    .await;
+    stop_all(&stage.directory.path().join("state-us"));
+}
+
+fn stop_all(state: &Path) {
+    for entry in std::fs::read_dir(state).into_iter().flatten() {
+        if let Ok(stat) = std::fs::read_to_string(entry.unwrap().path().join("pid")) {
+            let pid = stat.split(' ').next().unwrap().parse().unwrap();
+            let _gone =
+                nix::sys::signal::killpg(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+        }
+    }
+}
+
+#[tokio::test]
+async fn decisions_are_explained_drawn_recorded_and_decided_again() {
+    let stage = Stage::new().await;
+    stage.configure("*", 10);
+    let nobody = stage.ask(&["status"]).await;
+    assert!(
+        !nobody.status.success() && text(&nobody).contains("no provisioner leads: start one"),
+        "{}",
+        text(&nobody)
+    );
+    let _provisioner = stage.start();
+    stage.publish(35).await;
+    stage.settles_at(4).await;
+
+    let explained = text(&stage.ask(&["explain", "work-eu"]).await);
+    for part in ["work-eu: 4 -> 4 (hold)", "35 waiting", "latency-slo", "3.5 to clear 35 within 1 s"] {
+        assert!(explained.contains(part), "{part} in\n{explained}");
+    }
+    let unknown = stage.ask(&["explain", "nothing"]).await;
+    assert!(text(&unknown).contains("there are: work-eu"), "{}", text(&unknown));
+    assert!(text(&stage.ask(&["status"]).await).contains("work-eu"));
+    let drawn = text(&stage.ask(&["top", "--count", "3", "--width", "20"]).await);
+    assert!(drawn.contains("instances"), "{drawn}");
+
+    let recording = stage.directory.path().join("recording.jsonl");
+    let recording = recording.to_str().unwrap();
+    let recorded = stage.ask(&["record", "--out", recording, "--count", "10"]).await;
+    assert!(recorded.status.success(), "{}", text(&recorded));
+    stage.configure("*", 2);
+    let file = stage.file();
+    let replayed = text(&stage.ask(&["replay", recording, "--config", file.to_str().unwrap()]).await);
+    assert!(replayed.contains("10 decisions; instances times decisions: 40 then, "), "{replayed}");
+    assert!(replayed.lines().any(|line| line.contains("    4     2  ")), "{replayed}");
+}
