@@ -7,4 +7,5 @@ mod docker;
 mod engine;
 mod processes;
 mod running;
+mod seed;
 mod signals;

@@ -159,7 +159,8 @@ async fn another_takes_over_from_a_killed_leader_with_the_instances_that_there_a
     assert_eq!(stage.settles_at(4).await, next);
     let mut after = stage.pids();
     let mut before = pids.clone();
-    (after.sort_unstable(), before.sort_unstable());
+    after.sort_unstable();
+    before.sort_unstable();
     assert_eq!(before, after, "adopted, and not started again");
 
     // Killed instances are replaced, to the number that was decided on.
@@ -198,7 +199,8 @@ async fn a_broker_that_goes_and_comes_changes_nothing() {
     stage.broker.start_again().await;
     stage.settles_at(3).await;
     let mut after = stage.pids();
-    (before.sort_unstable(), after.sort_unstable());
+    before.sort_unstable();
+    after.sort_unstable();
     assert_eq!(before, after, "{}\n{}", state.display(), provisioner.stderr());
 }
 
