@@ -1,7 +1,7 @@
 # Everything that is done with Natsway in a checkout. `make help` lists it.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint fmt bench prove-gateway prove-groups demo-groups bench-groups tools fuzz clean cargo-deny python rust
+.PHONY: help run test lint fmt bench prove-gateway prove-versions prove-groups demo-groups bench-groups tools fuzz clean cargo-deny python rust
 
 PYTHON ?= python3
 CARGO ?= cargo
@@ -51,6 +51,9 @@ bench: python rust ## Measure the path of a request and write the report
 
 prove-gateway: python rust ## Long proof of the gateway's promises under faults; SEED and sizes from the environment
 	$(CARGO) run --release --package natsway-bench --bin bench -- prove gateway $(ARGS)
+
+prove-versions: python rust ## Long proof of switches, rollouts and rollbacks; SWITCHES, RESTARTS, ONLY from the environment
+	$(CARGO) run --release --package natsway-bench --bin bench -- prove versions $(ARGS)
 
 prove-groups: python rust ## Long chaos of consumer groups, judged; SEED, CHANGES and MAX_ACK_PENDING from the environment
 	@$(CARGO) build --release --package natsway-groups-proof --bins

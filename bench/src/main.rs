@@ -39,6 +39,8 @@ enum Command {
 enum Promise {
     /// Restarts, kills, freezes and cuts around the gateway, under load
     Gateway(prove::Size),
+    /// Switches, rollouts and rollbacks of versions, under load and faults
+    Versions(prove::versions::Size),
 }
 
 #[tokio::main]
@@ -48,6 +50,9 @@ async fn main() -> ExitCode {
         Command::ServeDirect { listen } => measure::direct::serve(listen).await.map(|()| ExitCode::SUCCESS),
         Command::Prove { promise: Promise::Gateway(size) } => {
             prove::gateway::prove(&size).await.map(prove::Report::conclude)
+        }
+        Command::Prove { promise: Promise::Versions(size) } => {
+            prove::versions::prove(&size).await.map(prove::Report::conclude)
         }
     };
     outcome.unwrap_or_else(|error| {

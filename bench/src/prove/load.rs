@@ -1,5 +1,6 @@
 //! Requests that can be told apart: each carries a nonce, and its answer must carry it back.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -63,13 +64,21 @@ pub struct Tally {
 impl Load {
     /// Starts `connections` clients of the gateway at `port`; `seed` decides which requests are POSTs.
     pub fn start(port: u16, connections: usize, seed: u64) -> Load {
+        Load::start_across(&[port], connections, seed, 0)
+    }
+
+    /// The same for several gateways: a client that cannot connect to one tries the next, and retries nothing else. Loads
+    /// that run at the same time begin with nonces far apart.
+    pub fn start_across(ports: &[u16], connections: usize, seed: u64, first_nonce: u64) -> Load {
         let (stop, answered, started) =
             (CancellationToken::new(), Arc::<AtomicUsize>::default(), Instant::now());
-        let next_nonce = Arc::<AtomicU64>::default();
+        let next_nonce = Arc::new(AtomicU64::new(first_nonce));
         let mut tasks = JoinSet::new();
-        for _ in 0..connections {
+        for number in 0..connections {
+            let first = number % ports.len();
+            let ports = [&ports[first..], &ports[..first]].concat();
             let client = Client {
-                port,
+                ports,
                 seed,
                 next_nonce: Arc::clone(&next_nonce),
                 answered: Arc::clone(&answered),
@@ -170,7 +179,7 @@ fn method_of(seed: u64, nonce: u64) -> Method {
 
 /// One connection's worth of load.
 struct Client {
-    port: u16,
+    ports: Vec<u16>,
     seed: u64,
     next_nonce: Arc<AtomicU64>,
     answered: Arc<AtomicUsize>,
@@ -237,9 +246,10 @@ impl Client {
             None => false,
         };
         if !usable {
-            let stream = TcpStream::connect(("127.0.0.1", self.port))
-                .await
-                .map_err(|error| format!("connect: {error}"))?;
+            let addresses: Vec<_> =
+                self.ports.iter().map(|port| SocketAddr::from(([127, 0, 0, 1], *port))).collect();
+            let stream =
+                TcpStream::connect(&addresses[..]).await.map_err(|error| format!("connect: {error}"))?;
             stream.set_nodelay(true).map_err(|error| format!("connect: {error}"))?;
             let (sender, connection) =
                 handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;

@@ -4,6 +4,7 @@ pub mod gateway;
 pub mod ledger;
 pub mod load;
 pub mod stand;
+pub mod versions;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

@@ -119,7 +119,7 @@ impl Stand {
 
     /// Waits until so many workers say that they are there.
     pub async fn members(&self, expected: usize) {
-        eventually(DEADLINE, async || match present(&self.client).await {
+        eventually(DEADLINE, async || match present(&self.client, SUBJECT).await {
             Ok(members) if members.len() == expected => Ok(()),
             Ok(members) => Err(format!("{} of {expected} workers", members.len())),
             Err(error) => Err(error.to_string()),
@@ -159,9 +159,9 @@ impl Stand {
     }
 }
 
-/// The ids of the workers that answer within a moment.
-async fn present(client: &Client) -> anyhow::Result<HashSet<String>> {
-    let service: natsway_wire::Subject = SUBJECT.parse()?;
+/// The ids of the workers of a subject that answer within a moment.
+pub(super) async fn present(client: &Client, subject: &str) -> anyhow::Result<HashSet<String>> {
+    let service: natsway_wire::Subject = subject.parse()?;
     let inbox = client.new_inbox();
     let mut answers = client.subscribe(inbox.clone()).await?;
     client.publish_with_reply(natsway_wire::control::presence_subject(&service), inbox, "".into()).await?;

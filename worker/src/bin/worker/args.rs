@@ -12,6 +12,7 @@ use natsway_boot::{BrokerArgs, duration};
 use natsway_worker::{OnCancel, Options};
 
 use crate::demo::{self, Whoami};
+use crate::misbehave::Misbehaviour;
 use crate::run_log::RunLog;
 
 const EXAMPLE: &str = "\
@@ -90,6 +91,10 @@ struct ServiceArgs {
     /// What becomes of a handler whose client went away
     #[arg(long, env = "NATSWAY_ON_CANCEL", value_enum, default_value_t = Cancelled::Drop)]
     on_cancel: Cancelled,
+
+    /// Misbehave on purpose, but for /version: fails=<percent>, delays=<ms>, panics, hangs
+    #[arg(long, env = "NATSWAY_MISBEHAVE", value_name = "HOW")]
+    misbehave: Option<Misbehaviour>,
 
     /// Append the `x-nonce` header of each request that runs to this file, one a line
     #[arg(long, env = "NATSWAY_RUN_LOG", value_name = "FILE")]
@@ -176,8 +181,9 @@ impl Args {
     /// # Errors
     /// What has to be changed before a start.
     pub(crate) fn into_options(self) -> anyhow::Result<(Options, Router)> {
-        let ServiceArgs { subject, queue_group, name, service_version, on_cancel, run_log, .. } =
-            self.service;
+        let ServiceArgs {
+            subject, queue_group, name, service_version, on_cancel, run_log, misbehave, ..
+        } = self.service;
         let LimitArgs { max_in_flight, max_in_flight_bytes, max_response_bytes, drain_limit } = self.limits;
         let mut subjects = subject.into_iter();
         let first = subjects.next().unwrap_or_default();
@@ -207,6 +213,9 @@ impl Args {
             options = options.readers(readers);
         }
         let mut service = demo::router(whoami);
+        if let Some(how) = misbehave {
+            service = how.around(service);
+        }
         if let Some(path) = run_log {
             let log = RunLog::open(&path).with_context(|| format!("run log {}", path.display()))?;
             service = log.around(service);

@@ -2,6 +2,7 @@
 
 mod args;
 mod demo;
+mod misbehave;
 mod run_log;
 mod sum;
 

@@ -1,0 +1,243 @@
+//! Gateways that freeze or die in the middle, operators who cross each other, and documents that are none.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use futures_util::StreamExt;
+use natsway_testkit::eventually;
+use serde_json::{Value, json};
+
+use super::fleet::{Fleet, ROUTE};
+use super::{Size, none_failed, settle};
+use crate::prove::Finding;
+use crate::prove::load::Load;
+use crate::prove::stand::{DEADLINE, PATIENT};
+
+/// One of three gateways is frozen while the others switch, the old workers leave, and it wakes: it is named as
+/// behind, and no request fails, not even those that waited at it.
+pub(super) async fn frozen_gateway(
+    size: &Size,
+    directory: &Path,
+    finding: &mut Finding,
+) -> anyhow::Result<()> {
+    let mut fleet = Fleet::start(directory, 3, PATIENT).await?;
+    fleet.add_workers("blue", 1, None).await;
+    fleet.add_workers("green", 1, None).await;
+    let ports = fleet.ports();
+    let load = Load::start_across(&ports[..2], size.connections, size.seed, 0);
+    load.reach(1_000).await;
+    fleet.gateways[2].process.freeze();
+    // The system accepts their connections, and what they send waits.
+    let waiting = Load::start_across(&ports[2..], 8, size.seed, 1 << 32);
+    let mut documents = fleet.documents().await?;
+    fleet.start_rollout("green", &["--strategy", "blue-green"]).await?;
+    let rollout = fleet.done(&mut documents).await?;
+    let behind = rollout["behind"].to_string();
+    finding.figure("behind", behind.as_str());
+    finding.promise(behind.contains(&ports[2].to_string()), || {
+        format!("the frozen gateway is not named: {behind}")
+    });
+    fleet.stop_workers("blue").await?;
+    fleet.gateways[2].process.thaw();
+    waiting.reach(200).await;
+    let so_far = load.answered();
+    load.reach(so_far + 10 * size.connections).await;
+    let moved = fleet.gateways[2].metric("natsway_misses_total{reason=\"moved\"}").await?;
+    finding.figure("moved_at_the_frozen_one", moved);
+    let woken = waiting.stop().await;
+    finding.figure("requests_at_the_frozen_one", woken.outcomes.len());
+    none_failed(finding, &woken);
+    let tally = settle(finding, &fleet, load, directory).await?;
+    none_failed(finding, &tally);
+    Ok(())
+}
+
+/// Two operators write the same route at the same time: one wins, the other is told.
+pub(super) async fn two_operators(
+    size: &Size,
+    directory: &Path,
+    finding: &mut Finding,
+) -> anyhow::Result<()> {
+    let fleet = Fleet::start(directory, 1, PATIENT).await?;
+    let file = directory.join("route.json");
+    let name = file.to_string_lossy().into_owned();
+    let mut conflicts = 0;
+    for round in 0..size.rounds {
+        let (mut document, revision) = fleet.document().await?;
+        document["max_body_bytes"] = json!(20_000 + round);
+        std::fs::write(&file, document.to_string())?;
+        let revision = revision.to_string();
+        let put = ["routes", "put", &name, "--revision", &revision];
+        let (one, other) = tokio::join!(fleet.cli(&put), fleet.cli(&put));
+        let mut codes = [one?.code, other?.code];
+        codes.sort();
+        conflicts += usize::from(codes == [Some(0), Some(3)]);
+    }
+    finding.figure("rounds", size.rounds);
+    finding.figure("one_won_and_one_was_told", conflicts);
+    finding.promise(conflicts == size.rounds, || format!("in {conflicts} of {} rounds", size.rounds));
+    Ok(())
+}
+
+/// Whoever drives a canary is killed at every step, and once frozen: another carries on, and no step is taken twice.
+pub(super) async fn driver_killed(
+    size: &Size,
+    directory: &Path,
+    finding: &mut Finding,
+) -> anyhow::Result<()> {
+    let mut fleet = Fleet::start(directory, 3, PATIENT).await?;
+    fleet.add_workers("blue", 1, Some("delays=5")).await;
+    fleet.add_workers("green", 1, Some("delays=5")).await;
+    let load = Load::start_across(&fleet.ports(), size.connections, size.seed, 0);
+    load.reach(500).await;
+    let mut documents = fleet.documents().await?;
+    let hold = format!("{}s", size.hold_seconds);
+    let steps = ["--steps", "5,25,50,100", "--hold", &hold, "--patience", "60s"];
+    fleet.start_rollout("green", &steps).await?;
+    let (mut kills, mut frozen) = (0, false);
+    let mut known = Vec::new();
+    let rollout = loop {
+        let entry = tokio::time::timeout(Duration::from_secs(120), documents.next()).await;
+        let entry =
+            entry.context("the rollout does not go on")?.context("the watch of the bucket ended")??;
+        let rollout = serde_json::from_slice::<Value>(&entry.value)?["rollout"].clone();
+        let phase = rollout["phase"].as_str().unwrap_or_default().to_owned();
+        if matches!(phase.as_str(), "promoted" | "rolled-back" | "refused") {
+            break rollout;
+        }
+        let at = (phase.clone(), rollout["step"].clone());
+        if rollout.is_null() || known.contains(&at) {
+            continue;
+        }
+        known.push(at);
+        let Some(driver) = driver(&fleet).await? else { continue };
+        if phase == "canary" && !frozen {
+            frozen = true;
+            fleet.gateways[driver].process.freeze();
+            // Longer than the lease lives, so that another takes over meanwhile.
+            tokio::time::sleep(Duration::from_secs(size.hold_seconds + 5)).await;
+            fleet.gateways[driver].process.thaw();
+        } else {
+            kills += 1;
+            fleet.gateways[driver].process.kill9();
+            fleet.start_again(driver).await;
+        }
+    };
+    finding.figure("kills", kills);
+    finding.promise(kills >= 4 && frozen, || format!("only {kills} drivers were killed"));
+    finding.promise(rollout["phase"] == "promoted", || format!("it ended so: {rollout}"));
+    let notes: Vec<&str> = rollout["history"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|note| note["what"].as_str())
+        .collect();
+    let mut distinct = notes.clone();
+    distinct.sort_unstable();
+    distinct.dedup();
+    finding.promise(distinct.len() == notes.len(), || format!("a step was taken twice: {notes:?}"));
+    let tally = settle(finding, &fleet, load, directory).await?;
+    // A killed gateway costs the requests that it held; a frozen one makes its clients wait.
+    let held = (kills + 1) * size.connections;
+    finding.promise(tally.failed().len() <= held, || {
+        format!("{} failed, more than the gateways held: {}", tally.failed().len(), tally.failures())
+    });
+    Ok(())
+}
+
+/// Which gateway has the lease.
+async fn driver(fleet: &Fleet) -> anyhow::Result<Option<usize>> {
+    let context = async_nats::jetstream::new(fleet.client.clone());
+    let holder = eventually(DEADLINE, async || {
+        let bucket = context.get_key_value("natsway-lease").await.map_err(|error| error.to_string())?;
+        let holder = bucket.get("rollouts").await.map_err(|error| error.to_string())?;
+        holder.ok_or("nobody drives".to_owned())
+    })
+    .await;
+    let holder = String::from_utf8_lossy(&holder).into_owned();
+    // Hosts end with the address that the gateway serves.
+    let inbox = fleet.client.new_inbox();
+    let mut answers = fleet.client.subscribe(inbox.clone()).await?;
+    let ask = natsway_wire::control::report_subject();
+    fleet.client.publish_with_reply(ask, inbox, "".into()).await?;
+    let mut hosts = HashMap::new();
+    let until = Instant::now() + Duration::from_millis(500);
+    while let Ok(Some(answer)) = tokio::time::timeout_at(until.into(), answers.next()).await {
+        let report: Value = serde_json::from_slice(&answer.payload).unwrap_or_default();
+        let text = |name: &str| report[name].as_str().unwrap_or_default().to_owned();
+        hosts.insert(text("id"), text("host"));
+    }
+    let Some(host) = hosts.get(&holder) else { return Ok(None) };
+    Ok(fleet.gateways.iter().position(|gateway| host.ends_with(&format!(":{}", gateway.port))))
+}
+
+/// Documents that are none are written under load: each is refused and named, and the table that served goes on.
+pub(super) async fn bad_documents(
+    size: &Size,
+    directory: &Path,
+    finding: &mut Finding,
+) -> anyhow::Result<()> {
+    let mut fleet = Fleet::start(directory, 2, PATIENT).await?;
+    fleet.add_workers("blue", 1, None).await;
+    let load = Load::start_across(&fleet.ports(), size.connections, size.seed, 0);
+    load.reach(500).await;
+    let bucket = fleet.bucket().await?;
+    let (good, _) = fleet.document().await?;
+    let documents = broken(&good, 20 + size.rounds);
+    for document in &documents {
+        let revision = bucket.put(ROUTE, document.clone().into()).await?;
+        for gateway in &fleet.gateways {
+            eventually(DEADLINE, async || {
+                let taken_in = gateway.metric("natsway_routes_revision").await.unwrap_or(0.0);
+                (taken_in == revision as f64).then_some(()).ok_or(format!("{taken_in} of {revision}"))
+            })
+            .await;
+            let refused = gateway.metric("natsway_routes{state=\"refused\"}").await?;
+            finding.promise(refused == 1.0, || format!("not refused: {document}"));
+        }
+    }
+    let tally = settle(finding, &fleet, load, directory).await?;
+    finding.figure("documents", documents.len());
+    none_failed(finding, &tally);
+    Ok(())
+}
+
+/// Documents that no gateway may take: cut off, of a wrong type, with a member too much, or without sense.
+fn broken(good: &Value, count: usize) -> Vec<String> {
+    let text = good.to_string();
+    let changed = |key: &str, value: Value| {
+        let mut document = good.clone();
+        document[key] = value;
+        document.to_string()
+    };
+    let mut documents = vec![
+        String::new(),
+        "null".to_owned(),
+        "[]".to_owned(),
+        "{}".to_owned(),
+        changed("schema", json!(99)),
+        changed("name", json!("another")),
+        changed("name", json!("")),
+        changed("path", json!("no slash")),
+        changed("path", json!("/{")),
+        changed("target", json!([])),
+        changed("target", json!([{ "version": "blue", "subject": "svc.>" }])),
+        changed("target", json!([{ "version": "blue", "subject": "$SYS.REQ" }])),
+        changed("target", json!([{ "version": "blue", "subject": "svc.x", "weight": -1 }])),
+        changed("timeout", json!("soon")),
+        changed("methods", json!(["get"])),
+        changed("rule", json!([{ "header": "x", "version": "red" }])),
+        changed("sticky", json!({})),
+        changed("colour", json!("red")),
+        changed("rollout", json!({ "phase": "dancing" })),
+        changed("codec", json!(7)),
+    ];
+    while documents.len() < count {
+        // No beginning of a document is one.
+        let end = fastrand::usize(1..text.len());
+        documents.push(text[..end].to_owned());
+    }
+    documents
+}
