@@ -1,7 +1,7 @@
 # Everything that is done with Natsway in a checkout. `make help` lists it.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint fmt bench prove-gateway prove-versions prove-groups demo-groups bench-groups tools fuzz clean cargo-deny python rust
+.PHONY: help run test lint fmt bench prove-gateway prove-versions prove-groups demo-groups bench-groups prove-shipper bench-shipper tools fuzz clean cargo-deny python rust
 
 PYTHON ?= python3
 CARGO ?= cargo
@@ -66,6 +66,14 @@ demo-groups: python rust ## The walk-throughs of consumer groups, static and ela
 bench-groups: python rust ## Figures of consumer groups beside the Go library's; MESSAGES and HAZARD_SECONDS from the environment
 	@$(CARGO) build --release --package natsway-groups-proof --bins
 	@NATSWAY_NATS_SERVER="$$($(PYTHON) scripts/find_broker.py)" $(CARGO) run --quiet --release --package natsway-groups-proof --bin bench-groups
+
+prove-shipper: python rust ## Long chaos of the log shipper, judged line by line; SEED, RUN_SECONDS, FAULTS, LINES and HOSTS from the environment
+	@$(CARGO) build --release --package natsway-shipper-proof --package natsway-partitioned-consumer --bins
+	@NATSWAY_NATS_SERVER="$$($(PYTHON) scripts/find_broker.py)" $(CARGO) run --quiet --release --package natsway-shipper-proof --bin prove-shipper
+
+bench-shipper: python rust ## Throughput of the log shipper, acknowledged and synced, beside rsyslog's; MEBIBYTES from the environment
+	@$(CARGO) build --release --package natsway-shipper-proof --package natsway-partitioned-consumer --bins
+	@NATSWAY_NATS_SERVER="$$($(PYTHON) scripts/find_broker.py)" $(CARGO) run --quiet --release --package natsway-shipper-proof --bin bench-shipper
 
 tools: python cargo-deny ## Install oha, cargo-deny and the nats command line under target/tools
 	$(CARGO) install --locked --root $(tools_dir) oha@$(oha_version)

@@ -49,6 +49,17 @@ struct Consumer {
 /// # Errors
 /// What cannot mend itself: a directory that another consumer has, a stream of others.
 pub async fn run(config: Config, stop: CancellationToken) -> Result<()> {
+    let asked_to_stop = stop.clone();
+    match Box::pin(begin(config, stop)).await {
+        Err(error) if asked_to_stop.is_cancelled() => {
+            warn!("stopped while waiting: {error:#}");
+            Ok(())
+        }
+        ended => ended,
+    }
+}
+
+async fn begin(config: Config, stop: CancellationToken) -> Result<()> {
     let client = connect::client(&config.broker, "shipper-consumer", &stop).await?;
     let mut commits = jetstream::new(connect::client(&config.broker, "shipper-commits", &stop).await?);
     commits.set_timeout(ANSWER_WITHIN);

@@ -52,6 +52,17 @@ struct Producer {
 /// # Errors
 /// What cannot mend itself: files that cannot be told apart, a state directory that cannot be used, a stream of others.
 pub async fn run(config: Config, stop: CancellationToken) -> Result<()> {
+    let (asked_to_stop, ended_by_itself) = (stop.clone(), stop.child_token());
+    match Box::pin(begin(config, ended_by_itself)).await {
+        Err(error) if asked_to_stop.is_cancelled() => {
+            warn!("stopped while waiting: {error:#}");
+            Ok(())
+        }
+        ended => ended,
+    }
+}
+
+async fn begin(config: Config, stop: CancellationToken) -> Result<()> {
     let sources = Sources::new(&config.host, &config.files)?;
     // Before anything is waited for.
     sources.files()?;

@@ -1,0 +1,130 @@
+//! The processes of a run: a broker, a producer for each host, consumers of two clusters.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use natsway_testkit::{Broker, Process};
+
+/// Long enough for any stop.
+const STOP: Duration = Duration::from_secs(60);
+
+/// Where a program runs and what it is told, so that it can be started again.
+pub(crate) struct Program {
+    pub(crate) name: String,
+    binary: PathBuf,
+    environment: Vec<(&'static str, String)>,
+    log: PathBuf,
+    process: Option<Process>,
+    starts: u32,
+}
+
+impl Program {
+    pub(crate) fn start(&mut self) {
+        if self.process.as_mut().is_some_and(|process| process.exit_status().is_none()) {
+            return;
+        }
+        self.collect();
+        self.starts += 1;
+        let builder = Process::builder(&self.binary).name(&self.name);
+        let builder = self.environment.iter().fold(builder, |builder, (key, value)| builder.env(key, value));
+        self.process = Some(builder.start());
+    }
+
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.process.as_mut().is_some_and(|process| process.exit_status().is_none())
+    }
+
+    pub(crate) fn kill9(&mut self) {
+        if let Some(process) = &mut self.process {
+            process.kill9();
+        }
+        self.collect();
+    }
+
+    /// Asks it to stop, and gives whether it did so by itself, without an error.
+    pub(crate) async fn stop(&mut self) -> bool {
+        let Some(process) = &mut self.process else { return true };
+        process.terminate();
+        let clean = process.wait_exit(STOP).await.success();
+        self.collect();
+        clean
+    }
+
+    pub(crate) fn freeze(&mut self) {
+        if let Some(process) = &mut self.process {
+            process.freeze();
+        }
+    }
+
+    pub(crate) fn thaw(&mut self) {
+        if let Some(process) = &mut self.process {
+            process.thaw();
+        }
+    }
+
+    /// Keeps what it wrote to its standard error.
+    fn collect(&mut self) {
+        if let Some(process) = self.process.take() {
+            let path = self.log.join(format!("{}-{}.log", self.name, self.starts));
+            if let Err(error) = std::fs::write(&path, process.stderr()) {
+                eprintln!("{}: {error}", path.display());
+            }
+        }
+    }
+}
+
+/// What programs are started with.
+pub(crate) struct Programs {
+    pub(crate) producer: PathBuf,
+    pub(crate) consumer: PathBuf,
+    pub(crate) logs: PathBuf,
+    pub(crate) state: PathBuf,
+}
+
+/// Partitions of the shipper.
+pub(crate) const PARTITIONS: u32 = 5;
+
+impl Programs {
+    pub(crate) fn producer(&self, broker: &Broker, host: &str, log: &Path) -> Program {
+        let environment = vec![
+            ("NATS_URL", broker.url()),
+            ("SHIPPER_SUBJECT", "shipper".to_owned()),
+            ("SHIPPER_FILE", log.display().to_string()),
+            ("SHIPPER_PARTITIONS", PARTITIONS.to_string()),
+            ("SHIPPER_STATE", self.state.display().to_string()),
+            ("HOSTNAME", host.to_owned()),
+        ];
+        self.program(format!("producer-{host}"), self.producer.clone(), environment)
+    }
+
+    /// A consumer of the shared cluster.
+    pub(crate) fn shared(&self, broker: &Broker, name: &str, directory: &Path) -> Program {
+        let mut environment = self.consuming(broker, directory);
+        environment.push(("SHIPPER_CLUSTER", "shared".to_owned()));
+        environment.push(("SHIPPER_READ_PARTITIONS", "auto".to_owned()));
+        environment.push(("SHIPPER_MEMBER_TIMEOUT", "6s".to_owned()));
+        self.program(name.to_owned(), self.consumer.clone(), environment)
+    }
+
+    /// A consumer of some partitions, in a cluster of its own.
+    pub(crate) fn listed(&self, broker: &Broker, name: &str, partitions: &str, directory: &Path) -> Program {
+        let mut environment = self.consuming(broker, directory);
+        environment.push(("SHIPPER_CLUSTER", "listed".to_owned()));
+        environment.push(("SHIPPER_READ_PARTITIONS", partitions.to_owned()));
+        self.program(name.to_owned(), self.consumer.clone(), environment)
+    }
+
+    fn consuming(&self, broker: &Broker, directory: &Path) -> Vec<(&'static str, String)> {
+        vec![
+            ("NATS_URL", broker.url()),
+            ("SHIPPER_SUBJECT", "shipper".to_owned()),
+            ("SHIPPER_OUTPUT", "log".to_owned()),
+            ("SHIPPER_ROTATE_SIZE", "1MiB".to_owned()),
+            ("SHIPPER_DIRECTORY", directory.display().to_string()),
+        ]
+    }
+
+    fn program(&self, name: String, binary: PathBuf, environment: Vec<(&'static str, String)>) -> Program {
+        Program { name, binary, environment, log: self.logs.clone(), process: None, starts: 0 }
+    }
+}
