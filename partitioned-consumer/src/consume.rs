@@ -1,25 +1,29 @@
 //! Taking part in a group: the builder, the running member, and what it tells.
 
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::pull;
 use async_nats::jetstream::{self};
-use futures_util::Stream;
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, Stream, StreamExt};
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{ElasticConfig, Generation, StaticConfig};
-use crate::engine::{Assign, Channels, Engine, Job, Settings};
+use crate::engine::{Assign, Channels, Engine, Settings};
 use crate::error::{Error, ErrorKind};
 use crate::flow::PinLoss;
 use crate::lifecycle::End;
 use crate::message::Message;
 use crate::name::GroupName;
 use crate::plan::{ConsumerPlan, GroupKind};
-use crate::runner::{HandlerOutcome, run_handlers};
+use crate::runner::{HandlerOutcome, run_handler};
+use crate::work::{Job, Work};
 use crate::{api, settings};
 
 /// What runs one at a time and in order.
@@ -194,6 +198,7 @@ impl Consume {
             order_by: OrderBy::Partition,
             drain_timeout: DEFAULT_DRAIN,
             dead_letter: None,
+            own_dead_letter: false,
         };
         Self { context, settings, retry_delay: DEFAULT_RETRY }
     }
@@ -283,27 +288,31 @@ impl Consume {
         F: Future<Output = O> + Send + 'static,
         O: HandlerOutcome,
     {
-        let (jobs, queue) = mpsc::unbounded_channel();
-        let retry_delay = self.retry_delay;
-        let consuming = self.start(jobs).await?;
-        tokio::spawn(run_handlers(queue, handler, retry_delay, consuming.notices.clone()));
+        let (retry_delay, handlers) = (self.retry_delay, self.settings.concurrency);
+        let (consuming, work) = self.start().await?;
+        let handler = Arc::new(handler);
+        for _ in 0..handlers {
+            let (work, handler, notices) =
+                (Arc::clone(&work), Arc::clone(&handler), consuming.notices.clone());
+            tokio::spawn(run_handler(work, handler, retry_delay, notices));
+        }
         Ok(consuming)
     }
 
     /// Starts the member, with its messages as a stream.
     ///
     /// The stream yields the next message of a partition only after the one before was settled or dropped, and ends
-    /// when the member ends. At most `concurrency` messages are out at once.
+    /// when the member ends. At most `concurrency` messages are out at once. Dropping the stream stops the member.
     ///
     /// # Errors
     /// As [`Consume::handle`].
     pub async fn messages(self) -> Result<(Messages, Consuming), Error> {
-        let (jobs, queue) = mpsc::unbounded_channel();
-        let consuming = self.start(jobs).await?;
-        Ok((Messages { queue }, consuming))
+        let (consuming, work) = self.start().await?;
+        let stop = consuming.stop.clone();
+        Ok((Messages { work, stop, waiting: None }, consuming))
     }
 
-    async fn start(mut self, jobs: mpsc::UnboundedSender<Job>) -> Result<Consuming, Error> {
+    async fn start(mut self) -> Result<(Consuming, Arc<Work>), Error> {
         crate::name::check_member(&self.settings.member)?;
         if self.settings.template.ack_policy == jetstream::consumer::AckPolicy::All {
             // An acknowledgement covers everything before it, so nothing may overtake.
@@ -312,11 +321,12 @@ impl Consume {
         }
         let group = self.read_group().await?;
         self.check_start(&group).await?;
-        let shared = settings::read(&self.context, group.kind(), &self.settings.name).await?;
-        if self.settings.dead_letter.is_none() {
+        self.settings.own_dead_letter = self.settings.dead_letter.is_some();
+        if !self.settings.own_dead_letter {
+            let shared = settings::read(&self.context, group.kind(), &self.settings.name).await?;
             self.settings.dead_letter = shared.dead_letter();
         }
-        Ok(self.spawn(group, jobs))
+        Ok(self.spawn(group))
     }
 
     async fn read_group(&self) -> Result<Group, Error> {
@@ -360,7 +370,7 @@ impl Consume {
         }
     }
 
-    fn spawn(self, group: Group, jobs: mpsc::UnboundedSender<Job>) -> Consuming {
+    fn spawn(self, group: Group) -> (Consuming, Arc<Work>) {
         // One value each is on its way at most; the followers wait while the engine is busy.
         let (config_sender, config) = mpsc::channel(4);
         let (settings_sender, settings) = mpsc::channel(4);
@@ -372,8 +382,9 @@ impl Consume {
         let notices = Notices(broadcast::channel(NOTICES_KEPT).0);
         let (state_sender, state) = watch::channel(MemberState::Waiting);
         let stop = CancellationToken::new();
+        let work = Work::new(self.context.client(), self.settings.flow());
         let channels = Channels {
-            jobs,
+            work: Arc::clone(&work),
             config,
             settings,
             state: state_sender,
@@ -382,7 +393,7 @@ impl Consume {
         };
         let follow = Follow { group, member: self.settings.member.clone() };
         let engine = Engine::new(self.settings, self.context, follow, channels);
-        Consuming { notices, state, stop, task: Some(tokio::spawn(engine.run())) }
+        (Consuming { notices, state, stop, task: Some(tokio::spawn(engine.run())) }, work)
     }
 }
 
@@ -444,9 +455,12 @@ impl Drop for Consuming {
     }
 }
 
-/// The messages of a member, as a stream.
+/// The messages of a member, as a stream. Dropping it stops the member.
 pub struct Messages {
-    queue: mpsc::UnboundedReceiver<Job>,
+    work: Arc<Work>,
+    stop: CancellationToken,
+    /// The wait for the next message, while there is one.
+    waiting: Option<BoxFuture<'static, Option<Job>>>,
 }
 
 impl Messages {
@@ -455,17 +469,27 @@ impl Messages {
     /// # Cancel safety
     /// No message is lost when the future is dropped.
     pub async fn next(&mut self) -> Option<Message> {
-        self.queue.recv().await.map(|job| job.message)
+        StreamExt::next(self).await
     }
 }
 
 impl Stream for Messages {
     type Item = Message;
 
-    fn poll_next(
-        mut self: std::pin::Pin<&mut Self>,
-        cx: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Message>> {
-        self.queue.poll_recv(cx).map(|job| job.map(|job| job.message))
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Message>> {
+        let this = &mut *self;
+        let waiting = this.waiting.get_or_insert_with(|| {
+            let work = Arc::clone(&this.work);
+            async move { work.take().await }.boxed()
+        });
+        let job = ready!(waiting.poll_unpin(cx));
+        this.waiting = None;
+        Poll::Ready(job.map(|job| job.message))
+    }
+}
+
+impl Drop for Messages {
+    fn drop(&mut self) {
+        self.stop.cancel();
     }
 }

@@ -1,11 +1,9 @@
 //! The driver of one instance of a member: it feeds the pure machines and does what they say.
 //!
-//! One task owns everything. Handlers run in another task (or in the user's, for the stream form), so neither the
-//! pin's renewal nor the progress of what is in hand waits for them.
+//! Handlers run in tasks of their own (or in the user's, for the stream form) and take what they handle from
+//! [`crate::work`], so neither the pin's renewal nor the progress of what is in hand waits for them.
 
-use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, pull};
@@ -21,22 +19,18 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Generation;
 use crate::consume::{DeadLetter, MemberState, Notice, Notices, OrderBy};
 use crate::error::{Error, ErrorKind};
-use crate::flow::{self, Delivery, Flow, FlowConfig, Position, Pull, PullStatus};
+use crate::flow::{self, FlowConfig, Position, Pull};
 use crate::lifecycle::{self, End, Lifecycle, LifecycleConfig, Report};
-use crate::message::{Message, Meta, Received, RunEvent, Ticket, nak_verb, split_partition};
+use crate::message::{Received, nak_verb, split_partition};
 use crate::name::GroupName;
 use crate::plan::{ConsumerPlan, GroupKind};
 use crate::watch::News;
+use crate::work::Work;
 
+mod inbox;
 mod remote;
 
 use remote::Answer;
-
-/// A message on its way to a handler, with the means to follow its run.
-pub(crate) struct Job {
-    pub(crate) message: Message,
-    pub(crate) ticket: Arc<Ticket>,
-}
 
 /// What the member is and how it works; checked by the builder.
 #[derive(Clone)]
@@ -51,11 +45,29 @@ pub(crate) struct Settings {
     pub(crate) order_by: OrderBy,
     pub(crate) drain_timeout: Duration,
     pub(crate) dead_letter: Option<DeadLetter>,
+    /// The dead letters are the builder's; otherwise they follow the group's settings.
+    pub(crate) own_dead_letter: bool,
+}
+
+impl Settings {
+    /// The flow's settings until a consumer exists, which decides most of them.
+    pub(crate) fn flow(&self) -> FlowConfig {
+        let acks = self.template.ack_policy != AckPolicy::None;
+        FlowConfig {
+            pinned_ttl: Duration::from_secs(5),
+            redelivery_after: Duration::from_secs(5),
+            max_ack_pending: None,
+            buffer: self.buffer,
+            concurrency: self.concurrency,
+            acks,
+            dead_letter_after: self.dead_letter.as_ref().filter(|_| acks).map(|d| d.after_deliveries),
+        }
+    }
 }
 
 /// The ends of the engine that others hold.
 pub(crate) struct Channels {
-    pub(crate) jobs: mpsc::UnboundedSender<Job>,
+    pub(crate) work: Arc<Work>,
     pub(crate) config: mpsc::Receiver<News>,
     pub(crate) settings: mpsc::Receiver<News>,
     pub(crate) state: watch::Sender<MemberState>,
@@ -76,25 +88,17 @@ pub(crate) struct Engine<A> {
     assign: A,
     generation: Generation,
     plan: Option<ConsumerPlan>,
-    flow: Flow<Received>,
+    work: Arc<Work>,
     life: Lifecycle,
-    flow_actions: Vec<flow::Action<Received>>,
     life_actions: Vec<lifecycle::Action>,
     inbox: String,
     answers: FuturesUnordered<BoxFuture<'static, Answer>>,
-    run_events: (mpsc::UnboundedSender<RunEvent>, mpsc::UnboundedReceiver<RunEvent>),
-    /// Acknowledgement subjects of what is in hand, for progress.
-    replies: HashMap<u64, Subject>,
-    run_seq: HashMap<u64, u64>,
-    last_reply: Option<Subject>,
-    session: CancellationToken,
-    statistics: Arc<async_nats::Statistics>,
-    connects: u64,
-    connected: bool,
-    started: Instant,
     channels: Channels,
     end: Option<Result<End, Error>>,
     hand_over: bool,
+    paused: bool,
+    /// The pin of the last message, so that every message of it shares one.
+    pin: Arc<str>,
 }
 
 /// How often the connection is looked at, whatever else happens.
@@ -108,16 +112,6 @@ impl<A: Assign> Engine<A> {
         channels: Channels,
     ) -> Self {
         let client = context.client();
-        let acks = settings.template.ack_policy != AckPolicy::None;
-        let flow = Flow::new(FlowConfig {
-            pinned_ttl: Duration::from_secs(5),
-            redelivery_after: Duration::from_secs(5),
-            max_ack_pending: None,
-            buffer: settings.buffer,
-            concurrency: settings.concurrency,
-            acks,
-            dead_letter_after: settings.dead_letter.as_ref().filter(|_| acks).map(|d| d.after_deliveries),
-        });
         let life = Lifecycle::new(LifecycleConfig {
             fixed: settings.kind == GroupKind::Static,
             drain_timeout: settings.drain_timeout,
@@ -126,10 +120,7 @@ impl<A: Assign> Engine<A> {
         });
         Self {
             inbox: client.new_inbox(),
-            connects: client.statistics().connects.load(Ordering::Relaxed),
-            statistics: client.statistics(),
-            connected: true,
-            flow,
+            work: Arc::clone(&channels.work),
             life,
             settings,
             context,
@@ -137,18 +128,13 @@ impl<A: Assign> Engine<A> {
             assign,
             generation: Generation::Current,
             plan: None,
-            flow_actions: Vec::new(),
             life_actions: Vec::new(),
             answers: FuturesUnordered::new(),
-            run_events: mpsc::unbounded_channel(),
-            replies: HashMap::new(),
-            run_seq: HashMap::new(),
-            last_reply: None,
-            session: CancellationToken::new(),
-            started: Instant::now(),
             channels,
             end: None,
             hand_over: false,
+            paused: false,
+            pin: Arc::default(),
         }
     }
 
@@ -157,26 +143,24 @@ impl<A: Assign> Engine<A> {
         let subscribed = self.client.subscribe(format!("{}.*", self.inbox)).await;
         let mut inbox = subscribed
             .map_err(|error| ErrorKind::Broker.caused("the pull inbox could not be opened", error))?;
-        let sleep = sleep_until(self.started);
+        let sleep = sleep_until(Instant::now());
         tokio::pin!(sleep);
-        let stop = self.channels.stop.clone();
+        let (stop, work) = (self.channels.stop.clone(), Arc::clone(&self.work));
+        let _closed_at_the_end = Closed(Arc::clone(&work));
         let mut stopping = false;
         loop {
-            self.notice_connection();
             self.act().await;
             if let Some(end) = self.end.take() {
                 self.leave(inbox).await;
                 return end;
             }
             self.set_alarm(sleep.as_mut());
-            // Runs first: a position is only judged after what is known of them.
             tokio::select! {
-                biased;
-                Some(event) = self.run_events.1.recv() => self.run_event(event),
                 message = inbox.next() => match message {
-                    Some(message) => self.received(message),
+                    Some(message) => self.received(message, &mut inbox),
                     None => self.closed(),
                 },
+                () = work.due() => {}
                 Some(news) = self.channels.config.recv() => self.config_news(news),
                 Some(news) = self.channels.settings.recv() => self.settings_news(&news),
                 Some(answer) = self.answers.next(), if !self.answers.is_empty() => self.answered(answer),
@@ -189,14 +173,11 @@ impl<A: Assign> Engine<A> {
         }
     }
 
-    fn now(&self) -> Duration {
-        self.started.elapsed()
-    }
-
     fn set_alarm(&self, mut sleep: std::pin::Pin<&mut Sleep>) {
-        let wake = [self.flow.wake_at(), self.life.wake_at()].into_iter().flatten().min();
-        let latest = self.now() + LOOK_EVERY;
-        let at = self.started + wake.unwrap_or(latest).min(latest);
+        let now = self.work.now();
+        let latest = now + LOOK_EVERY;
+        let latest = self.life.wake_at().map_or(latest, |at| at.min(latest));
+        let at = Instant::now() + self.work.set_alarm(latest).saturating_sub(now);
         // Moving the alarm costs; one that rings up to a millisecond early only ticks once more.
         let set = sleep.deadline();
         if at < set || set <= Instant::now() || at > set + Duration::from_millis(400) {
@@ -204,28 +185,13 @@ impl<A: Assign> Engine<A> {
         }
     }
 
-    fn flow_step(&mut self, event: flow::Event<Received>) {
-        let now = self.now();
-        self.flow.step(event, now, &mut self.flow_actions);
+    fn flow_step(&mut self, event: flow::Event<Box<Received>>) {
+        self.work.step(event);
     }
 
     fn life_step(&mut self, event: lifecycle::Event) {
-        let now = self.now();
+        let now = self.work.now();
         self.life.step(event, now, &mut self.life_actions);
-    }
-
-    /// A connection that is lost, or is back: whoever is on the other side may have given our pin away.
-    fn notice_connection(&mut self) {
-        let connected = self.client.connection_state() == async_nats::connection::State::Connected;
-        if self.connected && !connected {
-            self.flow_step(flow::Event::Disconnected);
-        }
-        self.connected = connected;
-        let connects = self.statistics.connects.load(Ordering::Relaxed);
-        if connects != self.connects {
-            self.connects = connects;
-            self.flow_step(flow::Event::Reconnected);
-        }
     }
 
     fn tick(&mut self) {
@@ -236,89 +202,6 @@ impl<A: Assign> Engine<A> {
     fn closed(&mut self) {
         self.flow_step(flow::Event::Abort);
         self.end = Some(Err(ErrorKind::Closed.with("the connection to the broker was closed")));
-    }
-
-    fn run_event(&mut self, event: RunEvent) {
-        self.notice_connection();
-        let event = match event {
-            RunEvent::Settling(run) => flow::Event::Settling { run },
-            RunEvent::Settled(run, settlement) => {
-                self.forget_reply(run);
-                flow::Event::Settled { run, settlement }
-            }
-            RunEvent::Finished(run) => {
-                self.forget_reply(run);
-                flow::Event::Finished { run }
-            }
-        };
-        self.flow_step(event);
-    }
-
-    fn forget_reply(&mut self, run: u64) {
-        if let Some(seq) = self.run_seq.remove(&run) {
-            self.replies.remove(&seq);
-        }
-    }
-
-    fn received(&mut self, message: async_nats::Message) {
-        if message.status.is_some() {
-            self.status(&message);
-            return;
-        }
-        let Some((meta, reply)) =
-            message.reply.and_then(|reply| Meta::parse(&reply).map(|meta| (meta, reply)))
-        else {
-            return;
-        };
-        let pin = message.headers.as_ref().and_then(|h| h.get("Nats-Pin-Id")).map(|v| v.as_str().to_owned());
-        let delivery = Delivery {
-            stream_seq: meta.stream_seq,
-            consumer_seq: meta.consumer_seq,
-            deliveries: meta.deliveries,
-            lane: self.settings.order_by.lane(&message.subject),
-            pin,
-            content: Received {
-                subject: message.subject,
-                payload: message.payload,
-                headers: message.headers,
-                reply: reply.clone(),
-                meta,
-            },
-        };
-        self.replies.insert(meta.stream_seq, reply);
-        self.flow_step(flow::Event::Delivered(delivery));
-    }
-
-    fn status(&mut self, message: &async_nats::Message) {
-        let Some(pull) = message.subject.rsplit('.').next().and_then(|n| n.parse().ok()) else { return };
-        if !self.flow.knows_pull(pull) {
-            // An answer to an earlier consumer's pull, our own deletion of it among them.
-            return;
-        }
-        let code = message.status.map_or(0, |s| s.as_u16());
-        let text = message.description.as_deref().unwrap_or_default();
-        let status = match code {
-            100 => PullStatus::Accepted { ended: false },
-            404 | 408 => PullStatus::Accepted { ended: true },
-            409 if text.eq_ignore_ascii_case("Message Size Exceeds MaxBytes") => {
-                PullStatus::Accepted { ended: true }
-            }
-            423 => PullStatus::WrongPin,
-            503 => {
-                self.ask_whether_gone();
-                PullStatus::Refused
-            }
-            409 if text.eq_ignore_ascii_case("Consumer Deleted") => {
-                // Somebody else may create it this instant, with our partitions in it.
-                self.flow_step(flow::Event::Abort);
-                self.ask_whether_gone();
-                return;
-            }
-            _ => PullStatus::Refused,
-        };
-        let unused = message.headers.as_ref().and_then(|h| h.get("Nats-Pending-Messages"));
-        let unused = unused.and_then(|v| v.as_str().parse().ok()).unwrap_or(0);
-        self.flow_step(flow::Event::Status { pull, status, unused });
     }
 
     fn config_news(&mut self, news: News) {
@@ -340,18 +223,29 @@ impl<A: Assign> Engine<A> {
     }
 
     fn settings_news(&mut self, news: &News) {
-        let paused = match news {
-            News::Value(json) => crate::settings::GroupSettings::from_json(json).is_ok_and(|s| s.paused),
-            News::Absent | News::BucketGone => false,
+        let settings = match news {
+            News::Value(json) => crate::settings::GroupSettings::from_json(json).unwrap_or_default(),
+            News::Absent | News::BucketGone => crate::settings::GroupSettings::default(),
         };
-        self.flow_step(flow::Event::Pause(paused));
-        self.channels.notices.tell(if paused { Notice::Paused } else { Notice::Resumed });
+        if !self.settings.own_dead_letter {
+            self.settings.dead_letter = settings.dead_letter();
+            let after = self.settings.dead_letter.as_ref().map(|d| d.after_deliveries);
+            self.work.configure(|config| config.dead_letter_after = after.filter(|_| config.acks));
+        }
+        self.flow_step(flow::Event::Pause(settings.paused));
+        if std::mem::replace(&mut self.paused, settings.paused) != settings.paused {
+            self.channels.notices.tell(if settings.paused { Notice::Paused } else { Notice::Resumed });
+        }
     }
 
     /// Does everything that the machines have asked for, and what that leads to.
     async fn act(&mut self) {
-        while !self.flow_actions.is_empty() || !self.life_actions.is_empty() {
-            for action in std::mem::take(&mut self.flow_actions) {
+        loop {
+            let asked = self.work.actions();
+            if asked.is_empty() && self.life_actions.is_empty() {
+                return;
+            }
+            for action in asked {
                 self.flow_action(action).await;
             }
             for action in std::mem::take(&mut self.life_actions) {
@@ -360,31 +254,22 @@ impl<A: Assign> Engine<A> {
         }
     }
 
-    async fn flow_action(&mut self, action: flow::Action<Received>) {
+    async fn flow_action(&mut self, action: flow::Action<Box<Received>>) {
         match action {
             flow::Action::Pull(pull) => self.pull(&pull).await,
-            flow::Action::Run { run, stream_seq, bury, content } => {
-                self.start(run, stream_seq, bury, content)
-            }
+            flow::Action::Bury(run) => self.bury(run),
             flow::Action::Confirm(content) => {
-                self.replies.remove(&content.meta.stream_seq);
                 self.publish(content.reply, Bytes::from_static(b"+ACK")).await;
             }
-            flow::Action::Return(content) => {
-                self.replies.remove(&content.meta.stream_seq);
-                self.publish(content.reply, nak_verb(None)).await;
-            }
+            flow::Action::Return(content) => self.publish(content.reply, nak_verb(None)).await,
             flow::Action::Progress => {
-                for reply in self.replies.values().cloned().collect::<Vec<_>>() {
+                for reply in self.work.replies() {
                     self.publish(reply, Bytes::from_static(b"+WPI")).await;
                 }
             }
             flow::Action::AskPosition(question) => self.ask_position(question),
-            flow::Action::Cancel => {
-                std::mem::take(&mut self.session).cancel();
-                self.replies.clear();
-                self.run_seq.clear();
-            }
+            // Done by whoever found out.
+            flow::Action::Cancel => {}
             flow::Action::Pinned => {
                 self.life_step(lifecycle::Event::Pinned(true));
                 self.channels.state.send_replace(MemberState::Pinned);
@@ -461,37 +346,16 @@ impl<A: Assign> Engine<A> {
         }
     }
 
-    fn start(&mut self, run: u64, stream_seq: u64, bury: bool, content: Received) {
-        self.last_reply = Some(content.reply.clone());
-        self.run_seq.insert(run, stream_seq);
-        let ticket = Arc::new(Ticket {
-            run,
-            client: self.client.clone(),
-            reply: content.reply.clone(),
-            events: self.run_events.0.clone(),
-            settled: AtomicBool::new(false),
-            cancelled: self.session.clone(),
-            acks: self.settings.template.ack_policy != AckPolicy::None,
-        });
-        if bury {
-            self.bury(content, ticket);
-            return;
-        }
-        let message = Message::new(content, Arc::clone(&ticket));
-        // Without a receiver the job is dropped, which ends the run.
-        drop(self.channels.jobs.send(Job { message, ticket }));
-    }
-
     /// The last steps: give back what is buffered, give up the pin, so that a standby goes on within milliseconds.
     async fn leave(&mut self, mut inbox: Subscriber) {
         self.channels.state.send_replace(MemberState::Ended);
-        if self.hand_over && self.flow.pin().is_some() {
+        if self.hand_over && self.work.is_pinned() {
             let fence = self.fence(&mut inbox);
             if timeout(Duration::from_secs(1), fence).await.is_err() {
                 tracing::debug!("what was on its way stays unacknowledged until ack_wait");
             }
-            for content in self.flow.take_buffered() {
-                self.publish(content.reply, nak_verb(None)).await;
+            for reply in self.work.take_buffered() {
+                self.publish(reply, nak_verb(None)).await;
             }
             self.barrier().await;
             self.unpin().await;
@@ -514,15 +378,15 @@ impl<A: Assign> Engine<A> {
             return;
         }
         while let Some(Some(message)) = tokio::task::unconstrained(inbox.next()).now_or_never() {
-            self.received(message);
+            self.received(message, inbox);
         }
         self.act().await;
     }
 
     /// Returns when the broker has processed every acknowledgement sent before.
     async fn barrier(&mut self) {
-        if let Some(reply) = &self.last_reply {
-            remote::barrier(&self.client, reply.clone()).await;
+        if let Some(reply) = self.work.last_reply() {
+            remote::barrier(&self.client, reply).await;
         }
     }
 
@@ -534,6 +398,15 @@ impl<A: Assign> Engine<A> {
             ack_pending: info.num_ack_pending,
             pinned: crate::api::pinned(info, group),
         }
+    }
+}
+
+/// Lets the handlers go, however the engine ends.
+struct Closed(Arc<Work>);
+
+impl Drop for Closed {
+    fn drop(&mut self) {
+        self.0.close();
     }
 }
 

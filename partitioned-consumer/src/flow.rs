@@ -12,174 +12,22 @@
 //!   server holds as pending is in hand, so that an older in-flight message cannot come after a newer one.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 mod lane;
 mod pulls;
+mod session;
+mod terms;
 #[cfg(test)]
 mod tests;
+mod turns;
 
 use lane::Lane;
 use pulls::Pulls;
-
-/// Settings of a flow, fixed for the life of one consumer.
-#[derive(Clone, Debug)]
-pub(crate) struct FlowConfig {
-    /// How long the server keeps a pin that is not renewed.
-    pub(crate) pinned_ttl: Duration,
-    /// How long the server waits before it delivers an unacknowledged message again.
-    pub(crate) redelivery_after: Duration,
-    /// The consumer's max_ack_pending; `None` for no limit.
-    pub(crate) max_ack_pending: Option<usize>,
-    /// Most messages in hand, running ones included.
-    pub(crate) buffer: usize,
-    /// Most handlers at once.
-    pub(crate) concurrency: usize,
-    /// Whether messages are acknowledged one by one; without, nothing is ever pending.
-    pub(crate) acks: bool,
-    /// Deliveries after which a message goes to the dead letters instead of the handler.
-    pub(crate) dead_letter_after: Option<u64>,
-}
-
-impl FlowConfig {
-    fn lease(&self) -> Duration {
-        self.pinned_ttl.min(self.redelivery_after)
-    }
-
-    fn renewal(&self) -> Duration {
-        self.lease() / 4
-    }
-
-    fn capacity(&self) -> usize {
-        self.max_ack_pending.map_or(self.buffer, |limit| limit.min(self.buffer)).max(1)
-    }
-}
-
-/// A message as the consumer delivered it; `T` is its content, of no interest here.
-#[derive(Clone, Debug)]
-pub(crate) struct Delivery<T> {
-    pub(crate) stream_seq: u64,
-    pub(crate) consumer_seq: u64,
-    pub(crate) deliveries: u64,
-    pub(crate) lane: u64,
-    pub(crate) pin: Option<String>,
-    pub(crate) content: T,
-}
-
-/// What the server says about one of our pulls.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum PullStatus {
-    /// It is waiting (100), has ended unused (404, 408), or met a message above its byte limit (409).
-    Accepted {
-        /// Whether the server has dropped it.
-        ended: bool,
-    },
-    /// Our pin is not the consumer's (423).
-    WrongPin,
-    /// Refused for another reason, to be sent again a little later.
-    Refused,
-}
-
-/// Where the consumer stands, as the server answered a question of this flow.
-#[derive(Clone, Debug)]
-pub(crate) struct Position {
-    /// Which question this answers.
-    pub(crate) question: u64,
-    pub(crate) delivered_stream_seq: u64,
-    pub(crate) ack_floor_stream_seq: u64,
-    pub(crate) ack_pending: usize,
-    pub(crate) pinned: Option<String>,
-}
-
-/// How the handler left a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Settlement {
-    /// Acknowledged or terminated: it will not come back.
-    Done,
-    /// Refused or left alone: the server will deliver it again.
-    Again,
-}
-
-#[derive(Clone, Debug)]
-pub(crate) enum Event<T> {
-    /// A consumer exists: begin to pull.
-    Attach,
-    Delivered(Delivery<T>),
-    Status {
-        pull: u64,
-        status: PullStatus,
-        unused: u32,
-    },
-    /// A confirmed acknowledgement is under way, so the server may already count the message as done.
-    Settling {
-        run: u64,
-    },
-    Settled {
-        run: u64,
-        settlement: Settlement,
-    },
-    /// The handler has ended or was dropped; nothing of it runs any more.
-    Finished {
-        run: u64,
-    },
-    Position(Position),
-    /// The connection is lost. The broker may have restarted and given the pin to another, so nothing starts until it has
-    /// confirmed the pin again; running handlers have their lease.
-    Disconnected,
-    /// The connection was lost and is back: pulls and deliveries may have been lost with it.
-    Reconnected,
-    Pause(bool),
-    /// Start nothing more; say [`Action::Drained`] when the running handlers have ended.
-    Drain,
-    /// Cancel the running handlers, drop everything, pull no more.
-    Abort,
-    Tick,
-}
-
-#[derive(Debug)]
-pub(crate) enum Action<T> {
-    Pull(Pull),
-    /// Hand the message to the handler, or bury it among the dead letters.
-    Run {
-        run: u64,
-        stream_seq: u64,
-        bury: bool,
-        content: T,
-    },
-    /// Acknowledge again what was handled already: the first acknowledgement was lost.
-    Confirm(T),
-    /// Return a message that came too late to be used.
-    Return(T),
-    /// Tell the server that everything in hand is being worked on.
-    Progress,
-    AskPosition(u64),
-    /// Cancel every handler; the pin, and with it the right to run them, is gone.
-    Cancel,
-    Pinned,
-    PinLost(PinLoss),
-    Drained,
-}
-
-/// Why this instance stopped being the pinned one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PinLoss {
-    /// No renewal was confirmed in time: the connection or the broker is gone, or the process stood still.
-    Lapsed,
-    /// The server says that the pin belongs to nobody or to another instance.
-    Taken,
-}
-
-/// A request for messages.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Pull {
-    pub(crate) number: u64,
-    pub(crate) batch: u32,
-    pub(crate) pin: Option<String>,
-    /// A request that only renews the pin: its byte limit is below any message.
-    pub(crate) probe: bool,
-    pub(crate) expires: Duration,
-    pub(crate) heartbeat: Duration,
-}
+use session::Session;
+pub use terms::PinLoss;
+pub(crate) use terms::{Action, Delivery, Event, FlowConfig, Position, Pull, PullStatus, Run, Settlement};
 
 struct Held<T> {
     deliveries: u64,
@@ -193,19 +41,6 @@ struct Running {
     stream_seq: u64,
     /// Whether the message still belongs to this pin; a handler that outlives its pin only keeps its lane busy.
     current: bool,
-}
-
-struct Session {
-    pin: String,
-    lease_until: Duration,
-    /// Messages may start: everything pending is in hand.
-    settled: bool,
-    next_consumer_seq: u64,
-    /// How many messages the server holds as pending, as last heard while not settled.
-    pending: usize,
-    question: Option<(u64, Duration)>,
-    ask_at: Duration,
-    ask_every: Duration,
 }
 
 /// See the module.
@@ -263,8 +98,8 @@ impl<T> Flow<T> {
         &mut self.config
     }
 
-    pub(crate) fn pin(&self) -> Option<&str> {
-        self.session.as_ref().map(|s| s.pin.as_str())
+    pub(crate) fn is_pinned(&self) -> bool {
+        self.session.is_some()
     }
 
     /// Whether a pull is of the present pin, or standby, and may still be answered.
@@ -273,6 +108,11 @@ impl<T> Flow<T> {
     }
 
     /// Messages in hand that no handler has, in stream order.
+    pub(crate) fn buffered(&self) -> impl Iterator<Item = &T> {
+        self.held.values().filter_map(|held| held.content.as_ref())
+    }
+
+    /// Takes the messages in hand that no handler has, in stream order.
     pub(crate) fn take_buffered(&mut self) -> Vec<T> {
         let idle: Vec<u64> =
             self.held.iter().filter(|(_, h)| h.content.is_some()).map(|(seq, _)| *seq).collect();
@@ -290,12 +130,26 @@ impl<T> Flow<T> {
         [Some(session.lease_until), Some(self.pulls.renew_at), ask].into_iter().flatten().min()
     }
 
-    /// Takes one event and appends what is to be done.
-    pub(crate) fn step(&mut self, event: Event<T>, now: Duration, out: &mut Vec<Action<T>>) {
-        // A process that stood still must find out before it touches a message.
+    /// Takes events and appends what is to be done after all of them.
+    pub(crate) fn step_all(
+        &mut self,
+        events: impl IntoIterator<Item = Event<T>>,
+        now: Duration,
+        out: &mut Vec<Action<T>>,
+    ) {
+        events.into_iter().for_each(|event| self.take(event, now, out));
+        self.decide(now, out);
+    }
+
+    /// A process that stood still must find out before it touches a message.
+    fn expire(&mut self, now: Duration, out: &mut Vec<Action<T>>) {
         if self.session.as_ref().is_some_and(|s| now >= s.lease_until) {
             self.lose(PinLoss::Lapsed, out);
         }
+    }
+
+    fn take(&mut self, event: Event<T>, now: Duration, out: &mut Vec<Action<T>>) {
+        self.expire(now, out);
         match event {
             Event::Attach => {
                 self.attached = true;
@@ -328,7 +182,9 @@ impl<T> Flow<T> {
             }
             Event::Tick => {}
         }
-        self.dispatch(out);
+    }
+
+    fn decide(&mut self, now: Duration, out: &mut Vec<Action<T>>) {
         self.ask(now, out);
         self.pull(now, out);
         if self.draining && !self.drained && self.active == 0 {
@@ -343,7 +199,7 @@ impl<T> Flow<T> {
             return;
         }
         let pin = delivery.pin.as_deref().unwrap_or_default();
-        if self.session.as_ref().is_none_or(|s| s.pin != pin) {
+        if self.session.as_ref().is_none_or(|s| *s.pin != *pin) {
             if self.session.is_some() {
                 self.lose(PinLoss::Taken, out);
             }
@@ -351,7 +207,7 @@ impl<T> Flow<T> {
                 out.push(Action::Return(delivery.content));
                 return;
             }
-            self.begin(pin.to_owned(), delivery.consumer_seq, now, out);
+            self.begin(pin.into(), delivery.consumer_seq, now, out);
         }
         self.pulls.delivered();
         let session = self.session.as_mut().expect("a session was found or begun above");
@@ -370,15 +226,14 @@ impl<T> Flow<T> {
         }
         self.awaited -= usize::from(lane.arrived(delivery.stream_seq));
         lane.enqueue(delivery.stream_seq);
-        if lane.runnable() && !lane.ready {
-            lane.ready = true;
+        if lane.become_ready() {
             self.ready.push_back(delivery.lane);
         }
         let Delivery { stream_seq, deliveries, content, .. } = delivery;
         self.held.insert(stream_seq, Held { deliveries, content: Some(content), settling: false });
     }
 
-    fn begin(&mut self, pin: String, first: u64, now: Duration, out: &mut Vec<Action<T>>) {
+    fn begin(&mut self, pin: Arc<str>, first: u64, now: Duration, out: &mut Vec<Action<T>>) {
         self.session = Some(Session {
             pin,
             // Provisional: the first renewal is sent at once and the position is asked for behind it.
@@ -418,59 +273,6 @@ impl<T> Flow<T> {
         }
     }
 
-    fn settling(&mut self, run: u64) {
-        if let Some(held) =
-            self.running.get(&run).filter(|r| r.current).and_then(|r| self.held.get_mut(&r.stream_seq))
-        {
-            held.settling = true;
-        }
-    }
-
-    fn settled(&mut self, run: u64, settlement: Settlement) {
-        let Some(running) = self.running.get(&run).filter(|r| r.current) else { return };
-        if self.held.remove(&running.stream_seq).is_none() {
-            return;
-        }
-        let lane = self.lanes.get_mut(&running.lane).expect("a running message keeps its lane");
-        match settlement {
-            Settlement::Done => lane.finish(running.stream_seq),
-            Settlement::Again => {
-                lane.await_again(running.stream_seq);
-                self.awaited += 1;
-            }
-        }
-    }
-
-    fn finished(&mut self, run: u64) {
-        self.settled(run, Settlement::Again);
-        let Some(running) = self.running.remove(&run) else { return };
-        self.active -= 1;
-        let Some(lane) = self.lanes.get_mut(&running.lane) else { return };
-        lane.busy = false;
-        if lane.runnable() && !lane.ready {
-            lane.ready = true;
-            self.ready.push_back(running.lane);
-        }
-    }
-
-    /// Starts what may start.
-    fn dispatch(&mut self, out: &mut Vec<Action<T>>) {
-        let may_start = self.session.as_ref().is_some_and(|s| s.settled) && !self.paused && !self.draining;
-        while may_start && self.active < self.config.concurrency {
-            let Some(id) = self.ready.pop_front() else { return };
-            let Some(lane) = self.lanes.get_mut(&id) else { continue };
-            lane.ready = false;
-            let Some(stream_seq) = lane.start() else { continue };
-            let held = self.held.get_mut(&stream_seq).expect("queued messages are in hand");
-            let content = held.content.take().expect("a queued message has its content");
-            let bury = self.config.dead_letter_after.is_some_and(|limit| held.deliveries > limit);
-            self.runs += 1;
-            self.active += 1;
-            self.running.insert(self.runs, Running { lane: id, stream_seq, current: true });
-            out.push(Action::Run { run: self.runs, stream_seq, bury, content });
-        }
-    }
-
     fn must_ask(&self, session: &Session) -> bool {
         !session.settled || self.awaited > 0
     }
@@ -495,7 +297,7 @@ impl<T> Flow<T> {
             return;
         }
         session.question = None;
-        if position.pinned.as_deref() != Some(session.pin.as_str()) {
+        if position.pinned.as_deref() != Some(&*session.pin) {
             self.lose(PinLoss::Taken, out);
             return;
         }
@@ -511,18 +313,6 @@ impl<T> Flow<T> {
         }
         if self.lanes.len() > LANES_KEPT {
             self.lanes.retain(|_, lane| !lane.is_idle_below(position.ack_floor_stream_seq));
-        }
-    }
-
-    /// Stops waiting for messages that are no longer pending: used up their deliveries, or deleted.
-    fn forgive(&mut self, position: &Position, all: bool) {
-        for (id, lane) in &mut self.lanes {
-            let given_up = lane.forgive(if all { u64::MAX } else { position.ack_floor_stream_seq });
-            self.awaited -= given_up;
-            if given_up > 0 && lane.runnable() && !lane.ready {
-                lane.ready = true;
-                self.ready.push_back(*id);
-            }
         }
     }
 
@@ -588,14 +378,5 @@ impl<T> Flow<T> {
             return (2 * capacity).max(PULL_AHEAD).saturating_sub(outstanding);
         }
         capacity.saturating_sub(self.held.len() + outstanding)
-    }
-}
-
-impl Session {
-    fn unsettle(&mut self, now: Duration) {
-        self.settled = false;
-        self.ask_at = now;
-        self.ask_every = ASK_FIRST;
-        self.question = None;
     }
 }

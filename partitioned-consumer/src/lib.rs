@@ -66,6 +66,7 @@ mod settings;
 pub mod shipper;
 mod static_group;
 mod watch;
+mod work;
 
 pub use config::{ElasticConfig, Generation, MemberMapping, Membership, StaticConfig};
 pub use consume::{Consume, Consuming, DeadLetter, MemberState, Messages, Notice, OrderBy};

@@ -5,21 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use async_nats::{Client, HeaderMap, Subject};
+use async_nats::{HeaderMap, Subject};
 use bytes::Bytes;
-use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, ErrorKind};
-use crate::flow::Settlement;
-
-/// What a message tells the member about its run.
-#[derive(Debug)]
-pub(crate) enum RunEvent {
-    Settling(u64),
-    Settled(u64, Settlement),
-    Finished(u64),
-}
+use crate::flow::{Event, Settlement};
+use crate::work::Work;
 
 /// A message as it came from the consumer, before anybody may handle it.
 #[derive(Debug)]
@@ -45,21 +37,19 @@ pub(crate) struct Meta {
 impl Meta {
     /// Reads `$JS.ACK.[<domain>.<account>.]<stream>.<consumer>.<deliveries>.<stream seq>.<consumer seq>.<time>.<pending>[.<token>]`.
     pub(crate) fn parse(reply: &str) -> Option<Self> {
-        let tokens: Vec<&str> = reply.split('.').collect();
-        let first = match tokens.len() {
-            9 => 4,
-            11.. => 6,
+        let rest = reply.strip_prefix("$JS.ACK.")?;
+        let names = match rest.split('.').count() {
+            7 => 2,
+            9.. => 4,
             _ => return None,
         };
-        if tokens[..2] != ["$JS", "ACK"] {
-            return None;
-        }
+        let mut numbers = rest.split('.').skip(names);
         Some(Self {
-            deliveries: tokens[first].parse().ok()?,
-            stream_seq: tokens[first + 1].parse().ok()?,
-            consumer_seq: tokens[first + 2].parse().ok()?,
-            stored_at_ns: tokens[first + 3].parse().ok()?,
-            pending: tokens[first + 4].parse().ok()?,
+            deliveries: numbers.next()?.parse().ok()?,
+            stream_seq: numbers.next()?.parse().ok()?,
+            consumer_seq: numbers.next()?.parse().ok()?,
+            stored_at_ns: numbers.next()?.parse().ok()?,
+            pending: numbers.next()?.parse().ok()?,
         })
     }
 }
@@ -69,47 +59,43 @@ impl Meta {
 /// While it is held, the member tells the broker that it is being worked on, and nothing newer of its partition is
 /// handed out. Dropping it unsettled leaves it to be delivered again after the consumer's `ack_wait`.
 pub struct Message {
-    subject: Subject,
+    received: Box<Received>,
     partition: Option<u32>,
-    payload: Bytes,
-    headers: Option<HeaderMap>,
-    meta: Meta,
     ticket: Arc<Ticket>,
 }
 
 /// The right to handle one message; the run is over when the last holder drops it.
 pub(crate) struct Ticket {
     pub(crate) run: u64,
-    pub(crate) client: Client,
+    pub(crate) work: Arc<Work>,
     pub(crate) reply: Subject,
-    pub(crate) events: UnboundedSender<RunEvent>,
     pub(crate) settled: AtomicBool,
+    /// The end of the run was told already.
+    pub(crate) finished: AtomicBool,
     pub(crate) cancelled: CancellationToken,
-    pub(crate) acks: bool,
 }
 
 impl Ticket {
     /// Claims the right to settle; the member hears of it before the broker does.
-    fn settle(&self, event: RunEvent) -> Result<(), Error> {
+    fn settle(&self, event: Event<Box<Received>>) -> Result<(), Error> {
         if self.settled.swap(true, Ordering::AcqRel) {
             return Err(
                 ErrorKind::AlreadySettled.with("the message was acknowledged, refused or terminated before")
             );
         }
-        self.tell(event);
+        self.work.settle(self.run, event);
         Ok(())
     }
 
-    fn tell(&self, event: RunEvent) {
-        // The member may have ended; then nobody needs to know.
-        drop(self.events.send(event));
+    fn settled_as(&self, settlement: Settlement) -> Event<Box<Received>> {
+        Event::Settled { run: self.run, settlement }
     }
 
     async fn publish(&self, verb: Bytes) -> Result<(), Error> {
-        if !self.acks {
+        if !self.work.acks() {
             return Ok(());
         }
-        let sent = self.client.publish(self.reply.clone(), verb).await;
+        let sent = self.work.client().publish(self.reply.clone(), verb).await;
         sent.map_err(|error| ErrorKind::Broker.caused("the acknowledgement could not be sent", error))
     }
 
@@ -118,17 +104,17 @@ impl Ticket {
     }
 
     pub(crate) async fn ack(&self) -> Result<(), Error> {
-        self.settle(RunEvent::Settled(self.run, Settlement::Done))?;
+        self.settle(self.settled_as(Settlement::Done))?;
         self.publish(Bytes::from_static(b"+ACK")).await
     }
 
     pub(crate) async fn nak(&self, delay: Option<Duration>) -> Result<(), Error> {
-        self.settle(RunEvent::Settled(self.run, Settlement::Again))?;
+        self.settle(self.settled_as(Settlement::Again))?;
         self.publish(nak_verb(delay)).await
     }
 
     pub(crate) async fn term(&self, reason: Option<&str>) -> Result<(), Error> {
-        self.settle(RunEvent::Settled(self.run, Settlement::Done))?;
+        self.settle(self.settled_as(Settlement::Done))?;
         let verb =
             reason.map_or(Bytes::from_static(b"+TERM"), |reason| Bytes::from(format!("+TERM {reason}")));
         self.publish(verb).await
@@ -137,7 +123,9 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.tell(RunEvent::Finished(self.run));
+        if !*self.finished.get_mut() {
+            self.work.finish(self.run);
+        }
     }
 }
 
@@ -157,21 +145,14 @@ pub(crate) fn split_partition(subject: &str) -> (Option<u32>, &str) {
 }
 
 impl Message {
-    pub(crate) fn new(received: Received, ticket: Arc<Ticket>) -> Self {
-        let (partition, rest) = split_partition(&received.subject);
-        Self {
-            partition,
-            subject: Subject::from(rest),
-            payload: received.payload,
-            headers: received.headers,
-            meta: received.meta,
-            ticket,
-        }
+    pub(crate) fn new(received: Box<Received>, ticket: Arc<Ticket>) -> Self {
+        let (partition, _) = split_partition(&received.subject);
+        Self { partition, received, ticket }
     }
 
     /// The subject as it was published, without the partition.
     pub fn subject(&self) -> &str {
-        &self.subject
+        split_partition(&self.received.subject).1
     }
 
     /// The partition, counted from 0; `None` when the subject does not begin with a number.
@@ -181,12 +162,12 @@ impl Message {
 
     /// The body.
     pub fn payload(&self) -> &Bytes {
-        &self.payload
+        &self.received.payload
     }
 
     /// The headers, the pin's `Nats-Pin-Id` among them.
     pub fn headers(&self) -> Option<&HeaderMap> {
-        self.headers.as_ref()
+        self.received.headers.as_ref()
     }
 
     /// The acknowledgement subject.
@@ -200,32 +181,32 @@ impl Message {
     /// refuse an effect whose token is not above the stored one. That holds even against a process that stood still
     /// while its pin went to another instance.
     pub fn fencing_token(&self) -> u64 {
-        self.meta.stream_seq
+        self.received.meta.stream_seq
     }
 
     /// The message's sequence in the stream that the member consumes.
     pub fn stream_sequence(&self) -> u64 {
-        self.meta.stream_seq
+        self.received.meta.stream_seq
     }
 
     /// Its sequence among the consumer's deliveries.
     pub fn consumer_sequence(&self) -> u64 {
-        self.meta.consumer_seq
+        self.received.meta.consumer_seq
     }
 
     /// How often it was delivered, this time included.
     pub fn deliveries(&self) -> u64 {
-        self.meta.deliveries
+        self.received.meta.deliveries
     }
 
     /// How many messages waited behind it when it was delivered.
     pub fn pending(&self) -> u64 {
-        self.meta.pending
+        self.received.meta.pending
     }
 
     /// When the stream stored it, in nanoseconds since 1970.
     pub fn stored_at_unix_ns(&self) -> i64 {
-        self.meta.stored_at_ns
+        self.received.meta.stored_at_ns
     }
 
     /// Cancelled when this instance may no longer handle the message: its pin is lost, or its time to drain is over.
@@ -254,15 +235,16 @@ impl Message {
     /// When the future is dropped, the acknowledgement may or may not have been taken.
     pub async fn double_ack(&self) -> Result<(), Error> {
         let ticket = &self.ticket;
-        ticket.settle(RunEvent::Settling(ticket.run))?;
-        if !ticket.acks {
-            ticket.tell(RunEvent::Settled(ticket.run, Settlement::Done));
+        let done = ticket.settled_as(Settlement::Done);
+        ticket.settle(Event::Settling { run: ticket.run })?;
+        if !ticket.work.acks() {
+            ticket.work.settle(ticket.run, done);
             return Ok(());
         }
-        let request = ticket.client.request(ticket.reply.clone(), Bytes::from_static(b"+ACK"));
+        let request = ticket.work.client().request(ticket.reply.clone(), Bytes::from_static(b"+ACK"));
         match request.await {
             Ok(_) => {
-                ticket.tell(RunEvent::Settled(ticket.run, Settlement::Done));
+                ticket.work.settle(ticket.run, done);
                 Ok(())
             }
             Err(error) => {
@@ -317,10 +299,10 @@ impl Message {
 impl fmt::Debug for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Message")
-            .field("subject", &self.subject)
+            .field("subject", &self.subject())
             .field("partition", &self.partition)
-            .field("stream_sequence", &self.meta.stream_seq)
-            .field("deliveries", &self.meta.deliveries)
+            .field("stream_sequence", &self.received.meta.stream_seq)
+            .field("deliveries", &self.received.meta.deliveries)
             .finish_non_exhaustive()
     }
 }

@@ -3,15 +3,15 @@
 use std::any::Any;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use futures_util::stream::FuturesUnordered;
-use futures_util::{FutureExt, StreamExt};
-use tokio::sync::mpsc::UnboundedReceiver;
+use futures_util::FutureExt;
 
 use crate::consume::{Notice, Notices};
-use crate::engine::Job;
 use crate::message::Message;
+use crate::work::{Job, Work};
 
 /// What a handler may return.
 pub trait HandlerOutcome: Send + 'static {
@@ -47,47 +47,40 @@ impl<E: std::fmt::Display + Send + 'static> HandlerOutcome for Result<(), E> {
     }
 }
 
-pub(crate) async fn run_handlers<H, F, O>(
-    mut queue: UnboundedReceiver<Job>,
-    handler: H,
+/// Handles one message after the other until the member ends; a member runs as many of these as it has handlers.
+pub(crate) async fn run_handler<H, F, O>(
+    work: Arc<Work>,
+    handler: Arc<H>,
     retry_delay: Duration,
     notices: Notices,
 ) where
-    H: Fn(Message) -> F + Send + Sync + 'static,
-    F: Future<Output = O> + Send + 'static,
+    H: Fn(Message) -> F,
+    F: Future<Output = O>,
     O: HandlerOutcome,
 {
-    let mut running = FuturesUnordered::new();
-    loop {
-        tokio::select! {
-            biased;
-            Some(()) = running.next(), if !running.is_empty() => {}
-            job = queue.recv() => match job {
-                Some(job) => running.push(run_one(job, &handler, retry_delay, &notices)),
-                None if running.is_empty() => return,
-                None => while running.next().await.is_some() {},
-            },
-        }
+    let mut finished = None;
+    while let Some(job) = work.take_after(finished.take()).await {
+        finished = run_one(job, &*handler, retry_delay, &notices).await;
+        // A handler that never waits would keep everything else of this thread waiting.
+        tokio::task::coop::consume_budget().await;
     }
 }
 
-async fn run_one<H, F, O>(job: Job, handler: &H, retry_delay: Duration, notices: &Notices)
+/// Handles one message; gives the run back when it has ended and nobody was told.
+async fn run_one<H, F, O>(job: Job, handler: &H, retry_delay: Duration, notices: &Notices) -> Option<u64>
 where
     H: Fn(Message) -> F,
     F: Future<Output = O>,
     O: HandlerOutcome,
 {
     let Job { message, ticket } = job;
-    if ticket.cancelled.is_cancelled() {
-        return;
-    }
     let stream_sequence = message.stream_sequence();
     // The handler itself may panic before it gives a future.
     let work = AssertUnwindSafe(async { handler(message).await }).catch_unwind();
     let outcome = tokio::select! {
         biased;
         outcome = work => outcome,
-        () = ticket.cancelled.cancelled() => return,
+        () = ticket.cancelled.cancelled() => return None,
     };
     let verdict = match outcome {
         Ok(outcome) => outcome.verdict(),
@@ -105,6 +98,10 @@ where
     if let Err(error) = settled {
         notices.tell(Notice::HandlerFailed { stream_sequence, error: error.to_string() });
     }
+    // The handler may have given the message to somebody who still holds it.
+    let last = Arc::into_inner(ticket)?;
+    last.finished.store(true, Ordering::Relaxed);
+    Some(last.run)
 }
 
 fn panic_text(panic: &(dyn Any + Send)) -> &str {

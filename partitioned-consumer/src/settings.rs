@@ -24,7 +24,7 @@ pub struct GroupSettings {
     /// Deliveries that a message gets before it is moved to `dead_letter_subject`; 0 for ever.
     #[serde(default)]
     pub dead_letter_after: u64,
-    /// Where messages go that were delivered so often; read when a member starts.
+    /// Where messages go that were delivered so often.
     #[serde(default)]
     pub dead_letter_subject: Option<String>,
     /// A change of the number of partitions that is under way.

@@ -1,11 +1,14 @@
 //! Chaos: members join, leave, are killed and stopped, partitions move, the broker restarts, and all the while messages
 //! flow. Everything random comes from one seed.
 
+use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use async_nats::jetstream::{self, stream};
+use futures_util::TryStreamExt;
 use natsway_partitioned_consumer::{ElasticConfig, ElasticGroup, MemberMapping};
 use natsway_testkit::{Broker, Process};
 use serde::Serialize;
@@ -87,6 +90,7 @@ struct Chaos {
     faults: Vec<u64>,
     started: usize,
     outcome: Outcome,
+    diary: File,
 }
 
 /// Makes the chaos, then judges it.
@@ -116,6 +120,7 @@ pub async fn run(plan: Plan) -> Result<Outcome> {
         verdict: Verdict::default(),
     };
     let random = fastrand::Rng::with_seed(plan.seed);
+    let diary = File::create(plan.logs.join("chaos.txt")).context("the diary cannot be made")?;
     let mut chaos = Chaos {
         plan,
         random,
@@ -127,6 +132,7 @@ pub async fn run(plan: Plan) -> Result<Outcome> {
         faults: Vec::new(),
         started: 0,
         outcome,
+        diary,
     };
     for slot in 0..MEMBERS.len() * INSTANCES {
         let instance = chaos.start(slot)?;
@@ -192,6 +198,11 @@ impl Chaos {
         Ok(Instance { name, log, process })
     }
 
+    /// Writes down what was done and when, to be read beside the members' logs.
+    fn note(&self, what: &str) -> Result<()> {
+        writeln!(&self.diary, "{} {what}", now_ns()).context("the diary cannot be written")
+    }
+
     /// One disturbance, and a pause in which things may or may not settle.
     async fn disturb(&mut self) -> Result<()> {
         match self.random.u32(0..100) {
@@ -201,6 +212,7 @@ impl Chaos {
             91..96 => {
                 let member = MEMBERS[self.random.usize(0..MEMBERS.len())];
                 // It may have no consumer at the moment.
+                self.note(&format!("step down {member}"))?;
                 if self.group.step_down(member).await.is_ok() {
                     self.outcome.step_downs += 1;
                     self.faults.push(now_ns());
@@ -209,6 +221,7 @@ impl Chaos {
             96..99 => {
                 let member = MEMBERS[self.random.usize(0..MEMBERS.len())];
                 let queue = self.context.get_stream(self.group.name().work_queue()).await?;
+                self.note(&format!("delete consumer {member}"))?;
                 if queue.delete_consumer(member).await.is_ok() {
                     self.outcome.foreign_deletes += 1;
                     self.faults.push(now_ns());
@@ -216,7 +229,9 @@ impl Chaos {
             }
             _ => {
                 self.faults.push(now_ns());
+                self.note("restart the broker")?;
                 self.broker.restart().await;
+                self.note("the broker is back")?;
                 self.faults.push(now_ns());
                 self.outcome.broker_restarts += 1;
             }
@@ -235,6 +250,7 @@ impl Chaos {
             }
             sleep(Duration::from_millis(100)).await;
         }
+        self.note(&format!("members are {wanted:?}"))?;
         self.outcome.membership_changes += 1;
         Ok(())
     }
@@ -266,6 +282,7 @@ impl Chaos {
         let slot = self.random.usize(0..self.running.len());
         let Some(mut instance) = self.running[slot].take() else { return Ok(()) };
         self.faults.push(now_ns());
+        self.note(&format!("kill {}", instance.name))?;
         instance.process.kill9();
         self.ended.push(Ended { name: instance.name, log: instance.log, killed_ns: Some(now_ns()) });
         self.outcome.kills += 1;
@@ -277,8 +294,19 @@ impl Chaos {
         let slot = self.random.usize(0..self.running.len());
         let Some(instance) = self.running[slot].take() else { return Ok(()) };
         self.outcome.stops += 1;
+        self.note(&format!("stop {}", instance.name))?;
         self.finish(instance).await?;
         self.running[slot] = Some(self.start(slot)?);
+        Ok(())
+    }
+
+    /// Where each consumer stands, for whoever has to find out why something was left over.
+    async fn note_consumers(&self) -> Result<()> {
+        let queue = self.context.get_stream(self.group.name().work_queue()).await?;
+        let mut consumers = queue.consumers();
+        while let Some(info) = consumers.try_next().await? {
+            self.note(&format!("{info:?}"))?;
+        }
         Ok(())
     }
 
@@ -305,6 +333,8 @@ impl Chaos {
             quiet = if info.state.messages == 0 && uncopied == 0 { quiet + 1 } else { 0 };
             if Instant::now() > deadline {
                 eprintln!("{} messages are left after two minutes", info.state.messages);
+                self.note(&format!("left over: {:?}", info.state))?;
+                self.note_consumers().await?;
                 break;
             }
             sleep(Duration::from_millis(100)).await;
@@ -324,6 +354,7 @@ impl Chaos {
                 ledger.read(&ended.log, &ended.name, ended.killed_ns)?;
             }
         }
+        std::fs::write(self.plan.logs.join("broker.txt"), self.broker.log())?;
         self.outcome.verdict = ledger.judge();
         Ok(self.outcome)
     }

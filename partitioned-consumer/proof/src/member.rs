@@ -104,7 +104,15 @@ pub async fn run(orders: Orders) -> Result<()> {
     let builder = group.consume(&orders.member).template(template).concurrency(orders.concurrency);
     let builder = builder.drain_timeout(Duration::from_secs(5));
     let (work_ms, moody) = (orders.work_ms, orders.moody);
+    let diary = Arc::clone(&log);
     let mut member = builder.handle(move |message| handle(Arc::clone(&log), message, work_ms, moody)).await?;
+    let mut notices = member.notices();
+    tokio::spawn(async move {
+        // Beside the runs, for whoever has to find out what went wrong; the ledger passes over it.
+        while let Ok(notice) = notices.recv().await {
+            diary.write(&format!("# {} {notice:?}\n", now_ns()));
+        }
+    });
     tokio::select! {
         end = member.done() => { end?; }
         () = stop.cancelled() => { member.stop(); member.done().await?; }

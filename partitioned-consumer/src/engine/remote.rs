@@ -13,9 +13,9 @@ use super::{Assign, Engine};
 use crate::api::{self, ApiError, code};
 use crate::consume::Notice;
 use crate::error::Error;
-use crate::flow::{self, Position};
+use crate::flow::{self, Position, Run};
 use crate::lifecycle::{self, CreateFault, Existing};
-use crate::message::{Received, Ticket, split_partition};
+use crate::message::{Received, split_partition};
 use crate::plan::ConsumerPlan;
 
 /// What a question came to.
@@ -47,14 +47,15 @@ impl<A: Assign> Engine<A> {
             Ok(plan) => plan,
             Err(error) => return self.life_step(lifecycle::Event::Broken(error)),
         };
-        let config = self.flow.config_mut();
-        config.pinned_ttl = plan.config.priority_timeout;
-        config.redelivery_after = plan.redelivery_after();
-        config.max_ack_pending = match plan.config.max_ack_pending {
-            // The broker's default.
-            0 => Some(1000),
-            limit => usize::try_from(limit).ok(),
-        };
+        self.work.configure(|config| {
+            config.pinned_ttl = plan.config.priority_timeout;
+            config.redelivery_after = plan.redelivery_after();
+            config.max_ack_pending = match plan.config.max_ack_pending {
+                // The broker's default.
+                0 => Some(1000),
+                limit => usize::try_from(limit).ok(),
+            };
+        });
         self.plan = Some(plan.clone());
         let (context, kind, name) = (self.context.clone(), self.settings.kind, self.settings.name.clone());
         self.answers.push(
@@ -108,7 +109,7 @@ impl<A: Assign> Engine<A> {
     /// Deletes our consumer, after the broker has taken every acknowledgement.
     pub(super) fn delete(&mut self) {
         let Some(plan) = self.plan.clone() else { return self.life_step(lifecycle::Event::Deleted) };
-        let (context, client, reply) = (self.context.clone(), self.client.clone(), self.last_reply.take());
+        let (context, client, reply) = (self.context.clone(), self.client.clone(), self.work.last_reply());
         self.answers.push(
             async move {
                 if let Some(reply) = reply {
@@ -160,8 +161,11 @@ impl<A: Assign> Engine<A> {
     }
 
     /// Moves a poison message to the dead letters; only then is it given up.
-    pub(super) fn bury(&mut self, content: Received, ticket: Arc<Ticket>) {
+    pub(super) fn bury(&mut self, run: Run<Box<Received>>) {
+        let ticket = self.work.burial(&run);
+        // Without a place to bury it any more, the end of the run has it delivered again.
         let Some(dead_letter) = self.settings.dead_letter.clone() else { return };
+        let content = run.content;
         let (context, settings) = (self.context.clone(), self.settings.clone());
         self.answers.push(
             async move {

@@ -43,6 +43,13 @@ impl Lane {
         !self.busy && self.queue.front().is_some_and(|next| !blocked(next))
     }
 
+    /// Says whether the lane can start and was not listed as such; it is from now on.
+    pub(super) fn become_ready(&mut self) -> bool {
+        let news = !self.ready && self.runnable();
+        self.ready |= news;
+        news
+    }
+
     pub(super) fn start(&mut self) -> Option<u64> {
         if !self.runnable() {
             return None;

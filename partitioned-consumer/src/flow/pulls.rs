@@ -1,6 +1,7 @@
 //! Which pulls are out, what they may still deliver, and which of them prove that the pin was renewed.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Pull;
@@ -103,7 +104,7 @@ impl Pulls {
     /// Renews the pin when that is due.
     ///
     /// Only a probe is answered for sure while messages flow (a fulfilled pull ends in silence), so only probes renew.
-    pub(super) fn renew(&mut self, now: Duration, renewal: Duration, pin: &str) -> Option<Pull> {
+    pub(super) fn renew(&mut self, now: Duration, renewal: Duration, pin: &Arc<str>) -> Option<Pull> {
         if now < self.renew_at {
             return None;
         }
@@ -120,7 +121,7 @@ impl Pulls {
     }
 
     /// Asks for messages when enough room has come free.
-    pub(super) fn refill(&mut self, now: Duration, wanted: usize, pin: &str) -> Option<Pull> {
+    pub(super) fn refill(&mut self, now: Duration, wanted: usize, pin: &Arc<str>) -> Option<Pull> {
         let enough = wanted > 0 && wanted >= self.credit;
         enough.then(|| self.send(now, wanted as u32, Some(pin), false, OPEN_FOR, Duration::ZERO))
     }
@@ -129,7 +130,7 @@ impl Pulls {
         &mut self,
         now: Duration,
         batch: u32,
-        pin: Option<&str>,
+        pin: Option<&Arc<str>>,
         probe: bool,
         expires: Duration,
         heartbeat: Duration,
@@ -139,6 +140,6 @@ impl Pulls {
         if !probe {
             self.credit += batch as usize;
         }
-        Pull { number: self.last_number, batch, pin: pin.map(str::to_owned), probe, expires, heartbeat }
+        Pull { number: self.last_number, batch, pin: pin.cloned(), probe, expires, heartbeat }
     }
 }

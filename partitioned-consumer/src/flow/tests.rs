@@ -25,6 +25,20 @@ struct Bench {
     now: Duration,
 }
 
+#[derive(Debug)]
+struct Outcome {
+    actions: Vec<Action<u64>>,
+    started: Vec<u64>,
+}
+
+impl std::ops::Deref for Outcome {
+    type Target = [Action<u64>];
+
+    fn deref(&self) -> &[Action<u64>] {
+        &self.actions
+    }
+}
+
 impl Bench {
     fn new() -> Self {
         let mut bench = Self { flow: Flow::new(config()), now: Duration::ZERO };
@@ -32,19 +46,23 @@ impl Bench {
         bench
     }
 
-    fn step(&mut self, event: Event<u64>) -> Vec<Action<u64>> {
-        let mut out = Vec::new();
-        self.flow.step(event, self.now, &mut out);
-        out
+    /// What an event leads to: handlers start as soon as they may.
+    fn step(&mut self, event: Event<u64>) -> Outcome {
+        let (mut actions, mut started) = (Vec::new(), Vec::new());
+        self.flow.step_all([event], self.now, &mut actions);
+        while let Some(run) = self.flow.next_run(self.now, &mut actions) {
+            started.push(run.content);
+        }
+        Outcome { actions, started }
     }
 
     /// A delivery whose place among the consumer's deliveries is its stream sequence.
-    fn deliver(&mut self, seq: u64, lane: u64) -> Vec<Action<u64>> {
+    fn deliver(&mut self, seq: u64, lane: u64) -> Outcome {
         self.deliver_as(seq, seq, lane, "pin")
     }
 
-    fn deliver_as(&mut self, stream_seq: u64, consumer_seq: u64, lane: u64, pin: &str) -> Vec<Action<u64>> {
-        let pin = Some(pin.to_owned());
+    fn deliver_as(&mut self, stream_seq: u64, consumer_seq: u64, lane: u64, pin: &str) -> Outcome {
+        let pin = Some(pin.into());
         self.step(Event::Delivered(Delivery {
             stream_seq,
             consumer_seq,
@@ -55,7 +73,7 @@ impl Bench {
         }))
     }
 
-    fn position(&mut self, question: u64, delivered: u64, pending: usize) -> Vec<Action<u64>> {
+    fn position(&mut self, question: u64, delivered: u64, pending: usize) -> Outcome {
         self.step(Event::Position(Position {
             question,
             delivered_stream_seq: delivered,
@@ -65,17 +83,14 @@ impl Bench {
         }))
     }
 
-    fn finish(&mut self, run: u64, settlement: Settlement) -> Vec<Action<u64>> {
+    fn finish(&mut self, run: u64, settlement: Settlement) -> Outcome {
         self.step(Event::Settled { run, settlement });
         self.step(Event::Finished { run })
     }
 }
 
-fn started(actions: &[Action<u64>]) -> Vec<u64> {
-    let run = |action: &Action<u64>| {
-        if let Action::Run { stream_seq, .. } = action { Some(*stream_seq) } else { None }
-    };
-    actions.iter().filter_map(run).collect()
+fn started(outcome: &Outcome) -> Vec<u64> {
+    outcome.started.clone()
 }
 
 fn lost(actions: &[Action<u64>]) -> Option<PinLoss> {
@@ -214,7 +229,7 @@ fn a_gap_in_the_deliveries_holds_everything_back() {
 fn a_poison_message_is_buried_when_its_deliveries_are_used_up() {
     let mut bench = Bench::new();
     bench.flow.config_mut().dead_letter_after = Some(2);
-    let pin = Some("pin".to_owned());
+    let pin = Some("pin".into());
     bench.step(Event::Delivered(Delivery {
         stream_seq: 1,
         consumer_seq: 1,
@@ -224,7 +239,7 @@ fn a_poison_message_is_buried_when_its_deliveries_are_used_up() {
         content: 1,
     }));
     let actions = bench.position(1, 1, 1);
-    assert!(actions.iter().any(|a| matches!(a, Action::Run { bury: true, .. })), "{actions:?}");
+    assert!(actions.iter().any(|a| matches!(a, Action::Bury(_))), "{actions:?}");
 }
 
 #[test]
@@ -239,6 +254,7 @@ fn a_drain_ends_with_the_last_handler_and_starts_nothing() {
         started(&actions).is_empty() && actions.iter().any(|a| matches!(a, Action::Drained)),
         "{actions:?}"
     );
+    assert_eq!(bench.flow.buffered().collect::<Vec<_>>(), [&2]);
     assert_eq!(bench.flow.take_buffered(), [2]);
 }
 

@@ -161,7 +161,13 @@ impl World {
         if let Event::Delivered(delivery) = &event {
             self.instances[instance].held.insert(delivery.stream_seq);
         }
-        self.instances[instance].flow.step(event, now, &mut out);
+        self.instances[instance].flow.step_all([event], now, &mut out);
+        for action in out.drain(..) {
+            self.act(instance, action);
+        }
+        while let Some(run) = self.instances[instance].flow.next_run(now, &mut out) {
+            self.begin(instance, run.run, run.content);
+        }
         for action in out {
             self.act(instance, action);
         }
@@ -170,7 +176,7 @@ impl World {
     fn act(&mut self, instance: usize, action: Action<u64>) {
         match action {
             Action::Pull(pull) => self.send_server(instance, ToServer::Pull(pull)),
-            Action::Run { run, stream_seq, .. } => self.begin(instance, run, stream_seq),
+            Action::Bury(_) => unreachable!("no message is to be buried here"),
             Action::Confirm(seq) => self.send_server(instance, ToServer::Ack(seq)),
             Action::Return(seq) => self.send_server(instance, ToServer::Nak(seq, 0)),
             Action::Progress => {
@@ -256,7 +262,7 @@ impl World {
 
     fn pull(&mut self, instance: usize, life: u64, pull: Pull) {
         if let (Some(id), Some((pin, until))) = (&pull.pin, &mut self.server.pin) {
-            if id != pin {
+            if **id != **pin {
                 self.send_client(
                     instance,
                     life,
@@ -313,10 +319,10 @@ impl World {
             let gone = !self.instances[instance].alive || self.instances[instance].life != life;
             let status = match (&waiting.pull.pin, &pin) {
                 _ if gone => Some(None),
-                (Some(id), Some(pin)) if id == pin && waiting.pull.probe => {
+                (Some(id), Some(pin)) if **id == **pin && waiting.pull.probe => {
                     Some(Some(PullStatus::Accepted { ended: true }))
                 }
-                (Some(id), Some(pin)) if id == pin => None,
+                (Some(id), Some(pin)) if **id == **pin => None,
                 (Some(_), _) => Some(Some(PullStatus::WrongPin)),
                 (None, Some(_)) => {
                     at += 1;
@@ -357,7 +363,7 @@ impl World {
             consumer_seq: self.server.consumer_seq,
             deliveries: entry.1,
             lane: lane(seq),
-            pin: self.server.pin.as_ref().map(|(pin, _)| pin.clone()),
+            pin: self.server.pin.as_ref().map(|(pin, _)| pin.as_str().into()),
             content: seq,
         };
         self.send_client(instance, life, Event::Delivered(delivery));

@@ -1,0 +1,85 @@
+//! Whose turn it is: how messages leave a flow for a handler, and how handlers leave them.
+
+use std::time::Duration;
+
+use super::{Action, Flow, Position, Run, Running, Settlement};
+
+impl<T> Flow<T> {
+    /// The next message whose turn has come, when a handler may start now. What is to be buried comes out as actions.
+    pub(crate) fn next_run(&mut self, now: Duration, out: &mut Vec<Action<T>>) -> Option<Run<T>> {
+        self.expire(now, out);
+        while self.may_start() {
+            let id = self.ready.pop_front()?;
+            let Some(lane) = self.lanes.get_mut(&id) else { continue };
+            lane.ready = false;
+            let Some(stream_seq) = lane.start() else { continue };
+            let held = self.held.get_mut(&stream_seq).expect("queued messages are in hand");
+            let content = held.content.take().expect("a queued message has its content");
+            let bury = self.config.dead_letter_after.is_some_and(|limit| held.deliveries > limit);
+            self.runs += 1;
+            self.active += 1;
+            self.running.insert(self.runs, Running { lane: id, stream_seq, current: true });
+            let run = Run { run: self.runs, content };
+            if !bury {
+                return Some(run);
+            }
+            out.push(Action::Bury(run));
+        }
+        None
+    }
+
+    /// Whether [`Flow::next_run`] is worth a call.
+    pub(crate) fn can_start(&self) -> bool {
+        !self.ready.is_empty() && self.may_start()
+    }
+
+    fn may_start(&self) -> bool {
+        let settled = self.session.as_ref().is_some_and(|session| session.settled);
+        settled && !self.paused && !self.draining && self.active < self.config.concurrency
+    }
+
+    pub(super) fn settling(&mut self, run: u64) {
+        if let Some(held) =
+            self.running.get(&run).filter(|r| r.current).and_then(|r| self.held.get_mut(&r.stream_seq))
+        {
+            held.settling = true;
+        }
+    }
+
+    pub(super) fn settled(&mut self, run: u64, settlement: Settlement) {
+        let Some(running) = self.running.get(&run).filter(|r| r.current) else { return };
+        if self.held.remove(&running.stream_seq).is_none() {
+            return;
+        }
+        let lane = self.lanes.get_mut(&running.lane).expect("a running message keeps its lane");
+        match settlement {
+            Settlement::Done => lane.finish(running.stream_seq),
+            Settlement::Again => {
+                lane.await_again(running.stream_seq);
+                self.awaited += 1;
+            }
+        }
+    }
+
+    pub(super) fn finished(&mut self, run: u64) {
+        self.settled(run, Settlement::Again);
+        let Some(running) = self.running.remove(&run) else { return };
+        self.active -= 1;
+        let Some(lane) = self.lanes.get_mut(&running.lane) else { return };
+        lane.busy = false;
+        if lane.become_ready() {
+            self.ready.push_back(running.lane);
+        }
+    }
+
+    /// Stops waiting for messages that are no longer pending: used up their deliveries, or deleted.
+    pub(super) fn forgive(&mut self, position: &Position, all: bool) {
+        for (id, lane) in &mut self.lanes {
+            let given_up = lane.forgive(if all { u64::MAX } else { position.ack_floor_stream_seq });
+            self.awaited -= given_up;
+            if given_up > 0 && lane.become_ready() {
+                self.ready.push_back(*id);
+            }
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! What the engine and the handlers of one instance share: the flow, behind a lock.
+//!
+//! A handler takes its next message here and settles it here, without a word to the engine's task: whether a message
+//! may start is judged at the moment at which it starts, and a busy member never waits for a task to be woken. What a
+//! step asks for besides (pulls, questions, the end of a pin) is left for the engine.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use async_nats::connection::State as Connection;
+use async_nats::{Client, Statistics, Subject};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::flow::{Action, Event, Flow, FlowConfig, Run};
+use crate::message::{Message, Received, Ticket};
+
+/// A message on its way to a handler, with the means to follow its run.
+pub(crate) struct Job {
+    pub(crate) message: Message,
+    pub(crate) ticket: Arc<Ticket>,
+}
+
+/// See the module.
+pub(crate) struct Work {
+    state: Mutex<State>,
+    /// A message may be waiting for a handler.
+    ready: Notify,
+    /// The engine has something to do.
+    due: Notify,
+    started: Instant,
+    client: Client,
+    statistics: Arc<Statistics>,
+    acks: bool,
+}
+
+struct State {
+    flow: Flow<Box<Received>>,
+    /// What the engine has to do.
+    actions: Vec<Action<Box<Received>>>,
+    /// Acknowledgement subjects of what handlers have, for progress.
+    replies: HashMap<u64, Subject>,
+    last_reply: Option<Subject>,
+    /// Cancelled with the pin.
+    session: CancellationToken,
+    /// When the engine looks next.
+    alarm: Duration,
+    connected: bool,
+    connects: u64,
+    closed: bool,
+}
+
+impl Work {
+    pub(crate) fn new(client: Client, config: FlowConfig) -> Arc<Self> {
+        let statistics = client.statistics();
+        let state = State {
+            actions: Vec::new(),
+            replies: HashMap::new(),
+            last_reply: None,
+            session: CancellationToken::new(),
+            alarm: Duration::ZERO,
+            connected: true,
+            connects: statistics.connects.load(Ordering::Relaxed),
+            closed: false,
+            flow: Flow::new(config.clone()),
+        };
+        Arc::new(Self {
+            state: Mutex::new(state),
+            ready: Notify::new(),
+            due: Notify::new(),
+            started: Instant::now(),
+            client,
+            statistics,
+            acks: config.acks,
+        })
+    }
+
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    pub(crate) fn acks(&self) -> bool {
+        self.acks
+    }
+
+    /// The flow's time: since this instance began.
+    pub(crate) fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Locks the flow, with what is known of the connection up to date.
+    fn lock(&self, now: Duration) -> MutexGuard<'_, State> {
+        let mut state = self.state.lock().expect("no step panics");
+        let connected = self.client.connection_state() == Connection::Connected;
+        // Whoever is on the other side of a new connection may have given our pin away.
+        if state.connected && !connected {
+            state.step([Event::Disconnected], now);
+        }
+        state.connected = connected;
+        let connects = self.statistics.connects.load(Ordering::Relaxed);
+        if connects != state.connects {
+            state.connects = connects;
+            state.step([Event::Reconnected], now);
+        }
+        state
+    }
+
+    /// Unlocks, and wakes whom it concerns.
+    fn unlock(&self, state: MutexGuard<'_, State>) {
+        let early = state.flow.wake_at().is_some_and(|at| at < state.alarm);
+        let due = early || !state.actions.is_empty();
+        let ready = state.flow.can_start();
+        drop(state);
+        if due {
+            self.due.notify_one();
+        }
+        if ready {
+            self.ready.notify_one();
+        }
+    }
+
+    pub(crate) fn step(&self, event: Event<Box<Received>>) {
+        self.step_all([event]);
+    }
+
+    pub(crate) fn step_all(&self, events: impl IntoIterator<Item = Event<Box<Received>>>) {
+        let now = self.now();
+        let mut state = self.lock(now);
+        state.step(events, now);
+        self.unlock(state);
+    }
+
+    /// Notes how a handler left a message, before the broker hears of it.
+    pub(crate) fn settle(&self, run: u64, event: Event<Box<Received>>) {
+        let now = self.now();
+        let mut state = self.lock(now);
+        if matches!(event, Event::Settled { .. }) {
+            state.replies.remove(&run);
+        }
+        state.step([event], now);
+        self.unlock(state);
+    }
+
+    /// The end of a run that left no successor to be taken at once.
+    pub(crate) fn finish(&self, run: u64) {
+        let now = self.now();
+        let mut state = self.lock(now);
+        state.finish(run, now);
+        self.unlock(state);
+    }
+
+    /// Takes the next message whose turn has come; `None` when the member has ended.
+    ///
+    /// # Cancel safety
+    /// No message is lost when the future is dropped.
+    pub(crate) async fn take(self: &Arc<Self>) -> Option<Job> {
+        self.take_after(None).await
+    }
+
+    /// As [`Work::take`]; says first that a run has ended.
+    pub(crate) async fn take_after(self: &Arc<Self>, mut finished: Option<u64>) -> Option<Job> {
+        loop {
+            // Made first, so that what changes between the look and the wait is not missed.
+            let ready = self.ready.notified();
+            match self.try_take(finished.take()) {
+                Taken::Job(job) => return Some(*job),
+                Taken::Closed => return None,
+                Taken::Nothing => ready.await,
+            }
+        }
+    }
+
+    fn try_take(self: &Arc<Self>, finished: Option<u64>) -> Taken {
+        let now = self.now();
+        let mut state = self.lock(now);
+        if let Some(run) = finished {
+            state.finish(run, now);
+        }
+        if state.closed {
+            return Taken::Closed;
+        }
+        let State { flow, actions, .. } = &mut *state;
+        let first_new = actions.len();
+        let run = flow.next_run(now, actions);
+        state.heed(first_new);
+        let taken = run.map(|run| {
+            state.replies.insert(run.run, run.content.reply.clone());
+            state.last_reply = Some(run.content.reply.clone());
+            (run, state.session.clone())
+        });
+        self.unlock(state);
+        match taken {
+            Some((Run { run, content }, session)) => {
+                let ticket = self.ticket(run, &content, session);
+                Taken::Job(Box::new(Job { message: Message::new(content, Arc::clone(&ticket)), ticket }))
+            }
+            None => Taken::Nothing,
+        }
+    }
+
+    fn ticket(self: &Arc<Self>, run: u64, content: &Received, cancelled: CancellationToken) -> Arc<Ticket> {
+        Arc::new(Ticket {
+            run,
+            work: Arc::clone(self),
+            reply: content.reply.clone(),
+            settled: AtomicBool::new(false),
+            finished: AtomicBool::new(false),
+            cancelled,
+        })
+    }
+
+    /// The right to settle a message that is buried instead of handled.
+    pub(crate) fn burial(self: &Arc<Self>, run: &Run<Box<Received>>) -> Arc<Ticket> {
+        let session = self.state.lock().expect("no step panics").session.clone();
+        self.ticket(run.run, &run.content, session)
+    }
+
+    /// Returns when the engine has something to do.
+    pub(crate) async fn due(&self) {
+        self.due.notified().await;
+    }
+
+    /// Takes what the engine has to do.
+    pub(crate) fn actions(&self) -> Vec<Action<Box<Received>>> {
+        std::mem::take(&mut self.lock(self.now()).actions)
+    }
+
+    /// When the flow wants to be looked at, at the latest; `latest` where it does not care.
+    pub(crate) fn set_alarm(&self, latest: Duration) -> Duration {
+        let mut state = self.state.lock().expect("no step panics");
+        state.alarm = state.flow.wake_at().map_or(latest, |at| at.min(latest));
+        state.alarm
+    }
+
+    pub(crate) fn configure(&self, edit: impl FnOnce(&mut FlowConfig)) {
+        edit(self.state.lock().expect("no step panics").flow.config_mut());
+    }
+
+    pub(crate) fn knows_pull(&self, number: u64) -> bool {
+        self.state.lock().expect("no step panics").flow.knows_pull(number)
+    }
+
+    pub(crate) fn is_pinned(&self) -> bool {
+        self.state.lock().expect("no step panics").flow.is_pinned()
+    }
+
+    /// Acknowledgement subjects of everything in hand.
+    pub(crate) fn replies(&self) -> Vec<Subject> {
+        let state = self.state.lock().expect("no step panics");
+        let buffered = state.flow.buffered().map(|content| content.reply.clone());
+        state.replies.values().cloned().chain(buffered).collect()
+    }
+
+    /// The acknowledgement subject of the message that was started last.
+    pub(crate) fn last_reply(&self) -> Option<Subject> {
+        self.state.lock().expect("no step panics").last_reply.clone()
+    }
+
+    /// Takes what no handler has, and gives back its acknowledgement subjects.
+    pub(crate) fn take_buffered(&self) -> Vec<Subject> {
+        let buffered = self.state.lock().expect("no step panics").flow.take_buffered();
+        buffered.into_iter().map(|content| content.reply).collect()
+    }
+
+    /// Ends the handlers' wait for more.
+    pub(crate) fn close(&self) {
+        self.state.lock().expect("no step panics").closed = true;
+        self.ready.notify_waiters();
+    }
+}
+
+enum Taken {
+    Job(Box<Job>),
+    Nothing,
+    Closed,
+}
+
+impl State {
+    fn step(&mut self, events: impl IntoIterator<Item = Event<Box<Received>>>, now: Duration) {
+        let first_new = self.actions.len();
+        self.flow.step_all(events, now, &mut self.actions);
+        self.heed(first_new);
+    }
+
+    /// The end of a pin waits for nobody.
+    fn heed(&mut self, first_new: usize) {
+        if self.actions[first_new..].iter().any(|action| matches!(action, Action::Cancel)) {
+            std::mem::take(&mut self.session).cancel();
+            self.replies.clear();
+        }
+    }
+
+    fn finish(&mut self, run: u64, now: Duration) {
+        self.replies.remove(&run);
+        self.step([Event::Finished { run }], now);
+    }
+}
