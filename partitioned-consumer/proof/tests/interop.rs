@@ -1,7 +1,7 @@
 //! Rust and Go in one group, live: the real Go library and its `cg`, built by the Go toolchain from pinned versions.
 //!
-//! Without Go, or where the module proxy does not carry the version, the tests are skipped with a message; with `CI=true` a
-//! failure of the build is a failure of the test, unless it is the proxy that refuses.
+//! Both generations of the library are tested, each where the module proxy carries it; without Go, all are skipped with a
+//! message. With `CI=true` one generation at least has to be there, and a peer that does not build is a failure.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
@@ -13,31 +13,42 @@ use std::time::Duration;
 use async_nats::jetstream::{self, stream};
 use natsway_groups_proof::ledger::{Ledger, Verdict};
 use natsway_groups_proof::member::{Orders, now_ns};
-use natsway_groups_proof::peer::Unavailable;
-use natsway_partitioned_consumer::{ElasticConfig, ElasticGroup, Membership, StaticConfig, StaticGroup};
+use natsway_groups_proof::peer::{Peer, Unavailable};
+use natsway_partitioned_consumer::{
+    ElasticConfig, ElasticGroup, ErrorKind, Generation, Membership, StaticConfig, StaticGroup,
+};
 use natsway_testkit::{Broker, Process, eventually};
 use serde_json::{Value, json};
 
 const SOON: Duration = Duration::from_secs(60);
 
-/// Where the Go programs are; built once for all tests.
-fn peers() -> Option<&'static Path> {
-    static BUILT: OnceLock<Option<PathBuf>> = OnceLock::new();
-    BUILT.get_or_init(build).as_deref()
+/// Where the Go programs of a generation are; built once for all tests.
+fn programs(peer: Peer) -> Option<&'static Path> {
+    static CURRENT: OnceLock<Option<PathBuf>> = OnceLock::new();
+    static OLDER: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let built = if peer == Peer::Current { &CURRENT } else { &OLDER };
+    built.get_or_init(|| build(peer)).as_deref()
 }
 
-fn build() -> Option<PathBuf> {
-    match natsway_groups_proof::peer::build(&Path::new(env!("CARGO_TARGET_TMPDIR")).join("interop-go")) {
-        Ok(programs) => Some(programs),
-        Err(Unavailable::Absent(why)) => {
-            eprintln!("*** SKIPPED: nothing is tested together with the Go library: {why}");
-            None
+fn build(peer: Peer) -> Option<PathBuf> {
+    let why = match peer.build(&Path::new(env!("CARGO_TARGET_TMPDIR")).join("interop-go")) {
+        Ok(programs) => return Some(programs),
+        Err(Unavailable::Broken(why)) if std::env::var_os("CI").is_some() => {
+            panic!("the Go peer {} does not build: {why}", peer.version())
         }
-        Err(Unavailable::Broken(why)) => {
-            assert!(std::env::var_os("CI").is_none(), "the Go peer does not build: {why}");
-            eprintln!("*** SKIPPED: the Go peer does not build: {why}");
-            None
-        }
+        Err(why) => why,
+    };
+    eprintln!("*** SKIPPED: nothing is tested together with the Go library {}: {why:?}", peer.version());
+    None
+}
+
+/// Where there is Go, a build machine tests against one generation at least; which, depends on its module proxy.
+#[test]
+fn a_build_machine_with_go_has_a_peer() {
+    let (current, older) = (programs(Peer::Current), programs(Peer::Older));
+    let go = Command::new("go").arg("version").output().is_ok();
+    if go && std::env::var_os("CI").is_some() {
+        assert!(current.or(older).is_some(), "neither generation of the Go library can be had");
     }
 }
 
@@ -49,8 +60,8 @@ struct Stage {
 }
 
 impl Stage {
-    async fn set() -> Option<Self> {
-        let programs = peers()?;
+    async fn set(peer: Peer) -> Option<Self> {
+        let programs = programs(peer)?;
         let broker = Broker::builder().jetstream().start().await;
         let context = jetstream::new(broker.connect().await);
         let config =
@@ -155,7 +166,7 @@ impl Stage {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_side_reads_what_the_other_writes() {
-    let Some(stage) = Stage::set().await else { return };
+    let Some(stage) = Stage::set(Peer::Current).await else { return };
     let filters = json!([{ "filter": "foo.*", "partitioning_wildcards": [1] }]);
     stage.go(json!({ "do": "create-elastic", "partitions": 6, "filters": filters })).unwrap();
     let group = ElasticGroup::new(stage.context.clone(), "S", "g").unwrap();
@@ -184,7 +195,7 @@ async fn each_side_reads_what_the_other_writes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_go_command_line_shows_our_groups() {
-    let Some(stage) = Stage::set().await else { return };
+    let Some(stage) = Stage::set(Peer::Current).await else { return };
     let group = ElasticGroup::new(stage.context.clone(), "S", "g").unwrap();
     group.create(&ElasticConfig::new(4).filter("foo.*", [1])).await.unwrap();
     group.add_members(["m1"]).await.unwrap();
@@ -206,7 +217,7 @@ async fn the_go_command_line_shows_our_groups() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn instances_of_one_member_take_over_from_each_other() {
-    let Some(stage) = Stage::set().await else { return };
+    let Some(stage) = Stage::set(Peer::Current).await else { return };
     let group = ElasticGroup::new(stage.context.clone(), "S", "g").unwrap();
     group.create(&ElasticConfig::new(4).filter("foo.*", [1])).await.unwrap();
     group.add_members(["m1"]).await.unwrap();
@@ -241,7 +252,7 @@ async fn instances_of_one_member_take_over_from_each_other() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn members_of_both_kinds_share_a_group() {
-    let Some(stage) = Stage::set().await else { return };
+    let Some(stage) = Stage::set(Peer::Current).await else { return };
     let filters = json!([{ "filter": "foo.*", "partitioning_wildcards": [1] }]);
     stage.go(json!({ "do": "create-elastic", "partitions": 6, "filters": filters })).unwrap();
     let group = ElasticGroup::new(stage.context.clone(), "S", "g").unwrap();
@@ -271,4 +282,58 @@ async fn members_of_both_kinds_share_a_group() {
     // A Go member deletes its consumer with a handler at work, so a repeat is its right; loss is nobody's.
     let verdict = stage.judge(50, &[("go", None), ("rust", None)]);
     assert_eq!(verdict.lost, 0, "{verdict:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_older_generation_is_read_joined_and_never_rewritten() {
+    let Some(stage) = Stage::set(Peer::Older).await else { return };
+    let filters = json!([{ "filter": "foo.*", "partitioning_wildcards": [1] }]);
+    stage.go(json!({ "do": "create-elastic", "partitions": 6, "filters": filters })).unwrap();
+    stage.go(json!({ "do": "add", "members": ["a", "b"] })).unwrap();
+    let group = ElasticGroup::new(stage.context.clone(), "S", "g").unwrap();
+    let config = group.config().await.unwrap();
+    assert_eq!((config.generation, config.filters.len()), (Generation::First, 1));
+    // Its members would stop at an entry in the new form.
+    assert_eq!(group.add_members(["c"]).await.unwrap_err().kind(), ErrorKind::NotAllowed);
+
+    let mut go = stage.go_member("go", "a", 1);
+    let mut rust = stage.rust_member("rust", "b", 2);
+    stage.publish(1..=10).await;
+    eventually(SOON, async || stage.handled("go") > 0 && stage.handled("rust") > 0).await;
+    stage.go(json!({ "do": "drop", "members": ["a"] })).unwrap();
+    stage.publish(11..=15).await;
+    stage.go(json!({ "do": "add", "members": ["a"] })).unwrap();
+    stage.publish(16..=20).await;
+    stage.drained().await;
+    assert!(go.exit_status().is_none(), "{}", go.stderr());
+    rust.terminate();
+    rust.wait_exit(SOON).await;
+    let verdict = stage.judge(20, &[("go", None), ("rust", None)]);
+    assert_eq!(verdict.lost, 0, "{verdict:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn instances_of_an_older_member_take_over_from_each_other() {
+    let Some(stage) = Stage::set(Peer::Older).await else { return };
+    let filters = json!([{ "filter": "foo.*", "partitioning_wildcards": [1] }]);
+    stage.go(json!({ "do": "create-elastic", "partitions": 4, "filters": filters })).unwrap();
+    stage.go(json!({ "do": "add", "members": ["m1"] })).unwrap();
+    let mut go = stage.go_member("go-1", "m1", 2);
+    stage.publish(1..=5).await;
+    eventually(SOON, async || stage.handled("go-1") > 5).await;
+    let mut rust = stage.rust_member("rust", "m1", 4);
+    stage.publish(6..=20).await;
+    let go_killed = now_ns();
+    go.kill9();
+    eventually(SOON, async || stage.handled("rust") > 5).await;
+    let go_again = stage.go_member("go-2", "m1", 2);
+    stage.publish(21..=40).await;
+    let rust_killed = now_ns();
+    rust.kill9();
+    eventually(SOON, async || stage.handled("go-2") > 5).await;
+    stage.drained().await;
+    drop(go_again);
+    let members = [("go-1", Some(go_killed)), ("rust", Some(rust_killed)), ("go-2", None)];
+    let verdict = stage.judge(40, &members);
+    assert_eq!((verdict.overlaps, verdict.disorders, verdict.lost), (0, 0, 0), "{verdict:#?}");
 }

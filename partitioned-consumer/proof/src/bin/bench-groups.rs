@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use async_nats::jetstream::{self, stream};
 use natsway_groups_proof::ledger::Ledger;
 use natsway_groups_proof::member::{Orders, now_ns};
-use natsway_groups_proof::peer;
+use natsway_groups_proof::peer::Peer;
 use natsway_partitioned_consumer::{ElasticConfig, ElasticGroup, Membership, StaticConfig, StaticGroup};
 use natsway_testkit::{Broker, Process};
 use serde_json::{Value, json};
@@ -49,8 +49,11 @@ async fn main() -> Result<()> {
         std::fs::remove_dir_all(&logs)?;
     }
     std::fs::create_dir_all(&logs)?;
-    let go = match peer::build(&logs.join("interop-go")) {
-        Ok(programs) => Some(programs.join("interop")),
+    let go = match Peer::newest(&logs.join("interop-go")) {
+        Ok((peer, programs)) => {
+            eprintln!("go: the library's {}", peer.version());
+            Some(programs.join("interop"))
+        }
         Err(why) => {
             eprintln!("*** the Go library is missing from the figures: {why:?}");
             None

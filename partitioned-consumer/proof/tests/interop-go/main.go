@@ -1,6 +1,6 @@
 // Command interop is one member, or one administrative call, of the Go library; the tests mix it with Rust members.
 //
-// Its only argument is a JSON object. Handlers write what they do to a log in the ledger's form.
+// What the library's generations call differently is in current.go and older.go. Its only argument is a JSON object. Handlers write what they do to a log in the ledger's form.
 package main
 
 import (
@@ -19,19 +19,24 @@ import (
 )
 
 type orders struct {
-	Do            string                        `json:"do"`
-	URL           string                        `json:"url"`
-	Stream        string                        `json:"stream"`
-	Group         string                        `json:"group"`
-	Member        string                        `json:"member"`
-	Members       []string                      `json:"members"`
-	Partitions    uint                          `json:"partitions"`
-	Filters       []pcgroups.PartitioningFilter `json:"filters"`
-	MaxAckPending int                           `json:"max_ack_pending"`
-	AckWaitMS     int                           `json:"ack_wait_ms"`
-	WorkMS        int                           `json:"work_ms"`
-	Log           string                        `json:"log"`
-	Bench         int                           `json:"bench"`
+	Do            string   `json:"do"`
+	URL           string   `json:"url"`
+	Stream        string   `json:"stream"`
+	Group         string   `json:"group"`
+	Member        string   `json:"member"`
+	Members       []string `json:"members"`
+	Partitions    uint     `json:"partitions"`
+	Filters       []filter `json:"filters"`
+	MaxAckPending int      `json:"max_ack_pending"`
+	AckWaitMS     int      `json:"ack_wait_ms"`
+	WorkMS        int      `json:"work_ms"`
+	Log           string   `json:"log"`
+	Bench         int      `json:"bench"`
+}
+
+type filter struct {
+	Filter    string `json:"filter"`
+	Wildcards []int  `json:"partitioning_wildcards"`
 }
 
 func main() {
@@ -60,9 +65,9 @@ func main() {
 func (o orders) run(ctx context.Context, js jetstream.JetStream) (any, error) {
 	switch o.Do {
 	case "create-elastic":
-		return pcgroups.CreateElastic(ctx, js, o.Stream, o.Group, o.Partitions, o.Filters, 0, 0)
+		return o.createElastic(ctx, js)
 	case "create-static":
-		return pcgroups.CreateStatic(ctx, js, o.Stream, o.Group, o.Partitions, nil, o.Members, nil)
+		return o.createStatic(ctx, js)
 	case "get-elastic":
 		return pcgroups.GetElasticConsumerGroupConfig(ctx, js, o.Stream, o.Group)
 	case "get-static":
