@@ -24,7 +24,7 @@ use crate::name::GroupName;
 use crate::plan::{ConsumerPlan, GroupKind};
 use crate::runner::{HandlerOutcome, run_handler};
 use crate::work::{Job, Work};
-use crate::{api, settings};
+use crate::{api, maker, settings};
 
 /// What runs one at a time and in order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -358,7 +358,7 @@ impl Consume {
                     return Ok(());
                 }
                 let plan = ConsumerPlan::new(*kind, config.generation, name, member, template, filters)?;
-                match api::create_consumer(&self.context, &plan.stream, &plan.consumer, &plan.config).await {
+                match maker::create(&self.context, &plan).await {
                     Ok(_) => Ok(()),
                     Err(error) if error.code() == Some(api::code::CONSUMER_EXISTS) => Err(ErrorKind::ConsumerMismatch.with(format!(
                         "consumer {:?} exists with other settings: every instance of {member:?} has to give the same",

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::datetime::DateTime;
 use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::{Client, Subject, Subscriber, jetstream};
 use bytes::Bytes;
@@ -97,6 +98,8 @@ pub(crate) struct Engine<A> {
     end: Option<Result<End, Error>>,
     hand_over: bool,
     paused: bool,
+    /// When the broker made the consumer that we pull from.
+    made_at: Option<DateTime>,
     /// The pin of the last message, so that every message of it shares one.
     pin: Arc<str>,
 }
@@ -134,6 +137,7 @@ impl<A: Assign> Engine<A> {
             end: None,
             hand_over: false,
             paused: false,
+            made_at: None,
             pin: Arc::default(),
         }
     }

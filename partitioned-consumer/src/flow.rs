@@ -66,8 +66,8 @@ const ASK_FIRST: Duration = Duration::from_millis(20);
 const ASK_SLOWEST: Duration = Duration::from_millis(250);
 /// When a question counts as lost.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
-/// How often a lane that waits for a redelivery is checked for a message that will never come.
-const ASK_AWAITED: Duration = Duration::from_secs(1);
+/// How often an instance at work asks: a lane may wait for a message that never comes, or the consumer be another by now.
+const ASK_STEADILY: Duration = Duration::from_secs(1);
 /// Fewest messages asked for at once where the server keeps the limit anyway: it saves pulls.
 const PULL_AHEAD: usize = 256;
 /// Idle lanes are forgotten above this many, once the acknowledgement floor has passed them.
@@ -126,8 +126,8 @@ impl<T> Flow<T> {
         }
         let Some(session) = &self.session else { return self.pulls.standby_check_at() };
         let unanswered = session.question.map_or(Duration::ZERO, |(_, asked_at)| asked_at + ASK_AGAIN);
-        let ask = self.must_ask(session).then(|| session.ask_at.max(unanswered));
-        [Some(session.lease_until), Some(self.pulls.renew_at), ask].into_iter().flatten().min()
+        let ask = session.ask_at.max(unanswered);
+        Some(session.lease_until.min(self.pulls.renew_at).min(ask))
     }
 
     /// Takes events and appends what is to be done after all of them.
@@ -273,20 +273,15 @@ impl<T> Flow<T> {
         }
     }
 
-    fn must_ask(&self, session: &Session) -> bool {
-        !session.settled || self.awaited > 0
-    }
-
     fn ask(&mut self, now: Duration, out: &mut Vec<Action<T>>) {
-        let awaited = self.awaited;
         let Some(session) = &mut self.session else { return };
         let waiting = session.question.is_some_and(|(_, asked_at)| now < asked_at + ASK_AGAIN);
-        if session.settled && awaited == 0 || now < session.ask_at || waiting {
+        if now < session.ask_at || waiting {
             return;
         }
         self.questions += 1;
         session.question = Some((self.questions, now));
-        session.ask_at = now + if session.settled { ASK_AWAITED } else { session.ask_every };
+        session.ask_at = now + if session.settled { ASK_STEADILY } else { session.ask_every };
         session.ask_every = (session.ask_every * 2).min(ASK_SLOWEST);
         out.push(Action::AskPosition(self.questions));
     }

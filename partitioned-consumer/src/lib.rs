@@ -55,6 +55,7 @@ mod filter;
 mod flow;
 mod inspect;
 mod lifecycle;
+mod maker;
 mod message;
 mod name;
 mod partition;

@@ -95,7 +95,7 @@ enum State {
     Out,
     Creating,
     Inspecting,
-    Deleting,
+    Deleting(Deleter),
     /// Waiting to try again.
     Pausing {
         until: Duration,
@@ -108,9 +108,20 @@ enum State {
     Ended,
 }
 
+/// As what this instance deletes the member's consumer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Deleter {
+    /// It was the pinned one, so nobody else deletes.
+    Holder,
+    /// Nobody was at work with it; several may have seen that.
+    Cleaner,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Then {
     Rejoin,
+    /// As `Rejoin`, after somebody else deleted the consumer.
+    RejoinLater,
     Stop,
     Delete,
     Break,
@@ -142,6 +153,7 @@ pub(crate) struct Lifecycle {
     random: fastrand::Rng,
 }
 
+/// At the least what the broker takes for a deletion, many times over.
 const OVERLAP_PAUSE_MS: std::ops::RangeInclusive<u64> = 50..=250;
 const FAULT_PAUSE_MS: u64 = 250;
 const FAULT_PAUSE_MAX_MS: u64 = 2_000;
@@ -185,14 +197,10 @@ impl Lifecycle {
             Event::Created(filters) => self.created(&filters, out),
             Event::CreateFailed(fault) => self.create_failed(fault, now, out),
             Event::Inspected(existing) => self.inspected(existing, now, out),
-            Event::Deleted => {
-                if self.state == State::Deleting {
-                    self.join(out);
-                }
-            }
+            Event::Deleted => self.deleted(now, out),
             Event::ConsumerGone => self.consumer_gone(now, out),
             Event::Pinned(pinned) => self.pinned = pinned,
-            Event::Drained => self.drained(out),
+            Event::Drained => self.drained(now, out),
             Event::Tick => self.tick(now, out),
         }
     }
@@ -280,13 +288,13 @@ impl Lifecycle {
             return;
         }
         match existing {
-            Existing::Absent => self.join(out),
+            Existing::Absent => self.join_later(now, out),
             // Nobody is at work with it: its filters are not ours any more, or its settings are an old release's.
-            Existing::Unpinned { in_flight: false } => self.delete(out),
+            Existing::Unpinned { in_flight: false } => self.delete(Deleter::Cleaner, out),
             Existing::Unpinned { in_flight: true } => {
                 let since = *self.unpinned_since.get_or_insert(now);
                 if now.saturating_sub(since) >= self.config.lease {
-                    self.delete(out)
+                    self.delete(Deleter::Cleaner, out)
                 } else {
                     self.pause_randomly(now)
                 }
@@ -307,10 +315,28 @@ impl Lifecycle {
         }
     }
 
-    fn delete(&mut self, out: &mut Vec<Action>) {
+    fn delete(&mut self, deleter: Deleter, out: &mut Vec<Action>) {
         self.unpinned_since = None;
-        self.state = State::Deleting;
+        self.state = State::Deleting(deleter);
         out.push(Action::Delete);
+    }
+
+    fn deleted(&mut self, now: Duration, out: &mut Vec<Action>) {
+        match self.state {
+            State::Deleting(Deleter::Holder) => self.join(out),
+            // The broker may have been at it by itself, and say so before it has finished.
+            State::Deleting(Deleter::Cleaner) => self.join_later(now, out),
+            _ => {}
+        }
+    }
+
+    /// Joins when a deletion that somebody else began is finished for sure: see [`crate::maker`].
+    fn join_later(&mut self, now: Duration, out: &mut Vec<Action>) {
+        if self.wanted.is_empty() {
+            self.join(out);
+        } else {
+            self.pause_randomly(now);
+        }
     }
 
     fn consumer_gone(&mut self, now: Duration, out: &mut Vec<Action>) {
@@ -324,7 +350,7 @@ impl Lifecycle {
             State::Attached => {
                 self.pinned = false;
                 // The work-queue stream still has every message; handlers may still be at work with some.
-                self.drain(Then::Rejoin, now, out);
+                self.drain(Then::RejoinLater, now, out);
                 out.push(Action::Abort);
             }
             _ => {}
@@ -336,20 +362,24 @@ impl Lifecycle {
         out.push(Action::Drain);
     }
 
-    fn drained(&mut self, out: &mut Vec<Action>) {
+    fn drained(&mut self, now: Duration, out: &mut Vec<Action>) {
         let State::Draining { then, .. } = self.state else { return };
         let pinned = std::mem::take(&mut self.pinned);
         match then {
             Then::Rejoin => {
                 out.push(Action::Abort);
                 if pinned {
-                    self.delete(out);
+                    self.delete(Deleter::Holder, out);
                 } else if self.wanted.is_empty() {
                     // Nobody else may be left to remove the consumer, and it keeps its partitions from the others.
                     self.inspect(out);
                 } else {
                     self.join(out);
                 }
+            }
+            Then::RejoinLater => {
+                out.push(Action::Abort);
+                self.join_later(now, out);
             }
             Then::Stop => {
                 out.push(if pinned { Action::HandOver } else { Action::Abort });
@@ -375,7 +405,7 @@ impl Lifecycle {
             State::Attached => self.drain(then, now, out),
             _ => {
                 self.state = State::Draining { then, deadline: now };
-                self.drained(out);
+                self.drained(now, out);
             }
         }
     }
@@ -385,7 +415,7 @@ impl Lifecycle {
             State::Pausing { until } if now >= until => self.join(out),
             State::Draining { deadline, .. } if now >= deadline => {
                 out.push(Action::Abort);
-                self.drained(out);
+                self.drained(now, out);
             }
             _ => {}
         }
@@ -468,6 +498,26 @@ mod tests {
         assert!(matches!(bench.step(Event::Assigned(filters(&["0.>", "1.>"])))[..], [Action::Drain]));
         assert!(matches!(bench.step(Event::Drained)[..], [Action::Abort, Action::Delete]));
         assert!(matches!(bench.step(Event::Deleted)[..], [Action::Create(_)]));
+    }
+
+    #[test]
+    fn only_the_holder_makes_a_deleted_consumer_anew_at_once() {
+        // A standby hears of the deletion while the broker is still at it.
+        let mut standby = Bench::new(false);
+        standby.step(Event::Assigned(filters(&["0.>"])));
+        standby.step(Event::Created(filters(&["0.>"])));
+        standby.step(Event::ConsumerGone);
+        let actions = standby.step(Event::Drained);
+        assert!(matches!(actions[..], [Action::Abort]), "{actions:?}");
+        assert!(standby.life.wake_at().unwrap() >= MS(50));
+        assert!(matches!(standby.after_pause()[..], [Action::Create(_)]));
+        // Two instances may clean up at once; the second is told that it is done before it is.
+        let mut cleaner = Bench::new(false);
+        cleaner.step(Event::Assigned(filters(&["0.>"])));
+        cleaner.step(Event::CreateFailed(CreateFault::Differs));
+        cleaner.step(Event::Inspected(Existing::Unpinned { in_flight: false }));
+        assert!(cleaner.step(Event::Deleted).is_empty());
+        assert!(matches!(cleaner.after_pause()[..], [Action::Create(_)]));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::datetime::DateTime;
 use async_nats::jetstream;
 use async_nats::{Client, HeaderMap, Subject};
 use bytes::Bytes;
@@ -15,12 +16,18 @@ use crate::consume::Notice;
 use crate::error::Error;
 use crate::flow::{self, Position, Run};
 use crate::lifecycle::{self, CreateFault, Existing};
+use crate::maker;
 use crate::message::{Received, split_partition};
 use crate::plan::ConsumerPlan;
 
 /// What a question came to.
 pub(super) enum Answer {
     Life(lifecycle::Event),
+    /// The consumer exists; when it was made tells it from a later one of its name.
+    Created {
+        filters: Vec<String>,
+        made_at: DateTime,
+    },
     Position(Position),
     /// The question failed and will be asked again in time.
     Nothing,
@@ -31,6 +38,10 @@ impl<A: Assign> Engine<A> {
     pub(super) fn answered(&mut self, answer: Answer) {
         match answer {
             Answer::Life(event) => self.life_step(event),
+            Answer::Created { filters, made_at } => {
+                self.made_at = Some(made_at);
+                self.life_step(lifecycle::Event::Created(filters));
+            }
             Answer::Position(position) => self.flow_step(flow::Event::Position(position)),
             Answer::Buried(notice) => self.channels.notices.tell(notice),
             Answer::Nothing => {}
@@ -60,10 +71,8 @@ impl<A: Assign> Engine<A> {
         let (context, kind, name) = (self.context.clone(), self.settings.kind, self.settings.name.clone());
         self.answers.push(
             async move {
-                let event = match api::create_consumer(&context, &plan.stream, &plan.consumer, &plan.config)
-                    .await
-                {
-                    Ok(_) => lifecycle::Event::Created(filters),
+                let event = match maker::create(&context, &plan).await {
+                    Ok(info) => return Answer::Created { filters, made_at: info.created },
                     Err(error) => match error.code() {
                         Some(code::FILTER_OVERLAPS) => lifecycle::Event::CreateFailed(CreateFault::Overlaps),
                         Some(code::CONSUMER_EXISTS) => lifecycle::Event::CreateFailed(CreateFault::Differs),
@@ -115,7 +124,7 @@ impl<A: Assign> Engine<A> {
                 if let Some(reply) = reply {
                     barrier(&client, reply).await;
                 }
-                if let Err(error) = api::delete_consumer(&context, &plan.stream, &plan.consumer).await {
+                if let Err(error) = maker::delete(&context, &plan).await {
                     tracing::debug!(?error, "the consumer was not deleted; creating it will tell");
                 }
                 Answer::Life(lifecycle::Event::Deleted)
@@ -126,10 +135,14 @@ impl<A: Assign> Engine<A> {
 
     pub(super) fn ask_position(&mut self, question: u64) {
         let Some(plan) = self.plan.clone() else { return };
-        let context = self.context.clone();
+        let (context, made_at) = (self.context.clone(), self.made_at);
         self.answers.push(
             async move {
                 match api::consumer_info(&context, &plan.stream, &plan.consumer).await {
+                    // Ours was deleted, and another has its name: our pulls reach nobody.
+                    Ok(info) if made_at.is_some_and(|at| at != info.created) => {
+                        Answer::Life(lifecycle::Event::ConsumerGone)
+                    }
                     Ok(info) => Answer::Position(Self::position_of(question, &info, &plan.priority_group)),
                     Err(error) => gone_or_nothing(&error),
                 }

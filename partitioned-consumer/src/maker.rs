@@ -1,0 +1,92 @@
+//! One instance of a member at a time creates or deletes the member's consumer.
+//!
+//! A broker that stands alone (2.15.1 and before; see nats-server's pull request 8491) mishandles two such requests at
+//! the same time: the loser of two creations tears down the winner's files and registration, and a creation while a
+//! deletion is being finished begins from the files of the deleted. What is left delivers to one instance and is
+//! invisible to everybody else. So instances take turns, by a key in a bucket of our own whose entries expire by
+//! themselves. Whoever may not use the bucket goes on without.
+
+use std::time::Duration;
+
+use async_nats::jetstream::{self, consumer, kv, stream};
+use tokio::time::{Instant, sleep};
+
+use crate::api::{self, ApiError};
+use crate::plan::ConsumerPlan;
+
+const BUCKET: &str = "natsway-consumer-makers";
+/// How long a turn lasts that is never given back: longer than any request waits.
+const TURN: Duration = Duration::from_secs(10);
+/// How long others wait for their turn; a turn takes milliseconds, unless its holder is gone.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// A turn at the consumer of a member; to be given back.
+struct Turn {
+    store: kv::Store,
+    key: String,
+}
+
+impl Turn {
+    /// Waits for the turn; `None` when it cannot be had, and the work goes on without.
+    async fn take(context: &jetstream::Context, plan: &ConsumerPlan) -> Option<Self> {
+        let store = bucket(context).await?;
+        let key = format!("{}.{}", plan.stream, plan.consumer);
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            match store.create(&key, "".into()).await {
+                Ok(_) => return Some(Self { store, key }),
+                Err(error) if error.kind() == kv::CreateErrorKind::AlreadyExists => {
+                    sleep(Duration::from_millis(fastrand::u64(5..25))).await;
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "no turn could be taken");
+                    return None;
+                }
+            }
+        }
+        None
+    }
+
+    async fn give_back(self) {
+        if let Err(error) = self.store.purge(&self.key).await {
+            tracing::debug!(%error, "a turn was not given back; it will expire");
+        }
+    }
+}
+
+async fn bucket(context: &jetstream::Context) -> Option<kv::Store> {
+    if let Ok(store) = context.get_key_value(BUCKET).await {
+        return Some(store);
+    }
+    let config = kv::Config {
+        bucket: BUCKET.into(),
+        description: "whose turn it is to create or delete a member's consumer".into(),
+        max_age: TURN,
+        storage: stream::StorageType::Memory,
+        ..Default::default()
+    };
+    context.create_key_value(config).await.ok()
+}
+
+/// Creates the consumer, or finds it with the very same settings.
+pub(crate) async fn create(
+    context: &jetstream::Context,
+    plan: &ConsumerPlan,
+) -> Result<consumer::Info, ApiError> {
+    let turn = Turn::take(context, plan).await;
+    let created = api::create_consumer(context, &plan.stream, &plan.consumer, &plan.config).await;
+    if let Some(turn) = turn {
+        turn.give_back().await;
+    }
+    created
+}
+
+/// Deletes the consumer; one that is gone already is fine.
+pub(crate) async fn delete(context: &jetstream::Context, plan: &ConsumerPlan) -> Result<(), ApiError> {
+    let turn = Turn::take(context, plan).await;
+    let deleted = api::delete_consumer(context, &plan.stream, &plan.consumer).await;
+    if let Some(turn) = turn {
+        turn.give_back().await;
+    }
+    deleted
+}
