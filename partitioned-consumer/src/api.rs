@@ -103,18 +103,18 @@ pub(crate) async fn consumer_info(
     request(context, format!("CONSUMER.INFO.{stream}.{name}"), &Empty {}).await
 }
 
-/// Deletes a consumer; one that is gone already is fine.
+/// Deletes a consumer; says whether it was there.
 pub(crate) async fn delete_consumer(
     context: &jetstream::Context,
     stream: &str,
     name: &str,
-) -> Result<(), ApiError> {
+) -> Result<bool, ApiError> {
     match request::<_, serde_json::Value>(context, format!("CONSUMER.DELETE.{stream}.{name}"), &Empty {})
         .await
     {
-        Ok(_) => Ok(()),
+        Ok(_) => Ok(true),
         Err(error) if matches!(error.code(), Some(code::CONSUMER_NOT_FOUND | code::STREAM_NOT_FOUND)) => {
-            Ok(())
+            Ok(false)
         }
         Err(error) => Err(error),
     }

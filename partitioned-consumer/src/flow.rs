@@ -8,6 +8,8 @@
 //!   delivered again (a nak, or a handler that left it) blocks its lane until it comes back;
 //! - the lease counts from the moment at which a pull was *sent* that the server is known to have accepted, so it ends
 //!   here before the pin lapses there; at its end every handler is cancelled and the buffer dropped;
+//! - after a broker's restart, an instance that was not the pinned one starts nothing for a lease: the one that was may
+//!   still be at work, and the broker may have forgotten with what;
 //! - after a take-over, or any gap in the consumer's delivery sequence, nothing starts until every message that the
 //!   server holds as pending is in hand, so that an older in-flight message cannot come after a newer one.
 
@@ -57,6 +59,10 @@ pub(crate) struct Flow<T> {
     running: HashMap<u64, Running>,
     active: usize,
     awaited: usize,
+    /// Until when another instance may be at work by a lease from before the broker restarted.
+    hold_off: Duration,
+    /// The latest time that this flow was told.
+    seen: Duration,
     pulls: Pulls,
     runs: u64,
     questions: u64,
@@ -88,6 +94,8 @@ impl<T> Flow<T> {
             running: HashMap::new(),
             active: 0,
             awaited: 0,
+            hold_off: Duration::ZERO,
+            seen: Duration::ZERO,
             pulls: Pulls::default(),
             runs: 0,
             questions: 0,
@@ -127,7 +135,8 @@ impl<T> Flow<T> {
         let Some(session) = &self.session else { return self.pulls.standby_check_at() };
         let unanswered = session.question.map_or(Duration::ZERO, |(_, asked_at)| asked_at + ASK_AGAIN);
         let ask = session.ask_at.max(unanswered);
-        Some(session.lease_until.min(self.pulls.renew_at).min(ask))
+        let wake = session.lease_until.min(self.pulls.renew_at).min(ask);
+        Some(if self.hold_off > self.seen { wake.min(self.hold_off) } else { wake })
     }
 
     /// Takes events and appends what is to be done after all of them.
@@ -143,6 +152,7 @@ impl<T> Flow<T> {
 
     /// A process that stood still must find out before it touches a message.
     fn expire(&mut self, now: Duration, out: &mut Vec<Action<T>>) {
+        self.seen = now;
         if self.session.as_ref().is_some_and(|s| now >= s.lease_until) {
             self.lose(PinLoss::Lapsed, out);
         }
@@ -165,15 +175,9 @@ impl<T> Flow<T> {
             Event::Position(position) => self.position(&position, out),
             Event::Reconnected => {
                 self.pulls = self.pulls.next_epoch();
-                if let Some(session) = &mut self.session {
-                    session.unsettle(now);
-                }
+                self.cut_off(now);
             }
-            Event::Disconnected => {
-                if let Some(session) = &mut self.session {
-                    session.unsettle(now);
-                }
-            }
+            Event::Disconnected => self.cut_off(now),
             Event::Pause(paused) => self.paused = paused,
             Event::Drain => self.draining = true,
             Event::Abort => {
@@ -181,6 +185,14 @@ impl<T> Flow<T> {
                 self.attached = false;
             }
             Event::Tick => {}
+        }
+    }
+
+    /// The broker may have restarted: then it has forgotten who is pinned, and what it delivered last.
+    fn cut_off(&mut self, now: Duration) {
+        match &mut self.session {
+            Some(session) => session.unsettle(now),
+            None => self.hold_off = now + self.config.lease(),
         }
     }
 

@@ -27,7 +27,10 @@ pub(crate) enum Event {
     Created(Vec<String>),
     CreateFailed(CreateFault),
     Inspected(Existing),
-    Deleted,
+    /// Our consumer does not exist any more; whether it did until we deleted it.
+    Deleted {
+        by_us: bool,
+    },
     /// The server says that the consumer is gone.
     ConsumerGone,
     Pinned(bool),
@@ -197,7 +200,7 @@ impl Lifecycle {
             Event::Created(filters) => self.created(&filters, out),
             Event::CreateFailed(fault) => self.create_failed(fault, now, out),
             Event::Inspected(existing) => self.inspected(existing, now, out),
-            Event::Deleted => self.deleted(now, out),
+            Event::Deleted { by_us } => self.deleted(by_us, now, out),
             Event::ConsumerGone => self.consumer_gone(now, out),
             Event::Pinned(pinned) => self.pinned = pinned,
             Event::Drained => self.drained(now, out),
@@ -321,11 +324,11 @@ impl Lifecycle {
         out.push(Action::Delete);
     }
 
-    fn deleted(&mut self, now: Duration, out: &mut Vec<Action>) {
+    fn deleted(&mut self, by_us: bool, now: Duration, out: &mut Vec<Action>) {
         match self.state {
-            State::Deleting(Deleter::Holder) => self.join(out),
-            // The broker may have been at it by itself, and say so before it has finished.
-            State::Deleting(Deleter::Cleaner) => self.join_later(now, out),
+            State::Deleting(Deleter::Holder) if by_us => self.join(out),
+            // Somebody else, or the broker itself, may be at it: it says so before it has finished.
+            State::Deleting(_) => self.join_later(now, out),
             _ => {}
         }
     }
@@ -352,6 +355,10 @@ impl Lifecycle {
                 // The work-queue stream still has every message; handlers may still be at work with some.
                 self.drain(Then::RejoinLater, now, out);
                 out.push(Action::Abort);
+            }
+            State::Draining { then: ref mut then @ Then::Rejoin, .. } => {
+                self.pinned = false;
+                *then = Then::RejoinLater;
             }
             _ => {}
         }
@@ -497,7 +504,7 @@ mod tests {
         let mut bench = Bench::pinned(false, &filters(&["0.>"]));
         assert!(matches!(bench.step(Event::Assigned(filters(&["0.>", "1.>"])))[..], [Action::Drain]));
         assert!(matches!(bench.step(Event::Drained)[..], [Action::Abort, Action::Delete]));
-        assert!(matches!(bench.step(Event::Deleted)[..], [Action::Create(_)]));
+        assert!(matches!(bench.step(Event::Deleted { by_us: true })[..], [Action::Create(_)]));
     }
 
     #[test]
@@ -516,8 +523,22 @@ mod tests {
         cleaner.step(Event::Assigned(filters(&["0.>"])));
         cleaner.step(Event::CreateFailed(CreateFault::Differs));
         cleaner.step(Event::Inspected(Existing::Unpinned { in_flight: false }));
-        assert!(cleaner.step(Event::Deleted).is_empty());
+        assert!(cleaner.step(Event::Deleted { by_us: true }).is_empty());
         assert!(matches!(cleaner.after_pause()[..], [Action::Create(_)]));
+    }
+
+    #[test]
+    fn a_holder_whose_consumer_was_deleted_by_another_takes_its_time() {
+        let mut told = Bench::pinned(false, &filters(&["0.>"]));
+        told.step(Event::Assigned(filters(&["1.>"])));
+        told.step(Event::ConsumerGone);
+        assert!(matches!(told.step(Event::Drained)[..], [Action::Abort]));
+        assert!(matches!(told.after_pause()[..], [Action::Create(_)]));
+        let mut untold = Bench::pinned(false, &filters(&["0.>"]));
+        untold.step(Event::Assigned(filters(&["1.>"])));
+        untold.step(Event::Drained);
+        assert!(untold.step(Event::Deleted { by_us: false }).is_empty());
+        assert!(matches!(untold.after_pause()[..], [Action::Create(_)]));
     }
 
     #[test]

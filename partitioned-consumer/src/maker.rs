@@ -81,8 +81,8 @@ pub(crate) async fn create(
     created
 }
 
-/// Deletes the consumer; one that is gone already is fine.
-pub(crate) async fn delete(context: &jetstream::Context, plan: &ConsumerPlan) -> Result<(), ApiError> {
+/// Deletes the consumer; says whether it was there.
+pub(crate) async fn delete(context: &jetstream::Context, plan: &ConsumerPlan) -> Result<bool, ApiError> {
     let turn = Turn::take(context, plan).await;
     let deleted = api::delete_consumer(context, &plan.stream, &plan.consumer).await;
     if let Some(turn) = turn {

@@ -220,6 +220,33 @@ async fn a_poison_message_goes_to_the_dead_letters() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_running_member_heeds_dead_letters_that_are_set_later() {
+    let (_broker, context) = broker().await;
+    stream(&context, "S", "foo.*").await;
+    stream(&context, "DEAD", "dead.>").await;
+    let group = ElasticGroup::new(context.clone(), "S", "g").unwrap();
+    group.create(&ElasticConfig::new(1)).await.unwrap();
+    group.add_members(["m1"]).await.unwrap();
+    let builder = group.consume("m1").template(template()).retry_delay(Duration::from_millis(20));
+    let (tries, mut tried) = tokio::sync::watch::channel(0);
+    let member = builder.handle(move |_| {
+        tries.send_modify(|tries| *tries += 1);
+        async { Err("cannot be handled") }
+    });
+    let member = member.await.unwrap();
+    publish(&context, 1, 1, 1).await;
+    tokio::time::timeout(SOON, tried.wait_for(|tries| *tries >= 5)).await.unwrap().unwrap();
+    let set = group.change_settings(|settings| {
+        settings.dead_letter_after = 3;
+        settings.dead_letter_subject = Some("dead.g".into());
+    });
+    set.await.unwrap();
+    let dead = context.get_stream("DEAD").await.unwrap();
+    eventually(SOON, async || dead.get_info().await.unwrap().state.messages == 1).await;
+    assert_eq!(member.stopped().await.unwrap(), End::Stopped);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_paused_group_handles_nothing_until_it_is_resumed() {
     let (_broker, context) = broker().await;
     stream(&context, "S", "foo.*").await;

@@ -7,9 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use async_nats::jetstream::{self, stream};
-use futures_util::TryStreamExt;
-use natsway_partitioned_consumer::{ElasticConfig, ElasticGroup, MemberMapping};
+use async_nats::jetstream;
+use natsway_partitioned_consumer::{Error, GroupKind, MemberMapping, Membership};
 use natsway_testkit::{Broker, Process};
 use serde::Serialize;
 use tokio::task::JoinHandle;
@@ -19,12 +18,18 @@ use tokio_util::sync::CancellationToken;
 use crate::ledger::{Ledger, Verdict};
 use crate::member::{Orders, now_ns};
 
+mod stage;
+
+use stage::Stage;
+
 /// What a run is to do.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// Where everything random comes from.
     pub seed: u64,
-    /// Changes of the membership to make.
+    /// Which kind of group.
+    pub kind: GroupKind,
+    /// Changes of the membership to make; of a static group, which knows none, disturbances.
     pub changes: u32,
     /// The program `groups-member`.
     pub member: PathBuf,
@@ -37,6 +42,8 @@ pub struct Plan {
 /// What a run did, and whether the promises held.
 #[derive(Debug, Serialize)]
 pub struct Outcome {
+    /// `elastic` or `static`.
+    pub kind: &'static str,
     /// The seed, to run it again.
     pub seed: u64,
     /// The consumers' limit.
@@ -83,7 +90,7 @@ struct Chaos {
     plan: Plan,
     random: fastrand::Rng,
     broker: Broker,
-    group: ElasticGroup,
+    stage: Stage,
     context: jetstream::Context,
     running: Vec<Option<Instance>>,
     ended: Vec<Ended>,
@@ -102,12 +109,9 @@ pub async fn run(plan: Plan) -> Result<Outcome> {
     std::fs::create_dir_all(&plan.logs).context("the directory for logs cannot be made")?;
     let broker = Broker::builder().jetstream().port(natsway_testkit::free_port()).start().await;
     let context = jetstream::new(broker.connect().await);
-    let subjects = vec!["orders.*".into()];
-    context.create_stream(stream::Config { name: STREAM.into(), subjects, ..Default::default() }).await?;
-    let group = ElasticGroup::new(context.clone(), STREAM, GROUP)?;
-    group.create(&ElasticConfig::new(PARTITIONS).filter("orders.*", [1])).await?;
-    group.add_members(MEMBERS).await?;
+    let stage = Stage::set(&context, plan.kind).await?;
     let outcome = Outcome {
+        kind: plan.kind.as_str(),
         seed: plan.seed,
         max_ack_pending: plan.max_ack_pending,
         membership_changes: 0,
@@ -125,7 +129,7 @@ pub async fn run(plan: Plan) -> Result<Outcome> {
         plan,
         random,
         broker,
-        group,
+        stage,
         context: context.clone(),
         running: Vec::new(),
         ended: Vec::new(),
@@ -140,7 +144,7 @@ pub async fn run(plan: Plan) -> Result<Outcome> {
     }
     let stop = CancellationToken::new();
     let traffic = tokio::spawn(publish(context, stop.clone()));
-    while chaos.outcome.membership_changes < chaos.plan.changes {
+    while chaos.progress() < chaos.plan.changes {
         chaos.disturb().await?;
     }
     chaos.settle(&stop, traffic).await.map(|mut outcome| {
@@ -185,6 +189,7 @@ impl Chaos {
             stream: STREAM.into(),
             group: GROUP.into(),
             member: member.into(),
+            fixed: self.plan.kind == GroupKind::Static,
             max_ack_pending: self.plan.max_ack_pending,
             ack_wait_ms: ACK_WAIT_MS,
             concurrency: 4,
@@ -203,9 +208,22 @@ impl Chaos {
         writeln!(&self.diary, "{} {what}", now_ns()).context("the diary cannot be written")
     }
 
+    fn progress(&self) -> u32 {
+        let o = &self.outcome;
+        match self.stage {
+            Stage::Elastic(_) => o.membership_changes,
+            Stage::Static(_) => o.kills + o.stops + o.step_downs + o.broker_restarts,
+        }
+    }
+
     /// One disturbance, and a pause in which things may or may not settle.
     async fn disturb(&mut self) -> Result<()> {
-        match self.random.u32(0..100) {
+        let drawn = match &self.stage {
+            Stage::Elastic(_) => self.random.u32(0..100),
+            // No membership to change, and a durable that somebody deletes is a loss that no member can heal.
+            Stage::Static(_) => [72, 72, 82, 82, 91, 99][self.random.usize(0..6)],
+        };
+        match drawn {
             0..72 => self.change_membership().await?,
             72..82 => self.kill()?,
             82..91 => self.stop_one().await?,
@@ -213,14 +231,14 @@ impl Chaos {
                 let member = MEMBERS[self.random.usize(0..MEMBERS.len())];
                 // It may have no consumer at the moment.
                 self.note(&format!("step down {member}"))?;
-                if self.group.step_down(member).await.is_ok() {
+                if self.stage.step_down(member).await.is_ok() {
                     self.outcome.step_downs += 1;
                     self.faults.push(now_ns());
                 }
             }
             96..99 => {
                 let member = MEMBERS[self.random.usize(0..MEMBERS.len())];
-                let queue = self.context.get_stream(self.group.name().work_queue()).await?;
+                let queue = self.stage.stream(&self.context).await?;
                 self.note(&format!("delete consumer {member}"))?;
                 if queue.delete_consumer(member).await.is_ok() {
                     self.outcome.foreign_deletes += 1;
@@ -255,25 +273,23 @@ impl Chaos {
         Ok(())
     }
 
-    async fn set_members(&mut self, wanted: &[&str]) -> Result<(), natsway_partitioned_consumer::Error> {
+    async fn set_members(&mut self, wanted: &[&str]) -> Result<(), Error> {
+        let Stage::Elastic(group) = &self.stage else { return Ok(()) };
         if self.random.u8(..10) == 0 && !wanted.is_empty() {
             let share = |at: usize| (0..PARTITIONS).filter(move |p| *p as usize % wanted.len() == at);
             let mappings =
                 wanted.iter().enumerate().map(|(at, member)| MemberMapping::new(*member, share(at)));
-            return self.group.set_mappings(mappings).await;
+            return group.set_mappings(mappings).await;
         }
-        if matches!(
-            self.group.config().await?.membership,
-            natsway_partitioned_consumer::Membership::Mapped(_)
-        ) {
-            self.group.delete_mappings().await?;
+        if matches!(group.config().await?.membership, Membership::Mapped(_)) {
+            group.delete_mappings().await?;
         }
         let dropped: Vec<&str> = MEMBERS.into_iter().filter(|m| !wanted.contains(m)).collect();
         if !dropped.is_empty() {
-            self.group.drop_members(dropped).await?;
+            group.drop_members(dropped).await?;
         }
         if !wanted.is_empty() {
-            self.group.add_members(wanted.iter().copied()).await?;
+            group.add_members(wanted.iter().copied()).await?;
         }
         Ok(())
     }
@@ -300,16 +316,6 @@ impl Chaos {
         Ok(())
     }
 
-    /// Where each consumer stands, for whoever has to find out why something was left over.
-    async fn note_consumers(&self) -> Result<()> {
-        let queue = self.context.get_stream(self.group.name().work_queue()).await?;
-        let mut consumers = queue.consumers();
-        while let Some(info) = consumers.try_next().await? {
-            self.note(&format!("{info:?}"))?;
-        }
-        Ok(())
-    }
-
     async fn finish(&mut self, mut instance: Instance) -> Result<()> {
         instance.process.terminate();
         let status = instance.process.wait_exit(Duration::from_secs(30)).await;
@@ -328,13 +334,13 @@ impl Chaos {
         let deadline = Instant::now() + Duration::from_secs(120);
         let mut quiet = 0;
         while quiet < 10 {
-            let info = self.context.get_stream(self.group.name().work_queue()).await?.get_info().await?;
-            let uncopied: u64 = info.sources.iter().map(|source| source.lag).sum();
-            quiet = if info.state.messages == 0 && uncopied == 0 { quiet + 1 } else { 0 };
+            let left = self.stage.left_over(&self.context).await?;
+            quiet = if left == 0 { quiet + 1 } else { 0 };
             if Instant::now() > deadline {
-                eprintln!("{} messages are left after two minutes", info.state.messages);
-                self.note(&format!("left over: {:?}", info.state))?;
-                self.note_consumers().await?;
+                eprintln!("{left} messages are left after two minutes");
+                for consumer in self.stage.consumers(&self.context).await? {
+                    self.note(&format!("{consumer:?}"))?;
+                }
                 break;
             }
             sleep(Duration::from_millis(100)).await;

@@ -20,6 +20,9 @@ pub struct Orders {
     pub stream: String,
     /// The group.
     pub group: String,
+    /// Whether the group is a static one.
+    #[serde(default)]
+    pub fixed: bool,
     /// The member.
     pub member: String,
     /// The consumer's limit.
@@ -98,10 +101,15 @@ pub async fn run(orders: Orders) -> Result<()> {
         File::options().create(true).append(true).open(&orders.log).context("the log cannot be opened")?;
     let log = Arc::new(Log { file, runs: AtomicU64::new(1) });
     let client = async_nats::connect(&orders.url).await?;
-    let group = ElasticGroup::new(async_nats::jetstream::new(client), &orders.stream, &orders.group)?;
+    let context = async_nats::jetstream::new(client);
+    let builder = if orders.fixed {
+        StaticGroup::new(context, &orders.stream, &orders.group)?.consume(&orders.member)
+    } else {
+        ElasticGroup::new(context, &orders.stream, &orders.group)?.consume(&orders.member)
+    };
     let ack_wait = Duration::from_millis(orders.ack_wait_ms);
     let template = pull::Config { max_ack_pending: orders.max_ack_pending, ack_wait, ..Default::default() };
-    let builder = group.consume(&orders.member).template(template).concurrency(orders.concurrency);
+    let builder = builder.template(template).concurrency(orders.concurrency);
     let builder = builder.drain_timeout(Duration::from_secs(5));
     let (work_ms, moody) = (orders.work_ms, orders.moody);
     let diary = Arc::clone(&log);

@@ -3,22 +3,33 @@
 use std::path::PathBuf;
 
 use natsway_groups_proof::chaos::{self, Plan};
+use natsway_partitioned_consumer::GroupKind;
 
-#[tokio::test(flavor = "multi_thread")]
-async fn promises_hold_under_chaos() {
+async fn promises_hold(kind: GroupKind, changes: u32) {
     let seed =
         std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
     println!("SEED={seed}");
-    let logs = tempfile::tempdir().unwrap();
+    let logs = tempfile::tempdir().expect("a temporary directory can be made");
     let plan = Plan {
         seed,
-        changes: 60,
+        kind,
+        changes,
         member: PathBuf::from(env!("CARGO_BIN_EXE_groups-member")),
         logs: logs.path().to_owned(),
         max_ack_pending: 100,
     };
-    let outcome = chaos::run(plan).await.unwrap();
+    let outcome = chaos::run(plan).await.expect("the chaos can be made");
     assert!(outcome.verdict.kept(), "{outcome:#?}");
-    assert!(outcome.verdict.published > 500, "{outcome:#?}");
+    assert!(outcome.verdict.published > 200, "{outcome:#?}");
     println!("{outcome:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn promises_hold_under_chaos() {
+    promises_hold(GroupKind::Elastic, 60).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn promises_of_a_static_group_hold_under_chaos() {
+    promises_hold(GroupKind::Static, 20).await;
 }

@@ -108,6 +108,7 @@ impl Stage {
             url: self.broker.url(),
             stream: "S".into(),
             group: "g".into(),
+            fixed: false,
             member: member.into(),
             max_ack_pending: 1,
             ack_wait_ms: 2000,

@@ -117,17 +117,20 @@ impl<A: Assign> Engine<A> {
 
     /// Deletes our consumer, after the broker has taken every acknowledgement.
     pub(super) fn delete(&mut self) {
-        let Some(plan) = self.plan.clone() else { return self.life_step(lifecycle::Event::Deleted) };
+        let Some(plan) = self.plan.clone() else {
+            return self.life_step(lifecycle::Event::Deleted { by_us: false });
+        };
         let (context, client, reply) = (self.context.clone(), self.client.clone(), self.work.last_reply());
         self.answers.push(
             async move {
                 if let Some(reply) = reply {
                     barrier(&client, reply).await;
                 }
-                if let Err(error) = maker::delete(&context, &plan).await {
+                let by_us = maker::delete(&context, &plan).await.unwrap_or_else(|error| {
                     tracing::debug!(?error, "the consumer was not deleted; creating it will tell");
-                }
-                Answer::Life(lifecycle::Event::Deleted)
+                    false
+                });
+                Answer::Life(lifecycle::Event::Deleted { by_us })
             }
             .boxed(),
         );

@@ -83,6 +83,10 @@ impl Bench {
         }))
     }
 
+    fn hold_off_is_over(&self) -> bool {
+        self.flow.hold_off <= self.now
+    }
+
     fn finish(&mut self, run: u64, settlement: Settlement) -> Outcome {
         self.step(Event::Settled { run, settlement });
         self.step(Event::Finished { run })
@@ -284,6 +288,28 @@ fn nothing_starts_on_a_lost_connection_until_the_pin_is_confirmed() {
     bench.step(Event::Reconnected);
     let question = bench.flow.questions;
     assert_eq!(started(&bench.position(question, 2, 2)), [2]);
+}
+
+#[test]
+fn after_a_restart_only_the_holder_goes_on_at_once() {
+    let mut holder = Bench::new();
+    holder.deliver(1, 1);
+    holder.position(1, 1, 1);
+    holder.step(Event::Disconnected);
+    holder.step(Event::Reconnected);
+    holder.deliver_as(2, 1, 1, "new");
+    assert!(holder.hold_off_is_over(), "nobody else was at work");
+
+    let mut standby = Bench::new();
+    standby.now = MS(1000);
+    standby.step(Event::Disconnected);
+    standby.step(Event::Reconnected);
+    standby.now = MS(2000);
+    standby.deliver(1, 1);
+    assert!(started(&standby.position(1, 1, 1)).is_empty(), "the holder's handlers have their lease");
+    assert!(standby.flow.wake_at().is_some_and(|at| at <= MS(3000)));
+    standby.now = MS(3000);
+    assert_eq!(started(&standby.step(Event::Tick)), [1]);
 }
 
 #[test]

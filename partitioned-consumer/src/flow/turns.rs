@@ -35,7 +35,8 @@ impl<T> Flow<T> {
 
     fn may_start(&self) -> bool {
         let settled = self.session.as_ref().is_some_and(|session| session.settled);
-        settled && !self.paused && !self.draining && self.active < self.config.concurrency
+        let free = self.active < self.config.concurrency;
+        settled && free && !self.paused && !self.draining && self.hold_off <= self.seen
     }
 
     pub(super) fn settling(&mut self, run: u64) {

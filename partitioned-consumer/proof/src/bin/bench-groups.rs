@@ -159,6 +159,7 @@ impl Bench {
             url: self.broker.url(),
             stream: stream.into(),
             group: "g".into(),
+            fixed: false,
             member: member.into(),
             max_ack_pending: limit,
             ack_wait_ms,

@@ -1,4 +1,5 @@
-//! The long proof: chaos until enough membership changes were made, judged; one line of JSON at the end.
+//! The long proof: chaos until enough membership changes were made, judged; then a fifth as many disturbances of a
+//! static group. One line of JSON for each.
 //!
 //! `SEED` replays a run's plan, `CHANGES` sets its length (1,000), `MAX_ACK_PENDING` the consumers' limit (200).
 
@@ -7,6 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use natsway_groups_proof::chaos::{self, Plan};
+use natsway_partitioned_consumer::GroupKind;
 
 fn number<T: std::str::FromStr>(name: &str, default: T) -> Result<T> {
     match std::env::var(name) {
@@ -24,17 +26,18 @@ async fn main() -> Result<ExitCode> {
         std::fs::remove_dir_all(&logs)?;
     }
     eprintln!("SEED={seed}, logs under {}", logs.display());
+    let changes = number("CHANGES", 1_000)?;
+    let max_ack_pending = number("MAX_ACK_PENDING", 200)?;
     let member = std::env::current_exe()?.with_file_name("groups-member");
-    let plan = Plan {
-        seed,
-        changes: number("CHANGES", 1_000)?,
-        member,
-        logs: logs.clone(),
-        max_ack_pending: number("MAX_ACK_PENDING", 200)?,
-    };
-    let outcome = chaos::run(plan).await?;
-    let line = serde_json::to_string(&outcome)?;
-    std::fs::write(logs.join("outcome.json"), &line)?;
-    println!("{line}");
-    Ok(if outcome.verdict.kept() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let mut kept = true;
+    for (kind, changes) in [(GroupKind::Elastic, changes), (GroupKind::Static, changes / 5)] {
+        let logs = logs.join(kind.as_str());
+        let plan = Plan { seed, kind, changes, member: member.clone(), logs: logs.clone(), max_ack_pending };
+        let outcome = chaos::run(plan).await?;
+        let line = serde_json::to_string(&outcome)?;
+        std::fs::write(logs.join("outcome.json"), &line)?;
+        println!("{line}");
+        kept &= outcome.verdict.kept();
+    }
+    Ok(if kept { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

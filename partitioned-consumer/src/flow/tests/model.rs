@@ -310,6 +310,9 @@ impl World {
     fn deliver(&mut self) -> bool {
         let again =
             self.server.pending.iter().filter(|(_, (due, _))| *due <= self.now).map(|(seq, _)| *seq).next();
+        while self.server.acked.contains(&self.server.next) {
+            self.server.next += 1;
+        }
         let fresh = self.server.next <= MESSAGES && self.server.pending.len() < self.server.limit;
         let Some(seq) = again.or(fresh.then_some(self.server.next)) else { return false };
         let mut at = 0;
@@ -390,12 +393,33 @@ impl World {
             }
             1 => self.instances[at].cut_until = self.now + self.random.u64(100..5000),
             2 => self.server.pin = None,
+            3 => self.restart(),
             _ => {}
         }
         for at in 0..self.instances.len() {
             if self.instances[at].cut_until == self.now && self.now > 0 {
                 self.step(at, Event::Reconnected);
             }
+        }
+    }
+
+    /// The server restarts from a state that is a little old: it knows no pin, nor what it delivered last.
+    fn restart(&mut self) {
+        let back_at = self.now + self.random.u64(50..500);
+        let recent = self.now + self.server.ack_wait - self.random.u64(0..50);
+        self.server.pin = None;
+        self.server.waiting.clear();
+        let forgotten = self.server.pending.iter().filter(|(_, (due, times))| *due >= recent && *times == 1);
+        if let Some((first, _)) = forgotten.map(|(seq, entry)| (*seq, *entry)).next() {
+            self.server.next = first;
+            self.server.pending.retain(|seq, _| *seq < first);
+        }
+        self.letters.retain(|letter| {
+            matches!(letter.wire, Wire::Done { .. } | Wire::ToClient(Event::Finished { .. }))
+        });
+        for at in 0..self.instances.len() {
+            self.instances[at].cut_until = back_at;
+            self.step(at, Event::Disconnected);
         }
     }
 
