@@ -4,11 +4,11 @@ use std::fs::File;
 use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use async_nats::jetstream::consumer::pull;
-use natsway_partitioned_consumer::{ElasticGroup, Message, StaticGroup};
+use natsway_partitioned_consumer::{Consuming, ElasticGroup, Message, StaticGroup};
 use serde::{Deserialize, Serialize};
 
 /// What a member process is told, as JSON in its first argument.
@@ -41,6 +41,8 @@ pub struct Orders {
     #[serde(default)]
     pub bench: Option<u64>,
 }
+
+const START_WITHIN: Duration = Duration::from_secs(30);
 
 /// The machine's clock, in nanoseconds since 1970.
 pub fn now_ns() -> u64 {
@@ -100,20 +102,16 @@ pub async fn run(orders: Orders) -> Result<()> {
     let file =
         File::options().create(true).append(true).open(&orders.log).context("the log cannot be opened")?;
     let log = Arc::new(Log { file, runs: AtomicU64::new(1) });
-    let client = async_nats::connect(&orders.url).await?;
-    let context = async_nats::jetstream::new(client);
-    let builder = if orders.fixed {
-        StaticGroup::new(context, &orders.stream, &orders.group)?.consume(&orders.member)
-    } else {
-        ElasticGroup::new(context, &orders.stream, &orders.group)?.consume(&orders.member)
+    // The broker may be on its way back just now.
+    let deadline = Instant::now() + START_WITHIN;
+    let mut member = loop {
+        match join(&orders, &log).await {
+            Err(error) if Instant::now() > deadline => return Err(error),
+            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            Ok(member) => break member,
+        }
     };
-    let ack_wait = Duration::from_millis(orders.ack_wait_ms);
-    let template = pull::Config { max_ack_pending: orders.max_ack_pending, ack_wait, ..Default::default() };
-    let builder = builder.template(template).concurrency(orders.concurrency);
-    let builder = builder.drain_timeout(Duration::from_secs(5));
-    let (work_ms, moody) = (orders.work_ms, orders.moody);
     let diary = Arc::clone(&log);
-    let mut member = builder.handle(move |message| handle(Arc::clone(&log), message, work_ms, moody)).await?;
     let mut notices = member.notices();
     tokio::spawn(async move {
         // Beside the runs, for whoever has to find out what went wrong; the ledger passes over it.
@@ -126,6 +124,21 @@ pub async fn run(orders: Orders) -> Result<()> {
         () = stop.cancelled() => { member.stop(); member.done().await?; }
     }
     Ok(())
+}
+
+async fn join(orders: &Orders, log: &Arc<Log>) -> Result<Consuming> {
+    let context = async_nats::jetstream::new(async_nats::connect(&orders.url).await?);
+    let builder = if orders.fixed {
+        StaticGroup::new(context, &orders.stream, &orders.group)?.consume(&orders.member)
+    } else {
+        ElasticGroup::new(context, &orders.stream, &orders.group)?.consume(&orders.member)
+    };
+    let ack_wait = Duration::from_millis(orders.ack_wait_ms);
+    let template = pull::Config { max_ack_pending: orders.max_ack_pending, ack_wait, ..Default::default() };
+    let builder = builder.template(template).concurrency(orders.concurrency);
+    let builder = builder.drain_timeout(Duration::from_secs(5));
+    let (work_ms, moody, log) = (orders.work_ms, orders.moody, Arc::clone(log));
+    Ok(builder.handle(move |message| handle(Arc::clone(&log), message, work_ms, moody)).await?)
 }
 
 /// Handles `count` messages as fast as they come, and prints the seconds from the first to the last.
@@ -144,7 +157,7 @@ async fn bench(orders: &Orders, count: u64) -> Result<()> {
             let acked = message.ack().await;
             let mut progress = progress.lock().expect("no handler panics");
             progress.0 += 1;
-            let began: std::time::Instant = *progress.1.get_or_insert_with(std::time::Instant::now);
+            let began: Instant = *progress.1.get_or_insert_with(Instant::now);
             if progress.0 == count
                 && let Some(done) = progress.2.take()
             {

@@ -5,7 +5,11 @@ use std::path::PathBuf;
 use natsway_groups_proof::chaos::{self, Plan};
 use natsway_partitioned_consumer::GroupKind;
 
+/// One chaos at a time: each takes a broker and eight members.
+static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 async fn promises_hold(kind: GroupKind, changes: u32) {
+    let _turn = TURN.lock().await;
     let seed =
         std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
     println!("SEED={seed}");
