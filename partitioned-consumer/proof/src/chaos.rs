@@ -73,6 +73,8 @@ const MEMBERS: [&str; 4] = ["m1", "m2", "m3", "m4"];
 const INSTANCES: usize = 2;
 const KEYS: u64 = 40;
 const ACK_WAIT_MS: u64 = 2_000;
+/// How long nothing may be finished at the end before what is left counts as lost.
+const STANDSTILL: Duration = Duration::from_secs(60);
 
 struct Instance {
     name: String,
@@ -331,13 +333,17 @@ impl Chaos {
         stop.cancel();
         let last = traffic.await?;
         self.set_members(&MEMBERS).await?;
-        let deadline = Instant::now() + Duration::from_secs(120);
+        // However long the backlog is: it has to shrink.
+        let (mut least, mut deadline) = (u64::MAX, Instant::now());
         let mut quiet = 0;
         while quiet < 10 {
             let left = self.stage.left_over(&self.context).await?;
             quiet = if left == 0 { quiet + 1 } else { 0 };
-            if Instant::now() > deadline {
-                eprintln!("{left} messages are left after two minutes");
+            if left < least {
+                (least, deadline) = (left, Instant::now() + STANDSTILL);
+            }
+            if left > 0 && Instant::now() > deadline {
+                eprintln!("{left} messages are left, and nothing happens");
                 for consumer in self.stage.consumers(&self.context).await? {
                     self.note(&format!("{consumer:?}"))?;
                 }
