@@ -10,9 +10,8 @@ use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::{Body, Incoming};
 use natsway_caller::encode::{Encoded, Sending};
-use natsway_caller::link::{Answer, Link, Outgoing};
+use natsway_caller::link::{Answer, Link, Outgoing, Refused};
 use natsway_caller::retry::{Miss, Next, Tries};
-use natsway_routes::figures::Attempt;
 use natsway_routes::table::{Lookup, Route};
 use natsway_wire::envelope;
 use natsway_wire::native::NativeReply;
@@ -175,10 +174,10 @@ impl Call<'_> {
             let answer = match self.core.link() {
                 None => Answer::Miss(Miss::NotConnected),
                 Some(link) => {
-                    let outgoing = self.prepare(route, target, &link, deadline, &mut encoded)?;
+                    let outgoing = self.prepare(route, target, &link, &tries, &mut encoded)?;
                     let attempt = target.stats.tries.begin();
                     let answer = link.call(outgoing).await;
-                    count(attempt, &answer);
+                    answer.count(attempt);
                     answer
                 }
             };
@@ -219,28 +218,17 @@ impl Call<'_> {
         route: &Route,
         target: &TargetView,
         link: &Link,
-        deadline: Instant,
+        tries: &Tries,
         encoded: &mut Option<Encoded>,
     ) -> Result<Outgoing, Problem> {
         let now = Instant::now();
-        // Only an idempotent request can use what a shorter try leaves of the time.
-        let until = match self.head.method.is_idempotent() {
-            true => deadline.min(now + route.try_timeout),
-            false => deadline,
-        };
+        let until = tries.until(now, route.try_timeout);
         let sending = Sending::new(now, until, link.unix_ms_at(now));
         let message = match encoded {
             Some(encoded) => encoded.stamped(sending),
             none => none.insert(self.encode(route, sending)?).first(),
         };
-        let (bytes, most) = (message.bytes(), link.max_payload());
-        if bytes > most {
-            let detail = format!("with its headers this request is above the broker's limit of {most} bytes");
-            return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail));
-        }
-        if !link.has_room(bytes) {
-            return Err(unavailable("overloaded", "the gateway has as many requests out as it may"));
-        }
+        link.admit(message.bytes()).map_err(not_admitted)?;
         Ok(Outgoing {
             subject: target.subject.clone(),
             manners: message.manners(route.cancel),
@@ -327,18 +315,14 @@ fn encodes_alike(one: &Route, other: &Route) -> bool {
     one.codec == other.codec && one.strip_prefix == other.strip_prefix
 }
 
-/// Counts how a try ended, for or against its version.
-fn count(attempt: Attempt<'_>, answer: &Answer) {
-    let status = match answer {
-        // Neither is the version's doing.
-        Answer::Miss(Miss::NotConnected | Miss::ConnectionLost) => return attempt.withdraw(),
-        Answer::Miss(_) | Answer::Unreadable(_) => return attempt.failed(),
-        Answer::Http(response) | Answer::Native(NativeReply::Response(response)) => response.status,
-        Answer::Native(NativeReply::ServiceError { status, .. }) => *status,
-    };
-    match status.is_server_error() {
-        true => attempt.failed(),
-        false => drop(attempt),
+fn not_admitted(refused: Refused) -> Problem {
+    match refused {
+        Refused::TooLarge { most_bytes } => {
+            let detail =
+                format!("with its headers this request is above the broker's limit of {most_bytes} bytes");
+            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail)
+        }
+        Refused::Full => unavailable("overloaded", "the gateway has as many requests out as it may"),
     }
 }
 

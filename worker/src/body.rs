@@ -9,11 +9,15 @@ use http::HeaderMap;
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
 
-/// The body of a request, whole as it came.
+/// A body that is whole: of a request as it came, or of a response that a [`Client`](crate::Client) got, with its trailers.
 ///
 /// It is a [`http_body::Body`], so that tower and axum take it as they take hyper's.
 #[derive(Clone, Debug, Default)]
-pub struct Body(Option<Bytes>);
+pub struct Body {
+    data: Option<Bytes>,
+    /// In a box, and rare.
+    trailers: Option<Box<HeaderMap>>,
+}
 
 /// A response body and its trailers.
 #[derive(Debug, PartialEq, Eq)]
@@ -32,12 +36,43 @@ pub(crate) enum CollectError<E> {
 impl Body {
     /// A body that gives `bytes`.
     pub fn new(bytes: Bytes) -> Body {
-        Body(Some(bytes).filter(|bytes| !bytes.is_empty()))
+        Body { data: Some(bytes).filter(|bytes| !bytes.is_empty()), trailers: None }
     }
 
-    /// All of it, without waiting.
+    /// The same body with trailers, which a request's are not sent with.
+    #[must_use]
+    pub fn with_trailers(self, trailers: HeaderMap) -> Body {
+        let trailers = Some(trailers).filter(|trailers| !trailers.is_empty());
+        Body { trailers: trailers.map(Box::new), ..self }
+    }
+
+    /// All of it but for trailers, without waiting.
     pub fn into_bytes(self) -> Bytes {
-        self.0.unwrap_or_default()
+        self.data.unwrap_or_default()
+    }
+}
+
+impl From<Bytes> for Body {
+    fn from(bytes: Bytes) -> Body {
+        Body::new(bytes)
+    }
+}
+
+impl From<Vec<u8>> for Body {
+    fn from(bytes: Vec<u8>) -> Body {
+        Body::new(bytes.into())
+    }
+}
+
+impl From<String> for Body {
+    fn from(text: String) -> Body {
+        Body::new(text.into())
+    }
+}
+
+impl From<&'static str> for Body {
+    fn from(text: &'static str) -> Body {
+        Body::new(Bytes::from_static(text.as_bytes()))
     }
 }
 
@@ -49,15 +84,17 @@ impl http_body::Body for Body {
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Poll::Ready(self.0.take().map(|bytes| Ok(Frame::data(bytes))))
+        let data = self.data.take().map(Frame::data);
+        let frame = data.or_else(|| self.trailers.take().map(|trailers| Frame::trailers(*trailers)));
+        Poll::Ready(frame.map(Ok))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.is_none()
+        self.data.is_none() && self.trailers.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.0.as_ref().map_or(0, |bytes| bytes.len() as u64))
+        SizeHint::with_exact(self.data.as_ref().map_or(0, |bytes| bytes.len() as u64))
     }
 }
 
@@ -144,5 +181,9 @@ mod tests {
         assert_eq!(http_body::Body::size_hint(&body).exact(), Some(3));
         assert_eq!(body.collect().await.unwrap().to_bytes(), "abc");
         assert!(http_body::Body::is_end_stream(&Body::new(Bytes::new())));
+        let mut trailers = HeaderMap::new();
+        trailers.insert("x-checksum", "1".parse().unwrap());
+        let collected = Body::from("abc").with_trailers(trailers.clone()).collect().await.unwrap();
+        assert_eq!(collected.trailers(), Some(&trailers));
     }
 }

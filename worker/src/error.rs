@@ -2,20 +2,27 @@
 
 use natsway_boot::DialError;
 
-/// What ends [`serve`](crate::serve) and [`serve_local`](crate::serve_local) other than being told to stop.
+/// What ends [`serve`](crate::serve) and [`serve_local`](crate::serve_local) other than being told to stop, and what keeps
+/// a client from starting.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// Options that cannot be: each with its value and what was expected.
-    #[error("options of the worker: {}", .0.join("; "))]
+    #[error("options: {}", .0.join("; "))]
     Options(Vec<String>),
     /// The broker refused us, or is older than Natsway needs. One that is merely away is waited for.
     #[error(transparent)]
     Broker(#[from] DialError),
-    /// The system gave no thread or no runtime for a reader.
-    #[error("starting a reader thread")]
+    /// The system gave no thread or no runtime.
+    #[error("starting a thread")]
     Thread(#[source] std::io::Error),
     /// A reader panicked: a defect of this crate, or of a service's `Clone` or constructor.
     #[error("a reader thread panicked: the service's clone or constructor, or a defect of natsway-worker")]
     ReaderPanicked,
+    /// A client's broker cannot be reached, now or later: its certificates cannot be read, say.
+    #[error("the broker cannot be reached, now or later")]
+    Unreachable(#[source] async_nats::ConnectError),
+    /// A client's thread panicked while it started.
+    #[error("a client's thread panicked: a defect of natsway-worker")]
+    ClientPanicked,
 }

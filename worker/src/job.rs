@@ -46,6 +46,11 @@ impl Deadline {
         Deadline(at)
     }
 
+    /// A deadline that is so far away now, say for one call of a [`Client`](crate::Client).
+    pub fn after(budget: Duration) -> Deadline {
+        Deadline(Instant::now() + budget)
+    }
+
     /// The moment itself.
     pub fn at(&self) -> Instant {
         self.0

@@ -16,9 +16,13 @@
 //! - `job`: calls the service, catches its panic (`panics`), collects the `body` within limits, encodes.
 //! - `outbox`: hands the reply to the newest session.
 //!
+//! [`Client`] (feature `client`) calls other services by the names of their routes, from handlers or from elsewhere.
+//!
 //! `directives` opens and drains whole subscription sets as an autoscaler says. `figures` counts all of it, `options` says how.
 
 mod body;
+#[cfg(feature = "client")]
+mod client;
 mod directives;
 mod discovery;
 mod error;
@@ -37,6 +41,8 @@ mod serve;
 mod staleness;
 
 pub use body::Body;
+#[cfg(feature = "client")]
+pub use client::{CallError, CallErrorKind, Client, ClientOptions, Context};
 pub use directives::serve_scaled;
 pub use error::Error;
 pub use figures::Summary;

@@ -327,7 +327,7 @@ async fn test(
             return Ok(ExitCode::from(NOT_FOUND));
         }
     };
-    let client = std::net::Ipv4Addr::LOCALHOST.into();
+    let client = std::net::IpAddr::from(std::net::Ipv4Addr::LOCALHOST);
     let choose = |random| route.selection.choose(&route.split, &headers, client, random);
     let target = |place: usize| &route.split.targets()[place];
     // One version whatever the chance, or the weights' choice.

@@ -13,6 +13,7 @@ use async_nats::{Client, HeaderMap, Message, StatusCode as NatsStatus, Subject, 
 use bytes::Bytes;
 use futures_util::StreamExt;
 use natsway_boot::{Clock, Session};
+use natsway_routes::figures::Attempt;
 use natsway_wire::control::{WorkerCommand, worker_subject};
 use natsway_wire::envelope::{NotRun, Reply, Response, Signal, decode_reply};
 use natsway_wire::native::{self, NativeReply};
@@ -49,6 +50,35 @@ pub enum Answer {
     Miss(Miss),
     /// A reply that cannot be read, or a refusal that no retry mends.
     Unreadable(String),
+}
+
+impl Answer {
+    /// Counts how a try ended, for or against its version.
+    pub fn count(&self, attempt: Attempt<'_>) {
+        let status = match self {
+            // Neither is the version's doing.
+            Answer::Miss(Miss::NotConnected | Miss::ConnectionLost) => return attempt.withdraw(),
+            Answer::Miss(_) | Answer::Unreadable(_) => return attempt.failed(),
+            Answer::Http(response) | Answer::Native(NativeReply::Response(response)) => response.status,
+            Answer::Native(NativeReply::ServiceError { status, .. }) => *status,
+        };
+        match status.is_server_error() {
+            true => attempt.failed(),
+            false => drop(attempt),
+        }
+    }
+}
+
+/// Why a link does not take a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// It is above what the broker takes, headers included.
+    TooLarge {
+        /// What the broker takes.
+        most_bytes: usize,
+    },
+    /// As much is out as may be.
+    Full,
 }
 
 /// Bounds of what may be out on one link.
@@ -139,15 +169,18 @@ impl Link {
         self.clock.unix_ms_at(now)
     }
 
-    /// The largest payload, headers included, that the broker takes.
-    pub fn max_payload(&self) -> usize {
-        self.client.max_payload()
-    }
-
-    /// Whether one more request of so many bytes may be out.
-    pub fn has_room(&self, bytes: usize) -> bool {
-        self.slots.borrow().len() < self.limits.in_flight
-            && self.bytes_in_flight.get() + bytes <= self.limits.in_flight_bytes
+    /// Whether one more request may be out that counts so many bytes against the broker's `max_payload`.
+    ///
+    /// # Errors
+    /// [`Refused`].
+    pub fn admit(&self, bytes: usize) -> Result<(), Refused> {
+        let most_bytes = self.client.max_payload();
+        if bytes > most_bytes {
+            return Err(Refused::TooLarge { most_bytes });
+        }
+        let has_room = self.slots.borrow().len() < self.limits.in_flight
+            && self.bytes_in_flight.get() + bytes <= self.limits.in_flight_bytes;
+        if has_room { Ok(()) } else { Err(Refused::Full) }
     }
 
     /// Publishes a request and waits for how it ends, no longer than its deadline.

@@ -5,7 +5,8 @@ use std::num::NonZeroUsize;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use natsway_boot::{Broker, Dial, Dialer, Session, SessionEvent};
+use natsway_boot::{Broker, Dial, DialError, DialErrorKind, Dialer, Session, SessionEvent};
+use tokio::sync::Notify;
 use tokio::task::spawn_local;
 use tracing::{info, warn};
 
@@ -19,6 +20,8 @@ pub struct Links {
     counts: Arc<LinkCounts>,
     places: Vec<RefCell<Option<Rc<Link>>>>,
     next: Cell<usize>,
+    /// Told whenever a connection is up that was not.
+    came_up: Notify,
 }
 
 /// As what a thread connects.
@@ -39,7 +42,7 @@ impl Links {
         counts: Arc<LinkCounts>,
     ) -> Rc<Links> {
         let places = (0..connections.get()).map(|_| RefCell::new(None)).collect();
-        Rc::new(Links { role, limits, counts, places, next: Cell::new(0) })
+        Rc::new(Links { role, limits, counts, places, next: Cell::new(0), came_up: Notify::new() })
     }
 
     /// A connection to publish on, in turn where there are several; `None` while there is none.
@@ -54,6 +57,36 @@ impl Links {
     pub fn keep_connected(self: &Rc<Links>, broker: &Broker) {
         for place in 0..self.places.len() {
             spawn_local(Rc::clone(self).keep_link(place, self.dialer(broker), None));
+        }
+    }
+
+    /// Tries the broker once for the first of the connections, and then keeps all of them up, for ever; a broker that is
+    /// away is waited for. Needs a `LocalSet`.
+    ///
+    /// # Errors
+    /// The broker refused us or is too old. That is a mistake in somebody's configuration when it happens at the start,
+    /// and nothing is kept up then.
+    pub async fn connect(self: &Rc<Links>, broker: &Broker) -> Result<(), DialError> {
+        let mut dialer = self.dialer(broker);
+        let first = match dialer.dial_once(None).await {
+            Ok(session) => Some(session),
+            Err(error) if error.kind() == DialErrorKind::Unavailable => {
+                warn!(%error, "broker not reached, trying again");
+                None
+            }
+            Err(error) => return Err(error),
+        };
+        spawn_local(Rc::clone(self).keep_link(0, dialer, first));
+        for place in 1..self.places.len() {
+            spawn_local(Rc::clone(self).keep_link(place, self.dialer(broker), None));
+        }
+        Ok(())
+    }
+
+    /// Waits until there is a connection.
+    pub async fn connected(&self) {
+        while self.link().is_none() {
+            self.came_up.notified().await;
         }
     }
 
@@ -95,6 +128,7 @@ impl Links {
         spawn_local(Rc::clone(&link).read_replies(replies));
         if self.places[place].replace(Some(Rc::clone(&link))).is_none() {
             self.counts.connected.add(1);
+            self.came_up.notify_waiters();
         }
         self.counts.sessions.inc();
         let mut successor = None;

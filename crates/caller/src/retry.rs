@@ -84,6 +84,20 @@ impl Tries {
         Tries { retry, idempotent, started: now, deadline, made: 0, may_have_run: false }
     }
 
+    /// When a try is given up that begins at `now`: only an idempotent request can use what a shorter try leaves of the
+    /// time.
+    pub fn until(&self, now: Instant, try_timeout: Duration) -> Instant {
+        match self.idempotent {
+            true => self.deadline.min(now + try_timeout),
+            false => self.deadline,
+        }
+    }
+
+    /// Whether some try may have run.
+    pub fn may_have_run(&self) -> bool {
+        self.may_have_run
+    }
+
     /// How many tries gave no response.
     pub fn made(&self) -> u32 {
         self.made
@@ -214,6 +228,15 @@ mod tests {
         let now = Instant::now();
         let mut short = Tries::new(RETRY, true, now, now + Duration::from_millis(2));
         assert_eq!(short.after(Miss::NoResponders, now, 0.5, &mut Budget::new(now)), Next::GiveUp);
+    }
+
+    #[test]
+    fn only_what_is_idempotent_is_given_up_before_its_deadline() {
+        let (safe, _, now) = tries(true);
+        assert_eq!(safe.until(now, Duration::from_secs(10)), now + Duration::from_secs(10));
+        assert_eq!(safe.until(now, Duration::from_secs(90)), now + Duration::from_secs(30));
+        let (unsafe_, _, now) = tries(false);
+        assert_eq!(unsafe_.until(now, Duration::from_secs(10)), now + Duration::from_secs(30));
     }
 
     #[test]

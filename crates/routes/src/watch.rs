@@ -78,15 +78,56 @@ impl InForce {
     }
 }
 
-/// Follows the bucket for ever. What was read last stays in force while the broker is away.
+/// Who keeps a bucket.
+#[derive(Clone, Debug)]
+enum Keeper {
+    /// We make and fill it if need be.
+    Us(Bucket),
+    /// Others do; its name.
+    Others(String),
+}
+
+impl Keeper {
+    async fn open(&self, client: &Client) -> Result<RouteStore, StoreError> {
+        match self {
+            Keeper::Us(bucket) => {
+                let store = RouteStore::open_or_create(client.clone(), &bucket.name, bucket.replicas).await?;
+                seed(&store, &bucket.seed).await?;
+                Ok(store)
+            }
+            Keeper::Others(name) => RouteStore::open(client.clone(), name).await,
+        }
+    }
+
+    /// What is to be done when the bucket is not reached.
+    fn advice(&self) -> &'static str {
+        match self {
+            Keeper::Us(_) => "it needs JetStream, or start with --static-routes",
+            Keeper::Others(_) => "a gateway with live routes makes it",
+        }
+    }
+}
+
+/// Follows the bucket for ever, making and filling it if need be. What was read last stays in force while the broker is
+/// away.
 pub async fn follow(client: Client, bucket: Bucket, in_force: InForce) {
+    keep_current(client, Keeper::Us(bucket), in_force).await;
+}
+
+/// Follows a bucket that others make, for ever, and only reads it.
+pub async fn follow_only(client: Client, bucket: String, in_force: InForce) {
+    keep_current(client, Keeper::Others(bucket), in_force).await;
+}
+
+async fn keep_current(client: Client, keeper: Keeper, in_force: InForce) {
     let mut feed = Feed::default();
     let mut was_reached = true;
     loop {
-        match follow_once(&client, &bucket, &in_force, &mut feed).await {
+        match follow_once(&client, &keeper, &in_force, &mut feed).await {
             Ok(()) => was_reached = true,
             Err(error) if was_reached => {
-                warn!(%error, "routes bucket not reached, trying again; it needs JetStream, or start with --static-routes");
+                let advice = keeper.advice();
+                warn!(%error, "routes bucket not reached, trying again; {advice}");
                 was_reached = false;
             }
             Err(error) => debug!(%error, "routes bucket still not reached"),
@@ -97,12 +138,11 @@ pub async fn follow(client: Client, bucket: Bucket, in_force: InForce) {
 
 async fn follow_once(
     client: &Client,
-    bucket: &Bucket,
+    keeper: &Keeper,
     in_force: &InForce,
     feed: &mut Feed,
 ) -> Result<(), StoreError> {
-    let store = RouteStore::open_or_create(client.clone(), &bucket.name, bucket.replicas).await?;
-    seed(&store, &bucket.seed).await?;
+    let store = keeper.open(client).await?;
     let mut updates = std::pin::pin!(store.watch().await?);
     let mut seen = Some(Vec::new());
     while let Some(update) = updates.next().await {

@@ -4,6 +4,8 @@
 
 mod asked;
 mod caller;
+#[cfg(feature = "client")]
+mod client;
 mod contract;
 mod directives;
 mod discovery;

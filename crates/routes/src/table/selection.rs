@@ -39,11 +39,11 @@ pub struct Selection {
 
 impl Key {
     /// Its value in a request.
-    fn value(&self, headers: &HeaderMap, client: IpAddr) -> Option<String> {
+    fn value(&self, headers: &HeaderMap, client: Option<IpAddr>) -> Option<String> {
         match self {
             Key::Header(name) => headers.get(name)?.to_str().ok().map(str::to_owned),
             Key::Cookie(name) => cookie(headers, name).map(str::to_owned),
-            Key::Client => Some(client.to_canonical().to_string()),
+            Key::Client => client.map(|client| client.to_canonical().to_string()),
         }
     }
 }
@@ -56,7 +56,15 @@ fn cookie<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
 
 impl Selection {
     /// The version's place, by rule, by the sticky key, or by the random number; `None` when none takes traffic.
-    pub fn choose(&self, split: &Split, headers: &HeaderMap, client: IpAddr, random: u32) -> Option<usize> {
+    /// `client` is the client's address, where there is one.
+    pub fn choose(
+        &self,
+        split: &Split,
+        headers: &HeaderMap,
+        client: impl Into<Option<IpAddr>>,
+        random: u32,
+    ) -> Option<usize> {
+        let client = client.into();
         let fits = |rule: &&Rule| match (rule.key.value(headers, client), &rule.value) {
             (Some(have), Some(wanted)) => have == *wanted,
             (have, None) => have.is_some(),
@@ -143,6 +151,14 @@ mod tests {
         let selection = Selection { rules: vec![], sticky: Some(Key::Cookie("session".to_owned())) };
         let choose = |random| selection.choose(&split([1, 1]), &HeaderMap::new(), CLIENT, random);
         assert_eq!((choose(0), choose(u32::MAX)), (Some(0), Some(1)));
+    }
+
+    #[test]
+    fn without_a_client_nothing_sticks_to_its_address() {
+        let selection = Selection { rules: vec![], sticky: Some(Key::Client) };
+        let choose = |client, random| selection.choose(&split([1, 1]), &HeaderMap::new(), client, random);
+        assert_eq!((choose(None, 0), choose(None, u32::MAX)), (Some(0), Some(1)));
+        assert_eq!(choose(Some(CLIENT), 0), choose(Some(CLIENT), u32::MAX));
     }
 
     #[test]
