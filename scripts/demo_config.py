@@ -116,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--admin-listen", metavar="ADDRESS", help="its admin page [NATSWAY_ADMIN_LISTEN, 127.0.0.1:8081]")
     parser.add_argument("--nats-listen", metavar="ADDRESS", help="the broker that is started [127.0.0.1:4222]")
     parser.add_argument("--nats-monitor", metavar="ADDRESS", help="its monitoring page [127.0.0.1:8222]")
-    parser.add_argument("--nats-url", metavar="URL", help="use this running broker, start none [NATS_URL]")
+    parser.add_argument("--nats-url", metavar="URL", help="use this running broker, start none; with a password rather by the variable [NATS_URL]")
     parser.add_argument("--workers", metavar="N", type=int, default=2, help=f"worker processes, 1 to {MOST_WORKERS} [2]")
     parser.add_argument("--profile", metavar="NAME", default="release", help="cargo profile: release or dev [release]")
     parser.add_argument("--check", action="store_true", help="come up, try the three requests, go down")

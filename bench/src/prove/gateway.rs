@@ -316,3 +316,32 @@ async fn network_cut(size: &Size, directory: &Path) -> anyhow::Result<Finding> {
         .promise(late.is_empty(), || format!("{} requests ran after their client was answered", late.len()));
     Ok(finding)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::load::Outcome;
+    use super::*;
+
+    fn tally(answers: &[(u64, u16)]) -> Tally {
+        let outcome = |(nonce, (at_ms, status)): (usize, &(u64, u16))| Outcome {
+            nonce: nonce as u64,
+            method: Method::GET,
+            status: Ok(*status),
+            own: true,
+            answered_at: Duration::from_millis(*at_ms),
+            took: Duration::ZERO,
+        };
+        Tally { outcomes: answers.iter().enumerate().map(outcome).collect(), lasted: Duration::from_secs(60) }
+    }
+
+    #[test]
+    fn one_success_is_no_recovery() {
+        let back = Duration::from_secs(10);
+        let flickering = tally(&[(9_000, 503), (10_001, 200), (12_500, 503), (12_600, 200), (16_000, 503)]);
+        let recovery = Recovery::after(back, &flickering);
+        assert_eq!((recovery.took, recovery.succeeded_since), (Duration::from_millis(2_500), 1));
+        let steady =
+            Recovery::after(back, &tally(&[(9_000, 503), (10_100, 503), (12_001, 200), (13_000, 200)]));
+        assert_eq!((steady.took, steady.succeeded_since), (Duration::from_millis(100), 2));
+    }
+}
