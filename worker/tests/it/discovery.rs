@@ -1,9 +1,11 @@
 //! A worker is a NATS micro service (ADR-32).
 
+use std::time::Duration;
+
 use axum::Router;
 use axum::routing::get;
 use http::StatusCode;
-use natsway_testkit::{Broker, nats_cli};
+use natsway_testkit::{Broker, eventually, nats_cli};
 use serde_json::{Value, json};
 
 use crate::caller::{Caller, Draft};
@@ -15,8 +17,10 @@ fn router() -> Router {
         .route("/fails", get(async || StatusCode::SERVICE_UNAVAILABLE))
 }
 
+/// Asks until there is an answer: one reader speaks for all, and another may be there before it.
 async fn ask(caller: &Caller, subject: &str) -> Value {
-    let answer = caller.client.request(subject.to_owned(), "".into()).await.unwrap();
+    let request = async || caller.client.request(subject.to_owned(), "".into()).await;
+    let answer = eventually(Duration::from_secs(60), request).await;
     serde_json::from_slice(&answer.payload).unwrap()
 }
 
