@@ -1,7 +1,7 @@
 # Everything that is done with Natsway in a checkout. `make help` lists it.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint fmt bench prove-gateway prove-versions prove-groups demo-groups bench-groups prove-shipper bench-shipper tools fuzz clean cargo-deny python rust
+.PHONY: help run test lint fmt bench prove-gateway prove-versions prove-provisioner prove-groups demo-groups bench-groups prove-shipper bench-shipper tools fuzz clean cargo-deny python rust
 
 PYTHON ?= python3
 CARGO ?= cargo
@@ -54,6 +54,9 @@ prove-gateway: python rust ## Long proof of the gateway's promises under faults;
 
 prove-versions: python rust ## Long proof of switches, rollouts and rollbacks; SWITCHES, RESTARTS, ONLY from the environment
 	$(CARGO) run --release --package natsway-bench --bin bench -- prove versions $(ARGS)
+
+prove-provisioner: python rust ## Long proof of the autoscaler: rivals simulated, crowds and kills live; SEED and ROUNDS from the environment
+	$(CARGO) run --release --package natsway-bench --bin bench -- prove provisioner $(ARGS)
 
 prove-groups: python rust ## Long chaos of consumer groups, judged; SEED, CHANGES and MAX_ACK_PENDING from the environment
 	@$(CARGO) build --release --package natsway-groups-proof --bins

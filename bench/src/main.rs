@@ -41,6 +41,8 @@ enum Promise {
     Gateway(prove::Size),
     /// Switches, rollouts and rollbacks of versions, under load and faults
     Versions(prove::versions::Size),
+    /// The provisioner against its rivals by a virtual clock, and under crowds and kills on real processes
+    Provisioner(prove::Size),
 }
 
 #[tokio::main]
@@ -53,6 +55,9 @@ async fn main() -> ExitCode {
         }
         Command::Prove { promise: Promise::Versions(size) } => {
             prove::versions::prove(&size).await.map(prove::Report::conclude)
+        }
+        Command::Prove { promise: Promise::Provisioner(size) } => {
+            prove::provisioner::prove(&size).await.map(prove::Report::conclude)
         }
     };
     outcome.unwrap_or_else(|error| {

@@ -65,6 +65,7 @@ impl Controller {
     /// Other rules and policies from now on. What was seen and learned stays, so a reload is no restart.
     pub fn reload(&mut self, rules: ControllerRules, policies: Vec<Box<dyn Policy>>) {
         self.limiter.set_rules(rules.scale);
+        self.window.set_rules(rules.window);
         self.policies = policies;
         self.rules = rules;
     }

@@ -54,15 +54,24 @@ impl Window {
         }
     }
 
+    /// Other rules from now on; what was seen stays.
+    pub fn set_rules(&mut self, rules: WindowRules) {
+        self.rules = rules;
+    }
+
     /// Takes a look, or refuses it.
     ///
     /// # Errors
     /// The [`Fault`] for which the look cannot be acted on. After a reset the next look has a difference again.
     pub fn push(&mut self, now_ms: u64, look: Result<Sample, Fault>) -> Result<(), Fault> {
         let sample = look?;
+        let limit_ms = self.rules.stale_after_ms;
         let age_ms = now_ms.saturating_sub(sample.at_ms);
-        if age_ms > self.rules.stale_after_ms {
-            return Err(Fault::Stale { age_ms, limit_ms: self.rules.stale_after_ms });
+        if age_ms > limit_ms {
+            return Err(Fault::Stale { age_ms, limit_ms });
+        }
+        if sample.at_ms.saturating_sub(now_ms) > limit_ms {
+            return Err(Fault::Contradictory(format!("taken at {} ms, and it is {now_ms} ms", sample.at_ms)));
         }
         let Some(last) = self.looks.back() else {
             self.begin(sample);
@@ -75,6 +84,10 @@ impl Window {
         }
         if sample.at_ms <= last.at_ms {
             // The same look twice says nothing new; it turns stale if that goes on.
+            let age_ms = now_ms.saturating_sub(last.at_ms);
+            if age_ms > limit_ms {
+                return Err(Fault::Stale { age_ms, limit_ms });
+            }
             return if self.looks.len() > 1 { Ok(()) } else { Err(Fault::WarmingUp) };
         }
         if let Some(detail) = contradiction(last, &sample) {
@@ -309,6 +322,17 @@ mod tests {
         assert!(matches!(window.push(15_000, look(15_000, 5)), Err(Fault::Reset(_))));
         assert_eq!(window.push(16_000, look(16_000, 105)), Ok(()));
         assert_eq!(window.arrival_rate(), Some(100.0));
+    }
+
+    #[test]
+    fn a_look_from_the_future_is_refused_and_blinds_nobody() {
+        let mut window = steady(100, 10);
+        assert!(matches!(window.push(11_000, look(1 << 60, 1_100)), Err(Fault::Contradictory(_))));
+        assert_eq!(window.push(12_000, look(12_000, 1_200)), Ok(()));
+        // One that runs ahead a little is taken, and not relied on for longer than any other.
+        assert_eq!(window.push(13_000, look(15_500, 1_300)), Ok(()));
+        assert_eq!(window.push(18_000, look(15_400, 1_300)), Ok(()));
+        assert!(matches!(window.push(18_501, look(15_501 - 1, 1_300)), Err(Fault::Stale { .. })));
     }
 
     #[test]

@@ -154,6 +154,9 @@ pub async fn run(args: &RunArgs) -> anyhow::Result<()> {
     {
         write(&output, &table)?;
     }
+    let docs = repository_root().join("docs");
+    let kept = if args.quick { &[&*directory][..] } else { &[&*directory, &*docs] };
+    crate::autoscalers::write(kept)?;
     print!("{table}");
     Ok(())
 }

@@ -1,8 +1,10 @@
 //! Proofs: each starts what it needs, breaks it on purpose under load, and says what it saw.
 
+pub mod crowd;
 pub mod gateway;
 pub mod ledger;
 pub mod load;
+pub mod provisioner;
 pub mod stand;
 pub mod versions;
 

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use async_nats::connection::State;
 use async_nats::{Client, StatusCode};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -79,6 +80,10 @@ impl Directives {
         let message = format!("{{\"directive\":\"{directive}\"}}");
         let subject = directive_subject(directive, &self.subject);
         let what = || format!("{directive} for {}", self.subject);
+        // A client that is away would send it later, when it may be wrong.
+        if self.client.connection_state() != State::Connected {
+            return Err(BackendError::new(what(), "the broker is away"));
+        }
         match tokio::time::timeout(OBEYED_WITHIN, self.client.request(subject, message.into())).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) if error.kind() == async_nats::RequestErrorKind::NoResponders => {

@@ -5,6 +5,7 @@
 //! shall be. What is judged: messages that waited longer than [`SLO_MS`], instance-seconds over those of an
 //! [`oracle`] that knows the future, changes, reversals, and how long it took to meet a new load.
 
+mod faults;
 mod hpa;
 mod oracle;
 mod plant;
@@ -15,6 +16,7 @@ mod settings;
 mod table;
 mod trace;
 
+pub use faults::fault_sequence;
 pub use hpa::{GRID, Hpa, HpaRules};
 pub use oracle::oracle;
 pub use plant::Plant;

@@ -91,9 +91,14 @@ fn colour(rival: &Rival) -> Option<&'static str> {
 
 fn line((x, y): (f64, f64), values: &[f64], top: f64, colour: &str) -> String {
     let step = PANEL.0 / values.len().max(1) as f64;
-    let points: Vec<String> = values
-        .iter()
-        .enumerate()
+    // A point between two of its own height says nothing.
+    let bends = |place: &usize| {
+        let around = [place.wrapping_sub(1), place + 1].map(|other| values.get(other));
+        around.iter().any(|other| *other != Some(&values[*place]))
+    };
+    let points: Vec<String> = (0..values.len())
+        .filter(bends)
+        .map(|second| (second, values[second]))
         .map(|(second, value)| {
             format!("{:.1},{:.1}", x + second as f64 * step, y + PANEL.1 * (1.0 - value / top))
         })

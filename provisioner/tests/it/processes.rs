@@ -72,7 +72,11 @@ async fn processes_are_adopted_by_another_and_never_doubled() {
     assert_eq!(finished.lines().count(), 2, "both finished what they held");
     set(&mut second, 0).await.unwrap();
     counts(&mut second, ready(0)).await;
-    assert_eq!(std::fs::read_dir(&state).unwrap().count(), 1, "the lock is all that is left");
+    let mut left: Vec<_> =
+        std::fs::read_dir(&state).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    left.sort();
+    assert_eq!(left, ["lock", "logs"], "nothing else is left");
+    assert_eq!(std::fs::read_dir(state.join("logs")).unwrap().count(), 3, "what each of them wrote");
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@
 //!   it was started, before it becomes the program; where it cannot, because the directory is gone, it ends. So a
 //!   directory without a pid is a process that will appear at once or never.
 //! - `<id>/stop` says since when it is told to stop, so that whoever goes on knows when to kill it.
+//! - `<id>/log` has what the process writes; when it has ended, it goes to `logs/`, which keeps the newest twenty.
 //!
 //! A pid is believed only while the process that has it was started at the time that was written.
 

@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 
 use super::Identity;
 
+/// Logs of processes that have ended that are kept, the newest.
+const LOGS: usize = 20;
+
 /// The directory, locked for us.
 #[derive(Debug)]
 pub(super) struct StateDirectory {
@@ -51,8 +54,9 @@ impl StateDirectory {
         for found in fs::read_dir(&self.path)? {
             let found = found?;
             let Ok(id) = found.file_name().into_string() else { continue };
-            // `lock`, and what was left behind half made or half removed.
-            if !id.bytes().all(|byte| byte.is_ascii_alphanumeric()) || !found.file_type()?.is_dir() {
+            // `lock`, `logs`, and what was left behind half made or half removed.
+            let is_id = id != "logs" && id.bytes().all(|byte| byte.is_ascii_alphanumeric());
+            if !is_id || !found.file_type()?.is_dir() {
                 continue;
             }
             let Some(since_ms) = number(&found.path().join("since"))? else { continue };
@@ -76,7 +80,23 @@ impl StateDirectory {
     pub(super) fn remove(&self, entry: &Entry) -> io::Result<()> {
         let gone = self.path.join(format!("gone.{}", entry.id));
         fs::rename(self.path.join(&entry.id), &gone)?;
+        self.keep_log(entry, &gone)?;
         fs::remove_dir_all(gone)
+    }
+
+    /// What a process wrote is worth most when it has ended.
+    fn keep_log(&self, entry: &Entry, gone: &Path) -> io::Result<()> {
+        let logs = self.path.join("logs");
+        fs::create_dir_all(&logs)?;
+        match fs::rename(gone.join("log"), logs.join(format!("{}-{}.log", entry.since_ms, entry.id))) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let found = fs::read_dir(&logs)?.collect::<io::Result<Vec<_>>>()?;
+        let mut kept: Vec<PathBuf> = found.into_iter().map(|found| found.path()).collect();
+        // Their names begin with when they were started.
+        kept.sort();
+        kept.iter().rev().skip(LOGS).try_for_each(fs::remove_file)
     }
 }
 
