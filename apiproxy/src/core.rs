@@ -16,6 +16,7 @@ use natsway_routes::watch::InForce;
 
 use crate::metrics::{CoreMetrics, TargetStats};
 use crate::settings::Settings;
+use crate::trace::{self, Spans};
 
 /// The inbox prefix of the gateway's role, so that its permissions can be static.
 pub const INBOX_PREFIX: &str = "_INBOX_apiproxy";
@@ -28,6 +29,8 @@ pub struct Core {
     pub metrics: Arc<CoreMetrics>,
     /// Retries that this core may spend.
     pub budget: RefCell<Budget>,
+    /// Makes spans, when traces are exported.
+    pub spans: Option<Spans>,
     links: Rc<Links>,
     in_force: InForce,
     view: RefCell<Rc<RouteView>>,
@@ -77,6 +80,7 @@ impl Core {
         let (connections, limits) = (settings.connections_per_core, settings.link);
         let links = Links::new(role, connections, limits, Arc::clone(&metrics.links));
         Rc::new(Core {
+            spans: settings.traced.then(trace::spans),
             settings,
             metrics,
             budget: RefCell::new(Budget::new(Instant::now())),

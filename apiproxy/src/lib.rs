@@ -27,3 +27,4 @@ pub mod proxy;
 pub mod rollout;
 pub mod settings;
 pub mod tombstone;
+pub mod trace;

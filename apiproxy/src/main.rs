@@ -8,6 +8,7 @@ use natsway_apiproxy::cli::{self, Cli, Command, RunArgs};
 use natsway_apiproxy::config::{RouteFile, read_routes};
 use natsway_apiproxy::gateway::{self, Routes};
 use natsway_apiproxy::settings::Settings;
+use natsway_boot::traces::Traces;
 use natsway_boot::{Broker, BrokerError, shutdown};
 use natsway_routes::watch::Bucket;
 use tokio::runtime::Builder;
@@ -55,11 +56,12 @@ struct Start {
     settings: Settings,
     routes: Routes,
     broker: Broker,
+    traces: Traces,
 }
 
 /// Checks everything that was asked for before anything is started; `None` when that was all.
 fn prepare(args: RunArgs) -> anyhow::Result<Option<Start>> {
-    args.logs.init().map_err(anyhow::Error::msg)?;
+    let traces = args.logs.init_with(&args.traces, env!("CARGO_BIN_NAME")).map_err(anyhow::Error::msg)?;
     let file = args.routes.as_ref().map(|path| {
         let shown = path.display();
         let text = std::fs::read_to_string(path).with_context(|| format!("route file {shown}"))?;
@@ -80,14 +82,16 @@ fn prepare(args: RunArgs) -> anyhow::Result<Option<Start>> {
         }),
     };
     let broker = args.broker.into_broker()?;
-    Ok(Some(Start { settings, routes, broker }))
+    Ok(Some(Start { settings, routes, broker, traces }))
 }
 
 fn serve(start: Start) -> anyhow::Result<ExitCode> {
-    let Start { settings, routes, broker } = start;
-    one_thread()?.block_on(async {
+    let Start { settings, routes, broker, traces } = start;
+    let outcome = one_thread()?.block_on(async {
         let stop = shutdown::on_signal()?;
         gateway::run(settings, routes, broker, stop).await?;
         Ok(ExitCode::SUCCESS)
-    })
+    });
+    traces.finish();
+    outcome
 }

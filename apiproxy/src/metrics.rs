@@ -50,6 +50,11 @@ pub struct TargetStats {
 }
 
 impl TargetStats {
+    /// The version's name.
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
     /// Counts a response to a client.
     pub fn responded(&self, status: http::StatusCode, latency: Duration) {
         let class = usize::from(status.as_u16() / 100).clamp(2, 5) - 2;

@@ -24,6 +24,7 @@ use crate::held::Held;
 use crate::inspect::{authority, header_bytes, inspect};
 use crate::metrics::TargetStats;
 use crate::problem::Problem;
+use crate::trace::{RequestSpan, TraceFields, Traced, TrySpan};
 
 /// Answers one request, whatever happens to it.
 pub async fn handle(
@@ -41,17 +42,23 @@ pub async fn handle(
     };
     let (version, method) = (request.version(), request.method().clone());
     let logged = core.settings.access_log.then(|| request.uri().path().to_owned());
+    let span = core.spans.as_ref().map(|spans| RequestSpan::begin(spans, &request, &caller));
 
-    let served = serve(&core, &caller, &request_id, request, started).await;
+    let served = serve(&core, &caller, &request_id, span.as_deref(), request, started).await;
+    let mut problem_code = None;
     let mut response = served.unwrap_or_else(|problem| {
         core.metrics.problem(problem.code);
+        problem_code = Some(problem.code);
         problem.into_response(&request_id)
     });
 
     if let Some(path) = logged {
         let (status, duration) = (response.status().as_u16(), started.elapsed());
-        let peer = caller.peer;
-        info!(target: "access", %peer, %method, path, status, ?duration, request_id);
+        let (peer, trace_id) = (caller.peer, span.as_ref().map(|span| span.trace_id().to_string()));
+        info!(target: "access", %peer, %method, path, status, ?duration, request_id, trace_id);
+    }
+    if let Some(span) = span {
+        span.end(response.status(), problem_code);
     }
     let id = HeaderValue::try_from(request_id).expect("a sound request id is a header value");
     response.headers_mut().insert(REQUEST_ID, id);
@@ -70,19 +77,21 @@ struct Call<'c> {
     caller: &'c Caller,
     authority: Authority,
     request_id: &'c str,
+    span: Option<&'c RequestSpan>,
 }
 
 async fn serve(
     core: &Core,
     caller: &Caller,
     request_id: &str,
+    span: Option<&RequestSpan>,
     request: Request<Incoming>,
     started: Instant,
 ) -> Result<Response<ReplyBody>, Problem> {
     let (head, body) = request.into_parts();
     inspect(&head, &core.settings.client)?;
     let authority = authority(&head)?;
-    let mut call = Call { core, started, head, body: Bytes::new(), caller, authority, request_id };
+    let mut call = Call { core, started, head, body: Bytes::new(), caller, authority, request_id, span };
     let mut first = call.resolve()?;
     // Given back when the request is answered, not before: a body may have to wait for another try.
     let mut held = Held::new(&core.metrics.held_bytes, core.settings.client.held_bytes);
@@ -163,6 +172,9 @@ impl Call<'_> {
         let mut tries = Tries::new(first.route().retry, idempotent, self.started, deadline);
         let mut resolved = first;
         let mut encoded = None;
+        if let Some(span) = self.span {
+            span.routed(&self.head.method, resolved.route(), &self.authority);
+        }
         loop {
             let route = resolved.route();
             let (headers, client) = (&self.head.headers, self.caller.peer.ip());
@@ -174,10 +186,16 @@ impl Call<'_> {
             let answer = match self.core.link() {
                 None => Answer::Miss(Miss::NotConnected),
                 Some(link) => {
-                    let outgoing = self.prepare(route, target, &link, &tries, &mut encoded)?;
+                    let span = self.begin_try(target, &tries, &mut encoded);
+                    let trace = span.as_ref().and_then(TrySpan::fields);
+                    let outgoing =
+                        self.prepare(route, target, &link, &tries, trace.as_ref(), &mut encoded)?;
                     let attempt = target.stats.tries.begin();
                     let answer = link.call(outgoing).await;
                     answer.count(attempt);
+                    if let Some(span) = span {
+                        span.end(&answer);
+                    }
                     answer
                 }
             };
@@ -212,6 +230,26 @@ impl Call<'_> {
         }
     }
 
+    /// The span of the next try, when the request is traced.
+    fn begin_try(
+        &self,
+        target: &TargetView,
+        tries: &Tries,
+        encoded: &mut Option<Encoded>,
+    ) -> Option<TrySpan> {
+        let span = self.span?.try_with(
+            self.core.spans.as_ref()?,
+            &target.subject,
+            target.stats.version(),
+            tries.made(),
+        );
+        if span.is_recording() {
+            // The worker's span is this try's child, so each try has a message of its own.
+            *encoded = None;
+        }
+        Some(span)
+    }
+
     /// The message of one try, within the bounds of the link.
     fn prepare(
         &self,
@@ -219,6 +257,7 @@ impl Call<'_> {
         target: &TargetView,
         link: &Link,
         tries: &Tries,
+        trace: Option<&TraceFields>,
         encoded: &mut Option<Encoded>,
     ) -> Result<Outgoing, Problem> {
         let now = Instant::now();
@@ -226,7 +265,7 @@ impl Call<'_> {
         let sending = Sending::new(now, until, link.unix_ms_at(now));
         let message = match encoded {
             Some(encoded) => encoded.stamped(sending),
-            none => none.insert(self.encode(route, sending)?).first(),
+            none => none.insert(self.encode(route, sending, trace)?).first(),
         };
         link.admit(message.bytes()).map_err(not_admitted)?;
         Ok(Outgoing {
@@ -247,7 +286,12 @@ impl Call<'_> {
         next
     }
 
-    fn encode(&self, route: &Route, sending: Sending) -> Result<Encoded, Problem> {
+    fn encode(
+        &self,
+        route: &Route,
+        sending: Sending,
+        trace: Option<&TraceFields>,
+    ) -> Result<Encoded, Problem> {
         let said_length = self.head.headers.contains_key(header::CONTENT_LENGTH);
         let origin = Origin {
             caller: self.caller,
@@ -257,7 +301,7 @@ impl Call<'_> {
         };
         let path = self.head.uri.path_and_query().map_or("/", |path| path.as_str());
         let path = route.forwarded_path(path);
-        let fields = Forwarded { headers: &self.head.headers, origin };
+        let fields = Traced { forwarded: Forwarded { headers: &self.head.headers, origin }, trace };
         Encoded::new(route.codec, sending, &self.head.method, &path, &fields, &self.body).map_err(|error| {
             let detail = format!("the request cannot be forwarded: {error}");
             Problem::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "head_too_large", detail)

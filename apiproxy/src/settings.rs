@@ -22,6 +22,8 @@ pub struct Settings {
     pub trusted_proxies: Vec<IpNet>,
     /// One log line for each request.
     pub access_log: bool,
+    /// Whether requests have spans, which go to OpenTelemetry's global tracer provider.
+    pub traced: bool,
     /// Bounds of what clients may send.
     pub client: ClientLimits,
     /// Bounds of what may be out on one broker connection.

@@ -1,6 +1,8 @@
 //! One admitted request: the service is called, its answer encoded and sent.
 
 use std::error::Error as StdError;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -17,6 +19,7 @@ use crate::body::{Body, CollectError, collect};
 use crate::figures::{Figures, Permit};
 use crate::outbox::{Outbox, SendError};
 use crate::panics::{Panic, caught};
+use crate::trace::{Span, Spans};
 
 /// Names a request from the gateway on; whoever else calls may leave it out.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -83,6 +86,7 @@ pub(crate) struct Desk {
     /// One for each subject.
     pub(crate) figures: Vec<Figures>,
     pub(crate) max_response_bytes: usize,
+    pub(crate) spans: Spans,
 }
 
 /// What the service could not do, as its caller is to hear it.
@@ -112,15 +116,23 @@ where
     B: http_body::Body,
     B::Error: Into<BoxError>,
 {
-    let Job { request, reply, started, deadline, permit, desk, endpoint } = job;
+    let Job { mut request, reply, started, deadline, permit, desk, endpoint } = job;
     let figures = &desk.figures[endpoint];
     // The request is the service's from here on; these are cheap to keep and name it in a log line or a problem.
     let (method, uri) = (request.method().clone(), request.uri().clone());
     let request_id = request.headers().get(REQUEST_ID).cloned();
     let limit = desk.outbox.max_payload();
-    let handled = caught(answer(service, request, desk.max_response_bytes, limit)).await;
-    let answer = handled.unwrap_or_else(|panic| Err(panicked(panic, &method, &uri)));
+    let span = desk.spans.begin(endpoint, &mut request, started);
+    let mut handled = pin!(caught(answer(service, request, desk.max_response_bytes, limit)));
+    let handled = poll_fn(|context| {
+        let _entered = span.as_deref().map(Span::enter);
+        handled.as_mut().poll(context)
+    });
+    let answer = handled.await.unwrap_or_else(|panic| Err(panicked(panic, &method, &uri)));
     let answer = answer.unwrap_or_else(|failure| failure.into_answer(request_id.as_ref()));
+    if let Some(span) = span {
+        span.end(answer.status);
+    }
 
     let now = Instant::now();
     figures.ran(now.saturating_duration_since(started));

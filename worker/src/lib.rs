@@ -13,7 +13,8 @@
 //!   stand in for the last member; `house` answers questions and takes commands; `discovery` writes ADR-32 documents.
 //! - `intake`: admits or sheds, decodes, refuses what is stale (`staleness`), starts a handler and watches those that
 //!   take long (`running`). Nothing here waits for a handler.
-//! - `job`: calls the service, catches its panic (`panics`), collects the `body` within limits, encodes.
+//! - `job`: calls the service, within a span (`trace`) if told to, catches its panic (`panics`), collects the `body` within
+//!   limits, encodes.
 //! - `outbox`: hands the reply to the newest session.
 //!
 //! [`Client`] (feature `client`) calls other services by the names of their routes, from handlers or from elsewhere.
@@ -39,6 +40,8 @@ mod reader;
 mod running;
 mod serve;
 mod staleness;
+#[cfg_attr(not(feature = "trace"), path = "untraced.rs")]
+mod trace;
 
 pub use body::Body;
 #[cfg(feature = "client")]

@@ -37,6 +37,7 @@ pub struct Options {
     limits: Limits,
     readers: Option<NonZeroUsize>,
     on_cancel: OnCancel,
+    traced: bool,
 }
 
 /// What to do with a handler whose caller went away.
@@ -73,6 +74,7 @@ pub(crate) struct Config {
     pub(crate) limits: Limits,
     pub(crate) readers: Option<NonZeroUsize>,
     pub(crate) on_cancel: OnCancel,
+    pub(crate) traced: bool,
 }
 
 impl Options {
@@ -97,6 +99,7 @@ impl Options {
             },
             readers: None,
             on_cancel: OnCancel::default(),
+            traced: false,
         }
     }
 
@@ -193,6 +196,17 @@ impl Options {
         self
     }
 
+    /// Whether requests have spans, children of their gateway's: `false` without.
+    ///
+    /// The spans go to OpenTelemetry's global tracer provider, which the program sets up before it serves. While a handler
+    /// runs, its request's span is the current context, so that spans of its own, made by OpenTelemetry's API or by
+    /// `tracing` with the layer of `tracing-opentelemetry`, are its children.
+    #[cfg(feature = "trace")]
+    pub fn traced(mut self, traced: bool) -> Options {
+        self.traced = traced;
+        self
+    }
+
     /// After how long a caller is told that its request is at work here, so that it can cancel it. 50 ms without.
     pub fn accepted_after(mut self, after: Duration) -> Options {
         self.limits.accepted_after = after;
@@ -254,6 +268,7 @@ impl Options {
                 limits: self.limits,
                 readers: self.readers,
                 on_cancel: self.on_cancel,
+                traced: self.traced,
             }),
             _ => Err(Error::Options(errors)),
         }

@@ -21,6 +21,7 @@ use crate::intake::{Intake, Start};
 use crate::job::{Desk, Job, run};
 use crate::outbox::Outbox;
 use crate::reader::Reader;
+use crate::trace::Spans;
 use crate::{Body, BoxError, Error, Options, Summary};
 
 /// Serves requests by `service` until `shutdown` completes, and then until what is in hand is finished. A rollout that asks
@@ -129,7 +130,8 @@ where
     let limits = config.limits;
     let desk = || {
         let figures = config.subjects.iter().map(|_| Figures::default()).collect();
-        Arc::new(Desk { outbox: Outbox::new(), figures, max_response_bytes: limits.response_bytes })
+        let spans = Spans::new(config.traced, &config.subjects, &config.queue_group);
+        Arc::new(Desk { outbox: Outbox::new(), figures, max_response_bytes: limits.response_bytes, spans })
     };
     let load = || Load::new(share(limits.in_flight), share(limits.in_flight_bytes));
     let desks: Vec<_> = (0..readers).map(|_| (desk(), load())).collect();

@@ -15,6 +15,7 @@ use anyhow::bail;
 use clap::{Args, Parser};
 use ipnet::IpNet;
 use natsway_boot::logs::LogArgs;
+use natsway_boot::traces::TraceArgs;
 use natsway_boot::{BrokerArgs, duration};
 use natsway_caller::link::LinkLimits;
 use natsway_routes::store::BUCKET;
@@ -120,6 +121,10 @@ pub struct RunArgs {
     /// The logs.
     #[command(flatten)]
     pub logs: LogArgs,
+
+    /// The traces.
+    #[command(flatten)]
+    pub traces: TraceArgs,
 }
 
 const EXAMPLES: &str = "Examples:
@@ -225,6 +230,7 @@ impl RunArgs {
             connections_per_core: self.connections_per_core,
             trusted_proxies: limits.trusted_proxies.clone(),
             access_log: self.access_log,
+            traced: self.traces.is_on(),
             client: ClientLimits {
                 connections: limits.max_connections.get(),
                 path_bytes: limits.max_path_bytes.get(),

@@ -5,6 +5,7 @@
 
 mod backend;
 mod client;
+mod collector;
 mod fixture;
 
 mod answers;
@@ -19,3 +20,4 @@ mod native;
 mod retries;
 mod rollout;
 mod tombstone;
+mod traces;

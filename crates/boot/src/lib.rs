@@ -3,6 +3,7 @@
 //! - [`Broker`]: where the broker is and how to prove who we are; made from [`BrokerArgs`] in a binary.
 //! - [`Dialer`] and [`Session`]: one connection that never reconnects, for the request path.
 //! - [`Clock`]: Unix time that never steps.
+//! - `logs` and `traces`: what a program says of itself, and where to; `trace` is the part of it that libraries need.
 //! - [`shutdown`]: SIGTERM and SIGINT as a token.
 
 mod addresses;
@@ -15,6 +16,10 @@ pub mod logs;
 mod session;
 mod settings;
 pub mod shutdown;
+#[cfg(feature = "trace")]
+pub mod trace;
+#[cfg(feature = "cli")]
+pub mod traces;
 
 use rand::distr::{Alphanumeric, SampleString};
 

@@ -3,7 +3,11 @@
 use std::io::IsTerminal;
 
 use clap::{Args, ValueEnum};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, Registry};
+
+use crate::traces::{TraceArgs, Traces};
 
 /// How to log; `#[command(flatten)]` it into a binary's arguments.
 #[derive(Args, Clone, Debug)]
@@ -33,15 +37,48 @@ impl LogArgs {
     /// # Errors
     /// A sentence that says what is wrong with the filter.
     pub fn init(&self) -> Result<(), String> {
-        // async-nats reports each connection event, and takes the planned end of a session for an error; Natsway says
-        // what they mean itself.
-        let filter = EnvFilter::try_new(format!("async_nats=warn,async_nats::connector=off,{}", self.log))
-            .map_err(|error| format!("log filter {:?}: {error}", self.log))?;
+        let filter = self.filter()?;
         let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
         match self.log_format {
             Format::Text => builder.with_ansi(std::io::stderr().is_terminal()).init(),
             Format::Json => builder.json().flatten_event(true).init(),
         }
         Ok(())
+    }
+
+    /// Starts logging, and exporting traces where that is wished for, for the whole process. `program` is the name
+    /// that traces bear unless the user gives one. Without traces this is [`init`](Self::init).
+    ///
+    /// # Errors
+    /// A sentence that says which setting is wrong.
+    pub fn init_with(&self, traces: &TraceArgs, program: &'static str) -> Result<Traces, String> {
+        let (exporting, tracer) = traces.start(program)?;
+        let Some(tracer) = tracer else {
+            self.init()?;
+            return Ok(exporting);
+        };
+        let spans = traces.filter();
+        let spans =
+            EnvFilter::try_new(&spans).map_err(|error| format!("traces filter {spans:?}: {error}"))?;
+        let spans = tracing_opentelemetry::layer().with_tracer(tracer).with_filter(spans);
+        tracing_subscriber::registry().with(self.layer()?).with(spans).init();
+        Ok(exporting)
+    }
+
+    fn layer(&self) -> Result<Box<dyn Layer<Registry> + Send + Sync>, String> {
+        let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+        Ok(match self.log_format {
+            Format::Text => {
+                lines.with_ansi(std::io::stderr().is_terminal()).with_filter(self.filter()?).boxed()
+            }
+            Format::Json => lines.json().flatten_event(true).with_filter(self.filter()?).boxed(),
+        })
+    }
+
+    fn filter(&self) -> Result<EnvFilter, String> {
+        // async-nats reports each connection event, and takes the planned end of a session for an error; Natsway says
+        // what they mean itself.
+        EnvFilter::try_new(format!("async_nats=warn,async_nats::connector=off,{}", self.log))
+            .map_err(|error| format!("log filter {:?}: {error}", self.log))
     }
 }

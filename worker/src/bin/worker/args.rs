@@ -8,6 +8,7 @@ use anyhow::Context;
 use axum::Router;
 use clap::{Parser, ValueEnum};
 use natsway_boot::logs::LogArgs;
+use natsway_boot::traces::TraceArgs;
 use natsway_boot::{BrokerArgs, duration};
 use natsway_worker::{OnCancel, Options};
 
@@ -51,6 +52,9 @@ pub(crate) struct Args {
 
     #[command(flatten)]
     pub(crate) logs: LogArgs,
+
+    #[command(flatten)]
+    pub(crate) traces: TraceArgs,
 }
 
 #[derive(clap::Args)]
@@ -197,6 +201,7 @@ impl Args {
             .max_in_flight(max_in_flight.get())
             .max_in_flight_bytes(max_in_flight_bytes.get())
             .max_response_bytes(max_response_bytes.map_or(usize::MAX, NonZeroUsize::get))
+            .traced(self.traces.is_on())
             .drain_limit(drain_limit)
             .on_cancel(match on_cancel {
                 Cancelled::Drop => OnCancel::Drop,

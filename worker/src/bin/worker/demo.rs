@@ -93,6 +93,7 @@ struct Slow {
     ms: u64,
 }
 
+#[tracing::instrument(skip_all)]
 async fn slow(query: Result<Query<Slow>, axum::extract::rejection::QueryRejection>) -> Response {
     let ms = match query {
         Ok(Query(Slow { ms })) if ms <= SLOWEST_MS => ms,

@@ -30,9 +30,10 @@ const MISTAKE: u8 = 2;
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    if let Err(error) = args.logs.init() {
-        return mistake(&[error]);
-    }
+    let traces = match args.logs.init_with(&args.traces, env!("CARGO_BIN_NAME")) {
+        Ok(traces) => traces,
+        Err(error) => return mistake(&[error]),
+    };
     natsway_worker::log_panics_once();
     let (threads, form) = (args.threads(), args.form());
     let (options, service) = match args.into_options() {
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         runtime.shutdown_timeout(LAST_CALL);
         outcome
     });
+    traces.finish();
     let Err(error) = outcome else { return ExitCode::SUCCESS };
     match error.downcast_ref() {
         Some(natsway_worker::Error::Options(mistakes)) => mistake(mistakes),

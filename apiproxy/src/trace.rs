@@ -1,0 +1,251 @@
+//! A request's spans, by OpenTelemetry's conventions for HTTP servers and for messaging.
+//!
+//! A request has a span of its own, a child of the client's if the client sent one, and under it one for each try,
+//! which is the parent of the worker's. What a span is not for: queries and header fields, which may hold secrets.
+
+use http::uri::Authority;
+use http::{HeaderValue, Method, Request, StatusCode, Version, header};
+use natsway_boot::trace::{TRACEPARENT, TRACESTATE, extract, fields};
+use natsway_caller::encode::Fields;
+use natsway_caller::link::Answer;
+use natsway_routes::table::Route;
+use natsway_wire::native::NativeReply;
+use opentelemetry::global::BoxedTracer;
+use opentelemetry::trace::{SpanKind, Status, TraceContextExt, TraceId, Tracer};
+use opentelemetry::{Context, KeyValue};
+use opentelemetry_semantic_conventions::attribute as key;
+
+use crate::headers::{Caller, Forwarded};
+
+/// Makes spans; a core has one when traces are exported.
+pub type Spans = BoxedTracer;
+
+/// The span of one request, from its head to its response's.
+#[derive(Debug)]
+pub struct RequestSpan {
+    context: Context,
+    ended: bool,
+}
+
+/// The span of one try: publish, broker, worker, and back.
+#[derive(Debug)]
+pub struct TrySpan {
+    context: Context,
+    ended: bool,
+}
+
+/// The fields that a message carries so that its receiver continues the trace.
+#[derive(Clone, Debug)]
+pub struct TraceFields {
+    parent: HeaderValue,
+    state: Option<HeaderValue>,
+}
+
+/// What a worker is to see of a request: the client's word of a trace stands unless there is ours.
+#[derive(Debug)]
+pub struct Traced<'a> {
+    /// Everything else.
+    pub forwarded: Forwarded<'a>,
+    /// Ours.
+    pub trace: Option<&'a TraceFields>,
+}
+
+/// The tracer of this process, which boot has set up.
+pub fn spans() -> Spans {
+    opentelemetry::global::tracer("natsway-apiproxy")
+}
+
+impl RequestSpan {
+    /// Begins with the request's head.
+    pub fn begin<B>(spans: &Spans, request: &Request<B>, caller: &Caller) -> Box<RequestSpan> {
+        let method = known_method(request.method());
+        let parent = extract(request.headers());
+        let builder = spans.span_builder(method.to_owned()).with_kind(SpanKind::Server);
+        let span = spans.build_with_context(builder, &parent);
+        let context = Context::new().with_span(span);
+        let begun = Box::new(RequestSpan { context, ended: false });
+        if begun.context.span().is_recording() {
+            begun.describe(request, method, caller);
+        }
+        begun
+    }
+
+    fn describe<B>(&self, request: &Request<B>, method: &'static str, caller: &Caller) {
+        let span = self.context.span();
+        let mut attributes = vec![
+            KeyValue::new(key::HTTP_REQUEST_METHOD, method),
+            KeyValue::new(key::URL_PATH, request.uri().path().to_owned()),
+            KeyValue::new(key::URL_SCHEME, "http"),
+            KeyValue::new(key::NETWORK_PEER_ADDRESS, caller.peer.ip().to_canonical().to_string()),
+        ];
+        if method == OTHER_METHOD {
+            let original = request.method().as_str().to_owned();
+            attributes.push(KeyValue::new(key::HTTP_REQUEST_METHOD_ORIGINAL, original));
+        }
+        if let Some(version) = protocol_version(request.version()) {
+            attributes.push(KeyValue::new(key::NETWORK_PROTOCOL_VERSION, version));
+        }
+        if let Some(agent) = request.headers().get(header::USER_AGENT).and_then(|agent| agent.to_str().ok()) {
+            attributes.push(KeyValue::new(key::USER_AGENT_ORIGINAL, agent.to_owned()));
+        }
+        span.set_attributes(attributes);
+    }
+
+    /// The trace's id, for log lines.
+    pub fn trace_id(&self) -> TraceId {
+        self.context.span().span_context().trace_id()
+    }
+
+    /// Says which route answers it.
+    pub fn routed(&self, method: &Method, route: &Route, authority: &Authority) {
+        let span = self.context.span();
+        if !span.is_recording() {
+            return;
+        }
+        span.update_name(format!("{} {}", known_method(method), route.path));
+        span.set_attribute(KeyValue::new(key::HTTP_ROUTE, route.path.to_string()));
+        span.set_attribute(KeyValue::new("natsway.route", route.name.clone()));
+        span.set_attribute(KeyValue::new(key::SERVER_ADDRESS, authority.host().to_owned()));
+        if let Some(port) = authority.port_u16() {
+            span.set_attribute(KeyValue::new(key::SERVER_PORT, i64::from(port)));
+        }
+    }
+
+    /// Begins a try with the version behind `subject`; `resends` tries were made before it.
+    pub fn try_with(&self, spans: &Spans, subject: &str, version: &str, resends: u32) -> TrySpan {
+        let builder = spans.span_builder("send").with_kind(SpanKind::Producer);
+        let span = spans.build_with_context(builder, &self.context);
+        let context = Context::new().with_span(span);
+        let span = context.span();
+        if span.is_recording() {
+            span.update_name(format!("send {subject}"));
+            span.set_attributes([
+                KeyValue::new(key::MESSAGING_SYSTEM, "nats"),
+                KeyValue::new(key::MESSAGING_OPERATION_TYPE, "send"),
+                KeyValue::new(key::MESSAGING_OPERATION_NAME, "request"),
+                KeyValue::new(key::MESSAGING_DESTINATION_NAME, subject.to_owned()),
+                KeyValue::new("natsway.version", version.to_owned()),
+            ]);
+            if resends > 0 {
+                span.set_attribute(KeyValue::new(key::HTTP_REQUEST_RESEND_COUNT, i64::from(resends)));
+            }
+        }
+        TrySpan { context, ended: false }
+    }
+
+    /// Ends with the response; `problem` is why the gateway answered by itself, if it did.
+    pub fn end(mut self, status: StatusCode, problem: Option<&'static str>) {
+        let span = self.context.span();
+        if span.is_recording() {
+            span.set_attribute(KeyValue::new(key::HTTP_RESPONSE_STATUS_CODE, i64::from(status.as_u16())));
+            if status.is_server_error() {
+                let kind = problem.map_or_else(|| status.as_str().to_owned(), str::to_owned);
+                failed(&self.context, kind);
+            }
+        }
+        span.end();
+        self.ended = true;
+    }
+}
+
+impl Drop for RequestSpan {
+    /// Hyper drops a request whose client left.
+    fn drop(&mut self) {
+        if !self.ended {
+            failed(&self.context, "client_gone".to_owned());
+            self.context.span().end();
+        }
+    }
+}
+
+impl TrySpan {
+    /// What the message carries.
+    pub fn fields(&self) -> Option<TraceFields> {
+        let (parent, state) = fields(self.context.span().span_context())?;
+        Some(TraceFields { parent, state })
+    }
+
+    /// Whether anybody will see it. If not, all tries of a request may carry the same fields.
+    pub fn is_recording(&self) -> bool {
+        self.context.span().is_recording()
+    }
+
+    /// Ends with what came back.
+    pub fn end(mut self, answer: &Answer) {
+        let outcome = match answer {
+            Answer::Http(response) | Answer::Native(NativeReply::Response(response)) => Ok(response.status),
+            Answer::Native(NativeReply::ServiceError { status, .. }) => Ok(*status),
+            Answer::Miss(miss) => Err(miss.as_str()),
+            Answer::Unreadable(_) => Err("bad_reply"),
+        };
+        match outcome {
+            Ok(status) => {
+                let status = i64::from(status.as_u16());
+                self.context.span().set_attribute(KeyValue::new(key::HTTP_RESPONSE_STATUS_CODE, status));
+            }
+            Err(kind) => failed(&self.context, kind.to_owned()),
+        }
+        self.context.span().end();
+        self.ended = true;
+    }
+}
+
+impl Drop for TrySpan {
+    fn drop(&mut self) {
+        if !self.ended {
+            failed(&self.context, "abandoned".to_owned());
+            self.context.span().end();
+        }
+    }
+}
+
+impl Fields for Traced<'_> {
+    fn bytes(&self) -> usize {
+        // A traceparent is 70 bytes; a state is no longer than the client's was.
+        self.forwarded.bytes() + self.trace.map_or(0, |_| 80)
+    }
+
+    fn each<E>(&self, mut put: impl FnMut(&str, &[u8]) -> Result<(), E>) -> Result<(), E> {
+        let Some(trace) = self.trace else { return self.forwarded.each(put) };
+        self.forwarded.each(|name, value| match name == TRACEPARENT || name == TRACESTATE {
+            true => Ok(()),
+            false => put(name, value),
+        })?;
+        put(TRACEPARENT.as_str(), trace.parent.as_bytes())?;
+        trace.state.as_ref().map_or(Ok(()), |state| put(TRACESTATE.as_str(), state.as_bytes()))
+    }
+}
+
+fn failed(context: &Context, kind: String) {
+    let span = context.span();
+    if span.is_recording() {
+        span.set_status(Status::error(kind.clone()));
+        span.set_attribute(KeyValue::new(key::ERROR_TYPE, kind));
+    }
+}
+
+/// What the conventions have for a method that is not of RFC 9110 or 5789: names of spans are a small set.
+const OTHER_METHOD: &str = "_OTHER";
+
+fn known_method(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::DELETE => "DELETE",
+        Method::OPTIONS => "OPTIONS",
+        Method::PATCH => "PATCH",
+        Method::TRACE => "TRACE",
+        _ => OTHER_METHOD,
+    }
+}
+
+fn protocol_version(version: Version) -> Option<&'static str> {
+    match version {
+        Version::HTTP_10 => Some("1.0"),
+        Version::HTTP_11 => Some("1.1"),
+        Version::HTTP_2 => Some("2"),
+        _ => None,
+    }
+}

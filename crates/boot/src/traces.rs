@@ -1,0 +1,265 @@
+//! Traces of requests, exported by OTLP, for programs that are told where to.
+//!
+//! Off unless a collector is named. The settings are OpenTelemetry's own, so that an environment that exists already
+//! fits; what is not an argument here (`OTEL_RESOURCE_ATTRIBUTES`, `OTEL_EXPORTER_OTLP_HEADERS`, `OTEL_BSP_*`, ...) is
+//! read by the SDK itself.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use opentelemetry::global;
+use opentelemetry::trace::TracerProvider;
+use opentelemetry_otlp::tonic_types::transport::{Certificate, ClientTlsConfig};
+use opentelemetry_otlp::{Protocol as Wire, SpanExporter as Otlp, WithExportConfig, WithTonicConfig};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::trace::{Sampler, SdkTracer, SdkTracerProvider, SpanData, SpanExporter};
+use tokio::runtime::{Builder, Runtime};
+use tracing::warn;
+
+/// Where a collector listens unless another address is given, by protocol.
+const LOCAL_GRPC: &str = "http://127.0.0.1:4317";
+const LOCAL_HTTP: &str = "http://127.0.0.1:4318";
+
+/// The path of traces at a collector that speaks HTTP.
+const HTTP_PATH: &str = "v1/traces";
+
+/// How long the last spans may take at exit. A collector that is away must not hold up a deploy.
+const LAST_EXPORT: Duration = Duration::from_secs(2);
+
+/// Whether and how to export traces; `#[command(flatten)]` it into a binary's arguments.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Traces")]
+pub struct TraceArgs {
+    /// Whether to export traces [default: otlp when an endpoint is set, else none]
+    #[arg(long, env = "OTEL_TRACES_EXPORTER", value_name = "EXPORTER", value_enum)]
+    traces_exporter: Option<Exporter>,
+
+    /// Address of the collector, such as http://collector:4318 [default: this machine]
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
+    otlp_endpoint: Option<String>,
+
+    /// Certificate authority of a collector behind TLS (gRPC), PEM [default: the system's]
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_CERTIFICATE", value_name = "FILE")]
+    otlp_ca: Option<PathBuf>,
+
+    /// What the collector speaks: 4317 is gRPC's usual port, 4318 that of HTTP
+    #[arg(
+        long,
+        env = "OTEL_EXPORTER_OTLP_PROTOCOL",
+        value_name = "PROTOCOL",
+        value_enum,
+        default_value_t = Protocol::Http
+    )]
+    otlp_protocol: Protocol,
+
+    /// Which requests to trace; parentbased: as the client's own trace says, if it sends one
+    #[arg(
+        long,
+        env = "OTEL_TRACES_SAMPLER",
+        value_name = "SAMPLER",
+        value_enum,
+        default_value_t = Sampling::ParentbasedAlwaysOn
+    )]
+    traces_sampler: Sampling,
+
+    /// The share of requests for the samplers by ratio, 0 to 1
+    #[arg(long, env = "OTEL_TRACES_SAMPLER_ARG", value_name = "RATIO", default_value_t = 1.0, value_parser = ratio)]
+    traces_sampler_arg: f64,
+
+    /// Name of this service in traces [default: the program's]
+    #[arg(long, env = "OTEL_SERVICE_NAME", value_name = "NAME")]
+    service_name: Option<String>,
+
+    /// Which spans of handlers to export: a level, or a filter such as `info,my_service=debug`
+    #[arg(long, env = "NATSWAY_TRACES", value_name = "FILTER", default_value = "info")]
+    traces: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Exporter {
+    /// To a collector
+    Otlp,
+    /// Nowhere: the traces of others are passed on as they are
+    None,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Protocol {
+    /// gRPC
+    Grpc,
+    /// Protobuf over HTTP
+    #[value(name = "http/protobuf")]
+    Http,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+enum Sampling {
+    /// Every one
+    AlwaysOn,
+    /// None
+    AlwaysOff,
+    /// A share
+    Traceidratio,
+    /// Every one that the client does not except
+    ParentbasedAlwaysOn,
+    /// Those that the client traces
+    ParentbasedAlwaysOff,
+    /// Those that the client traces, and a share of those of which it says nothing
+    ParentbasedTraceidratio,
+}
+
+/// Exports the process's spans until dropped or [finished](Traces::finish).
+#[derive(Default)]
+pub struct Traces(Option<Exporting>);
+
+struct Exporting {
+    provider: SdkTracerProvider,
+    // Exports run here, since the runtimes of a program end before its last span.
+    runtime: Runtime,
+}
+
+impl TraceArgs {
+    /// Whether traces are exported.
+    pub fn is_on(&self) -> bool {
+        let named = self.otlp_endpoint.is_some();
+        self.traces_exporter.map_or(named, |exporter| exporter == Exporter::Otlp)
+    }
+
+    /// The filter of the spans of handlers. What the exporter itself does is never traced: it would not end.
+    pub(crate) fn filter(&self) -> String {
+        let mut filter = self.traces.clone();
+        for own in ["h2", "hyper", "hyper_util", "opentelemetry", "opentelemetry_otlp", "tonic", "tower"] {
+            filter.push_str(&format!(",{own}=off"));
+        }
+        filter
+    }
+
+    /// Starts exporting, when told to.
+    ///
+    /// # Errors
+    /// A sentence that says which setting is wrong. A collector that is away is no error.
+    pub(crate) fn start(&self, program: &'static str) -> Result<(Traces, Option<SdkTracer>), String> {
+        if !self.is_on() {
+            return Ok((Traces::default(), None));
+        }
+        let runtime =
+            Builder::new_multi_thread().worker_threads(1).thread_name("traces").enable_all().build();
+        let runtime = runtime.map_err(|error| format!("thread that exports traces: {error}"))?;
+        let exporter = {
+            let _entered = runtime.enter();
+            self.exporter()?
+        };
+        let name = self.service_name.clone().unwrap_or_else(|| program.to_owned());
+        let provider = SdkTracerProvider::builder()
+            .with_batch_exporter(OnRuntime { exporter, runtime: runtime.handle().clone() })
+            .with_sampler(self.sampler())
+            .with_resource(Resource::builder().with_service_name(name).build())
+            .build();
+        global::set_tracer_provider(provider.clone());
+        let tracer = provider.tracer(program);
+        Ok((Traces(Some(Exporting { provider, runtime })), Some(tracer)))
+    }
+
+    fn exporter(&self) -> Result<Otlp, String> {
+        let given = self.otlp_endpoint.as_deref().map(|url| url.trim_end_matches('/'));
+        let shown = given.unwrap_or("this machine");
+        let built = match self.otlp_protocol {
+            Protocol::Grpc => {
+                let url = given.unwrap_or(LOCAL_GRPC);
+                let exporter = Otlp::builder().with_tonic().with_endpoint(url);
+                match url.starts_with("https:") {
+                    true => exporter.with_tls_config(self.tls()?).build(),
+                    false => exporter.build(),
+                }
+            }
+            Protocol::Http => {
+                let url = given.unwrap_or(LOCAL_HTTP);
+                if !url.starts_with("http:") {
+                    return Err(format!(
+                        "collector {url}: expected http://host:port; https needs protocol grpc"
+                    ));
+                }
+                let url = format!("{url}/{HTTP_PATH}");
+                Otlp::builder().with_http().with_protocol(Wire::HttpBinary).with_endpoint(url).build()
+            }
+        };
+        built.map_err(|error| format!("collector {shown}: {error}"))
+    }
+
+    fn tls(&self) -> Result<ClientTlsConfig, String> {
+        let Some(path) = &self.otlp_ca else { return Ok(ClientTlsConfig::new().with_native_roots()) };
+        let pem =
+            std::fs::read(path).map_err(|error| format!("collector's CA {}: {error}", path.display()))?;
+        Ok(ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem)))
+    }
+
+    fn sampler(&self) -> Sampler {
+        let share = || Sampler::TraceIdRatioBased(self.traces_sampler_arg);
+        match self.traces_sampler {
+            Sampling::AlwaysOn => Sampler::AlwaysOn,
+            Sampling::AlwaysOff => Sampler::AlwaysOff,
+            Sampling::Traceidratio => share(),
+            Sampling::ParentbasedAlwaysOn => Sampler::ParentBased(Box::new(Sampler::AlwaysOn)),
+            Sampling::ParentbasedAlwaysOff => Sampler::ParentBased(Box::new(Sampler::AlwaysOff)),
+            Sampling::ParentbasedTraceidratio => Sampler::ParentBased(Box::new(share())),
+        }
+    }
+}
+
+impl Traces {
+    /// Exports what is left, for 2 s at the most. Blocks, so not on a runtime.
+    pub fn finish(self) {
+        let Some(Exporting { provider, runtime }) = self.0 else { return };
+        if let Err(error) = provider.shutdown_with_timeout(LAST_EXPORT) {
+            warn!(%error, "last spans not exported");
+        }
+        runtime.shutdown_background();
+    }
+}
+
+impl fmt::Debug for Traces {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Traces").field("on", &self.0.is_some()).finish()
+    }
+}
+
+/// An exporter whose calls find a runtime: the SDK makes them from a thread that has none.
+#[derive(Debug)]
+struct OnRuntime {
+    exporter: Otlp,
+    runtime: tokio::runtime::Handle,
+}
+
+impl SpanExporter for OnRuntime {
+    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+        let mut exporting = Box::pin(self.exporter.export(batch));
+        poll_fn(|context| {
+            let _entered = self.runtime.enter();
+            exporting.as_mut().poll(context)
+        })
+        .await
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        let _entered = self.runtime.enter();
+        self.exporter.shutdown_with_timeout(timeout)
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.exporter.force_flush()
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.exporter.set_resource(resource);
+    }
+}
+
+fn ratio(text: &str) -> Result<f64, String> {
+    let ratio = text.parse().ok().filter(|ratio| (0.0..=1.0).contains(ratio));
+    ratio.ok_or_else(|| "expected 0 to 1".to_owned())
+}
