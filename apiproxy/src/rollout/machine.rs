@@ -12,8 +12,8 @@ use super::analysis::{Verdict, Window, control, judge};
 const SILENT: Duration = Duration::from_secs(3);
 
 /// How long a drain waits for silent senders. They may be gone; if one is only frozen, what it still sends when it wakes
-/// is answered `moved` by the others, so that nothing is lost.
-const SILENCE_LIMIT: Duration = Duration::from_secs(5);
+/// is answered `moved` by the others, so that nothing is lost. Shorter than the broker takes to drop a frozen client.
+const SILENCE_LIMIT: Duration = Duration::from_secs(4);
 
 /// How long the new version may take to answer the check.
 const CHECK_LIMIT: Duration = Duration::from_secs(10);
@@ -262,4 +262,83 @@ pub fn behind(sender: &Sender, revision: u64) -> Option<String> {
         ));
     }
     (*its < revision).then(|| format!("{name}: at revision {its} of {revision}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::command::{self, Plan};
+    use super::*;
+
+    const REVISION: u64 = 7;
+
+    fn started() -> RouteDocument {
+        let json = r#"{"name":"math","path":"/","target":[
+            {"version":"blue","subject":"svc.math.blue","weight":100},
+            {"version":"green","subject":"svc.math.green","weight":0}]}"#;
+        let document = RouteDocument::from_json(json.as_bytes()).unwrap();
+        let plan = Plan {
+            to: "green".to_owned(),
+            strategy: Strategy::BlueGreen,
+            steps: Vec::new(),
+            criteria: Default::default(),
+            smoke: None,
+            stop_old: false,
+        };
+        command::start(&document, plan, "r".to_owned(), 0).unwrap()
+    }
+
+    fn sender(name: &str, revision: u64, silent_s: u64, in_flight: i64) -> Sender {
+        Sender { name: name.to_owned(), revision, silent: Duration::from_secs(silent_s), in_flight }
+    }
+
+    fn drain(senders: &[Sender], in_phase_s: u64) -> Option<Action> {
+        let draining = switch(&started(), "now", &Window::default(), 0);
+        let seen = Seen { in_phase: Duration::from_secs(in_phase_s), senders, ..Seen::default() };
+        next(&draining, REVISION, &seen, 0)
+    }
+
+    fn written(action: Option<Action>) -> RouteDocument {
+        match action {
+            Some(Action::Write(document)) => *document,
+            other => panic!("it writes: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_drain_waits_for_everybody_who_lives_however_long() {
+        let done = sender("done", REVISION, 0, 0);
+        for undone in [sender("older routes", REVISION - 1, 0, 0), sender("one out", REVISION, 0, 1)] {
+            assert_eq!(drain(&[done.clone(), undone], 3_600), Some(Action::AskSenders));
+        }
+        assert_eq!(drain(&[], 3_600), Some(Action::AskSenders), "who hears nobody knows nothing");
+        let promoted = written(drain(&[done], 0)).rollout.unwrap();
+        assert_eq!((promoted.phase, promoted.behind.len()), (Phase::Promoted, 0));
+    }
+
+    #[test]
+    fn a_drain_names_those_who_are_silent_and_goes_on() {
+        let silent = sender("frozen", REVISION - 1, 9, 3);
+        let senders = [sender("done", REVISION, 0, 0), silent];
+        assert_eq!(drain(&senders, 1), Some(Action::AskSenders), "it may still come");
+        let promoted = written(drain(&senders, 5)).rollout.unwrap();
+        assert_eq!(promoted.phase, Phase::Promoted);
+        assert!(promoted.behind[0].starts_with("frozen: not heard of for 9 s"), "{:?}", promoted.behind);
+        // Silent, but it had said all that was to be known.
+        let senders = [sender("gone", REVISION, 9, 0)];
+        assert!(written(drain(&senders, 0)).rollout.unwrap().behind.is_empty());
+    }
+
+    #[test]
+    fn a_version_that_does_not_answer_changes_no_weight() {
+        let failed = Err("nobody is there".to_owned());
+        let look = |seconds| {
+            let in_phase = Duration::from_secs(seconds);
+            next(&started(), REVISION, &Seen { in_phase, check: Some(&failed), ..Seen::default() }, 0)
+        };
+        assert_eq!(look(1), Some(Action::Check), "it is asked again");
+        let refused = written(look(11));
+        assert_eq!(refused.weights().collect::<Vec<_>>(), [("blue", 100), ("green", 0)]);
+        let rollout = refused.rollout.unwrap();
+        assert_eq!((rollout.phase, rollout.reason.as_deref()), (Phase::Refused, Some("nobody is there")));
+    }
 }

@@ -18,6 +18,9 @@ use crate::table::RouteTable;
 /// How long to wait before another try to reach the bucket.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
+/// How often a look is taken whether the client has another connection.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+
 /// Where a gateway's routes live.
 #[derive(Clone, Debug)]
 pub struct Bucket {
@@ -124,7 +127,11 @@ async fn keep_current(client: Client, keeper: Keeper, in_force: InForce) {
     let mut was_reached = true;
     loop {
         match follow_once(&client, &keeper, &in_force, &mut feed).await {
-            Ok(()) => was_reached = true,
+            Ok(Ended::Reconnected) => {
+                was_reached = true;
+                continue;
+            }
+            Ok(Ended::Broken) => was_reached = true,
             Err(error) if was_reached => {
                 let advice = keeper.advice();
                 warn!(%error, "routes bucket not reached, trying again; {advice}");
@@ -136,16 +143,38 @@ async fn keep_current(client: Client, keeper: Keeper, in_force: InForce) {
     }
 }
 
+/// Why following ended.
+enum Ended {
+    /// The watch did.
+    Broken,
+    /// The client has another connection. The watch would go on by itself, seconds later: when it misses the broker's
+    /// heartbeats. A gateway that was frozen must not go by old routes for so long.
+    Reconnected,
+}
+
 async fn follow_once(
     client: &Client,
     keeper: &Keeper,
     in_force: &InForce,
     feed: &mut Feed,
-) -> Result<(), StoreError> {
+) -> Result<Ended, StoreError> {
+    let connects = || client.statistics().connects.load(Ordering::Relaxed);
+    let connected = connects();
     let store = keeper.open(client).await?;
     let mut updates = std::pin::pin!(store.watch().await?);
     let mut seen = Some(Vec::new());
-    while let Some(update) = updates.next().await {
+    let mut look = tokio::time::interval(LOOK_INTERVAL);
+    loop {
+        let update = tokio::select! {
+            update = updates.next() => update,
+            _ = look.tick() => {
+                if connects() != connected {
+                    return Ok(Ended::Reconnected);
+                }
+                continue;
+            }
+        };
+        let Some(update) = update else { return Ok(Ended::Broken) };
         match update {
             Update::Change(change) => {
                 if let Some(seen) = &mut seen {
@@ -162,11 +191,10 @@ async fn follow_once(
             }
             Update::Broken(reason) => {
                 debug!(reason, "watch of the routes ended");
-                return Ok(());
+                return Ok(Ended::Broken);
             }
         }
     }
-    Ok(())
 }
 
 fn publish(feed: &mut Feed, in_force: &InForce) {

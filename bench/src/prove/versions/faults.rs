@@ -16,7 +16,8 @@ use crate::prove::load::Load;
 use crate::prove::stand::{DEADLINE, PATIENT};
 
 /// One of three gateways is frozen while the others switch, the old workers leave, and it wakes: it is named as
-/// behind, and no request fails, not even those that waited at it.
+/// behind, and no request fails, not even those that waited at it. (If the broker has dropped it meanwhile, those may be
+/// answered that they did not run, or that nobody knows.)
 pub(super) async fn frozen_gateway(
     size: &Size,
     directory: &Path,
@@ -28,6 +29,8 @@ pub(super) async fn frozen_gateway(
     let ports = fleet.ports();
     let load = Load::start_across(&ports[..2], size.connections, size.seed, 0);
     load.reach(1_000).await;
+    let connects = "natsway_broker_connects_total";
+    let connected = fleet.gateways[2].metric(connects).await?;
     fleet.gateways[2].process.freeze();
     // The system accepts their connections, and what they send waits.
     let waiting = Load::start_across(&ports[2..], 8, size.seed, 1 << 32);
@@ -48,7 +51,12 @@ pub(super) async fn frozen_gateway(
     finding.figure("moved_at_the_frozen_one", moved);
     let woken = waiting.stop().await;
     finding.figure("requests_at_the_frozen_one", woken.outcomes.len());
-    none_failed(finding, &woken);
+    finding.figure("failed_at_the_frozen_one", woken.failures());
+    let was_dropped = fleet.gateways[2].metric(connects).await? > connected;
+    finding.figure("frozen_one_was_dropped", was_dropped);
+    let is_honest = |status: &Result<u16, String>| was_dropped && matches!(status, Ok(503 | 504));
+    let dishonest = woken.failed().iter().filter(|outcome| !is_honest(&outcome.status)).count();
+    finding.promise(dishonest == 0, || format!("at the gateway that woke failed: {}", woken.failures()));
     let tally = settle(finding, &fleet, load, directory).await?;
     none_failed(finding, &tally);
     Ok(())
