@@ -161,3 +161,25 @@ async fn contexts_of_the_nats_command_line_are_read() {
     std::fs::write(home.path().join("nats/context.txt"), "here\n").unwrap();
     assert!(list(&["elastic", "ls", "foo"]).status.success());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_nats_command_line_takes_cg_as_a_plug_in() {
+    let Some(nats) = natsway_testkit::nats_cli() else { return };
+    let (broker, _context) = broker().await;
+    let home = tempfile::tempdir().unwrap();
+    let nats = |line: &str| {
+        let mut command = Command::new(nats);
+        command.args(line.split(' ')).env("XDG_DATA_HOME", home.path()).env("XDG_CONFIG_HOME", home.path());
+        let output = command.env_remove("NATS_URL").output().unwrap();
+        assert!(output.status.success(), "nats {line}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    nats(&format!("plugins register cg {CG}"));
+    let here = format!("--server {}", broker.url());
+    nats(&format!("{here} cg elastic setup foo"));
+    nats(&format!("{here} cg elastic create foo g 4 --filter foo.* --wildcards 1"));
+    // Several arguments keep their order, flags and aliases arrive.
+    assert!(nats(&format!("{here} cg elastic add foo g m1 m2")).contains("[m1 m2]"));
+    assert!(nats(&format!("{here} cg elastic list foo --json")).contains("\"g\""));
+    nats(&format!("{here} cg elastic rm foo g -f"));
+}

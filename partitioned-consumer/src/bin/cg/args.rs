@@ -8,6 +8,8 @@ use natsway_boot::BrokerArgs;
 /// Manage and try partitioned consumer groups
 #[derive(Parser)]
 #[command(name = "cg", version, arg_required_else_help = true)]
+// The name that the nats command line has for it, so that its plug-in gets it handed on.
+#[command(mut_arg("nats_url", |arg| arg.visible_alias("server")))]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) broker: BrokerArgs,

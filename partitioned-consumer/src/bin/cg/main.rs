@@ -8,12 +8,17 @@ mod args;
 mod commands;
 mod connect;
 mod consume;
+mod plugin;
 mod print;
 mod prompt;
 mod traffic;
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    if std::env::args().nth(1).as_deref() == Some(plugin::INTROSPECT) {
+        println!("{}", plugin::model(args::Cli::command()));
+        return ExitCode::SUCCESS;
+    }
     let matches = args::Cli::command().get_matches();
     let cli = args::Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into());
