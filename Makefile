@@ -15,7 +15,7 @@ oha_version := 1.16.0
 cargo_deny_version := 0.20.2
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: python ## Start a broker, the gateway and two workers; ARGS='--help' shows the settings
 	@$(PYTHON) scripts/run.py $(ARGS)
@@ -31,7 +31,7 @@ lint: rust ## Check format, clippy, rustdoc and dependencies
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --all-features -- -D warnings
 	@# The libraries as others build them, without what only the programs need.
-	$(CARGO) clippy --package natsway-wire --package natsway-worker --package natsway-partitioned-consumer \
+	$(CARGO) clippy --package natsway-wire --package natsway-worker --package natsway-partitioned-consumer --package natsway-provisioner \
 	    --lib --no-default-features -- -D warnings
 	@# Of the libraries: a program's comments are its --help, where <key> is no HTML.
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --lib --all-features --no-deps

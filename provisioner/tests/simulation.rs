@@ -13,6 +13,12 @@ fn the_aims_are_reached_on_held_out_seeds() {
     assert!(verdict.as_good_as_tuned.len() >= 6, "{verdict:?}\n{table}");
     assert!(verdict.unbeaten_by_grid.len() >= 6, "{verdict:?}\n{table}");
     assert!(verdict.reversals_per_step <= 2, "{verdict:?}\n{table}");
+    let noise =
+        standings.iter().rfind(|standing| standing.trace == TraceKind::Noise).expect("ours is the last");
+    assert!(
+        noise.reversals <= 4.0,
+        "a load that hovers at a threshold makes nothing bounce for ten minutes: {noise:?}"
+    );
     let picture = plot(&standings, HELD_OUT[0]);
     for kind in TraceKind::ALL {
         assert!(picture.contains(&format!(">{}</text>", kind.name())), "{kind:?} has a panel");

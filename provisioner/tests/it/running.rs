@@ -8,7 +8,8 @@ use async_nats::Client;
 use async_nats::jetstream::consumer::pull;
 use async_nats::jetstream::stream::Config as StreamConfig;
 use async_nats::jetstream::{self, Context};
-use natsway_provisioner::events::{Status, status_subject};
+use futures_util::StreamExt;
+use natsway_provisioner::events::{Queues, Status, queues_subject, status_subject};
 use natsway_testkit::{Broker, Process, eventually};
 use tempfile::TempDir;
 
@@ -55,7 +56,7 @@ impl Stage {
             poll = "200ms"
             signal = {{ kind = "consumer", stream = "WORK", consumer = "{consumer}" }}
             instance = {{ service_rate = 10.0, starts_within = "0s" }}
-            policy = [{{ kind = "latency-slo", wait = "1s", target_utilisation = 1.0 }}, {{ kind = "analysers" }}]
+            policy = [{{ kind = "latency-slo", wait = "1s", target_utilisation = 1.0 }}]
             scale = {{ min = 1, max = {max}, in_window = "1s" }}
             [target.backend]
             kind = "processes"
@@ -270,4 +271,24 @@ async fn decisions_are_explained_drawn_recorded_and_decided_again() {
     let replayed = text(&stage.ask(&["replay", recording, "--config", file.to_str().unwrap()]).await);
     assert!(replayed.contains("10 decisions; instances times decisions: 40 then, "), "{replayed}");
     assert!(replayed.lines().any(|line| line.contains("    4     2  ")), "{replayed}");
+}
+
+#[tokio::test]
+async fn busy_queues_are_told_by_the_analyser_that_fired() {
+    let stage = Stage::new().await;
+    stage.configure("*", 3);
+    let with_analysers = std::fs::read_to_string(stage.file())
+        .unwrap()
+        .replace("1.0 }]", "1.0 }, { kind = \"analysers\", thresholds = { every_ms = 200 } }]");
+    std::fs::write(stage.file(), with_analysers).unwrap();
+    let mut busy = stage.client.subscribe(queues_subject(true)).await.unwrap();
+    let _provisioner = stage.start();
+    stage.publish(5).await;
+    eventually(DEADLINE, async || {
+        let told: Queues = serde_json::from_slice(&busy.next().await.unwrap().payload).unwrap();
+        let fired = told.queues.get("work-eu").map(String::as_str);
+        // Messages wait, and nobody pulls.
+        if fired == Some("ConsumerUtilisationTooLow") { Ok(()) } else { Err(told) }
+    })
+    .await;
 }
