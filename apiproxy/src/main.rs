@@ -24,6 +24,7 @@ fn main() -> ExitCode {
     let done = match arguments.command {
         Some(Command::Routes(routes)) => one_thread().and_then(|runtime| runtime.block_on(routes.run())),
         Some(Command::Rollout(rollout)) => one_thread().and_then(|runtime| runtime.block_on(rollout.run())),
+        Some(Command::Healthcheck(health)) => health.run(),
         Some(Command::Completions { shell }) => {
             cli::print_completions(shell);
             Ok(ExitCode::SUCCESS)

@@ -2,6 +2,7 @@
 
 mod bucket;
 mod columns;
+pub mod health;
 pub mod rollout;
 pub mod routes;
 mod status;
@@ -52,6 +53,8 @@ pub enum Command {
     Routes(routes::RoutesArgs),
     /// Change the version that serves: all at once or bit by bit, and back by itself when the new one is worse
     Rollout(rollout::RolloutArgs),
+    /// Say whether the gateway of this machine is ready; exits with 0 if it is
+    Healthcheck(health::HealthArgs),
     /// Print a script that completes this command line in a shell
     Completions {
         /// The shell

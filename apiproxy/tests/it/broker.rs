@@ -14,6 +14,7 @@ async fn a_gateway_without_a_broker_says_so_and_is_ready_once_it_is_there() {
     let not_ready = eventually(DEADLINE, async || gateway.admin("/readyz").await).await;
     assert_eq!((not_ready.status, not_ready.text().as_str()), (503, "not connected to the broker\n"));
     assert_eq!(gateway.admin("/livez").await.unwrap().status, 200);
+    assert_eq!(health(&gateway), (Some(1), "not connected to the broker\n".to_owned()));
     let started = Instant::now();
     let refused = gateway.post("/", "x").await;
     assert_eq!((refused.status, refused.problem().as_str()), (503, "not_connected"));
@@ -22,7 +23,16 @@ async fn a_gateway_without_a_broker_says_so_and_is_ready_once_it_is_there() {
     let broker = Broker::builder().port(port).start().await;
     let _backend = Backend::saying(&broker, "now").await;
     gateway.ready().await;
+    assert_eq!(health(&gateway), (Some(0), "ready\n".to_owned()));
     assert_eq!(gateway.get("/").await.text(), "now");
+}
+
+/// What a container engine asks, and the status that it goes by.
+fn health(gateway: &Gateway) -> (Option<i32>, String) {
+    let address = format!("0.0.0.0:{}", gateway.admin_port);
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_apiproxy"));
+    let told = command.args(["healthcheck", "--admin-listen", &address]).output().unwrap();
+    (told.status.code(), String::from_utf8(told.stdout).unwrap())
 }
 
 #[tokio::test]

@@ -1,0 +1,144 @@
+"""docker-compose.yml says what it promises, and real programs accept what it tells them."""
+
+import os
+import re
+import subprocess
+import unittest
+
+from tooling import ROOT
+
+try:
+    import yaml
+except ImportError:
+    yaml = None
+
+# Ours, by the name of the image that the Dockerfile makes.
+PROGRAMS = {"apiproxy", "worker", "provisioner", "producer", "consumer"}
+# What a program takes to read all of its settings and leave without a broker.
+DRY_RUN = {
+    "apiproxy": ["--check"],
+    "provisioner": ["--check"],
+    "producer": ["status"],
+    "consumer": ["status"],
+}
+# The longest that a program of ours may take to leave, in seconds, as it is set by default.
+DRAIN_LIMITS = {"apiproxy": 9, "worker": 8, "producer": 10, "consumer": 10, "provisioner": 5}
+
+
+def substituted(text):
+    """What compose makes of `${NAME:-default}` without any variable set."""
+    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", str(text))
+
+
+def seconds(text):
+    return int(re.fullmatch(r"(\d+)s", text).group(1))
+
+
+@unittest.skipIf(yaml is None, "PyYAML is not installed: docker-compose.yml is not checked")
+class Compose(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.file = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
+        cls.services = cls.file["services"]
+        cls.dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+
+    def ours(self):
+        for name, service in self.services.items():
+            if "build" in service:
+                yield name, service, service["build"]["target"]
+
+    def networks(self, name):
+        return set(self.services[name].get("networks", []))
+
+    def test_every_part_is_there(self):
+        self.assertEqual({program for _, _, program in self.ours()}, PROGRAMS)
+        profiles = {profile for service in self.services.values() for profile in service.get("profiles", [])}
+        self.assertEqual(profiles, {"green", "provisioner", "shipper", "cluster", "observability"})
+        members = [name for name in self.services if name.startswith("nats-")]
+        self.assertEqual(len(members), 3)
+
+    def test_gateway_and_workers_share_no_network_and_only_the_broker_is_on_both(self):
+        workers = self.networks("worker")
+        for gateway in ("apiproxy", "provisioner", "producer", "consumer", "prometheus", "grafana", "jaeger"):
+            self.assertFalse(self.networks(gateway) & workers, gateway)
+        both = {name for name in self.services if self.networks(name) >= workers | {"gateway"}}
+        self.assertEqual(both, {"nats", "nats-1", "nats-2", "nats-3", "collector"})
+        for name, network in self.file["networks"].items():
+            self.assertEqual(bool(network.get("internal")), name not in ("edge", "local"), name)
+
+    def test_only_the_proxy_sees_the_engines_socket(self):
+        sees = {name for name, service in self.services.items() if "docker.sock:" in str(service.get("volumes"))}
+        self.assertEqual(sees, {"engine-proxy"})
+        allowed = [argument for argument in self.services["engine-proxy"]["command"] if argument.startswith("-allow")]
+        methods = {argument.split("=")[0] for argument in allowed}
+        self.assertEqual(methods, {"-allowbindmountfrom", "-allowGET", "-allowPOST", "-allowDELETE"})
+        patterns = dict(argument.split("=", 1) for argument in allowed)
+        for method, path in (
+            ("GET", "/v1.41/containers/json"),
+            ("GET", "/containers/abc/json"),
+            ("POST", "/v1.41/containers/create"),
+            ("POST", "/v1.41/containers/abc/stop"),
+            ("DELETE", "/v1.41/containers/abc"),
+        ):
+            self.assertRegex(path, f"^(?:{patterns['-allow' + method]})$")
+        for method, path in (
+            ("POST", "/v1.41/containers/abc/exec"),
+            ("POST", "/v1.41/images/create"),
+            ("GET", "/v1.41/containers/abc/archive"),
+            ("DELETE", "/v1.41/volumes/abc"),
+        ):
+            self.assertNotRegex(path, f"^(?:{patterns['-allow' + method]})$")
+
+    def test_every_service_is_confined(self):
+        for name, service in self.services.items():
+            with self.subTest(name):
+                self.assertTrue(service["read_only"])
+                self.assertEqual(service["cap_drop"], ["ALL"])
+                self.assertIn("no-new-privileges:true", service["security_opt"])
+                self.assertIn("mem_limit", service)
+                once = name == "ownership"
+                self.assertEqual(service["restart"], "no" if once else "unless-stopped")
+                if not once:
+                    user = service.get("user", "65532" if "build" in service else None)
+                    user = user or ("10001" if name == "collector" else None)
+                    self.assertNotIn(user, (None, "0", "root"))
+                    self.assertNotEqual(str(user).split(":")[0], "0")
+        self.assertIn("USER 65532:65532", self.dockerfile)
+
+    def test_every_image_is_pinned(self):
+        images = [substituted(service["image"]) for service in self.services.values()]
+        images += re.findall(r"^FROM (\S+:\S+)", self.dockerfile, re.MULTILINE)
+        for image in images:
+            self.assertRegex(image, r":(v?\d+\.\d+|bookworm-slim$)", "no tag, or one that moves")
+
+    def test_programs_are_given_more_time_to_leave_than_they_take(self):
+        for name, service, program in self.ours():
+            self.assertGreaterEqual(seconds(service["stop_grace_period"]), DRAIN_LIMITS[program] + 2, name)
+
+    def test_every_program_has_an_image_and_a_stage(self):
+        for name, service, program in self.ours():
+            self.assertRegex(self.dockerfile, rf"(?m)^FROM base AS {program}$")
+            self.assertEqual(service["image"], "natsway/" + program + ":${NATSWAY_VERSION:-0.1.0}", name)
+
+    def test_programs_accept_what_they_are_told(self):
+        binaries = ROOT / os.environ.get("CARGO_TARGET_DIR", "target") / "debug"
+        for name, service, program in self.ours():
+            binary = binaries / program
+            if program not in DRY_RUN or not binary.exists():
+                continue
+            environment = {key: substituted(value) for key, value in service["environment"].items()}
+            # Files that are mounted are those of this directory.
+            for volume in service.get("volumes", []):
+                source, _, target = substituted(volume).partition(":")
+                target = target.split(":")[0]
+                if source.startswith("./"):
+                    environment = {key: str(ROOT / source) if value == target else value for key, value in environment.items()}
+            with self.subTest(name):
+                told = subprocess.run(
+                    [binary, *service.get("command", []), *DRY_RUN[program]],
+                    env=environment, capture_output=True, text=True, timeout=60, check=False,
+                )
+                # A status without a directory is an error of its own; arguments that are refused end with 2.
+                self.assertNotEqual(told.returncode, 2, told.stderr)
+                if DRY_RUN[program] == ["--check"]:
+                    self.assertEqual(told.returncode, 0, told.stderr)
