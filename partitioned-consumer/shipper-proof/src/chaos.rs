@@ -178,9 +178,10 @@ impl Chaos {
             faults: BTreeMap::new(),
             unclean_stops: 0,
         };
-        chaos.producers.iter_mut().for_each(Program::start);
-        chaos.shared.iter_mut().take(SHARED_AT_FIRST).for_each(Program::start);
-        chaos.listed.iter_mut().for_each(Program::start);
+        let at_first = chaos.shared.iter_mut().take(SHARED_AT_FIRST);
+        for program in chaos.producers.iter_mut().chain(at_first).chain(&mut chaos.listed) {
+            program.start();
+        }
         Ok(chaos)
     }
 
@@ -190,24 +191,19 @@ impl Chaos {
         let pause = self.plan.duration / self.plan.faults.max(1);
         for number in 0..self.plan.faults {
             let at = begin + pause * number + pause.mul_f64(self.random.f64());
-            self.wait_until(at).await?;
-            self.fault().await?;
+            self.wait_until(at).await;
+            self.fault()?;
         }
-        self.wait_until(begin + self.plan.duration).await
+        self.wait_until(begin + self.plan.duration).await;
+        Ok(())
     }
 
     /// Undoes what is due until then.
-    async fn wait_until(&mut self, at: Instant) -> Result<()> {
+    async fn wait_until(&mut self, at: Instant) {
         while Instant::now() < at {
             self.undo_due().await;
-            for program in self.producers.iter_mut().chain(&mut self.shared).chain(&mut self.listed) {
-                self.plan.directory.exists().then_some(()).context("the directory of the run is gone")?;
-                // None of them ends by itself.
-                let _running = program.is_running();
-            }
             sleep(Duration::from_millis(20)).await;
         }
-        Ok(())
     }
 
     async fn undo_due(&mut self) {
@@ -222,9 +218,21 @@ impl Chaos {
 
     async fn undo(&mut self, undo: Undo) {
         match undo {
-            Undo::Producer(index) => self.producers[index].start(),
-            Undo::Shared(index) => self.shared[index].start(),
-            Undo::Listed(index) => self.listed[index].start(),
+            Undo::Producer(index) => {
+                if !self.producers[index].start() {
+                    self.later(0.1..0.3, Undo::Producer(index));
+                }
+            }
+            Undo::Shared(index) => {
+                if !self.shared[index].start() {
+                    self.later(0.1..0.3, Undo::Shared(index));
+                }
+            }
+            Undo::Listed(index) => {
+                if !self.listed[index].start() {
+                    self.later(0.1..0.3, Undo::Listed(index));
+                }
+            }
             Undo::ThawShared(index) => self.shared[index].thaw(),
             Undo::ThawListed(index) => self.listed[index].thaw(),
             Undo::Broker => {
@@ -254,12 +262,12 @@ impl Chaos {
     }
 
     /// One fault. Where the dice choose what is broken already, they are thrown again.
-    async fn fault(&mut self) -> Result<()> {
+    fn fault(&mut self) -> Result<()> {
         for _ in 0..100 {
             let made = match self.random.u32(0..100) {
-                0..18 => self.hit_producer().await,
-                18..38 => self.hit_shared().await,
-                38..52 => self.hit_listed().await,
+                0..18 => self.hit_producer(),
+                18..38 => self.hit_shared(),
+                38..52 => self.hit_listed(),
                 52..64 => self.hit_broker(),
                 64..76 => {
                     let host = self.random.usize(0..self.hosts.len());
@@ -267,7 +275,7 @@ impl Chaos {
                     Some("rotation storm")
                 }
                 76..86 => self.fill_disk()?,
-                _ => self.join_or_leave().await,
+                _ => self.join_or_leave(),
             };
             if let Some(fault) = made {
                 self.count(fault);
@@ -277,7 +285,7 @@ impl Chaos {
         bail!("no fault could be made: everything is broken already")
     }
 
-    async fn hit_producer(&mut self) -> Option<&'static str> {
+    fn hit_producer(&mut self) -> Option<&'static str> {
         let index = self.random.usize(0..self.producers.len());
         if !self.producers[index].is_running() {
             return None;
@@ -287,12 +295,11 @@ impl Chaos {
             self.producers[index].kill9();
             return Some("producer killed");
         }
-        let clean = self.producers[index].stop().await;
-        self.unclean_stops += u32::from(!clean);
+        self.producers[index].terminate();
         Some("producer stopped")
     }
 
-    async fn hit_shared(&mut self) -> Option<&'static str> {
+    fn hit_shared(&mut self) -> Option<&'static str> {
         let index = self.random.usize(0..self.shared.len());
         if !self.shared[index].is_running() {
             return None;
@@ -311,7 +318,7 @@ impl Chaos {
         }
     }
 
-    async fn hit_listed(&mut self) -> Option<&'static str> {
+    fn hit_listed(&mut self) -> Option<&'static str> {
         let index = self.random.usize(0..self.listed.len());
         if !self.listed[index].is_running() {
             return None;
@@ -323,9 +330,7 @@ impl Chaos {
                 Some("listed consumer frozen")
             }
             1 => {
-                self.listed[index].thaw();
-                let clean = self.listed[index].stop().await;
-                self.unclean_stops += u32::from(!clean);
+                self.listed[index].terminate();
                 self.later(0.0..3.0, Undo::Listed(index));
                 Some("listed consumer stopped")
             }
@@ -361,22 +366,20 @@ impl Chaos {
     }
 
     /// A consumer joins with a directory of its own, or leaves for a while.
-    async fn join_or_leave(&mut self) -> Option<&'static str> {
+    fn join_or_leave(&mut self) -> Option<&'static str> {
         let index = self.random.usize(0..self.shared.len());
         if !self.shared[index].is_running() {
-            self.shared[index].start();
-            return Some("consumer joined");
+            return self.shared[index].start().then_some("consumer joined");
         }
-        self.shared[index].thaw();
-        let clean = self.shared[index].stop().await;
         // On a full disk, or without a broker, it cannot finish in time, and says so; it still ends in order.
-        self.unclean_stops += u32::from(!clean);
+        self.shared[index].terminate();
         self.later(2.0..15.0, Undo::Shared(index));
         Some("consumer left")
     }
 
     /// Mends everything, waits until all lines have arrived, stops everything in order, and judges.
     async fn settle(&mut self) -> Result<(f64, [Verdict; 2])> {
+        // The broker and the disk first: what has to stop may need them.
         for (_, undo) in std::mem::take(&mut self.undo) {
             self.undo(undo).await;
         }
@@ -385,8 +388,11 @@ impl Chaos {
         }
         for program in self.producers.iter_mut().chain(&mut self.shared).chain(&mut self.listed) {
             program.thaw();
-            program.start();
+            while !program.start() {
+                sleep(Duration::from_millis(50)).await;
+            }
         }
+        self.undo.clear();
         let began = Instant::now();
         let written: BTreeMap<String, u64> =
             self.hosts.iter().map(|host| (host.name.clone(), host.written())).collect();
@@ -412,8 +418,8 @@ impl Chaos {
         let seconds = began.elapsed().as_secs_f64();
         // A tail that is not committed yet counts as a line here: everything has to end in order before it is judged.
         for program in self.producers.iter_mut().chain(&mut self.shared).chain(&mut self.listed) {
-            let clean = program.stop().await;
-            self.unclean_stops += u32::from(!clean);
+            program.stop().await;
+            self.unclean_stops += program.unclean_stops;
         }
         let verdicts = [judge::judge(&clusters[0], &written)?, judge::judge(&clusters[1], &written)?];
         Ok((seconds, verdicts))

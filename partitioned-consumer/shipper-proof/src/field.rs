@@ -1,7 +1,7 @@
 //! The processes of a run: a broker, a producer for each host, consumers of two clusters.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use natsway_testkit::{Broker, Process};
 
@@ -15,23 +15,50 @@ pub(crate) struct Program {
     environment: Vec<(&'static str, String)>,
     log: PathBuf,
     process: Option<Process>,
+    /// Since when it has been asked to stop.
+    stopping: Option<Instant>,
     starts: u32,
+    /// How often it did not end well when it was asked to.
+    pub(crate) unclean_stops: u32,
 }
 
 impl Program {
-    pub(crate) fn start(&mut self) {
+    /// Starts it, unless it runs. `false` while it has yet to end what it was asked to end.
+    pub(crate) fn start(&mut self) -> bool {
+        if let (Some(since), Some(process)) = (self.stopping, &mut self.process) {
+            match process.exit_status() {
+                None if since.elapsed() < STOP => return false,
+                None => {
+                    self.unclean_stops += 1;
+                    process.kill9();
+                }
+                Some(status) => self.unclean_stops += u32::from(!status.success()),
+            }
+        }
+        self.stopping = None;
         if self.process.as_mut().is_some_and(|process| process.exit_status().is_none()) {
-            return;
+            return true;
         }
         self.collect();
         self.starts += 1;
         let builder = Process::builder(&self.binary).name(&self.name);
         let builder = self.environment.iter().fold(builder, |builder, (key, value)| builder.env(key, value));
         self.process = Some(builder.start());
+        true
     }
 
     pub(crate) fn is_running(&mut self) -> bool {
-        self.process.as_mut().is_some_and(|process| process.exit_status().is_none())
+        self.stopping.is_none()
+            && self.process.as_mut().is_some_and(|process| process.exit_status().is_none())
+    }
+
+    /// Asks it to stop; [`Program::start`] sees that it does.
+    pub(crate) fn terminate(&mut self) {
+        if let Some(process) = &mut self.process {
+            process.thaw();
+            process.terminate();
+            self.stopping = Some(Instant::now());
+        }
     }
 
     pub(crate) fn kill9(&mut self) {
@@ -41,13 +68,12 @@ impl Program {
         self.collect();
     }
 
-    /// Asks it to stop, and gives whether it did so by itself, without an error.
-    pub(crate) async fn stop(&mut self) -> bool {
-        let Some(process) = &mut self.process else { return true };
+    /// Asks it to stop, and waits until it has.
+    pub(crate) async fn stop(&mut self) {
+        let Some(process) = &mut self.process else { return };
         process.terminate();
-        let clean = process.wait_exit(STOP).await.success();
+        self.unclean_stops += u32::from(!process.wait_exit(STOP).await.success());
         self.collect();
-        clean
     }
 
     pub(crate) fn freeze(&mut self) {
@@ -125,6 +151,15 @@ impl Programs {
     }
 
     fn program(&self, name: String, binary: PathBuf, environment: Vec<(&'static str, String)>) -> Program {
-        Program { name, binary, environment, log: self.logs.clone(), process: None, starts: 0 }
+        Program {
+            name,
+            binary,
+            environment,
+            log: self.logs.clone(),
+            process: None,
+            stopping: None,
+            starts: 0,
+            unclean_stops: 0,
+        }
     }
 }

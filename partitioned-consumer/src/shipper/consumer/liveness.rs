@@ -58,13 +58,20 @@ impl Liveness {
     pub(super) async fn run(self, stop: CancellationToken) {
         let mut silence = Silence::default();
         let mut beat = tokio::time::interval(self.timeout / 4);
+        beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut trouble = false;
         loop {
             tokio::select! {
                 _ = beat.tick() => {}
                 () = stop.cancelled() => break,
             }
-            match self.beat(&mut silence).await {
+            let beaten = tokio::select! {
+                beaten = tokio::time::timeout(self.timeout, self.beat(&mut silence)) => {
+                    beaten.unwrap_or_else(|_| Err("the broker does not answer".into()))
+                }
+                () = stop.cancelled() => break,
+            };
+            match beaten {
                 Ok(()) => trouble = false,
                 Err(error) => {
                     silence.blind();

@@ -253,6 +253,7 @@ impl Consumer {
                     late = true;
                     warn!("stopped before everything was written; what is missing comes again at the next start");
                     self.give_up.cancel();
+                    self.readers.abort_all();
                 }
             }
         }

@@ -133,6 +133,8 @@ impl Writer {
                         Some(delivery) => group.push(delivery),
                         None => return,
                     },
+                    // A reader may hang in a broker that does not answer.
+                    () = self.parts.give_up.cancelled() => return,
                     _ = look_again.tick(), if !self.parked.is_empty() => {}
                     _ = sweep.tick() => {
                         self.sweep();

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::tailer::TailState;
+use super::state::TailState;
 use crate::shipper::head::Generation;
 
 const VERSION: u32 = 1;

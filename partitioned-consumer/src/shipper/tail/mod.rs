@@ -7,10 +7,12 @@
 pub mod checkpoint;
 mod identity;
 mod siblings;
+mod state;
 mod tailer;
 #[cfg(test)]
 mod tests;
 
 pub use identity::{Identity, Place};
 pub(crate) use siblings::is_rotated_name;
-pub use tailer::{Chunk, Follow, From, Segment, Step, TailState, Tailer, Tally};
+pub use state::{Chunk, Follow, From, Segment, Step, TailState, Tally};
+pub use tailer::Tailer;
