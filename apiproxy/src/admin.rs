@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
@@ -24,7 +25,17 @@ pub struct Watched {
     pub draining: CancellationToken,
 }
 
+/// How often a gateway that starts looks whether it is ready.
+const READY_PACE: Duration = Duration::from_millis(5);
+
 impl Watched {
+    /// Waits until requests may be sent here.
+    pub async fn ready(&self) {
+        while self.not_ready().is_some() {
+            tokio::time::sleep(READY_PACE).await;
+        }
+    }
+
     /// Why no request should be sent here now, or `None`.
     fn not_ready(&self) -> Option<&'static str> {
         if self.draining.is_cancelled() {

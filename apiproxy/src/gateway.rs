@@ -31,6 +31,12 @@ use crate::{admin, tombstone};
 /// Connections that may wait for a core to take them over; the listener waits when there are more.
 const HANDOVER: usize = 256;
 
+/// How long a gateway that starts may keep clients waiting for it to be ready; then it says that it is not.
+const START_LIMIT: Duration = Duration::from_secs(1);
+
+/// How long a client that connected last has for its first request.
+const LAST_REQUESTS: Duration = Duration::from_millis(250);
+
 /// How long telling others that this gateway is gone may take.
 const LAST_REPORT: Duration = Duration::from_millis(500);
 
@@ -118,6 +124,7 @@ pub async fn run(
     ));
     tokio::spawn(tombstone::keep(control));
     let watched = admin::Watched { cores, routes: in_force, draining: leaving.draining.clone() };
+    let ready = watched.clone();
     let admin = axum::serve(admin_listener, admin::router(watched));
     tokio::spawn(async move {
         if let Err(error) = admin.await {
@@ -125,7 +132,15 @@ pub async fn run(
         }
     });
     let stop_accepting = CancellationToken::new();
-    let accepting = tokio::spawn(accept(listener, seats, most_connections, stop_accepting.clone()));
+    let stopped = stop_accepting.clone();
+    let accepting = tokio::spawn(async move {
+        // Meanwhile clients wait in the backlog, where a restart would otherwise refuse them.
+        tokio::select! {
+            _ = tokio::time::timeout(START_LIMIT, ready.ready()) => {}
+            () = stopped.cancelled() => {}
+        }
+        accept(listener, seats, most_connections, stopped).await;
+    });
     info!(listen = %settings.listen, admin = %settings.admin_listen, %broker, cores = settings.cores, "gateway started");
 
     shutdown.cancelled().await;
@@ -158,6 +173,8 @@ async fn drain(
     if accepting.await.is_err() {
         warn!("the listener's task failed");
     }
+    // Who was accepted last has not sent a request yet, and to close its connection now would lose that.
+    tokio::time::timeout_at(deadline, tokio::time::sleep(LAST_REQUESTS)).await.ok();
     leaving.closing.cancel();
     match tokio::time::timeout_at(deadline, joined(threads)).await {
         Ok(Some(0)) => info!("all requests finished"),

@@ -121,7 +121,8 @@ pub(super) async fn driver_killed(
         }
         known.push(at);
         let Some(driver) = driver(&fleet).await? else { continue };
-        if phase == "canary" && !frozen {
+        // At its last step, so that each of the others has a driver that is killed.
+        if phase == "canary" && rollout["step"] == 3 {
             frozen = true;
             fleet.gateways[driver].process.freeze();
             // Longer than the lease lives, so that another takes over meanwhile.
