@@ -30,7 +30,8 @@ pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id"
 pub struct Context {
     deadline: Option<Deadline>,
     traceparent: Option<HeaderValue>,
-    tracestate: Option<HeaderValue>,
+    /// As many fields as there were: a long state may come in several.
+    tracestate: Vec<HeaderValue>,
     request_id: Option<HeaderValue>,
 }
 
@@ -41,7 +42,7 @@ impl Context {
         Context {
             deadline: extensions.get().copied(),
             traceparent: field(TRACEPARENT),
-            tracestate: field(TRACESTATE),
+            tracestate: headers.get_all(TRACESTATE).iter().cloned().collect(),
             request_id: field(REQUEST_ID),
         }
     }
@@ -53,21 +54,17 @@ impl Context {
             request.extensions_mut().insert(deadline);
         }
         let headers = request.headers_mut();
-        let mut inherit = |name, value: &Option<HeaderValue>| {
-            if let Some(value) = value {
-                headers.entry(name).or_insert_with(|| value.clone());
-            }
-        };
-        inherit(REQUEST_ID, &self.request_id);
+        if let Some(id) = &self.request_id {
+            headers.entry(REQUEST_ID).or_insert_with(|| id.clone());
+        }
         // A state belongs to its parent.
-        if !request.headers().contains_key(TRACEPARENT)
+        if !headers.contains_key(TRACEPARENT)
             && let Some(parent) = &self.traceparent
         {
-            let headers = request.headers_mut();
             headers.insert(TRACEPARENT, parent.clone());
             headers.remove(TRACESTATE);
-            if let Some(state) = &self.tracestate {
-                headers.insert(TRACESTATE, state.clone());
+            for state in &self.tracestate {
+                headers.append(TRACESTATE, state.clone());
             }
         }
     }
@@ -99,6 +96,7 @@ mod tests {
         Request::get("/")
             .header("traceparent", "parent")
             .header("tracestate", "a=1")
+            .header("tracestate", "b=2")
             .header("x-request-id", "id")
             .header("authorization", "secret")
             .extension(deadline)
@@ -113,10 +111,9 @@ mod tests {
         Context::from(&handled(at)).apply(&mut call);
         let names: Vec<&str> = call.headers().keys().map(HeaderName::as_str).collect();
         assert_eq!(names.len(), 3, "{names:?}");
-        assert_eq!(
-            (&call.headers()["tracestate"], call.extensions().get()),
-            (&"a=1".parse().unwrap(), Some(&at))
-        );
+        let states: Vec<_> = call.headers().get_all("tracestate").iter().collect();
+        assert_eq!(states, ["a=1", "b=2"]);
+        assert_eq!(call.extensions().get(), Some(&at));
     }
 
     #[test]
