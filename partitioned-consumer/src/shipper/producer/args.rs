@@ -89,7 +89,7 @@ pub struct ProducerArgs {
     #[arg(long, env = "SHIPPER_FILE", value_name = "FILES", value_delimiter = ',')]
     file: Vec<String>,
 
-    /// What all subjects begin with: lines go to <subject>.p<partition>.<host>
+    /// What all subjects begin with: lines go to `<subject>.p<partition>.<host>`
     #[arg(long, global = true, env = "SHIPPER_SUBJECT", value_name = "SUBJECT")]
     subject: Option<String>,
 
