@@ -1,4 +1,4 @@
-//! Drives the rollouts: watches what all senders report, asks [`machine`] what to do, and does it.
+//! Drives the rollouts: watches what all senders report, asks [`machine`](super::machine) what to do, and does it.
 //!
 //! Every gateway watches, so that each knows the figures since a step began when the one that drives is gone. Only the
 //! one with the lease acts.

@@ -156,15 +156,21 @@ pub(super) async fn driver_killed(
     Ok(())
 }
 
-/// Which gateway has the lease.
+/// Which gateway has the lease; none when nobody takes it in a lease's time, as the rollout has ended meanwhile.
 async fn driver(fleet: &Fleet) -> anyhow::Result<Option<usize>> {
     let context = async_nats::jetstream::new(fleet.client.clone());
-    let holder = eventually(DEADLINE, async || {
-        let bucket = context.get_key_value("natsway-lease").await.map_err(|error| error.to_string())?;
-        let holder = bucket.get("rollouts").await.map_err(|error| error.to_string())?;
-        holder.ok_or("nobody drives".to_owned())
-    })
-    .await;
+    let until = Instant::now() + Duration::from_secs(10);
+    let holder = loop {
+        if let Ok(bucket) = context.get_key_value("natsway-lease").await
+            && let Some(holder) = bucket.get("rollouts").await?
+        {
+            break holder;
+        }
+        if Instant::now() >= until {
+            return Ok(None);
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
     let holder = String::from_utf8_lossy(&holder).into_owned();
     // Hosts end with the address that the gateway serves.
     let inbox = fleet.client.new_inbox();

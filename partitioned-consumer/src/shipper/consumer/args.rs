@@ -55,7 +55,7 @@ pub struct ConsumerArgs {
     #[arg(long, global = true, env = "SHIPPER_SUBJECT", value_name = "SUBJECT")]
     subject: Option<String>,
 
-    /// Directory to write to: lines go to <directory>/<host>/<output>
+    /// Directory to write to: lines go to DIRECTORY/HOST/OUTPUT
     #[arg(long, global = true, env = "SHIPPER_DIRECTORY", value_name = "DIRECTORY")]
     directory: Option<PathBuf>,
 
@@ -79,7 +79,7 @@ pub struct ConsumerArgs {
     #[arg(long, env = "SHIPPER_MEMBER_TIMEOUT", value_name = "TIME", default_value = "15s")]
     member_timeout: humantime::Duration,
 
-    /// Subject that a push consumer delivers to: messages are taken from <target>.p<partition>
+    /// Subject that a push consumer delivers to: messages are taken from TARGET.pPARTITION
     #[arg(long, env = "SHIPPER_STREAM_TARGET", value_name = "SUBJECT")]
     stream_target: Option<String>,
 

@@ -1,6 +1,6 @@
 //! The consumer: takes messages and appends their lines to files, one directory for each host.
 //!
-//! Readers ([`list`], [`elastic`], [`plain`]) take messages and wait for each to be written. One [`writer`] judges, appends,
+//! Readers (`list`, `elastic`, `plain`) take messages and wait for each to be written. One `writer` judges, appends,
 //! syncs and commits them in groups; a message is acknowledged when its group is committed.
 
 mod args;

@@ -83,7 +83,7 @@ pub struct Chunk {
 pub enum Step {
     /// Something to send.
     Chunk(Chunk),
-    /// Another file follows: save [`Tailer::state`] durably before the next look.
+    /// Another file follows: save the tailer's state durably before the next look.
     Save,
     /// Nothing now.
     Idle,
