@@ -155,6 +155,10 @@ pub async fn run(plan: Plan) -> Result<Outcome> {
     })
 }
 
+/// A broker that was restarted never acknowledges what was published before; the client would wait for seconds, and
+/// the chaos go on with no messages in it.
+const ACK_PATIENCE: Duration = Duration::from_millis(500);
+
 /// Publishes numbered messages, key by key, and gives back how far each key came: the last number that was stored.
 async fn publish(context: jetstream::Context, stop: CancellationToken) -> u64 {
     let mut number = 0;
@@ -168,7 +172,7 @@ async fn publish(context: jetstream::Context, stop: CancellationToken) -> u64 {
                     .message_id(format!("{key}-{number}"));
                 let sent = context.send_publish(format!("orders.k{key}"), message).await;
                 if let Ok(ack) = sent
-                    && ack.await.is_ok()
+                    && let Ok(Ok(_)) = tokio::time::timeout(ACK_PATIENCE, ack.into_future()).await
                 {
                     break;
                 }

@@ -24,7 +24,8 @@ async fn promises_hold(kind: GroupKind, changes: u32) {
     };
     let outcome = chaos::run(plan).await.expect("the chaos can be made");
     assert!(outcome.verdict.kept(), "{outcome:#?}");
-    assert!(outcome.verdict.published > 200, "{outcome:#?}");
+    // Some messages for each disturbance, or the verdict would be of nothing.
+    assert!(outcome.verdict.published as u32 >= 3 * changes, "{outcome:#?}");
     println!("{outcome:?}");
 }
 
