@@ -202,18 +202,16 @@ impl Controller {
     }
 
     fn utilisation(&self, fleet: Fleet) -> Option<f64> {
-        let (before, after) = self.window.newest_pair()?;
-        let spent_ms = after.busy_ms?.saturating_sub(before.busy_ms?);
-        let elapsed_ms = after.at_ms.saturating_sub(before.at_ms);
-        let capacity_ms = f64::from(fleet.ready) * self.rules.concurrency * elapsed_ms as f64;
-        (capacity_ms > 0.0).then(|| (spent_ms as f64 / capacity_ms).min(1.0))
+        let busy_ms_per_second = self.window.busy_rate()?;
+        let capacity_ms_per_second = f64::from(fleet.ready) * self.rules.concurrency * 1_000.0;
+        (capacity_ms_per_second > 0.0).then(|| (busy_ms_per_second / capacity_ms_per_second).min(1.0))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{Answer, Lag, Rate};
+    use crate::policy::{Answer, Lag, Rate, Utilisation};
     use crate::scale::Step;
 
     pub(crate) fn rules() -> ControllerRules {
@@ -249,6 +247,22 @@ mod tests {
     fn look(second: u64, per_second: u64) -> Result<Sample, Fault> {
         let (arrived, completed) = (second * per_second, second * 90);
         Ok(Sample { at_ms: second * 1_000, arrived, completed, waiting: Some(0), ..Sample::default() })
+    }
+
+    #[test]
+    fn one_message_between_two_looks_in_a_row_is_no_full_utilisation() {
+        let policies: Vec<Box<dyn Policy>> = vec![Box::new(Utilisation { target_utilisation: 0.8 })];
+        let mut controller = Controller::new("orders", rules(), policies);
+        let look = |at_ms, busy_ms| {
+            Ok(Sample { at_ms, busy_ms: Some(busy_ms), waiting: Some(0), ..Sample::default() })
+        };
+        for quarter in 0..8 {
+            let decision = controller.decide(quarter * 250, fleet(1), look(quarter * 250, quarter * 10));
+            assert_eq!(decision.to, 1, "{decision}");
+        }
+        // An instance ended, so it is looked at again at once; what a message took is counted when it is finished.
+        let decision = controller.decide(1_772, fleet(1), look(1_772, 95));
+        assert_eq!(decision.to, 1, "{decision}");
     }
 
     #[test]

@@ -146,6 +146,17 @@ impl Window {
         self.rate(self.rules.span_ms, |sample| sample.completed)
     }
 
+    /// Milliseconds that instances spent on messages in each second, over the newest second or a little more. Not from
+    /// one look to the next: these may be close together, and all that a message took is counted when it is finished.
+    pub fn busy_rate(&self) -> Option<f64> {
+        let last = self.looks.back()?;
+        let reaches_back = last.at_ms.saturating_sub(self.looks.front()?.at_ms) >= NEWEST_MS;
+        if !reaches_back || self.looks.iter().any(|sample| sample.busy_ms.is_none()) {
+            return None;
+        }
+        self.rate(NEWEST_MS, |sample| sample.busy_ms.unwrap_or(0))
+    }
+
     /// How much the arrival rate grew over the window, in messages a second for each second; 0 when it did not, or
     /// not by more than chance explains.
     pub fn arrival_growth(&self) -> f64 {

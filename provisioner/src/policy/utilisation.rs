@@ -19,7 +19,7 @@ impl Policy for Utilisation {
 
     fn desire(&mut self, view: &View) -> Answer {
         let Some(seen) = view.utilisation else {
-            return Answer::none("this signal does not count the time that instances spend");
+            return Answer::none("nothing is known of the time that instances spent in the last second");
         };
         let (ready, target) = (view.fleet.ready, self.target_utilisation);
         Answer::load(
