@@ -4,7 +4,7 @@
 # programs, and ca-certificates.crt, from dist/: for a machine that has compiled them already.
 ARG BIN_SOURCE=compile
 
-FROM rust:1.95-bookworm AS compile
+FROM rust:1.95.0-bookworm AS compile
 WORKDIR /src
 COPY . .
 # Sources change with every build and crates do not, so what is kept is cargo's own caches rather than a layer.
@@ -18,13 +18,13 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
         target/release/producer target/release/consumer target/release/cg /out/ \
     && cp /etc/ssl/certs/ca-certificates.crt /out/
 
-FROM debian:bookworm-slim AS prebuilt
+FROM debian:bookworm-20260803-slim AS prebuilt
 COPY dist/ /out/
 
 FROM ${BIN_SOURCE} AS bins
 
 # What all of them stand on: no shell is needed, no package is installed, nobody is root.
-FROM debian:bookworm-slim AS base
+FROM debian:bookworm-20260803-slim AS base
 COPY --from=bins /out/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 # Volumes that are mounted here are writable for the user below.
 RUN mkdir --mode=0700 /data && chown 65532:65532 /data

@@ -1,7 +1,7 @@
 # Everything that is done with Natsway in a checkout. `make help` lists it.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint fmt bench prove-gateway prove-versions prove-provisioner prove-groups demo-groups bench-groups prove-shipper bench-shipper tools fuzz clean cargo-deny python rust
+.PHONY: help run test compose-test lint fmt bench prove-gateway prove-versions prove-provisioner prove-groups demo-groups bench-groups prove-shipper bench-shipper tools fuzz clean cargo-deny python rust
 
 PYTHON ?= python3
 CARGO ?= cargo
@@ -26,6 +26,9 @@ test: python rust ## Install what the tests need and run them all
 	$(CARGO) build --bin apiproxy --bin worker
 	$(PYTHON) -m unittest discover --start-directory scripts/tests --top-level-directory scripts
 	$(CARGO) test --workspace --no-fail-fast
+
+compose-test: python ## Run docker-compose.yml and the Dockerfile as they are on a real engine, under load and faults; ARGS='--help' says what it needs
+	@$(PYTHON) tests/compose/run.py $(ARGS)
 
 lint: rust ## Check format, clippy, rustdoc and dependencies
 	$(CARGO) fmt --all --check

@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+import sys
 import unittest
 
 from tooling import ROOT
@@ -109,7 +110,7 @@ class Compose(unittest.TestCase):
         images = [substituted(service["image"]) for service in self.services.values()]
         images += re.findall(r"^FROM (\S+:\S+)", self.dockerfile, re.MULTILINE)
         for image in images:
-            self.assertRegex(image, r":(v?\d+\.\d+|bookworm-slim$)", "no tag, or one that moves")
+            self.assertRegex(image, r":(v?\d+\.\d+\.\d+|bookworm-\d{8}-)", "no tag, or one that moves")
 
     def test_programs_are_given_more_time_to_leave_than_they_take(self):
         for name, service, program in self.ours():
@@ -142,3 +143,20 @@ class Compose(unittest.TestCase):
                 self.assertNotEqual(told.returncode, 2, told.stderr)
                 if DRY_RUN[program] == ["--check"]:
                     self.assertEqual(told.returncode, 0, told.stderr)
+
+
+class ComposeTest(unittest.TestCase):
+    """`make compose-test` says what is missing before it does anything."""
+
+    def refused(self, **settings):
+        command = [sys.executable, ROOT / "tests" / "compose" / "run.py"]
+        told = subprocess.run(command, env={**os.environ, **settings}, capture_output=True, text=True, timeout=60, check=False)
+        self.assertEqual((told.returncode, told.stdout), (2, ""))
+        return told.stderr
+
+    def test_without_an_engine(self):
+        self.assertIn("DOCKER=/no/such/docker: expected the path of docker", self.refused(DOCKER="/no/such/docker"))
+        self.assertIn("no engine answers: start it", self.refused(DOCKER="/bin/false"))
+
+    def test_with_settings_that_are_none(self):
+        self.assertIn("BIN_SOURCE=nowhere: expected compile or prebuilt", self.refused(BIN_SOURCE="nowhere"))
