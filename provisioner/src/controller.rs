@@ -110,6 +110,7 @@ impl Controller {
             answers: Vec::new(),
             wanted: None,
             limits: Vec::new(),
+            obstacle: None,
             sample: None,
         }
     }
@@ -147,6 +148,7 @@ impl Controller {
             answers,
             wanted,
             limits,
+            obstacle: None,
             sample: None,
         }
     }

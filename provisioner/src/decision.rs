@@ -37,6 +37,10 @@ pub struct Decision {
     /// The rules that changed it, in order.
     #[serde(default)]
     pub limits: Vec<Limit>,
+    /// What stood in the way of doing it, if anything did: the backend's refusal, or a pause after instances that ended at once.
+    /// It is tried again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub obstacle: Option<String>,
     /// The look itself, believed or not: what a replay goes by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sample: Option<Sample>,
@@ -79,6 +83,13 @@ impl Decision {
         }
     }
 
+    /// What an operator should look at: why it is frozen, and why it could not be done.
+    pub fn trouble(&self) -> Option<String> {
+        let frozen = self.frozen.as_ref().map(ToString::to_string);
+        let trouble: Vec<String> = frozen.into_iter().chain(self.obstacle.clone()).collect();
+        (!trouble.is_empty()).then(|| trouble.join("; "))
+    }
+
     /// One line for a log.
     pub fn reason(&self) -> String {
         if let Some(fault) = &self.frozen {
@@ -110,6 +121,9 @@ impl fmt::Display for Decision {
         let Fleet { ready, starting, stopping } = self.fleet;
         writeln!(f, "{}: {} -> {} ({})", self.target, self.from, self.to, self.course())?;
         writeln!(f, "  instances      {ready} ready, {starting} starting, {stopping} stopping")?;
+        if let Some(obstacle) = &self.obstacle {
+            writeln!(f, "  not done       {obstacle}")?;
+        }
         if let Some(fault) = &self.frozen {
             return writeln!(f, "  frozen         {fault}");
         }

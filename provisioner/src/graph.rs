@@ -51,9 +51,13 @@ impl Graph {
         let mut text = String::new();
         for (name, points) in &self.targets {
             if let Some(last) = self.last.get(name) {
-                let reason =
-                    last.frozen.as_ref().map(|fault| format!("  frozen, {fault}")).unwrap_or_default();
-                text.push_str(&format!("{name}: {} -> {} ({}){reason}\n", last.from, last.to, last.course()));
+                let trouble = last.trouble().map(|trouble| format!("  {trouble}")).unwrap_or_default();
+                text.push_str(&format!(
+                    "{name}: {} -> {} ({}){trouble}\n",
+                    last.from,
+                    last.to,
+                    last.course()
+                ));
             }
             let row = |what: &str, of: fn(&Point) -> f64| {
                 let values: Vec<f64> = points.iter().map(of).collect();
@@ -97,7 +101,7 @@ mod tests {
             graph.push(controller.freeze(0, fleet, Fault::Missing("no answer".to_owned())));
         }
         let picture = graph.draw();
-        assert!(picture.starts_with("orders: 9 -> 9 (frozen)  frozen, missing: no answer\n"), "{picture}");
+        assert!(picture.starts_with("orders: 9 -> 9 (frozen)  missing: no answer\n"), "{picture}");
         assert!(picture.contains("  instances        9.0 |▅▆▇██|\n"), "{picture}");
     }
 }

@@ -10,6 +10,7 @@
 //! - [`policy`]: how many instances there should be, one small type for each way to say so.
 //! - [`scale`]: what stands between that and the number that is set.
 //! - [`controller`]: all of it together: a look in, a [`decision`] with its reasons out.
+//! - [`restarts`]: what is started and ends at once is started ever more rarely.
 //! - [`simulate`]: the core and its rivals on seeded traffic, by a virtual clock; [`replay`]: on recorded looks.
 //!
 //! Around it is what does I/O and decides nothing: [`signal`]s look, [`backend`]s start and stop, a [`target`] is one of each and
@@ -28,6 +29,7 @@ pub mod lease;
 pub mod policy;
 pub mod reload;
 pub mod replay;
+pub mod restarts;
 pub mod run;
 pub mod sample;
 pub mod scale;

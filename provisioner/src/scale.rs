@@ -70,6 +70,8 @@ pub struct Limiter {
     wanted: VecDeque<(u64, u32)>,
     /// Changes that were made: when, and by how much.
     changes: VecDeque<(u64, i64)>,
+    /// What was set last. Bringing back what was lost of it is no change.
+    set: Option<u32>,
 }
 
 impl ScaleRules {
@@ -82,7 +84,7 @@ impl ScaleRules {
 impl Limiter {
     /// A limiter that remembers nothing.
     pub fn new(rules: ScaleRules) -> Limiter {
-        Limiter { rules, wanted: VecDeque::new(), changes: VecDeque::new() }
+        Limiter { rules, wanted: VecDeque::new(), changes: VecDeque::new(), set: None }
     }
 
     /// Other rules from now on; what is remembered stays.
@@ -107,7 +109,8 @@ impl Limiter {
         self.cool_down(now_ms, current, &mut course);
         self.step(now_ms, current, &mut course);
         self.bound(&mut course);
-        self.note_change(now_ms, current, course.number);
+        self.note_change(now_ms, self.set.unwrap_or(current), course.number);
+        self.set = Some(course.number);
         (course.number, course.limits)
     }
 
@@ -186,7 +189,8 @@ impl Limiter {
         let Some(step) = step else { return };
         let period = self.changes.iter().filter(|(at_ms, _)| now_ms.saturating_sub(*at_ms) < step.period_ms);
         let changed: i64 = period.map(|(_, by)| *by).filter(|by| (*by > 0) == grows).sum();
-        let begun_with = i64::from(current) - changed;
+        let before = self.set.map_or(current, |set| if grows { set.max(current) } else { set.min(current) });
+        let begun_with = i64::from(before) - changed;
         let share = (begun_with.max(0) * i64::from(step.percent) + 99) / 100;
         let most = i64::from(step.instances).max(share);
         let furthest = if grows {
@@ -198,8 +202,8 @@ impl Limiter {
         course.set("step", furthest, || format!("{most} at the most within {} ms", step.period_ms));
     }
 
-    fn note_change(&mut self, now_ms: u64, current: u32, number: u32) {
-        let by = i64::from(number) - i64::from(current);
+    fn note_change(&mut self, now_ms: u64, before: u32, number: u32) {
+        let by = i64::from(number) - i64::from(before);
         if by != 0 {
             self.changes.push_back((now_ms, by));
         }
@@ -295,6 +299,18 @@ mod tests {
         assert_eq!(limiter.limit(0, 1, 4, BUSY).0, 4);
         assert_eq!(limiter.limit(5_000, 4, 9, BUSY).0, 5);
         assert_eq!(limiter.limit(10_000, 5, 9, BUSY).0, 8, "the first three are a period ago");
+    }
+
+    #[test]
+    fn bringing_back_what_was_lost_is_no_step_and_no_change() {
+        let step = Some(Step { instances: 1, percent: 0, period_ms: MINUTE_MS });
+        let mut limiter = Limiter::new(ScaleRules { up_step: step, cooldown_ms: MINUTE_MS, ..FREE });
+        assert_eq!(limiter.limit(0, 5, 5, BUSY).0, 5);
+        for second in 1..100 {
+            assert_eq!(limiter.limit(second * 1_000, 2, 5, BUSY).0, 5, "they end as soon as they start");
+        }
+        assert_eq!(limiter.limit(100_000, 2, 9, BUSY).0, 6, "one more than five");
+        assert_eq!(limiter.changes.len(), 1);
     }
 
     #[test]

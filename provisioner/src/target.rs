@@ -9,10 +9,11 @@ use tracing::{info, warn};
 use crate::backend::directives::Directives;
 use crate::backend::docker::{Docker, DockerRules};
 use crate::backend::processes::{ProcessRules, Processes};
-use crate::backend::{self, Backend, BackendError};
+use crate::backend::{self, Backend, BackendError, Instance};
 use crate::config::{BackendDocument, SignalDocument, Target as TargetConfig};
 use crate::controller::Controller;
 use crate::decision::{Course, Decision};
+use crate::restarts::Restarts;
 use crate::sample::{Fault, Fleet};
 use crate::signal::{ConsumerSignal, MonitoringSignal, ServicesSignal, Signal, TallySignal, Via};
 
@@ -25,8 +26,11 @@ pub struct Target {
     signal: Box<dyn Signal>,
     controller: Controller,
     backend: Box<dyn Backend>,
+    restarts: Restarts,
     clock: Clock,
     last_fleet: Fleet,
+    /// What was tried last and why it was not done, so that the log says it once.
+    refused: Option<(u32, u32, String)>,
 }
 
 impl Target {
@@ -46,7 +50,16 @@ impl Target {
     /// A target of parts of one's own.
     pub fn new(controller: Controller, signal: Box<dyn Signal>, backend: Box<dyn Backend>) -> Target {
         let name = controller.target().to_owned();
-        Target { name, signal, controller, backend, clock: Clock::start(), last_fleet: Fleet::default() }
+        Target {
+            name,
+            signal,
+            controller,
+            backend,
+            restarts: Restarts::default(),
+            clock: Clock::start(),
+            last_fleet: Fleet::default(),
+            refused: None,
+        }
     }
 
     /// Takes other rules and policies.
@@ -54,29 +67,64 @@ impl Target {
         self.controller.reload(config.rules(), config.policies());
     }
 
-    /// One poll: looks, decides, and sets what was decided. The decision says what was meant; what could not be done is in
-    /// the log, and is tried again at the next poll.
+    /// One poll: looks, decides, and sets what was decided. The decision says what was meant, and what stood in the way, which is
+    /// tried again at the next poll.
     pub async fn step(&mut self) -> Decision {
-        let fleet = match within(self.backend.instances()).await {
-            Ok(instances) => backend::fleet(&instances),
+        let instances = match within(self.backend.instances()).await {
+            Ok(instances) => instances,
             Err(error) => {
                 let fault = Fault::Missing(format!("the backend does not say what runs: {error}"));
                 return self.controller.freeze(self.now_ms(), self.last_fleet, fault);
             }
         };
+        self.note_restarts(&instances);
+        let fleet = backend::fleet(&instances);
         self.last_fleet = fleet;
         let look = self.signal.look().await;
-        let decision = self.controller.decide(self.now_ms(), fleet, look);
+        let mut decision = self.controller.decide(self.now_ms(), fleet, look);
         if decision.to != decision.from {
-            let (from, to, reason) = (decision.from, decision.to, decision.reason());
-            info!(target_name = %self.name, from, to, course = %decision.course(), %reason, "scaling");
-            if let Err(error) = within(backend::set(&mut *self.backend, to)).await {
-                warn!(target_name = %self.name, %error, "not scaled, trying again at the next poll");
-            }
+            decision.obstacle = self.carry_out(&decision).await;
         } else if decision.course() == Course::Frozen {
             tracing::debug!(target_name = %self.name, reason = %decision.reason(), "frozen");
         }
         decision
+    }
+
+    fn note_restarts(&mut self, instances: &[Instance]) {
+        let now_ms = self.now_ms();
+        if let Some(failures) = self.restarts.look(now_ms, instances) {
+            warn!(target_name = %self.name, reason = %failures.describe(now_ms), "not started for now");
+        }
+    }
+
+    /// Starts or stops instances. Gives what stood in the way.
+    async fn carry_out(&mut self, decision: &Decision) -> Option<String> {
+        let Decision { from, to, .. } = *decision;
+        let now_ms = self.now_ms();
+        if let Some(failures) = self.restarts.pause(now_ms).filter(|_| to > from) {
+            return Some(failures.describe(now_ms));
+        }
+        let refused = self.refused.take();
+        let is_news =
+            refused.as_ref().is_none_or(|(last_from, last_to, _)| (from, to) != (*last_from, *last_to));
+        if is_news {
+            let reason = decision.reason();
+            info!(target_name = %self.name, from, to, course = %decision.course(), %reason, "scaling");
+        }
+        match within(backend::set(&mut *self.backend, to)).await {
+            Ok(()) => {
+                self.restarts.changed(from, to);
+                None
+            }
+            Err(error) => {
+                let error = error.to_string();
+                if refused.is_none_or(|(.., last)| last != error) {
+                    warn!(target_name = %self.name, %error, "not scaled, trying again at the next poll");
+                }
+                self.refused = Some((from, to, error.clone()));
+                Some(error)
+            }
+        }
     }
 
     fn now_ms(&self) -> u64 {

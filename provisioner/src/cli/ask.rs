@@ -74,8 +74,9 @@ pub(super) async fn status(broker: Broker) -> anyhow::Result<ExitCode> {
         let rate = view.map_or("-".to_owned(), |view| format!("{:.1}", view.arrival_rate));
         let lag = view.map_or("-".to_owned(), |view| view.backlog().to_string());
         let Decision { target, from, to, fleet, .. } = decision;
+        let trouble = decision.trouble().map(|trouble| format!(": {trouble}")).unwrap_or_default();
         println!(
-            "{target:<24} {from:>5} {to:>5} {rate:>9} {lag:>9} {:>8}  {}",
+            "{target:<24} {from:>5} {to:>5} {rate:>9} {lag:>9} {:>8}  {}{trouble}",
             fleet.starting,
             decision.course()
         );

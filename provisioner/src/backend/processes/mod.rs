@@ -109,8 +109,14 @@ impl Processes {
             return Ok(None);
         };
         if !identity.is_alive() {
-            info!(instance = %entry.id, pid = identity.pid(), "process ended");
             self.state.remove(entry)?;
+            let (instance, pid) = (&entry.id, identity.pid());
+            if entry.stop_ms.is_some() {
+                info!(%instance, pid, "process ended");
+            } else {
+                let log = self.state.log_of(entry);
+                warn!(%instance, pid, log = %log.display(), "process ended by itself");
+            }
             return Ok(None);
         }
         let Some(told_ms) = entry.stop_ms else {

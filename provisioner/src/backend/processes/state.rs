@@ -6,8 +6,11 @@ use std::path::{Path, PathBuf};
 
 use super::Identity;
 
-/// Logs of processes that have ended that are kept, the newest.
-const LOGS: usize = 20;
+/// The directory of logs of processes that have ended.
+const LOGS: &str = "logs";
+
+/// So many of them are kept, the newest.
+const LOGS_KEPT: usize = 20;
 
 /// The directory, locked for us.
 #[derive(Debug)]
@@ -55,7 +58,7 @@ impl StateDirectory {
             let found = found?;
             let Ok(id) = found.file_name().into_string() else { continue };
             // `lock`, `logs`, and what was left behind half made or half removed.
-            let is_id = id != "logs" && id.bytes().all(|byte| byte.is_ascii_alphanumeric());
+            let is_id = id != LOGS && id.bytes().all(|byte| byte.is_ascii_alphanumeric());
             if !is_id || !found.file_type()?.is_dir() {
                 continue;
             }
@@ -84,11 +87,16 @@ impl StateDirectory {
         fs::remove_dir_all(gone)
     }
 
+    /// Where what an instance wrote is kept when it has ended.
+    pub(super) fn log_of(&self, entry: &Entry) -> PathBuf {
+        self.path.join(LOGS).join(format!("{}-{}.log", entry.since_ms, entry.id))
+    }
+
     /// What a process wrote is worth most when it has ended.
     fn keep_log(&self, entry: &Entry, gone: &Path) -> io::Result<()> {
-        let logs = self.path.join("logs");
+        let logs = self.path.join(LOGS);
         fs::create_dir_all(&logs)?;
-        match fs::rename(gone.join("log"), logs.join(format!("{}-{}.log", entry.since_ms, entry.id))) {
+        match fs::rename(gone.join("log"), self.log_of(entry)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
@@ -96,7 +104,7 @@ impl StateDirectory {
         let mut kept: Vec<PathBuf> = found.into_iter().map(|found| found.path()).collect();
         // Their names begin with when they were started.
         kept.sort();
-        kept.iter().rev().skip(LOGS).try_for_each(fs::remove_file)
+        kept.iter().rev().skip(LOGS_KEPT).try_for_each(fs::remove_file)
     }
 }
 
