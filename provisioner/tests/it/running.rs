@@ -68,6 +68,14 @@ impl Stage {
         std::fs::write(self.file(), text).unwrap();
     }
 
+    /// The same with another program for the instances.
+    fn configure_program(&self, program: &str) {
+        self.configure("eu", 3);
+        let text = std::fs::read_to_string(self.file()).unwrap();
+        let text = text.replace(r#"["sleep", "600"]"#, program).replace("state-{name}", "state-eu");
+        std::fs::write(self.file(), text).unwrap();
+    }
+
     fn file(&self) -> std::path::PathBuf {
         self.directory.path().join("provisioner.toml")
     }
@@ -203,6 +211,35 @@ async fn a_broker_that_goes_and_comes_changes_nothing() {
     before.sort_unstable();
     after.sort_unstable();
     assert_eq!(before, after, "{}\n{}", state.display(), provisioner.stderr());
+}
+
+#[tokio::test]
+async fn a_program_that_ends_at_once_is_started_ever_more_rarely_and_everybody_is_told() {
+    let stage = Stage::new().await;
+    stage.configure_program(r#"["sh", "-c", "echo no such table; exit 3"]"#);
+    let provisioner = stage.start();
+    let told = eventually(DEADLINE, async || {
+        let decision = stage.status().await?.targets.pop().ok_or("no target yet")?;
+        match &decision.obstacle {
+            Some(obstacle) if obstacle.contains(" 3 times in a row") => Ok(decision),
+            _ => Err(decision.to_string()),
+        }
+    })
+    .await;
+    assert_eq!((told.from, told.to), (0, 1), "what is meant stays");
+    let starts = provisioner.stderr().matches("process started").count();
+    assert!(starts <= 4, "{starts} in many polls:\n{}", provisioner.stderr());
+    for question in [["explain", "work"].as_slice(), &["status"], &["top", "--count", "1"]] {
+        let answer = text(&stage.ask(question).await);
+        assert!(answer.contains("crash loop: instances ended within 10 s"), "{question:?}: {answer}");
+    }
+    let line = provisioner.stderr().lines().find(|line| line.contains("ended by itself")).map(str::to_owned);
+    let log = line.as_ref().and_then(|line| line.split("log=").nth(1)).expect("its log is named");
+    let written = std::fs::read_to_string(log.trim_matches('"')).unwrap();
+    assert_eq!(written, "no such table\n");
+    // What is mended is tried at once when the file says that it is another program.
+    stage.configure_program(r#"["sleep", "601"]"#);
+    stage.settles_at(1).await;
 }
 
 #[tokio::test]
