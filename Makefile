@@ -1,7 +1,7 @@
 # Everything that is done with Natsway in a checkout. `make help` lists it.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test compose-test lint fmt bench prove-gateway prove-versions prove-provisioner prove-groups demo-groups bench-groups prove-shipper bench-shipper tools fuzz clean cargo-deny python rust
+.PHONY: help run test compose-test lint fmt bench autoscalers prove-gateway prove-versions prove-provisioner prove-groups demo-groups bench-groups prove-shipper bench-shipper tools fuzz clean cargo-deny python rust
 
 PYTHON ?= python3
 CARGO ?= cargo
@@ -51,6 +51,9 @@ fmt: rust ## Format the code
 
 bench: python rust ## Measure the path of a request and write the report
 	$(CARGO) run --release --package natsway-bench --bin bench -- run $(ARGS)
+
+autoscalers: rust ## Compare autoscalers by a virtual clock and write docs/autoscalers.md and .svg, as `make bench` does
+	$(CARGO) run --release --package natsway-bench --bin bench -- autoscalers
 
 prove-gateway: python rust ## Long proof of the gateway's promises under faults; SEED and sizes from the environment
 	$(CARGO) run --release --package natsway-bench --bin bench -- prove gateway $(ARGS)

@@ -8,6 +8,14 @@ use natsway_provisioner::simulate::{TraceKind, compare, plot, table};
 /// Seeds that no parameter was chosen on.
 const SEEDS: std::ops::Range<u64> = 1_001..1_011;
 
+/// Writes what the documentation shows.
+///
+/// # Errors
+/// A file cannot be written.
+pub fn publish() -> anyhow::Result<()> {
+    write(&[&Path::new(natsway_testkit::repository_root()).join("docs")])
+}
+
 /// Writes `autoscalers.md` and `autoscalers.svg` into each of the directories.
 ///
 /// # Errors

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use natsway_bench::measure::{self, RunArgs};
-use natsway_bench::prove;
+use natsway_bench::{autoscalers, prove};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -28,6 +28,8 @@ enum Command {
         /// Where clients connect
         listen: SocketAddr,
     },
+    /// Compare autoscalers by a virtual clock and write docs/autoscalers.md and .svg, as `run` does
+    Autoscalers,
     /// Break things on purpose and check what is promised; the last line is JSON, exit code 1 when a promise is broken
     Prove {
         #[command(subcommand)]
@@ -50,6 +52,7 @@ async fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Run(args) => measure::run(&args).await.map(|()| ExitCode::SUCCESS),
         Command::ServeDirect { listen } => measure::direct::serve(listen).await.map(|()| ExitCode::SUCCESS),
+        Command::Autoscalers => autoscalers::publish().map(|()| ExitCode::SUCCESS),
         Command::Prove { promise: Promise::Gateway(size) } => {
             prove::gateway::prove(&size).await.map(prove::Report::conclude)
         }

@@ -3,7 +3,7 @@
 //! | subject | message |
 //! |---|---|
 //! | `decision.<target>` | each [`Decision`] of the leader, as it is made |
-//! | `status` | a question: the leader answers with a [`Status`] |
+//! | `status` | a question: each leader answers with its [`Status`], in several messages when it has many targets |
 //! | `busy`, `quiet` | at each poll of QueueWatch's analysers: the targets that need more and fewer instances, [`Queues`] |
 
 use std::collections::BTreeMap;
@@ -16,12 +16,19 @@ use serde::{Deserialize, Serialize};
 use tracing::debug;
 
 use crate::decision::Decision;
+use crate::policy::{Directive, chain};
 
-/// What the leader answers.
+/// The most targets of one message, so that it stays well below what a broker takes.
+const TARGETS_OF_A_MESSAGE: usize = 100;
+
+/// What a leader answers.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Status {
     /// The leader.
     pub leader: String,
+    /// The lease that it holds; `None` when it leads without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<String>,
     /// Since when it leads, in milliseconds since the Unix epoch.
     pub since_ms: u64,
     /// The last decision about each target, by name.
@@ -41,12 +48,35 @@ pub struct Queues {
 #[derive(Clone, Debug, Default)]
 pub struct Board(Arc<Mutex<BTreeMap<String, Decision>>>);
 
+impl Status {
+    /// The same in parts that a broker takes.
+    pub fn messages(mut self) -> Vec<Status> {
+        let targets = std::mem::take(&mut self.targets);
+        if targets.is_empty() {
+            return vec![self];
+        }
+        let part = |targets: &[Decision]| Status { targets: targets.to_vec(), ..self.clone() };
+        targets.chunks(TARGETS_OF_A_MESSAGE).map(part).collect()
+    }
+
+    /// Puts the parts of each leader together, in order of their leases.
+    pub fn whole(messages: impl IntoIterator<Item = Status>) -> Vec<Status> {
+        let mut leaders: BTreeMap<(Option<String>, String), Status> = BTreeMap::new();
+        for mut message in messages {
+            let targets = std::mem::take(&mut message.targets);
+            let key = (message.lease.clone(), message.leader.clone());
+            leaders.entry(key).or_insert(message).targets.extend(targets);
+        }
+        leaders.into_values().collect()
+    }
+}
+
 /// The subject of decisions about `target`; `*` is all of them.
 pub fn decision_subject(target: &str) -> String {
     format!("{CONTROL_PREFIX}.provisioner.decision.{target}")
 }
 
-/// The subject on which the leader is asked for its [`Status`].
+/// The subject on which leaders are asked for their [`Status`].
 pub fn status_subject() -> String {
     format!("{CONTROL_PREFIX}.provisioner.status")
 }
@@ -75,17 +105,12 @@ impl Board {
 
     /// The targets whose analysers ordered more instances, or fewer.
     pub fn queues(&self, at_ms: u64, are_busy: bool) -> Queues {
+        let chain = chain();
+        let ordered = if are_busy { Directive::ScaleOut } else { Directive::ScaleIn };
         let fired = self.decisions().into_iter().filter_map(|decision| {
             let answer = decision.answers.into_iter().find(|answer| answer.policy == "analysers")?;
-            let has_fired = match answer.because.as_str() {
-                "ConsumerUtilisationTooLow"
-                | "ConsumptionRateIncreased"
-                | "DispatchRateDecreased"
-                | "QueueLengthIncreased" => are_busy,
-                "ConsumptionRateDecreased" => !are_busy,
-                _ => false,
-            };
-            has_fired.then_some((decision.target, answer.because))
+            let analyser = chain.iter().find(|analyser| analyser.name() == answer.because)?;
+            (analyser.directive() == Some(ordered)).then_some((decision.target, answer.because))
         });
         Queues { at_ms, queues: fired.collect() }
     }
@@ -99,5 +124,35 @@ pub async fn tell(client: &Client, subject: String, message: &impl Serialize) {
     let message = serde_json::to_vec(message).expect("plain values are always JSON");
     if let Err(error) = client.publish(subject, message.into()).await {
         debug!(%error, "event not published");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::controller::Controller;
+    use crate::sample::{Fault, Fleet};
+    use crate::simulate::{frozen_policies, frozen_rules};
+
+    #[test]
+    fn many_targets_are_told_in_parts_and_read_as_one() {
+        let decision = |number: usize| {
+            let controller = Controller::new(format!("t{number:04}"), frozen_rules(1, 0), frozen_policies());
+            controller.freeze(0, Fleet::default(), Fault::WarmingUp)
+        };
+        let targets: Vec<Decision> = (0..250).map(decision).collect();
+        let of = |leader: &str, lease: Option<&str>| Status {
+            leader: leader.to_owned(),
+            lease: lease.map(str::to_owned),
+            since_ms: 7,
+            targets: targets.clone(),
+        };
+        let (one, other) = (of("a", Some("shop")), of("b", None));
+        let mut messages = one.clone().messages();
+        assert_eq!(messages.len(), 3);
+        messages.extend(other.clone().messages());
+        assert_eq!(Status::whole(messages), [other, one]);
+        let nothing = Status { targets: Vec::new(), ..of("c", None) };
+        assert_eq!(nothing.clone().messages(), [nothing]);
     }
 }

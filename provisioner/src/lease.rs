@@ -6,10 +6,10 @@
 use std::time::{Duration, Instant};
 
 use async_nats::Client;
-use async_nats::jetstream::kv::{self, UpdateErrorKind};
+use async_nats::jetstream::kv::{self, CreateErrorKind, UpdateErrorKind};
 use async_nats::jetstream::{self, stream::StorageType};
 use bytes::Bytes;
-use tracing::debug;
+use tracing::{debug, info, warn};
 
 /// How long a lease lasts that is not renewed.
 pub const LASTS: Duration = Duration::from_secs(4);
@@ -27,6 +27,13 @@ pub struct Lease {
     bucket: String,
     key: String,
     id: String,
+}
+
+/// Why it is not ours yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Refusal {
+    Taken,
+    Failed(String),
 }
 
 /// A lease that is held.
@@ -50,30 +57,47 @@ impl Lease {
         Lease { client, bucket: bucket.into(), key: key.into(), id: id.into() }
     }
 
+    /// The key, by which provisioners that stand in for each other are known.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
     /// Waits until it is ours.
     ///
     /// # Cancel safety
     /// Cancelling may leave it with us until it lapses; nothing else.
     pub async fn acquire(&self) -> Held {
+        let mut told = None;
         loop {
             match self.try_acquire().await {
                 Ok(held) => return held,
-                Err(reason) => debug!(%reason, key = %self.key, "lease not had"),
+                Err(refusal) if told.as_ref() == Some(&refusal) => {}
+                Err(refusal) => {
+                    match &refusal {
+                        Refusal::Taken => info!(lease = %self.key, "another one leads, standing by"),
+                        Refusal::Failed(error) => warn!(lease = %self.key, %error, "no lease, trying again"),
+                    }
+                    told = Some(refusal);
+                }
             }
             tokio::time::sleep(PACE).await;
         }
     }
 
-    async fn try_acquire(&self) -> Result<Held, String> {
+    async fn try_acquire(&self) -> Result<Held, Refusal> {
         let began = Instant::now();
         let acquired = async {
-            let store = self.store().await?;
+            let store = self.store().await.map_err(Refusal::Failed)?;
             let created = store.create(&self.key, Bytes::copy_from_slice(self.id.as_bytes())).await;
-            let revision = created.map_err(|error| error.to_string())?;
+            let revision = created.map_err(|error| match error.kind() {
+                CreateErrorKind::AlreadyExists => Refusal::Taken,
+                _ => Refusal::Failed(error.to_string()),
+            })?;
             let (key, id) = (self.key.clone(), self.id.clone());
             Ok(Held { store, key, id, revision, renewed: began })
         };
-        tokio::time::timeout(TIMEOUT, acquired).await.map_err(|_| "the broker does not answer".to_owned())?
+        let acquired = tokio::time::timeout(TIMEOUT, acquired).await;
+        acquired.unwrap_or_else(|_| Err(Refusal::Failed("the broker does not answer".to_owned())))
     }
 
     async fn store(&self) -> Result<kv::Store, String> {

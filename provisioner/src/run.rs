@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::Client;
 use futures_util::StreamExt;
@@ -21,6 +21,9 @@ use crate::target::Target;
 
 /// How often names that match patterns are looked up.
 const DISCOVERY: Duration = Duration::from_secs(3);
+
+/// A name that matched and is gone for so long is not scaled any more. Longer than anybody takes to make a consumer anew.
+const FORGET_AFTER: Duration = Duration::from_secs(600);
 
 /// How often the busy and the quiet queues are told: QueueWatch's poll.
 const QUEUES: Duration = Duration::from_secs(5);
@@ -47,7 +50,7 @@ pub async fn run(
             },
         };
         info!(id, "leading");
-        let term = Term::new(client.clone(), id, config.clone());
+        let term = Term::new(client.clone(), id, lease.as_ref().map(Lease::key), config.clone());
         let end = stop.child_token();
         let mut leading = tokio::spawn(term.lead(end.clone()));
         let Some(mut held) = held else {
@@ -81,12 +84,13 @@ async fn finish(task: JoinHandle<()>) {
 struct Term {
     client: Client,
     id: String,
+    lease: Option<String>,
     config: watch::Receiver<Arc<Config>>,
     board: Board,
     clock: Clock,
     workers: HashMap<String, Worker>,
-    /// Names that matched each pattern, by target: the last that could be looked up.
-    matches: HashMap<String, Vec<String>>,
+    /// Names that matched each pattern, by target, and when they were last seen.
+    matches: HashMap<String, BTreeMap<String, Instant>>,
 }
 
 /// The task of one target.
@@ -97,10 +101,11 @@ struct Worker {
 }
 
 impl Term {
-    fn new(client: Client, id: &str, config: watch::Receiver<Arc<Config>>) -> Term {
+    fn new(client: Client, id: &str, lease: Option<&str>, config: watch::Receiver<Arc<Config>>) -> Term {
         Term {
             client,
             id: id.to_owned(),
+            lease: lease.map(str::to_owned),
             config,
             board: Board::default(),
             clock: Clock::start(),
@@ -111,8 +116,9 @@ impl Term {
 
     async fn lead(mut self, end: CancellationToken) {
         let since_ms = crate::signal::now_ms(&self.clock);
-        let answering =
-            tokio::spawn(answer(self.client.clone(), self.id.clone(), since_ms, self.board.clone()));
+        let (leader, lease) = (self.id.clone(), self.lease.clone());
+        let about = Status { leader, lease, since_ms, targets: Vec::new() };
+        let answering = tokio::spawn(answer(self.client.clone(), about, self.board.clone()));
         let answering = tokio_util::task::AbortOnDropHandle::new(answering);
         let mut discovery = tokio::time::interval(DISCOVERY);
         let mut queues = tokio::time::interval(QUEUES);
@@ -190,12 +196,13 @@ impl Term {
         match found {
             // One that is gone may be back in a moment: it stays, and its target is frozen meanwhile.
             Ok(found) => {
-                let new: Vec<String> = found.into_iter().filter(|name| !known.contains(name)).collect();
-                known.extend(new);
+                let now = Instant::now();
+                known.extend(found.into_iter().map(|name| (name, now)));
+                known.retain(|_, seen| now.duration_since(*seen) < FORGET_AFTER);
             }
             Err(error) => debug!(target_name = %target.name(), %error, "names not looked up"),
         }
-        known.iter().map(|name| target.of(name)).collect()
+        known.keys().map(|name| target.of(name)).collect()
     }
 
     fn start(&self, target: TargetConfig) -> Worker {
@@ -225,7 +232,7 @@ async fn work(
 ) {
     loop {
         let opened_with = config.borrow_and_update().clone();
-        let opening = open(&client, &opened_with);
+        let opening = open(&client, &opened_with, &board);
         let mut target = tokio::select! {
             target = opening => target,
             _ = config.changed() => continue,
@@ -258,13 +265,17 @@ async fn work(
 }
 
 /// Tries until the target can be opened: its directory may be another's for a moment still.
-async fn open(client: &Client, config: &TargetConfig) -> Target {
+async fn open(client: &Client, config: &TargetConfig, board: &Board) -> Target {
     let mut complained = false;
     loop {
         match Target::open(client, config) {
             Ok(target) => return target,
-            Err(error) if complained => debug!(target_name = %config.name(), %error, "still not opened"),
-            Err(error) => warn!(target_name = %config.name(), %error, "not opened, trying again"),
+            Err(error) => {
+                if !complained {
+                    warn!(target_name = %config.name(), %error, "not opened, trying again");
+                }
+                board.put(Target::not_opened(config, &error));
+            }
         }
         complained = true;
         tokio::time::sleep(REOPEN).await;
@@ -272,7 +283,7 @@ async fn open(client: &Client, config: &TargetConfig) -> Target {
 }
 
 /// Answers questions about the status for as long as it is polled.
-async fn answer(client: Client, leader: String, since_ms: u64, board: Board) {
+async fn answer(client: Client, about: Status, board: Board) {
     let mut questions = loop {
         match client.subscribe(status_subject()).await {
             Ok(questions) => break questions,
@@ -282,7 +293,9 @@ async fn answer(client: Client, leader: String, since_ms: u64, board: Board) {
     };
     while let Some(question) = questions.next().await {
         let Some(reply) = question.reply else { continue };
-        let status = Status { leader: leader.clone(), since_ms, targets: board.decisions() };
-        tell(&client, reply.to_string(), &status).await;
+        let status = Status { targets: board.decisions(), ..about.clone() };
+        for message in status.messages() {
+            tell(&client, reply.to_string(), &message).await;
+        }
     }
 }

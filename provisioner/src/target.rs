@@ -29,6 +29,7 @@ pub struct Target {
     restarts: Restarts,
     clock: Clock,
     last_fleet: Fleet,
+    is_frozen: bool,
     /// What was tried last and why it was not done, so that the log says it once.
     refused: Option<(u32, u32, String)>,
 }
@@ -47,6 +48,13 @@ impl Target {
         ))
     }
 
+    /// What is told of a target that cannot be opened now.
+    pub fn not_opened(config: &TargetConfig, error: &BackendError) -> Decision {
+        let controller = Controller::new(config.name(), config.rules(), Vec::new());
+        let fault = Fault::Missing(format!("the backend cannot be used: {error}"));
+        controller.freeze(crate::signal::now_ms(&Clock::start()), Fleet::default(), fault)
+    }
+
     /// A target of parts of one's own.
     pub fn new(controller: Controller, signal: Box<dyn Signal>, backend: Box<dyn Backend>) -> Target {
         let name = controller.target().to_owned();
@@ -58,6 +66,7 @@ impl Target {
             restarts: Restarts::default(),
             clock: Clock::start(),
             last_fleet: Fleet::default(),
+            is_frozen: false,
             refused: None,
         }
     }
@@ -74,7 +83,9 @@ impl Target {
             Ok(instances) => instances,
             Err(error) => {
                 let fault = Fault::Missing(format!("the backend does not say what runs: {error}"));
-                return self.controller.freeze(self.now_ms(), self.last_fleet, fault);
+                let decision = self.controller.freeze(self.now_ms(), self.last_fleet, fault);
+                self.note_freezing(&decision);
+                return decision;
             }
         };
         self.note_restarts(&instances);
@@ -82,12 +93,26 @@ impl Target {
         self.last_fleet = fleet;
         let look = self.signal.look().await;
         let mut decision = self.controller.decide(self.now_ms(), fleet, look);
+        self.note_freezing(&decision);
         if decision.to != decision.from {
             decision.obstacle = self.carry_out(&decision).await;
-        } else if decision.course() == Course::Frozen {
-            tracing::debug!(target_name = %self.name, reason = %decision.reason(), "frozen");
         }
         decision
+    }
+
+    /// Says once that nothing can be decided, and once that it can again.
+    fn note_freezing(&mut self, decision: &Decision) {
+        let is_frozen = decision.course() == Course::Frozen;
+        match &decision.frozen {
+            // Every beginning is so.
+            Some(Fault::WarmingUp) => return,
+            Some(fault) if !self.is_frozen => {
+                warn!(target_name = %self.name, %fault, "nothing can be decided, as many as were decided on stay");
+            }
+            None if self.is_frozen => info!(target_name = %self.name, "decided again"),
+            _ => {}
+        }
+        self.is_frozen = is_frozen;
     }
 
     fn note_restarts(&mut self, instances: &[Instance]) {

@@ -130,6 +130,10 @@ pub async fn run(args: &RunArgs) -> anyhow::Result<()> {
     let loads = args.loads()?;
     let contenders = args.contenders()?;
     let directory = raw_directory()?;
+    crate::autoscalers::write(&[&directory])?;
+    if !args.quick {
+        crate::autoscalers::publish()?;
+    }
     let schedule = Schedule { args, loads: &loads, directory: &directory };
     let mut samples = Vec::new();
     let cells = contenders.len() * loads.len() * args.connections.len();
@@ -154,9 +158,6 @@ pub async fn run(args: &RunArgs) -> anyhow::Result<()> {
     {
         write(&output, &table)?;
     }
-    let docs = repository_root().join("docs");
-    let kept = if args.quick { &[&*directory][..] } else { &[&*directory, &*docs] };
-    crate::autoscalers::write(kept)?;
     print!("{table}");
     Ok(())
 }

@@ -8,7 +8,7 @@ use clap::Args;
 use natsway_boot::{Broker, shutdown};
 
 use super::{INBOX_PREFIX, read};
-use crate::config::Config;
+use crate::config::{Config, Target};
 use crate::lease::Lease;
 use crate::reload::follow;
 use crate::run::run;
@@ -40,7 +40,8 @@ impl RunArgs {
     pub(super) async fn run(self, broker: Broker) -> anyhow::Result<ExitCode> {
         if self.check {
             let config = Config::read(&read(&self.config)?).context("the configuration is refused")?;
-            println!("{} targets, sound", config.targets.len());
+            let names: Vec<&str> = config.targets.iter().map(Target::name).collect();
+            println!("{} is sound; its targets: {}", self.config.display(), names.join(", "));
             return Ok(ExitCode::SUCCESS);
         }
         let stop = shutdown::on_signal()?;

@@ -7,7 +7,7 @@ pub use document::{
     TargetDocument,
 };
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use natsway_wire::Subject;
@@ -51,11 +51,17 @@ impl Config {
         let document: Document =
             toml::from_str(text).map_err(|error| ConfigError(vec![error.to_string()]))?;
         let mut faults = Vec::new();
-        let mut names = HashSet::new();
+        let (mut names, mut places) = (HashSet::new(), HashMap::new());
         for target in &document.targets {
             check(target, &mut faults);
             if !names.insert(&target.name) {
                 faults.push(format!("target {:?}: its name is taken, expected each name once", target.name));
+            }
+            let (key, place) = place(&target.backend);
+            if let Some(other) = places.insert((key, place.clone()), &target.name) {
+                let expected =
+                    format!("another one than that of target {other:?}: they would undo each other's work");
+                Faults { target: &target.name, faults: &mut faults }.unless(false, key, place, &expected);
             }
         }
         if document.targets.is_empty() {
@@ -320,18 +326,26 @@ fn check_signal(signal: &SignalDocument, faults: &mut Faults<'_>) {
     }
 }
 
+/// Where a backend's instances are: the key that says so, and what it says. Two targets with the same would take each other's
+/// instances for their own.
+fn place(backend: &BackendDocument) -> (&'static str, String) {
+    match backend {
+        BackendDocument::Processes { state, .. } => ("backend.state", state.display().to_string()),
+        BackendDocument::Directives { subject } => ("backend.subject", subject.clone()),
+        BackendDocument::Docker { socket, project, service, .. } => {
+            ("backend.service", format!("{service} of {project} at {}", socket.display()))
+        }
+    }
+}
+
 fn check_backend(target: &TargetDocument, faults: &mut Faults<'_>) {
+    let is_pattern = Target { document: target.clone() }.pattern().is_some();
+    let (key, place) = place(&target.backend);
+    let apart = !is_pattern || place.contains("{name}");
+    faults.unless(apart, key, place, "{name} in it, since the signal is a pattern: one for each match");
     match &target.backend {
-        BackendDocument::Processes { command, state, .. } => {
+        BackendDocument::Processes { command, .. } => {
             faults.unless(!command.is_empty(), "backend.command", "[]", "a program and its arguments");
-            let is_pattern = Target { document: target.clone() }.pattern().is_some();
-            let apart = !is_pattern || state.to_string_lossy().contains("{name}");
-            faults.unless(
-                apart,
-                "backend.state",
-                state.display(),
-                "{name} in it, a directory for each match",
-            );
         }
         BackendDocument::Directives { subject } => {
             let filled = subject.replace("{name}", "x");
@@ -417,6 +431,27 @@ mod tests {
             "backend.state = /var/lib/natsway",
         ] {
             assert!(error.contains(part), "{part} in\n{error}");
+        }
+    }
+
+    #[test]
+    fn targets_that_would_undo_each_others_work_are_refused() {
+        let target = |name: &str, consumer: &str, backend: &str| {
+            format!(
+                "[[target]]\nname = \"{name}\"\nbackend = {{ {backend} }}\n\
+                 signal = {{ kind = \"consumer\", stream = \"S\", consumer = \"{consumer}\" }}\n"
+            )
+        };
+        let refused = |text: String| Config::read(&text).unwrap_err().to_string();
+        for backend in [
+            "kind = \"processes\", command = [\"x\"], state = \"/s\"",
+            "kind = \"directives\", subject = \"svc.x.y\"",
+            "kind = \"docker\", project = \"shop\", service = \"worker\"",
+        ] {
+            let error = refused(target("a", "c", backend) + &target("b", "d", backend));
+            assert!(error.contains("another one than that of target \"a\""), "{error}");
+            let error = refused(target("a", "c-*", backend));
+            assert!(error.contains("{name} in it"), "{error}");
         }
     }
 

@@ -24,7 +24,7 @@ impl Policy for Utilisation {
         let (ready, target) = (view.fleet.ready, self.target_utilisation);
         Answer::load(
             f64::from(ready) * seen / target,
-            format!("{ready} instances used {seen:.2} of their time, {target} planned"),
+            format!("{seen:.2} of the time of {ready} ready was used, {target} planned"),
         )
     }
 }

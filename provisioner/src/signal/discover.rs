@@ -1,6 +1,7 @@
 //! What there is to scale: names that match a pattern, looked up live.
 
 use async_nats::Client;
+use async_nats::connection::State;
 use async_nats::jetstream;
 use futures_util::TryStreamExt;
 use serde::Deserialize;
@@ -77,9 +78,16 @@ pub async fn services(client: &Client, pattern: &Pattern) -> Result<Vec<String>,
     struct Pong {
         name: String,
     }
+    if client.connection_state() != State::Connected {
+        return Err("the broker is away".to_owned());
+    }
     let pongs: Vec<Pong> = gather(client, "$SRV.PING".to_owned(), 0).await?;
-    let mut names: Vec<String> =
-        pongs.into_iter().map(|pong| pong.name).filter(|name| pattern.matches(name)).collect();
+    // Whoever answers says what it likes; names become subjects and paths, so only those of ADR-32 count.
+    let is_name = |name: &String| {
+        !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+    };
+    let names = pongs.into_iter().map(|pong| pong.name);
+    let mut names: Vec<String> = names.filter(|name| is_name(name) && pattern.matches(name)).collect();
     names.sort();
     names.dedup();
     Ok(names)

@@ -81,9 +81,13 @@ impl Stage {
     }
 
     fn start(&self) -> Process {
+        self.start_with(&self.file(), "provisioner")
+    }
+
+    fn start_with(&self, file: &Path, lease: &str) -> Process {
         Process::builder(PROGRAM)
-            .args(["run", "--nats-url", &self.broker.url(), "--config"])
-            .arg(self.file())
+            .args(["run", "--nats-url", &self.broker.url(), "--lease", lease, "--config"])
+            .arg(file)
             .start()
     }
 
@@ -308,6 +312,29 @@ async fn decisions_are_explained_drawn_recorded_and_decided_again() {
     let replayed = text(&stage.ask(&["replay", recording, "--config", file.to_str().unwrap()]).await);
     assert!(replayed.contains("10 decisions; instances times decisions: 40 then, "), "{replayed}");
     assert!(replayed.lines().any(|line| line.contains("    4     2  ")), "{replayed}");
+}
+
+#[tokio::test]
+async fn status_has_every_leader_and_what_cannot_be_opened() {
+    let stage = Stage::new().await;
+    stage.configure_program(r#"["sleep", "600"]"#);
+    let other = stage.directory.path().join("other.toml");
+    let text = std::fs::read_to_string(stage.file()).unwrap();
+    std::fs::write(&other, text.replace("\"work\"", "\"elsewhere\"").replace("/state-eu", "/other.toml/x"))
+        .unwrap();
+    let (_one, _other) = (stage.start(), stage.start_with(&other, "elsewhere"));
+    eventually(DEADLINE, async || {
+        let status = text_of(&stage, "status").await;
+        let expected = ["by lease elsewhere", "by lease provisioner", "the backend cannot be used", "hold"];
+        if expected.iter().all(|part| status.contains(part)) { Ok(()) } else { Err(status) }
+    })
+    .await;
+    let explained = text_of(&stage, "explain").await;
+    assert!(explained.contains("work: 1 -> 1") && explained.contains("elsewhere: 0 -> 1"), "{explained}");
+}
+
+async fn text_of(stage: &Stage, question: &str) -> String {
+    text(&stage.ask(&[question]).await)
 }
 
 #[tokio::test]
