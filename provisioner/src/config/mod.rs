@@ -467,6 +467,20 @@ mod tests {
     }
 
     #[test]
+    fn what_we_ship_and_show_is_sound() {
+        let readme = include_str!("../../../README.md");
+        let guide = include_str!("../../../docs/provisioner.md");
+        let shown = [readme, guide].into_iter().flat_map(|text| text.split("```toml\n").skip(1));
+        let shown =
+            shown.filter_map(|rest| rest.split("```").next()).filter(|toml| toml.contains("[[target]]"));
+        let files: Vec<&str> = shown.chain([include_str!("../../../deploy/provisioner.toml")]).collect();
+        assert_eq!(files.len(), 3, "one in the README, one in the guide, one for Compose");
+        for file in files {
+            Config::read(file).unwrap_or_else(|error| panic!("{error}\n{file}"));
+        }
+    }
+
+    #[test]
     fn what_is_not_known_is_refused() {
         let error = Config::read(&WHOLE.replace("min = 0", "minimum = 0")).unwrap_err().to_string();
         assert!(error.contains("minimum"), "{error}");
