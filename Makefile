@@ -23,7 +23,8 @@ run: python ## Start a broker, the gateway and two workers; ARGS='--help' shows 
 test: python rust ## Install what the tests need and run them all
 	@$(PYTHON) scripts/find_broker.py >/dev/null
 	@$(PYTHON) scripts/find_nats_cli.py >/dev/null || echo 'make test: no nats command line, so the tests with it are skipped' >&2
-	$(CARGO) build --bin apiproxy --bin worker
+	@$(PYTHON) scripts/find_promtool.py >/dev/null || echo 'make test: no promtool, so the tests with it are skipped' >&2
+	$(CARGO) build --workspace --bins
 	$(PYTHON) -m unittest discover --start-directory scripts/tests --top-level-directory scripts
 	$(CARGO) test --workspace --no-fail-fast
 
