@@ -17,13 +17,14 @@ from typing import Callable, Dict, List, Optional
 
 from engine import Engine, Missing
 from find_broker import find_broker
-from tooling import ROOT, say
+from find_promtool import unpacked
+from tooling import ROOT, ToolError, say
 
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 # Programs that only their authors or a language's package source publish, and the variable that names a file of them.
 NAMED_PROGRAMS = {
     "wollomatic/socket-proxy": ("NATSWAY_SOCKET_PROXY", "/socket-proxy", ()),
-    "prom/prometheus": ("NATSWAY_PROMETHEUS", "/bin/prometheus", ()),
+    "prom/prometheus": ("NATSWAY_PROMETHEUS", "/usr/bin/prometheus", ("RUN mkdir /prometheus && chown 65534:65534 /prometheus",)),
     "otel/opentelemetry-collector": ("NATSWAY_OTELCOL", "/otelcol", ("USER 10001:10001",)),
 }
 PULL_SECONDS = 600
@@ -158,14 +159,15 @@ class Images:
 
     def named_program(self, image: str) -> None:
         variable, target, more = NAMED_PROGRAMS[image.rpartition(":")[0]]
-        program = os.environ.get(variable)
+        program = os.environ.get(variable) or (prometheus_of_debian() if variable == "NATSWAY_PROMETHEUS" else None)
         if not program or not os.access(program, os.X_OK):
-            raise Missing(f"it cannot be pulled here; {variable} may name a static build of the program")
+            raise Missing(f"it cannot be pulled here; {variable} may name a build of the program for this system")
+        self.need(DEBIAN)
         self.build(
             image,
             {"program": program, "ca-certificates.crt": str(CERTIFICATES)},
             [
-                "FROM scratch",
+                f"FROM {DEBIAN}",
                 f"COPY program {target}",
                 "COPY ca-certificates.crt /etc/ssl/certs/ca-certificates.crt",
                 *more,
@@ -190,6 +192,14 @@ def context_home() -> Optional[str]:
     home = ROOT / "target" / "tmp"
     home.mkdir(parents=True, exist_ok=True)
     return str(home)
+
+
+def prometheus_of_debian() -> Optional[str]:
+    """Of another version than the image's, but the same program."""
+    try:
+        return str(unpacked("prometheus"))
+    except ToolError:
+        return None
 
 
 def require(program: str, remedy: str) -> str:

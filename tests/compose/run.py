@@ -17,6 +17,7 @@ import argparse
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -28,7 +29,9 @@ sys.path[:0] = [str(HERE), str(HERE.parent.parent / "scripts")]
 
 import broker_loss  # noqa: E402
 import demand  # noqa: E402
+import documented  # noqa: E402
 import lines  # noqa: E402
+import observed  # noqa: E402
 import serving  # noqa: E402
 from engine import Engine, Failed, Missing  # noqa: E402
 from images import Images, image_named  # noqa: E402
@@ -50,8 +53,10 @@ SCENARIOS: List[Tuple[str, Callable[[Stack, Images], str]]] = [
     ("versions", serving.versions),
     ("restart", serving.restart),
     ("stop", serving.stop),
+    ("documented", documented.documented),
     ("provisioner", demand.provisioner),
     ("shipper", lines.shipper),
+    ("observability", observed.observability),
     ("cluster", broker_loss.cluster),
 ]
 
@@ -104,6 +109,8 @@ def tell_what_failed(stack: Stack) -> None:
 
 
 def go(source: str) -> int:
+    # A stop by a signal cleans up as Ctrl-C does.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     engine = Engine()
     find_oha()
     images, stack = Images(engine), Stack(engine)

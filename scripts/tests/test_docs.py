@@ -1,0 +1,333 @@
+"""Every command in the documentation is run, and does what it is shown for.
+
+A line of a shell block is known here by its text, so that a command that is added or changed is noticed until somebody says
+how it is tested. Most run as they stand against a broker, a gateway and workers that are started here; only the standard
+addresses are replaced. Commands with `docker compose` are run by tests/compose.
+"""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+import unittest
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Dict, Tuple
+
+from find_nats_cli import NoGo, find_nats_cli
+from tests.test_run import Run, environment
+from tooling import ROOT, target_dir
+
+PAGES = ["README.md", "partitioned-consumer/README.md", *sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```(sh|console|bash|shell)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+COMMAND_SECONDS = 120
+# How long something that serves is watched: it must not leave by itself.
+SERVES_SECONDS = 3
+
+
+def commands(text):
+    """The commands of a page, one for each line that begins one, without the comments behind them."""
+    for language, block in BLOCK.findall(text):
+        lines = block.replace("\\\n", " ").splitlines()
+        if language == "console":
+            lines = [line[2:] for line in lines if line.startswith("$ ")]
+        for line in lines:
+            bare = re.sub(r"\s+#\s.*$", "", " ".join(line.split()) if language == "console" else line).strip()
+            if bare:
+                yield bare
+
+
+@dataclass(frozen=True)
+class Known:
+    """How a command is tested."""
+
+    # "ends": it ends by itself. "serves": it goes on until it is stopped. Else why it is not run here.
+    how: str
+    # What its output must match.
+    shows: str = ""
+    # Run before it, not shown in the page.
+    before: Tuple[str, ...] = ()
+    # Left running for the rest of the page.
+    stays: bool = False
+    # What it ends with.
+    status: int = 0
+
+
+ENDS, SERVES = "ends", "serves"
+BACK_TO_BLUE = ("apiproxy rollout start demo --to blue --strategy blue-green --smoke /version --follow >/dev/null || true",)
+COMPOSE = "tests/compose"
+CG = {
+    "cg elastic setup foo": Known(ENDS, before=("nats stream rm --force foo >/dev/null 2>&1 || true",)),
+    "cg elastic create foo cg 10 --filter 'foo.*' --wildcards 1": Known(ENDS),
+    "cg traffic foo --every 10ms &": Known(SERVES, stays=True),
+    "cg elastic consume foo cg m1 --sleep 20ms": Known(SERVES, stays=True),
+    "cg elastic consume foo cg m1 --sleep 20ms &": Known(SERVES, stays=True),
+    "cg elastic add foo cg m1 m2": Known(ENDS),
+    "cg elastic consume foo cg m2 --sleep 20ms": Known(SERVES, stays=True),
+    "cg elastic info foo cg": Known(ENDS, shows="m1"),
+    # Nobody is m2 there, and the doctor says so.
+    "cg elastic doctor foo cg": Known(ENDS, shows="m2", status=1),
+    "cg static setup bar": Known(ENDS),
+    "cg static create balanced bar cg 10 '>' m1 m2": Known(ENDS),
+    "cg static create balanced foo cg 10 '>' m1 m2": Known(ENDS),
+    "cg traffic bar --every 10ms &": Known(SERVES, stays=True),
+    "cg static consume bar cg m1 --sleep 20ms": Known(SERVES, stays=True),
+    "cargo install --path partitioned-consumer --bin cg": Known("would install outside the checkout; the same program is built for the tests"),
+    "nats-server -js &": Known("a broker is started for all"),
+}
+ROUTES = {
+    "apiproxy routes ls": Known(ENDS, shows="demo"),
+    "apiproxy routes import routes.toml": Known(ENDS),
+    "apiproxy routes get demo > demo.json; apiproxy routes put demo.json": Known(ENDS),
+    "apiproxy routes test GET http://shop.example/cart -H 'x-canary: always'": Known(ENDS, shows="demo"),
+    "apiproxy routes export": Known(ENDS, shows="svc.demo.green"),
+    "apiproxy routes export > routes-backup.toml": Known(ENDS),
+    "apiproxy routes import routes-backup.toml": Known(ENDS),
+}
+ROLLOUTS = {
+    "apiproxy rollout start demo --to green --strategy blue-green --follow": Known(ENDS, before=BACK_TO_BLUE),
+    "apiproxy rollout start demo --to green --follow": Known(SERVES, before=BACK_TO_BLUE),
+    "apiproxy rollout status demo": Known(ENDS, shows="green"),
+    "apiproxy rollout abort demo": Known(ENDS),
+    "apiproxy rollout ls": Known(ENDS),
+    "apiproxy rollout pause|resume|promote|abort demo": Known("a choice: bench/tests/prove_versions.rs and apiproxy/tests run each"),
+    "apiproxy completions bash": Known(ENDS, shows="complete"),
+    "worker --subject svc.demo.green &": Known(SERVES),
+}
+OTHERS = {
+    "make run": Known("test_run.py"),
+    "make test": Known("whoever runs this"),
+    "curl http://127.0.0.1:8080/version": Known(ENDS, shows="svc.demo"),
+    "curl 'http://127.0.0.1:8080/sum?n=1&n=2&n=3'": Known(ENDS, shows='"sum":6'),
+    "curl -d 'hello' http://127.0.0.1:8080/echo": Known(ENDS, shows="hello"),
+    "curl -s http://127.0.0.1:8081/readyz": Known(ENDS, shows="ready"),
+    "curl -s http://127.0.0.1:8081/metrics": Known(ENDS, shows="natsway_requests_total"),
+    "target/release/apiproxy routes import hello.toml": Known("as `apiproxy routes import routes.toml`"),
+    "NATS_URL=nats://127.0.0.1:4222 cargo run": Known("the worker is the README's own doctest"),
+    "curl http://127.0.0.1:8080/hello": Known("needs that worker"),
+    'PATH="$PWD/target/release:$PATH"': Known("set for all"),
+    'nats="$(python3 scripts/find_nats_cli.py)"': Known("set for all"),
+    "\"$nats\" reply svc.greet.v1 'hello from a shell'": Known(SERVES),
+    "nats sub 'natsway.figures.*'": Known(SERVES, shows="natsway.figures"),
+    "nats req --replies=0 natsway.report ''": Known(ENDS),
+    "nats micro ls": Known(ENDS, shows="demo"),
+    "nats micro stats demo": Known(ENDS, shows="Requests"),
+    "nats stream backup KV_natsway-routes routes-backup": Known(ENDS),
+    "nats stream rm --force KV_natsway-routes": Known(ENDS),
+    "nats stream restore routes-backup": Known(ENDS),
+    "nats-top -s 127.0.0.1 -m 8222 -o - -r 1": Known(COMPOSE),
+    "export NATS_URL=nats://nats-1:4222,nats://nats-2:4222,nats://nats-3:4222 NATSWAY_ROUTES_REPLICAS=3": Known(COMPOSE),
+    "provisioner run --config provisioner.toml": Known(SERVES, stays=True),
+    "provisioner status": Known(ENDS, shows="orders"),
+    "provisioner explain orders": Known(ENDS, shows="orders"),
+    "provisioner top": Known(SERVES),
+    "provisioner record --out monday.jsonl": Known(SERVES),
+    "provisioner replay monday.jsonl --config other.toml": Known(ENDS),
+    "provisioner simulate step flash-crowd --svg comparison.svg": Known(ENDS, shows="flash-crowd"),
+    "apiproxy --routes routes.toml --otlp-endpoint http://collector:4318": Known(SERVES),
+    "OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4318 worker --subject svc.shop.blue": Known(SERVES),
+    "SHIPPER_SUBJECT=shipper SHIPPER_OUTPUT=logfile NATS_URL=localhost:4222 SHIPPER_READ_PARTITIONS=\"0,1,2,3,4\" "
+    "SHIPPER_DIRECTORY=/tmp/shipper ./consumer": Known(SERVES, stays=True),
+    'SHIPPER_FILE=/var/log/system.log SHIPPER_SUBJECT="shipper" NATS_URL="localhost:4222" SHIPPER_PARTITIONS=5 ./producer': Known(SERVES),
+}
+KNOWN: Dict[str, Known] = {**CG, **ROUTES, **ROLLOUTS, **OTHERS}
+
+
+def known(command):
+    """What is done about a command; those of the engine are all run elsewhere."""
+    return Known(COMPOSE) if "docker " in command else KNOWN.get(command)
+
+
+class Pages(unittest.TestCase):
+    def test_every_command_is_known_and_every_known_one_is_there(self):
+        shown = {command for page in PAGES for command in commands((ROOT / page).read_text(encoding="utf-8"))}
+        self.assertEqual({command for command in shown if known(command) is None}, set(), "say in this file how these are tested")
+        self.assertEqual(set(KNOWN) - shown, set(), "these are in no page any more")
+
+
+class Commands(unittest.TestCase):
+    """Each page's commands in their order, against programs of this checkout."""
+
+    @classmethod
+    def setUpClass(cls):
+        try:
+            nats = find_nats_cli()
+        except NoGo as error:
+            raise unittest.SkipTest(f"commands in the documentation are not run: {error}") from error
+        build = [os.environ.get("CARGO", "cargo"), "build", "--quiet", "--workspace", "--bins"]
+        subprocess.run(build, cwd=ROOT, check=True)
+        cls.demo = Run()
+        cls.addClassCleanup(cls.demo.end)
+        cls.demo.await_line("Ctrl-C stops everything")
+        listen, admin, broker, _ = cls.demo.ports
+        home = tempfile.TemporaryDirectory()
+        cls.addClassCleanup(home.cleanup)
+        cls.home = Path(home.name)
+        programs = cls.home / "bin"
+        programs.mkdir()
+        for program in ("apiproxy", "worker", "provisioner", "producer", "consumer", "cg"):
+            (programs / program).symlink_to(ROOT / target_dir() / "debug" / program)
+            (cls.home / program).symlink_to(programs / program)
+        (programs / "nats").symlink_to(nats)
+        orders = programs / "orders-worker"
+        orders.write_text("#!/bin/sh\nexec sleep 600\n", encoding="utf-8")
+        orders.chmod(0o755)
+        cls.environment = environment(
+            PATH=f"{programs}{os.pathsep}{os.environ['PATH']}", HOME=str(cls.home), nats=str(nats),
+            XDG_STATE_HOME=str(cls.home / "state"), XDG_CONFIG_HOME=str(cls.home / "config"),
+            NATS_URL=f"nats://127.0.0.1:{broker}", NATSWAY_LISTEN="127.0.0.1:0", NATSWAY_ADMIN_LISTEN="127.0.0.1:0",
+        )
+        # What the pages write as it is on a machine of one's own.
+        cls.here = [
+            ("127.0.0.1:8080", f"127.0.0.1:{listen}"), ("127.0.0.1:8081", f"127.0.0.1:{admin}"),
+            ("127.0.0.1:4222", f"127.0.0.1:{broker}"), ("localhost:4222", f"127.0.0.1:{broker}"),
+            ("/tmp/shipper", f"{cls.home}/lines"), ("/var/log/system.log", f"{cls.home}/system.log"),
+            ("/var/lib/natsway", f"{cls.home}/instances"),
+        ]
+        cls.fill(cls.home)
+        cls.background = []
+        cls.addClassCleanup(cls.stop_background)
+        cls.background.append(cls.start("worker --subject svc.demo.green"))
+
+    @classmethod
+    def fill(cls, home):
+        """The files that the commands read."""
+        shutil.copy2(ROOT / "deploy" / "routes.toml", home / "routes.toml")
+        (home / "system.log").write_text("a line\n" * 10, encoding="utf-8")
+        page = (ROOT / "docs" / "provisioner.md").read_text(encoding="utf-8")
+        example = cls.localised(re.search(r"```toml\n(.*?)```", page, re.DOTALL).group(1))
+        for name in ("provisioner.toml", "other.toml"):
+            (home / name).write_text(example, encoding="utf-8")
+
+    @classmethod
+    def localised(cls, text):
+        for there, here in cls.here:
+            text = text.replace(there, here)
+        return text
+
+    @classmethod
+    def start(cls, command):
+        """Starts a command in a process group of its own, with its output in a file."""
+        output = tempfile.TemporaryFile(mode="w+", encoding="utf-8", errors="replace")
+        bare = re.sub(r"&$", "", cls.localised(command)).strip()
+        process = subprocess.Popen(
+            ["bash", "-c", bare], cwd=cls.home, env=cls.environment, stdin=subprocess.DEVNULL, stdout=output,
+            stderr=subprocess.STDOUT, start_new_session=True,
+        )
+        process.told = output
+        return process
+
+    @staticmethod
+    def output(process):
+        process.told.seek(0)
+        return process.told.read()
+
+    @staticmethod
+    def stop(process):
+        for wish in (signal.SIGINT, signal.SIGKILL):
+            try:
+                os.killpg(process.pid, wish)
+            except ProcessLookupError:
+                break
+            try:
+                process.wait(20)
+                break
+            except subprocess.TimeoutExpired:
+                continue
+        process.told.close()
+
+    @classmethod
+    def stop_background(cls):
+        while cls.background:
+            cls.stop(cls.background.pop())
+
+    def ends(self, command, wanted=0):
+        process = self.start(command)
+        try:
+            status = process.wait(COMMAND_SECONDS)
+        except subprocess.TimeoutExpired:
+            told = self.output(process)
+            self.stop(process)
+            self.fail(f"{command}: does not end:\n{told}")
+        told = self.output(process)
+        process.told.close()
+        self.assertEqual(status, wanted, f"{command}:\n{told}")
+        return told
+
+    def serves(self, command, shows, stays):
+        process = self.start(command)
+        end = time.monotonic() + COMMAND_SECONDS
+        settled = time.monotonic() + SERVES_SECONDS
+        try:
+            while time.monotonic() < settled or not re.search(shows, self.output(process)):
+                self.assertIsNone(process.poll(), f"{command}: ended:\n{self.output(process)}")
+                self.assertLess(time.monotonic(), end, f"{command}: does not show {shows!r}:\n{self.output(process)}")
+                time.sleep(0.05)
+        except AssertionError:
+            self.stop(process)
+            raise
+        if stays:
+            self.background.append(process)
+        else:
+            self.stop(process)
+
+    def run_page(self, page, *before):
+        kept = list(self.background)
+        for command in before:
+            self.ends(command)
+        for command in commands((ROOT / page).read_text(encoding="utf-8")):
+            what = known(command)
+            if what is None or what.how not in (ENDS, SERVES):
+                continue
+            with self.subTest(f"{page}: {command}"):
+                for first in what.before:
+                    self.ends(first)
+                if what.how == SERVES:
+                    self.serves(command, what.shows, what.stays)
+                else:
+                    told = self.ends(command, what.status)
+                    self.assertTrue(re.search(what.shows, told), f"{command}: does not show {what.shows!r}:\n{told}")
+        for process in [process for process in self.background if process not in kept]:
+            self.background.remove(process)
+            self.stop(process)
+
+    def test_readme(self):
+        self.run_page("README.md", "apiproxy routes import routes.toml")
+
+    def test_rollouts(self):
+        self.run_page("docs/rollouts.md", "apiproxy routes import routes.toml")
+
+    def test_operations(self):
+        self.run_page("docs/operations.md", "apiproxy routes import routes.toml")
+
+    def test_traces(self):
+        self.run_page("docs/traces.md")
+
+    def test_provisioner(self):
+        self.run_page(
+            "docs/provisioner.md",
+            "nats stream add ORDERS --subjects 'orders.>' --defaults",
+            "nats consumer add ORDERS WORKERS --pull --defaults",
+        )
+
+    def test_shipper(self):
+        self.run_page("docs/shipper.md")
+
+    def test_consumer_groups(self):
+        self.run_page("docs/consumer-groups.md")
+        self.run_page("partitioned-consumer/README.md")
+
+    def test_no_page_is_left_out(self):
+        tested = set(re.findall(r'run_page\(\s*"([^"]+)"', Path(__file__).read_text(encoding="utf-8")))
+        runs = {
+            page for page in PAGES
+            if any((what := known(command)) and what.how in (ENDS, SERVES) for command in commands((ROOT / page).read_text(encoding="utf-8")))
+        }
+        self.assertEqual(runs - tested, set())
+
+
+if __name__ == "__main__":
+    unittest.main()
