@@ -98,7 +98,7 @@ class Figures(unittest.TestCase):
             "consumer": {"SHIPPER_DIRECTORY": f"{home.name}/lines", "SHIPPER_READ_PARTITIONS": "0", "SHIPPER_OUTPUT": "out.log"},
             "producer": {"SHIPPER_FILE": f"{home.name}/app.log", "SHIPPER_STATE": f"{home.name}/state", "SHIPPER_PARTITIONS": "1"},
         }
-        build = [os.environ.get("CARGO", "cargo"), "build", "--quiet", "--package", "natsway-partitioned-consumer", "--features", "cli", "--bins"]
+        build = [os.environ.get("CARGO", "cargo"), "build", "--quiet", "--package", "natsway-partitioned-consumer", "--bins"]
         subprocess.run(build, cwd=ROOT, check=True)
         for (program, settings), port in zip(own.items(), free_ports(2)):
             address = f"127.0.0.1:{port}"

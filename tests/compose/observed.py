@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import urllib.parse
 from typing import Iterator, Tuple
 
@@ -30,15 +31,35 @@ def observability(stack: Stack, images: Images) -> str:
     if not there:
         return "SKIPPED: none of the images can be had: " + "; ".join(f"{image}: {why}" for image, why in images.unavailable.items())
     if "collector" in there:
-        stack.settings["OTEL_TRACES_EXPORTER"] = "otlp"
+        stack.settings.update(OTEL_TRACES_EXPORTER="otlp", OTEL_TRACES_SAMPLER_ARG="1")
     stack.compose("up", "--detach", "nats", "apiproxy", "worker", *there, profiles=PROFILES)
     stack.await_healthy("nats", "apiproxy")
     stack.instances(2)
     looked = check_confined(stack, tuple(there))
     told = figures(stack) if "prometheus" in there else "prometheus not here"
+    told += f"; {spans(stack)}" if "collector" in there else ""
     stack.compose("rm", "--stop", "--force", *there, profiles=PROFILES)
     missing = f"; NOT HERE: {', '.join(away)} (their configuration is checked by scripts/tests only)" if away else ""
     return f"{told}; {looked} more containers confined{missing}"
+
+
+def spans(stack: Stack) -> str:
+    """The collector takes spans from both sides of the hop, and refuses none."""
+    collector = stack.the("collector")
+    # Its own figures, on an address that is its alone.
+    script = "exec 3<>/dev/tcp/127.0.0.1/8888; printf 'GET /metrics HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3"
+
+    def total(kind: str) -> float:
+        page = stack.from_network_of(collector, script).stdout
+        return sum(float(value) for value in re.findall(rf"^otelcol_receiver_{kind}_spans\S* (\S+)$", page, re.MULTILINE))
+
+    # Three for a request: the gateway's, its try, and the worker's.
+    before = total("accepted")
+    for _ in range(20):
+        expect(stack.get("/version").status == 200, "a traced request is not answered")
+    taken = until("spans of 20 requests are there", 60, lambda: total("accepted") - before >= 60 and total("accepted"))
+    expect(total("refused") == 0, "the collector refuses spans")
+    return f"collector: {taken:.0f} spans taken, none refused"
 
 
 def figures(stack: Stack) -> str:

@@ -102,6 +102,9 @@ def chosen() -> List[Tuple[str, Callable[[Stack, Images], str]]]:
 
 
 def tell_what_failed(stack: Stack) -> None:
+    figures = stack.get("/metrics", stack.admin).text.splitlines()
+    odd = [line for line in figures if line.startswith(("natsway_problems_total", "natsway_misses_total")) and not line.endswith(" 0")]
+    say("--- figures of the gateway\n" + "\n".join(odd))
     for service in ("nats", "apiproxy", "worker", "worker-green", "provisioner", "engine-proxy", "nats-1", "producer", "consumer"):
         words = stack.logs(service)
         if words.strip():

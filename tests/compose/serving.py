@@ -16,6 +16,8 @@ from stack import Stack, expect, until
 
 # The longest that a program may take to leave, as it is set by default, in seconds.
 DRAIN_LIMITS = {"apiproxy": 9, "worker": 8, "provisioner": 5, "producer": 10, "consumer": 10}
+# Of the load, and how often what is done under it is done.
+PER_SECOND, SWITCHES, ROUNDS = 500, 3, 3
 # Who may be root, and for what: to hand volumes to the others, once.
 ONCE_AS_ROOT = "ownership"
 # Networks that lead nowhere else.
@@ -159,8 +161,8 @@ def versions(stack: Stack, _: Images) -> str:
     """From blue to green by subject and back, under load."""
     stack.compose("up", "--detach", "--no-recreate", profiles=("green",))
     until("both green workers run", 60, lambda: len(stack.containers("worker-green")) == 2)
-    with Load(stack.base + "/version") as load:
-        for target in ("green", "blue"):
+    with Load(stack.base + "/version", PER_SECOND) as load:
+        for target in ("green", "blue") * SWITCHES:
             # Green may not have said that it is there when the first look is taken.
             stack.inside("apiproxy", "apiproxy", "rollout", "start", "demo", "--to", target, "--strategy", "blue-green", "--smoke", "/version", "--follow", seconds=120)
             subjects = {stack.get("/version").json()["subject"] for _ in range(20)}
@@ -168,19 +170,19 @@ def versions(stack: Stack, _: Images) -> str:
         report = load.end()
     expect(report.failed == 0, f"to green and back: {report}")
     stack.compose("stop", "worker-green", profiles=("green",))
-    return f"to green and back: {report}"
+    return f"{SWITCHES} times to green and back: {report}"
 
 
 def restart(stack: Stack, _: Images) -> str:
     """Every worker replaced in turn, as docs/operations.md says."""
-    with Load(stack.base + "/version") as load:
-        for container in stack.containers("worker"):
+    with Load(stack.base + "/version", PER_SECOND) as load:
+        for container in stack.containers("worker") * ROUNDS:
             before = stack.instances(2)
             stack.engine.run("restart", "--time", "15", container)
             until("a new instance answers", 60, lambda: stack.instances(2) - before)
         report = load.end()
     expect(report.failed == 0, f"rolling restart: {report}")
-    return str(report)
+    return f"each worker {ROUNDS} times: {report}"
 
 
 def stop(stack: Stack, _: Images) -> str:
