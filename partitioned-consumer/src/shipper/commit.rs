@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::accept::Mark;
 
 /// The end of the committed lines in a file of one writer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tail {
     /// The directory, by the id that is kept in it.
     pub writer: String,
@@ -24,6 +24,9 @@ pub struct Tail {
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Commit {
+    /// How many commits there were: what has a lower number than what is known was written by a broker that forgot some.
+    #[serde(default)]
+    pub number: u64,
     /// How much of the source is written; none while all came from the published tool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mark: Option<Mark>,
@@ -44,7 +47,14 @@ impl Commit {
     /// The commit that follows `before` (if there was any) with the newest lines at `tail`.
     pub fn after(before: Option<&Commit>, tail: Tail) -> Commit {
         let Some(before) = before else {
-            return Commit { mark: None, plain: BTreeMap::new(), missing_bytes: 0, tail, left: Vec::new() };
+            return Commit {
+                number: 1,
+                mark: None,
+                plain: BTreeMap::new(),
+                missing_bytes: 0,
+                tail,
+                left: Vec::new(),
+            };
         };
         let mut left = before.left.clone();
         if before.tail.writer != tail.writer {
@@ -52,7 +62,13 @@ impl Commit {
             left.push(before.tail.clone());
         }
         left.retain(|old| old.writer != tail.writer);
-        Commit { tail, left, ..before.clone() }
+        Commit { number: before.number + 1, tail, left, ..before.clone() }
+    }
+
+    /// Whether the broker forgot this commit: the `newest` that it has is an earlier one of the same writer, or none. Another
+    /// writer's commit counts, whatever its number: it went on from what the broker had.
+    pub fn is_forgotten_by(&self, newest: Option<&Commit>) -> bool {
+        newest.is_none_or(|newest| newest.number < self.number && newest.tail.writer == self.tail.writer)
     }
 
     /// How far `writer` may keep `file`, when this commit knows.
@@ -89,13 +105,23 @@ mod tests {
     }
 
     #[test]
+    fn a_commit_that_the_broker_forgot_is_known_by_its_number_and_its_writer() {
+        let first = Commit::after(None, tail("a", "h/1", 10));
+        let second = Commit::after(Some(&first), tail("a", "h/1", 20));
+        assert!(second.is_forgotten_by(Some(&first)) && second.is_forgotten_by(None));
+        assert!(!first.is_forgotten_by(Some(&second)));
+        let taken_over = Commit::after(Some(&first), tail("b", "h/1", 5));
+        assert!(!second.is_forgotten_by(Some(&taken_over)));
+    }
+
+    #[test]
     fn golden_json() {
         let mark = Mark { generation: "0000000000070badcafe".parse().unwrap(), offset: 42 };
         let commit = Commit { mark: Some(mark), ..Commit::after(None, tail("a", "h/1", 10)) };
         let json = serde_json::to_string(&commit).unwrap();
         assert_eq!(
             json,
-            r#"{"mark":{"generation":"0000000000070badcafe","offset":42},"missing_bytes":0,"tail":{"writer":"a","file":"h/1","bytes":10}}"#
+            r#"{"number":1,"mark":{"generation":"0000000000070badcafe","offset":42},"missing_bytes":0,"tail":{"writer":"a","file":"h/1","bytes":10}}"#
         );
         assert_eq!(serde_json::from_str::<Commit>(&json).unwrap(), commit);
     }

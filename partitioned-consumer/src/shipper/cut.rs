@@ -5,6 +5,7 @@
 
 use std::num::NonZeroUsize;
 
+use bytes::Bytes;
 use regex::bytes::Regex;
 
 /// What to do with a line above the limit.
@@ -79,7 +80,8 @@ impl Cutter {
         if within.whole == 0 {
             return self.without_line_feed(window, within, situation);
         }
-        let more_may_follow = !(within.long || situation.ended || situation.quiet);
+        let event_is_whole = situation.quiet && self.event_start.is_some();
+        let more_may_follow = !(within.long || situation.ended || event_is_whole);
         if more_may_follow && !(full || situation.waited || self.one_event) {
             return Cut::Wait;
         }
@@ -146,6 +148,16 @@ impl Cutter {
         }
         if more_may_follow { begins.last().copied().unwrap_or(0) } else { whole.len() }
     }
+}
+
+/// The first `bytes` of a buffer, without the memory of the rest: what waits for an acknowledgement must not hold more than it counts
+/// for.
+pub(crate) fn payload_of(mut buffer: Vec<u8>, bytes: usize) -> Bytes {
+    if bytes < buffer.capacity() / 2 {
+        return Bytes::copy_from_slice(&buffer[..bytes]);
+    }
+    buffer.truncate(bytes);
+    Bytes::from(buffer)
 }
 
 struct Whole {

@@ -2,9 +2,9 @@
 
 use std::fmt::Write;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use anyhow::Context;
 use axum::Router;
 use axum::http::header;
 use axum::routing::get;
@@ -59,16 +59,17 @@ pub(crate) fn page<'a>(rows: impl IntoIterator<Item = Row<'a>>) -> String {
     })
 }
 
-/// Serves `/metrics` until `stop`.
+/// Serves `/metrics` until `stop`, if there is an address to serve it at.
 ///
 /// # Errors
 /// When the address cannot be listened on.
 pub(crate) async fn serve(
-    address: SocketAddr,
-    page: Arc<dyn Fn() -> String + Send + Sync>,
+    address: Option<SocketAddr>,
+    page: impl Fn() -> String + Clone + Send + Sync + 'static,
     stop: CancellationToken,
-) -> std::io::Result<()> {
-    let listener = TcpListener::bind(address).await?;
+) -> anyhow::Result<()> {
+    let Some(address) = address else { return Ok(()) };
+    let listener = TcpListener::bind(address).await.with_context(|| format!("SHIPPER_METRICS={address}"))?;
     tracing::info!(address = %listener.local_addr()?, "serving metrics at /metrics");
     let answer = move || {
         let text = page();

@@ -20,6 +20,7 @@ mod metrics;
 pub mod name;
 pub mod pattern;
 pub mod producer;
+pub mod program;
 pub mod retain;
 mod stream;
 pub mod tail;

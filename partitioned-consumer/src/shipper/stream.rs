@@ -87,6 +87,25 @@ impl StreamPlan {
     }
 }
 
+/// The newest message of a subject; the leader of the stream is asked.
+///
+/// # Errors
+/// The broker's; that there is none is none.
+pub(crate) async fn last_message(
+    stream: &stream::Stream,
+    subject: &str,
+) -> Result<Option<jetstream::message::StreamMessage>, stream::LastRawMessageError> {
+    use stream::LastRawMessageErrorKind::{JetStream, NoMessageFound};
+    match stream.get_last_raw_message_by_subject(subject).await {
+        Ok(message) => Ok(Some(message)),
+        Err(error) => match error.kind() {
+            NoMessageFound => Ok(None),
+            JetStream(kind) if kind.error_code() == jetstream::ErrorCode::NO_MESSAGE_FOUND => Ok(None),
+            _ => Err(error),
+        },
+    }
+}
+
 fn is_missing(error: &async_nats::jetstream::context::GetStreamError) -> bool {
     use async_nats::jetstream::context::GetStreamErrorKind::JetStream;
     matches!(error.kind(), JetStream(error) if error.error_code() == jetstream::ErrorCode::STREAM_NOT_FOUND)

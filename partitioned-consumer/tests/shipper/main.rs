@@ -2,5 +2,10 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod article;
+mod doubts;
+mod durable;
+mod figures;
+mod memory;
+mod pushed;
 mod streams;
 mod support;

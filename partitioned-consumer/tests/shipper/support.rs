@@ -37,11 +37,15 @@ impl Bench {
 
     /// A producer of one file.
     pub(crate) fn producer(&self, host: &str, file: &Path) -> ProcessBuilder {
-        Process::builder(env!("CARGO_BIN_EXE_producer"))
-            .name(format!("producer-{host}"))
+        let builder = Process::builder(env!("CARGO_BIN_EXE_producer")).name(format!("producer-{host}"));
+        self.settings(builder, host).env("SHIPPER_FILE", file)
+    }
+
+    /// What every producer is told.
+    pub(crate) fn settings(&self, builder: ProcessBuilder, host: &str) -> ProcessBuilder {
+        builder
             .env("NATS_URL", self.broker.url())
             .env("SHIPPER_SUBJECT", "shipper")
-            .env("SHIPPER_FILE", file)
             .env("SHIPPER_PARTITIONS", "5")
             .env("SHIPPER_STATE", self.path("state"))
             .env("SHIPPER_ROTATE_WAIT", "200ms")
@@ -101,6 +105,16 @@ fn entries(directory: &Path) -> Vec<PathBuf> {
     let mut entries: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
     entries.sort();
     entries
+}
+
+/// The page of metrics at a port, or nothing while there is none.
+pub(crate) fn page(port: u16) -> String {
+    let get = || -> std::io::Result<String> {
+        let mut stream = std::net::TcpStream::connect(("127.0.0.1", port))?;
+        stream.write_all(b"GET /metrics HTTP/1.0\r\nhost: localhost\r\n\r\n")?;
+        std::io::read_to_string(stream)
+    };
+    get().ok().and_then(|answer| answer.split_once("\r\n\r\n").map(|it| it.1.to_owned())).unwrap_or_default()
 }
 
 /// Numbered lines.

@@ -2,16 +2,17 @@
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::Parser;
 use natsway_boot::{logs::LogArgs, shutdown};
 use natsway_partitioned_consumer::shipper::consumer::{self, ConsumerArgs, status};
+use natsway_partitioned_consumer::shipper::program::{self, Question};
 
 /// Writes the lines that producers ship to files, each once and in order
 #[derive(Parser)]
 #[command(version, subcommand_negates_reqs = true)]
 struct Cli {
     #[command(subcommand)]
-    command: Option<Command>,
+    question: Option<Question>,
 
     #[command(flatten)]
     consumer: ConsumerArgs,
@@ -20,37 +21,17 @@ struct Cli {
     logs: LogArgs,
 }
 
-#[derive(Subcommand)]
-enum Command {
-    /// Show partitions and sources: how far they are written, what is left, what went wrong last
-    Status {
-        /// As JSON, for machines
-        #[arg(long)]
-        json: bool,
-    },
-}
-
 #[tokio::main]
 async fn main() -> ExitCode {
-    let cli = Cli::parse();
-    match run(cli).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("consumer: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    program::exit("consumer", run(Cli::parse()).await)
 }
 
 async fn run(cli: Cli) -> anyhow::Result<()> {
     cli.logs.init().map_err(anyhow::Error::msg)?;
-    let faults = |faults: Vec<String>| anyhow::Error::msg(faults.join("\n          "));
-    let config = cli.consumer.into_config().map_err(faults)?;
-    if let Some(Command::Status { json }) = cli.command {
-        let report = status::read(&config).await?;
-        let text = if json { serde_json::to_string_pretty(&report)? + "\n" } else { status::table(&report) };
-        print!("{text}");
-        return Ok(());
+    if let Some(question) = cli.question {
+        let config = cli.consumer.for_status().into_config().map_err(program::faults)?;
+        return Ok(question.answer(&status::read(&config).await?, status::table)?);
     }
+    let config = cli.consumer.into_config().map_err(program::faults)?;
     consumer::run(config, shutdown::on_signal()?).await
 }

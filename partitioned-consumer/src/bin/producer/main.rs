@@ -2,16 +2,17 @@
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::Parser;
 use natsway_boot::{logs::LogArgs, shutdown};
 use natsway_partitioned_consumer::shipper::producer::{self, ProducerArgs, status};
+use natsway_partitioned_consumer::shipper::program::{self, Question};
 
 /// Ships the lines of files to NATS, each once and in order
 #[derive(Parser)]
 #[command(version, subcommand_negates_reqs = true)]
 struct Cli {
     #[command(subcommand)]
-    command: Option<Command>,
+    question: Option<Question>,
 
     #[command(flatten)]
     producer: ProducerArgs,
@@ -20,38 +21,17 @@ struct Cli {
     logs: LogArgs,
 }
 
-#[derive(Subcommand)]
-enum Command {
-    /// Show each file: how far it is shipped, what is left, what went wrong last
-    Status {
-        /// As JSON, for machines
-        #[arg(long)]
-        json: bool,
-    },
-}
-
 #[tokio::main]
 async fn main() -> ExitCode {
-    let cli = Cli::parse();
-    match run(cli).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("producer: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    program::exit("producer", run(Cli::parse()).await)
 }
 
 async fn run(cli: Cli) -> anyhow::Result<()> {
-    let faults = |faults: Vec<String>| anyhow::Error::msg(faults.join("\n          "));
-    if let Some(Command::Status { json }) = cli.command {
-        let reports = status::read(&cli.producer.state_directory().map_err(faults)?)?;
-        let text =
-            if json { serde_json::to_string_pretty(&reports)? + "\n" } else { status::table(&reports) };
-        print!("{text}");
-        return Ok(());
+    if let Some(question) = cli.question {
+        let reports = status::read(&cli.producer.state_directory().map_err(program::faults)?)?;
+        return Ok(question.answer(reports.as_slice(), status::table)?);
     }
     cli.logs.init().map_err(anyhow::Error::msg)?;
-    let config = cli.producer.into_config().map_err(faults)?;
+    let config = cli.producer.into_config().map_err(program::faults)?;
     producer::run(config, shutdown::on_signal()?).await
 }

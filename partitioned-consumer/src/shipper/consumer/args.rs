@@ -180,6 +180,14 @@ pub struct Config {
 }
 
 impl ConsumerArgs {
+    /// The same, for a status: how files are named does not matter, nor does a directory where none is given.
+    #[must_use]
+    pub fn for_status(mut self) -> Self {
+        self.output.get_or_insert_with(|| "log".to_owned());
+        self.directory.get_or_insert_with(|| PathBuf::from("."));
+        self
+    }
+
     /// Checks everything.
     ///
     /// # Errors

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::shipper::tail::checkpoint::{Mode, replace, sync_directory};
 
 const DIRECTORY: &str = ".shipper";
+const IDENTITY: &str = "directory.json";
 
 /// A file of the catalogue.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,13 +39,15 @@ struct Line {
 struct Identity {
     writer: String,
     mode: Mode,
+    /// The bucket of commits that knows this directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ledger_born_ns: Option<i64>,
 }
 
 /// See the module. It holds the lock of the directory.
 pub(super) struct Catalogue {
     directory: PathBuf,
-    writer: String,
-    mode: Mode,
+    identity: Identity,
     journal: File,
     entries: BTreeMap<String, Entry>,
     _lock: File,
@@ -64,7 +67,7 @@ impl Catalogue {
             }
             Err(TryLockError::Error(error)) => return Err(error),
         }
-        let identity = identity(&own.join("directory.json"), mode)?;
+        let identity = identity(&own.join(IDENTITY), mode)?;
         let path = own.join("journal");
         let entries = replay(&fs::read(&path).or_else(empty_if_missing)?);
         // Written anew, so that it does not grow for ever.
@@ -72,23 +75,30 @@ impl Catalogue {
             entries.iter().map(|(path, entry)| line(path, Some(entry))).collect::<Vec<_>>().concat();
         replace(&path, &lines)?;
         let journal = File::options().append(true).open(&path)?;
-        Ok(Self {
-            directory: directory.to_owned(),
-            writer: identity.writer,
-            mode: identity.mode,
-            journal,
-            entries,
-            _lock: lock,
-        })
+        Ok(Self { directory: directory.to_owned(), identity, journal, entries, _lock: lock })
     }
 
     /// The id of the directory; commits name it.
     pub(super) fn writer(&self) -> &str {
-        &self.writer
+        &self.identity.writer
     }
 
     pub(super) fn mode(&self) -> Mode {
-        self.mode
+        self.identity.mode
+    }
+
+    /// Whether the bucket of commits, by its time of birth, is the one that knows this directory. The first one is.
+    pub(super) fn trusts(&mut self, ledger_born_ns: i64) -> io::Result<bool> {
+        if self.identity.ledger_born_ns.is_none() {
+            self.trust(ledger_born_ns)?;
+        }
+        Ok(self.identity.ledger_born_ns == Some(ledger_born_ns))
+    }
+
+    /// From now on this bucket is the one.
+    pub(super) fn trust(&mut self, ledger_born_ns: i64) -> io::Result<()> {
+        self.identity.ledger_born_ns = Some(ledger_born_ns);
+        self.identity.save(&self.directory.join(DIRECTORY).join(IDENTITY))
     }
 
     pub(super) fn get(&self, path: &str) -> Option<&Entry> {
@@ -138,10 +148,16 @@ fn identity(path: &Path, mode: impl FnOnce() -> Mode) -> io::Result<Identity> {
     if !json.is_empty() {
         return Ok(serde_json::from_slice(&json)?);
     }
-    let identity = Identity { writer: natsway_boot::random_id(), mode: mode() };
-    replace(path, &serde_json::to_vec(&identity)?)?;
+    let identity = Identity { writer: natsway_boot::random_id(), mode: mode(), ledger_born_ns: None };
+    identity.save(path)?;
     path.parent().map_or(Ok(()), sync_directory)?;
     Ok(identity)
+}
+
+impl Identity {
+    fn save(&self, path: &Path) -> io::Result<()> {
+        replace(path, &serde_json::to_vec(self)?)
+    }
 }
 
 fn empty_if_missing(error: io::Error) -> io::Result<Vec<u8>> {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -73,6 +74,14 @@ impl Files {
             }
             Ok(_) => Ok(()),
         }
+    }
+
+    /// Whether the file is still where it was, with at least `bytes` in it: somebody else may have removed or replaced it.
+    pub(super) fn still_has(&self, path: &str, bytes: u64) -> bool {
+        let Ok(there) = fs::metadata(self.directory.join(path)) else { return false };
+        let place = |metadata: &fs::Metadata| (metadata.dev(), metadata.ino());
+        let same = |handle: &Handle| handle.file.metadata().is_ok_and(|open| place(&open) == place(&there));
+        there.len() >= bytes && self.open.get(path).is_none_or(same)
     }
 
     pub(super) fn close(&mut self, path: &str) {

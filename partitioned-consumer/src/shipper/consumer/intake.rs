@@ -31,6 +31,8 @@ pub(super) struct Delivery {
     pub(super) payload: Bytes,
     /// Told when the message is committed, or known to be so.
     pub(super) done: oneshot::Sender<()>,
+    /// The writer may keep it until its predecessors are written; else it is given up, and its reader hands it over again.
+    pub(super) may_wait_here: bool,
     pub(super) _permit: OwnedSemaphorePermit,
 }
 
@@ -45,22 +47,39 @@ pub(super) struct Intake {
     has_file: bool,
     memory: Arc<Semaphore>,
     most_units: u32,
+    may_wait: bool,
+    heads: bool,
     queue: mpsc::Sender<Delivery>,
     figures: Arc<Figures>,
 }
 
 impl Intake {
-    /// An intake, and the writer's end of it.
+    /// An intake, and the writer's end of it. Without `heads` what a message says of itself is not used: there is nothing to
+    /// compare it with.
     pub(super) fn new(
         prefix: Prefix,
         has_file: bool,
         window_bytes: u64,
+        heads: bool,
         figures: Arc<Figures>,
     ) -> (Self, mpsc::Receiver<Delivery>) {
         let (queue, deliveries) = mpsc::channel(WAITING);
         let most_units = u32::try_from(window_bytes as usize / PERMIT_BYTES).unwrap_or(u32::MAX >> 4).max(1);
         let memory = Arc::new(Semaphore::new(most_units as usize));
-        (Self { prefix, has_file, memory, most_units, queue, figures }, deliveries)
+        (Self { prefix, has_file, memory, most_units, may_wait: false, heads, queue, figures }, deliveries)
+    }
+
+    /// A part of the memory for one of several readers. What waits at the writer for the messages of another reader then never
+    /// takes the memory that those need.
+    pub(super) fn share(&self, readers: usize) -> Self {
+        let most_units = (self.most_units / u32::try_from(readers).unwrap_or(u32::MAX).max(1)).max(1);
+        let memory = Arc::new(Semaphore::new(most_units as usize));
+        Self { memory, most_units, may_wait: true, ..self.clone() }
+    }
+
+    /// The same, for messages that come as they like: each is written.
+    pub(super) fn without_heads(&self) -> Self {
+        Self { heads: false, ..self.clone() }
     }
 
     /// Hands a message over, and gives what tells that it is committed; that fails when it will not be.
@@ -93,14 +112,29 @@ impl Intake {
                 Bytes::from(unpacked)
             }
         };
+        let (done, receipt) = oneshot::channel();
+        if !self.heads && head.is_some_and(|head| head.gap.is_some()) {
+            // It has no lines.
+            done.send(()).unwrap_or_default();
+            return Ok(receipt);
+        }
+        let head = head.filter(|_| self.heads);
         // One message is always let through, however large.
         let units = (payload.len().div_ceil(PERMIT_BYTES) as u32).clamp(1, self.most_units);
         let permit =
             Arc::clone(&self.memory).acquire_many_owned(units).await.map_err(|error| refused(&error))?;
-        let (done, receipt) = oneshot::channel();
         let subject = subject.to_owned();
-        let delivery =
-            Delivery { source, subject, partition, head, sequence, payload, done, _permit: permit };
+        let delivery = Delivery {
+            source,
+            subject,
+            partition,
+            head,
+            sequence,
+            payload,
+            done,
+            may_wait_here: self.may_wait,
+            _permit: permit,
+        };
         // A writer that has ended drops what it is given, and the receipt says so.
         self.queue.send(delivery).await.unwrap_or_default();
         Ok(receipt)

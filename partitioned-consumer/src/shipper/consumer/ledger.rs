@@ -4,6 +4,7 @@ use async_nats::jetstream::{self, kv, stream};
 use bytes::Bytes;
 
 use crate::shipper::commit::Commit;
+use crate::shipper::stream::last_message;
 
 /// The bucket of all shippers of an account; the key is `<cluster>.<stream>.<source>`.
 pub(super) const BUCKET: &str = "natsway-shipper";
@@ -58,6 +59,17 @@ impl Ledger {
         Ok(Self { store, stream: backing, prefix: format!("{cluster}.{stream}.") })
     }
 
+    /// Whether anything was ever committed.
+    pub(super) async fn exists(context: &jetstream::Context) -> bool {
+        context.get_key_value(BUCKET).await.is_ok()
+    }
+
+    /// When the bucket was made, in nanoseconds since 1970: another time is another bucket, which knows nothing.
+    pub(super) fn born_ns(&self) -> i64 {
+        let nanoseconds = self.stream.cached_info().created.unix_timestamp_nanos();
+        i64::try_from(nanoseconds).unwrap_or(i64::MAX)
+    }
+
     fn key(&self, source: &str) -> String {
         format!("{}{source}", self.prefix)
     }
@@ -65,18 +77,17 @@ impl Ledger {
     /// The newest commit of a source, given as it stands in keys. The leader is asked: a follower may be behind, and then a commit would look lost.
     pub(super) async fn read(&self, source: &str) -> Result<Known, LedgerError> {
         let subject = format!("$KV.{BUCKET}.{}", self.key(source));
-        match self.stream.get_last_raw_message_by_subject(&subject).await {
-            Ok(message) if message.payload.is_empty() => {
+        match last_message(&self.stream, &subject).await.map_err(|error| LedgerError(error.to_string()))? {
+            None => Ok(Known::default()),
+            Some(message) if message.payload.is_empty() => {
                 Ok(Known { revision: message.sequence, commit: None })
             }
-            Ok(message) => {
+            Some(message) => {
                 let commit = serde_json::from_slice(&message.payload).map_err(|error| {
                     LedgerError(format!("the commit of {source} cannot be read: {error}"))
                 })?;
                 Ok(Known { revision: message.sequence, commit: Some(commit) })
             }
-            Err(error) if is_absent(&error) => Ok(Known::default()),
-            Err(error) => Err(LedgerError(error.to_string())),
         }
     }
 
@@ -118,15 +129,5 @@ impl Ledger {
         }
         commits.sort_by(|a, b| a.0.cmp(&b.0));
         Ok(commits)
-    }
-}
-
-fn is_absent(error: &stream::LastRawMessageError) -> bool {
-    match error.kind() {
-        stream::LastRawMessageErrorKind::NoMessageFound => true,
-        stream::LastRawMessageErrorKind::JetStream(error) => {
-            error.error_code() == jetstream::ErrorCode::NO_MESSAGE_FOUND
-        }
-        _ => false,
     }
 }

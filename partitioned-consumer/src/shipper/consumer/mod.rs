@@ -13,6 +13,7 @@ mod list;
 mod liveness;
 mod plain;
 mod plan;
+mod push;
 mod run;
 pub mod status;
 mod sweep;

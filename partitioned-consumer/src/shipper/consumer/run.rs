@@ -78,12 +78,8 @@ async fn begin(config: Config, stop: CancellationToken) -> Result<()> {
         );
     }
     let figures = Arc::new(Figures::default());
-    if let Some(address) = config.metrics {
-        let figures = Arc::clone(&figures);
-        metrics::serve(address, Arc::new(move || figures.page()), stop.clone())
-            .await
-            .with_context(|| address.to_string())?;
-    }
+    let shown = Arc::clone(&figures);
+    metrics::serve(config.metrics, move || shown.page(), stop.clone()).await?;
     let (readers, give_up) = (JoinSet::new(), CancellationToken::new());
     let consumer = Consumer { config, client, commits, figures, readers, stop, give_up };
     Box::pin(consumer.work(catalogue)).await
@@ -99,6 +95,7 @@ impl Consumer {
             config.prefix.clone(),
             config.output.has_file(),
             config.window_bytes,
+            jetstream,
             Arc::clone(&self.figures),
         );
         let mut writer = Writer::new(self.parts(catalogue, ledger, stream.clone()));
@@ -121,10 +118,14 @@ impl Consumer {
 
     async fn open_stream(&self) -> Result<(Option<Stream>, Option<Ledger>)> {
         let Config { stream: plan, cluster, .. } = &self.config;
-        let stream = connect::patiently("the stream", &self.stop, || plan.open(&self.commits)).await?;
+        let stream = match self.config.stream_target {
+            None => Some(connect::patiently("the stream", &self.stop, || plan.open(&self.commits)).await?),
+            // Somebody made it, perhaps under another account; where it can be seen, it is asked in doubt.
+            Some(_) => self.commits.get_stream(&plan.name).await.ok(),
+        };
         let open = || Ledger::open(&self.commits, cluster, &plan.name, plan.replicas);
         let ledger = connect::patiently("the commits", &self.stop, open).await?;
-        Ok((Some(stream), Some(ledger)))
+        Ok((stream, Some(ledger)))
     }
 
     fn parts(&self, catalogue: Catalogue, ledger: Option<Ledger>, stream: Option<Stream>) -> Parts {
@@ -165,6 +166,7 @@ impl Consumer {
                 anyhow::bail!("SHIPPER_READ_PARTITIONS=auto needs a broker with JetStream")
             }
             (Partitions::List(list), stream) => {
+                let readers = list.len();
                 for partition in list {
                     let subject = match &self.config.stream_target {
                         Some(target) => format!("{target}.p{partition}"),
@@ -181,7 +183,7 @@ impl Consumer {
                                 cluster: self.config.cluster.clone(),
                                 partition,
                                 filter: subject,
-                                intake: intake.clone(),
+                                intake: intake.share(readers),
                             };
                             self.readers.spawn(reader.run(stop.clone()));
                         }
@@ -190,7 +192,7 @@ impl Consumer {
                             let reader = PlainReader {
                                 client: self.client.clone(),
                                 subscription,
-                                intake: intake.clone(),
+                                intake: intake.share(readers),
                             };
                             self.readers.spawn(reader.run(stop.clone()));
                         }

@@ -16,7 +16,7 @@ use super::list;
 use crate::ElasticGroup;
 use crate::shipper::connect;
 use crate::shipper::metrics::{Figure, Kind, Row, page};
-use crate::shipper::tail::checkpoint::replace;
+use crate::shipper::tail::checkpoint::replace_lightly;
 
 /// What a process counts.
 #[derive(Debug, Default)]
@@ -84,7 +84,7 @@ impl Figures {
             open_files: self.open_files.get(),
             last_error: self.last_error(),
         };
-        replace(&Catalogue::status_path(directory), &serde_json::to_vec(&status)?)
+        replace_lightly(&Catalogue::status_path(directory), &serde_json::to_vec(&status)?)
     }
 
     pub(super) fn page(&self) -> String {
@@ -223,8 +223,14 @@ pub async fn read(config: &Config) -> Result<Report> {
             }));
         }
     }
-    let ledger = Ledger::open(&context, &config.cluster, &config.stream.name, config.stream.replicas).await?;
-    let sources = ledger.all().await?.into_iter().map(|(source, commit)| SourceCommit {
+    let commits = match Ledger::exists(&context).await {
+        true => {
+            let Config { cluster, stream, .. } = config;
+            Ledger::open(&context, cluster, &stream.name, stream.replicas).await?.all().await?
+        }
+        false => Vec::new(),
+    };
+    let sources = commits.into_iter().map(|(source, commit)| SourceCommit {
         source,
         offset: commit.mark.map(|mark| mark.offset),
         writer: commit.tail.writer,

@@ -48,16 +48,30 @@ impl Rotation {
         let fits = |bytes: u64| bytes == 0 || self.bytes.is_none_or(|most| bytes + add <= most);
         let entry = |bytes, open| Some(Entry { source: source.to_string(), bytes, open });
         if let Some(present) = present {
-            if present.begin == begin && fits(present.bytes) {
+            let is_whole = files.still_has(&present.path, present.bytes);
+            if is_whole && present.begin == begin && fits(present.bytes) {
                 return Ok(present.clone());
+            }
+            if !is_whole {
+                warn!(path = present.path, "somebody removed or replaced the file; going on in the next one");
             }
             changes.push((present.path.clone(), entry(present.bytes, false)));
             files.close(&present.path);
         }
         let finished = present.map(|present| present.path.as_str());
-        for part in 0..MOST_PARTS {
+        let name = |part| {
             let path = self.output.expand(source, &begin, part);
-            let path = path.ok_or_else(|| io::Error::other("the output pattern leaves its directory"))?;
+            path.ok_or_else(|| io::Error::other("the output pattern leaves its directory"))
+        };
+        // Retention may have removed earlier parts: their names are not used again, so that names stay in order.
+        let last = present.map(|present| &present.path);
+        let last = last.or(commit
+            .map(|commit| &commit.tail)
+            .filter(|tail| tail.writer == catalogue.writer())
+            .map(|tail| &tail.file));
+        let first = last.and_then(|last| part_of(&name(0).ok()?, last)).unwrap_or(0);
+        for part in first..MOST_PARTS {
+            let path = name(part)?;
             let known = catalogue.get(&path);
             let packed = catalogue.path(&format!("{path}.zst"));
             if Some(path.as_str()) == finished || known.is_some_and(|entry| !entry.open) || packed.exists() {
@@ -86,5 +100,26 @@ impl Rotation {
             return Ok(Open { path, bytes: committed, begin });
         }
         Err(io::Error::other("too many files in one period: raise SHIPPER_ROTATE_SIZE"))
+    }
+}
+
+/// Which part of the period whose first file is `first` a path is.
+fn part_of(first: &str, path: &str) -> Option<u32> {
+    match path.strip_prefix(first)? {
+        "" => Some(0),
+        part => part.strip_prefix('.')?.parse().ok(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_known_by_their_numbers() {
+        assert_eq!(part_of("h/log-1", "h/log-1"), Some(0));
+        assert_eq!(part_of("h/log-1", "h/log-1.12"), Some(12));
+        assert_eq!(part_of("h/log-1", "h/log-2.12"), None);
+        assert_eq!(part_of("h/log-1", "h/log-1.zst"), None);
     }
 }

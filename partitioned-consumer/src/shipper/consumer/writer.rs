@@ -19,11 +19,13 @@ use super::catalogue::{Catalogue, Entry};
 use super::files::Files;
 use super::intake::Delivery;
 use super::ledger::{Known, Ledger, LedgerError, Outcome};
-use super::plan::{Item, Plan};
+use super::plan::{self, Facts, Item, Plan};
 use super::status::Figures;
 use super::sweep::{SWEEP_EVERY, Sweep};
 use super::target::{Open, Rotation};
+use crate::shipper::accept::{Behind, Mark, wanted};
 use crate::shipper::commit::{Commit, Tail};
+use crate::shipper::head::{HEADER, Head};
 use crate::shipper::name::{Prefix, Source};
 
 /// A group is committed when it has so many bytes or messages, or when nothing more waits.
@@ -102,6 +104,17 @@ impl Writer {
             .map(|(p, e)| (p.clone(), e.clone()))
             .collect();
         let mut changes = Vec::new();
+        if !self.parts.catalogue.trusts(ledger.born_ns())? {
+            error!(
+                "the bucket of commits is not the one that this directory knows: files stay as they are, and lines of the last moments may be repeated"
+            );
+            for (path, entry) in open {
+                let bytes = std::fs::metadata(self.parts.catalogue.path(&path)).map_or(0, |m| m.len());
+                changes.push((path, Some(Entry { bytes, open: false, ..entry })));
+            }
+            self.parts.catalogue.record(changes)?;
+            return Ok(self.parts.catalogue.trust(ledger.born_ns())?);
+        }
         for (path, entry) in open {
             let read = || ledger.read(&entry.source);
             let known = crate::shipper::connect::patiently("the commits", &self.parts.give_up, read).await?;
@@ -223,6 +236,9 @@ impl Writer {
 
     /// Takes over a commit. Another writer's lines may have come between ours, so the file is chosen anew.
     fn know(&mut self, source: Source, known: Known) {
+        if self.is_forgotten(&source, &known) {
+            return;
+        }
         let place = self.places.entry(source).or_default();
         if place.known.revision != known.revision {
             *place = Place { known, open: None };
@@ -244,19 +260,33 @@ impl Writer {
                 payload: d.payload.clone(),
             })
             .collect();
-        let mut plan = Plan::new(self.places[&source].known.commit.as_ref(), &items, false);
-        if plan.is_doubtful() && self.parts.ledger.is_some() {
-            self.load(std::slice::from_ref(&source)).await?;
-            plan = Plan::new(self.places[&source].known.commit.as_ref(), &items, false);
-        }
-        if let Some(first) = plan.waiting.first()
-            && self.is_alone(&source, &deliveries[*first].subject).await
-        {
-            plan = Plan::new(self.places[&source].known.commit.as_ref(), &items, true);
-        }
+        let (mut facts, mut is_newest) = (Facts::default(), self.parts.ledger.is_none());
+        let plan = loop {
+            let plan = Plan::new(self.places[&source].known.commit.as_ref(), &items, &facts);
+            if plan.is_doubtful() && !std::mem::replace(&mut is_newest, true) {
+                self.load(std::slice::from_ref(&source)).await?;
+                continue;
+            }
+            if let Some((index, mark)) = plan.unclear {
+                match self.behind(mark, &items, index, &deliveries[index].subject).await {
+                    Some(found) => facts.learn(items[index].sequence, found),
+                    None => break plan,
+                }
+                continue;
+            }
+            let Some(first) = plan.waiting.first().filter(|_| !facts.alone) else { break plan };
+            facts.alone = self.is_alone(&source, &deliveries[*first].subject).await;
+            if !facts.alone {
+                break plan;
+            }
+        };
         self.tell(&source, &plan);
         for index in plan.waiting.iter().rev() {
-            self.parked.insert(0, deliveries.remove(*index));
+            let waiting = deliveries.remove(*index);
+            // One that is not kept comes again in a while.
+            if waiting.may_wait_here {
+                self.parked.insert(0, waiting);
+            }
         }
         if !plan.changes(self.places[&source].known.commit.as_ref()) {
             deliveries.into_iter().for_each(finish);
@@ -265,9 +295,35 @@ impl Writer {
         Ok(Some(Work { source, deliveries, plan, target: None, commit: None }))
     }
 
+    /// What stands behind a message that begins above the mark: among those at hand, else in the stream.
+    async fn behind(
+        &self,
+        mark: Option<Mark>,
+        items: &[Item],
+        index: usize,
+        subject: &str,
+    ) -> Option<(u64, Behind)> {
+        if let Some(found) = plan::behind(mark, items, index) {
+            return Some(found);
+        }
+        let stream = self.parts.stream.as_ref()?;
+        let head = items[index].head?;
+        let mark = wanted(mark, &head).0;
+        let mut sequence = items[index].sequence + 1;
+        loop {
+            // The leader is asked. Whatever goes wrong, the message waits and is looked at again.
+            let message = stream.get_first_raw_message_by_subject(subject, sequence).await.ok()?;
+            let later = message.headers.get(HEADER).and_then(|later| later.as_str().parse::<Head>().ok());
+            if let Some(behind) = later.and_then(|later| Behind::says(mark, &head, &later)) {
+                return Some((message.sequence, behind));
+            }
+            sequence = message.sequence + 1;
+        }
+    }
+
     /// Whether the stream has nothing of the source but on this subject: what came before on another one is gone.
     async fn is_alone(&self, source: &Source, subject: &str) -> bool {
-        let Some(stream) = &self.parts.stream else { return true };
+        let Some(stream) = &self.parts.stream else { return false };
         let all = self.parts.prefix.of_source(source);
         stream
             .get_first_raw_message_by_subject(all, 1)
@@ -362,6 +418,8 @@ impl Writer {
     /// Cuts files back to what is committed. What cannot be cut now is cut before it is appended to, or at the next start.
     fn take_back(&mut self, targets: &[Open]) {
         for target in targets {
+            // A handle on which a write or a sync failed is not trusted again.
+            self.parts.files.close(&target.path);
             if let Err(error) = self.parts.files.cut_to(&target.path, target.bytes) {
                 warn!(path = target.path, %error, "an uncommitted end of a file stays for now");
             }
@@ -379,6 +437,9 @@ impl Writer {
             for (work, outcome) in works.into_iter().zip(outcomes) {
                 match outcome {
                     Ok(Outcome::Done(revision)) => self.committed(work, revision),
+                    Ok(Outcome::Overtaken(newest)) if self.is_forgotten(&work.source, &newest) => {
+                        left.push(work);
+                    }
                     Ok(Outcome::Overtaken(newest)) => self.overtaken(work, newest),
                     Err(error) => {
                         self.trouble(&error);
@@ -439,6 +500,19 @@ impl Writer {
             place.open = Some(target);
         }
         work.deliveries.into_iter().for_each(finish);
+    }
+
+    /// Whether the broker lost a commit of ours, as after a power cut. What it stood for is on the disk, and stays: the next commit
+    /// goes on from ours.
+    fn is_forgotten(&mut self, source: &Source, newest: &Known) -> bool {
+        let Some(place) = self.places.get_mut(source) else { return false };
+        let Some(ours) = &place.known.commit else { return false };
+        if !ours.is_forgotten_by(newest.commit.as_ref()) {
+            return false;
+        }
+        error!(%source, "the broker forgot what it had stored of this source's commits; going on from what is on the disk");
+        place.known.revision = newest.revision;
+        true
     }
 
     /// Another consumer has the source, or had it: our lines are taken back, and its messages judged again.

@@ -4,10 +4,9 @@ use std::io::{self, Read};
 use std::path::Path;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use crate::shipper::cut::{Cut, Cutter, Situation};
+use crate::shipper::cut::{Cut, Cutter, Situation, payload_of};
 use crate::shipper::tail::{Chunk, Follow, Step, TailState, Tailer, Tally};
 
 /// Pieces of standard input that may wait: the pipe behind them then fills, and its writer waits.
@@ -17,7 +16,7 @@ const PIECE_BYTES: usize = 64 * 1024;
 /// See the module.
 pub(super) enum Input {
     File(Box<Tailer>),
-    Stdin(Stdin),
+    Stdin(Box<Stdin>),
 }
 
 /// Standard input, read by a thread. What is read cannot be read again, so nothing of it survives the process.
@@ -30,6 +29,9 @@ pub(super) struct Stdin {
     ended: bool,
     waiting_since: Option<Duration>,
     grown_at: Duration,
+    tally: Tally,
+    /// No more than what was read already.
+    closing: bool,
 }
 
 impl Input {
@@ -40,7 +42,7 @@ impl Input {
     pub(super) fn stdin(follow: Follow) -> Self {
         let (sender, pieces) = mpsc::channel(PIECES);
         std::thread::spawn(move || read_stdin(&sender));
-        Self::Stdin(Stdin {
+        Self::Stdin(Box::new(Stdin {
             pieces,
             follow,
             buffer: Vec::new(),
@@ -49,14 +51,16 @@ impl Input {
             ended: false,
             waiting_since: None,
             grown_at: Duration::ZERO,
-        })
+            tally: Tally::default(),
+            closing: false,
+        }))
     }
 
     /// Looks for something to send. It may block for as long as a read from a disk takes.
-    pub(super) fn look(&mut self, now: Duration, last: bool) -> io::Result<Step> {
+    pub(super) fn look(&mut self, now: Duration) -> io::Result<Step> {
         match self {
-            Self::File(tailer) => tailer.look(now, last),
-            Self::Stdin(stdin) => stdin.look(now, last),
+            Self::File(tailer) => tailer.look(now, false),
+            Self::Stdin(stdin) => stdin.look(now),
         }
     }
 
@@ -78,13 +82,25 @@ impl Input {
     pub(super) fn tally(&self) -> Tally {
         match self {
             Self::File(tailer) => tailer.tally(),
-            Self::Stdin(_) => Tally::default(),
+            Self::Stdin(stdin) => stdin.tally,
         }
     }
 
     /// Nothing will ever follow.
     pub(super) fn is_over(&self) -> bool {
         matches!(self, Self::Stdin(stdin) if stdin.ended && stdin.buffer.is_empty())
+    }
+
+    /// Ends it. A file is read on at the next start; of standard input, what was taken from it still has to be sent.
+    pub(super) fn close(&mut self) {
+        if let Self::Stdin(stdin) = self {
+            stdin.closing = true;
+        }
+    }
+
+    /// Whether a process may stop here.
+    pub(super) fn may_stop(&self) -> bool {
+        matches!(self, Self::File(_)) || self.is_over()
     }
 }
 
@@ -104,7 +120,7 @@ fn read_stdin(pieces: &mpsc::Sender<io::Result<Vec<u8>>>) {
 }
 
 impl Stdin {
-    fn look(&mut self, now: Duration, last: bool) -> io::Result<Step> {
+    fn look(&mut self, now: Duration) -> io::Result<Step> {
         while self.buffer.len() < self.follow.cutter.batch_bytes.get() && !self.ended {
             match self.pieces.try_recv() {
                 Ok(piece) => {
@@ -113,7 +129,10 @@ impl Stdin {
                     self.buffer.extend_from_slice(&piece);
                     self.grown_at = now;
                 }
-                Err(mpsc::error::TryRecvError::Empty) => break,
+                Err(mpsc::error::TryRecvError::Empty) => {
+                    self.ended = self.closing;
+                    break;
+                }
                 Err(mpsc::error::TryRecvError::Disconnected) => self.ended = true,
             }
         }
@@ -123,7 +142,7 @@ impl Stdin {
         let since = *self.waiting_since.get_or_insert(now);
         let situation = Situation {
             mid_line: self.mid_line,
-            ended: self.ended || last,
+            ended: self.ended,
             waited: now.saturating_sub(since) >= self.follow.linger,
             quiet: now.saturating_sub(self.grown_at) >= self.follow.event_timeout,
         };
@@ -137,17 +156,13 @@ impl Stdin {
                 (0, rest, self.buffer[rest - 1] != b'\n', Some(gap))
             }
         };
-        self.mid_line = long;
+        let was_mid_line = std::mem::replace(&mut self.mid_line, long);
         self.waiting_since = None;
         let rest = self.buffer.split_off(consumed);
         let taken = std::mem::replace(&mut self.buffer, rest);
+        self.tally.long_lines += u64::from(long && gap.is_none() && !was_mid_line);
         let start = self.position;
         self.position += consumed as u64;
-        Ok(Step::Chunk(Chunk {
-            start,
-            end: self.position,
-            payload: Bytes::from(taken).slice(..payload),
-            gap,
-        }))
+        Ok(Step::Chunk(Chunk { start, end: self.position, payload: payload_of(taken, payload), gap }))
     }
 }

@@ -11,6 +11,8 @@ use crate::shipper::tail::checkpoint::{Checkpoint, CheckpointError, Mode};
 /// See the module.
 pub(super) struct Journal {
     path: PathBuf,
+    /// What is on the disk, as far as this process wrote it.
+    saved: Option<TailState>,
     _lock: File,
 }
 
@@ -47,12 +49,12 @@ impl Journal {
         }
         let path = directory.join(format!("{name}.json"));
         let checkpoint = Checkpoint::read(&path)?;
-        Ok((Self { path, _lock: lock }, checkpoint))
+        Ok((Self { path, saved: None, _lock: lock }, checkpoint))
     }
 
-    /// Replaces the checkpoint; it is durable when this returns.
+    /// Replaces the checkpoint; it is durable when this returns. One that says nothing new costs nothing.
     pub(super) fn save(
-        &self,
+        &mut self,
         mode: Mode,
         generation: Generation,
         subject: &str,
@@ -60,7 +62,14 @@ impl Journal {
         file: &Path,
         tail: TailState,
     ) -> io::Result<()> {
-        Checkpoint::new(mode, generation, subject.to_owned(), since, file.to_owned(), tail).write(&self.path)
+        if self.saved.as_ref() == Some(&tail) {
+            return Ok(());
+        }
+        let checkpoint =
+            Checkpoint::new(mode, generation, subject.to_owned(), since, file.to_owned(), tail.clone());
+        checkpoint.write(&self.path)?;
+        self.saved = Some(tail);
+        Ok(())
     }
 
     /// Where the source's status is kept.

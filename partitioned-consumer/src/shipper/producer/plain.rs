@@ -14,7 +14,7 @@ use super::input::Input;
 use super::journal::Journal;
 use super::shipping::Setup;
 use super::status::SourceStatus;
-use crate::shipper::tail::checkpoint::{Mode, replace};
+use crate::shipper::tail::checkpoint::{Mode, replace_lightly};
 use crate::shipper::tail::{Chunk, Step};
 
 const SAVE_EVERY: Duration = Duration::from_secs(1);
@@ -51,7 +51,7 @@ impl Plain {
             if std::mem::take(&mut told_away) {
                 info!(subject = self.setup.subject, "the broker is back");
             }
-            match block_in_place(|| self.input.look(clock.elapsed() + Duration::from_nanos(1), false)) {
+            match block_in_place(|| self.input.look(clock.elapsed() + Duration::from_nanos(1))) {
                 Ok(Step::Chunk(chunk)) => {
                     floor = chunk.end;
                     self.publish(chunk).await;
@@ -99,7 +99,7 @@ impl Plain {
     }
 
     fn save(&mut self, floor: u64) -> io::Result<()> {
-        let (Some(journal), Some(tail)) = (&self.journal, self.input.state(floor)) else { return Ok(()) };
+        let (Some(journal), Some(tail)) = (&mut self.journal, self.input.state(floor)) else { return Ok(()) };
         let Setup { generation, since, subject, path, .. } = &self.setup;
         block_in_place(|| journal.save(Mode::Core, *generation, subject, *since, path, tail))
     }
@@ -117,7 +117,7 @@ impl Plain {
         };
         if let (Some(journal), Ok(json)) = (&self.journal, serde_json::to_vec(&status)) {
             // Only for people to look at.
-            replace(&journal.status_path(), &json).unwrap_or_default();
+            replace_lightly(&journal.status_path(), &json).unwrap_or_default();
         }
     }
 }

@@ -22,6 +22,8 @@ use super::sources::Sources;
 use super::status::Figures;
 use crate::shipper::head::{Generation, HEADER, Head};
 use crate::shipper::name::{Source, partition_of_host};
+use crate::shipper::stream::last_message;
+use crate::shipper::tail::From;
 use crate::shipper::tail::checkpoint::Mode;
 use crate::shipper::units::ByteSize;
 use crate::shipper::{connect, metrics};
@@ -43,6 +45,8 @@ struct Producer {
     memory: Arc<Semaphore>,
     figures: Arc<Figures>,
     started: BTreeSet<Source>,
+    /// There were checkpoints at the start.
+    was_here_before: bool,
     tasks: JoinSet<(String, std::io::Result<()>)>,
     stop: CancellationToken,
 }
@@ -70,16 +74,14 @@ async fn begin(config: Config, stop: CancellationToken) -> Result<()> {
     let mut context = jetstream::new(client.clone());
     context.set_timeout(ACK_WITHIN);
     let figures = Arc::new(Figures::default());
-    if let Some(address) = config.metrics {
-        let figures = Arc::clone(&figures);
-        metrics::serve(address, Arc::new(move || figures.page()), stop.clone())
-            .await
-            .with_context(|| address.to_string())?;
-    }
+    let shown = Arc::clone(&figures);
+    metrics::serve(config.metrics, move || shown.page(), stop.clone()).await?;
     let memory = Arc::new(Semaphore::new((config.window_bytes as usize).div_ceil(PERMIT_BYTES)));
     let tasks = JoinSet::new();
     let started = BTreeSet::new();
-    let mut producer = Producer { config, client, context, sources, memory, figures, started, tasks, stop };
+    let was_here_before = !super::status::read(&config.state)?.is_empty();
+    let mut producer =
+        Producer { config, client, context, sources, memory, figures, started, was_here_before, tasks, stop };
     producer.start_stdin().await?;
     producer.start_files(true).await?;
     producer.work().await
@@ -133,7 +135,7 @@ impl Producer {
             if self.started.contains(&source) {
                 continue;
             }
-            match self.start_file(&source, path.clone()).await {
+            match self.start_file(&source, path.clone(), first).await {
                 Err(error) if first => return Err(error),
                 Err(error) => warn!(path = %path.display(), %error, "not shipped, trying again"),
                 Ok(()) => {}
@@ -142,7 +144,7 @@ impl Producer {
         Ok(())
     }
 
-    async fn start_file(&mut self, source: &Source, path: PathBuf) -> Result<()> {
+    async fn start_file(&mut self, source: &Source, path: PathBuf, first: bool) -> Result<()> {
         let (journal, checkpoint) = Journal::open(&self.config.state, &source.to_string())?;
         let mode = self.mode(checkpoint.as_ref().map(|c| c.mode)).await?;
         let (tail, begun) = match checkpoint {
@@ -154,8 +156,12 @@ impl Producer {
             None => (None, None),
         };
         let floor = tail.as_ref().map_or(0, |tail| tail.offset);
-        let input =
-            Input::file(&path, self.follow(mode), tail).with_context(|| path.display().to_string())?;
+        let mut follow = self.follow(mode);
+        if !first || self.sources.has_globs() && self.was_here_before {
+            // A file that turned up while others were shipped: all of it is new.
+            follow.from = From::Beginning;
+        }
+        let input = Input::file(&path, follow, tail).with_context(|| path.display().to_string())?;
         let begun = begun.map(|(begun, _)| (begun, floor));
         self.start(source.clone(), path, mode, begun, input, Some(journal)).await
     }
@@ -249,8 +255,10 @@ impl Producer {
     async fn last_generation(&self, source: &Source) -> Result<Option<Generation>> {
         let stream =
             connect::patiently("the stream", &self.stop, || self.config.stream.open(&self.context)).await?;
-        let last = stream.get_last_raw_message_by_subject(&self.config.prefix.of_source(source)).await;
-        let Ok(last) = last else { return Ok(None) };
+        let subject = self.config.prefix.of_source(source);
+        // Not to know it is not enough: a history that looks older than the last one would be dropped.
+        let read = || last_message(&stream, &subject);
+        let Some(last) = connect::patiently("the stream", &self.stop, read).await? else { return Ok(None) };
         let head = last.headers.get(HEADER).and_then(|head| head.as_str().parse::<Head>().ok());
         Ok(head.map(|head| head.generation))
     }

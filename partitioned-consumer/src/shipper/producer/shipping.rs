@@ -22,7 +22,7 @@ use super::journal::Journal;
 use super::outbox::{Outbox, Parcel};
 use super::status::{Figures, SourceStatus};
 use crate::shipper::head::{Generation, HEADER};
-use crate::shipper::tail::checkpoint::{Mode, replace};
+use crate::shipper::tail::checkpoint::{Mode, replace_lightly};
 use crate::shipper::tail::{Chunk, Step};
 
 /// Memory is handed out in units of this many bytes.
@@ -68,6 +68,7 @@ pub(super) struct Shipping {
     saved: (u64, Instant),
     status: Arc<Mutex<SourceStatus>>,
     status_at: Instant,
+    told: Option<SourceStatus>,
     in_flight_bytes: u64,
     waiting: bool,
 }
@@ -98,6 +99,7 @@ impl Shipping {
             retry: RETRY.0,
             status,
             status_at: now,
+            told: None,
             in_flight_bytes: 0,
             waiting: false,
         }
@@ -111,7 +113,8 @@ impl Shipping {
         let mut deadline = None;
         loop {
             self.send().await;
-            if self.outbox.is_empty() && (deadline.is_some() || self.input.is_over()) {
+            if self.outbox.is_empty() && (self.input.is_over() || deadline.is_some() && self.input.may_stop())
+            {
                 break;
             }
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
@@ -126,7 +129,10 @@ impl Shipping {
                 Event::Settled(Err(error)) => self.failed(&error),
                 Event::Look => self.look()?,
                 Event::Send => {}
-                Event::Stop => deadline = deadline.or_else(|| Some(Instant::now() + self.setup.drain)),
+                Event::Stop => {
+                    deadline = deadline.or_else(|| Some(Instant::now() + self.setup.drain));
+                    self.input.close();
+                }
             }
             self.tell();
         }
@@ -157,7 +163,7 @@ impl Shipping {
             }
             () = stop.cancelled(), if !stopping => Event::Stop,
             () = tokio::time::sleep_until(send_at.into()), if retrying => Event::Send,
-            () = tokio::time::sleep_until(look_at.into()), if !stopping => Event::Look,
+            () = tokio::time::sleep_until(look_at.into()), if !stopping || !self.input.may_stop() => Event::Look,
             () = sleep_until(deadline), if stopping => Event::Stop,
         }
     }
@@ -225,7 +231,7 @@ impl Shipping {
             return Ok(());
         };
         let since = self.clock.elapsed() + Duration::from_nanos(1);
-        match block_in_place(|| self.input.look(since, false)) {
+        match block_in_place(|| self.input.look(since)) {
             Ok(Step::Idle) => {
                 self.look_at = now + self.setup.poll;
                 // Nothing moves, so what was acknowledged last is saved now.
@@ -267,7 +273,7 @@ impl Shipping {
 
     fn save(&mut self) -> io::Result<()> {
         let floor = self.outbox.floor();
-        let (Some(journal), Some(tail)) = (&self.journal, self.input.state(floor)) else { return Ok(()) };
+        let (Some(journal), Some(tail)) = (&mut self.journal, self.input.state(floor)) else { return Ok(()) };
         let Setup { generation, since, subject, path, .. } = &self.setup;
         block_in_place(|| journal.save(Mode::JetStream, *generation, subject, *since, path, tail))?;
         self.saved = (floor, Instant::now());
@@ -288,11 +294,14 @@ impl Shipping {
             status.tally = self.input.tally();
             status.clone()
         };
-        let Some(journal) = &self.journal else { return };
+        let Some(journal) = self.journal.as_ref().filter(|_| self.told.as_ref() != Some(&status)) else {
+            return;
+        };
         let json = serde_json::to_vec(&status).unwrap_or_default();
-        if let Err(error) = block_in_place(|| replace(&journal.status_path(), &json)) {
+        if let Err(error) = block_in_place(|| replace_lightly(&journal.status_path(), &json)) {
             warn!(%error, "the status cannot be written");
         }
+        self.told = Some(status);
     }
 }
 

@@ -85,10 +85,12 @@ fn name_of(path: &Path) -> String {
 
 fn is_rotation_of_one(path: &Path, all: &[PathBuf]) -> bool {
     let name = name_of(path);
+    let packed = [".gz", ".zst", ".xz", ".bz2"].iter().find_map(|suffix| name.strip_suffix(suffix));
     all.iter().any(|other| {
         other != path
             && other.parent() == path.parent()
-            && crate::shipper::tail::is_rotated_name(&name_of(other), &name)
+            && (crate::shipper::tail::is_rotated_name(&name_of(other), packed.unwrap_or(&name))
+                || packed.is_some_and(|name| name == name_of(other)))
     })
 }
 
@@ -118,7 +120,8 @@ mod tests {
     #[test]
     fn a_glob_keeps_files_apart_and_leaves_rotated_ones_out() {
         let directory = tempfile::tempdir().unwrap();
-        for name in ["a/app.log", "a/app.log.1", "b/app.log", "b/other.txt"] {
+        for name in ["a/app.log", "a/app.log.1", "a/app.log.2.gz", "a/app.log.gz", "b/app.log", "b/other.txt"]
+        {
             std::fs::create_dir_all(directory.path().join(name).parent().unwrap()).unwrap();
             std::fs::write(directory.path().join(name), "").unwrap();
         }

@@ -12,7 +12,7 @@ use crate::shipper::tail::Tally;
 use crate::shipper::tail::checkpoint::Checkpoint;
 
 /// What one source does now; written beside its checkpoint.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceStatus {
     /// The path that is followed.
     pub path: PathBuf,
@@ -128,7 +128,6 @@ pub(crate) struct Figures {
     pub(crate) messages: Figure,
     pub(crate) bytes: Figure,
     pub(crate) retries: Figure,
-    pub(crate) in_flight_bytes: Figure,
     pub(crate) waiting: Figure,
     /// By source; a snapshot that its task replaces.
     sources: Mutex<Vec<Arc<Mutex<SourceStatus>>>>,
@@ -183,7 +182,11 @@ impl Figures {
             ),
             counter("shipper_long_lines_total", "Lines above the limit.", self.sum(|s| s.tally.long_lines)),
             gauge("shipper_unread_bytes", "Bytes of files that are not read yet.", self.unread_bytes()),
-            gauge("shipper_in_flight_bytes", "Bytes sent or waiting to be sent.", self.in_flight_bytes.get()),
+            gauge(
+                "shipper_in_flight_bytes",
+                "Bytes read and not acknowledged yet.",
+                self.sum(|s| s.in_flight_bytes),
+            ),
             gauge(
                 "shipper_waiting_sources",
                 "Sources that wait for the stream to take more.",

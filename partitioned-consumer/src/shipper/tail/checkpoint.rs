@@ -101,6 +101,13 @@ pub(crate) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     sync_directory(path)
 }
 
+/// As [`replace`], for what is only looked at: the system writes it to the disk when it likes.
+pub(crate) fn replace_lightly(path: &Path, content: &[u8]) -> io::Result<()> {
+    let temporary = path.with_extension("status-tmp");
+    fs::write(&temporary, content)?;
+    fs::rename(&temporary, path)
+}
+
 /// Makes the entry of `path` in its directory durable.
 pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
     path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())

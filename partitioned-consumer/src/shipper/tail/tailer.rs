@@ -12,7 +12,7 @@ use bytes::Bytes;
 use super::identity::{Identity, Place, read_range};
 use super::siblings;
 use super::state::{Chunk, Follow, From, Segment, Step, TailState, Tally};
-use crate::shipper::cut::{Cut, Situation};
+use crate::shipper::cut::{Cut, Situation, payload_of};
 use crate::shipper::head::{Gap, Skipped};
 
 /// Finished files that are remembered, so that none is read twice. More rotated files than that are seldom kept.
@@ -20,6 +20,9 @@ const FINISHED_KEPT: usize = 256;
 
 /// Offsets that are reserved ahead of their use, so that the state has to be saved once for so many bytes.
 const RESERVE_BYTES: u64 = 256 << 20;
+
+/// How long a removed file is read on after its last byte, unless another one takes its place sooner.
+const GONE_AFTER: Duration = Duration::from_secs(60);
 
 /// Bytes before the position that must still be there when more is read.
 const PROBE_BYTES: usize = 64;
@@ -85,6 +88,10 @@ impl Tailer {
         };
         if fresh {
             tailer.forget_old_rotations()?;
+            if !path.exists() {
+                // Only what is there at the start is skipped.
+                tailer.follow.from = From::Beginning;
+            }
         }
         Ok(tailer)
     }
@@ -149,7 +156,12 @@ impl Tailer {
             return self.first();
         }
         if self.segments[self.reading].end == Some(self.position) {
-            return Ok(self.next_segment());
+            if self.reading + 1 < self.segments.len() {
+                return Ok(self.next_segment());
+            }
+            // It was left for good, and what comes to the path is another file.
+            let next = self.next_file()?;
+            return Ok(next.map_or(Step::Idle, |(_, identity)| self.begin(identity, None)));
         }
         let file = match self.open()? {
             Found::Here(file) => file,
@@ -189,8 +201,19 @@ impl Tailer {
         let left = next.as_ref().is_some_and(|(path, _)| *path != self.path || idle_for >= self.follow.rotate_wait)
             // What was written just before the renaming is not left behind.
             && now_bytes(&file)? == metadata.len();
-        if let Some(chunk) = self.cut(buffer, now, last, left || decided_end.is_some()) {
+        // Nobody can open it any more, and as long as it is open here the disk keeps its blocks.
+        let gone = !at_path
+            && next.is_none()
+            && decided_end.is_none()
+            && metadata.nlink() == 0
+            && idle_for >= GONE_AFTER.max(self.follow.rotate_wait);
+        if let Some(chunk) = self.cut(buffer, now, last, left || gone || decided_end.is_some()) {
             return Ok(Step::Chunk(chunk));
+        }
+        if gone {
+            self.segments[self.reading].end = Some(self.position);
+            self.file = None;
+            return Ok(Step::Save);
         }
         match next {
             _ if decided_end.is_some() => Ok(self.next_segment()),
@@ -214,8 +237,6 @@ impl Tailer {
             From::Beginning => 0,
             From::End => end_of_lines(&file, metadata.len())?,
         };
-        // Only what was there at the start is skipped.
-        self.follow.from = From::Beginning;
         self.segments.push_back(Segment {
             identity: Identity::of(&file)?,
             file_start,
@@ -298,7 +319,7 @@ impl Tailer {
                 self.tally.long_lines += u64::from(long && !self.mid_line);
                 self.mid_line = long;
                 self.remember(&buffer[..consumed]);
-                let payload = Bytes::from(buffer).slice(..payload);
+                let payload = payload_of(buffer, payload);
                 Some(self.advance(consumed as u64, payload, None))
             }
             Cut::Skip(rest) => {

@@ -353,6 +353,54 @@ fn the_end_of_a_file_is_behind_its_last_whole_line() {
 }
 
 #[test]
+fn a_file_that_comes_later_is_read_from_its_beginning() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("app.log");
+    let mut tailer = Tailer::new(&path, follow(From::End), None).unwrap();
+    assert_eq!(tailer.look(LONG, false).unwrap(), Step::Idle);
+    fs::write(&path, "first\n").unwrap();
+    let mut steps = (0..4).map(|_| tailer.look(LONG * 2, false).unwrap()).collect::<Vec<_>>();
+    assert_eq!(steps.remove(0), Step::Save);
+}
+
+#[test]
+fn a_removed_file_is_let_go_and_what_follows_at_the_path_is_no_loss() {
+    let mut bench = Bench::new();
+    bench.write_lines(2);
+    bench.catch_up();
+    bench.write_lines(1);
+    bench.write("unfinished");
+    fs::remove_file(bench.path()).unwrap();
+    let open = |bench: &Bench| {
+        let place = bench.tailer.reading().unwrap().place.inode;
+        fs::read_dir("/proc/self/fd").unwrap().flatten().any(|fd| {
+            fs::metadata(fd.path()).is_ok_and(|it| std::os::unix::fs::MetadataExt::ino(&it) == place)
+        })
+    };
+    bench.writer = None;
+    for _ in 0..20 {
+        let step = bench.tailer.look(bench.now, false).unwrap();
+        if let Step::Chunk(chunk) = &step {
+            bench.output.extend_from_slice(&chunk.payload);
+            bench.output.push(b'\n');
+        }
+        if step == Step::Save {
+            bench.saved = Some(bench.tailer.state(bench.tailer.position()));
+        }
+        bench.now += LONG;
+    }
+    assert_eq!(String::from_utf8_lossy(&bench.output), "line 1\nline 2\nline 3\nunfinished\n");
+    assert!(!open(&bench), "it is still open");
+    bench.mark = bench.tailer.position();
+    bench.output.clear();
+    bench.create();
+    bench.write_lines(1);
+    bench.catch_up();
+    assert_eq!(String::from_utf8_lossy(&bench.output), "line 4\n");
+    assert_eq!(bench.tailer.tally().vanished, 0);
+}
+
+#[test]
 fn rotated_files_of_before_the_first_start_are_left_alone() {
     let mut bench = Bench::new();
     bench.write_lines(3);

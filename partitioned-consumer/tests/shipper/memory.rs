@@ -1,0 +1,117 @@
+//! The producer's memory is bounded, whatever waits on the disk: it reads no further than the stream takes.
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use natsway_testkit::Process;
+
+use crate::support::{Bench, SOON, numbered, page};
+
+const MIB: usize = 1 << 20;
+/// What a producer may take beside its window: the program itself, read buffers, what the allocator keeps.
+const BESIDE: usize = 64 * MIB;
+/// `SHIPPER_WINDOW`, twice: for a moment, what was given up may still wait in the connection.
+const WINDOW: usize = 2 * 8 * MIB;
+/// Longer than reading all of the backlog takes.
+const WATCH: Duration = Duration::from_secs(4);
+
+/// The most memory that a process ever had, in bytes.
+fn peak(process: &Process) -> usize {
+    let status = fs::read_to_string(format!("/proc/{}/status", process.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().parse::<usize>().unwrap() * 1024
+}
+
+async fn stays_bounded(process: &Process) {
+    let begin = Instant::now();
+    while begin.elapsed() < WATCH {
+        let peak = peak(process);
+        assert!(peak < WINDOW + BESIDE, "{} MiB", peak / MIB);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+fn lines(path: &Path, mebibytes: usize) -> u64 {
+    let mut text = String::with_capacity(mebibytes * MIB + 64);
+    let mut lines = 0;
+    while text.len() < mebibytes * MIB {
+        lines += 1;
+        text += &format!("line {lines} of a log that was written while nobody took any of it away\n");
+    }
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, text).unwrap();
+    lines
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backlog_of_many_files_stays_on_the_disk_while_the_stream_is_full_or_the_broker_away() {
+    let mut bench = Bench::jetstream().await;
+    let written: u64 = (0..40).map(|n| lines(&bench.path(&format!("logs/app{n}.log")), 6)).sum();
+    let producer = bench.producer("web1", &bench.path("logs/*.log"));
+    let producer = producer.env("SHIPPER_WINDOW", "8MiB").env("SHIPPER_STREAM_MAX_BYTES", "4MiB");
+    let mut producer = producer.start();
+    producer.wait_for_line("the stream is full", SOON).await;
+    stays_bounded(&producer).await;
+    bench.broker.freeze();
+    stays_bounded(&producer).await;
+    bench.broker.thaw();
+    bench.broker.kill9();
+    stays_bounded(&producer).await;
+    bench.broker.start_again().await;
+    // With room again, all of it gets through the same bound.
+    let context = async_nats::jetstream::new(bench.broker.connect().await);
+    let stream = context.get_stream("SHIPPER").await.unwrap();
+    let config =
+        async_nats::jetstream::stream::Config { max_bytes: -1, ..stream.cached_info().config.clone() };
+    context.update_stream(config).await.unwrap();
+    let mut consumer = bench.consumer("out").env("SHIPPER_OUTPUT", "{file}").start();
+    consumer.wait_for_line("Waiting for messages", SOON).await;
+    natsway_testkit::eventually(SOON * 3, async || {
+        let count =
+            |entry: fs::DirEntry| fs::read(entry.path()).unwrap().iter().filter(|b| **b == b'\n').count();
+        let Ok(files) = fs::read_dir(bench.path("out/web1")) else { return Err("nothing".to_owned()) };
+        let arrived = files.map(|entry| count(entry.unwrap()) as u64).sum::<u64>();
+        if arrived == written { Ok(()) } else { Err(format!("{arrived} of {written} lines")) }
+    })
+    .await;
+    stays_bounded(&producer).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pieces_of_a_long_line_hold_no_more_than_they_count_for() {
+    let bench = Bench::jetstream().await;
+    let file = bench.path("a.log");
+    fs::write(&file, "x".repeat(64 * MIB)).unwrap();
+    let producer = bench.producer("web1", &file).env("SHIPPER_LINE_LIMIT", "1KiB");
+    let producer = producer.env("SHIPPER_WINDOW", "8MiB").env("SHIPPER_STREAM_MAX_BYTES", "1MiB");
+    let mut producer = producer.start();
+    producer.wait_for_line("the stream is full", SOON).await;
+    stays_bounded(&producer).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_sends_what_was_read_from_standard_input() {
+    let bench = Bench::jetstream().await;
+    let pipe = bench.path("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    // Open for reading too, so that opening it waits for nobody.
+    let mut input = fs::File::options().read(true).write(true).open(&pipe).unwrap();
+    let (port, producer) = (natsway_testkit::free_port(), env!("CARGO_BIN_EXE_producer"));
+    let script = format!("exec {producer} < {}", pipe.display());
+    let producer = Process::builder("/bin/sh").name("producer").args(["-c", &script]);
+    let producer = bench.settings(producer, "web1").env("SHIPPER_FILE", "-").env("SHIPPER_LINGER", "10m");
+    let mut producer = producer.env("SHIPPER_METRICS", format!("127.0.0.1:{port}")).start();
+    producer.wait_for_line("Publishing", SOON).await;
+    let lines = numbered(0..100);
+    let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+    input.write_all(text.as_bytes()).unwrap();
+    let taken = format!("\nshipper_unread_bytes {}\n", text.len());
+    natsway_testkit::eventually(SOON, async || page(port).contains(&taken)).await;
+    producer.terminate();
+    assert!(producer.wait_exit(SOON).await.success());
+    let _consumer = bench.consumer("out").start();
+    bench.expect("out", "web1", &lines).await;
+}
