@@ -65,14 +65,18 @@ pub struct Outcome {
     pub listed: Verdict,
 }
 
+/// Which of the shared consumers has the small disk.
+const ON_DISK: usize = 0;
 /// Consumers of the shared cluster that may run at once.
 const SHARED: usize = 5;
 /// Those that run from the start.
 const SHARED_AT_FIRST: usize = 3;
 /// The lists of the other cluster's two consumers.
 const LISTS: [&str; 2] = ["0,1", "2,3,4"];
-/// All lines have to have arrived so long after the last was written.
+/// All lines have to have arrived so long after the last was written,
 const SETTLE: Duration = Duration::from_secs(240);
+/// and so long after the last that arrived: longer than any time-out of the programs, their ways back included.
+const STALL: Duration = Duration::from_secs(75);
 
 /// Something to undo later.
 enum Undo {
@@ -84,6 +88,8 @@ enum Undo {
     Broker,
     ThawBroker,
     Disk,
+    /// No undoing, but a blow at the worst moment: the consumer on the full disk is killed.
+    CrashOnDisk,
 }
 
 struct Chaos {
@@ -136,7 +142,8 @@ impl Chaos {
         let mut random = fastrand::Rng::with_seed(plan.seed);
         let broker = Broker::builder().jetstream().port(natsway_testkit::free_port()).start().await;
         let directory = |name: &str| plan.directory.join(name);
-        let disk = SmallDisk::mount(&directory("shared-0"), 64 + plan.lines * 60 / (1 << 20));
+        let disk =
+            SmallDisk::mount(&directory(&format!("shared-{ON_DISK}")), 64 + plan.lines * 60 / (1 << 20));
         let disk = disk
             .map_err(|error| eprintln!("no disk is filled, mounting one is not allowed here: {error}"))
             .ok();
@@ -242,6 +249,12 @@ impl Chaos {
             Undo::ThawBroker => {
                 self.broker.thaw();
                 self.broker_up = true;
+            }
+            Undo::CrashOnDisk => {
+                if self.shared[ON_DISK].is_running() {
+                    self.shared[ON_DISK].kill9();
+                    self.later(0.0..3.0, Undo::Shared(ON_DISK));
+                }
             }
             Undo::Disk => {
                 if let Some(disk) = &self.disk {
@@ -362,7 +375,11 @@ impl Chaos {
         disk.fill().context("the small disk cannot be filled")?;
         self.disk_full = true;
         self.later(1.0..6.0, Undo::Disk);
-        Ok(Some("disk full"))
+        if self.random.bool() {
+            return Ok(Some("disk full"));
+        }
+        self.later(0.2..0.9, Undo::CrashOnDisk);
+        Ok(Some("disk full, its consumer killed"))
     }
 
     /// A consumer joins with a directory of its own, or leaves for a while.
@@ -401,6 +418,7 @@ impl Chaos {
         let clusters = clusters.map(|(name, count)| {
             (0..count).map(|index| self.plan.directory.join(format!("{name}-{index}"))).collect::<Vec<_>>()
         });
+        let mut progress = ([0, 0], Instant::now());
         loop {
             let arrived = [
                 judge::count(&clusters[0], written.keys().cloned())?,
@@ -409,8 +427,11 @@ impl Chaos {
             if arrived.iter().all(|lines| *lines >= expected) {
                 break;
             }
-            if began.elapsed() > SETTLE {
-                eprintln!("{arrived:?} of {expected} lines have arrived after {SETTLE:?}");
+            if arrived != progress.0 {
+                progress = (arrived, Instant::now());
+            }
+            if began.elapsed() > SETTLE || progress.1.elapsed() > STALL {
+                eprintln!("{arrived:?} of {expected} lines have arrived after {:?}", began.elapsed());
                 break;
             }
             sleep(Duration::from_millis(500)).await;
