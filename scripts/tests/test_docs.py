@@ -148,6 +148,32 @@ class Pages(unittest.TestCase):
         self.assertEqual(set(KNOWN) - shown, set(), "these are in no page any more")
 
 
+class Tables(unittest.TestCase):
+    """The operating guide leaves nothing out that an operator can meet."""
+
+    GUIDE = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+
+    def test_every_code_of_the_gateway_is_explained(self):
+        sources = "".join(
+            path.read_text(encoding="utf-8").split("#[cfg(test)]")[0]
+            for path in (*(ROOT / "apiproxy" / "src").glob("*.rs"), ROOT / "crates" / "caller" / "src" / "retry.rs")
+        )
+        made = r'(?:Problem::new|unavailable|bad_request|bad_gateway)\(\s*(?:(?:StatusCode::|error\.)\w+,\s*)?"([a-z0-9_]+)"'
+        missed = r'Miss::\w+ => "([a-z_]+)"'
+        codes = set(re.findall(made, sources)) | set(re.findall(missed, sources))
+        self.assertGreater(len(codes), 20)
+        explained = set(re.findall(r"`([a-z0-9_]+)`", self.GUIDE.split("## When something fails")[1]))
+        self.assertEqual(codes - explained, set())
+
+    def test_every_alert_is_explained(self):
+        alerts = re.findall(r"- alert: (\w+)", (ROOT / "deploy" / "prometheus" / "alerts.yml").read_text(encoding="utf-8"))
+        self.assertEqual({alert for alert in alerts if f"`{alert}`" not in self.GUIDE}, set())
+
+    def test_every_profile_is_explained(self):
+        profiles = re.findall(r"profiles: \[(\w+)\]", (ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
+        self.assertEqual({profile for profile in profiles if f"| `{profile}` |" not in self.GUIDE}, set())
+
+
 class Commands(unittest.TestCase):
     """Each page's commands in their order, against programs of this checkout."""
 
