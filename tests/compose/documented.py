@@ -7,6 +7,7 @@ import subprocess
 from typing import Iterator, List
 
 from images import Images
+from load import Load
 from stack import Stack, expect
 from tooling import ROOT
 
@@ -54,17 +55,19 @@ def typed(stack: Stack, line: str) -> subprocess.CompletedProcess:
 
 
 def documented(stack: Stack, _: Images) -> str:
-    """Runs them in their order; what they start must answer in between."""
+    """Runs them in their order under load, and no request fails."""
     lines = [line for line in engine_lines() if not any(other in line for other in ELSEWHERE)]
     expect(len(lines) > 8, f"{PAGE} shows few commands: {lines}")
     # The page's own order, with what it says must be there first.
     stack.compose("up", "--detach")
     stack.await_healthy("nats", "apiproxy")
-    for line in lines:
-        typed(stack, line)
-        if " up -d" in line:
-            stack.await_healthy("nats", "apiproxy")
-            stack.instances(2)
+    stack.instances(2)
+    with Load(stack.base + "/version") as load:
+        for line in lines:
+            typed(stack, line)
+        stack.await_healthy("nats", "apiproxy")
+        report = load.end()
+    expect(report.failed == 0, f"while an operator did all this: {report}")
     stack.compose("up", "--detach", "--scale", "worker=2")
     stack.compose("stop", "worker-green", profiles=("green",))
-    return f"{len(lines)} commands of docs/operations.md"
+    return f"{len(lines)} commands of docs/operations.md under load: {report}"
