@@ -109,6 +109,11 @@ impl Core {
         self.links.link()
     }
 
+    /// The same, and waits a moment for it after the last one was lost.
+    pub async fn link_by(&self, deadline: Instant) -> Option<Rc<Link>> {
+        self.links.link_by(deadline).await
+    }
+
     /// Keeps every one of this core's broker connections up, for ever.
     pub fn keep_connected(&self, broker: &Broker) {
         self.links.keep_connected(broker);

@@ -138,6 +138,8 @@ impl Resolved {
 impl Call<'_> {
     /// Finds the route in force.
     fn resolve(&self) -> Result<Resolved, Problem> {
+        // Before the table: a first one that comes in between is not taken for one without this route.
+        let knows_routes = self.core.knows_routes();
         let view = self.core.routes();
         let host = self.authority.host().trim_matches(['[', ']']);
         let host = match host.bytes().any(|byte| byte.is_ascii_uppercase()) {
@@ -146,7 +148,7 @@ impl Call<'_> {
         };
         let index = match view.table.look_up(&host, self.head.uri.path(), &self.head.method) {
             Lookup::Found(index, _) => index,
-            Lookup::NotFound if !self.core.knows_routes() => {
+            Lookup::NotFound if !knows_routes => {
                 return Err(unavailable("no_routes_yet", "the gateway has not read its routes yet"));
             }
             Lookup::NotFound => {
@@ -176,6 +178,15 @@ impl Call<'_> {
             span.routed(&self.head.method, resolved.route(), &self.authority);
         }
         loop {
+            let link = match self.core.link() {
+                None => {
+                    // In a box: it is rare, and the room would be kept in every request's future.
+                    let link = Box::pin(self.core.link_by(deadline)).await;
+                    resolved = self.resolve_anew(&resolved, &mut encoded)?;
+                    link
+                }
+                link => link,
+            };
             let route = resolved.route();
             let (headers, client) = (&self.head.headers, self.caller.peer.ip());
             let Some(target) = route.selection.choose(&route.split, headers, client, fastrand::u32(..))
@@ -183,7 +194,12 @@ impl Call<'_> {
                 return Err(unavailable("no_version", "no version of this service takes traffic now"));
             };
             let target = resolved.view.target(resolved.index, target);
-            let answer = match self.core.link() {
+            let answer = match link {
+                // One that may have run is idempotent if it got here, and worth a longer wait.
+                None if !tries.may_have_run() => {
+                    self.core.metrics.missed(Miss::NotConnected);
+                    return self.fail(&target.stats, given_up(Miss::NotConnected, &tries));
+                }
                 None => Answer::Miss(Miss::NotConnected),
                 Some(link) => {
                     let span = self.begin_try(target, &tries, &mut encoded);
@@ -221,13 +237,18 @@ impl Call<'_> {
                 Next::RetryAfter(Duration::ZERO) => {}
                 Next::RetryAfter(pause) => tokio::time::sleep(pause).await,
             }
-            // What a try missed may be because the route changed.
-            let now = self.resolve()?;
-            if !encodes_alike(resolved.route(), now.route()) {
-                encoded = None;
-            }
-            resolved = now;
+            resolved = self.resolve_anew(&resolved, &mut encoded)?;
         }
+    }
+
+    /// The route in force after a wait: what a try missed may be because it changed, and a version is chosen and counted
+    /// as out without giving way in between.
+    fn resolve_anew(&self, before: &Resolved, encoded: &mut Option<Encoded>) -> Result<Resolved, Problem> {
+        let now = self.resolve()?;
+        if !encodes_alike(before.route(), now.route()) {
+            *encoded = None;
+        }
+        Ok(now)
     }
 
     /// The span of the next try, when the request is traced.
@@ -270,7 +291,7 @@ impl Call<'_> {
         link.admit(message.bytes()).map_err(not_admitted)?;
         Ok(Outgoing {
             subject: target.subject.clone(),
-            manners: message.manners(route.cancel),
+            manners: message.manners(route.cancel, tries.is_idempotent()),
             payload: message.payload,
             headers: message.headers,
             deadline: until,

@@ -115,7 +115,17 @@ impl<F: Start> Reader<F> {
                     self.leave(Some(live)).await;
                     return Ok(());
                 }
-                Next::Session(SessionEvent::LameDuck) => self.step_aside(live, &leave).await,
+                Next::Session(SessionEvent::LameDuck) => {
+                    info!(reader = self.index, "broker is shutting down, moving to another server");
+                    let server_id = live.session.server_id().to_owned();
+                    self.step_aside(live, Some(&server_id), &leave).await
+                }
+                Next::Session(SessionEvent::Silent) => {
+                    warn!(reader = self.index, "broker does not answer, trying another connection");
+                    // The same server will do, if it takes one.
+                    self.step_aside(live, None, &leave).await
+                }
+                Next::Session(SessionEvent::Answers) => Some(live),
                 Next::Session(SessionEvent::Lost) => self.replace(live, &leave).await,
             };
             live = match moved {
@@ -232,19 +242,30 @@ impl<F: Start> Reader<F> {
         self.serve_somewhere(None, leave.cancelled()).await
     }
 
-    /// The server will shut down: serves elsewhere as well, then leaves the old session by the fence. `None` when
-    /// told to leave after the old session was lost.
-    async fn step_aside(&mut self, mut old: Live, leave: &CancellationToken) -> Option<Live> {
-        info!(reader = self.index, "broker is shutting down, moving to another server");
-        let server_id = old.session.server_id().to_owned();
+    /// The server will shut down (then it is `avoid`) or does not answer: serves elsewhere as well, then leaves the old
+    /// session by the fence. `None` when told to leave after the old session was lost.
+    async fn step_aside(
+        &mut self,
+        mut old: Live,
+        avoid: Option<&str>,
+        leave: &CancellationToken,
+    ) -> Option<Live> {
         let mut is_lost = false;
         let stop = async {
-            tokio::select! {
-                () = lost(&mut old.session) => is_lost = true,
-                () = leave.cancelled() => {}
+            loop {
+                tokio::select! {
+                    event = old.session.next_event() => match event {
+                        SessionEvent::Lost => is_lost = true,
+                        // It was a pause.
+                        SessionEvent::Answers if avoid.is_none() => {}
+                        _ => continue,
+                    },
+                    () = leave.cancelled() => {}
+                }
+                return;
             }
         };
-        match self.serve_somewhere(Some(&server_id), stop).await {
+        match self.serve_somewhere(avoid, stop).await {
             Some(live) => {
                 self.retiring.retain(|retiring| !retiring.is_finished());
                 self.retiring.push(tokio::task::spawn_local(retire(old)));
@@ -337,7 +358,7 @@ async fn lost(session: &mut Session) {
     while session.next_event().await != SessionEvent::Lost {}
 }
 
-/// Leaves a session whose server shuts down, once another one serves.
+/// Leaves a session whose server shuts down or does not answer, once another one serves.
 async fn retire(old: Live) {
     tokio::time::sleep(OVERLAP).await;
     old.leave.cancel();
@@ -349,7 +370,7 @@ async fn retire(old: Live) {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     match echo(&old.client).await {
-        Ok(()) => debug!("left the server that is shutting down"),
+        Ok(()) => debug!("left the old connection"),
         Err(error) => debug!(%error, "the server went before it had confirmed the last replies"),
     }
 }

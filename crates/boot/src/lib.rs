@@ -13,6 +13,7 @@ mod broker;
 mod clock;
 #[cfg(feature = "cli")]
 pub mod logs;
+mod pulse;
 mod session;
 mod settings;
 pub mod shutdown;

@@ -8,11 +8,14 @@
 use std::time::Duration;
 
 use async_nats::{Client, Event, ServerAddr};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
 use crate::Broker;
 use crate::broker::backoff;
+use crate::pulse::{self, Pulse};
 
 /// The oldest broker that Natsway works with.
 const OLDEST_BROKER: (u64, u64) = (2, 11);
@@ -23,6 +26,10 @@ const NOWHERE: &str = "nats://127.0.0.1:0";
 
 /// Events that may wait to be read; they are state, not a history, so the newest of a kind is enough.
 const EVENTS: usize = 16;
+
+/// How long one server is waited for before the next is asked as well: a machine that is gone answers nothing, and a
+/// frozen server accepts a connection and then says nothing. The "connection attempt delay" of RFC 8305.
+const STAGGER: Duration = Duration::from_millis(250);
 
 /// What a connection is called and how much it may hold.
 #[derive(Clone, Debug)]
@@ -55,6 +62,7 @@ pub struct Session {
     client: Client,
     server_id: String,
     events: mpsc::Receiver<SessionEvent>,
+    pulse: Pulse,
 }
 
 /// What can happen to a session.
@@ -62,6 +70,11 @@ pub struct Session {
 pub enum SessionEvent {
     /// The server will shut down soon: dial another session, move, and retire this one.
     LameDuck,
+    /// Nothing has come back for a second: the server or the way to it may be frozen. What is out may still be
+    /// answered, so move to another session if one can be had, and retire this one.
+    Silent,
+    /// Something came back after [`SessionEvent::Silent`].
+    Answers,
     /// The connection is gone; nothing more is sent or received on it.
     Lost,
 }
@@ -100,7 +113,8 @@ impl Dialer {
         Dialer { broker, dial, discovered: Vec::new(), failures: 0, told: None }
     }
 
-    /// Tries every known server once, in random order.
+    /// Tries every known server once, in random order: each as soon as the one before was refused, or lets wait. The first
+    /// that answers is taken.
     ///
     /// `avoid` is the id of a server that is about to leave ([`Session::server_id`]); a connection to it is given up.
     ///
@@ -108,26 +122,40 @@ impl Dialer {
     /// The [`DialError`] of a server that refused us or is too old if there was one, else of the last one: what will
     /// not mend itself says more than what is away.
     pub async fn dial_once(&mut self, avoid: Option<&str>) -> Result<Session, DialError> {
+        let dialled = self.race(avoid).await;
+        match &dialled {
+            Ok((session, server)) => {
+                (self.failures, self.told) = (0, None);
+                let advertised = session.client.server_info().connect_urls;
+                self.remember(&advertised, server);
+            }
+            Err(_) => self.failures += 1,
+        }
+        dialled.map(|(session, _)| session)
+    }
+
+    /// Asks the servers side by side, one more whenever nobody has answered for a while.
+    async fn race(&self, avoid: Option<&str>) -> Result<(Session, ServerAddr), DialError> {
         let mut servers = [self.broker.servers.as_slice(), self.discovered.as_slice()].concat();
         fastrand::shuffle(&mut servers);
         let mut telling: Option<DialError> = None;
-        for server in servers {
-            match self.dial_server(&server).await {
-                Ok(session) if avoid == Some(session.server_id()) => {
-                    let reason = "is shutting down".to_owned();
-                    let kind = DialErrorKind::Unavailable;
-                    telling.get_or_insert(DialError { kind, server: host_and_port(&server), reason });
+        let mut asked = FuturesUnordered::new();
+        loop {
+            match servers.pop() {
+                Some(server) => asked.push(self.dial_server(server, avoid)),
+                None if asked.is_empty() => return Err(telling.expect("a broker has one server at least")),
+                None => {}
+            }
+            let patience = if servers.is_empty() { Duration::MAX } else { STAGGER };
+            match tokio::time::timeout(patience, asked.next()).await {
+                Ok(Some(Ok(dialled))) => return Ok(dialled),
+                Ok(Some(Err(error))) if error.kind != DialErrorKind::Unavailable => telling = Some(error),
+                Ok(Some(Err(error))) => {
+                    telling = telling.filter(|other| other.kind != error.kind).or(Some(error))
                 }
-                Ok(session) => {
-                    (self.failures, self.told) = (0, None);
-                    return Ok(session);
-                }
-                Err(error) if error.kind != DialErrorKind::Unavailable => telling = Some(error),
-                Err(error) => telling = telling.filter(|other| other.kind != error.kind).or(Some(error)),
+                Ok(None) | Err(_) => {}
             }
         }
-        self.failures += 1;
-        Err(telling.expect("a broker has one server at least"))
     }
 
     /// Tries until there is a session, with growing, jittered delays of up to 2 s; says that it has to wait when it
@@ -157,8 +185,12 @@ impl Dialer {
         self.told.replace(kind) != Some(kind)
     }
 
-    async fn dial_server(&mut self, server: &ServerAddr) -> Result<Session, DialError> {
-        let failed = |kind, reason| DialError { kind, server: host_and_port(server), reason };
+    async fn dial_server(
+        &self,
+        server: ServerAddr,
+        avoid: Option<&str>,
+    ) -> Result<(Session, ServerAddr), DialError> {
+        let failed = |kind, reason| DialError { kind, server: host_and_port(&server), reason };
         let (sender, events) = mpsc::channel(EVENTS);
         let connected = self
             .broker
@@ -192,8 +224,12 @@ impl Dialer {
                 format!("is version {}: Natsway needs nats-server {major}.{minor} or later", info.version);
             return Err(failed(DialErrorKind::TooOld, reason));
         }
-        self.remember(&info.connect_urls, server);
-        Ok(Session { client, server_id: info.server_id, events })
+        if avoid == Some(info.server_id.as_str()) {
+            return Err(failed(DialErrorKind::Unavailable, "is shutting down".to_owned()));
+        }
+        let pulse = Pulse::start(&client).await;
+        let pulse = pulse.map_err(|error| failed(DialErrorKind::Unavailable, error.to_string()))?;
+        Ok((Session { client, server_id: info.server_id, events, pulse }, server))
     }
 
     /// Keeps the addresses that the cluster advertises, with the scheme (TLS or not) of the server that said so.
@@ -223,14 +259,19 @@ impl Session {
     /// # Cancel safety
     /// Cancelling loses nothing.
     pub async fn next_event(&mut self) -> SessionEvent {
-        // The client's events can be dropped when it has too many, so its state is looked at as well.
-        let mut look = tokio::time::interval(Duration::from_millis(250));
         loop {
             tokio::select! {
+                biased;
                 event = self.events.recv() => return event.unwrap_or(SessionEvent::Lost),
-                _ = look.tick() => {
+                beat = self.pulse.next(&self.client) => {
+                    // The client's events can be dropped when it has too many, so its state is looked at as well.
                     if self.client.connection_state() == async_nats::connection::State::Disconnected {
                         return SessionEvent::Lost;
+                    }
+                    match beat {
+                        pulse::Beat::Steady => {}
+                        pulse::Beat::Missed => return SessionEvent::Silent,
+                        pulse::Beat::Back => return SessionEvent::Answers,
                     }
                 }
             }

@@ -46,13 +46,50 @@ async fn what_was_queued_when_the_connection_broke_is_never_sent() {
     assert_eq!(event(&mut session).await, SessionEvent::Lost, "lost stays lost");
 }
 
+/// Waits until the session has heard its own echo: before that, silence means nothing.
+async fn heard(session: &mut natsway_boot::Session) {
+    // An event would end this early, and be missed later.
+    let quiet = tokio::time::timeout(Duration::from_secs(2), session.next_event()).await;
+    assert!(quiet.is_err(), "{quiet:?}");
+}
+
 #[tokio::test]
-async fn a_frozen_broker_is_noticed_by_its_silence() {
+async fn a_frozen_broker_is_noticed_by_its_silence_and_given_up_later() {
     let mut broker = natsway_testkit::Broker::start().await;
     let mut session = dialer(&broker.url()).dial(None).await;
+    heard(&mut session).await;
     broker.freeze();
+    assert_eq!(event(&mut session).await, SessionEvent::Silent);
     assert_eq!(event(&mut session).await, SessionEvent::Lost);
     broker.thaw();
+}
+
+#[tokio::test]
+async fn a_broker_that_pauses_answers_again() {
+    let mut broker = natsway_testkit::Broker::start().await;
+    let mut session = dialer(&broker.url()).dial(None).await;
+    heard(&mut session).await;
+    broker.freeze();
+    assert_eq!(event(&mut session).await, SessionEvent::Silent);
+    broker.thaw();
+    assert_eq!(event(&mut session).await, SessionEvent::Answers);
+}
+
+#[tokio::test]
+async fn a_frozen_server_does_not_keep_others_from_being_reached() {
+    let mut frozen = natsway_testkit::Broker::start().await;
+    let living = natsway_testkit::Broker::start().await;
+    frozen.freeze();
+    // It accepts connections and says nothing. Sixteen times, for the order is drawn by lot.
+    for _ in 0..16 {
+        let began = std::time::Instant::now();
+        let mut dialer = dialer(&format!("{},{}", frozen.url(), living.url()));
+        let session = dialer.dial_once(None).await.expect("the other one is there");
+        assert_eq!(session.client().server_info().server_name, living.name());
+        // One attempt at the frozen one takes three seconds, before it is given up.
+        assert!(began.elapsed() < Duration::from_millis(2_500), "{:?}", began.elapsed());
+    }
+    frozen.thaw();
 }
 
 #[tokio::test]

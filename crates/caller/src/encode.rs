@@ -136,9 +136,10 @@ impl Stamped {
         self.payload.len() + self.headers.as_ref().map_or(0, |_| 14) + fields.map(bytes).sum::<usize>()
     }
 
-    /// What may come back for it; `cancel` is whether its route wants abandoned work cancelled.
-    pub fn manners(&self, cancel: bool) -> Manners {
+    /// What may come back for it, and what may be done about it; `cancel` is whether its route wants abandoned work
+    /// cancelled, `repeatable` whether it may run twice.
+    pub fn manners(&self, cancel: bool, repeatable: bool) -> Manners {
         let signals = self.headers.is_none();
-        Manners { signals, cancel: cancel && signals }
+        Manners { signals, cancel: cancel && signals, repeatable }
     }
 }

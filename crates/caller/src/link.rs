@@ -278,6 +278,13 @@ impl Link {
         self.emptied.notify_one();
     }
 
+    /// The connection may be frozen: requests that may run twice are given up here, so that they can be tried elsewhere
+    /// while there is time. All others wait on.
+    pub fn doubt(&self) {
+        let given_up = self.slots.borrow_mut().fail_repeatable(|| Answer::Miss(Miss::ConnectionLost));
+        debug!(requests = given_up, "tried elsewhere");
+    }
+
     /// Whether the connection is gone.
     pub fn is_lost(&self) -> bool {
         self.lost.get()
@@ -342,7 +349,7 @@ impl Link {
             subject: worker_subject(&instance).into(),
             payload: WorkerCommand::Ping.encode(),
             headers: None,
-            manners: Manners { signals: false, cancel: false },
+            manners: Manners { signals: false, cancel: false, repeatable: false },
             deadline: Instant::now() + UPKEEP_INTERVAL,
         };
         let lost = match self.call(outgoing).await {

@@ -4,7 +4,9 @@ use std::cell::{Cell, RefCell};
 use std::num::NonZeroUsize;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use async_nats::Subscriber;
 use natsway_boot::{Broker, Dial, DialError, DialErrorKind, Dialer, Session, SessionEvent};
 use tokio::sync::Notify;
 use tokio::task::spawn_local;
@@ -13,6 +15,10 @@ use tracing::{info, warn};
 use crate::counter::LinkCounts;
 use crate::link::{Link, LinkLimits};
 
+/// How long requests wait for another connection after the last one was lost. Another server of a cluster is reached
+/// within milliseconds; a broker that stays away fails requests at once from then on, for a queue would only grow.
+pub const FAILOVER_LIMIT: Duration = Duration::from_secs(2);
+
 /// The connections of one thread.
 pub struct Links {
     role: Role,
@@ -20,6 +26,8 @@ pub struct Links {
     counts: Arc<LinkCounts>,
     places: Vec<RefCell<Option<Rc<Link>>>>,
     next: Cell<usize>,
+    /// When the last connection was lost, while there is none.
+    lost_at: Cell<Option<Instant>>,
     /// Told whenever a connection is up that was not.
     came_up: Notify,
 }
@@ -42,7 +50,8 @@ impl Links {
         counts: Arc<LinkCounts>,
     ) -> Rc<Links> {
         let places = (0..connections.get()).map(|_| RefCell::new(None)).collect();
-        Rc::new(Links { role, limits, counts, places, next: Cell::new(0), came_up: Notify::new() })
+        let (next, lost_at, came_up) = Default::default();
+        Rc::new(Links { role, limits, counts, places, next, lost_at, came_up })
     }
 
     /// A connection to publish on, in turn where there are several; `None` while there is none.
@@ -51,6 +60,19 @@ impl Links {
         self.next.set((first + 1) % self.places.len());
         (0..self.places.len())
             .find_map(|step| self.places[(first + step) % self.places.len()].borrow().clone())
+    }
+
+    /// The same, and waits for it until `deadline`, but no longer than [`FAILOVER_LIMIT`] after the last one was lost.
+    ///
+    /// # Cancel safety
+    /// Cancelling loses nothing.
+    pub async fn link_by(&self, deadline: Instant) -> Option<Rc<Link>> {
+        if let Some(link) = self.link() {
+            return Some(link);
+        }
+        let until = deadline.min(self.lost_at.get()? + FAILOVER_LIMIT);
+        tokio::time::timeout_at(until.into(), self.connected()).await.ok()?;
+        self.link()
     }
 
     /// Keeps every connection up, for ever. Needs a `LocalSet`.
@@ -103,54 +125,131 @@ impl Links {
         Dialer::new(broker.clone(), dial)
     }
 
-    /// Keeps one connection up: a lost one is replaced, one whose server is leaving is replaced before it goes.
-    async fn keep_link(self: Rc<Links>, place: usize, mut dialer: Dialer, mut next: Option<Session>) {
+    /// Keeps one connection up: a lost one is replaced, one whose server is leaving or silent is replaced before it goes.
+    async fn keep_link(self: Rc<Links>, place: usize, mut dialer: Dialer, first: Option<Session>) {
+        let mut next = first.map(|session| (session, None));
         loop {
-            let session = match next.take() {
-                Some(session) => session,
-                None => dialer.dial(None).await,
+            let (session, before) = match next.take() {
+                Some(next) => next,
+                None => (dialer.dial(None).await, None),
             };
-            next = self.use_session(place, session, &mut dialer).await;
+            next = self.use_session(place, session, before, &mut dialer).await;
         }
     }
 
-    /// Uses a session until it is lost, or until a better one is there: then that one.
-    async fn use_session(&self, place: usize, mut session: Session, dialer: &mut Dialer) -> Option<Session> {
+    /// Uses a session, in place of the link `before` if there is one, until it is lost, or until a better one is there:
+    /// then that one, and what it takes the place of.
+    async fn use_session(
+        self: &Rc<Links>,
+        place: usize,
+        mut session: Session,
+        before: Option<Replaced>,
+        dialer: &mut Dialer,
+    ) -> Option<(Session, Option<Replaced>)> {
         let opened =
             Link::open(&session, &self.role.inbox_prefix, self.limits, Arc::clone(&self.counts)).await;
         let (link, replies) = match opened {
             Ok(opened) => opened,
             Err(error) => {
                 warn!(%error, "broker connection lost while it was set up");
+                if let Some(Replaced { link, .. }) = before {
+                    self.lose(place, &link);
+                    link.retire();
+                }
                 return None;
             }
         };
-        spawn_local(Rc::clone(&link).read_replies(replies));
+        spawn_local(Rc::clone(self).read_replies(place, Rc::clone(&link), replies));
         if self.places[place].replace(Some(Rc::clone(&link))).is_none() {
             self.counts.connected.add(1);
+            self.lost_at.set(None);
             self.came_up.notify_waiters();
         }
         self.counts.sessions.inc();
-        let mut successor = None;
-        if session.next_event().await == SessionEvent::LameDuck {
-            info!(server_id = link.server_id(), "broker is shutting down, connecting to another");
-            tokio::select! {
-                better = dialer.dial(Some(link.server_id())) => successor = Some(better),
-                () = lost(&mut session) => {}
+        // Now that nothing new goes there.
+        before.inspect(Replaced::retire);
+        match successor(&mut session, &link, dialer).await {
+            Some((better, is_doubted)) => Some((better, Some(Replaced { link, is_doubted }))),
+            None => {
+                self.lose(place, &link);
+                None
             }
         }
-        if successor.is_some() {
-            // Requests that are out keep the old connection until they are answered.
-            link.retire();
-        } else {
+    }
+
+    async fn read_replies(self: Rc<Links>, place: usize, link: Rc<Link>, replies: Subscriber) {
+        Rc::clone(&link).read_replies(replies).await;
+        if link.is_lost() {
+            self.lose(place, &link);
+        }
+    }
+
+    /// Nothing is sent by a connection any more that is gone, from this moment on, whoever notices it first.
+    fn lose(&self, place: usize, link: &Rc<Link>) {
+        let is_used = self.places[place].borrow().as_ref().is_some_and(|used| Rc::ptr_eq(used, link));
+        if is_used {
             self.places[place].replace(None);
             self.counts.connected.add(-1);
+            if self.link().is_none() {
+                self.lost_at.set(Some(Instant::now()));
+            }
         }
-        successor
     }
 }
 
-/// Waits until a session is lost, whatever else happens to it.
-async fn lost(session: &mut Session) {
-    while session.next_event().await != SessionEvent::Lost {}
+/// A link that another one takes the place of.
+struct Replaced {
+    link: Rc<Link>,
+    /// It did not answer.
+    is_doubted: bool,
+}
+
+impl Replaced {
+    /// Requests that are out keep the old connection until they are answered, unless they are better tried elsewhere.
+    fn retire(&self) {
+        self.link.retire();
+        if self.is_doubted {
+            self.link.doubt();
+        }
+    }
+}
+
+/// What else a connection wants while it is in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wanted {
+    Nothing,
+    /// Another connection: this one does not answer. The same server will do, if it takes one.
+    Another,
+    /// A connection to another server: this one will shut down.
+    AnotherServer,
+}
+
+/// Waits until a session is lost, or until there is a better one: then that one, and whether the old one did not answer.
+async fn successor(session: &mut Session, link: &Link, dialer: &mut Dialer) -> Option<(Session, bool)> {
+    let mut wanted = Wanted::Nothing;
+    loop {
+        let avoid = (wanted == Wanted::AnotherServer).then_some(link.server_id());
+        let event = tokio::select! {
+            biased;
+            event = session.next_event() => event,
+            better = dialer.dial(avoid), if wanted != Wanted::Nothing => {
+                return Some((better, wanted == Wanted::Another));
+            }
+        };
+        wanted = match event {
+            SessionEvent::Lost => return None,
+            SessionEvent::LameDuck => {
+                info!(server_id = link.server_id(), "broker is shutting down, connecting to another");
+                Wanted::AnotherServer
+            }
+            SessionEvent::Silent => {
+                warn!(server_id = link.server_id(), "broker does not answer, trying another connection");
+                if wanted == Wanted::Nothing { Wanted::Another } else { wanted }
+            }
+            SessionEvent::Answers => {
+                info!(server_id = link.server_id(), "broker answers again");
+                if wanted == Wanted::Another { Wanted::Nothing } else { wanted }
+            }
+        };
+    }
 }

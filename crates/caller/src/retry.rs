@@ -93,6 +93,16 @@ impl Tries {
         }
     }
 
+    /// When the request must be answered.
+    pub fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// Whether the request may run twice.
+    pub fn is_idempotent(&self) -> bool {
+        self.idempotent
+    }
+
     /// Whether some try may have run.
     pub fn may_have_run(&self) -> bool {
         self.may_have_run
@@ -107,31 +117,32 @@ impl Tries {
     pub fn after(&mut self, miss: Miss, now: Instant, jitter: f64, budget: &mut Budget) -> Next {
         self.made += 1;
         self.may_have_run |= miss.may_have_run();
-        // Without a connection a first try fails at once, not after a wait. One that may have run already is
-        // idempotent if it got here, and worth the wait for the connection's return.
-        let hopeless = miss == Miss::NotConnected && !self.may_have_run;
         let unsafe_to_repeat = self.may_have_run && !self.idempotent;
         // A try that took long is no reason to stop within the deadline; one that failed fast is, after the window.
         let too_late = !self.may_have_run && now.duration_since(self.started) >= self.retry.window;
-        if hopeless || unsafe_to_repeat || too_late || self.made > self.retry.most {
+        if unsafe_to_repeat || too_late || self.made > self.retry.most {
             return Next::GiveUp;
         }
         let pause = self.pause(miss, jitter);
-        if now + pause >= self.deadline || !budget.withdraw(now) {
+        // What was not sent was no load on anybody.
+        let is_free = miss == Miss::NotConnected;
+        if now + pause >= self.deadline || !(is_free || budget.withdraw(now)) {
             return Next::GiveUp;
         }
         Next::RetryAfter(pause)
     }
 
-    /// None where another worker can answer at once; else growing, half of it jitter, so that retries spread out.
+    /// None where another worker can answer at once; else growing, half of it jitter, so that retries spread out. A
+    /// fifth of the window at the most: then the default number of tries lasts for a window of up to 5 s, however the
+    /// jitter falls.
     fn pause(&self, miss: Miss, jitter: f64) -> Duration {
         const FIRST: Duration = Duration::from_millis(5);
-        const LONGEST: Duration = Duration::from_millis(250);
         let elsewhere = matches!(miss, Miss::Moved | Miss::Expired | Miss::InstanceLost | Miss::TimedOut);
         if elsewhere && self.made == 1 {
             return Duration::ZERO;
         }
-        let full = FIRST.saturating_mul(1 << self.made.min(10)).min(LONGEST);
+        let longest = (self.retry.window / 5).max(FIRST);
+        let full = FIRST.saturating_mul(1 << self.made.min(10)).min(longest);
         full / 2 + (full / 2).mul_f64(jitter.clamp(0.0, 1.0))
     }
 }
@@ -206,12 +217,25 @@ mod tests {
     }
 
     #[test]
-    fn without_a_connection_it_fails_at_once_unless_it_was_out_already() {
-        let (mut fresh, mut budget, now) = tries(true);
-        assert_eq!(fresh.after(Miss::NotConnected, now, 0.5, &mut budget), Next::GiveUp);
-        let (mut out, mut budget, now) = tries(true);
-        out.after(Miss::ConnectionLost, now, 0.5, &mut budget);
-        assert!(matches!(out.after(Miss::NotConnected, now, 0.5, &mut budget), Next::RetryAfter(_)));
+    fn what_was_not_sent_is_tried_again_whatever_its_method_and_the_budget() {
+        let (mut fresh, mut budget, now) = tries(false);
+        while budget.withdraw(now) {}
+        assert!(matches!(fresh.after(Miss::NotConnected, now, 0.5, &mut budget), Next::RetryAfter(_)));
+        assert_eq!(fresh.after(Miss::NoResponders, now, 0.5, &mut budget), Next::GiveUp);
+    }
+
+    #[test]
+    fn the_default_tries_last_for_the_window_however_the_jitter_falls() {
+        for window in [Duration::from_millis(100), Duration::from_secs(2), Duration::from_secs(5)] {
+            let now = Instant::now();
+            let retry = Retry { most: 16, window };
+            let mut tries = Tries::new(retry, false, now, now + Duration::from_secs(60));
+            let (mut at, mut budget) = (now, Budget::new(now));
+            while let Next::RetryAfter(pause) = tries.after(Miss::NoResponders, at, 0.0, &mut budget) {
+                at += pause;
+            }
+            assert!(at - now >= window, "{:?} of {window:?}", at - now);
+        }
     }
 
     #[test]

@@ -40,6 +40,8 @@ pub struct Manners {
     pub signals: bool,
     /// The work is cancelled when nobody waits any more. Needs `signals`.
     pub cancel: bool,
+    /// It may run twice, so it can be given up here and tried elsewhere.
+    pub repeatable: bool,
 }
 
 #[derive(Debug)]
@@ -226,12 +228,21 @@ impl<T> Slots<T> {
     }
 
     /// Gives `value` to every request that waits, or to every one that `instance` runs.
-    pub fn fail(&mut self, instance: Option<&str>, mut value: impl FnMut() -> T) -> usize {
+    pub fn fail(&mut self, instance: Option<&str>, value: impl FnMut() -> T) -> usize {
+        self.fail_those(|slot| instance.is_none() || slot.instance.as_deref() == instance, value)
+    }
+
+    /// Gives `value` to every request that waits and may run twice.
+    pub fn fail_repeatable(&mut self, value: impl FnMut() -> T) -> usize {
+        self.fail_those(|slot| slot.manners.repeatable, value)
+    }
+
+    fn fail_those(&mut self, is_meant: impl Fn(&Slot<T>) -> bool, mut value: impl FnMut() -> T) -> usize {
         let mut failed = 0;
         for (_, slot) in &mut self.slab {
-            let meant = instance.is_none() || slot.instance.as_deref() == instance;
+            let is_meant = is_meant(slot);
             if let State::Waiting(waker) = &mut slot.state
-                && meant
+                && is_meant
             {
                 let waker = waker.take();
                 slot.state = State::Ready(value());
@@ -264,8 +275,8 @@ mod tests {
         }
     }
 
-    const CANCELLED: Manners = Manners { signals: true, cancel: true };
-    const PLAIN: Manners = Manners { signals: false, cancel: false };
+    const CANCELLED: Manners = Manners { signals: true, cancel: true, repeatable: false };
+    const PLAIN: Manners = Manners { signals: false, cancel: false, repeatable: true };
 
     fn later() -> Instant {
         Instant::now() + Duration::from_secs(60)
@@ -359,6 +370,14 @@ mod tests {
         assert_eq!((poll(&mut slots, a), poll(&mut slots, b), poll(&mut slots, c)), (Some(1), None, None));
         assert_eq!(slots.fail(None, || 2), 2);
         assert_eq!((poll(&mut slots, b), poll(&mut slots, c)), (Some(2), Some(2)));
+    }
+
+    #[test]
+    fn in_doubt_only_what_may_run_twice_is_given_up() {
+        let mut slots = Slots::new();
+        let (once, repeatable) = (slots.insert(later(), CANCELLED), slots.insert(later(), PLAIN));
+        assert_eq!(slots.fail_repeatable(|| 1), 1);
+        assert_eq!((poll(&mut slots, once), poll(&mut slots, repeatable)), (None, Some(1)));
     }
 
     proptest! {

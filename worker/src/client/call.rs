@@ -140,13 +140,24 @@ impl Carried<'_> {
         tries: &Tries,
         encoded: &mut Option<(Codec, Encoded)>,
     ) -> Result<Answer, CallError> {
+        let link = match self.desk.links.link() {
+            None => self.desk.links.link_by(tries.deadline()).await,
+            link => link,
+        };
+        // After the wait: a version is chosen and counted as out without giving way in between.
         let view = self.desk.routes();
         let (route, targets) = self.find(&view)?;
         let chosen = route.selection.choose(&route.split, &self.head.headers, None, fastrand::u32(..));
         let Some(target) = chosen.map(|place| &targets[place]) else {
             return Err(self.error(CallErrorKind::NoVersion, "no version of this service takes traffic now"));
         };
-        let Some(link) = self.desk.links.link() else { return Ok(Answer::Miss(Miss::NotConnected)) };
+        let Some(link) = link else {
+            // One that may have run is idempotent if it got here, and worth a longer wait.
+            return match tries.may_have_run() {
+                true => Ok(Answer::Miss(Miss::NotConnected)),
+                false => Err(CallError::given_up(&self.name, Miss::NotConnected, false)),
+            };
+        };
         let outgoing = self.prepare(route, target, &link, tries, encoded)?;
         let attempt = target.tries.begin();
         let answer = link.call(outgoing).await;
@@ -180,7 +191,7 @@ impl Carried<'_> {
         })?;
         Ok(Outgoing {
             subject: target.subject.clone(),
-            manners: message.manners(route.cancel),
+            manners: message.manners(route.cancel, tries.is_idempotent()),
             payload: message.payload,
             headers: message.headers,
             deadline: until,
