@@ -109,8 +109,7 @@ pub async fn run(
     let identity = Identity::new(settings.listen);
     let progresses = Progresses::default();
     if let Some(bucket) = bucket {
-        let rollouts =
-            Driver::new(control.clone(), bucket.name.clone(), in_force.clone(), Arc::clone(&progresses));
+        let rollouts = Driver::new(control.clone(), &bucket, in_force.clone(), Arc::clone(&progresses));
         tokio::spawn(follow(control.clone(), bucket, in_force.clone()));
         tokio::spawn(rollouts.run(identity.id.clone()));
         tokio::spawn(tombstone::of_rollouts(control.clone(), in_force.clone()));

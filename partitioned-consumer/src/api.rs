@@ -134,6 +134,11 @@ pub(crate) async fn unpin(
 }
 
 /// Stream info, without its subjects.
+/// Copies that a stream has in a cluster; what belongs to it is kept as safe. One where it cannot be told.
+pub(crate) async fn replicas_of(context: &jetstream::Context, stream: &str) -> usize {
+    stream_info(context, stream).await.map_or(1, |info| info.config.num_replicas)
+}
+
 pub(crate) async fn stream_info(
     context: &jetstream::Context,
     stream: &str,

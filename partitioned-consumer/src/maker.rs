@@ -29,7 +29,7 @@ struct Turn {
 impl Turn {
     /// Waits for the turn; `None` when it cannot be had, and the work goes on without.
     async fn take(context: &jetstream::Context, plan: &ConsumerPlan) -> Option<Self> {
-        let store = bucket(context).await?;
+        let store = bucket(context, &plan.stream).await?;
         let key = format!("{}.{}", plan.stream, plan.consumer);
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
@@ -54,7 +54,8 @@ impl Turn {
     }
 }
 
-async fn bucket(context: &jetstream::Context) -> Option<kv::Store> {
+/// The bucket, as safe as the stream of which a consumer is made.
+async fn bucket(context: &jetstream::Context, stream: &str) -> Option<kv::Store> {
     if let Ok(store) = context.get_key_value(BUCKET).await {
         return Some(store);
     }
@@ -63,6 +64,7 @@ async fn bucket(context: &jetstream::Context) -> Option<kv::Store> {
         description: "whose turn it is to create or delete a member's consumer".into(),
         max_age: TURN,
         storage: stream::StorageType::Memory,
+        num_replicas: api::replicas_of(context, stream).await,
         ..Default::default()
     };
     context.create_key_value(config).await.ok()

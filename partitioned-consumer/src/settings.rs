@@ -70,7 +70,7 @@ pub(crate) async fn change(
     name: &GroupName,
     edit: impl Fn(&mut GroupSettings) + Send,
 ) -> Result<GroupSettings, Error> {
-    let store = open(context).await?;
+    let store = open(context, name).await?;
     for _ in 0..crate::admin::WRITE_ATTEMPTS {
         let failed =
             |error: kv::EntryError| ErrorKind::Broker.caused("the group's settings could not be read", error);
@@ -102,11 +102,13 @@ pub(crate) async fn delete(
     deleted.map_err(|error| ErrorKind::Broker.caused("the group's settings could not be deleted", error))
 }
 
-async fn open(context: &jetstream::Context) -> Result<kv::Store, Error> {
+/// The bucket, made where there is none as safe as the group's stream.
+async fn open(context: &jetstream::Context, name: &GroupName) -> Result<kv::Store, Error> {
     if let Ok(store) = context.get_key_value(BUCKET).await {
         return Ok(store);
     }
-    let config = kv::Config { bucket: BUCKET.into(), ..Default::default() };
+    let num_replicas = crate::api::replicas_of(context, name.stream()).await;
+    let config = kv::Config { bucket: BUCKET.into(), num_replicas, ..Default::default() };
     let made = context.create_key_value(config).await;
     made.map_err(|error| ErrorKind::Broker.caused("the bucket of group settings could not be created", error))
 }

@@ -27,6 +27,7 @@ pub struct Lease {
     bucket: String,
     key: String,
     id: String,
+    replicas: usize,
 }
 
 /// Why it is not ours yet.
@@ -54,7 +55,12 @@ impl Lease {
         key: impl Into<String>,
         id: impl Into<String>,
     ) -> Lease {
-        Lease { client, bucket: bucket.into(), key: key.into(), id: id.into() }
+        Lease { client, bucket: bucket.into(), key: key.into(), id: id.into(), replicas: 1 }
+    }
+
+    /// Copies of the bucket when it has to be made, 1 unless said: with 3, the lease outlives a broker of a cluster.
+    pub fn replicas(self, replicas: usize) -> Lease {
+        Lease { replicas, ..self }
     }
 
     /// The key, by which provisioners that stand in for each other are known.
@@ -110,6 +116,7 @@ impl Lease {
             bucket: self.bucket.clone(),
             description: "who of the natsway provisioners acts".to_owned(),
             history: 1,
+            num_replicas: self.replicas,
             max_age: LASTS,
             storage: StorageType::Memory,
             ..kv::Config::default()

@@ -14,7 +14,7 @@ use natsway_routes::report::{Progress, Report};
 use natsway_routes::rollout::{Phase, Rollout};
 use natsway_routes::store::{RouteStore, StoreErrorKind};
 use natsway_routes::table::Route;
-use natsway_routes::watch::InForce;
+use natsway_routes::watch::{Bucket, InForce};
 use natsway_wire::control;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -42,6 +42,7 @@ pub type Progresses = Arc<Mutex<Vec<Progress>>>;
 pub struct Driver {
     client: Client,
     bucket: String,
+    replicas: usize,
     in_force: InForce,
     progresses: Progresses,
     fleet: Fleet,
@@ -80,11 +81,12 @@ enum Done {
 
 impl Driver {
     /// A driver of the rollouts in the routes of `bucket`.
-    pub fn new(client: Client, bucket: String, in_force: InForce, progresses: Progresses) -> Driver {
+    pub fn new(client: Client, bucket: &Bucket, in_force: InForce, progresses: Progresses) -> Driver {
         let inbox = client.new_inbox();
         Driver {
             client,
-            bucket,
+            bucket: bucket.name.clone(),
+            replicas: bucket.replicas,
             in_force,
             progresses,
             fleet: Fleet::default(),
@@ -108,7 +110,7 @@ impl Driver {
         };
         let (held, holds) = (watch::Sender::new(false), self.wanted.subscribe());
         let has_lease = held.subscribe();
-        tokio::spawn(lease::keep(self.client.clone(), id, holds, held));
+        tokio::spawn(lease::keep(self.client.clone(), id, self.replicas, holds, held));
         self.ask_senders().await;
         let mut pace = tokio::time::interval(PACE);
         pace.set_missed_tick_behavior(MissedTickBehavior::Delay);

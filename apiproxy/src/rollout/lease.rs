@@ -22,8 +22,15 @@ const LIFETIME: Duration = Duration::from_secs(3);
 /// How often it is renewed, and asked for by the others.
 const PACE: Duration = Duration::from_millis(750);
 
-/// Holds the lease, or tries to, as long as it is wanted; says in `held` whether it does.
-pub async fn keep(client: Client, id: String, mut wanted: watch::Receiver<bool>, held: watch::Sender<bool>) {
+/// Holds the lease, or tries to, as long as it is wanted; says in `held` whether it does. Its bucket is made with so
+/// many copies, so that it outlives a broker as the routes do.
+pub async fn keep(
+    client: Client,
+    id: String,
+    replicas: usize,
+    mut wanted: watch::Receiver<bool>,
+    held: watch::Sender<bool>,
+) {
     let mut lease = None;
     loop {
         if !*wanted.borrow_and_update() {
@@ -37,7 +44,7 @@ pub async fn keep(client: Client, id: String, mut wanted: watch::Receiver<bool>,
             }
             continue;
         }
-        lease = match tokio::time::timeout(LIFETIME / 2, renew(&client, &id, lease)).await {
+        lease = match tokio::time::timeout(LIFETIME / 2, renew(&client, &id, replicas, lease)).await {
             Ok(Ok(lease)) => Some(lease),
             Ok(Err(error)) => {
                 debug!(%error, "another gateway drives the rollouts");
@@ -61,7 +68,12 @@ struct Lease {
     revision: u64,
 }
 
-async fn renew(client: &Client, id: &str, lease: Option<Lease>) -> Result<Lease, async_nats::Error> {
+async fn renew(
+    client: &Client,
+    id: &str,
+    replicas: usize,
+    lease: Option<Lease>,
+) -> Result<Lease, async_nats::Error> {
     if let Some(Lease { bucket, revision }) = lease {
         let revision = bucket.update(KEY, id.to_owned().into(), revision).await?;
         return Ok(Lease { bucket, revision });
@@ -69,18 +81,19 @@ async fn renew(client: &Client, id: &str, lease: Option<Lease>) -> Result<Lease,
     let context = jetstream::new(client.clone());
     let bucket = match context.get_key_value(BUCKET).await {
         Ok(bucket) => bucket,
-        Err(_) => context.create_key_value(config()).await?,
+        Err(_) => context.create_key_value(config(replicas)).await?,
     };
     let revision = bucket.create(KEY, id.to_owned().into()).await?;
     Ok(Lease { bucket, revision })
 }
 
-fn config() -> kv::Config {
+fn config(replicas: usize) -> kv::Config {
     kv::Config {
         bucket: BUCKET.to_owned(),
         description: "natsway: which gateway drives the rollouts".to_owned(),
         max_age: LIFETIME,
         history: 1,
+        num_replicas: replicas,
         storage: StorageType::Memory,
         ..kv::Config::default()
     }

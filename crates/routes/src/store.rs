@@ -122,6 +122,11 @@ impl RouteStore {
         created.map(|bucket| RouteStore { bucket }).map_err(failed)
     }
 
+    /// Copies of the bucket in a cluster, as it was when it was opened.
+    pub fn replicas(&self) -> usize {
+        self.bucket.stream.cached_info().config.num_replicas
+    }
+
     /// All documents, by name.
     ///
     /// # Errors

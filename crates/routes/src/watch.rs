@@ -91,11 +91,22 @@ enum Keeper {
 }
 
 impl Keeper {
-    async fn open(&self, client: &Client) -> Result<RouteStore, StoreError> {
+    /// Opens the bucket. `seeding` says, over all tries, whether we have begun to fill it.
+    async fn open(&self, client: &Client, seeding: &mut bool) -> Result<RouteStore, StoreError> {
         match self {
             Keeper::Us(bucket) => {
                 let store = RouteStore::open_or_create(client.clone(), &bucket.name, bucket.replicas).await?;
-                seed(&store, &bucket.seed).await?;
+                let replicas = store.replicas();
+                if replicas < bucket.replicas {
+                    warn!(
+                        replicas,
+                        asked_for = bucket.replicas,
+                        "the routes bucket has fewer copies than asked for: nats stream edit KV_{} --replicas {}",
+                        bucket.name,
+                        bucket.replicas
+                    );
+                }
+                seed(&store, &bucket.seed, seeding).await?;
                 Ok(store)
             }
             Keeper::Others(name) => RouteStore::open(client.clone(), name).await,
@@ -124,9 +135,9 @@ pub async fn follow_only(client: Client, bucket: String, in_force: InForce) {
 
 async fn keep_current(client: Client, keeper: Keeper, in_force: InForce) {
     let mut feed = Feed::default();
-    let mut was_reached = true;
+    let (mut was_reached, mut seeding) = (true, false);
     loop {
-        match follow_once(&client, &keeper, &in_force, &mut feed).await {
+        match follow_once(&client, &keeper, &in_force, &mut feed, &mut seeding).await {
             Ok(Ended::Reconnected) => {
                 was_reached = true;
                 continue;
@@ -157,10 +168,11 @@ async fn follow_once(
     keeper: &Keeper,
     in_force: &InForce,
     feed: &mut Feed,
+    seeding: &mut bool,
 ) -> Result<Ended, StoreError> {
     let connects = || client.statistics().connects.load(Ordering::Relaxed);
     let connected = connects();
-    let store = keeper.open(client).await?;
+    let store = keeper.open(client, seeding).await?;
     let mut updates = std::pin::pin!(store.watch().await?);
     let mut seen = Some(Vec::new());
     let mut look = tokio::time::interval(LOOK_INTERVAL);
@@ -214,12 +226,14 @@ fn publish(feed: &mut Feed, in_force: &InForce) {
     in_force.publish(table, Reading { refusals, revision, rollouts, ..Reading::default() });
 }
 
-/// Fills a bucket that is empty. Of several gateways that do so at once, each document is written by one.
-async fn seed(store: &RouteStore, documents: &[RouteDocument]) -> Result<(), StoreError> {
+/// Fills a bucket that is empty, or goes on filling it where a broker that went away has interrupted us. Of several
+/// gateways that do so at once, each document is written by one.
+async fn seed(store: &RouteStore, documents: &[RouteDocument], begun: &mut bool) -> Result<(), StoreError> {
     use crate::store::StoreErrorKind::Conflict;
-    if documents.is_empty() || !store.list().await?.is_empty() {
+    if documents.is_empty() || !(*begun || store.list().await?.is_empty()) {
         return Ok(());
     }
+    *begun = true;
     for document in documents {
         match store.put(document, None).await {
             Ok(_) => info!(route = document.name, "routes bucket seeded from the route file"),
@@ -227,5 +241,6 @@ async fn seed(store: &RouteStore, documents: &[RouteDocument]) -> Result<(), Sto
             Err(error) => return Err(error),
         }
     }
+    *begun = false;
     Ok(())
 }

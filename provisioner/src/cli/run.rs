@@ -1,5 +1,6 @@
 //! `provisioner run`.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -31,6 +32,10 @@ pub(super) struct RunArgs {
     #[arg(long, env = "NATSWAY_LEASE", value_name = "NAME", default_value = "provisioner")]
     lease: String,
 
+    /// Copies of the lease's bucket when it has to be made: 3 in a cluster, so that it outlives a broker
+    #[arg(long, env = "NATSWAY_LEASE_REPLICAS", value_name = "COUNT", default_value = "1")]
+    lease_replicas: NonZeroUsize,
+
     /// Lead at once and alone, without a lease: no JetStream needed, and no other provisioner may run
     #[arg(long, env = "NATSWAY_NO_LEASE")]
     no_lease: bool,
@@ -48,8 +53,10 @@ impl RunArgs {
         let followed = follow(self.config).context("the configuration is refused")?;
         let id = natsway_boot::random_id();
         let client = broker.connect(&format!("provisioner {id}"), INBOX_PREFIX).await?;
-        let lease =
-            (!self.no_lease).then(|| Lease::new(client.clone(), self.lease_bucket, self.lease, id.as_str()));
+        let lease = (!self.no_lease).then(|| {
+            let lease = Lease::new(client.clone(), self.lease_bucket, self.lease, id.as_str());
+            lease.replicas(self.lease_replicas.get())
+        });
         run(client, &id, lease, followed.config.clone(), stop).await;
         Ok(ExitCode::SUCCESS)
     }
