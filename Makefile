@@ -1,7 +1,7 @@
 # Everything that is done with Natsway in a checkout. `make help` lists it.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test compose-test lint fmt bench autoscalers prove-gateway prove-versions prove-provisioner prove-groups demo-groups bench-groups prove-shipper bench-shipper tools fuzz clean cargo-deny python rust
+.PHONY: help run test compose-test lint fmt bench autoscalers prove-gateway prove-cluster prove-versions prove-provisioner prove-groups demo-groups bench-groups prove-shipper bench-shipper tools fuzz clean cargo-deny python rust
 
 PYTHON ?= python3
 CARGO ?= cargo
@@ -58,6 +58,10 @@ autoscalers: rust ## Compare autoscalers by a virtual clock and write docs/autos
 
 prove-gateway: python rust ## Long proof of the gateway's promises under faults; SEED and sizes from the environment
 	$(CARGO) run --release --package natsway-bench --bin bench -- prove gateway $(ARGS)
+
+prove-cluster: python rust ## Long proof of three brokers, each killed and frozen under load; SEED and sizes from the environment
+	@$(CARGO) build --release --bin apiproxy --bin worker --bin groups-member
+	$(CARGO) run --release --package natsway-bench --bin bench -- prove cluster $(ARGS)
 
 prove-versions: python rust ## Long proof of switches, rollouts and rollbacks; SWITCHES, RESTARTS, ONLY from the environment
 	$(CARGO) run --release --package natsway-bench --bin bench -- prove versions $(ARGS)

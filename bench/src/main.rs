@@ -43,6 +43,8 @@ enum Promise {
     Gateway(prove::Size),
     /// Switches, rollouts and rollbacks of versions, under load and faults
     Versions(prove::versions::Size),
+    /// Three brokers with JetStream: any one dies or freezes, and gateways, workers and groups go on
+    Cluster(prove::Size),
     /// The provisioner against its rivals by a virtual clock, and under crowds and kills on real processes
     Provisioner(prove::Size),
 }
@@ -58,6 +60,9 @@ async fn main() -> ExitCode {
         }
         Command::Prove { promise: Promise::Versions(size) } => {
             prove::versions::prove(&size).await.map(prove::Report::conclude)
+        }
+        Command::Prove { promise: Promise::Cluster(size) } => {
+            prove::cluster::prove(&size).await.map(prove::Report::conclude)
         }
         Command::Prove { promise: Promise::Provisioner(size) } => {
             prove::provisioner::prove(&size).await.map(prove::Report::conclude)

@@ -1,5 +1,6 @@
 //! Proofs: each starts what it needs, breaks it on purpose under load, and says what it saw.
 
+pub mod cluster;
 pub mod crowd;
 pub mod gateway;
 pub mod ledger;

@@ -285,6 +285,15 @@ impl Broker {
         }
     }
 
+    /// Removes what a server that was stopped or killed has stored.
+    ///
+    /// # Panics
+    /// When it is running.
+    pub fn forget(&mut self) {
+        assert!(self.group.is_none(), "the broker is running");
+        fs::remove_dir_all(self.directory.path().join("store")).ok();
+    }
+
     /// Stops the server's time (SIGSTOP): connections stay open, nothing answers, from the moment this
     /// returns.
     pub fn freeze(&mut self) {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use async_nats::jetstream::consumer::pull;
+use natsway_boot::Broker;
 use natsway_partitioned_consumer::{Consuming, ElasticGroup, Message, StaticGroup};
 use serde::{Deserialize, Serialize};
 
@@ -127,7 +128,9 @@ pub async fn run(orders: Orders) -> Result<()> {
 }
 
 async fn join(orders: &Orders, log: &Arc<Log>) -> Result<Consuming> {
-    let context = async_nats::jetstream::new(async_nats::connect(&orders.url).await?);
+    // As programs have it: a frozen server is noticed, and another one of a cluster is taken.
+    let client = Broker::new(&orders.url)?.connect("groups-member", "_INBOX_member").await?;
+    let context = async_nats::jetstream::new(client);
     let builder = if orders.fixed {
         StaticGroup::new(context, &orders.stream, &orders.group)?.consume(&orders.member)
     } else {
