@@ -13,6 +13,7 @@ use natsway_routes::watch::InForce;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::{CoreMetrics, render};
+use crate::told::Told;
 
 /// What the admin address looks at.
 #[derive(Clone, Debug)]
@@ -21,6 +22,8 @@ pub struct Watched {
     pub cores: Arc<[Arc<CoreMetrics>]>,
     /// The routes in force.
     pub routes: InForce,
+    /// What workers and provisioners tell of themselves.
+    pub told: Told,
     /// Cancelled when the gateway begins to leave.
     pub draining: CancellationToken,
 }
@@ -67,8 +70,7 @@ async fn ready(State(watched): State<Watched>) -> impl IntoResponse {
 }
 
 async fn metrics(State(watched): State<Watched>) -> impl IntoResponse {
-    (
-        [(header::CONTENT_TYPE, "text/plain; version=0.0.4")],
-        render(&watched.cores, &watched.routes.reading.load()),
-    )
+    let told = watched.told.page().await;
+    let own = render(&watched.cores, &watched.routes.reading.load());
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], own + &told)
 }

@@ -26,6 +26,7 @@ use crate::listener::{Accepted, Seat, accept, bind};
 use crate::metrics::CoreMetrics;
 use crate::rollout::driver::{Driver, Progresses};
 use crate::settings::Settings;
+use crate::told::Told;
 use crate::{admin, tombstone};
 
 /// Connections that may wait for a core to take them over; the listener waits when there are more.
@@ -121,8 +122,9 @@ pub async fn run(
         move || identity.report(&figures, &progresses),
         finished.clone().cancelled_owned(),
     ));
+    let told = Told::by(control.clone());
     tokio::spawn(tombstone::keep(control));
-    let watched = admin::Watched { cores, routes: in_force, draining: leaving.draining.clone() };
+    let watched = admin::Watched { cores, routes: in_force, told, draining: leaving.draining.clone() };
     let ready = watched.clone();
     let admin = axum::serve(admin_listener, admin::router(watched));
     tokio::spawn(async move {

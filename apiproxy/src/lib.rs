@@ -26,5 +26,6 @@ pub mod problem;
 pub mod proxy;
 pub mod rollout;
 pub mod settings;
+pub mod told;
 pub mod tombstone;
 pub mod trace;

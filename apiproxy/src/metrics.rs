@@ -139,7 +139,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 /// Writes all cores' figures in the text format of Prometheus.
 pub fn render(cores: &[Arc<CoreMetrics>], routes: &Reading) -> String {
-    let mut page = Page(String::new());
+    let mut page = Page::default();
     page.family("natsway_routes", "gauge", "Routes in force, and documents that are refused.");
     page.sample("natsway_routes", "state=\"serving\"", routes.serving);
     page.sample("natsway_routes", "state=\"refused\"", routes.refusals.len());
@@ -187,7 +187,7 @@ pub fn render(cores: &[Arc<CoreMetrics>], routes: &Reading) -> String {
         page.sample("natsway_problems_total", &format!("code=\"{code}\""), total);
     }
     render_targets(&mut page, cores);
-    page.0
+    page.text()
 }
 
 fn problems(cores: &[Arc<CoreMetrics>]) -> BTreeMap<&'static str, u64> {
@@ -281,17 +281,25 @@ pub fn versions(cores: &[Arc<CoreMetrics>]) -> Vec<VersionFigures> {
     sums.into_iter().map(version).collect()
 }
 
-/// A page of samples.
-struct Page(String);
+/// A page of samples in the text format of Prometheus.
+#[derive(Debug, Default)]
+pub struct Page(String);
 
 impl Page {
-    fn family(&mut self, name: &str, kind: &str, help: &str) {
+    /// Begins a family of samples.
+    pub fn family(&mut self, name: &str, kind: &str, help: &str) {
         writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}").expect("a string takes all");
     }
 
-    fn sample(&mut self, name: &str, labels: &str, value: impl std::fmt::Display) {
+    /// Adds a sample; labels are `name="value"` with commas between, their values free of what would need an escape.
+    pub fn sample(&mut self, name: &str, labels: &str, value: impl std::fmt::Display) {
         let braced = if labels.is_empty() { String::new() } else { format!("{{{labels}}}") };
         writeln!(self.0, "{name}{braced} {value}").expect("a string takes all");
+    }
+
+    /// All of it.
+    pub fn text(self) -> String {
+        self.0
     }
 }
 

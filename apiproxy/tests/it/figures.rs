@@ -74,3 +74,53 @@ async fn a_gateway_that_leaves_says_so_after_its_last_request() {
     })
     .await;
 }
+
+/// A worker as far as `$SRV.STATS` goes, until it is dropped.
+async fn teller(
+    client: &async_nats::Client,
+    id: &str,
+    requests: u64,
+) -> tokio_util::task::AbortOnDropHandle<()> {
+    let endpoint = serde_json::json!({
+        "subject": "svc.test.blue", "num_requests": requests, "num_errors": 0, "processing_time": 0,
+        "data": { "in_flight": 2, "shed": 1 },
+    });
+    let document =
+        serde_json::json!({ "id": id, "metadata": { "natsway.wire": "1" }, "endpoints": [endpoint] });
+    let answer = bytes::Bytes::from(document.to_string());
+    let mut questions = client.subscribe("$SRV.STATS").await.unwrap();
+    // The broker knows of the subscription when this returns.
+    client.flush().await.unwrap();
+    let client = client.clone();
+    tokio_util::task::AbortOnDropHandle::new(tokio::spawn(async move {
+        while let Some(question) = questions.next().await {
+            client.publish(question.reply.unwrap(), answer.clone()).await.unwrap();
+        }
+    }))
+}
+
+#[tokio::test]
+async fn every_gateway_tells_of_the_workers_that_answer_and_of_no_others() {
+    let broker = Broker::start().await;
+    let client = broker.connect().await;
+    let gateways = [Gateway::start(&broker, ROUTES, &[]).await, Gateway::start(&broker, ROUTES, &[]).await];
+    let (stays, goes) = (teller(&client, "stays", 5).await, teller(&client, "goes", 6).await);
+    let shows = async |gateway: &Gateway, sample: &str, expected: f64| {
+        eventually(DEADLINE, async || match gateway.metric(sample).await {
+            value if value == expected => Ok(()),
+            value => Err(value),
+        })
+        .await;
+    };
+    for gateway in &gateways {
+        shows(gateway, "natsway_workers{subject=\"svc.test.blue\"}", 2.0).await;
+        shows(gateway, "natsway_worker_requests_total{subject=\"svc.test.blue\",worker=\"goes\"}", 6.0).await;
+        shows(gateway, "natsway_worker_in_flight{worker=\"stays\"}", 2.0).await;
+    }
+    drop(goes);
+    for gateway in &gateways {
+        shows(gateway, "natsway_workers{subject=\"svc.test.blue\"}", 1.0).await;
+        assert!(!gateway.admin("/metrics").await.unwrap().text().contains("worker=\"goes\""));
+    }
+    drop(stays);
+}

@@ -1,0 +1,118 @@
+//! What workers and provisioners tell of themselves, for `/metrics`: they have no port of their own to be asked at, so the
+//! gateway asks them over the broker whenever somebody wants its page, and not otherwise.
+
+mod roster;
+mod targets;
+mod workers;
+
+use std::time::Duration;
+
+use async_nats::{Client, Message, StatusCode, Subscriber};
+use bytes::Bytes;
+use futures_util::{FutureExt, StreamExt};
+use natsway_wire::CONTROL_PREFIX;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+use tracing::{debug, warn};
+
+use self::roster::Roster;
+use self::targets::Target;
+use self::workers::Worker;
+
+/// How long answers are waited for. Those that come later are taken in with the next question.
+const PATIENCE: Duration = Duration::from_millis(250);
+
+/// How old answers may be that are told again: however many ask for the page, others are asked once a second.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// Pages that may be waited for at a time; more are told without the others.
+const WAITING: usize = 8;
+
+/// Asks for the others' part of the page.
+#[derive(Clone, Debug)]
+pub struct Told(mpsc::Sender<oneshot::Sender<String>>);
+
+impl Told {
+    /// Asks over `client`, for as long as some `Told` is there.
+    pub fn by(client: Client) -> Told {
+        let (wanted, wants) = mpsc::channel(WAITING);
+        tokio::spawn(keep(client, wants));
+        Told(wanted)
+    }
+
+    /// The others' figures in the text format of Prometheus; empty when they cannot be asked.
+    pub async fn page(&self) -> String {
+        let (give, page) = oneshot::channel();
+        match self.0.try_send(give) {
+            Ok(()) => page.await.unwrap_or_default(),
+            Err(_) => String::new(),
+        }
+    }
+}
+
+async fn keep(client: Client, mut wants: mpsc::Receiver<oneshot::Sender<String>>) {
+    let inbox = client.new_inbox();
+    let mut answers = match client.subscribe(format!("{inbox}.*")).await {
+        Ok(answers) => answers,
+        Err(error) => return warn!(%error, "others are not asked for their figures"),
+    };
+    let mut others = Others { inbox, ..Others::default() };
+    let mut asked: Option<Instant> = None;
+    while let Some(wanted) = wants.recv().await {
+        if asked.is_none_or(|at| at.elapsed() >= FRESH) {
+            others.ask(&client, &mut answers).await;
+            asked = Some(Instant::now());
+        }
+        // Whoever wanted it may have gone.
+        wanted.send(workers::page(&others.workers) + &targets::page(&others.targets)).ok();
+    }
+}
+
+/// Everybody who is asked, and where they answer.
+#[derive(Debug, Default)]
+struct Others {
+    inbox: String,
+    workers: Roster<Worker>,
+    targets: Roster<Target>,
+}
+
+impl Others {
+    /// Asks, and takes in what is answered until all have who are known, or time is up.
+    async fn ask(&mut self, client: &Client, answers: &mut Subscriber) {
+        while let Some(Some(late)) = answers.next().now_or_never() {
+            self.take_in(&late);
+        }
+        self.workers.begin();
+        self.targets.begin();
+        let until = Instant::now() + PATIENCE;
+        let questions = [
+            ("workers", "$SRV.STATS".to_owned()),
+            ("targets", format!("{CONTROL_PREFIX}.provisioner.status")),
+        ];
+        for (whom, question) in questions {
+            let asked = client.publish_with_reply(question, format!("{}.{whom}", self.inbox), Bytes::new());
+            if !matches!(tokio::time::timeout_at(until, asked).await, Ok(Ok(()))) {
+                return debug!(whom, "not asked: no connection to the broker");
+            }
+        }
+        while !(self.workers.is_complete() && self.targets.is_complete()) {
+            match tokio::time::timeout_at(until, answers.next()).await {
+                Ok(Some(answer)) => self.take_in(&answer),
+                Ok(None) | Err(_) => break,
+            }
+        }
+        self.workers.end();
+        self.targets.end();
+    }
+
+    fn take_in(&mut self, answer: &Message) {
+        let is_nobody = answer.status == Some(StatusCode::NO_RESPONDERS);
+        match answer.subject.rsplit('.').next() {
+            Some("workers") if is_nobody => self.workers.nobody(),
+            Some("workers") => self.workers.note(workers::read(&answer.payload)),
+            Some("targets") if is_nobody => self.targets.nobody(),
+            Some("targets") => self.targets.note(targets::read(&answer.payload)),
+            _ => {}
+        }
+    }
+}

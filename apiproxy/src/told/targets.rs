@@ -1,0 +1,150 @@
+//! What provisioners see and decide: the status that each leader answers with.
+
+use serde::Deserialize;
+
+use super::roster::{ANSWER_BYTES, Roster, is_name};
+use crate::metrics::Page;
+
+/// A target of a provisioner, as it was decided about last.
+#[derive(Debug, Deserialize)]
+pub(super) struct Target {
+    target: String,
+    /// Instances that there shall be.
+    to: u32,
+    fleet: Fleet,
+    /// Why nothing was decided, if so.
+    #[serde(default)]
+    frozen: Option<serde_json::Value>,
+    /// What stands in the way, if anything does.
+    #[serde(default)]
+    obstacle: Option<String>,
+    #[serde(default)]
+    sample: Option<Sample>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Fleet {
+    ready: u32,
+    starting: u32,
+    stopping: u32,
+}
+
+/// What was seen; passed over where nobody counts it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Sample {
+    arrived: u64,
+    completed: u64,
+    waiting: Option<u64>,
+    in_hand: Option<u64>,
+    redelivered: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct Status {
+    targets: Vec<Target>,
+}
+
+/// The targets of an answer; none where it is not one.
+pub(super) fn read(answer: &[u8]) -> Vec<(String, Target)> {
+    if answer.len() > ANSWER_BYTES {
+        return Vec::new();
+    }
+    let targets = serde_json::from_slice(answer).map_or(Vec::new(), |status: Status| status.targets);
+    let named = targets.into_iter().filter(|target| is_name(&target.target));
+    named.map(|target| (target.target.clone(), target)).collect()
+}
+
+/// The figures in the text format of Prometheus; nothing where there is no provisioner.
+pub(super) fn page(targets: &Roster<Target>) -> String {
+    let mut page = Page::default();
+    if targets.iter().next().is_none() {
+        return page.text();
+    }
+    let name = "natsway_target_instances";
+    page.family(name, "gauge", "Instances of what a provisioner scales, by what they are about.");
+    for (target, told) in targets.iter() {
+        let Fleet { ready, starting, stopping } = told.fleet;
+        for (state, count) in [("ready", ready), ("starting", starting), ("stopping", stopping)] {
+            page.sample(name, &format!("target=\"{target}\",state=\"{state}\""), count);
+        }
+    }
+    let mut family = |name: &str, kind: &str, help: &str, figure: fn(&Target) -> Option<u64>| {
+        page.family(name, kind, help);
+        for (target, told) in targets.iter() {
+            if let Some(value) = figure(told) {
+                page.sample(name, &format!("target=\"{target}\""), value);
+            }
+        }
+    };
+    family("natsway_target_wanted_instances", "gauge", "Instances that were decided on.", |target| {
+        Some(target.to.into())
+    });
+    family(
+        "natsway_target_frozen",
+        "gauge",
+        "1 while what is seen of a target cannot be acted on.",
+        |target| Some(target.frozen.is_some().into()),
+    );
+    family("natsway_target_obstructed", "gauge", "1 while a decision cannot be carried out.", |target| {
+        Some(target.obstacle.is_some().into())
+    });
+    family("natsway_target_lag_messages", "gauge", "Messages that no instance has yet.", |target| {
+        target.sample.as_ref()?.waiting
+    });
+    family("natsway_target_in_hand_messages", "gauge", "Messages that instances hold.", |target| {
+        target.sample.as_ref()?.in_hand
+    });
+    family(
+        "natsway_target_redelivered_messages",
+        "gauge",
+        "Unfinished messages that were delivered more than once.",
+        |target| target.sample.as_ref()?.redelivered,
+    );
+    family("natsway_target_arrived_total", "counter", "Messages that came.", |target| {
+        Some(target.sample.as_ref()?.arrived)
+    });
+    family("natsway_target_completed_total", "counter", "Messages that were finished.", |target| {
+        Some(target.sample.as_ref()?.completed)
+    });
+    page.text()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn each_target_is_told_of_and_what_nobody_counts_is_left_out() {
+        let seen = json!({ "at_ms": 1, "source": "s", "arrived": 10, "completed": 4, "waiting": 6 });
+        let status = json!({ "leader": "l", "since_ms": 1, "targets": [
+            { "target": "orders", "at_ms": 1, "from": 1, "to": 3, "fleet": { "ready": 1, "starting": 2, "stopping": 0 },
+              "sample": seen },
+            { "target": "mails", "at_ms": 1, "from": 0, "to": 0, "fleet": {}, "frozen": { "fault": "warming_up" } },
+            { "target": "a\"b", "at_ms": 1, "from": 0, "to": 0, "fleet": {} },
+        ]});
+        let mut roster = Roster::default();
+        roster.note(read(status.to_string().as_bytes()));
+        let page = page(&roster);
+        for line in [
+            "natsway_target_instances{target=\"orders\",state=\"starting\"} 2",
+            "natsway_target_wanted_instances{target=\"orders\"} 3",
+            "natsway_target_lag_messages{target=\"orders\"} 6",
+            "natsway_target_frozen{target=\"orders\"} 0",
+            "natsway_target_frozen{target=\"mails\"} 1",
+            "natsway_target_completed_total{target=\"orders\"} 4",
+        ] {
+            assert!(page.lines().any(|have| have == line), "{line} is not in:\n{page}");
+        }
+        assert!(!page.contains("lag_messages{target=\"mails\"}") && !page.contains("a\"b"), "{page}");
+    }
+
+    #[test]
+    fn without_a_provisioner_nothing_is_told() {
+        assert_eq!(page(&Roster::default()), "");
+        assert!(read(b"nonsense").is_empty());
+    }
+}
