@@ -25,7 +25,19 @@ OWN_LABELS = {"job", "instance"}
 PAGE_SECONDS = 60
 # Of Grafana's grid.
 COLUMNS = 24
-UNITS = {"reqps", "percentunit", "s", "short", "bytes", "Bps"}
+UNITS = {"reqps", "cps", "percentunit", "s", "short", "bytes", "Bps"}
+# Something for a provisioner to tell of.
+TARGET = """
+[[target]]
+name = "demo"
+signal = { kind = "services", service = "demo", route = "demo", version = "blue" }
+scale = { min = 1, max = 2 }
+[target.backend]
+kind = "processes"
+# Ends with the test's directory: instances outlive their provisioner.
+command = ["sh", "-c", "while [ -e STATE ]; do sleep 1; done"]
+state = "STATE"
+"""
 
 
 def dashboard_panels():
@@ -87,39 +99,48 @@ class Figures(unittest.TestCase):
                 fetch(listen, path)
             except urllib.error.HTTPError as error:
                 error.close()
-        # By the gateway itself.
-        gateway = Page(fetch(admin))
-        cls.pages = {"apiproxy": gateway}
+        cls.pages = {}
         home = tempfile.TemporaryDirectory()
         cls.addClassCleanup(home.cleanup)
         Path(home.name, "app.log").write_text("a line\n", encoding="utf-8")
+        Path(home.name, "provisioner.toml").write_text(TARGET.replace("STATE", f"{home.name}/instances"), encoding="utf-8")
         common = {"NATS_URL": f"nats://{nats}", "SHIPPER_SUBJECT": "logs", "SHIPPER_STREAM": "LOGS"}
         own = {
             "consumer": {"SHIPPER_DIRECTORY": f"{home.name}/lines", "SHIPPER_READ_PARTITIONS": "0", "SHIPPER_OUTPUT": "out.log"},
+            "provisioner": {"NATSWAY_PROVISIONER_CONFIG": f"{home.name}/provisioner.toml"},
             "producer": {"SHIPPER_FILE": f"{home.name}/app.log", "SHIPPER_STATE": f"{home.name}/state", "SHIPPER_PARTITIONS": "1"},
         }
-        build = [os.environ.get("CARGO", "cargo"), "build", "--quiet", "--package", "natsway-partitioned-consumer", "--bins"]
+        build = [os.environ.get("CARGO", "cargo"), "build", "--quiet", "--package", "natsway-partitioned-consumer", "--package", "natsway-provisioner", "--bins"]
         subprocess.run(build, cwd=ROOT, check=True)
-        for (program, settings), port in zip(own.items(), free_ports(2)):
+        for (program, settings), port in zip(own.items(), free_ports(len(own))):
             address = f"127.0.0.1:{port}"
+            arguments = ["run"] if program == "provisioner" else []
             process = subprocess.Popen(
-                [target_dir() / "debug" / program], env=environment(**common, **settings, SHIPPER_METRICS=address),
+                [target_dir() / "debug" / program, *arguments], env=environment(**common, **settings, SHIPPER_METRICS=address),
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             )
             cls.addClassCleanup(process.wait, PAGE_SECONDS)
             cls.addClassCleanup(process.terminate)
-            cls.pages[program] = Page(cls.awaited(address))
+            if program != "provisioner":
+                cls.pages[program] = Page(cls.awaited(address))
+        # The gateway tells of what scales, too.
+        cls.pages["apiproxy"] = Page(cls.awaited(admin, "natsway_target_instances{"))
 
     @staticmethod
-    def awaited(address):
+    def awaited(address, shows=""):
+        """The page, once there is one that shows this."""
         end = time.monotonic() + PAGE_SECONDS
         while True:
             try:
-                return fetch(address)
-            except OSError:
-                if time.monotonic() > end:
-                    raise
-                time.sleep(0.1)
+                page = fetch(address)
+                if shows in page:
+                    return page
+                problem = f"{address}/metrics does not show {shows!r}"
+            except OSError as error:
+                problem = str(error)
+            if time.monotonic() > end:
+                raise AssertionError(problem)
+            time.sleep(0.1)
 
     def problems(self, expression):
         """What an expression asks for that no page has."""
