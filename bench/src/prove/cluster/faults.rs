@@ -112,7 +112,9 @@ async fn broken(
     judge_posts(finding, &tally, size, Victim::ALL.len() * size.rounds);
     let verdict = group.judge().await;
     stage.keep_logs()?;
-    judge_group(finding, &verdict?)
+    let (verdict, settled_after) = verdict?;
+    finding.figure("group_settled_after_ms", u64::try_from(settled_after.as_millis())?);
+    judge_group(finding, &verdict)
 }
 
 /// A POST fails only when it was out as the broker broke, and says honestly that it may have run.
