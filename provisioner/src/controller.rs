@@ -224,17 +224,7 @@ mod tests {
             concurrency: 1.0,
             prefetch: 0,
             tolerance: 0.0,
-            scale: ScaleRules {
-                min: 1,
-                max: 10,
-                warm_spares: 0,
-                up_window_ms: 0,
-                down_window_ms: 0,
-                up_step: None,
-                down_step: None,
-                cooldown_ms: 0,
-                zero_after_ms: 0,
-            },
+            scale: ScaleRules::between(1, 10),
         }
     }
 

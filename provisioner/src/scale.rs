@@ -75,6 +75,21 @@ pub struct Limiter {
 }
 
 impl ScaleRules {
+    /// Bounds and nothing else: what is wanted is set at once.
+    pub const fn between(min: u32, max: u32) -> ScaleRules {
+        ScaleRules {
+            min,
+            max,
+            warm_spares: 0,
+            up_window_ms: 0,
+            down_window_ms: 0,
+            up_step: None,
+            down_step: None,
+            cooldown_ms: 0,
+            zero_after_ms: 0,
+        }
+    }
+
     /// The number within the bounds that is nearest to `instances`.
     pub fn bounded(&self, instances: u32) -> u32 {
         instances.min(self.max.max(1)).max(self.min)
@@ -241,17 +256,7 @@ mod tests {
 
     use super::*;
 
-    const FREE: ScaleRules = ScaleRules {
-        min: 0,
-        max: 1_000,
-        warm_spares: 0,
-        up_window_ms: 0,
-        down_window_ms: 0,
-        up_step: None,
-        down_step: None,
-        cooldown_ms: 0,
-        zero_after_ms: 0,
-    };
+    const FREE: ScaleRules = ScaleRules::between(0, 1_000);
     const BUSY: Traffic = Traffic { idle_ms: 0, backlog: 1 };
     const MINUTE_MS: u64 = 60_000;
 

@@ -10,7 +10,7 @@ use natsway_testkit::{Broker, Cluster, TcpLink, eventually};
 use super::ledger::Ledger;
 use super::load::{Load, Tally};
 use super::stand::{DEADLINE, HASTY, PATIENT, Stand};
-use super::{Finding, Report, Size, raw_directory};
+use super::{Finding, Report, Size};
 
 /// How soon after the broker's return requests go through again.
 const RECOVERY: Duration = Duration::from_secs(2);
@@ -23,20 +23,9 @@ const STEADY: Duration = Duration::from_secs(3);
 /// # Errors
 /// Something that is not under proof did not work: a process that does not start, a file that cannot be written.
 pub async fn prove(size: &Size) -> anyhow::Result<Report> {
-    let mut scenarios = Vec::new();
-    macro_rules! run {
-        ($($scenario:ident)*) => {$(
-            if stringify!($scenario).contains(&size.only) {
-                eprintln!("{} ...", stringify!($scenario));
-                let directory = raw_directory(concat!("gateway/", stringify!($scenario)))?;
-                let finding = Box::pin($scenario(size, &directory)).await?;
-                eprintln!("  {}", serde_json::to_string(&finding)?);
-                scenarios.push(finding);
-            }
-        )*};
-    }
-    run!(rolling_restart last_member lame_duck worker_killed worker_frozen broker_restart network_cut);
-    Ok(Report { proof: "gateway", seed: size.seed, scenarios })
+    Ok(
+        scenarios!("gateway", size, rolling_restart last_member lame_duck worker_killed worker_frozen broker_restart network_cut),
+    )
 }
 
 /// Ends the load and writes down what all scenarios have in common.

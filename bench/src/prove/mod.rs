@@ -1,5 +1,23 @@
 //! Proofs: each starts what it needs, breaks it on purpose under load, and says what it saw.
 
+/// Runs the scenarios that were asked for, each with an empty directory of its own, and gives the report. Before the modules, which see it so.
+macro_rules! scenarios {
+    ($proof:literal, $size:expr, $($scenario:ident)*) => {{
+        let size = $size;
+        let mut scenarios = Vec::new();
+        $(
+            if stringify!($scenario).contains(&size.only) {
+                eprintln!("{} ...", stringify!($scenario));
+                let directory = $crate::prove::raw_directory(concat!($proof, "/", stringify!($scenario)))?;
+                let finding = Box::pin($scenario(size, &directory)).await?;
+                eprintln!("  {}", serde_json::to_string(&finding)?);
+                scenarios.push(finding);
+            }
+        )*
+        $crate::prove::Report { proof: $proof, seed: size.seed, scenarios }
+    }};
+}
+
 pub mod cluster;
 pub mod crowd;
 pub mod gateway;

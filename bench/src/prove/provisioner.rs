@@ -11,7 +11,7 @@ use natsway_provisioner::simulate::{TraceKind, compare, fault_sequence, plot, ta
 use natsway_testkit::{Broker, Process, Signal, eventually, free_port, workspace_binary};
 
 use super::crowd::{Crowd, WORK_MS, csv};
-use super::{Finding, Report, Size, raw_directory};
+use super::{Finding, Report, Size};
 
 /// Generous: for a hang, not for a slow machine.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -35,20 +35,7 @@ const SUBJECT: &str = "svc.prove.blue";
 /// # Errors
 /// Something that is not under proof did not work.
 pub async fn prove(size: &Size) -> anyhow::Result<Report> {
-    let mut scenarios = Vec::new();
-    macro_rules! run {
-        ($($scenario:ident)*) => {$(
-            if stringify!($scenario).contains(&size.only) {
-                eprintln!("{} ...", stringify!($scenario));
-                let directory = raw_directory(concat!("provisioner/", stringify!($scenario)))?;
-                let finding = Box::pin($scenario(size, &directory)).await?;
-                eprintln!("  {}", serde_json::to_string(&finding)?);
-                scenarios.push(finding);
-            }
-        )*};
-    }
-    run!(simulation fault_sequences flash_crowd kills);
-    Ok(Report { proof: "provisioner", seed: size.seed, scenarios })
+    Ok(scenarios!("provisioner", size, simulation fault_sequences flash_crowd kills))
 }
 
 /// Everybody on seeds that no parameter was chosen on.

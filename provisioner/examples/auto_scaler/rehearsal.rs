@@ -155,17 +155,7 @@ fn rules() -> ControllerRules {
         concurrency: 1.0,
         prefetch: 5,
         tolerance: 0.0,
-        scale: ScaleRules {
-            min: 0,
-            max: 10,
-            warm_spares: 0,
-            up_window_ms: 0,
-            down_window_ms: 0,
-            up_step: None,
-            down_step: None,
-            cooldown_ms: 0,
-            zero_after_ms: 0,
-        },
+        scale: ScaleRules::between(0, 10),
     }
 }
 

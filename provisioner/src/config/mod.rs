@@ -234,6 +234,7 @@ fn check(target: &TargetDocument, faults: &mut Vec<String>) {
     for policy in &target.policies {
         check_policy(policy, &mut faults);
     }
+    check_learning(target, &mut faults);
     check_scale(target, &mut faults);
     check_signal(&target.signal, &mut faults);
     check_backend(target, &mut faults);
@@ -247,6 +248,18 @@ fn check_instance(instance: &InstanceDocument, faults: &mut Faults<'_>) {
     faults.unless(positive(rate), "instance.service_rate", rate, "messages a second, above 0");
     let shown = humantime_serde::re::humantime::format_duration(window);
     faults.unless(window >= Duration::from_millis(100), "instance.window", shown, "100ms or more");
+}
+
+/// Most policies need to know what an instance can do, and not every signal shows it.
+fn check_learning(target: &TargetDocument, faults: &mut Faults<'_>) {
+    use PolicyDocument::{Lag, LatencySlo, Rate};
+    let shows_it = matches!(target.signal, SignalDocument::Consumer { .. } | SignalDocument::Services { .. });
+    let needs_it = |policy: &PolicyDocument| matches!(policy, Rate { .. } | Lag { .. } | LatencySlo { .. });
+    let is_needed = target.policies.is_empty() || target.policies.iter().any(needs_it);
+    let is_known = shows_it || !is_needed || target.instance.service_rate.is_some();
+    let expected =
+        "messages a second of one instance, which this signal cannot show, or policies that do without";
+    faults.unless(is_known, "instance.service_rate", "nothing", expected);
 }
 
 fn check_policy(policy: &PolicyDocument, faults: &mut Faults<'_>) {
@@ -464,6 +477,20 @@ mod tests {
             error.contains("scale.min = 0: expected 1 or more: requests to nobody fail at once"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_rate_that_nobody_can_learn_must_be_said() {
+        let text = |more: &str| {
+            format!(
+                "[[target]]\nname = \"a\"\nsignal = {{ kind = \"tally\", stream = \"S\", consumer = \"C\" }}\n\
+                 backend = {{ kind = \"directives\", subject = \"svc.x.y\" }}\n{more}"
+            )
+        };
+        let error = Config::read(&text("")).unwrap_err().to_string();
+        assert!(error.contains("instance.service_rate = nothing: expected messages a second"), "{error}");
+        Config::read(&text("instance = { service_rate = 500 }")).unwrap();
+        Config::read(&text("policy = [{ kind = \"example\" }]")).unwrap();
     }
 
     #[test]

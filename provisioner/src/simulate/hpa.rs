@@ -77,15 +77,10 @@ impl Hpa {
     pub fn new(rules: HpaRules, min: u32, max: u32) -> Hpa {
         let step = |instances, percent| Some(Step { instances, percent, period_ms: 15_000 });
         let scale = ScaleRules {
-            min: min.max(1),
-            max,
-            warm_spares: 0,
-            up_window_ms: 0,
             down_window_ms: rules.down_window_ms,
             up_step: step(4, 100),
             down_step: step(0, 100),
-            cooldown_ms: 0,
-            zero_after_ms: 0,
+            ..ScaleRules::between(min.max(1), max)
         };
         Hpa { rules, min, limiter: Limiter::new(scale), last_work_ms: 0 }
     }

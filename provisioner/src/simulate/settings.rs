@@ -17,15 +17,10 @@ pub fn frozen_rules(min: u32, warm_spares: u32) -> ControllerRules {
         prefetch: 1,
         tolerance: 0.1,
         scale: ScaleRules {
-            min,
-            max: MAX_INSTANCES,
             warm_spares,
-            up_window_ms: 0,
             down_window_ms: 15_000,
-            up_step: None,
-            down_step: None,
-            cooldown_ms: 0,
             zero_after_ms: 10_000,
+            ..ScaleRules::between(min, MAX_INSTANCES)
         },
     }
 }

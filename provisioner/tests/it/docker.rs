@@ -49,6 +49,8 @@ async fn containers_are_cloned_for_compose_and_the_newest_leave_first() {
             );
             assert_eq!(clone.name, format!("shop-worker-{}", clone.number()));
             assert!(clone.config["Hostname"].is_null(), "each has a host name of its own");
+            let networks = clone.config["NetworkingConfig"]["EndpointsConfig"].as_object().unwrap();
+            assert!(networks.keys().eq(["shop_back", "shop_default"]), "{networks:?}");
         }
     }
     set(&mut docker, 2).await.unwrap();
@@ -87,6 +89,43 @@ async fn what_compose_made_is_stopped_with_time_to_finish_and_not_removed() {
     counted(&mut docker).await;
     let containers = engine.containers();
     assert_eq!((containers.len(), containers[0].stop_s), (1, Some(25)));
+    assert_eq!(containers[0].name, "shop-worker-1", "Compose may start it again under its name");
+}
+
+#[tokio::test]
+async fn what_another_began_to_stop_is_stopped() {
+    let engine = Engine::start();
+    let mut docker = docker(&engine);
+    set(&mut docker, 2).await.unwrap();
+    // It renamed the newest, and was killed before it told it.
+    engine.containers()[1].name.push_str("-natsway-leaving");
+    assert_eq!(counted(&mut docker).await, Fleet { ready: 1, starting: 0, stopping: 1 });
+    eventually(DEADLINE, async || {
+        counted(&mut docker).await;
+        let containers = engine.containers();
+        (containers.len() == 1).then_some(()).ok_or(containers.clone())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_started_is_not_left_behind() {
+    let engine = Engine::start();
+    let mut docker = docker(&engine);
+    engine.containers()[0].config["Labels"]["refuse"] = serde_json::json!("x");
+    for _ in 0..5 {
+        let error = set(&mut docker, 2).await.unwrap_err().to_string();
+        assert!(error.contains("no such network"), "{error}");
+    }
+    assert_eq!(engine.containers().len(), 1);
+    // Nor what was made by somebody who was killed before it was started.
+    engine.containers()[0].config["Labels"].as_object_mut().unwrap().remove("refuse");
+    set(&mut docker, 3).await.unwrap();
+    for (age_s, container) in [50, 500].into_iter().zip(&mut engine.containers()[1..]) {
+        (container.state, container.age_s) = ("created".to_owned(), age_s);
+    }
+    assert_eq!(counted(&mut docker).await.present(), 1);
+    assert_eq!(engine.containers().len(), 2, "the other one may be started in a moment");
 }
 
 #[tokio::test]

@@ -34,6 +34,8 @@ pub(crate) struct Container {
     pub(crate) config: Value,
     /// The time that it was given to stop, in seconds.
     pub(crate) stop_s: Option<u64>,
+    /// How long ago it was made, in seconds.
+    pub(crate) age_s: u64,
 }
 
 impl Engine {
@@ -87,7 +89,7 @@ impl Drop for Engine {
 impl Container {
     fn new(name: String, config: Value) -> Container {
         let id = std::iter::repeat_with(|| format!("{:x}", fastrand::u8(..16))).take(64).collect();
-        Container { id, name, state: "created".to_owned(), config, stop_s: None }
+        Container { id, name, state: "created".to_owned(), config, stop_s: None, age_s: 50 }
     }
 
     pub(crate) fn label(&self, name: &str) -> Option<&str> {
@@ -102,7 +104,7 @@ impl Container {
         let now_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
         json!({
             "Id": self.id, "Names": [format!("/{}", self.name)], "State": self.state,
-            "Created": now_s - 60 + u64::from(self.number()), "Labels": self.config["Labels"],
+            "Created": now_s - self.age_s + u64::from(self.number()), "Labels": self.config["Labels"],
         })
     }
 }
@@ -172,23 +174,42 @@ fn act(
         }
         (&Method::POST, ["containers", "create"]) => {
             let name = query["name"].clone();
+            let config: Value = serde_json::from_slice(body).unwrap();
+            let networks = config["NetworkingConfig"]["EndpointsConfig"].as_object();
+            if networks.is_none_or(|networks| networks.len() > 1) {
+                return (
+                    StatusCode::BAD_REQUEST,
+                    json!({ "message": "one network, says an engine before 25" }),
+                );
+            }
             if containers.iter().any(|container| container.name == name) {
                 return (StatusCode::CONFLICT, json!({ "message": "that name is taken" }));
             }
-            containers.push(Container::new(name, serde_json::from_slice(body).unwrap()));
+            containers.push(Container::new(name, config));
             (StatusCode::CREATED, json!({ "Id": containers.last().unwrap().id, "Warnings": [] }))
+        }
+        (&Method::POST, ["networks", network, "connect"]) => {
+            let asked: Value = serde_json::from_slice(body).unwrap();
+            let Some(place) = find(containers, asked["Container"].as_str().unwrap()) else { return missing };
+            containers[place].config["NetworkingConfig"]["EndpointsConfig"][*network] =
+                asked["EndpointConfig"].clone();
+            (StatusCode::OK, Value::Null)
         }
         (method, ["containers", id, rest @ ..]) => {
             let Some(place) = find(containers, id) else { return missing };
             match (method, rest) {
                 (&Method::GET, ["json"]) => {
                     let container = &containers[place];
-                    let networks = json!({ "shop_default": { "Aliases": ["worker"] } });
+                    let aliases = json!({ "Aliases": ["worker"] });
+                    let networks = json!({ "shop_back": aliases, "shop_default": aliases });
                     let value = json!({
                         "Id": container.id, "Name": format!("/{}", container.name), "Config": container.config,
-                        "HostConfig": {}, "NetworkSettings": { "Networks": networks },
+                        "HostConfig": { "NetworkMode": "shop_default" }, "NetworkSettings": { "Networks": networks },
                     });
                     return (StatusCode::OK, value);
+                }
+                (&Method::POST, ["start"]) if containers[place].label("refuse").is_some() => {
+                    return (StatusCode::INTERNAL_SERVER_ERROR, json!({ "message": "no such network" }));
                 }
                 (&Method::POST, ["start"]) => containers[place].state = "running".to_owned(),
                 (&Method::POST, ["rename"]) => containers[place].name = query["name"].clone(),

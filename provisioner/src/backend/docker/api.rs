@@ -75,6 +75,11 @@ impl Container {
         matches!(self.state.as_str(), "exited" | "dead")
     }
 
+    /// Whether it was made and not started.
+    pub(super) fn never_began(&self) -> bool {
+        self.state == "created"
+    }
+
     /// Whether `docker compose run` made it.
     pub(super) fn is_one_off(&self) -> bool {
         self.labels.get(ONE_OFF).is_some_and(|value| value.eq_ignore_ascii_case("true"))
@@ -108,6 +113,13 @@ impl Engine {
         let created: Created =
             serde_json::from_slice(&answer).map_err(|error| format!("container {name}: {error}"))?;
         Ok(created.id)
+    }
+
+    /// Puts a container into a network.
+    pub(super) async fn connect(&self, network: &str, id: &str, endpoint: &Value) -> Result<(), String> {
+        let path = format!("/networks/{}/connect", encoded(network));
+        let body = json!({ "Container": id, "EndpointConfig": endpoint });
+        self.ask(Method::POST, &path, Some(&body), WITHIN).await.map(drop)
     }
 
     pub(super) async fn start(&self, id: &str) -> Result<(), String> {

@@ -11,8 +11,16 @@ pub(super) fn next_number(containers: &[Container]) -> u32 {
     (1..).find(|number| !taken.contains(number)).unwrap_or(u32::MAX)
 }
 
-/// What to create, from what the engine says of a container: the same but for its number, and what only one can have.
-pub(super) fn of(template: &Value, number: u32) -> Value {
+/// What to create, and the networks to join before it is started.
+#[derive(Debug)]
+pub(super) struct Twin {
+    pub(super) config: Value,
+    /// Each with the names there. Engines before 25 create a container in one network only.
+    pub(super) further_networks: Map<String, Value>,
+}
+
+/// From what the engine says of a container: the same but for its number, and what only one can have.
+pub(super) fn of(template: &Value, number: u32) -> Twin {
     let mut config = template["Config"].as_object().cloned().unwrap_or_default();
     // The engine makes these of the container's id when they are not given.
     for own in ["Hostname", "MacAddress"] {
@@ -24,9 +32,14 @@ pub(super) fn of(template: &Value, number: u32) -> Value {
     let mut host = template["HostConfig"].as_object().cloned().unwrap_or_default();
     host.remove("ContainerIDFile");
     free_ports(&mut host);
+    let mut networks = endpoints(template);
+    let main = host.get("NetworkMode").and_then(Value::as_str).filter(|mode| networks.contains_key(*mode));
+    if let Some(main) = main.map(str::to_owned).or_else(|| networks.keys().next().cloned()) {
+        let endpoint = networks.remove(&main);
+        config.insert("NetworkingConfig".to_owned(), json!({ "EndpointsConfig": { (main): endpoint } }));
+    }
     config.insert("HostConfig".to_owned(), Value::Object(host));
-    config.insert("NetworkingConfig".to_owned(), json!({ "EndpointsConfig": endpoints(template) }));
-    Value::Object(config)
+    Twin { config: Value::Object(config), further_networks: networks }
 }
 
 /// A port of the host can be bound once; a clone gets any that is free.
@@ -65,12 +78,15 @@ mod tests {
                 "Labels": { "com.docker.compose.project": "shop", "com.docker.compose.container-number": "1",
                             "com.docker.compose.config-hash": "77" },
             },
-            "HostConfig": { "PortBindings": { "80/tcp": [{ "HostIp": "", "HostPort": "8080" }] }, "Memory": 5 },
+            "HostConfig": { "PortBindings": { "80/tcp": [{ "HostIp": "", "HostPort": "8080" }] }, "Memory": 5,
+                            "NetworkMode": "shop_default" },
             "NetworkSettings": { "Networks": {
+                "shop_back": { "Aliases": ["worker"] },
                 "shop_default": { "Aliases": ["shop-worker-1", "worker", "abcdef"], "IPAddress": "10.0.0.2" },
             } },
         });
-        let clone = of(&template, 4);
+        let Twin { config: clone, further_networks } = of(&template, 4);
+        assert_eq!(Value::Object(further_networks), json!({ "shop_back": { "Aliases": ["worker"] } }));
         assert_eq!(clone["Labels"]["com.docker.compose.container-number"], "4");
         assert_eq!(clone["Labels"]["com.docker.compose.config-hash"], "77");
         assert_eq!(clone["Labels"][OWNER], "true");
@@ -80,8 +96,8 @@ mod tests {
         );
         assert_eq!(clone["HostConfig"]["PortBindings"]["80/tcp"][0]["HostPort"], "");
         assert_eq!(clone["HostConfig"]["Memory"], 5);
-        let endpoint = &clone["NetworkingConfig"]["EndpointsConfig"]["shop_default"];
-        assert_eq!(*endpoint, json!({ "Aliases": ["worker"] }));
+        let endpoints = &clone["NetworkingConfig"]["EndpointsConfig"];
+        assert_eq!(*endpoints, json!({ "shop_default": { "Aliases": ["worker"] } }));
     }
 
     #[test]

@@ -3,12 +3,14 @@
 //! Containers are cloned from one that Compose made, with its labels, so that Compose sees its own; the number is theirs alone and
 //! an owner label is ours. `docker compose up` sets the scale back to what its file says: the next poll counts, and
 //! sets it right again. Everything that must be remembered is in the engine: a container that is told to leave is
-//! renamed first, so that another provisioner counts it as leaving too.
+//! renamed first, so that another provisioner counts it as leaving too, and stops it if that was not done.
 
 mod api;
 mod clone;
 
+use std::collections::HashSet;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
@@ -18,12 +20,16 @@ use tracing::{info, warn};
 
 use super::{Backend, BackendError, Instance, InstanceState};
 use api::{Container, Engine};
+use clone::Twin;
 
 /// The owner label of containers that we made.
 pub const OWNER: &str = "io.natsway.provisioner";
 
 /// What the name of a container that leaves ends with.
 const LEAVING: &str = "-natsway-leaving";
+
+/// A container that was made and not started after this never will be: whoever made it is gone.
+const BEGINS_WITHIN: Duration = Duration::from_secs(60);
 
 /// What a Docker backend is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,12 +51,19 @@ pub struct Docker {
     rules: DockerRules,
     engine: Engine,
     clock: Clock,
+    /// The containers whose stop is under way here.
+    stopping: Arc<Mutex<HashSet<String>>>,
 }
 
 impl Docker {
     /// A backend of the engine behind a socket; nothing is asked yet.
     pub fn new(rules: DockerRules) -> Docker {
-        Docker { engine: Engine::new(rules.socket.clone()), rules, clock: Clock::start() }
+        Docker {
+            engine: Engine::new(rules.socket.clone()),
+            rules,
+            clock: Clock::start(),
+            stopping: Arc::default(),
+        }
     }
 
     fn failed(&self, error: impl ToString) -> BackendError {
@@ -69,8 +82,12 @@ impl Docker {
         let mut instances = Vec::new();
         for container in self.list().await? {
             if !container.is_running() {
-                self.clear(&container).await;
+                self.clear(now_ms, &container).await;
                 continue;
+            }
+            if container.is_leaving() {
+                // Whoever renamed it may have died before it was told.
+                self.stop_once(&container.id);
             }
             let since_ms = container.created_s * 1_000;
             let age = Duration::from_millis(now_ms.saturating_sub(since_ms));
@@ -86,13 +103,21 @@ impl Docker {
         Ok(instances)
     }
 
-    /// Removes what we made and has ended; what Compose made is Compose's to remove.
-    async fn clear(&self, container: &Container) {
-        if container.is_ours() && container.has_ended() {
-            match self.engine.remove(&container.id).await {
-                Ok(()) => info!(container = %container.name(), "container removed"),
-                Err(error) => warn!(container = %container.name(), %error, "container not removed"),
-            }
+    /// Removes what we made and has ended, or never began. What Compose made is Compose's to remove; it gets its name back, by which it is
+    /// started again.
+    async fn clear(&self, now_ms: u64, container: &Container) {
+        let age = Duration::from_millis(now_ms.saturating_sub(container.created_s * 1_000));
+        let is_over = container.has_ended() || container.never_began() && age > BEGINS_WITHIN;
+        let done = if container.is_ours() && is_over {
+            self.engine.remove(&container.id).await
+        } else if container.is_leaving() && container.has_ended() {
+            self.engine.rename(&container.id, container.name().trim_end_matches(LEAVING)).await
+        } else {
+            return;
+        };
+        match done {
+            Ok(()) => info!(container = %container.name(), "container cleared away"),
+            Err(error) => warn!(container = %container.name(), %error, "container not cleared away"),
         }
     }
 
@@ -108,12 +133,25 @@ impl Docker {
             let number = clone::next_number(&containers);
             let DockerRules { project, service, .. } = &self.rules;
             let name = format!("{project}-{service}-{number}");
-            let id = self.engine.create(&name, &clone::of(&template, number)).await?;
-            self.engine.start(&id).await?;
+            let twin = clone::of(&template, number);
+            let id = self.engine.create(&name, &twin.config).await?;
+            if let Err(error) = self.begin(&id, &twin).await {
+                // Otherwise each try would leave one behind.
+                let removed = self.engine.remove(&id).await;
+                return Err(removed.err().map_or(error.clone(), |also| format!("{error}; then {also}")));
+            }
             info!(container = %name, "container started");
             Ok::<(), String>(())
         };
         started.await.map_err(|error| self.failed(error))
+    }
+
+    /// Puts a container that was just made into its networks and starts it.
+    async fn begin(&self, id: &str, twin: &Twin) -> Result<(), String> {
+        for (network, endpoint) in &twin.further_networks {
+            self.engine.connect(network, id, endpoint).await?;
+        }
+        self.engine.start(id).await
     }
 
     async fn tell_to_stop(&mut self, id: &str) -> Result<(), BackendError> {
@@ -124,14 +162,24 @@ impl Docker {
             self.engine.rename(id, &name).await.map_err(|error| self.failed(error))?;
         }
         info!(container = %container.name(), "container told to stop");
-        // The engine answers when it has stopped, and goes on when nobody waits for that.
+        self.stop_once(id);
+        Ok(())
+    }
+
+    /// Has a container stopped, unless that is under way. The engine answers when it has stopped, and goes on when nobody waits for
+    /// that; what it could not do is tried again at the next look.
+    fn stop_once(&self, id: &str) {
+        let stopping = Arc::clone(&self.stopping);
+        if !stopping.lock().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned()) {
+            return;
+        }
         let (engine, id, limit) = (self.engine.clone(), id.to_owned(), self.rules.stop_deadline);
         tokio::spawn(async move {
             if let Err(error) = engine.stop(&id, limit).await {
                 warn!(%id, %error, "container not stopped");
             }
+            stopping.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
         });
-        Ok(())
     }
 }
 
