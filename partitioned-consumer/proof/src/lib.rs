@@ -4,6 +4,7 @@
 //! machine's clock, into a log that outlives it. Afterwards the [`ledger`] judges all logs together.
 
 pub mod chaos;
+pub mod cpu;
 pub mod ledger;
 pub mod member;
 pub mod peer;

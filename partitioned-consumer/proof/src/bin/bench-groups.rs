@@ -10,15 +10,29 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use async_nats::jetstream::{self, stream};
+use natsway_groups_proof::cpu;
 use natsway_groups_proof::ledger::Ledger;
 use natsway_groups_proof::member::{Orders, now_ns};
 use natsway_groups_proof::peer::Peer;
 use natsway_partitioned_consumer::{ElasticConfig, ElasticGroup, Membership, StaticConfig, StaticGroup};
 use natsway_testkit::{Broker, Process};
+use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 const PARTITIONS: u32 = 10;
+
+/// How often each side's throughput is measured.
+const ROUNDS: usize = 3;
+
+/// What one member did with messages that were all stored before.
+#[derive(Serialize)]
+struct Throughput {
+    messages_per_s: u64,
+    /// Processor time of the member's process, start and end included.
+    member_us_per_message: f64,
+    broker_us_per_message: f64,
+}
 
 struct Bench {
     broker: Broker,
@@ -64,22 +78,25 @@ async fn main() -> Result<()> {
     let rust = std::env::current_exe()?.with_file_name("groups-member");
     let mut bench = Bench { broker, context, rust, go, logs: logs.clone(), made: 0 };
     let (messages, hazard_s) = (number("MESSAGES", 100_000)?, number("HAZARD_SECONDS", 40)?);
-    let mut figures = BTreeMap::new();
-    for side in
-        ["rust", "go"].into_iter().filter(|side| *side == "rust" || bench.go.is_some()).collect::<Vec<_>>()
-    {
-        let mut one = BTreeMap::new();
-        for limit in [1, 1000].into_iter().filter(|_| wanted("throughput")) {
-            let mut rates = Vec::new();
-            for _ in 0..3 {
-                rates.push(
-                    bench.throughput(side, limit, if limit == 1 { messages / 5 } else { messages }).await?,
-                );
+    let sides: Vec<&str> =
+        ["rust", "go"].into_iter().filter(|side| *side == "rust" || bench.go.is_some()).collect();
+    let mut figures: BTreeMap<&str, BTreeMap<String, Value>> = BTreeMap::new();
+    for limit in [1, 1000].into_iter().filter(|_| wanted("throughput")) {
+        let count = if limit == 1 { messages / 5 } else { messages };
+        let mut rounds: BTreeMap<&str, Vec<Throughput>> = BTreeMap::new();
+        // In turn, so that whatever else the machine does meets both alike.
+        for _ in 0..ROUNDS {
+            for side in &sides {
+                rounds.entry(side).or_default().push(bench.throughput(side, limit, count).await?);
             }
-            rates.sort_by(f64::total_cmp);
-            one.insert(format!("messages_per_s_at_max_ack_pending_{limit}"), json!(rates));
-            eprintln!("{side}: max_ack_pending {limit}: {rates:?} messages/s");
         }
+        for (side, rounds) in rounds {
+            eprintln!("{side}: max_ack_pending {limit}: {}", json!(rounds));
+            figures.entry(side).or_default().insert(format!("max_ack_pending_{limit}"), json!(rounds));
+        }
+    }
+    for side in sides {
+        let one = figures.entry(side).or_default();
         for (name, kill) in [("failover_after_kill_s", true), ("graceful_hand_over_s", false)]
             .into_iter()
             .filter(|_| wanted("take-over"))
@@ -101,7 +118,6 @@ async fn main() -> Result<()> {
             eprintln!("{side}: hazard run: {overlaps}");
             one.insert("hazard".into(), overlaps);
         }
-        figures.insert(side, one);
     }
     let line = json!({ "messages": messages, "partitions": PARTITIONS, "figures": figures }).to_string();
     std::fs::write(logs.join("figures.json"), &line)?;
@@ -186,21 +202,26 @@ impl Bench {
         Ok(Process::builder(program).name(name).arg(orders).start())
     }
 
-    /// One member, all messages stored before: messages a second.
-    async fn throughput(&mut self, side: &str, limit: i64, count: u64) -> Result<f64> {
+    /// One member, all messages stored before.
+    async fn throughput(&mut self, side: &str, limit: i64, count: u64) -> Result<Throughput> {
         let stream = self.stream(true).await?;
         let group = StaticGroup::new(self.context.clone(), &stream, "g")?;
         group.create(&StaticConfig::new(PARTITIONS, Membership::balanced(["m"]))).await?;
         self.publish(&stream, count, 1000, 128).await?;
         let orders = Orders { bench: Some(count), ..self.orders(&stream, "m", limit, 5000, 0, "unused") };
         let (program, orders) = self.program(side, &orders, "bench")?;
+        let (member, broker) = (cpu::of_ended_children(), cpu::of_process(self.broker.pid()));
         let output = tokio::process::Command::new(program).arg(orders).stdin(Stdio::null()).output().await?;
+        let per_message = |used: Duration| (used.as_secs_f64() * 1e8 / count as f64).round() / 100.0;
+        let member = per_message(cpu::of_ended_children().saturating_sub(member));
+        let broker = per_message(cpu::of_process(self.broker.pid()).saturating_sub(broker));
         self.context.delete_stream(&stream).await?;
         if !output.status.success() {
             bail!("{side} bench: {}", String::from_utf8_lossy(&output.stderr));
         }
         let seconds: f64 = String::from_utf8_lossy(&output.stdout).trim().parse()?;
-        Ok((count as f64 / seconds).round())
+        let messages_per_s = (count as f64 / seconds).round() as u64;
+        Ok(Throughput { messages_per_s, member_us_per_message: member, broker_us_per_message: broker })
     }
 
     /// Two instances, the pinned one goes: seconds until the other handles.

@@ -2,6 +2,10 @@
 
 use anyhow::{Context, Result};
 
+/// As in the programs of this repository: what a member costs is measured as one would run it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[tokio::main]
 async fn main() -> Result<()> {
     let orders = std::env::args().nth(1).context("expected orders as JSON")?;
