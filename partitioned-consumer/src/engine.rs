@@ -389,7 +389,7 @@ impl<A: Assign> Engine<A> {
 
     /// Returns when the broker has processed every acknowledgement sent before.
     async fn barrier(&mut self) {
-        if let Some(reply) = self.work.last_reply() {
+        if let Some(reply) = self.work.any_reply() {
             remote::barrier(&self.client, reply).await;
         }
     }

@@ -56,7 +56,8 @@ pub(crate) struct Flow<T> {
     held: BTreeMap<u64, Held<T>>,
     lanes: HashMap<u64, Lane>,
     ready: VecDeque<u64>,
-    running: HashMap<u64, Running>,
+    /// As many as handlers, which is few.
+    running: BTreeMap<u64, Running>,
     active: usize,
     awaited: usize,
     /// Until when another instance may be at work by a lease from before the broker restarted.
@@ -91,7 +92,7 @@ impl<T> Flow<T> {
             held: BTreeMap::new(),
             lanes: HashMap::new(),
             ready: VecDeque::new(),
-            running: HashMap::new(),
+            running: BTreeMap::new(),
             active: 0,
             awaited: 0,
             hold_off: Duration::ZERO,

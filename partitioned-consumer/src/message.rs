@@ -38,20 +38,34 @@ impl Meta {
     /// Reads `$JS.ACK.[<domain>.<account>.]<stream>.<consumer>.<deliveries>.<stream seq>.<consumer seq>.<time>.<pending>[.<token>]`.
     pub(crate) fn parse(reply: &str) -> Option<Self> {
         let rest = reply.strip_prefix("$JS.ACK.")?;
-        let names = match rest.split('.').count() {
-            7 => 2,
-            9.. => 4,
+        // Every message passes here: one look at each byte, no list of parts.
+        let dots = rest.bytes().filter(|byte| *byte == b'.').count();
+        let names = match dots {
+            6 => 2,
+            8.. => 4,
             _ => return None,
         };
-        let mut numbers = rest.split('.').skip(names);
+        let mut parts = rest.as_bytes().split(|byte| *byte == b'.').skip(names);
+        let mut number = || parts.next().and_then(decimal);
         Some(Self {
-            deliveries: numbers.next()?.parse().ok()?,
-            stream_seq: numbers.next()?.parse().ok()?,
-            consumer_seq: numbers.next()?.parse().ok()?,
-            stored_at_ns: numbers.next()?.parse().ok()?,
-            pending: numbers.next()?.parse().ok()?,
+            deliveries: number()?,
+            stream_seq: number()?,
+            consumer_seq: number()?,
+            stored_at_ns: number()?.try_into().ok()?,
+            pending: number()?,
         })
     }
+}
+
+/// A number as the broker writes it: digits only.
+fn decimal(digits: &[u8]) -> Option<u64> {
+    if digits.is_empty() {
+        return None;
+    }
+    digits.iter().try_fold(0_u64, |number, digit| {
+        let digit = digit.is_ascii_digit().then(|| u64::from(digit - b'0'))?;
+        number.checked_mul(10)?.checked_add(digit)
+    })
 }
 
 /// A message that its handler has to settle: acknowledge, refuse or terminate.
@@ -72,7 +86,7 @@ pub(crate) struct Ticket {
     pub(crate) settled: AtomicBool,
     /// The end of the run was told already.
     pub(crate) finished: AtomicBool,
-    pub(crate) cancelled: CancellationToken,
+    pub(crate) session: Arc<CancellationToken>,
 }
 
 impl Ticket {
@@ -213,7 +227,7 @@ impl Message {
     ///
     /// An `async` handler is dropped then and needs not look; blocking work has to.
     pub fn cancelled(&self) -> CancellationToken {
-        self.ticket.cancelled.clone()
+        CancellationToken::clone(&self.ticket.session)
     }
 
     /// The message was handled: the broker may forget it.
@@ -317,7 +331,12 @@ mod tests {
         assert_eq!(Meta::parse("$JS.ACK.S.c.2.7.9.1700.3"), Some(meta));
         assert_eq!(Meta::parse("$JS.ACK.hub.hash.S.c.2.7.9.1700.3.token"), Some(meta));
         assert_eq!(Meta::parse("$JS.ACK.hub.hash.S.c.2.7.9.1700.3"), Some(meta));
-        assert_eq!(Meta::parse("_INBOX.x"), None);
+        for other in
+            ["_INBOX.x", "$JS.ACK.S.c.2.7.9.x.3", "$JS.ACK.S.c.2.7..1700.3", "$JS.ACK.S.c.2.7.9.1700"]
+        {
+            assert_eq!(Meta::parse(other), None, "{other}");
+        }
+        assert_eq!(Meta::parse("$JS.ACK.S.c.2.18446744073709551616.9.1700.3"), None, "too large a number");
     }
 
     #[test]

@@ -80,7 +80,7 @@ where
     let outcome = tokio::select! {
         biased;
         outcome = work => outcome,
-        () = ticket.cancelled.cancelled() => return None,
+        () = ticket.session.cancelled() => return None,
     };
     let verdict = match outcome {
         Ok(outcome) => outcome.verdict(),

@@ -4,7 +4,7 @@
 //! may start is judged at the moment at which it starts, and a busy member never waits for a task to be woken. What a
 //! step asks for besides (pulls, questions, the end of a pin) is left for the engine.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -42,10 +42,12 @@ struct State {
     /// What the engine has to do.
     actions: Vec<Action<Box<Received>>>,
     /// Acknowledgement subjects of what handlers have, for progress.
-    replies: HashMap<u64, Subject>,
-    last_reply: Option<Subject>,
-    /// Cancelled with the pin.
-    session: CancellationToken,
+    /// There are as many as handlers at work, which is few.
+    replies: BTreeMap<u64, Subject>,
+    /// An acknowledgement subject of the consumer.
+    any_reply: Option<Subject>,
+    /// Cancelled with the pin; shared, because a copy of the token itself takes its lock.
+    session: Arc<CancellationToken>,
     /// When the engine looks next.
     alarm: Duration,
     connected: bool,
@@ -58,9 +60,9 @@ impl Work {
         let statistics = client.statistics();
         let state = State {
             actions: Vec::new(),
-            replies: HashMap::new(),
-            last_reply: None,
-            session: CancellationToken::new(),
+            replies: BTreeMap::new(),
+            any_reply: None,
+            session: Arc::default(),
             alarm: Duration::ZERO,
             connected: true,
             connects: statistics.connects.load(Ordering::Relaxed),
@@ -166,7 +168,7 @@ impl Work {
             // Made first, so that what changes between the look and the wait is not missed.
             let ready = self.ready.notified();
             match self.try_take(finished.take()) {
-                Taken::Job(job) => return Some(*job),
+                Taken::Job(job) => return Some(job),
                 Taken::Closed => return None,
                 Taken::Nothing => ready.await,
             }
@@ -188,33 +190,41 @@ impl Work {
         state.heed(first_new);
         let taken = run.map(|run| {
             state.replies.insert(run.run, run.content.reply.clone());
-            state.last_reply = Some(run.content.reply.clone());
-            (run, state.session.clone())
+            if state.any_reply.is_none() {
+                // A copy: the subject itself is a part of all that was read with it.
+                state.any_reply = Some(Subject::from(run.content.reply.as_str()));
+            }
+            (run, Arc::clone(&state.session))
         });
         self.unlock(state);
         match taken {
             Some((Run { run, content }, session)) => {
                 let ticket = self.ticket(run, &content, session);
-                Taken::Job(Box::new(Job { message: Message::new(content, Arc::clone(&ticket)), ticket }))
+                Taken::Job(Job { message: Message::new(content, Arc::clone(&ticket)), ticket })
             }
             None => Taken::Nothing,
         }
     }
 
-    fn ticket(self: &Arc<Self>, run: u64, content: &Received, cancelled: CancellationToken) -> Arc<Ticket> {
+    fn ticket(
+        self: &Arc<Self>,
+        run: u64,
+        content: &Received,
+        session: Arc<CancellationToken>,
+    ) -> Arc<Ticket> {
         Arc::new(Ticket {
             run,
             work: Arc::clone(self),
             reply: content.reply.clone(),
             settled: AtomicBool::new(false),
             finished: AtomicBool::new(false),
-            cancelled,
+            session,
         })
     }
 
     /// The right to settle a message that is buried instead of handled.
     pub(crate) fn burial(self: &Arc<Self>, run: &Run<Box<Received>>) -> Arc<Ticket> {
-        let session = self.state.lock().expect("no step panics").session.clone();
+        let session = Arc::clone(&self.state.lock().expect("no step panics").session);
         self.ticket(run.run, &run.content, session)
     }
 
@@ -254,9 +264,9 @@ impl Work {
         state.replies.values().cloned().chain(buffered).collect()
     }
 
-    /// The acknowledgement subject of the message that was started last.
-    pub(crate) fn last_reply(&self) -> Option<Subject> {
-        self.state.lock().expect("no step panics").last_reply.clone()
+    /// An acknowledgement subject of the consumer, once a message was started.
+    pub(crate) fn any_reply(&self) -> Option<Subject> {
+        self.state.lock().expect("no step panics").any_reply.clone()
     }
 
     /// Takes what no handler has, and gives back its acknowledgement subjects.
@@ -273,7 +283,7 @@ impl Work {
 }
 
 enum Taken {
-    Job(Box<Job>),
+    Job(Job),
     Nothing,
     Closed,
 }

@@ -120,7 +120,7 @@ impl<A: Assign> Engine<A> {
         let Some(plan) = self.plan.clone() else {
             return self.life_step(lifecycle::Event::Deleted { by_us: false });
         };
-        let (context, client, reply) = (self.context.clone(), self.client.clone(), self.work.last_reply());
+        let (context, client, reply) = (self.context.clone(), self.client.clone(), self.work.any_reply());
         self.answers.push(
             async move {
                 if let Some(reply) = reply {
