@@ -165,8 +165,7 @@ fn changed(text: &str) -> Error {
     ErrorKind::ConfigChanged.with(text)
 }
 
-/// How a member takes part; made by [`StaticGroup::consume`](crate::StaticGroup::consume) and
-/// [`ElasticGroup::consume`](crate::ElasticGroup::consume).
+/// How a member takes part; made by [`Group::consume`](crate::Group::consume).
 #[must_use = "a builder does nothing until `handle` or `messages`"]
 pub struct Consume {
     context: jetstream::Context,

@@ -1,21 +1,25 @@
 //! An elastic group: administration, and the way in for its members.
 
+use std::ops::Deref;
+
 use async_nats::jetstream::{self, stream};
 
 use crate::admin::{self, Written};
 use crate::api::{self, code};
 use crate::config::{Document, ElasticConfig, Generation, MemberMapping, Membership};
-use crate::consume::Consume;
 use crate::error::{Error, ErrorKind};
 use crate::filter::transforms;
+use crate::group::Group;
 use crate::name::{GroupName, check_member};
 use crate::partition::sticky_mappings;
 use crate::plan::GroupKind;
-use crate::settings::{self, GroupSettings};
+use crate::settings;
 
 const KIND: GroupKind = GroupKind::Elastic;
 
 /// A group whose members come and go, on any stream: a work-queue stream copies from it and adds the partition.
+///
+/// What it has in common with static groups is in [`Group`].
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -32,10 +36,14 @@ const KIND: GroupKind = GroupKind::Elastic;
 /// # }
 /// ```
 #[derive(Clone)]
-pub struct ElasticGroup {
-    pub(crate) context: jetstream::Context,
-    api_prefix: String,
-    pub(crate) name: GroupName,
+pub struct ElasticGroup(Group);
+
+impl Deref for ElasticGroup {
+    type Target = Group;
+
+    fn deref(&self) -> &Group {
+        &self.0
+    }
 }
 
 impl ElasticGroup {
@@ -44,19 +52,13 @@ impl ElasticGroup {
     /// # Errors
     /// [`ErrorKind::InvalidName`].
     pub fn new(context: jetstream::Context, stream: &str, group: &str) -> Result<Self, Error> {
-        Ok(Self { context, api_prefix: "$JS.API".into(), name: GroupName::new(stream, group)? })
+        Group::new(context, KIND, stream, group).map(Self)
     }
 
     /// The prefix of the JetStream API, where the context was made with another than `$JS.API`.
     #[must_use]
-    pub fn api_prefix(mut self, prefix: impl Into<String>) -> Self {
-        self.api_prefix = prefix.into();
-        self
-    }
-
-    /// The stream and the group.
-    pub fn name(&self) -> &GroupName {
-        &self.name
+    pub fn api_prefix(self, prefix: impl Into<String>) -> Self {
+        Self(self.0.api_prefix(prefix))
     }
 
     /// The elastic groups of a stream, in order of their names.
@@ -259,78 +261,6 @@ impl ElasticGroup {
             Some(membership) => Ok(membership),
             None => self.config().await.map(|config| config.membership),
         }
-    }
-
-    /// The members that have an instance at work, in the order of the configuration.
-    ///
-    /// # Errors
-    /// As [`ElasticGroup::config`].
-    pub async fn active_members(&self) -> Result<Vec<String>, Error> {
-        let names = self.config().await?.membership.names();
-        let consumers = admin::consumers(&self.context, &self.name.work_queue()).await?;
-        Ok(names
-            .into_iter()
-            .filter(|name| consumers.iter().any(|c| c.name == *name && admin::is_active(c)))
-            .collect())
-    }
-
-    /// Whether a name is a member, and whether an instance of it is at work.
-    ///
-    /// # Errors
-    /// As [`ElasticGroup::config`].
-    pub async fn is_in_membership_and_active(&self, member: &str) -> Result<(bool, bool), Error> {
-        let included = self.config().await?.membership.contains(member);
-        let active = included && self.active_members().await?.iter().any(|name| name == member);
-        Ok((included, active))
-    }
-
-    /// Makes the pinned instance of a member step down, so that another takes over.
-    ///
-    /// # Errors
-    /// [`ErrorKind::NotActive`] when the member has no consumer.
-    pub async fn step_down(&self, member: &str) -> Result<(), Error> {
-        admin::step_down(&self.context, KIND, &self.name, member).await
-    }
-
-    /// Settings that only members of this library know.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Broker`], [`ErrorKind::CorruptEntry`].
-    pub async fn settings(&self) -> Result<GroupSettings, Error> {
-        settings::read(&self.context, KIND, &self.name).await
-    }
-
-    /// Changes settings that only members of this library know.
-    ///
-    /// # Errors
-    /// [`ErrorKind::GroupNotFound`], [`ErrorKind::Conflict`], [`ErrorKind::Broker`].
-    pub async fn change_settings(
-        &self,
-        edit: impl Fn(&mut GroupSettings) + Send,
-    ) -> Result<GroupSettings, Error> {
-        self.config().await?;
-        settings::change(&self.context, KIND, &self.name, edit).await
-    }
-
-    /// Stops handling: running handlers end, nothing new begins, until [`ElasticGroup::resume`].
-    ///
-    /// # Errors
-    /// As [`ElasticGroup::change_settings`].
-    pub async fn pause(&self) -> Result<(), Error> {
-        self.change_settings(|settings| settings.paused = true).await.map(|_| ())
-    }
-
-    /// Goes on after [`ElasticGroup::pause`].
-    ///
-    /// # Errors
-    /// As [`ElasticGroup::change_settings`].
-    pub async fn resume(&self) -> Result<(), Error> {
-        self.change_settings(|settings| settings.paused = false).await.map(|_| ())
-    }
-
-    /// Takes part as a member. Without being one yet, it waits until it is added.
-    pub fn consume(&self, member: impl Into<String>) -> Consume {
-        Consume::new(self.context.clone(), self.api_prefix.clone(), KIND, self.name.clone(), member.into())
     }
 }
 

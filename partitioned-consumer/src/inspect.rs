@@ -94,6 +94,16 @@ pub struct Finding {
     pub text: String,
 }
 
+impl GroupReport {
+    /// A member without a consumer has what waits in its partitions all the same.
+    fn add_up_absent_members(&mut self) {
+        for member in self.members.iter_mut().filter(|member| !member.joined) {
+            let theirs = member.partitions.iter().filter_map(|p| self.by_partition.get(*p as usize));
+            member.lag_messages = theirs.map(|partition| partition.lag_messages).sum();
+        }
+    }
+}
+
 impl StaticGroup {
     /// How the group stands. It makes a short-lived consumer per partition to count what waits.
     ///
@@ -103,22 +113,23 @@ impl StaticGroup {
         let config = self.config().await?;
         let filters = config.filters.iter().map(|f| PartitioningFilter::new(f, [])).collect();
         let mut report =
-            base(self.context(), GroupKind::Static, self.name(), &config.membership, config.partitions)
+            base(&self.context, GroupKind::Static, self.name(), &config.membership, config.partitions)
                 .await?;
         report.generation = config.generation;
         report.filters = filters;
         let stream = self.name().stream().to_owned();
         for member in report.members.clone() {
             let info =
-                api::consumer_info(self.context(), &stream, &self.name().durable(&member.member)).await.ok();
+                api::consumer_info(&self.context, &stream, &self.name().durable(&member.member)).await.ok();
             let from = info.map_or(1, |info| info.ack_floor.stream_sequence + 1);
             for partition in member.partitions {
                 let wanted = config.filters_of_partition(partition);
-                let waiting = count_from(self.context(), &stream, wanted, from).await?;
+                let waiting = count_from(&self.context, &stream, wanted, from).await?;
                 report.by_partition[partition as usize].lag_messages = waiting;
             }
         }
-        add_newest(self.context(), &stream, &mut report).await?;
+        add_newest(&self.context, &stream, &mut report).await?;
+        report.add_up_absent_members();
         Ok(report)
     }
 
@@ -129,11 +140,11 @@ impl StaticGroup {
     pub async fn doctor(&self) -> Result<Vec<Finding>, Error> {
         let config = self.config().await?;
         let mut findings =
-            common(self.context(), GroupKind::Static, self.name(), &config.membership, config.partitions)
+            common(&self.context, GroupKind::Static, self.name(), &config.membership, config.partitions)
                 .await?;
         old_generation(config.generation, &mut findings);
         overlaps(config.filters.iter().map(String::as_str), &mut findings);
-        let stream = admin::check_stream(self.context(), self.name().stream()).await?;
+        let stream = admin::check_stream(&self.context, self.name().stream()).await?;
         let transform =
             stream.config.subject_transform.map(|t| t.destination).unwrap_or_default().to_ascii_lowercase();
         let written = transform
@@ -181,6 +192,7 @@ impl ElasticGroup {
             }
         }
         add_newest(&self.context, &queue, &mut report).await?;
+        report.add_up_absent_members();
         Ok(report)
     }
 
@@ -331,11 +343,10 @@ async fn common(
     let report = base(context, kind, name, membership, partitions).await?;
     let mut findings = Vec::new();
     let mut find = |code, text| findings.push(Finding { code, text });
-    let listed = |numbers: Vec<u32>| numbers.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
     let uncovered: Vec<u32> =
         report.by_partition.iter().filter(|p| p.owner.is_none()).map(|p| p.partition).collect();
     if !uncovered.is_empty() {
-        find("uncovered", format!("nobody handles partition {}: add members or mappings", listed(uncovered)));
+        find("uncovered", format!("nobody handles {}: add members or mappings", listed(&uncovered)));
     }
     for member in &report.members {
         if member.partitions.is_empty() {
@@ -347,11 +358,9 @@ async fn common(
                 ),
             );
         } else if !member.active {
-            let text = format!(
-                "member {:?} has no instance: partition {} waits",
-                member.member,
-                listed(member.partitions.clone())
-            );
+            let wait = if member.partitions.len() == 1 { "waits" } else { "wait" };
+            let text =
+                format!("member {:?} has no instance: {} {wait}", member.member, listed(&member.partitions));
             find("no-instance", text);
         }
     }
@@ -378,6 +387,12 @@ async fn common(
         }
     }
     Ok(findings)
+}
+
+/// `partition 3`, or `partitions 3, 4`.
+fn listed(partitions: &[u32]) -> String {
+    let numbers = partitions.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
+    format!("partition{} {numbers}", if partitions.len() == 1 { "" } else { "s" })
 }
 
 async fn owned_by_another(

@@ -21,9 +21,10 @@ use tokio::time::{Instant, sleep};
 
 use crate::admin;
 use crate::api;
-use crate::config::{Document, ElasticConfig, Membership};
+use crate::config::{Document, ElasticConfig, MemberMapping, Membership};
 use crate::elastic_group::{ElasticGroup, refuse_first_generation, work_queue};
 use crate::error::{Error, ErrorKind};
+use crate::name::check_member;
 use crate::partition::MAX_PARTITIONS;
 use crate::plan::GroupKind;
 use crate::settings;
@@ -33,6 +34,9 @@ use crate::settings;
 pub(crate) struct Journal {
     partitions: u32,
     members: Vec<String>,
+    /// Which partitions they get at the end; balanced where there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    mappings: Vec<MemberMapping>,
     /// Where copying stopped; absent until it has.
     cut: Option<u64>,
 }
@@ -56,14 +60,42 @@ impl ElasticGroup {
     /// Changes the number of partitions; gives up when the members have not handled the backlog within `limit`.
     ///
     /// Members of this library and members written in Go end with a "changed" error when the number changes, and have to
-    /// be started again; what is left to them keeps its order. A group that uses mappings comes back balanced over the same
-    /// members, since its mappings do not fit the new number.
+    /// be started again; what is left to them keeps its order.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidConfig`], [`ErrorKind::GroupNotFound`], [`ErrorKind::NotAllowed`] for a group without members, one of
-    /// the older generation, or a work queue that is empty and whose cut cannot be proved; [`ErrorKind::Timeout`] when the
-    /// backlog was not handled in time. Call it again to go on where it stopped.
+    /// the older generation, one that uses mappings (see [`ElasticGroup::repartition_mapped`]), or a work queue that is
+    /// empty and whose cut cannot be proved; [`ErrorKind::Timeout`] when the backlog was not handled in time. Call it again
+    /// to go on where it stopped.
     pub async fn repartition(&self, partitions: u32, limit: Duration) -> Result<Repartitioned, Error> {
+        self.repartition_as(partitions, Vec::new(), limit).await
+    }
+
+    /// As [`ElasticGroup::repartition`], with mappings for the new partitions. While the rest of the old ones is handled,
+    /// their members share those evenly.
+    ///
+    /// # Errors
+    /// As [`ElasticGroup::repartition`]; [`ErrorKind::InvalidConfig`] naming every fault of the mappings.
+    pub async fn repartition_mapped(
+        &self,
+        partitions: u32,
+        mappings: impl IntoIterator<Item = MemberMapping>,
+        limit: Duration,
+    ) -> Result<Repartitioned, Error> {
+        let mappings: Vec<MemberMapping> = mappings.into_iter().collect();
+        if mappings.is_empty() {
+            return Err(ErrorKind::InvalidConfig.with("no mapping given: expected at least one"));
+        }
+        mappings.iter().try_for_each(|mapping| check_member(&mapping.member))?;
+        self.repartition_as(partitions, mappings, limit).await
+    }
+
+    async fn repartition_as(
+        &self,
+        partitions: u32,
+        mappings: Vec<MemberMapping>,
+        limit: Duration,
+    ) -> Result<Repartitioned, Error> {
         if partitions == 0 || partitions > MAX_PARTITIONS {
             return Err(ErrorKind::InvalidConfig
                 .with(format!("partitions {partitions}: expected 1..={MAX_PARTITIONS}")));
@@ -71,7 +103,7 @@ impl ElasticGroup {
         let deadline = Instant::now() + limit;
         let config = self.config().await?;
         refuse_first_generation(&config)?;
-        let mut journal = self.begin(partitions, &config).await?;
+        let mut journal = self.begin(partitions, mappings, &config).await?;
         let cut = match journal.cut {
             Some(cut) => cut,
             None => {
@@ -88,16 +120,25 @@ impl ElasticGroup {
             self.write_partitions(journal.partitions).await?;
         }
         self.copy_again(cut).await?;
-        self.restore(&journal, journal.partitions).await?;
+        if journal.mappings.is_empty() {
+            self.restore(&journal, journal.partitions).await?;
+        } else {
+            self.set_mappings(journal.mappings.clone()).await?;
+        }
         self.note(None).await?;
         Ok(Repartitioned { from: config.partitions, to: journal.partitions, cut })
     }
 
-    async fn begin(&self, partitions: u32, config: &ElasticConfig) -> Result<Journal, Error> {
+    async fn begin(
+        &self,
+        partitions: u32,
+        mappings: Vec<MemberMapping>,
+        config: &ElasticConfig,
+    ) -> Result<Journal, Error> {
         if let Some(journal) = self.settings().await?.repartition {
-            if journal.partitions != partitions {
+            if journal.partitions != partitions || (!mappings.is_empty() && journal.mappings != mappings) {
                 return Err(ErrorKind::NotAllowed.with(format!(
-                    "a change to {} partitions is under way: finish it first, by asking for that number",
+                    "a change to {} partitions is under way: finish it first, by asking for the same again",
                     journal.partitions
                 )));
             }
@@ -108,7 +149,17 @@ impl ElasticGroup {
             return Err(ErrorKind::NotAllowed
                 .with("the group has no members that could handle what was copied already"));
         }
-        let journal = Journal { partitions, members, cut: None };
+        if mappings.is_empty() && matches!(config.membership, Membership::Mapped(_)) {
+            return Err(ErrorKind::NotAllowed.with(format!(
+                "the group uses mappings, which do not fit another number of partitions: give mappings for \
+                 {partitions}, or delete the mappings and add the members, which shares them evenly"
+            )));
+        }
+        if !mappings.is_empty() {
+            let membership = Membership::Mapped(mappings.clone());
+            ElasticConfig { partitions, membership, ..config.clone() }.check()?;
+        }
+        let journal = Journal { partitions, members, mappings, cut: None };
         self.note(Some(journal.clone())).await?;
         Ok(journal)
     }
@@ -195,7 +246,7 @@ impl ElasticGroup {
         updated.map(|_| ()).map_err(|error| error.into_error("the work-queue stream could not be changed"))
     }
 
-    /// Brings the members back; a member's share is balanced.
+    /// Brings the members back, with even shares.
     async fn restore(&self, journal: &Journal, partitions: u32) -> Result<(), Error> {
         let seats = journal.members.iter().take(partitions as usize).cloned();
         let members = Membership::balanced(seats);

@@ -1,21 +1,22 @@
 //! A static group: administration, and the way in for its members.
 
+use std::ops::Deref;
+
 use async_nats::jetstream;
 
 use crate::admin::{self, Written};
 use crate::api;
 use crate::config::StaticConfig;
-use crate::consume::Consume;
 use crate::error::{Error, ErrorKind};
-use crate::name::GroupName;
+use crate::group::Group;
 use crate::plan::GroupKind;
-use crate::settings::{self, GroupSettings};
+use crate::settings;
 
 const KIND: GroupKind = GroupKind::Static;
 
 /// A group with a fixed membership, on a stream whose subjects begin with the partition.
 ///
-/// A handle is cheap to clone and holds nothing but the names and the connection.
+/// What it has in common with elastic groups is in [`Group`].
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -30,10 +31,14 @@ const KIND: GroupKind = GroupKind::Static;
 /// # }
 /// ```
 #[derive(Clone)]
-pub struct StaticGroup {
-    context: jetstream::Context,
-    api_prefix: String,
-    name: GroupName,
+pub struct StaticGroup(Group);
+
+impl Deref for StaticGroup {
+    type Target = Group;
+
+    fn deref(&self) -> &Group {
+        &self.0
+    }
 }
 
 impl StaticGroup {
@@ -42,23 +47,13 @@ impl StaticGroup {
     /// # Errors
     /// [`ErrorKind::InvalidName`].
     pub fn new(context: jetstream::Context, stream: &str, group: &str) -> Result<Self, Error> {
-        Ok(Self { context, api_prefix: "$JS.API".into(), name: GroupName::new(stream, group)? })
+        Group::new(context, KIND, stream, group).map(Self)
     }
 
     /// The prefix of the JetStream API, where the context was made with another than `$JS.API`.
     #[must_use]
-    pub fn api_prefix(mut self, prefix: impl Into<String>) -> Self {
-        self.api_prefix = prefix.into();
-        self
-    }
-
-    pub(crate) fn context(&self) -> &jetstream::Context {
-        &self.context
-    }
-
-    /// The stream and the group.
-    pub fn name(&self) -> &GroupName {
-        &self.name
+    pub fn api_prefix(self, prefix: impl Into<String>) -> Self {
+        Self(self.0.api_prefix(prefix))
     }
 
     /// The static groups of a stream, in order of their names.
@@ -136,77 +131,5 @@ impl StaticGroup {
             gone.map_err(|error| error.into_error(&format!("consumer {consumer:?} could not be deleted")))?;
         }
         settings::delete(&self.context, KIND, &self.name).await
-    }
-
-    /// The members that have an instance at work, in the order of the configuration.
-    ///
-    /// # Errors
-    /// As [`StaticGroup::config`].
-    pub async fn active_members(&self) -> Result<Vec<String>, Error> {
-        let names = self.config().await?.membership.names();
-        let consumers = admin::consumers(&self.context, self.name.stream()).await?;
-        let active = |member: &String| {
-            consumers.iter().any(|c| c.name == self.name.durable(member) && admin::is_active(c))
-        };
-        Ok(names.into_iter().filter(active).collect())
-    }
-
-    /// Whether a name is a member, and whether an instance of it is at work.
-    ///
-    /// # Errors
-    /// As [`StaticGroup::config`].
-    pub async fn is_in_membership_and_active(&self, member: &str) -> Result<(bool, bool), Error> {
-        let included = self.config().await?.membership.contains(member);
-        let active = included && self.active_members().await?.iter().any(|name| name == member);
-        Ok((included, active))
-    }
-
-    /// Makes the pinned instance of a member step down, so that another takes over.
-    ///
-    /// # Errors
-    /// [`ErrorKind::NotActive`] when the member has no consumer.
-    pub async fn step_down(&self, member: &str) -> Result<(), Error> {
-        admin::step_down(&self.context, KIND, &self.name, member).await
-    }
-
-    /// Settings that only members of this library know.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Broker`], [`ErrorKind::CorruptEntry`].
-    pub async fn settings(&self) -> Result<GroupSettings, Error> {
-        settings::read(&self.context, KIND, &self.name).await
-    }
-
-    /// Changes settings that only members of this library know.
-    ///
-    /// # Errors
-    /// [`ErrorKind::GroupNotFound`], [`ErrorKind::Conflict`], [`ErrorKind::Broker`].
-    pub async fn change_settings(
-        &self,
-        edit: impl Fn(&mut GroupSettings) + Send,
-    ) -> Result<GroupSettings, Error> {
-        self.config().await?;
-        settings::change(&self.context, KIND, &self.name, edit).await
-    }
-
-    /// Stops handling: running handlers end, nothing new begins, until [`StaticGroup::resume`].
-    ///
-    /// # Errors
-    /// As [`StaticGroup::change_settings`].
-    pub async fn pause(&self) -> Result<(), Error> {
-        self.change_settings(|settings| settings.paused = true).await.map(|_| ())
-    }
-
-    /// Goes on after [`StaticGroup::pause`].
-    ///
-    /// # Errors
-    /// As [`StaticGroup::change_settings`].
-    pub async fn resume(&self) -> Result<(), Error> {
-        self.change_settings(|settings| settings.paused = false).await.map(|_| ())
-    }
-
-    /// Takes part as a member.
-    pub fn consume(&self, member: impl Into<String>) -> Consume {
-        Consume::new(self.context.clone(), self.api_prefix.clone(), KIND, self.name.clone(), member.into())
     }
 }

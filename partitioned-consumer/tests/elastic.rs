@@ -5,7 +5,9 @@ mod support;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::consumer::pull;
-use natsway_partitioned_consumer::{ElasticConfig, ElasticGroup, End, ErrorKind, MemberMapping, MemberState};
+use natsway_partitioned_consumer::{
+    ElasticConfig, ElasticGroup, End, ErrorKind, GroupSettings, MemberMapping, MemberState, Membership,
+};
 use natsway_testkit::eventually;
 use support::{Ledger, SOON, becomes, broker, handler, handles, publish, stream};
 
@@ -239,6 +241,18 @@ async fn the_number_of_partitions_changes_without_loss_or_disorder() {
     group.repartition(9, SOON).await.unwrap();
     publish(&context, 15, 61, 10).await;
     handles(&ledger, 1050).await;
+    // By hand from here on, and a number that the mappings do not fit is refused before anything is touched.
+    let by_hand = [MemberMapping::new("m1", [0, 1, 2, 3]), MemberMapping::new("m2", [4])];
+    let uneven = group.repartition_mapped(6, by_hand.clone(), SOON).await.unwrap_err();
+    assert_eq!(uneven.kind(), ErrorKind::InvalidConfig, "{uneven}");
+    group.repartition_mapped(5, by_hand.clone(), SOON).await.unwrap();
+    let refused = group.repartition(8, SOON).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::NotAllowed, "{refused}");
+    let config = group.config().await.unwrap();
+    assert_eq!((config.partitions, config.membership), (5, Membership::Mapped(by_hand.into())));
+    assert_eq!(group.settings().await.unwrap(), GroupSettings::default());
+    publish(&context, 15, 71, 10).await;
+    handles(&ledger, 1200).await;
     members.iter().for_each(tokio::task::JoinHandle::abort);
     ledger.check_exactly_once();
 }

@@ -4,7 +4,7 @@ use anyhow::Result;
 use async_nats::jetstream::{self, consumer, stream};
 use futures_util::TryStreamExt;
 use natsway_partitioned_consumer::{
-    ElasticConfig, ElasticGroup, Error, GroupKind, Membership, StaticConfig, StaticGroup,
+    ElasticConfig, ElasticGroup, Error, Group, GroupKind, Membership, StaticConfig, StaticGroup,
 };
 
 use super::{GROUP, MEMBERS, PARTITIONS, STREAM};
@@ -43,10 +43,11 @@ impl Stage {
     }
 
     pub(super) async fn step_down(&self, member: &str) -> Result<(), Error> {
-        match self {
-            Self::Elastic(group) => group.step_down(member).await,
-            Self::Static(group) => group.step_down(member).await,
-        }
+        let group: &Group = match self {
+            Self::Elastic(group) => group,
+            Self::Static(group) => group,
+        };
+        group.step_down(member).await
     }
 
     fn consumed(&self) -> String {

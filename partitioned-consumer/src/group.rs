@@ -1,0 +1,148 @@
+//! What groups of both kinds have in common.
+
+use async_nats::jetstream;
+
+use crate::admin;
+use crate::config::{ElasticConfig, Membership, StaticConfig};
+use crate::consume::Consume;
+use crate::error::Error;
+use crate::name::GroupName;
+use crate::plan::GroupKind;
+use crate::settings::{self, GroupSettings};
+
+/// A group of either kind. [`StaticGroup`](crate::StaticGroup) and [`ElasticGroup`](crate::ElasticGroup) dereference to it.
+///
+/// It is cheap to clone and holds nothing but the names and the connection.
+#[derive(Clone)]
+pub struct Group {
+    pub(crate) context: jetstream::Context,
+    pub(crate) api_prefix: String,
+    pub(crate) kind: GroupKind,
+    pub(crate) name: GroupName,
+}
+
+impl Group {
+    /// Names a group; it need not exist yet.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidName`](crate::ErrorKind::InvalidName).
+    pub fn new(
+        context: jetstream::Context,
+        kind: GroupKind,
+        stream: &str,
+        group: &str,
+    ) -> Result<Self, Error> {
+        Ok(Self { context, api_prefix: "$JS.API".into(), kind, name: GroupName::new(stream, group)? })
+    }
+
+    /// The prefix of the JetStream API, where the context was made with another than `$JS.API`.
+    #[must_use]
+    pub fn api_prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.api_prefix = prefix.into();
+        self
+    }
+
+    /// The stream and the group.
+    pub fn name(&self) -> &GroupName {
+        &self.name
+    }
+
+    /// Which kind it is.
+    pub fn kind(&self) -> GroupKind {
+        self.kind
+    }
+
+    /// Who takes part, as the group's entry says.
+    ///
+    /// # Errors
+    /// [`ErrorKind::GroupNotFound`](crate::ErrorKind::GroupNotFound),
+    /// [`ErrorKind::CorruptEntry`](crate::ErrorKind::CorruptEntry),
+    /// [`ErrorKind::InvalidConfig`](crate::ErrorKind::InvalidConfig).
+    pub async fn membership(&self) -> Result<Membership, Error> {
+        let membership = |json: &[u8]| match self.kind {
+            GroupKind::Static => StaticConfig::from_json(json).map(|config| config.membership),
+            GroupKind::Elastic => ElasticConfig::from_json(json).map(|config| config.membership),
+        };
+        admin::read(&self.context, self.kind, &self.name, membership).await
+    }
+
+    /// The members that have an instance at work, in the order of the configuration.
+    ///
+    /// # Errors
+    /// As [`Group::membership`].
+    pub async fn active_members(&self) -> Result<Vec<String>, Error> {
+        let names = self.membership().await?.names();
+        let consumers = admin::consumers(&self.context, &self.kind.consumed_stream(&self.name)).await?;
+        let active = |member: &String| {
+            let consumer = self.kind.consumer(&self.name, member);
+            consumers.iter().any(|c| c.name == consumer && admin::is_active(c))
+        };
+        Ok(names.into_iter().filter(active).collect())
+    }
+
+    /// Whether a name is a member, and whether an instance of it is at work.
+    ///
+    /// # Errors
+    /// As [`Group::membership`].
+    pub async fn is_in_membership_and_active(&self, member: &str) -> Result<(bool, bool), Error> {
+        let included = self.membership().await?.contains(member);
+        let active = included && self.active_members().await?.iter().any(|name| name == member);
+        Ok((included, active))
+    }
+
+    /// Makes the pinned instance of a member step down, so that another takes over.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotActive`](crate::ErrorKind::NotActive) when the member has no consumer.
+    pub async fn step_down(&self, member: &str) -> Result<(), Error> {
+        admin::step_down(&self.context, self.kind, &self.name, member).await
+    }
+
+    /// Settings that only members of this library know.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Broker`](crate::ErrorKind::Broker), [`ErrorKind::CorruptEntry`](crate::ErrorKind::CorruptEntry).
+    pub async fn settings(&self) -> Result<GroupSettings, Error> {
+        settings::read(&self.context, self.kind, &self.name).await
+    }
+
+    /// Changes settings that only members of this library know.
+    ///
+    /// # Errors
+    /// As [`Group::membership`]; [`ErrorKind::Conflict`](crate::ErrorKind::Conflict),
+    /// [`ErrorKind::Broker`](crate::ErrorKind::Broker).
+    pub async fn change_settings(
+        &self,
+        edit: impl Fn(&mut GroupSettings) + Send,
+    ) -> Result<GroupSettings, Error> {
+        self.membership().await?;
+        settings::change(&self.context, self.kind, &self.name, edit).await
+    }
+
+    /// Stops handling: running handlers end, nothing new begins, until [`Group::resume`].
+    ///
+    /// # Errors
+    /// As [`Group::change_settings`].
+    pub async fn pause(&self) -> Result<(), Error> {
+        self.change_settings(|settings| settings.paused = true).await.map(|_| ())
+    }
+
+    /// Goes on after [`Group::pause`].
+    ///
+    /// # Errors
+    /// As [`Group::change_settings`].
+    pub async fn resume(&self) -> Result<(), Error> {
+        self.change_settings(|settings| settings.paused = false).await.map(|_| ())
+    }
+
+    /// Takes part as a member. A member of an elastic group that is none yet waits until it is added.
+    pub fn consume(&self, member: impl Into<String>) -> Consume {
+        Consume::new(
+            self.context.clone(),
+            self.api_prefix.clone(),
+            self.kind,
+            self.name.clone(),
+            member.into(),
+        )
+    }
+}
