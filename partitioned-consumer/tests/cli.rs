@@ -157,9 +157,99 @@ async fn contexts_of_the_nats_command_line_are_read() {
     };
     assert!(list(&["--context", "here", "elastic", "ls", "foo"]).status.success());
     assert!(list(&["elastic", "ls", "foo", "--context", "here"]).status.success());
-    assert!(!list(&["--context", "elsewhere", "elastic", "ls", "foo"]).status.success());
+    assert_eq!(list(&["--context", "elsewhere", "elastic", "ls", "foo"]).status.code(), Some(2));
     std::fs::write(home.path().join("nats/context.txt"), "here\n").unwrap();
     assert!(list(&["elastic", "ls", "foo"]).status.success());
+}
+
+#[test]
+fn exit_codes_tell_a_mistake_from_a_failure() {
+    let code = |args: &[&str]| {
+        let mut command = Command::new(CG);
+        command.args(args).env_remove("NATS_URL").env("XDG_CONFIG_HOME", "/nonexistent");
+        command.output().unwrap().status.code()
+    };
+    for mistake in [
+        &["--nats-url", "http://x y", "elastic", "ls", "foo"][..],
+        &["--nats-url", "nats://127.0.0.1:1", "--nats-user", "ann", "elastic", "ls", "foo"],
+        &["elastic", "ls"],
+        &["bogus"],
+    ] {
+        assert_eq!(code(mistake), Some(2), "{mistake:?}");
+    }
+    assert_eq!(
+        code(&["--nats-url", "nats://127.0.0.1:1", "elastic", "ls", "foo"]),
+        Some(1),
+        "nobody answers"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_lag_of_a_member_that_never_joined_is_that_of_its_partitions() {
+    let (broker, _context) = broker().await;
+    cg(&broker, "elastic setup foo");
+    cg(&broker, "elastic create foo g 4 --filter foo.* --wildcards 1");
+    cg(&broker, "elastic add foo g m1 m2");
+    cg(&broker, "traffic foo --every 1us --keys 40 --count 80");
+    let lags = eventually(SOON, async || {
+        let report = json(&broker, "elastic info foo g");
+        let lag = |of: &str| -> u64 {
+            report[of].as_array().unwrap().iter().map(|one| one["lag_messages"].as_u64().unwrap()).sum()
+        };
+        let lags = (lag("by_partition"), lag("members"));
+        if lags.0 == 80 { Ok(lags) } else { Err(format!("{lags:?}")) }
+    })
+    .await;
+    assert_eq!(lags, (80, 80));
+    let doctor = run(&broker, "elastic doctor foo g", "");
+    let said = String::from_utf8(doctor.stdout).unwrap();
+    assert_eq!(doctor.status.code(), Some(1));
+    assert!(said.contains("no-instance: member \"m1\" has no instance: partitions 0, 1 wait\n"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_goes_away_ends_the_program_in_good_order() {
+    let (broker, _context) = broker().await;
+    cg(&broker, "elastic setup foo");
+    cg(&broker, "elastic create foo g 4 --filter foo.* --wildcards 1");
+    cg(&broker, "elastic add foo g m1");
+    cg(&broker, "traffic foo --every 1us --count 50");
+    for line in ["elastic info foo g", "elastic consume foo g m1"] {
+        let mut command = Command::new(CG);
+        command.args(line.split(' ')).env("NATS_URL", broker.url()).env("XDG_CONFIG_HOME", "/nonexistent");
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        let status = eventually(SOON, async || child.try_wait().unwrap().ok_or("still there")).await;
+        let said = std::io::read_to_string(child.stderr.take().unwrap()).unwrap();
+        assert!(status.success() && !said.contains("panicked"), "{line}: {status} {said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupt_ends_what_the_prompt_does_and_never_the_prompt() {
+    let (broker, _context) = broker().await;
+    cg(&broker, "elastic setup foo");
+    cg(&broker, "elastic create foo g 4 --filter foo.* --wildcards 1");
+    let home = tempfile::tempdir().unwrap();
+    let diary = home.path().join("stderr");
+    let mut command = Command::new(CG);
+    command.args(["elastic", "prompt"]).env("NATS_URL", broker.url()).env("HOME", home.path());
+    command.env("XDG_CONFIG_HOME", "/nonexistent").stdin(Stdio::piped()).stdout(Stdio::null());
+    let mut child = command.stderr(std::fs::File::create(&diary).unwrap()).spawn().unwrap();
+    let mut input = child.stdin.take().unwrap();
+    let times = |text: &str| std::fs::read_to_string(&diary).unwrap().matches(text).count();
+    for round in 1..=2 {
+        input.write_all(b"join foo g m1\n").unwrap();
+        eventually(SOON, async || times("consuming from") == round).await;
+        let interrupted = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+        assert!(interrupted.success());
+        eventually(SOON, async || times("stopped") == round).await;
+    }
+    input.write_all(b"exit\n").unwrap();
+    let status = eventually(SOON, async || child.try_wait().unwrap().ok_or("still there")).await;
+    assert!(status.success(), "{status}");
+    let history = std::fs::read_to_string(home.path().join(".cg_history")).unwrap();
+    assert!(history.contains("join foo g m1"), "{history}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -262,6 +262,8 @@ pub(crate) enum ElasticCommand {
         group: Group,
         /// Partitions from then on
         partitions: u32,
+        /// Partitions of a member from then on, as member:0,1,2; a group that uses mappings needs new ones
+        mappings: Vec<String>,
         /// How long the members may take for what was copied already
         #[arg(long, default_value = "10m", value_parser = duration)]
         limit: Duration,

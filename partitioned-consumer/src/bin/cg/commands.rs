@@ -7,13 +7,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use async_nats::jetstream::stream;
 use natsway_partitioned_consumer::{
-    ElasticConfig, ElasticGroup, GroupKind, MemberMapping, Membership, StaticConfig, StaticGroup,
+    ElasticConfig, ElasticGroup, Group, GroupKind, MemberMapping, Membership, StaticConfig, StaticGroup,
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::args::{
-    Cli, Common, CreateStatic, ElasticCommand, Group, Mode, NewElastic, NewStatic, StaticCommand,
+    Common, CreateStatic, ElasticCommand, Group as Names, Mode, NewElastic, NewStatic, StaticCommand,
 };
-use crate::connect::{Connection, connect};
+use crate::connect::Connection;
 use crate::{consume, print, prompt, traffic};
 
 /// What every command needs.
@@ -22,25 +23,31 @@ pub(crate) struct Session {
     pub(crate) connection: Connection,
     pub(crate) json: bool,
     pub(crate) sleep: Duration,
+    /// Ends `consume`; where there is none, a signal to the process does.
+    pub(crate) stop: Option<CancellationToken>,
 }
 
 impl Session {
-    pub(crate) fn fixed(&self, group: &Group) -> Result<StaticGroup> {
+    pub(crate) fn group(&self, kind: GroupKind, group: &Names) -> Result<Group> {
+        let Connection { jetstream, api_prefix } = &self.connection;
+        Ok(Group::new(jetstream.clone(), kind, &group.stream, &group.group)?.api_prefix(api_prefix))
+    }
+
+    pub(crate) fn fixed(&self, group: &Names) -> Result<StaticGroup> {
         let Connection { jetstream, api_prefix } = &self.connection;
         Ok(StaticGroup::new(jetstream.clone(), &group.stream, &group.group)?.api_prefix(api_prefix))
     }
 
-    pub(crate) fn elastic(&self, group: &Group) -> Result<ElasticGroup> {
+    pub(crate) fn elastic(&self, group: &Names) -> Result<ElasticGroup> {
         let Connection { jetstream, api_prefix } = &self.connection;
         Ok(ElasticGroup::new(jetstream.clone(), &group.stream, &group.group)?.api_prefix(api_prefix))
     }
 }
 
 /// Runs one invocation.
-pub(crate) async fn run(cli: Cli, url_given: bool) -> Result<ExitCode> {
-    let connection = connect(cli.broker, url_given, cli.context.as_deref()).await?;
-    let session = |sleep| Session { connection: connection.clone(), json: cli.json, sleep };
-    match cli.command {
+pub(crate) async fn run(connection: Connection, json: bool, command: Mode) -> Result<ExitCode> {
+    let session = |sleep| Session { connection: connection.clone(), json, sleep, stop: None };
+    match command {
         Mode::Static { work, command: StaticCommand::Common(Common::Prompt) } => {
             prompt::run(session(work.sleep), GroupKind::Static).await
         }
@@ -110,8 +117,13 @@ pub(crate) async fn elastic(session: &Session, command: ElasticCommand) -> Resul
             print::mappings(session, &mappings);
         }
         ElasticCommand::DeleteMapping(group) => session.elastic(&group)?.delete_mappings().await?,
-        ElasticCommand::Repartition { group, partitions, limit } => {
-            let done = session.elastic(&group)?.repartition(partitions, limit).await?;
+        ElasticCommand::Repartition { group, partitions, mappings: texts, limit } => {
+            let group = session.elastic(&group)?;
+            let done = if texts.is_empty() {
+                group.repartition(partitions, limit).await?
+            } else {
+                group.repartition_mapped(partitions, mappings(&texts)?, limit).await?
+            };
             print::repartitioned(session, &done);
         }
     }
@@ -227,37 +239,20 @@ async fn common(session: &Session, kind: GroupKind, command: Common) -> Result<E
             }
         }
         Common::MemberInfo(member) => {
-            let (name, group) = (&member.member, &member.group);
-            let (included, active) = if fixed {
-                session.fixed(group)?.is_in_membership_and_active(name).await?
-            } else {
-                session.elastic(group)?.is_in_membership_and_active(name).await?
-            };
+            let (name, group) = (&member.member, session.group(kind, &member.group)?);
+            let (included, active) = group.is_in_membership_and_active(name).await?;
             print::member(session, name, included, active);
         }
-        Common::StepDown(member) => {
-            let (name, group) = (&member.member, &member.group);
-            if fixed {
-                session.fixed(group)?.step_down(name).await?
-            } else {
-                session.elastic(group)?.step_down(name).await?
-            }
-        }
+        Common::StepDown(member) => session.group(kind, &member.group)?.step_down(&member.member).await?,
         Common::Consume(wanted) => return consume::run(session, kind, &wanted).await,
-        Common::Pause(group) if fixed => session.fixed(&group)?.pause().await?,
-        Common::Pause(group) => session.elastic(&group)?.pause().await?,
-        Common::Resume(group) if fixed => session.fixed(&group)?.resume().await?,
-        Common::Resume(group) => session.elastic(&group)?.resume().await?,
+        Common::Pause(group) => session.group(kind, &group)?.pause().await?,
+        Common::Resume(group) => session.group(kind, &group)?.resume().await?,
         Common::DeadLetter(wanted) => {
             let edit = |settings: &mut natsway_partitioned_consumer::GroupSettings| {
                 settings.dead_letter_subject = wanted.subject.clone().filter(|_| !wanted.off);
                 settings.dead_letter_after = if wanted.off { 0 } else { wanted.after };
             };
-            if fixed {
-                session.fixed(&wanted.group)?.change_settings(edit).await?;
-            } else {
-                session.elastic(&wanted.group)?.change_settings(edit).await?;
-            }
+            session.group(kind, &wanted.group)?.change_settings(edit).await?;
         }
         Common::Setup(wanted) => {
             let (source, partitions) = (format!("{}.*", wanted.stream), wanted.partitions);
@@ -281,7 +276,7 @@ mod tests {
     use super::*;
 
     fn new(members: &[&str]) -> NewStatic {
-        let group = Group { stream: "foo".into(), group: "cg".into() };
+        let group = Names { stream: "foo".into(), group: "cg".into() };
         NewStatic {
             group,
             max_members: 3,

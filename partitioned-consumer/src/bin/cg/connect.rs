@@ -1,6 +1,7 @@
 //! Finds the broker: an address that was given, else a context of the nats command line.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use async_nats::jetstream;
@@ -31,25 +32,40 @@ struct NatsContext {
     jetstream_api_prefix: String,
 }
 
-/// Connects. A context named on the command line goes first, then an address that was given, then the selected context.
-pub(crate) async fn connect(args: BrokerArgs, url_given: bool, context: Option<&str>) -> Result<Connection> {
+/// How the broker is reached: a context named on the command line goes first, then an address that was given, then the
+/// selected context.
+pub(crate) struct Chosen {
+    broker: Broker,
+    api_prefix: String,
+}
+
+/// Reads the settings; what fails here has to be changed by the user before another try.
+pub(crate) fn choose(args: BrokerArgs, url_given: bool, context: Option<&str>) -> Result<Chosen> {
     let directory = context_directory();
-    let chosen = match context {
+    let context = match context {
         Some(name) => Some(read_context(&directory, name)?),
         None if url_given => None,
         None => selected(&directory).map(|name| read_context(&directory, &name)).transpose()?,
     };
-    let (broker, api_prefix) = match chosen {
-        Some(context) => (broker_of(&context)?, api_prefix(&context)),
-        None => (args.into_broker()?, "$JS.API".to_owned()),
-    };
+    Ok(match context {
+        Some(context) => Chosen { broker: broker_of(&context)?, api_prefix: api_prefix(&context) },
+        None => Chosen { broker: args.into_broker()?, api_prefix: "$JS.API".to_owned() },
+    })
+}
+
+/// How long the broker may take to answer.
+const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+
+/// Connects.
+pub(crate) async fn connect(chosen: Chosen) -> Result<Connection> {
+    let Chosen { broker, api_prefix } = chosen;
     let client = broker.connect("cg", "_INBOX_cg").await.context("the broker cannot be reached")?;
     let connected = async {
         while client.connection_state() != async_nats::connection::State::Connected {
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await
+            tokio::time::sleep(Duration::from_millis(20)).await
         }
     };
-    if tokio::time::timeout(std::time::Duration::from_secs(5), connected).await.is_err() {
+    if tokio::time::timeout(CONNECT_WITHIN, connected).await.is_err() {
         bail!("the broker does not answer; give --nats-url or --context");
     }
     let jetstream = jetstream::context::ContextBuilder::new().api_prefix(api_prefix.clone()).build(client);

@@ -1,5 +1,6 @@
 //! `cg … consume`: takes part as a member and prints what comes.
 
+use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -13,20 +14,29 @@ use crate::commands::Session;
 
 /// Runs until it is interrupted, or the group ends it.
 pub(crate) async fn run(session: &Session, kind: GroupKind, wanted: &args::Consume) -> Result<ExitCode> {
-    let stop = natsway_boot::shutdown::on_signal()?;
+    let stop = match &session.stop {
+        Some(stop) => stop.clone(),
+        None => natsway_boot::shutdown::on_signal()?,
+    };
     let (member, group) = (wanted.member.member.clone(), &wanted.member.group);
     let template = pull::Config {
         max_ack_pending: wanted.max_ack_pending,
         ack_wait: wanted.ack_wait,
         ..Default::default()
     };
-    let builder = match kind {
-        GroupKind::Static => session.fixed(group)?.consume(&member),
-        GroupKind::Elastic => session.elastic(group)?.consume(&member),
-    };
+    let builder = session.group(kind, group)?.consume(&member);
     let (sleep, json, name) = (session.sleep, session.json, Arc::<str>::from(member.as_str()));
     let builder = builder.template(template).concurrency(wanted.concurrency as usize);
-    let mut consuming = builder.handle(move |message| work(Arc::clone(&name), message, sleep, json)).await?;
+    let unread = stop.clone();
+    let mut consuming = builder
+        .handle(move |message| {
+            let (name, unread) = (Arc::clone(&name), unread.clone());
+            async move {
+                // Nobody sees what comes any more: leave it to another instance.
+                work(name, message, sleep, json).await.inspect_err(|_| unread.cancel())
+            }
+        })
+        .await?;
     eprintln!("consuming from {} as {member}; interrupt to stop", group.group);
     let end = tokio::select! {
         end = consuming.done() => end,
@@ -42,21 +52,22 @@ pub(crate) async fn run(session: &Session, kind: GroupKind, wanted: &args::Consu
     Ok(ExitCode::SUCCESS)
 }
 
-async fn work(member: Arc<str>, message: Message, sleep: Duration, json: bool) {
+async fn work(member: Arc<str>, message: Message, sleep: Duration, json: bool) -> std::io::Result<()> {
     let pin = message.headers().and_then(|h| h.get("Nats-Pin-Id")).map_or("", |v| v.as_str());
-    if json {
-        let line = serde_json::json!({
+    let line = if json {
+        serde_json::json!({
             "member": &*member, "subject": message.subject(), "seq": message.stream_sequence(), "pinned_id": pin,
             "partition": message.partition(), "deliveries": message.deliveries(),
-        });
-        println!("{line}");
+        })
+        .to_string()
     } else {
-        println!(
+        format!(
             "[{member}] subject={}, seq={}, pinnedID={pin}. Processing time: {sleep:?}",
             message.subject(),
             message.stream_sequence()
-        );
-    }
+        )
+    };
+    writeln!(std::io::stdout(), "{line}")?;
     tokio::time::sleep(sleep).await;
     let acked = message.double_ack().await;
     let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
@@ -67,4 +78,5 @@ async fn work(member: Arc<str>, message: Message, sleep: Duration, json: bool) {
             message.stream_sequence()
         ),
     }
+    Ok(())
 }

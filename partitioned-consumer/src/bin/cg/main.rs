@@ -25,11 +25,21 @@ async fn main() -> ExitCode {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let url_given =
         matches.value_source("nats_url").is_some_and(|s| s != clap::parser::ValueSource::DefaultValue);
-    match commands::run(cli, url_given).await {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("cg: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    let chosen = match connect::choose(cli.broker, url_given, cli.context.as_deref()) {
+        Ok(chosen) => chosen,
+        Err(mistake) => return fail(&mistake, ExitCode::from(MISTAKE)),
+    };
+    let outcome = match connect::connect(chosen).await {
+        Ok(connection) => commands::run(connection, cli.json, cli.command).await,
+        Err(error) => Err(error),
+    };
+    outcome.unwrap_or_else(|error| fail(&error, ExitCode::FAILURE))
+}
+
+/// Something has to be changed before another try; also clap's own code for arguments that it refuses.
+const MISTAKE: u8 = 2;
+
+fn fail(error: &anyhow::Error, code: ExitCode) -> ExitCode {
+    eprintln!("cg: {error:#}");
+    code
 }

@@ -1,5 +1,7 @@
 //! What the commands say, as text for people and as JSON for scripts.
 
+use std::io::Write;
+
 use anyhow::Result;
 use natsway_partitioned_consumer::{
     Finding, Generation, GroupKind, GroupReport, MemberMapping, Repartitioned,
@@ -7,6 +9,17 @@ use natsway_partitioned_consumer::{
 use serde_json::json;
 
 use crate::commands::Session;
+
+/// Prints a line. A reader that has gone (`cg … | head`) has seen enough: that ends the program, and is no failure.
+pub(crate) fn line(text: std::fmt::Arguments<'_>) {
+    if writeln!(std::io::stdout(), "{text}").is_err() {
+        std::process::exit(0);
+    }
+}
+
+macro_rules! say {
+    ($($text:tt)*) => { line(format_args!($($text)*)) };
+}
 
 fn list(names: &[String]) -> String {
     format!("[{}]", names.join(" "))
@@ -18,17 +31,17 @@ fn numbers(numbers: &[u32]) -> String {
 
 pub(crate) fn groups(session: &Session, kind: GroupKind, groups: &[String]) {
     if session.json {
-        println!("{}", json!({ "kind": kind.as_str(), "groups": groups }));
+        say!("{}", json!({ "kind": kind.as_str(), "groups": groups }));
     } else {
-        println!("{} consumer groups: {}", kind.as_str(), list(groups));
+        say!("{} consumer groups: {}", kind.as_str(), list(groups));
     }
 }
 
 pub(crate) fn members(session: &Session, what: &str, members: &[String]) {
     if session.json {
-        println!("{}", json!({ "members": members }));
+        say!("{}", json!({ "members": members }));
     } else {
-        println!("{what}; members now: {}", list(members));
+        say!("{what}; members now: {}", list(members));
     }
 }
 
@@ -39,71 +52,75 @@ fn mapping_text(mappings: &[MemberMapping]) -> String {
 
 pub(crate) fn mappings(session: &Session, mappings: &[MemberMapping]) {
     if session.json {
-        println!("{}", json!({ "member_mappings": mappings }));
+        say!("{}", json!({ "member_mappings": mappings }));
     } else {
-        println!("member mappings: {}", mapping_text(mappings));
+        say!("member mappings: {}", mapping_text(mappings));
     }
 }
 
 pub(crate) fn repartitioned(session: &Session, done: &Repartitioned) {
     if session.json {
-        println!("{}", json!({ "from": done.from, "to": done.to, "cut_sequence": done.cut }));
+        say!("{}", json!({ "from": done.from, "to": done.to, "cut_sequence": done.cut }));
     } else {
-        println!(
+        say!(
             "{} partitions now, {} before; sequence {} was the last under the old number",
-            done.to, done.from, done.cut
+            done.to,
+            done.from,
+            done.cut
         );
     }
 }
 
 pub(crate) fn member(session: &Session, name: &str, included: bool, active: bool) {
     if session.json {
-        println!("{}", json!({ "member": name, "in_membership": included, "active": active }));
+        say!("{}", json!({ "member": name, "in_membership": included, "active": active }));
         return;
     }
-    println!("member {name} is {} the membership", if included { "in" } else { "not in" });
-    println!("{}", if active { "an instance is active" } else { "*** no instance is active ***" });
+    say!("member {name} is {} the membership", if included { "in" } else { "not in" });
+    say!("{}", if active { "an instance is active" } else { "*** no instance is active ***" });
 }
 
 pub(crate) fn findings(session: &Session, findings: &[Finding]) -> Result<()> {
     if session.json {
-        println!("{}", serde_json::to_string(findings)?);
+        say!("{}", serde_json::to_string(findings)?);
     } else if findings.is_empty() {
-        println!("nothing is wrong");
+        say!("nothing is wrong");
     }
     for finding in findings.iter().filter(|_| !session.json) {
-        println!("{}: {}", finding.code, finding.text);
+        say!("{}: {}", finding.code, finding.text);
     }
     Ok(())
 }
 
 pub(crate) fn report(session: &Session, report: &GroupReport) -> Result<()> {
     if session.json {
-        println!("{}", serde_json::to_string(report)?);
+        say!("{}", serde_json::to_string(report)?);
         return Ok(());
     }
     let filters: Vec<String> = report.filters.iter().map(|f| f.filter.clone()).collect();
     if report.kind == "static" {
-        println!("partitions: {}, filters: {}", report.partitions, list(&filters));
+        say!("partitions: {}, filters: {}", report.partitions, list(&filters));
     } else {
-        println!(
+        say!(
             "partitions: {}, max buffered messages: {}, max buffered bytes: {}",
-            report.partitions, report.max_buffered_messages, report.max_buffered_bytes
+            report.partitions,
+            report.max_buffered_messages,
+            report.max_buffered_bytes
         );
         for filter in &report.filters {
-            println!("filter: {}, key wildcards: [{}]", filter.filter, numbers(&filter.wildcards));
+            say!("filter: {}, key wildcards: [{}]", filter.filter, numbers(&filter.wildcards));
         }
         if filters.is_empty() {
-            println!("the whole subject is the key");
+            say!("the whole subject is the key");
         }
     }
     match (report.balanced.is_empty(), report.mappings.is_empty()) {
-        (false, _) => println!("members: {}", list(&report.balanced)),
-        (_, false) => println!("member mappings: {}", mapping_text(&report.mappings)),
-        _ => println!("no members or mappings"),
+        (false, _) => say!("members: {}", list(&report.balanced)),
+        (_, false) => say!("member mappings: {}", mapping_text(&report.mappings)),
+        _ => say!("no members or mappings"),
     }
     let active: Vec<String> = report.members.iter().filter(|m| m.active).map(|m| m.member.clone()).collect();
-    println!("active members: {}", list(&active));
+    say!("active members: {}", list(&active));
     extras(report);
     Ok(())
 }
@@ -111,25 +128,29 @@ pub(crate) fn report(session: &Session, report: &GroupReport) -> Result<()> {
 /// What only this implementation shows.
 fn extras(report: &GroupReport) {
     if report.generation == Generation::First {
-        println!("written by the older generation");
+        say!("written by the older generation");
     }
     if report.settings.paused {
-        println!("PAUSED");
+        say!("PAUSED");
     }
     if let Some(subject) = &report.settings.dead_letter_subject {
-        println!("dead letters: {subject}, after {} deliveries", report.settings.dead_letter_after);
+        say!("dead letters: {subject}, after {} deliveries", report.settings.dead_letter_after);
     }
     if let Some(uncopied) = report.uncopied_messages.filter(|n| *n > 0) {
-        println!("not copied yet: {uncopied} messages");
+        say!("not copied yet: {uncopied} messages");
     }
     if !report.members.is_empty() {
-        println!(
+        say!(
             "\n{:<20} {:>6} {:>10} {:>10} {:<14} partitions",
-            "member", "active", "lag", "unacked", "last active"
+            "member",
+            "active",
+            "lag",
+            "unacked",
+            "last active"
         );
     }
     for member in &report.members {
-        println!(
+        say!(
             "{:<20} {:>6} {:>10} {:>10} {:<14} {}",
             member.member,
             if member.active { "yes" } else { "no" },
@@ -139,11 +160,11 @@ fn extras(report: &GroupReport) {
             numbers(&member.partitions)
         );
     }
-    println!("\n{:<20} {:>6} {:>10} {:<14}", "partition", "owner", "lag", "newest message");
+    say!("\n{:<20} {:<20} {:>10} {:<14}", "partition", "owner", "lag", "newest message");
     for partition in &report.by_partition {
         let owner = partition.owner.as_deref().unwrap_or("-");
-        println!(
-            "{:<20} {:>6} {:>10} {:<14}",
+        say!(
+            "{:<20} {:<20} {:>10} {:<14}",
             partition.partition,
             owner,
             partition.lag_messages,

@@ -3,67 +3,90 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Subcommand;
 use natsway_partitioned_consumer::GroupKind;
-use rustyline::completion::Completer;
 use rustyline::error::ReadlineError;
 use rustyline::history::FileHistory;
-use rustyline::{Context, Editor, Helper, Highlighter, Hinter, Validator};
+use rustyline::{CompletionType, Config, Editor};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 
 use crate::args::{Common, Consume, ElasticCommand, StaticCommand, duration};
 use crate::commands::{Session, ask, elastic, fixed};
 
-/// First words, with what follows them, for `help` and for completion.
-const COMMANDS: &[(&str, &str)] = &[
-    ("help", ""),
-    ("exit", ""),
-    ("static", "switch to static groups"),
-    ("elastic", "switch to elastic groups"),
-    ("processing-time", "DURATION"),
-    ("ls", "STREAM"),
-    ("info", "STREAM GROUP"),
-    ("doctor", "STREAM GROUP"),
-    ("create", "static: balanced|mapped STREAM GROUP MAX-MEMBERS MEMBER…; elastic: STREAM GROUP MAX-MEMBERS"),
-    ("delete", "STREAM GROUP"),
-    ("memberinfo", "STREAM GROUP MEMBER"),
-    ("add", "STREAM GROUP MEMBER…"),
-    ("drop", "STREAM GROUP MEMBER…"),
-    ("rebalance", "STREAM GROUP MEMBER…"),
-    ("createmapping", "STREAM GROUP MEMBER:0,1,2…"),
-    ("deletemapping", "STREAM GROUP"),
-    ("stepdown", "STREAM GROUP MEMBER"),
-    ("consume", "STREAM GROUP MEMBER"),
-    ("pause", "STREAM GROUP"),
-    ("resume", "STREAM GROUP"),
-    ("dead-letter", "STREAM GROUP SUBJECT"),
-    ("repartition", "STREAM GROUP PARTITIONS"),
-    ("setup", "STREAM"),
+mod complete;
+
+use complete::Words;
+
+/// A command, for `help` and for completion.
+struct Known {
+    name: &'static str,
+    alias: &'static str,
+    takes: &'static str,
+}
+
+impl Known {
+    fn names(&self) -> impl Iterator<Item = &'static str> {
+        [self.name].into_iter().chain(self.alias.split(' ').filter(|alias| !alias.is_empty()))
+    }
+}
+
+const fn known(name: &'static str, alias: &'static str, takes: &'static str) -> Known {
+    Known { name, alias, takes }
+}
+
+const COMMANDS: &[Known] = &[
+    known("help", "?", ""),
+    known("exit", "quit", ""),
+    known("static", "", "(switch to static groups)"),
+    known("elastic", "", "(switch to elastic groups)"),
+    known("processing-time", "", "DURATION"),
+    known("ls", "list", "STREAM"),
+    known("info", "", "STREAM GROUP"),
+    known("doctor", "", "STREAM GROUP"),
+    known(
+        "create",
+        "",
+        "static: balanced|mapped STREAM GROUP PARTITIONS MEMBER…; elastic: STREAM GROUP PARTITIONS",
+    ),
+    known("delete", "rm", "STREAM GROUP"),
+    known("memberinfo", "member-info minfo", "STREAM GROUP MEMBER"),
+    known("add", "", "STREAM GROUP MEMBER… (elastic)"),
+    known("drop", "", "STREAM GROUP MEMBER… (elastic)"),
+    known("rebalance", "", "STREAM GROUP MEMBER… (elastic)"),
+    known("createmapping", "create-mapping cm", "STREAM GROUP MEMBER:0,1,2… (elastic)"),
+    known("deletemapping", "delete-mapping dm", "STREAM GROUP (elastic)"),
+    known("stepdown", "step-down sd", "STREAM GROUP MEMBER"),
+    known("consume", "join", "STREAM GROUP MEMBER"),
+    known("pause", "", "STREAM GROUP"),
+    known("resume", "", "STREAM GROUP"),
+    known("dead-letter", "", "STREAM GROUP SUBJECT"),
+    known("repartition", "", "STREAM GROUP PARTITIONS (elastic)"),
+    known("setup", "", "STREAM"),
 ];
 
-#[derive(Helper, Highlighter, Hinter, Validator)]
-struct Words;
-
-impl Completer for Words {
-    type Candidate = String;
-
-    fn complete(&self, line: &str, at: usize, _: &Context<'_>) -> rustyline::Result<(usize, Vec<String>)> {
-        let begun = &line[..at];
-        let fits = COMMANDS.iter().filter(|(word, _)| !begun.contains(' ') && word.starts_with(begun));
-        Ok((0, fits.map(|(word, _)| format!("{word} ")).collect()))
+fn help() {
+    for Known { name, alias, takes } in COMMANDS {
+        println!("{name:<16} {alias:<18} {takes}");
     }
 }
 
 /// Asks until `exit` or the end of the input.
 pub(crate) async fn run(mut session: Session, mut kind: GroupKind) -> Result<ExitCode> {
-    let mut editor: Editor<Words, FileHistory> = Editor::new()?;
-    editor.set_helper(Some(Words));
+    // As far as all that fits agrees, and then a list of it, as a shell does.
+    let settings = Config::builder().completion_type(CompletionType::List).build();
+    let mut editor: Editor<Words, FileHistory> = Editor::with_config(settings)?;
+    editor.set_helper(Some(Words { session: session.clone(), kind }));
     let history = std::env::var_os("HOME").map(|home| std::path::Path::new(&home).join(".cg_history"));
     if let Some(path) = &history {
         // None yet, on the first time.
         drop(editor.load_history(path));
     }
     loop {
+        if let Some(words) = editor.helper_mut() {
+            words.kind = kind;
+        }
         let line = match editor.readline(&format!("[{}]> ", kind.as_str())) {
             Ok(line) => line,
             Err(ReadlineError::Interrupted) => continue,
@@ -77,7 +100,7 @@ pub(crate) async fn run(mut session: Session, mut kind: GroupKind) -> Result<Exi
         editor.add_history_entry(&line)?;
         match words.as_slice() {
             ["exit" | "quit"] => break,
-            ["help" | "?"] => COMMANDS.iter().for_each(|(word, rest)| println!("{word:<16} {rest}")),
+            ["help" | "?"] => help(),
             ["static"] => kind = GroupKind::Static,
             ["elastic"] => kind = GroupKind::Elastic,
             ["processing-time", time] => match duration(time) {
@@ -85,7 +108,7 @@ pub(crate) async fn run(mut session: Session, mut kind: GroupKind) -> Result<Exi
                 Err(error) => eprintln!("{error}"),
             },
             words => {
-                if let Err(error) = one(&session, kind, words).await {
+                if let Err(error) = interruptible(&session, kind, words).await {
                     eprintln!("{error:#}");
                 }
             }
@@ -95,6 +118,28 @@ pub(crate) async fn run(mut session: Session, mut kind: GroupKind) -> Result<Exi
         editor.save_history(path)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Runs one line. Ctrl-C ends `consume` in good order; a second one, or one at any other command, is back at the prompt
+/// at once.
+async fn interruptible(session: &Session, kind: GroupKind, words: &[&str]) -> Result<()> {
+    let stop = CancellationToken::new();
+    let session = Session { stop: Some(stop.clone()), ..session.clone() };
+    let ends_in_order = matches!(words.first(), Some(&("consume" | "join")));
+    let mut interrupts = signal(SignalKind::interrupt())?;
+    let command = one(&session, kind, words);
+    tokio::pin!(command);
+    loop {
+        tokio::select! {
+            outcome = &mut command => return outcome,
+            _ = interrupts.recv() => {
+                if !ends_in_order || stop.is_cancelled() {
+                    bail!("interrupted");
+                }
+                stop.cancel();
+            }
+        }
+    }
 }
 
 /// Runs one line; arguments that are missing are asked for one by one.
