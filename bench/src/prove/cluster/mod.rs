@@ -14,8 +14,8 @@ use super::ledger::Ledger;
 use super::load::{Load, Tally};
 use super::{Finding, Report, Size, raw_directory};
 
-/// No answer at all for longer than this is an outage, on a slow machine too.
-const LONGEST_GAP: Duration = Duration::from_secs(10);
+/// No answer at all for longer than this is an outage. Longer than a POST whose outcome is unknown keeps its connection.
+const LONGEST_GAP: Duration = Duration::from_secs(20);
 
 /// Runs every scenario, or those that were asked for.
 ///
