@@ -112,7 +112,12 @@ impl RequestSpan {
     }
 
     /// Begins a try with the version behind `subject`; `resends` tries were made before it.
+    ///
+    /// Of a request that is not sampled no try is, whatever the sampler: then it is the request's own.
     pub fn try_with(&self, spans: &Spans, subject: &str, version: &str, resends: u32) -> TrySpan {
+        if !self.context.span().is_recording() {
+            return TrySpan { context: self.context.clone(), ended: true };
+        }
         let builder = spans.span_builder("send").with_kind(SpanKind::Producer);
         let span = spans.build_with_context(builder, &self.context);
         let context = Context::new().with_span(span);
@@ -172,6 +177,9 @@ impl TrySpan {
 
     /// Ends with what came back.
     pub fn end(mut self, answer: &Answer) {
+        if !self.is_recording() {
+            return;
+        }
         let outcome = match answer {
             Answer::Http(response) | Answer::Native(NativeReply::Response(response)) => Ok(response.status),
             Answer::Native(NativeReply::ServiceError { status, .. }) => Ok(*status),

@@ -61,7 +61,8 @@ impl Spans {
         let tracing = self.0.as_ref()?;
         let builder = tracing.tracer.span_builder("process").with_kind(SpanKind::Consumer);
         let builder = builder.with_start_time(SystemTime::now() - arrived.elapsed());
-        let span = tracing.tracer.build_with_context(builder, &extract(request.headers()));
+        let parent = extract(request.headers());
+        let span = tracing.tracer.build_with_context(builder, &parent);
         let context = Context::new().with_span(span);
         let span = context.span();
         if span.is_recording() {
@@ -71,8 +72,11 @@ impl Spans {
             span.set_attribute(KeyValue::new(key::HTTP_REQUEST_METHOD, request.method().as_str().to_owned()));
             span.set_attribute(KeyValue::new(key::URL_PATH, request.uri().path().to_owned()));
         }
-        if let Some((parent, _)) = fields(context.span().span_context()) {
-            request.headers_mut().insert(TRACEPARENT, parent);
+        // Where nobody will see it, its parent serves as well.
+        let stays =
+            parent.has_active_span() && !span.is_recording() && !parent.span().span_context().is_sampled();
+        if !stays && let Some((own, _)) = fields(span.span_context()) {
+            request.headers_mut().insert(TRACEPARENT, own);
         }
         Some(Box::new(Span { context, ended: false }))
     }
