@@ -1,13 +1,14 @@
 # Everything that is done with Natsway in a checkout. `make help` lists it.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test compose-test lint fmt bench autoscalers prove-gateway prove-cluster prove-versions prove-provisioner prove-groups demo-groups bench-groups prove-shipper bench-shipper tools fuzz clean cargo-deny python rust
+.PHONY: help run test compose-test lint fmt bench bench-micro bench-compare autoscalers prove-gateway prove-cluster prove-versions prove-provisioner prove-groups demo-groups bench-groups prove-shipper bench-shipper tools peers fuzz clean cargo-deny python rust
 
 PYTHON ?= python3
 CARGO ?= cargo
 export CARGO
 
 tools_dir := $(or $(CARGO_TARGET_DIR),target)/tools
+bench := $(or $(CARGO_TARGET_DIR),target)/release/bench
 cargo_deny := $(firstword $(wildcard $(tools_dir)/bin/cargo-deny) $(shell command -v cargo-deny 2>/dev/null))
 
 # Pinned: what measures and judges must not change by itself.
@@ -50,8 +51,16 @@ endif
 fmt: rust ## Format the code
 	$(CARGO) fmt --all
 
-bench: python rust ## Measure the path of a request and write the report
-	$(CARGO) run --release --package natsway-bench --bin bench -- run $(ARGS)
+bench: python rust ## Measure everything beside what people would use instead, and write the report; QUICK=1, ITERATIONS, SECONDS, ARGS='--only peers'
+	$(CARGO) build --release --workspace --bins
+	@$(bench) run $(ARGS)
+
+bench-micro: rust ## Time small operations with criterion; ARGS='envelope' picks some
+	$(CARGO) bench --package natsway-bench --bench micro -- $(ARGS)
+
+bench-compare: rust ## What changed between OLD=results.json and NEW=results.json by more than the runs scatter
+	@$(CARGO) build --release --workspace --bin bench
+	@$(bench) compare $(OLD) $(NEW) $(ARGS)
 
 autoscalers: rust ## Compare autoscalers by a virtual clock and write docs/autoscalers.md and .svg, as `make bench` does
 	$(CARGO) run --release --package natsway-bench --bin bench -- autoscalers
@@ -92,6 +101,9 @@ bench-shipper: python rust ## Throughput of the log shipper, acknowledged and sy
 tools: python cargo-deny ## Install oha, cargo-deny and the nats command line under target/tools
 	$(CARGO) install --locked --root $(tools_dir) oha@$(oha_version)
 	$(PYTHON) scripts/find_nats_cli.py
+
+peers: python ## Install Traefik and build Fabio and Consul for `make bench` to compare with (needs Go; some minutes); nginx and haproxy are packages
+	@for peer in traefik fabio consul; do $(PYTHON) scripts/find_peer.py $$peer || true; done
 
 # Not optimized: it spends its time reading files, and compiles in half the time.
 cargo-deny: rust

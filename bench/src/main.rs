@@ -1,11 +1,14 @@
 //! The `bench` binary: what a request costs, measured, and what is promised, proven.
 
+mod commands;
+
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use natsway_bench::measure::{self, RunArgs};
-use natsway_bench::{autoscalers, prove};
+use natsway_bench::{autoscalers, micro, prove, service};
+
+use self::commands::{CompareArgs, ListArgs, ReportArgs, RunArgs};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -20,9 +23,15 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Measure what a request costs, beside other ways to get the same answer
+    /// Measure what a request costs, beside other ways to get the same answer, and write the report
     Run(RunArgs),
-    /// Serve the same answer without anything before it
+    /// Show the scenarios, what is in them, and how long they take
+    List(ListArgs),
+    /// Say what changed between two results by more than the runs scatter; exit code 1 when something got worse
+    Compare(CompareArgs),
+    /// Write the report of results anew
+    Report(ReportArgs),
+    /// Serve the answers without anything before it
     #[command(hide = true)]
     ServeDirect {
         /// Where clients connect
@@ -30,6 +39,17 @@ enum Command {
     },
     /// Compare autoscalers by a virtual clock and write docs/autoscalers.md and .svg, as `run` does
     Autoscalers,
+    /// Serve the answers over NATS
+    #[command(hide = true)]
+    ServeWorker(service::WorkerArgs),
+    /// Do a small operation many times, for those who count instructions
+    #[command(hide = true)]
+    MicroRun {
+        /// Its name
+        name: String,
+        /// How often
+        times: u64,
+    },
     /// Break things on purpose and check what is promised; the last line is JSON, exit code 1 when a promise is broken
     Prove {
         #[command(subcommand)]
@@ -52,8 +72,13 @@ enum Promise {
 #[tokio::main]
 async fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
-        Command::Run(args) => measure::run(&args).await.map(|()| ExitCode::SUCCESS),
-        Command::ServeDirect { listen } => measure::direct::serve(listen).await.map(|()| ExitCode::SUCCESS),
+        Command::Run(args) => commands::run(&args).await,
+        Command::List(args) => commands::list(&args),
+        Command::Compare(args) => commands::compare(&args),
+        Command::Report(args) => commands::report(&args),
+        Command::ServeDirect { listen } => service::serve_direct(listen).await.map(|()| ExitCode::SUCCESS),
+        Command::ServeWorker(args) => service::serve_worker(&args).await.map(|()| ExitCode::SUCCESS),
+        Command::MicroRun { name, times } => micro::count::run(&name, times).map(|()| ExitCode::SUCCESS),
         Command::Autoscalers => autoscalers::publish().map(|()| ExitCode::SUCCESS),
         Command::Prove { promise: Promise::Gateway(size) } => {
             prove::gateway::prove(&size).await.map(prove::Report::conclude)

@@ -130,7 +130,19 @@ OTHERS = {
     "SHIPPER_DIRECTORY=/tmp/shipper ./consumer": Known(SERVES, stays=True),
     'SHIPPER_FILE=/var/log/system.log SHIPPER_SUBJECT="shipper" NATS_URL="localhost:4222" SHIPPER_PARTITIONS=5 ./producer': Known(SERVES),
 }
-KNOWN: Dict[str, Known] = {**CG, **ROUTES, **ROLLOUTS, **OTHERS}
+MEASURED = "bench/tests/measure.rs measures in small; figures are no test"
+BENCH = {
+    "make tools peers": Known("installs; test_tooling.py has the finders"),
+    "make bench": Known(MEASURED),
+    "make bench QUICK=1": Known(MEASURED),
+    "make bench ARGS='--only peers'": Known(MEASURED),
+    "make bench ITERATIONS=5 SECONDS=5": Known(MEASURED),
+    "make bench ARGS='--only article//c255 --requests 1000000'": Known(MEASURED),
+    "target/release/bench list": Known("bench/tests/measure.rs lists"),
+    "make bench-compare OLD=before.json NEW=bench/results.json": Known("bench/tests/measure.rs compares"),
+    "make bench-micro ARGS=envelope": Known("a unit test runs every operation"),
+}
+KNOWN: Dict[str, Known] = {**CG, **ROUTES, **ROLLOUTS, **OTHERS, **BENCH}
 
 
 def known(command):

@@ -86,3 +86,23 @@ class FindNatsCli(unittest.TestCase):
             found = subprocess.run(script, env=environment, capture_output=True, text=True, check=False)
         self.assertEqual(found.returncode, 3)
         self.assertIn("go is not in PATH", found.stderr)
+
+
+class FindPeer(unittest.TestCase):
+    def find(self, *arguments, **environment):
+        script = [sys.executable, str(SCRIPTS / "find_peer.py"), *arguments]
+        return subprocess.run(script, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
+
+    def test_a_peer_that_is_not_installed_says_how_to_get_it(self):
+        with tempfile.TemporaryDirectory() as empty:
+            found = self.find("--installed", "fabio", PATH=empty, CARGO_TARGET_DIR=empty)
+        self.assertEqual((found.returncode, found.stdout), (2, ""))
+        self.assertIn("fabio is not installed: `make peers` installs v", found.stderr)
+
+    def test_a_peer_in_path_is_used(self):
+        with tempfile.TemporaryDirectory() as directory:
+            path = Path(directory) / "consul"
+            path.write_text("#!/bin/sh\n", encoding="utf-8")
+            path.chmod(0o755)
+            found = self.find("--installed", "consul", PATH=directory)
+        self.assertEqual((found.returncode, found.stdout), (0, f"{path}\n"))

@@ -1,13 +1,14 @@
 // The article's arrangement in Go, to compare with: an HTTP server (fiber) that turns each request into a NATS
-// request, and a worker that answers from a queue group. One program with three roles.
+// request, and a worker that answers from a queue group. One program with four roles; the last one is a service of
+// NATS's own API, as a backend of our gateway.
 package main
 
 import (
-	"context"
 	"flag"
 	"log"
 	"os"
-	"sync/atomic"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/gofiber/fiber/v2"
@@ -21,35 +22,79 @@ const (
 	timeout  = 5 * time.Second
 )
 
+// options are what the command line says; each role reads what concerns it.
+type options struct {
+	listen      string
+	url         string
+	subject     string
+	connections int
+	codec       codec
+	broadcast   bool
+	synchronous bool
+}
+
 func main() {
 	if len(os.Args) < 2 {
-		log.Fatal("expected a role: direct, gateway or worker")
+		log.Fatal("expected a role: direct, gateway, worker or micro")
 	}
-	flags := flag.NewFlagSet(os.Args[1], flag.ExitOnError)
-	listen := flags.String("listen", "127.0.0.1:8080", "where clients connect")
-	url := flags.String("nats", nats.DefaultURL, "the broker")
-	connections := flags.Int("connections", 1, "broker connections of the gateway, used in turn")
-	if err := flags.Parse(os.Args[2:]); err != nil {
-		log.Fatal(err)
-	}
+	role := os.Args[1]
+	options := parse(role, os.Args[2:])
 	var err error
-	switch os.Args[1] {
+	switch role {
 	case "direct":
-		err = serve(*listen, func(*fiber.Ctx) ([]byte, error) { return []byte(greeting), nil })
+		err = listen(options.listen, func(c *fiber.Ctx) ([]byte, error) {
+			return answer(c.Path(), c.Body()), nil
+		})
 	case "gateway":
-		err = gateway(*listen, *url, *connections)
+		err = gateway(options)
 	case "worker":
-		err = worker(*url)
+		err = worker(options)
+	case "micro":
+		err = microService(options)
 	default:
-		log.Fatalf("unknown role %q", os.Args[1])
+		log.Fatalf("unknown role %q", role)
 	}
 	if err != nil {
 		log.Fatal(err)
 	}
 }
 
-// serve answers every request with what the handler gives.
-func serve(listen string, handle func(*fiber.Ctx) ([]byte, error)) error {
+func parse(role string, arguments []string) options {
+	var o options
+	flags := flag.NewFlagSet(role, flag.ExitOnError)
+	flags.StringVar(&o.listen, "listen", "127.0.0.1:8080", "where clients connect")
+	flags.StringVar(&o.url, "nats", nats.DefaultURL, "the broker")
+	flags.StringVar(&o.subject, "subject", subject, "what the micro service answers")
+	flags.IntVar(&o.connections, "connections", 1, "broker connections of the gateway, used in turn")
+	flags.BoolVar(&o.broadcast, "broadcast", false, "every worker gets every request")
+	flags.BoolVar(&o.synchronous, "sync", false, "the worker fetches one message after the other")
+	name := flags.String("codec", "text", "text, json or msgpack")
+	if err := flags.Parse(arguments); err != nil {
+		log.Fatal(err)
+	}
+	codec, known := codecs[*name]
+	if !known {
+		log.Fatalf("unknown codec %q", *name)
+	}
+	o.codec = codec
+	return o
+}
+
+// answer is the service: what our own says to the same paths.
+func answer(path string, body []byte) []byte {
+	if path == "/echo" {
+		return body
+	}
+	if digits, found := strings.CutPrefix(path, "/bytes/"); found {
+		if count, err := strconv.Atoi(digits); err == nil && count >= 0 && count <= 16<<20 {
+			return []byte(strings.Repeat("x", count))
+		}
+	}
+	return []byte(greeting)
+}
+
+// listen answers every HTTP request with what the handler gives.
+func listen(address string, handle func(*fiber.Ctx) ([]byte, error)) error {
 	app := fiber.New(fiber.Config{DisableStartupMessage: true})
 	app.All("/*", func(c *fiber.Ctx) error {
 		body, err := handle(c)
@@ -59,45 +104,5 @@ func serve(listen string, handle func(*fiber.Ctx) ([]byte, error)) error {
 		c.Set(fiber.HeaderContentType, fiber.MIMEApplicationJSON)
 		return c.Send(body)
 	})
-	return app.Listen(listen)
-}
-
-// gateway sends method and path to a worker and gives back its answer.
-func gateway(listen, url string, connections int) error {
-	pool := make([]*nats.Conn, 0, connections)
-	for range connections {
-		conn, err := nats.Connect(url)
-		if err != nil {
-			return err
-		}
-		pool = append(pool, conn)
-	}
-	var turn atomic.Uint64
-	return serve(listen, func(c *fiber.Ctx) ([]byte, error) {
-		conn := pool[turn.Add(1)%uint64(len(pool))]
-		ctx, cancel := context.WithTimeout(context.Background(), timeout)
-		defer cancel()
-		reply, err := conn.RequestWithContext(ctx, subject, []byte(c.Method()+" "+c.OriginalURL()))
-		if err != nil {
-			return nil, err
-		}
-		return reply.Data, nil
-	})
-}
-
-// worker answers until the process is killed.
-func worker(url string) error {
-	conn, err := nats.Connect(url)
-	if err != nil {
-		return err
-	}
-	_, err = conn.QueueSubscribe(subject, queue, func(m *nats.Msg) {
-		if err := m.Respond([]byte(greeting)); err != nil {
-			log.Print(err)
-		}
-	})
-	if err != nil {
-		return err
-	}
-	select {}
+	return app.Listen(address)
 }

@@ -1,0 +1,111 @@
+//! What is measured beside the scenarios: other programs of this workspace, run with sizes that fit into one report.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use natsway_testkit::{repository_root, workspace_binary};
+use serde_json::Value;
+
+use crate::micro;
+use crate::results::Results;
+
+/// A part of the report with a program of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, clap::ValueEnum)]
+pub enum Part {
+    /// Consumer groups beside the Go library.
+    Groups,
+    /// The log shipper beside rsyslog.
+    Shipper,
+    /// The autoscaler beside others, by a virtual clock.
+    Autoscalers,
+    /// Instructions of small operations, by valgrind.
+    Instructions,
+}
+
+impl Part {
+    /// Every part, in the order of the report.
+    pub const ALL: [Part; 4] = [Part::Groups, Part::Shipper, Part::Autoscalers, Part::Instructions];
+
+    /// The word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Part::Groups => "groups",
+            Part::Shipper => "shipper",
+            Part::Autoscalers => "autoscalers",
+            Part::Instructions => "instructions",
+        }
+    }
+
+    /// How long it takes, about.
+    pub fn expected(self, quick: bool) -> Duration {
+        Duration::from_secs(match (self, quick) {
+            (Part::Groups, false) => 120,
+            (Part::Groups, true) => 12,
+            (Part::Shipper, false) => 40,
+            (Part::Shipper, true) => 8,
+            (Part::Autoscalers, false) => 15,
+            (Part::Autoscalers, true) => 5,
+            (Part::Instructions, _) => 25,
+        })
+    }
+
+    /// Measures it.
+    ///
+    /// # Errors
+    /// It is not built, a tool is missing, or its program fails.
+    pub async fn measure(self, quick: bool) -> anyhow::Result<Value> {
+        match self {
+            Part::Groups => {
+                // Its members are processes of another binary, which it expects beside itself.
+                workspace_binary("groups-member");
+                let size = if quick { ("throughput", "10000") } else { ("throughput,take-over", "50000") };
+                json_of("bench-groups", &[("PARTS", size.0), ("MESSAGES", size.1)]).await
+            }
+            Part::Shipper => {
+                for name in ["producer", "consumer"] {
+                    workspace_binary(name);
+                }
+                let size = if quick { ("32", "1") } else { ("256", "3") };
+                json_of("bench-shipper", &[("MEBIBYTES", size.0), ("ROUNDS", size.1)]).await
+            }
+            Part::Autoscalers => {
+                let comparison =
+                    tokio::task::spawn_blocking(move || crate::autoscalers::compare(quick)).await?;
+                Ok(serde_json::to_value(comparison)?)
+            }
+            Part::Instructions => Ok(serde_json::to_value(micro::count::all().await?)?),
+        }
+    }
+
+    /// Puts the figures where the report looks for them.
+    pub fn keep(self, figures: Value, results: &mut Results) {
+        match self {
+            Part::Instructions => results.instructions = serde_json::from_value(figures).unwrap_or_default(),
+            _ => drop(results.parts.insert(self.name().to_owned(), figures)),
+        }
+    }
+}
+
+/// Runs a binary of this workspace; the last line that it prints is JSON.
+async fn json_of(name: &str, environment: &[(&str, &str)]) -> anyhow::Result<Value> {
+    let program = workspace_binary(name);
+    let broker = std::process::Command::new("python3")
+        .arg(repository_root().join("scripts/find_broker.py"))
+        .output()
+        .context("python3 is not in PATH")?;
+    let mut command = tokio::process::Command::new(program);
+    command.current_dir(repository_root()).stdin(Stdio::null()).kill_on_drop(true);
+    command.env("NATSWAY_NATS_SERVER", String::from_utf8_lossy(&broker.stdout).trim());
+    // What the user said on the command line goes before what fits here.
+    for (key, value) in environment.iter().filter(|(key, _)| std::env::var_os(key).is_none()) {
+        command.env(key, value);
+    }
+    let output = command.output().await?;
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    let last = complaint.lines().last().unwrap_or_default();
+    ensure!(output.status.success(), "{name} failed ({}): {last}", output.status);
+    let text = String::from_utf8_lossy(&output.stdout);
+    let line = text.lines().last().with_context(|| format!("{name} printed nothing"))?;
+    serde_json::from_str(line).with_context(|| format!("{name} printed {line:?}"))
+}

@@ -1,0 +1,222 @@
+//! Results as a report: tables and pictures for people.
+
+pub mod document;
+mod headroom;
+mod parts;
+mod readme;
+mod scenarios;
+pub mod svg;
+mod targets;
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::Context;
+
+use self::document::{Block, Table, html, markdown};
+use crate::autoscalers::Comparison;
+use crate::results::Results;
+
+/// Everything that the report says. Pure.
+pub fn blocks(results: &Results) -> Vec<Block> {
+    let mut blocks = vec![Block::Heading(1, "What a request costs".to_owned())];
+    blocks.extend(preamble(results));
+    blocks.extend(targets::blocks(results));
+    for scenario in &results.scenarios {
+        blocks.extend(scenarios::blocks(results, scenario));
+    }
+    blocks.extend(headroom::blocks(results));
+    blocks.extend(parts::blocks(results));
+    for (heading, list) in [("Failed", &results.failed), ("Not measured", &results.skipped)] {
+        if list.is_empty() {
+            continue;
+        }
+        blocks.push(Block::Heading(2, heading.to_owned()));
+        let points = list.iter().map(|skipped| format!("`{}`: {}", skipped.what, skipped.why));
+        blocks.push(Block::List(points.collect()));
+    }
+    blocks
+}
+
+/// Writes `report.html`, `RESULTS.md` and `plots/*.svg` into a directory.
+///
+/// # Errors
+/// A file cannot be written.
+pub fn write(results: &Results, directory: &Path) -> anyhow::Result<()> {
+    let blocks = blocks(results);
+    let plots = directory.join("plots");
+    if plots.exists() {
+        // Pictures of an earlier report would stay beside those of this one.
+        fs::remove_dir_all(&plots).with_context(|| format!("cannot empty {}", plots.display()))?;
+    }
+    fs::create_dir_all(&plots).with_context(|| format!("cannot make {}", plots.display()))?;
+    for block in &blocks {
+        if let Block::Figure(figure) = block {
+            put(&plots.join(format!("{}.svg", figure.name)), &figure.svg)?;
+        }
+    }
+    put(&directory.join("report.html"), &html("What a request costs", &blocks))?;
+    put(&directory.join("RESULTS.md"), &markdown(&blocks, "plots"))
+}
+
+/// Puts the figures into what the repository shows: the README's table between its markers, and the autoscalers' in `docs/`.
+///
+/// # Errors
+/// The README has no markers, or a file cannot be written.
+pub fn publish(results: &Results, repository: &Path) -> anyhow::Result<()> {
+    let path = repository.join("README.md");
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    if let Some(table) = readme::markdown(results) {
+        put(&path, &readme::between_markers(&text, &table)?)?;
+    }
+    if let Some(part) = results.parts.get("autoscalers") {
+        serde_json::from_value::<Comparison>(part.clone())?.write(&repository.join("docs"))?;
+    }
+    Ok(())
+}
+
+fn put(path: &Path, text: &str) -> anyhow::Result<()> {
+    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn preamble(results: &Results) -> Vec<Block> {
+    let versions: Vec<String> =
+        results.versions.iter().map(|(name, version)| format!("{name} {version}")).collect();
+    let counted = || results.samples.iter().filter(|sample| !sample.disturbed);
+    let requests: u64 = counted().map(|sample| sample.requests).sum();
+    let errors: u64 = counted().map(|sample| sample.errors).sum();
+    let date = results.began.split('T').next().unwrap_or_default();
+    let form = if results.quick {
+        "**The short form: one second a run, so these figures are rough.** `make bench` makes the whole ones"
+    } else {
+        "Made by `make bench`"
+    };
+    vec![
+        Block::Paragraph(format!("{form}; {date}, in {:.0} minutes.", (results.took_s / 60.0).max(1.0))),
+        Block::List(vec![
+            format!("Machine: {}. Everything runs on it, the load generator included.", results.machine),
+            format!("Versions: {}.", versions.join(", ")),
+            "Keep-alive connections over the loopback; what is asked is said above each table.".to_owned(),
+            "Medians of the rounds; behind ± half of the distance from the least to the most. Each round starts all processes afresh, in \
+             another order. Ratios are medians of those within a round, with the interval of a bootstrap over the rounds: three \
+             rounds give little more than their range."
+                .to_owned(),
+            "CPU in µs per request, by what the processes are for; *switches* are context switches per request of everything but the load; \
+             *memory* is the peak of everything but the load, in MiB."
+                .to_owned(),
+            format!(
+                "A run is dropped when others used more than 5 % of the machine, and made again: {} of {} were.",
+                results.dropped(),
+                results.samples.len()
+            ),
+            format!(
+                "{errors} of {requests} requests failed. A wrong status is a failure; bodies are compared byte for byte before, after, and ten \
+                 times a second during a run, and by length for all requests of oha."
+            ),
+        ]),
+    ]
+}
+
+/// A number of requests per second: `58.1K`.
+fn rate(per_second: f64) -> String {
+    if per_second < 1_000.0 { format!("{per_second:.0}") } else { format!("{:.1}K", per_second / 1_000.0) }
+}
+
+fn microseconds(us: f64) -> String {
+    format!("{us:.1}")
+}
+
+fn milliseconds(ms: f64) -> String {
+    match ms {
+        ..0.995 => format!("{ms:.2}"),
+        ..9.95 => format!("{ms:.1}"),
+        _ => format!("{ms:.0}"),
+    }
+}
+
+fn or_dash(text: Option<String>) -> String {
+    text.unwrap_or_else(|| "-".to_owned())
+}
+
+/// A table with a row for each item that has one.
+fn table<const N: usize>(head: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> Table {
+    let mut table = Table::new(head);
+    table.rows.extend(rows.into_iter().map(Vec::from));
+    table
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::results::tests::{results, sample};
+    use crate::scenario::Scenario;
+
+    pub(crate) const PEERS: &str = r#"
+        title = "Peers"
+        about = "What others do."
+        baseline = "direct"
+        [[load]]
+        name = "c64"
+        connections = 64
+        [[load]]
+        name = "c255"
+        connections = 255
+        [[contender]]
+        name = "direct"
+        title = "axum, no gateway"
+        arrangement = { kind = "direct" }
+        [[contender]]
+        name = "natsway-1"
+        title = "Natsway, 1 worker"
+        arrangement = { kind = "natsway" }
+        article = { per_second = 100461, of = 232449 }
+        [[contender]]
+        name = "nginx"
+        title = "nginx"
+        arrangement = { kind = "proxy", program = "nginx" }
+    "#;
+
+    pub(crate) fn measured() -> Results {
+        let mut samples = Vec::new();
+        for round in 0..3 {
+            for (contender, rate) in [("direct", 100_000.0), ("natsway-1", 50_000.0), ("nginx", 40_000.0)] {
+                for load in ["c64", "c255"] {
+                    samples.push(sample(contender, load, round, rate + f64::from(round) * 100.0));
+                }
+            }
+        }
+        let mut results = results(samples);
+        results.scenarios = vec![Scenario::parse("peers", PEERS).unwrap()];
+        results
+    }
+
+    #[test]
+    fn a_report_is_written_whole() {
+        let directory = tempfile::tempdir().unwrap();
+        write(&measured(), directory.path()).unwrap();
+        let page = fs::read_to_string(directory.path().join("report.html")).unwrap();
+        let text = fs::read_to_string(directory.path().join("RESULTS.md")).unwrap();
+        for part in ["Natsway, 1 worker", "0.50", "50.1K"] {
+            assert!(page.contains(part) && text.contains(part), "{part} is missing in {text}");
+        }
+        let plots = fs::read_dir(directory.path().join("plots")).unwrap().count();
+        assert_eq!(plots, page.matches("<svg").count());
+        assert!(plots >= 4, "rates and processor time for each load");
+    }
+
+    #[test]
+    fn what_was_not_measured_is_said() {
+        let mut results = measured();
+        let skipped = crate::results::Skipped { what: "peers/haproxy".into(), why: "not installed".into() };
+        results.skipped.push(skipped);
+        let text = markdown(&blocks(&results), "plots");
+        assert!(text.contains("- `peers/haproxy`: not installed"), "{text}");
+    }
+
+    #[test]
+    fn a_run_that_nothing_is_left_of_still_has_a_report() {
+        let mut results = measured();
+        results.samples.clear();
+        assert!(markdown(&blocks(&results), "plots").contains("no undisturbed run"));
+    }
+}

@@ -1,0 +1,168 @@
+//! Consumer groups, the shipper, the autoscaler, and instructions: what other programs measured.
+
+use serde_json::Value;
+
+use super::document::{Block, Figure, Table};
+use super::{microseconds, or_dash, rate, table};
+use crate::results::Results;
+use crate::results::statistics::Spread;
+
+/// The sections that have figures.
+pub(super) fn blocks(results: &Results) -> Vec<Block> {
+    let part = |name: &str| results.parts.get(name);
+    let sections = [
+        part("groups").map(groups),
+        part("shipper").map(shipper),
+        part("autoscalers").map(autoscalers),
+        (!results.instructions.is_empty()).then(|| instructions(results)),
+    ];
+    sections.into_iter().flatten().flatten().collect()
+}
+
+fn section(title: &str, about: &str) -> Vec<Block> {
+    vec![Block::Heading(2, title.to_owned()), Block::Paragraph(about.to_owned())]
+}
+
+fn groups(figures: &Value) -> Vec<Block> {
+    let about = "One member of a group of 10 partitions, messages stored before; and a pair of members of which one goes. One broker, the same work, \
+                 this library beside the Go library. `make bench-groups` measures more: changes of membership and the run that breaks \
+                 exclusivity where a buffer outlives its pin.";
+    let mut blocks = section("Consumer groups", about);
+    let cell = |side: &str, key: &str, field: Option<&str>, show: fn(f64) -> String| {
+        let runs = figures["figures"][side][key].as_array().into_iter().flatten();
+        let values = runs.filter_map(|run| field.map_or(run, |field| &run[field]).as_f64());
+        or_dash(Spread::of(values).map(|spread| {
+            format!("{} ({} to {})", show(spread.median), show(spread.least), show(spread.most))
+        }))
+    };
+    let row = |what: &str, key: &str, field: Option<&str>, show: fn(f64) -> String| {
+        [what.to_owned(), cell("rust", key, field, show), cell("go", key, field, show)]
+    };
+    let of_throughput = |limit: &str, key: &str| {
+        [
+            row(&format!("messages/s, {limit}"), key, Some("messages_per_s"), rate),
+            row(
+                &format!("member's CPU, µs a message, {limit}"),
+                key,
+                Some("member_us_per_message"),
+                microseconds,
+            ),
+            row(
+                &format!("broker's CPU, µs a message, {limit}"),
+                key,
+                Some("broker_us_per_message"),
+                microseconds,
+            ),
+        ]
+    };
+    let rows = [
+        of_throughput("one at a time", "max_ack_pending_1"),
+        of_throughput("up to 1,000 unacknowledged", "max_ack_pending_1000"),
+    ];
+    let take_over = [
+        row(
+            "seconds from `kill -9` to the other member's first message",
+            "failover_after_kill_s",
+            None,
+            two_digits,
+        ),
+        row("seconds from a graceful leave to it", "graceful_hand_over_s", None, two_digits),
+    ];
+    let rows = rows.into_iter().flatten().chain(take_over);
+    let measured = rows.filter(|[_, rust, go]| rust != "-" || go != "-");
+    blocks.push(Block::Table(table(["", "this library", "the Go library"], measured)));
+    blocks
+}
+
+fn two_digits(value: f64) -> String {
+    format!("{value:.2}")
+}
+
+fn shipper(figures: &Value) -> Vec<Block> {
+    let about = "A file of lines of 256 bytes, to a file on another side: ours through a stream with acknowledgements, fsync and commits; rsyslog over \
+                 TCP without any of them.";
+    let mut blocks = section("The log shipper", about);
+    let rows = figures.as_object().into_iter().flatten().filter_map(|(form, runs)| {
+        let runs = runs.as_array()?;
+        let speed = Spread::of(runs.iter().filter_map(|run| run["mebibytes_per_second"].as_f64()))?;
+        let cpu = Spread::of(runs.iter().filter_map(|run| {
+            Some(run["cpu_ms_per_mebibyte"].as_array()?.iter().filter_map(Value::as_f64).sum())
+        }));
+        let speed = format!("{:.0} ({:.0} to {:.0})", speed.median, speed.least, speed.most);
+        Some([form.clone(), speed, or_dash(cpu.map(|cpu| format!("{:.1}", cpu.median)))])
+    });
+    blocks.push(Block::Table(table(["", "MiB/s", "ms of CPU for each MiB"], rows)));
+    blocks
+}
+
+fn autoscalers(figures: &Value) -> Vec<Block> {
+    let about = "Simulated: everybody on the same traffic by a virtual clock.";
+    let mut blocks = section("The autoscaler", about);
+    blocks.extend(
+        figures["table"].as_str().map(|text| Block::Verbatim(text.trim_start_matches('#').to_owned())),
+    );
+    blocks.extend(figures["plot"].as_str().map(|svg| {
+        let caption = "Instances of each autoscaler over the traffic".to_owned();
+        Block::Figure(Figure { name: "autoscalers".to_owned(), caption, svg: svg.to_owned() })
+    }));
+    blocks
+}
+
+fn instructions(results: &Results) -> Vec<Block> {
+    let about = "Counted by valgrind, so the same on a busy machine: a change of 5 % shows (`bench compare`). Times are `cargo bench -p natsway-bench`'s.";
+    let mut blocks = section("Small operations, in instructions", about);
+    let mut table = Table::new(["", "instructions"]);
+    table
+        .rows
+        .extend(results.instructions.iter().map(|(name, count)| vec![name.clone(), format!("{count:.0}")]));
+    blocks.push(Block::Table(table));
+    blocks
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::document::markdown;
+    use super::super::tests::measured;
+    use super::*;
+
+    #[test]
+    fn figures_of_other_programs_become_tables() {
+        let mut results = measured();
+        let groups = json!({ "figures": {
+            "rust": { "max_ack_pending_1": [
+                { "messages_per_s": 5000, "member_us_per_message": 20.0 }, { "messages_per_s": 7000 }, { "messages_per_s": 6000 },
+            ]},
+            "go": { "max_ack_pending_1": [{ "messages_per_s": 2000 }] },
+        }});
+        let shipper = json!({ "shipper, 1 host": [
+            { "seconds": 1.0, "mebibytes_per_second": 100.0, "cpu_ms_per_mebibyte": [1.0, 2.0, 3.5] },
+        ]});
+        let scaler = json!({ "table": "| a | b |\n|---|---|\n| 1 | 2 |", "plot": "<svg></svg>" });
+        for (name, part) in [("groups", groups), ("shipper", shipper), ("autoscalers", scaler)] {
+            results.parts.insert(name.to_owned(), part);
+        }
+        results.instructions.insert("route/match".to_owned(), 123.4);
+        let text = markdown(&blocks(&results), "plots");
+        for part in [
+            "| messages/s, one at a time | 6.0K (5.0K to 7.0K) | 2.0K (2.0K to 2.0K) |",
+            "| member's CPU, µs a message, one at a time | 20.0 (20.0 to 20.0) | - |",
+            "| shipper, 1 host | 100 (100 to 100) | 6.5 |",
+            "| 1 | 2 |",
+            "| route/match | 123 |",
+        ] {
+            assert!(text.contains(part), "{part} is not in {text}");
+        }
+        assert!(!text.contains("kill -9"), "what was not measured has no row");
+    }
+
+    #[test]
+    fn a_shape_that_nobody_expected_is_an_empty_table() {
+        let mut results = measured();
+        for name in ["groups", "shipper", "autoscalers"] {
+            results.parts.insert(name.to_owned(), json!({ "other": 1 }));
+        }
+        assert!(!blocks(&results).is_empty());
+    }
+}
