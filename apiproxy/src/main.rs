@@ -22,8 +22,8 @@ const MISTAKE: u8 = 2;
 fn main() -> ExitCode {
     let arguments = Cli::parse();
     let done = match arguments.command {
-        Some(Command::Routes(routes)) => one_thread().and_then(|runtime| runtime.block_on(routes.run())),
-        Some(Command::Rollout(rollout)) => one_thread().and_then(|runtime| runtime.block_on(rollout.run())),
+        Some(Command::Routes(routes)) => command(routes.run()),
+        Some(Command::Rollout(rollout)) => command(rollout.run()),
         Some(Command::Healthcheck(health)) => health.run(),
         Some(Command::Completions { shell }) => {
             cli::print_completions(shell);
@@ -45,6 +45,12 @@ fn main() -> ExitCode {
 fn fail(error: &anyhow::Error, code: ExitCode) -> ExitCode {
     eprintln!("apiproxy: {error:#}");
     code
+}
+
+/// Does what an operator asked for.
+fn command(task: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+    natsway_boot::logs::init_for_commands();
+    one_thread()?.block_on(task)
 }
 
 /// The control plane has little to do, so one thread does it. The cores have threads of their own.

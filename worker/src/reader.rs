@@ -147,7 +147,12 @@ impl<F: Start> Reader<F> {
             () = leave.cancelled() => return Ok(None),
         };
         match dialled {
-            Err(error) if matches!(error.kind(), DialErrorKind::Refused | DialErrorKind::TooOld) => {
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    DialErrorKind::Refused | DialErrorKind::Untrusted | DialErrorKind::TooOld
+                ) =>
+            {
                 return Err(Error::Broker(error));
             }
             // The next try comes at once, and says it if it fails too.

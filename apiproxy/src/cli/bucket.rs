@@ -7,7 +7,8 @@ use clap::Args;
 use natsway_boot::{BrokerArgs, Dial, Dialer, Session};
 use natsway_routes::store::{BUCKET, RouteStore, StoreError, StoreErrorKind};
 
-use crate::core::INBOX_PREFIX;
+/// The inbox prefix of people and pipelines, so that their permissions do not include the gateways' replies.
+const INBOX_PREFIX: &str = "_INBOX_operator";
 
 /// Exit code: somebody else wrote in between.
 pub(super) const CONFLICT: u8 = 3;

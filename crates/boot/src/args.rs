@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use clap::builder::{OsStringValueParser, TypedValueParser};
 
 use crate::settings::{BrokerSettings, DEFAULT_URL};
 use crate::{Broker, BrokerError};
@@ -24,11 +25,11 @@ pub struct BrokerArgs {
     nats_url: String,
 
     /// Credentials file (JWT and seed)
-    #[arg(long, global = true, env = "NATS_CREDS", value_name = "FILE")]
+    #[arg(long, global = true, env = "NATS_CREDS", value_name = "FILE", value_parser = maybe_path())]
     nats_creds: Option<PathBuf>,
 
     /// File that holds an NKey seed
-    #[arg(long, global = true, env = "NATS_NKEY", value_name = "FILE")]
+    #[arg(long, global = true, env = "NATS_NKEY", value_name = "FILE", value_parser = maybe_path())]
     nats_nkey: Option<PathBuf>,
 
     /// User name; the password comes from NATS_PASSWORD
@@ -43,17 +44,33 @@ pub struct BrokerArgs {
     #[arg(long, global = true, env = "NATS_TOKEN", value_name = "TOKEN", hide_env_values = true)]
     nats_token: Option<String>,
 
-    /// Certificate authorities to trust, PEM; makes TLS mandatory
-    #[arg(long, global = true, env = "NATS_CA", value_name = "FILE")]
+    /// Certificate authorities to trust in place of the system's, PEM; makes TLS mandatory
+    #[arg(long, global = true, env = "NATS_CA", value_name = "FILE", value_parser = maybe_path())]
     nats_ca: Option<PathBuf>,
 
     /// Our own certificate, PEM, for mutual TLS
-    #[arg(long, global = true, env = "NATS_CERTIFICATE", value_name = "FILE")]
+    #[arg(long, global = true, env = "NATS_CERTIFICATE", value_name = "FILE", value_parser = maybe_path())]
     nats_certificate: Option<PathBuf>,
 
     /// Key of our own certificate, PEM
-    #[arg(long, global = true, env = "NATS_KEY", value_name = "FILE")]
+    #[arg(long, global = true, env = "NATS_KEY", value_name = "FILE", value_parser = maybe_path())]
     nats_key: Option<PathBuf>,
+
+    /// Begin with TLS at once, for a broker with handshake_first
+    #[arg(
+        long,
+        global = true,
+        env = "NATS_TLS_FIRST",
+        value_name = "BOOL",
+        num_args = 0..=1,
+        default_missing_value = "true",
+        require_equals = true
+    )]
+    nats_tls_first: Option<bool>,
+
+    /// Where inboxes are, if not below the role's own prefix (such as _INBOX_apiproxy)
+    #[arg(long, global = true, env = "NATS_INBOX_PREFIX", value_name = "PREFIX")]
+    nats_inbox_prefix: Option<String>,
 }
 
 impl BrokerArgs {
@@ -63,18 +80,34 @@ impl BrokerArgs {
     /// [`BrokerError`], also for two kinds of credentials at once, half of a pair, and files that cannot be read.
     pub fn into_broker(self) -> Result<Broker, BrokerError> {
         let settings = BrokerSettings {
-            url: Some(self.nats_url),
-            creds: self.nats_creds,
-            nkey: self.nats_nkey,
-            user: self.nats_user,
-            password: self.nats_password,
-            token: self.nats_token,
-            ca: self.nats_ca,
-            certificate: self.nats_certificate,
-            key: self.nats_key,
+            url: said(self.nats_url),
+            creds: said_path(self.nats_creds),
+            nkey: said_path(self.nats_nkey),
+            user: self.nats_user.and_then(said),
+            password: self.nats_password.and_then(said),
+            token: self.nats_token.and_then(said),
+            ca: said_path(self.nats_ca),
+            certificate: said_path(self.nats_certificate),
+            key: said_path(self.nats_key),
+            tls_first: self.nats_tls_first.map(|first| first.to_string()),
+            inbox_prefix: self.nats_inbox_prefix.and_then(said),
         };
         settings.into_broker()
     }
+}
+
+/// What was said; a variable that is set and empty says nothing, as with [`Broker::from_env`].
+fn said(text: String) -> Option<String> {
+    Some(text).filter(|text| !text.is_empty())
+}
+
+fn said_path(path: Option<PathBuf>) -> Option<PathBuf> {
+    path.filter(|path| !path.as_os_str().is_empty())
+}
+
+/// A path, or nothing where a variable is set and empty: clap's own reader of paths refuses that.
+fn maybe_path() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().map(PathBuf::from)
 }
 
 /// Reads a time as operators write it, for `#[arg(value_parser = duration)]`.
@@ -117,6 +150,15 @@ mod tests {
     fn times_are_written_with_their_unit() {
         assert_eq!(duration("1m 500ms"), Ok(Duration::from_millis(60_500)));
         assert!(duration("9").unwrap_err().contains("expected a time such as 500ms"));
+    }
+
+    #[test]
+    fn what_is_set_and_empty_is_not_said() {
+        let empty =
+            ["url", "creds", "nkey", "user", "password", "token", "ca", "certificate", "key", "inbox-prefix"];
+        let arguments: Vec<String> = empty.iter().map(|name| format!("--nats-{name}=")).collect();
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        assert_eq!(broker(&arguments).unwrap().to_string(), "127.0.0.1:4222");
     }
 
     #[test]

@@ -1,15 +1,18 @@
 //! Where the broker is, and how to prove to it who we are.
 
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::time::Duration;
 use std::{fmt, fs, io};
 
 use async_nats::rustls::pki_types::pem::PemObject;
 use async_nats::rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use async_nats::{Client, ConnectOptions, ServerAddr};
+use async_nats::{Client, ClientError, ConnectOptions, Event, ServerAddr};
+use tracing::{debug, info, warn};
 
-use crate::addresses;
+use crate::complaints::Complaints;
 use crate::settings::BrokerSettings;
+use crate::{DialErrorKind, addresses, refusal};
 
 /// How often a connection asks the broker whether it is alive. Three unanswered pings end the connection, so a broker
 /// that froze or vanished is noticed within 6 s.
@@ -23,6 +26,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 pub struct Broker {
     pub(crate) servers: Vec<ServerAddr>,
     options: ConnectOptions,
+    /// As whom we connect, without secrets; `None` when nothing was given.
+    pub(crate) who: Option<String>,
+    inbox_prefix: Option<String>,
 }
 
 /// How a client proves who it is. Never logged.
@@ -44,10 +50,12 @@ pub enum Credentials {
 /// TLS beyond what the broker asks for by itself.
 #[derive(Clone, Debug, Default)]
 pub struct Tls {
-    /// Certificates of the authorities to trust besides the system's, PEM.
+    /// Certificates of the authorities to trust in place of the system's, PEM.
     pub ca: Option<PathBuf>,
     /// Our own certificate and its key, PEM, for mutual TLS.
     pub identity: Option<(PathBuf, PathBuf)>,
+    /// Begin with TLS, before the broker says anything: for a broker with `handshake_first`.
+    pub first: bool,
 }
 
 /// A broker that cannot be described that way.
@@ -79,6 +87,11 @@ pub enum BrokerError {
     /// Options that exclude each other, or half of a pair.
     #[error("{0}")]
     Conflict(&'static str),
+    /// An inbox prefix is none.
+    #[error(
+        "inbox prefix {0:?}: expected a subject that begins with _INBOX, such as _INBOX_apiproxy, without wildcards"
+    )]
+    InboxPrefix(String),
 }
 
 impl Broker {
@@ -97,6 +110,7 @@ impl Broker {
     /// certificates are read again when connecting, for they may be renewed meanwhile.
     pub fn with(urls: &str, credentials: Credentials, tls: Tls) -> Result<Broker, BrokerError> {
         let servers = addresses::read(urls)?;
+        let who = presented(&credentials, &servers);
         let mut options = match credentials {
             Credentials::None => ConnectOptions::new(),
             Credentials::UserPassword(user, password) => {
@@ -111,6 +125,13 @@ impl Broker {
             }
         };
         options = options.ping_interval(PING_INTERVAL).connection_timeout(CONNECT_TIMEOUT);
+        // An address that the cluster advertises has no scheme: without this it could be spoken to in the clear.
+        if servers.iter().any(ServerAddr::tls_required) {
+            options = options.require_tls(true);
+        }
+        if tls.first {
+            options = options.tls_first();
+        }
         if let Some(ca) = tls.ca {
             checked("file of certificate authorities", &ca, has_certificates)?;
             options = options.add_root_certificates(ca).require_tls(true);
@@ -120,12 +141,33 @@ impl Broker {
             checked("key file", &key, has_key)?;
             options = options.add_client_certificate(certificate, key).require_tls(true);
         }
-        Ok(Broker { servers, options })
+        Ok(Broker { servers, options, who, inbox_prefix: None })
+    }
+
+    /// The same broker, with inboxes below `prefix` for whatever connects to it, in place of the role's own prefix. It
+    /// has to begin with `_INBOX`, because such subjects cannot be a service's.
+    ///
+    /// # Errors
+    /// [`BrokerError::InboxPrefix`].
+    pub fn with_inbox_prefix(mut self, prefix: &str) -> Result<Broker, BrokerError> {
+        let is_token = |token: &str| {
+            !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic() && !b"*>".contains(&byte))
+        };
+        if !prefix.starts_with("_INBOX") || !prefix.split('.').all(is_token) {
+            return Err(BrokerError::InboxPrefix(prefix.to_owned()));
+        }
+        self.inbox_prefix = Some(prefix.to_owned());
+        Ok(self)
+    }
+
+    /// Where the inboxes of a role are: below the prefix that was set, else below the role's own.
+    pub fn inbox_prefix<'a>(&'a self, of_role: &'a str) -> &'a str {
+        self.inbox_prefix.as_deref().unwrap_or(of_role)
     }
 
     /// The broker that the environment names, by the variables that Natsway's programs read: `NATS_URL`
     /// (`nats://127.0.0.1:4222` without), one of `NATS_CREDS`, `NATS_NKEY`, `NATS_USER` with `NATS_PASSWORD`, and
-    /// `NATS_TOKEN`, and for TLS `NATS_CA`, `NATS_CERTIFICATE` and `NATS_KEY`.
+    /// `NATS_TOKEN`, for TLS `NATS_CA`, `NATS_CERTIFICATE` with `NATS_KEY`, and `NATS_TLS_FIRST`, and `NATS_INBOX_PREFIX`.
     ///
     /// # Errors
     /// [`BrokerError`], also for two kinds of credentials at once or half of a pair.
@@ -135,20 +177,114 @@ impl Broker {
 
     /// What every connection to this broker starts from.
     pub(crate) fn options(&self, name: &str, inbox_prefix: &str) -> ConnectOptions {
-        self.options.clone().name(name).custom_inbox_prefix(inbox_prefix)
+        self.options.clone().name(name).custom_inbox_prefix(self.inbox_prefix(inbox_prefix))
     }
 
     /// An ordinary connection, for control planes: it keeps trying, now and after every loss, with growing, jittered
     /// delays up to 2 s. `inbox_prefix` is the role's own, say `_INBOX_apiproxy`.
     ///
+    /// What the broker does not permit, and why a connection is refused, goes to the log, once for each kind.
+    ///
     /// # Errors
     /// What cannot mend itself: unreadable certificates and addresses.
     pub async fn connect(&self, name: &str, inbox_prefix: &str) -> Result<Client, async_nats::ConnectError> {
+        let listener = Listener::new(self.clone(), name);
         self.options(name, inbox_prefix)
+            .event_callback(move |event| {
+                listener.hear(event);
+                std::future::ready(())
+            })
             .retry_on_initial_connect()
             .reconnect_delay_callback(backoff)
             .connect(self.servers.clone())
             .await
+    }
+
+    /// Tries each server once and says why it cannot be had: the client tells a kind of failure and no more.
+    async fn diagnose(&self) -> Option<(DialErrorKind, String)> {
+        let mut told = None;
+        for server in &self.servers {
+            let tried = self.options.clone().name("natsway diagnosis").connect(server.clone()).await;
+            let (kind, reason) = refusal::explain(&tried.err()?, self.who.as_deref());
+            let reason = format!("broker {}:{} {reason}", server.host(), server.port());
+            if kind != DialErrorKind::Unavailable {
+                return Some((kind, reason));
+            }
+            told.get_or_insert((kind, reason));
+        }
+        told
+    }
+}
+
+/// Tells what happens to a connection that comes back by itself.
+struct Listener {
+    broker: Broker,
+    name: String,
+    complaints: Complaints,
+    /// The failure that was told last, since the last success.
+    failure: Mutex<Option<String>>,
+}
+
+impl Listener {
+    fn new(broker: Broker, name: &str) -> Listener {
+        let complaints = Complaints::new(name, broker.who.as_deref());
+        Listener { broker, name: name.to_owned(), complaints, failure: Mutex::default() }
+    }
+
+    fn hear(&self, event: Event) {
+        if self.complaints.hear(&event) {
+            return;
+        }
+        match event {
+            Event::ClientError(ClientError::Other(failure)) => {
+                let known = self.replace_failure(Some(failure.clone()));
+                if known.as_ref() != Some(&failure) {
+                    tokio::spawn(tell_failure(self.broker.clone(), self.name.clone(), failure));
+                }
+            }
+            Event::Connected if self.replace_failure(None).is_some() => {
+                info!(name = %self.name, "broker reached");
+            }
+            _ => {}
+        }
+    }
+
+    fn replace_failure(&self, failure: Option<String>) -> Option<String> {
+        let mut told = self.failure.lock().expect("nothing panics while it holds this");
+        std::mem::replace(&mut told, failure)
+    }
+}
+
+/// Says why the connection `name` cannot be had. Ends by itself: each server is tried once, within 3 s.
+async fn tell_failure(broker: Broker, name: String, failure: String) {
+    match broker.diagnose().await {
+        Some((DialErrorKind::Unavailable, reason)) => {
+            debug!(name, reason, "broker not reached, trying again");
+        }
+        Some((_, reason)) => warn!(name, "{reason}; trying again"),
+        None => debug!(name, failure, "broker was not reached, and is now"),
+    }
+}
+
+/// Who we say that we are, in words and without secrets.
+fn presented(credentials: &Credentials, servers: &[ServerAddr]) -> Option<String> {
+    match credentials {
+        // A user part without a password is a token.
+        Credentials::None => servers.iter().find_map(|server| {
+            let user = server.username()?;
+            Some(
+                server
+                    .password()
+                    .map_or_else(|| "the token of NATS_URL".to_owned(), |_| format!("user {user:?}")),
+            )
+        }),
+        Credentials::UserPassword(user, _) => Some(format!("user {user:?}")),
+        Credentials::Token(_) => Some("the token".to_owned()),
+        Credentials::NKey(seed) => {
+            let pair = nkeys::KeyPair::from_seed(seed).ok()?;
+            Some(format!("nkey {}", pair.public_key()))
+        }
+        Credentials::File(path) => Some(format!("the user of {}", path.display())),
     }
 }
 
@@ -259,9 +395,9 @@ mod tests {
             let path = path.to_owned();
             let other = file.path().to_owned();
             let credentials = refused(Credentials::File(path.clone()), Tls::default());
-            let ca = refused(Credentials::None, Tls { ca: Some(path.clone()), identity: None });
+            let ca = refused(Credentials::None, Tls { ca: Some(path.clone()), ..Tls::default() });
             let identity = Some((path.clone(), other));
-            let certificate = refused(Credentials::None, Tls { ca: None, identity });
+            let certificate = refused(Credentials::None, Tls { identity, ..Tls::default() });
             let seed = read_seed(path.clone()).unwrap_err().to_string();
             for told in [&credentials, &ca, &certificate, &seed] {
                 assert!(told.contains(&path.display().to_string()), "{told}");
@@ -279,6 +415,29 @@ mod tests {
         }
         let user = nkeys::KeyPair::new_user().seed().unwrap();
         Broker::with("a", Credentials::NKey(user), Tls::default()).unwrap();
+    }
+
+    #[test]
+    fn who_we_are_is_told_without_secrets() {
+        let who = |url: &str, credentials| Broker::with(url, credentials, Tls::default()).unwrap().who;
+        assert_eq!(who("a", Credentials::None), None);
+        assert_eq!(who("nats://me:secret@a", Credentials::None).unwrap(), "user \"me\"");
+        assert_eq!(who("nats://secret@a", Credentials::None).unwrap(), "the token of NATS_URL");
+        assert_eq!(who("a", Credentials::Token("secret".to_owned())).unwrap(), "the token");
+        let user = nkeys::KeyPair::new_user();
+        let told = who("a", Credentials::NKey(user.seed().unwrap())).unwrap();
+        assert_eq!(told, format!("nkey {}", user.public_key()));
+    }
+
+    #[test]
+    fn an_inbox_prefix_replaces_the_roles_own_and_cannot_be_a_services() {
+        let broker = Broker::new("a").unwrap();
+        assert_eq!(broker.inbox_prefix("_INBOX_worker"), "_INBOX_worker");
+        let broker = broker.with_inbox_prefix("_INBOX_team.x").unwrap();
+        assert_eq!(broker.inbox_prefix("_INBOX_worker"), "_INBOX_team.x");
+        for bad in ["", "svc.demo", "_INBOX.", "_INBOX_x.*", "_INBOX_x.>", "_INBOX x"] {
+            assert!(Broker::new("a").unwrap().with_inbox_prefix(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -11,9 +11,11 @@ mod addresses;
 mod args;
 mod broker;
 mod clock;
+mod complaints;
 #[cfg(feature = "cli")]
 pub mod logs;
 mod pulse;
+mod refusal;
 mod session;
 mod settings;
 pub mod shutdown;

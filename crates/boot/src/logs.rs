@@ -31,6 +31,17 @@ pub enum Format {
     Json,
 }
 
+/// Has a command line tell its warnings on standard error, such as what the broker does not permit. `NATSWAY_LOG` is
+/// the filter, as for programs that stay.
+pub fn init_for_commands() {
+    let asked = std::env::var("NATSWAY_LOG").ok().filter(|filter| !filter.is_empty());
+    let logs = LogArgs { log: asked.unwrap_or_else(|| "warn".to_owned()), log_format: Format::Text };
+    // A filter that is none is told by the programs that stay; here it only costs the warnings.
+    let Ok(filter) = logs.filter() else { return };
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time();
+    lines.with_target(false).with_ansi(std::io::stderr().is_terminal()).init();
+}
+
 impl LogArgs {
     /// Starts logging for the whole process.
     ///

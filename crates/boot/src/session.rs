@@ -13,9 +13,10 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
-use crate::Broker;
 use crate::broker::backoff;
+use crate::complaints::Complaints;
 use crate::pulse::{self, Pulse};
+use crate::{Broker, refusal};
 
 /// The oldest broker that Natsway works with.
 const OLDEST_BROKER: (u64, u64) = (2, 11);
@@ -61,6 +62,7 @@ pub struct Dialer {
 pub struct Session {
     client: Client,
     server_id: String,
+    inbox_prefix: String,
     events: mpsc::Receiver<SessionEvent>,
     pulse: Pulse,
 }
@@ -81,7 +83,7 @@ pub enum SessionEvent {
 
 /// Why no session could be had.
 #[derive(Debug, thiserror::Error)]
-#[error("broker {server}: {reason}")]
+#[error("broker {server} {reason}")]
 pub struct DialError {
     kind: DialErrorKind,
     server: String,
@@ -96,6 +98,8 @@ pub enum DialErrorKind {
     Unavailable,
     /// It refused who we are.
     Refused,
+    /// TLS failed: one of us does not trust the other, or only one speaks it.
+    Untrusted,
     /// It is older than Natsway needs.
     TooOld,
 }
@@ -192,6 +196,7 @@ impl Dialer {
     ) -> Result<(Session, ServerAddr), DialError> {
         let failed = |kind, reason| DialError { kind, server: host_and_port(&server), reason };
         let (sender, events) = mpsc::channel(EVENTS);
+        let complaints = Complaints::new(&self.dial.name, self.broker.who.as_deref());
         let connected = self
             .broker
             .options(&self.dial.name, &self.dial.inbox_prefix)
@@ -202,21 +207,19 @@ impl Dialer {
             .max_reconnects(1)
             .reconnect_delay_callback(|_| Duration::ZERO)
             .event_callback(move |event| {
-                report(&sender, &event);
+                if !complaints.hear(&event) {
+                    report(&sender, &event);
+                }
                 std::future::ready(())
             })
             .connect(server.clone())
             .await;
         let client = connected.map_err(|error| {
-            use async_nats::ConnectErrorKind::{Authentication, AuthorizationViolation};
-            let kind = match error.kind() {
-                Authentication | AuthorizationViolation => DialErrorKind::Refused,
-                _ => DialErrorKind::Unavailable,
-            };
-            failed(kind, error.to_string())
+            let (kind, reason) = refusal::explain(&error, self.broker.who.as_deref());
+            failed(kind, reason)
         })?;
         let ended = client.set_server_pool(NOWHERE).await;
-        ended.map_err(|error| failed(DialErrorKind::Unavailable, error.to_string()))?;
+        ended.map_err(|error| failed(DialErrorKind::Unavailable, format!("is not reachable: {error}")))?;
         let info = client.server_info();
         if !is_new_enough(&info.version) {
             let (major, minor) = OLDEST_BROKER;
@@ -229,7 +232,8 @@ impl Dialer {
         }
         let pulse = Pulse::start(&client).await;
         let pulse = pulse.map_err(|error| failed(DialErrorKind::Unavailable, error.to_string()))?;
-        Ok((Session { client, server_id: info.server_id, events, pulse }, server))
+        let inbox_prefix = self.broker.inbox_prefix(&self.dial.inbox_prefix).to_owned();
+        Ok((Session { client, server_id: info.server_id, inbox_prefix, events, pulse }, server))
     }
 
     /// Keeps the addresses that the cluster advertises, with the scheme (TLS or not) of the server that said so.
@@ -252,6 +256,11 @@ impl Session {
     /// The id of the server at the other end.
     pub fn server_id(&self) -> &str {
         &self.server_id
+    }
+
+    /// Where its inboxes have to be.
+    pub fn inbox_prefix(&self) -> &str {
+        &self.inbox_prefix
     }
 
     /// The next thing that happens to the session; [`SessionEvent::Lost`] is the last, and is given again if asked.
@@ -284,14 +293,6 @@ fn report(sender: &mpsc::Sender<SessionEvent>, event: &Event) {
     let event = match event {
         Event::LameDuckMode => SessionEvent::LameDuck,
         Event::Disconnected | Event::Closed => SessionEvent::Lost,
-        Event::SlowConsumer(_) => {
-            warn!("the broker's messages come faster than they are read; some were dropped");
-            return;
-        }
-        Event::ServerError(error) => {
-            warn!(%error, "broker reports an error");
-            return;
-        }
         _ => return,
     };
     // A full channel already holds what this event would say.

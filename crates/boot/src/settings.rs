@@ -20,6 +20,8 @@ pub(crate) struct BrokerSettings {
     pub(crate) ca: Option<PathBuf>,
     pub(crate) certificate: Option<PathBuf>,
     pub(crate) key: Option<PathBuf>,
+    pub(crate) tls_first: Option<String>,
+    pub(crate) inbox_prefix: Option<String>,
 }
 
 impl BrokerSettings {
@@ -37,6 +39,8 @@ impl BrokerSettings {
             ca: path("NATS_CA"),
             certificate: path("NATS_CERTIFICATE"),
             key: path("NATS_KEY"),
+            tls_first: text("NATS_TLS_FIRST"),
+            inbox_prefix: text("NATS_INBOX_PREFIX"),
         }
     }
 
@@ -58,8 +62,17 @@ impl BrokerSettings {
             ));
         }
         let url = self.url.as_deref().unwrap_or(DEFAULT_URL);
-        Broker::with(url, credentials, Tls { ca: self.ca, identity })
+        let first = self.tls_first.as_deref().map_or(Ok(false), switch)?;
+        let broker = Broker::with(url, credentials, Tls { ca: self.ca, identity, first })?;
+        match self.inbox_prefix {
+            Some(prefix) => broker.with_inbox_prefix(&prefix),
+            None => Ok(broker),
+        }
     }
+}
+
+fn switch(text: &str) -> Result<bool, BrokerError> {
+    text.parse().map_err(|_| BrokerError::Conflict("NATS_TLS_FIRST: expected true or false"))
 }
 
 /// Two that go together.
@@ -95,6 +108,13 @@ mod tests {
     #[test]
     fn the_environment_says_where_the_broker_is() {
         assert_eq!(broker(&[("NATS_URL", "nats://b:1,c")]).unwrap().to_string(), "b:1,c:4222");
+    }
+
+    #[test]
+    fn tls_first_and_the_inbox_prefix_are_read_strictly() {
+        broker(&[("NATS_TLS_FIRST", "true"), ("NATS_INBOX_PREFIX", "_INBOX_mine")]).unwrap();
+        assert!(matches!(broker(&[("NATS_TLS_FIRST", "yes")]), Err(BrokerError::Conflict(_))));
+        assert!(matches!(broker(&[("NATS_INBOX_PREFIX", "mine")]), Err(BrokerError::InboxPrefix(_))));
     }
 
     #[test]

@@ -128,17 +128,16 @@ pub struct Link {
 }
 
 impl Link {
-    /// Subscribes to the replies of a new session, on an inbox below `inbox_prefix`.
+    /// Subscribes to the replies of a new session, on an inbox of its own.
     ///
     /// # Errors
     /// The session was lost already.
     pub async fn open(
         session: &Session,
-        inbox_prefix: &str,
         limits: LinkLimits,
         counts: Arc<LinkCounts>,
     ) -> Result<(Rc<Link>, Subscriber), async_nats::SubscribeError> {
-        let inbox = format!("{inbox_prefix}.{}.", natsway_boot::random_id());
+        let inbox = format!("{}.{}.", session.inbox_prefix(), natsway_boot::random_id());
         let replies = session.client().subscribe(format!("{inbox}*")).await?;
         let link = Link {
             client: session.client().clone(),

@@ -146,8 +146,7 @@ impl Links {
         before: Option<Replaced>,
         dialer: &mut Dialer,
     ) -> Option<(Session, Option<Replaced>)> {
-        let opened =
-            Link::open(&session, &self.role.inbox_prefix, self.limits, Arc::clone(&self.counts)).await;
+        let opened = Link::open(&session, self.limits, Arc::clone(&self.counts)).await;
         let (link, replies) = match opened {
             Ok(opened) => opened,
             Err(error) => {

@@ -14,12 +14,18 @@ use tracing::{info, warn};
 const RETRY: Duration = Duration::from_millis(500);
 const LOOK: Duration = Duration::from_millis(50);
 
-/// A connection that is there: it says once that it waits, and goes on trying until `stop`.
+/// A connection that is there, with its inboxes below `_INBOX_<program>`: it says once that it waits, and goes on trying
+/// until `stop`.
 ///
 /// # Errors
 /// Unreadable certificates, and `stop`.
-pub(crate) async fn client(broker: &Broker, name: &str, stop: &CancellationToken) -> Result<Client> {
-    let client = broker.connect(name, &format!("_INBOX_{}", name.replace('-', "_"))).await?;
+pub(crate) async fn client(
+    broker: &Broker,
+    program: &str,
+    name: &str,
+    stop: &CancellationToken,
+) -> Result<Client> {
+    let client = broker.connect(name, &format!("_INBOX_{program}")).await?;
     let mut told = false;
     while client.connection_state() != State::Connected {
         if !std::mem::replace(&mut told, true) && client.connection_state() != State::Pending {

@@ -12,10 +12,12 @@ use humantime_serde::re::humantime::format_duration;
 use natsway_boot::Broker;
 use tokio::time::Instant;
 
-use super::INBOX_PREFIX;
 use crate::decision::Decision;
 use crate::events::{Status, decision_subject, status_subject};
 use crate::graph::Graph;
+
+/// The inbox prefix of people and pipelines.
+const INBOX_PREFIX: &str = "_INBOX_operator";
 
 /// How long the broker and the leader may take.
 const WITHIN: Duration = Duration::from_secs(5);

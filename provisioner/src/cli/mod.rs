@@ -61,9 +61,6 @@ A configuration file:
   backend = { kind = \"processes\", command = [\"orders-worker\"], state = \"/var/lib/natsway/orders\" }
   scale = { min = 1, max = 20 }";
 
-/// The inbox prefix of provisioners, so that their permissions can be written down.
-const INBOX_PREFIX: &str = "_INBOX_provisioner";
-
 impl Cli {
     /// Does what was asked.
     ///

@@ -8,11 +8,14 @@ use anyhow::Context;
 use clap::Args;
 use natsway_boot::{Broker, shutdown};
 
-use super::{INBOX_PREFIX, read};
+use super::read;
 use crate::config::{Config, Target};
 use crate::lease::Lease;
 use crate::reload::follow;
 use crate::run::run;
+
+/// The inbox prefix of provisioners, so that their permissions can be written down.
+const INBOX_PREFIX: &str = "_INBOX_provisioner";
 
 #[derive(Args)]
 pub(super) struct RunArgs {

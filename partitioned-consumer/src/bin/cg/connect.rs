@@ -30,6 +30,8 @@ struct NatsContext {
     ca: String,
     jetstream_domain: String,
     jetstream_api_prefix: String,
+    inbox_prefix: String,
+    tls_first: bool,
 }
 
 /// How the broker is reached: a context named on the command line goes first, then an address that was given, then the
@@ -110,9 +112,17 @@ fn broker_of(context: &NatsContext) -> Result<Broker> {
     } else {
         Credentials::None
     };
-    let tls = Tls { ca: path(&context.ca), identity: path(&context.cert).zip(path(&context.key)) };
+    let tls = Tls {
+        ca: path(&context.ca),
+        identity: path(&context.cert).zip(path(&context.key)),
+        first: context.tls_first,
+    };
     let url = given(&context.url).unwrap_or_else(|| "nats://127.0.0.1:4222".into());
-    Ok(Broker::with(&url, credentials, tls)?)
+    let broker = Broker::with(&url, credentials, tls)?;
+    match given(&context.inbox_prefix) {
+        Some(prefix) => Ok(broker.with_inbox_prefix(&prefix)?),
+        None => Ok(broker),
+    }
 }
 
 fn api_prefix(context: &NatsContext) -> String {

@@ -21,8 +21,7 @@ async fn main() -> ExitCode {
     }
     let matches = args::Cli::command().get_matches();
     let cli = args::Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    natsway_boot::logs::init_for_commands();
     let url_given =
         matches.value_source("nats_url").is_some_and(|s| s != clap::parser::ValueSource::DefaultValue);
     let chosen = match connect::choose(cli.broker, url_given, cli.context.as_deref()) {

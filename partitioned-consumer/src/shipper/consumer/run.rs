@@ -60,8 +60,9 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<()> {
 }
 
 async fn begin(config: Config, stop: CancellationToken) -> Result<()> {
-    let client = connect::client(&config.broker, "shipper-consumer", &stop).await?;
-    let mut commits = jetstream::new(connect::client(&config.broker, "shipper-commits", &stop).await?);
+    let client = connect::client(&config.broker, "consumer", "shipper-consumer", &stop).await?;
+    let mut commits =
+        jetstream::new(connect::client(&config.broker, "consumer", "shipper-commits", &stop).await?);
     commits.set_timeout(ANSWER_WITHIN);
     let asked = config.mode.fixed();
     let mode = || match connect::has_jetstream(&client) {

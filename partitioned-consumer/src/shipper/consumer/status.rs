@@ -184,7 +184,7 @@ pub async fn read(config: &Config) -> Result<Report> {
         tokio::time::sleep(std::time::Duration::from_secs(5)).await;
         give_up.cancel();
     });
-    let client = connect::client(&config.broker, "shipper-status", &stop).await?;
+    let client = connect::client(&config.broker, "consumer", "shipper-status", &stop).await?;
     if !connect::has_jetstream(&client) {
         return Ok(Report { cluster, directory, partitions: Vec::new(), sources: Vec::new() });
     }

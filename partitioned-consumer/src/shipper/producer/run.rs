@@ -70,7 +70,7 @@ async fn begin(config: Config, stop: CancellationToken) -> Result<()> {
     let sources = Sources::new(&config.host, &config.files)?;
     // Before anything is waited for.
     sources.files()?;
-    let client = connect::client(&config.broker, "shipper-producer", &stop).await?;
+    let client = connect::client(&config.broker, "producer", "shipper-producer", &stop).await?;
     let mut context = jetstream::new(client.clone());
     context.set_timeout(ACK_WITHIN);
     let figures = Arc::new(Figures::default());

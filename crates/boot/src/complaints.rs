@@ -1,0 +1,152 @@
+//! What the broker reproaches a connection with, told once and in words that say what to do.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use async_nats::{Event, ServerError};
+use tracing::{error, warn};
+
+/// The same complaint is told again after this.
+const AGAIN_AFTER: Duration = Duration::from_secs(60);
+
+/// Different complaints that are remembered; more are not told until one of these is old.
+const REMEMBERED: usize = 64;
+
+/// Tells what the broker complains about, for one connection: each thing once a minute at the most, since a missing
+/// permission can show with every request.
+#[derive(Debug)]
+pub(crate) struct Complaints {
+    /// The connection's name.
+    name: String,
+    who: Option<String>,
+    told: Mutex<HashMap<String, Instant>>,
+}
+
+/// What the broker does not let us do.
+#[derive(Debug, PartialEq, Eq)]
+struct Forbidden<'a> {
+    operation: &'static str,
+    subject: &'a str,
+}
+
+impl Complaints {
+    pub(crate) fn new(name: &str, who: Option<&str>) -> Complaints {
+        Complaints { name: name.to_owned(), who: who.map(str::to_owned), told: Mutex::default() }
+    }
+
+    /// Tells an event if it is a complaint that was not told lately; says whether it is a complaint at all.
+    pub(crate) fn hear(&self, event: &Event) -> bool {
+        match event {
+            Event::SlowConsumer(_) => {
+                if self.is_news("slow", Instant::now()) {
+                    warn!(name = %self.name, "the broker's messages come faster than they are read; some were dropped");
+                }
+            }
+            Event::ServerError(ServerError::Other(text)) => self.hear_text(text),
+            Event::ServerError(error) => {
+                if self.is_news(&error.to_string(), Instant::now()) {
+                    warn!(name = %self.name, %error, "broker reports an error");
+                }
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    fn hear_text(&self, text: &str) {
+        let Some(Forbidden { operation, subject }) = Forbidden::read(text) else {
+            if self.is_news(text, Instant::now()) {
+                warn!(name = %self.name, error = text, "broker reports an error");
+            }
+            return;
+        };
+        if !self.is_news(&format!("{operation} {}", family(subject)), Instant::now()) {
+            return;
+        }
+        let user = self.who.as_deref().unwrap_or("the broker's default user");
+        let hint = hint(operation, subject);
+        error!(name = %self.name, user, operation, subject, "the broker does not permit it: {hint}");
+    }
+
+    fn is_news(&self, what: &str, now: Instant) -> bool {
+        let mut told = self.told.lock().expect("nothing panics while it holds this");
+        told.retain(|_, at| now.saturating_duration_since(*at) < AGAIN_AFTER);
+        if told.contains_key(what) || told.len() >= REMEMBERED {
+            return false;
+        }
+        told.insert(what.to_owned(), now);
+        true
+    }
+}
+
+impl Forbidden<'_> {
+    /// Reads `Permissions Violation for Publish to "subject"`, and its like for subscriptions.
+    fn read(text: &str) -> Option<Forbidden<'_>> {
+        const PUBLISH: &str = "Permissions Violation for Publish to ";
+        const SUBSCRIBE: &str = "Permissions Violation for Subscription to ";
+        let after = |prefix| text.trim_matches('\'').strip_prefix(prefix);
+        let (operation, rest) = match after(PUBLISH) {
+            Some(rest) => ("publish", rest),
+            None => ("subscribe", after(SUBSCRIBE)?),
+        };
+        let subject = rest.trim_start_matches('"').split('"').next()?;
+        Some(Forbidden { operation, subject })
+    }
+}
+
+fn hint(operation: &str, subject: &str) -> &'static str {
+    match (operation, subject.starts_with("_INBOX")) {
+        ("publish", true) => {
+            "a reply; give this user allow_responses, or look whether it came after that expired (docs/security.md)"
+        }
+        ("subscribe", true) => {
+            "an inbox; permit it, or set NATS_INBOX_PREFIX to the prefix that is permitted (docs/security.md)"
+        }
+        _ => "add the subject to this user's permissions, or use the user of this role (docs/security.md)",
+    }
+}
+
+/// A subject without what differs from one message to the next: ids stand at its end, as in inboxes and acknowledgements.
+fn family(subject: &str) -> String {
+    let kept = if subject.starts_with("_INBOX") || subject.starts_with("$JS.ACK") { 1 } else { 6 };
+    subject.split('.').take(kept).collect::<Vec<_>>().join(".")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_forbidden_is_read_from_the_servers_words() {
+        for (text, operation, subject) in [
+            ("Permissions Violation for Publish to \"svc.demo.blue\"", "publish", "svc.demo.blue"),
+            ("Permissions Violation for Subscription to \"$SRV.PING\"", "subscribe", "$SRV.PING"),
+            (
+                "Permissions Violation for Subscription to \"svc.demo.blue\" using queue \"q\"",
+                "subscribe",
+                "svc.demo.blue",
+            ),
+        ] {
+            assert_eq!(Forbidden::read(text), Some(Forbidden { operation, subject }));
+        }
+        assert_eq!(Forbidden::read("maximum payload violation"), None);
+    }
+
+    #[test]
+    fn a_complaint_is_told_once_a_minute_and_their_number_is_bounded() {
+        let complaints = Complaints::new("x", None);
+        let start = Instant::now();
+        assert!(complaints.is_news("a", start));
+        assert!(!complaints.is_news("a", start + Duration::from_secs(59)));
+        assert!(complaints.is_news("a", start + Duration::from_secs(60)));
+        let told = (0..1_000).filter(|number| complaints.is_news(&number.to_string(), start)).count();
+        assert!(told <= REMEMBERED, "{told}");
+    }
+
+    #[test]
+    fn inboxes_of_one_role_are_one_complaint() {
+        assert_eq!(family("_INBOX_apiproxy.abc.1"), family("_INBOX_apiproxy.def.2"));
+        assert_ne!(family("svc.demo.blue"), family("svc.demo.green"));
+    }
+}
