@@ -1,7 +1,7 @@
 # Everything that is done with Natsway in a checkout. `make help` lists it.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test compose-test lint fmt bench bench-micro bench-compare autoscalers prove-gateway prove-cluster prove-versions prove-provisioner prove-groups demo-groups bench-groups prove-shipper bench-shipper tools peers fuzz clean cargo-deny python rust
+.PHONY: help run docs prove-security test compose-test lint fmt bench bench-micro bench-compare autoscalers prove-gateway prove-cluster prove-versions prove-provisioner prove-groups demo-groups bench-groups prove-shipper bench-shipper tools peers fuzz clean cargo-deny python rust
 
 PYTHON ?= python3
 CARGO ?= cargo
@@ -26,11 +26,21 @@ test: python rust ## Install what the tests need and run them all
 	@$(PYTHON) scripts/find_nats_cli.py >/dev/null || echo 'make test: no nats command line, so the tests with it are skipped' >&2
 	@$(PYTHON) scripts/find_promtool.py >/dev/null || echo 'make test: no promtool, so the tests with it are skipped' >&2
 	$(CARGO) build --workspace --bins
+	$(CARGO) build --package natsway-worker --features client --example caller
 	$(PYTHON) -m unittest discover --start-directory scripts/tests --top-level-directory scripts
 	$(CARGO) test --workspace --no-fail-fast
 
 compose-test: python ## Run docker-compose.yml and the Dockerfile as they are on a real engine, under load and faults; ARGS='--help' says what it needs
 	@$(PYTHON) tests/compose/run.py $(ARGS)
+
+docs: python rust ## Write docs/configuration.md anew from the programs and the structs that read their files
+	@$(CARGO) build --workspace --bins
+	@$(PYTHON) scripts/document_settings.py
+
+prove-security: python rust ## Drop each of the broker's permissions in turn and see something fail; ARGS='--help' shows the settings
+	@$(CARGO) build --workspace --bins
+	@$(CARGO) build --package natsway-worker --features client --example caller
+	@$(PYTHON) scripts/prove_security.py $(ARGS)
 
 lint: rust ## Check format, clippy, rustdoc and dependencies
 	$(CARGO) fmt --all --check

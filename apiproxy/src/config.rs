@@ -25,8 +25,10 @@ use serde::Deserialize;
 struct FileDocument {
     /// When set, every target's subject must lie below it, so that permissions can be static.
     subject_prefix: Option<String>,
+    /// What its routes have where they say nothing else.
     #[serde(default)]
     defaults: Tuning,
+    /// The routes, one at least.
     #[serde(default, rename = "route")]
     routes: Vec<RouteDocument>,
 }

@@ -37,39 +37,53 @@ const LONGEST_TIMEOUT: Duration = Duration::from_secs(3_600);
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct RouteDocument {
-    /// [`SCHEMA`]; a later one is refused.
+    /// The version of the document, 1; a later one is refused.
     #[serde(default = "schema")]
     pub schema: u32,
     /// Unique; the key in the bucket, a label in metrics.
     pub name: String,
+    /// `example.com`, or `*.example.com` for all below it; any host without.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     host: Option<String>,
+    /// `/users/{id}`, `/files/{*rest}`; compared as the client sent it.
     path: String,
+    /// Those that it answers, all without; others get 405 with `Allow`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     methods: Vec<String>,
+    /// Taken off the path before a worker sees it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     strip_prefix: Option<String>,
+    /// `http` for Natsway workers, `native` for any NATS client.
     #[serde(default)]
     codec: CodecName,
     /// Never answered on the public listener.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     internal: bool,
+    /// In all, from the request's head: 504 after it.
     #[serde(default, with = "humantime_serde::option", skip_serializing_if = "Option::is_none")]
     timeout: Option<Duration>,
+    /// One worker's; then an idempotent request is tried elsewhere.
     #[serde(default, with = "humantime_serde::option", skip_serializing_if = "Option::is_none")]
     try_timeout: Option<Duration>,
+    /// 413 above it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     max_body_bytes: Option<usize>,
+    /// Further tries at the most.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     retries: Option<u32>,
+    /// Within which they begin.
     #[serde(default, with = "humantime_serde::option", skip_serializing_if = "Option::is_none")]
     retry_window: Option<Duration>,
+    /// A client that goes away cancels the work at its worker.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     cancel: Option<bool>,
+    /// Its versions.
     #[serde(default, rename = "target")]
     targets: Vec<TargetDocument>,
+    /// Who gets a version whatever its weight; the first that fits counts.
     #[serde(default, rename = "rule", skip_serializing_if = "Vec::is_empty")]
     rules: Vec<RuleDocument>,
+    /// What keeps a client with one version, as far as the weights allow.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     sticky: Option<KeyDocument>,
     /// The change of version that is under way, or was the last.
@@ -81,24 +95,35 @@ pub struct RouteDocument {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tuning {
+    /// As in a route.
     #[serde(default, with = "humantime_serde::option")]
     timeout: Option<Duration>,
+    /// As in a route.
     #[serde(default, with = "humantime_serde::option")]
     try_timeout: Option<Duration>,
+    /// As in a route.
     max_body_bytes: Option<usize>,
+    /// As in a route.
     retries: Option<u32>,
+    /// As in a route.
     #[serde(default, with = "humantime_serde::option")]
     retry_window: Option<Duration>,
+    /// As in a route.
     cancel: Option<bool>,
 }
 
+/// A version of the service.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 struct TargetDocument {
+    /// Its name; a label in metrics.
     version: String,
+    /// Where its workers listen, say `svc.math.blue`.
     subject: String,
+    /// Their queue group; `q` without.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     queue_group: Option<String>,
+    /// Its share of the requests, beside the others' weights; 0 gets nothing.
     #[serde(default = "whole_weight")]
     weight: u32,
 }
@@ -107,12 +132,16 @@ struct TargetDocument {
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 struct RuleDocument {
+    /// Name of a header field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     header: Option<String>,
+    /// Name of a cookie.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     cookie: Option<String>,
+    /// Its value; any without.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     value: Option<String>,
+    /// The version that it gets.
     version: String,
 }
 
@@ -120,10 +149,13 @@ struct RuleDocument {
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 struct KeyDocument {
+    /// Name of a header field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     header: Option<String>,
+    /// Name of a cookie.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     cookie: Option<String>,
+    /// The client's address.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     client: bool,
 }

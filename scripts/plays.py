@@ -1,0 +1,224 @@
+"""What each role has to be able to do, as plays on a stage: the whole job of every program, one step after the other.
+
+A play raises Failed when something does not do its work.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Callable, Dict, Tuple
+
+from stage import Failed, Running, Stage
+
+ROUTES = """
+subject_prefix = "svc"
+[[route]]
+name = "demo"
+path = "/{*rest}"
+[[route.target]]
+version = "blue"
+subject = "svc.demo.blue"
+weight = 100
+[[route.target]]
+version = "green"
+subject = "svc.demo.green"
+weight = 0
+[[route]]
+name = "total"
+path = "/total"
+[[route.target]]
+version = "blue"
+subject = "svc.total.blue"
+"""
+
+PROVISIONER = """
+[[target]]
+name = "demo"
+signal = {{ kind = "services", service = "demo", route = "demo", version = "blue" }}
+policy = [{{ kind = "rate" }}]
+instance = {{ service_rate = 1.0 }}
+scale = {{ min = {least}, max = {most}, in_window = "1s" }}
+[target.backend]
+kind = "directives"
+subject = "svc.demo.blue"
+[[target]]
+name = "queue"
+signal = {{ kind = "consumer", stream = "orders", consumer = "w" }}
+instance = {{ service_rate = 10.0 }}
+scale = {{ min = 1, max = 2 }}
+[target.backend]
+kind = "processes"
+command = ["sleep", "60"]
+state = "{directory}/instances"
+"""
+
+
+def requests(stage: Stage) -> None:
+    """A gateway and workers: requests, cancellation, routes, a rollout with its drain, the last worker's departure."""
+    (stage.directory / "routes.toml").write_text(ROUTES, encoding="utf-8")
+    gateway = start_gateway(stage)
+    call_another(stage)
+    blue = stage.start("worker", "worker", "--subject", "svc.demo.blue", NATSWAY_MAX_SETS="3")
+    expect_status(stage, 200)
+    # Its client leaves; a handler that runs for longer has told who runs it.
+    stage.get("/slow?ms=5000", timeout=1.0)
+    operate(stage)
+    scale(stage)
+    # Leaves with all of its subscription sets, as the last worker; then one comes while a gateway stands in.
+    stage.stop(blue)
+    expect_status(stage, 503)
+    blue = stage.start("worker", "worker", "--subject", "svc.demo.blue")
+    green = stage.start("worker", "worker", "--subject", "svc.demo.green")
+    expect_status(stage, 200)
+    stage.until("green serves", lambda: "serving" in green.text())
+    started = ("rollout", "start", "demo", "--to", "green", "--strategy", "blue-green", "--stop-old", "--follow")
+    stage.run("operator", "apiproxy", *started)
+    stage.until("the old worker was asked to leave", lambda: blue.process.poll() is not None)
+    stage.until("green answers", lambda: "green" in stage.get("/version")[1])
+    stage.run("operator", "apiproxy", "rollout", "status", "demo")
+    stage.stop(green)
+    stage.stop(gateway)
+
+
+def start_gateway(stage: Stage) -> Running:
+    listen = ("--listen", f"127.0.0.1:{stage.listen}", "--admin-listen", f"127.0.0.1:{stage.admin}")
+    gateway = stage.start("gateway", "apiproxy", "--routes", str(stage.directory / "routes.toml"), *listen)
+    stage.until("the routes are in force", lambda: "routes in force" in gateway.text())
+    return gateway
+
+
+def call_another(stage: Stage) -> None:
+    """A worker that calls another one, in vain when its own client leaves: that cancels the call."""
+    slow = stage.start("worker", "worker", "--subject", "svc.demo.blue", NATSWAY_MISBEHAVE="delays=1500")
+    caller = stage.start("caller", "examples/caller")
+    stage.until("a call is answered", lambda: stage.get("/total")[0] == 200)
+    stage.get("/total", timeout=0.7)
+    stage.stop(caller)
+    stage.stop(slow)
+
+
+def expect_status(stage: Stage, status: int) -> None:
+    stage.until(f"a request is answered {status}", lambda: stage.get("/version")[0] == status)
+
+
+def operate(stage: Stage) -> None:
+    """What people do to routes."""
+    stage.run("operator", "apiproxy", "routes", "ls")
+    document = stage.run("operator", "apiproxy", "routes", "get", "demo")
+    path = stage.directory / "demo.json"
+    path.write_text(document, encoding="utf-8")
+    stage.run("operator", "apiproxy", "routes", "put", str(path))
+    stage.run("operator", "apiproxy", "routes", "export")
+    stage.run("operator", "apiproxy", "routes", "test", "GET", "http://shop.example/")
+
+
+def scale(stage: Stage) -> None:
+    """An autoscaler that opens subscription sets in a worker and closes them, leads, and answers."""
+    path = stage.directory / "provisioner.toml"
+    stage.admin_stream("orders")
+    provisioner = None
+    for least, most in ((3, 3), (1, 1)):
+        text = PROVISIONER.format(least=least, most=most, directory=stage.directory)
+        path.write_text(text, encoding="utf-8")
+        provisioner = provisioner or stage.start("provisioner", "provisioner", "run", "--config", str(path))
+        reached = f"demo {least} {most}"
+        stage.until(f"there are {least} sets", lambda: reached in " ".join(status(stage).split()))
+    stage.until("the gateway's page has the workers and the targets", lambda: "natsway_target_" in stage.metrics())
+    # Its health check.
+    stage.run("provisioner", "provisioner", "status", NATS_INBOX_PREFIX="_INBOX_provisioner")
+    stage.run("operator", "provisioner", "explain", "demo")
+    stage.run("operator", "provisioner", "top", "--count", "1")
+    stage.stop(provisioner)
+
+
+def status(stage: Stage) -> str:
+    try:
+        return stage.run("operator", "provisioner", "status")
+    except Failed as error:
+        if type(error) is not Failed or "no provisioner" not in str(error):
+            raise
+        return ""
+
+
+def groups(stage: Stage) -> None:
+    """Consumer groups, elastic and static, from their making to their end, with members that leave and come back."""
+    stage.admin_stream("orders")
+    stage.admin_stream("events", partitions=4)
+    stage.run("groups", "cg", "elastic", "create", "orders", "workers", "4", "--filter", "orders.*", "--wildcards", "1")
+    stage.run("groups", "cg", "static", "create", "balanced", "events", "readers", "4", ">", "m1")
+    stage.run("groups", "cg", "elastic", "add", "orders", "workers", "m1")
+    for kind, stream, group in (("elastic", "orders", "workers"), ("static", "events", "readers")):
+        member = stage.start("member", "cg", kind, "consume", stream, group, "m1", "--sleep", "1ms")
+        stage.admin_traffic(stream)
+        stage.until("the member has handled all", lambda: member.text().count("acknowledged") >= 10)
+        stage.run("groups", "cg", kind, "info", stream, group)
+        stage.run("groups", "cg", kind, "pause", stream, group)
+        stage.run("groups", "cg", kind, "resume", stream, group)
+        # Hands its partitions over, and is there again.
+        stage.run("groups", "cg", kind, "step-down", stream, group, "m1")
+        stage.admin_traffic(stream)
+        stage.until("the member goes on", lambda: member.text().count("acknowledged") >= 20)
+        stage.stop(member)
+    stage.run("groups", "cg", "elastic", "dead-letter", "orders", "workers", "dead.orders", "--after", "3")
+    stage.run("groups", "cg", "elastic", "ls", "orders")
+    stage.run("groups", "cg", "static", "ls", "events")
+    stage.run("groups", "cg", "elastic", "repartition", "orders", "workers", "8")
+    stage.run("groups", "cg", "elastic", "delete", "--force", "orders", "workers")
+    stage.run("groups", "cg", "static", "delete", "--force", "events", "readers")
+
+
+def shipping(stage: Stage) -> None:
+    """Lines by JetStream, over a restart of both sides, and lines in the core."""
+    logs = stage.directory / "logs"
+    logs.mkdir()
+    common = {"SHIPPER_SUBJECT": "logs", "SHIPPER_STREAM": "LOGS", "SHIPPER_PARTITIONS": "2"}
+    for mode in ("jetstream", "core"):
+        source, lines = logs / f"{mode}.log", stage.directory / f"lines-{mode}"
+        variables = {
+            **common,
+            "SHIPPER_MODE": mode,
+            "SHIPPER_FILE": str(source),
+            "SHIPPER_STATE": str(stage.directory / f"state-{mode}"),
+            "SHIPPER_READ_PARTITIONS": "0,1",
+            "SHIPPER_DIRECTORY": str(lines),
+            "SHIPPER_OUTPUT": "lines",
+        }
+        source.write_text("", encoding="utf-8")
+        for number in (1, 2):
+            sides = start_sides(stage, mode, variables)
+            with open(source, "a", encoding="utf-8") as out:
+                out.write(f"line {number}\n")
+            stage.until(f"line {number} arrived", lambda: f"line {number}" in written(lines))
+            if mode == "jetstream":
+                stage.run("consumer", "consumer", "status", **variables)
+            for side in sides:
+                stage.stop(side)
+
+
+def start_sides(stage: Stage, mode: str, variables: Dict[str, str]) -> Tuple[Running, ...]:
+    """The producer goes first, for it makes the stream; in the core it must not, for nothing is kept there."""
+    started: Dict[str, Running] = {}
+    for side in ("producer", "consumer") if mode == "jetstream" else ("consumer", "producer"):
+        heard = stage.count("consumer", "SUB logs.p1.>")
+        started[side] = stage.start(side, side, **variables)
+        if mode == "core" and side == "consumer":
+            stage.until("the consumer listens", lambda: stage.count("consumer", "SUB logs.p1.>") > heard)
+    return started["producer"], started["consumer"]
+
+
+def written(directory: Path) -> str:
+    return "".join(path.read_text(encoding="utf-8") for path in directory.rglob("lines*") if path.is_file())
+
+
+# Which play a role is in.
+PLAYS: Dict[str, Callable[[Stage], None]] = {
+    "gateway": requests,
+    "worker": requests,
+    "caller": requests,
+    "operator": requests,
+    "provisioner": requests,
+    "groups": groups,
+    "member": groups,
+    "producer": shipping,
+    "consumer": shipping,
+}

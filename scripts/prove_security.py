@@ -1,0 +1,158 @@
+#!/usr/bin/env python3
+"""Proves that deploy/nats/permissions.conf is sufficient and minimal.
+
+Sufficient: every program does its whole job on a real broker with these permissions, and the broker has nothing to
+object. Minimal: each permission is used in that, as the broker's own trace shows; and with any one of them dropped the
+job fails, or the broker objects and the program says so in words that name the subject. Without --sample all of them
+are dropped, each on a broker of its own. A JSON line at the end has the figures; the exit code is 1 when anything
+did not hold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Dict, List, Optional
+
+from find_broker import find_broker
+from permissions import PERMISSIONS, Permission, read, without
+from plays import PLAYS
+from stage import ROLES, Failed, Stage, Violated, password
+from tooling import ToolError, say
+
+
+@dataclass
+class Verdict:
+    """What became of a job with one permission less."""
+
+    permission: Permission
+    # "objected": the broker did; "failed": the job did; "survived": neither, so that the permission is not needed.
+    outcome: str
+    # Whether a program said it, with the subject; None where the broker did not object.
+    told: Optional[bool]
+    detail: str
+
+
+def whole(broker: Path) -> List[str]:
+    """Plays everything with all permissions; returns what did not hold."""
+    faults: List[str] = []
+    text = PERMISSIONS.read_text(encoding="utf-8")
+    done = set()
+    for play in dict.fromkeys(PLAYS.values()):
+        with Stage(broker, text) as stage:
+            try:
+                play(stage)
+            except Failed as error:
+                faults.append(f"{play.__name__}: {error}")
+            faults += [f"{play.__name__}: {role} may not {op} {subject}" for op, role, subject in stage.violations()]
+            faults += secrets_told(stage)
+            done |= stage.operations()
+    if not faults:
+        faults += [f"{permission}: not used" for permission in unused(done)]
+    return faults
+
+
+def unused(done: "set") -> List[Permission]:
+    """Permissions that nothing needs, for nothing was done by them that no other one of the role allows."""
+    permissions = read()
+    left = [permission for permission in permissions if permission.direction != "respond"]
+    needed = set()
+    for role, direction, subject, queue in done:
+        allowing = [p for p in left if p.role == role and p.covers(direction, subject, queue)]
+        if len(allowing) == 1:
+            needed.add(allowing[0])
+    return [permission for permission in left if permission not in needed]
+
+
+def secrets_told(stage: Stage) -> List[str]:
+    """Passwords in logs of ours."""
+    told = []
+    for running in stage.running[1:]:
+        text = running.text()
+        told += [f"{running.log.name} tells the password of {role}" for role in ROLES if password(role) in text]
+    return told
+
+
+def drop(broker: Path, permission: Permission) -> Verdict:
+    """Plays a role's job with one permission less."""
+    with Stage(broker, without(permission), watched=permission.role) as stage:
+        try:
+            PLAYS[permission.role](stage)
+        except Violated as error:
+            subject = str(error).split(" ", 1)[1]
+            return Verdict(permission, "objected", is_told(stage, permission.role, subject), str(error))
+        except Failed as error:
+            return Verdict(permission, "failed", None, str(error)[:200])
+        return Verdict(permission, "survived", None, "")
+
+
+def is_told(stage: Stage, role: str, subject: str) -> bool:
+    """Whether a program of the role says what is not permitted, soon."""
+    deadline = time.monotonic() + 10.0
+    while True:
+        logs = "\n".join(running.text() for running in stage.running if running.role == role)
+        if any("does not permit" in line and subject in line for line in logs.splitlines()):
+            return True
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+
+
+def main() -> int:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--sample", type=int, help="drop so many permissions, chosen by the seed; all by default")
+    arguments.add_argument("--seed", type=int, default=1)
+    arguments.add_argument("--jobs", type=int, default=4, help="brokers at a time")
+    arguments.add_argument("--role", help="drop permissions of this role only")
+    arguments.add_argument("--skip-whole", action="store_true", help="begin with the drops")
+    given = arguments.parse_args()
+    began = time.monotonic()
+    broker = find_broker()
+    faults = [] if given.skip_whole else whole(broker)
+    for fault in faults:
+        say(f"NOT SUFFICIENT  {fault}")
+    chosen = [permission for permission in read() if given.role in (None, permission.role)]
+    if given.sample is not None:
+        chosen = random.Random(given.seed).sample(chosen, min(given.sample, len(chosen)))
+    outcomes: Dict[str, int] = {"objected": 0, "failed": 0, "survived": 0}
+    untold = 0
+    # Where the whole does not hold, what is missing would be blamed on the one that was dropped.
+    with ThreadPoolExecutor(given.jobs) as pool:
+        for verdict in pool.map(lambda one: drop(broker, one), [] if faults else chosen):
+            outcomes[verdict.outcome] += 1
+            untold += verdict.told is False
+            if verdict.outcome == "survived" or verdict.told is False:
+                say(f"{'NOT NEEDED' if verdict.outcome == 'survived' else 'NOT TOLD'}  {verdict.permission}: {verdict.detail}")
+            else:
+                say(f"{verdict.outcome:9} {verdict.permission}: {verdict.detail}")
+    holds = not faults and not outcomes["survived"] and not untold
+    print(
+        json.dumps(
+            {
+                "proof": "security",
+                "permissions": len(read()),
+                "dropped": sum(outcomes.values()),
+                **outcomes,
+                "untold": untold,
+                "faults": len(faults),
+                "seed": given.seed,
+                "seconds": round(time.monotonic() - began, 1),
+                "holds": holds,
+            }
+        )
+    )
+    return 0 if holds else 1
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except ToolError as error:
+        say(f"prove_security: {error}")
+        sys.exit(2)

@@ -1,0 +1,221 @@
+"""A broker with permissions and the programs that use it, for as long as a proof needs them.
+
+Each stage has its own directory, ports and store; whatever was started ends with it. Standard library only.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable, Dict, List, Optional, Sequence, Set, Tuple
+
+from tooling import target_dir
+
+ROLES = ("gateway", "worker", "caller", "operator", "provisioner", "groups", "member", "producer", "consumer")
+
+# A cold start on a machine that does other things as well.
+DEADLINE = 60.0
+LOOK_SECONDS = 0.1
+HTTP = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+VIOLATION = re.compile(r'user:(\w+)" - (Publish|Subscription) Violation - .*?Subject "([^"]+)"')
+TRACED = re.compile(r'user:(\w+)" - <<- \[(PUB|HPUB|SUB) ([^\]]*)\]')
+
+
+class Failed(Exception):
+    """Something did not do its work; the text says what."""
+
+
+class Violated(Failed):
+    """The broker did not permit something to the role that is watched."""
+
+
+@dataclass
+class Running:
+    """A program with a log of its own."""
+
+    role: str
+    process: "subprocess.Popen[bytes]"
+    log: Path
+
+    def printed(self) -> str:
+        """Its standard output so far."""
+        return self.log.with_suffix(".out").read_text(encoding="utf-8", errors="replace")
+
+    def text(self) -> str:
+        """All of its output so far, what it printed first."""
+        return self.printed() + self.log.read_text(encoding="utf-8", errors="replace")
+
+
+def password(role: str) -> str:
+    """A role's secret; none of these may ever be in a log."""
+    return f"secret-of-{role}"
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def _own_group() -> None:
+    os.setpgid(0, 0)
+
+
+class Stage:
+    """A running broker and what was started with it. `watched` is the role whose violations end the play at once."""
+
+    def __init__(self, broker: Path, permissions: str, watched: Optional[str] = None) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="natsway-stage-"))
+        self.watched = watched
+        self.running: List[Running] = []
+        self.port = free_port()
+        self.listen, self.admin = free_port(), free_port()
+        # Whoever sets up streams and publishes into them is no role of ours.
+        setup = f"    {{ user: setup, password: {password('setup')} }}\n"
+        permissions = permissions.replace("  users: [\n", f"  users: [\n{setup}")
+        (self.directory / "permissions.conf").write_text(permissions, encoding="utf-8")
+        (self.directory / "server.conf").write_text(
+            f'host: 127.0.0.1\nport: {self.port}\ntrace: true\nlogfile: "{self.directory}/server.log"\n'
+            f'jetstream {{ store_dir: "{self.directory}/jetstream" }}\ninclude ./permissions.conf\n',
+            encoding="utf-8",
+        )
+        passwords = {f"NATSWAY_{role.upper()}_PASSWORD": password(role) for role in ROLES}
+        self.server = self._spawn("broker", [str(broker), "--config", str(self.directory / "server.conf")], passwords)
+        self.until("the broker listens", self._listens)
+
+    def __enter__(self) -> "Stage":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for one in reversed(self.running):
+            if one.process.poll() is None:
+                os.killpg(one.process.pid, signal.SIGKILL)
+            one.process.wait()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def start(self, role: str, program: str, *arguments: str, **variables: str) -> Running:
+        """Starts one of our programs as a role."""
+        given = {"NATS_USER": role, "NATS_PASSWORD": password(role), "NATS_URL": f"nats://127.0.0.1:{self.port}"}
+        given.update(variables)
+        # A context of the machine's owner must not lead cg elsewhere.
+        given["XDG_CONFIG_HOME"] = str(self.directory)
+        path = Path(os.environ.get("NATSWAY_BIN_DIR", str(target_dir() / "debug"))) / program
+        return self._spawn(role, [str(path), *arguments], given)
+
+    def run(self, role: str, program: str, *arguments: str, within: float = DEADLINE, **variables: str) -> str:
+        """Runs one of our programs as a role to its end, and returns what it printed. It has to succeed."""
+        running = self.start(role, program, *arguments, **variables)
+        self.until(f"{program} {' '.join(arguments)} ends", lambda: running.process.poll() is not None, within)
+        if running.process.returncode != 0:
+            raise Failed(f"{program} {' '.join(arguments)}: exit code {running.process.returncode}: {running.text()}")
+        return running.printed()
+
+    def admin_stream(self, name: str, partitions: int = 0) -> None:
+        """Makes a stream, as whoever sets up the broker does: with permissions for all."""
+        if partitions:
+            self.run("setup", "cg", "static", "setup", name, "--partitions", str(partitions))
+        else:
+            self.run("setup", "cg", "elastic", "setup", name)
+
+    def admin_traffic(self, name: str) -> None:
+        """Ten messages into a stream."""
+        self.run("setup", "cg", "traffic", name, "--count", "10", "--every", "1ms")
+
+    def stop(self, running: Running) -> None:
+        """Asks a program to leave, and waits until it has, in peace."""
+        running.process.send_signal(signal.SIGTERM)
+        self.until(f"{running.role} leaves", lambda: running.process.poll() is not None)
+        if running.process.returncode != 0:
+            raise Failed(f"{running.role} left with exit code {running.process.returncode}: {running.text()[-2000:]}")
+
+    def until(self, what: str, holds: Callable[[], object], within: float = DEADLINE) -> None:
+        """Looks until something holds; ends early when the watched role is not permitted something."""
+        deadline = time.monotonic() + within
+        while not holds():
+            self.check()
+            if time.monotonic() > deadline:
+                raise Failed(f"within {within:.0f} s it was not so that {what}")
+            time.sleep(LOOK_SECONDS)
+        self.check()
+
+    def check(self) -> None:
+        """Raises Violated if the watched role was not permitted something."""
+        if self.watched is None:
+            return
+        for operation, role, subject in self.violations():
+            if role == self.watched:
+                raise Violated(f"{operation} {subject}")
+
+    def violations(self) -> List[Tuple[str, str, str]]:
+        """What was not permitted so far: operation, role and subject."""
+        return [(operation, role, subject) for role, operation, subject in VIOLATION.findall(self.server_log())]
+
+    def operations(self) -> Set[Tuple[str, str, str, str]]:
+        """What was done so far: role, direction, subject and queue group."""
+        done = set()
+        for role, verb, rest in TRACED.findall(self.server_log()):
+            words = rest.split()
+            if verb == "SUB":
+                done.add((role, "subscribe", words[0], words[1] if len(words) == 3 else ""))
+            else:
+                done.add((role, "publish", words[0], ""))
+        return done
+
+    def count(self, role: str, operation: str) -> int:
+        """How often a role did something, such as `SUB logs.>`."""
+        return self.server_log().count(f'user:{role}" - <<- [{operation}')
+
+    def server_log(self) -> str:
+        path = self.directory / "server.log"
+        return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+
+    def get(self, path: str, timeout: float = 10.0) -> Tuple[int, str]:
+        """A GET at the gateway; status 0 when there is no answer."""
+        try:
+            with HTTP.open(f"http://127.0.0.1:{self.listen}{path}", timeout=timeout) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+        except OSError:
+            return 0, ""
+
+    def metrics(self) -> str:
+        """The gateway's page of metrics; empty when there is none."""
+        try:
+            with HTTP.open(f"http://127.0.0.1:{self.admin}/metrics", timeout=10) as answer:
+                return answer.read().decode()
+        except OSError:
+            return ""
+
+    def _listens(self) -> bool:
+        if self.server.process.poll() is not None:
+            raise Failed(f"the broker ended: {self.server.text()}{self.server_log()[-2000:]}")
+        with socket.socket() as client:
+            return client.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def _spawn(self, role: str, command: Sequence[str], variables: Dict[str, str]) -> Running:
+        log = self.directory / f"{len(self.running)}-{role}.log"
+        with open(log, "wb") as log_file, open(log.with_suffix(".out"), "wb") as out:
+            process = subprocess.Popen(
+                command,
+                env={**os.environ, **variables},
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=log_file,
+                cwd=self.directory,
+                preexec_fn=_own_group,
+            )
+        running = Running(role, process, log)
+        self.running.append(running)
+        return running

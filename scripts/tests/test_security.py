@@ -1,0 +1,101 @@
+"""The permissions of deploy/nats are sufficient, each is used, and dropping one is noticed; `make prove-security` drops all."""
+
+import os
+import random
+import re
+import subprocess
+import unittest
+
+import permissions
+from find_broker import find_broker
+from permissions import Permission, matches
+from prove_security import drop, whole
+from stage import ROLES
+from tooling import ROOT
+
+# How many permissions are dropped here, each of another role: chosen anew by SECURITY_SEED.
+SAMPLE = 3
+
+
+class Reading(unittest.TestCase):
+    def test_subjects_match_as_the_broker_has_them(self):
+        for pattern, subject, whether in (
+            ("svc.>", "svc.demo.blue", True),
+            ("svc.>", "svc", False),
+            ("natsway.worker.*", "natsway.worker.x", True),
+            ("natsway.worker.*", "natsway.worker.x.y", False),
+            ("natsway.figures.*", "natsway.figures.*", True),
+            ("a.*", "a.>", False),
+        ):
+            self.assertEqual(matches(pattern, subject), whether, (pattern, subject))
+
+    def test_a_permission_for_a_queue_group_covers_no_other_subscription(self):
+        queue = Permission("worker", "subscribe", "svc.> q", 1)
+        self.assertTrue(queue.covers("subscribe", "svc.demo.blue", "q"))
+        self.assertFalse(queue.covers("subscribe", "svc.demo.blue", ""))
+        self.assertFalse(queue.covers("publish", "svc.demo.blue", ""))
+
+    def test_every_role_has_permissions_and_a_user_with_a_secret_from_the_environment(self):
+        text = permissions.PERMISSIONS.read_text(encoding="utf-8")
+        found = permissions.read()
+        self.assertEqual({permission.role for permission in found}, set(ROLES))
+        for role in ROLES:
+            self.assertIn(f"password: $NATSWAY_{role.upper()}_PASSWORD", text)
+
+    def test_each_line_can_be_dropped_alone(self):
+        text = permissions.PERMISSIONS.read_text(encoding="utf-8")
+        for permission in permissions.read():
+            lacking = permissions.without(permission)
+            self.assertNotEqual(lacking, text, permission)
+            self.assertLessEqual(len(text.splitlines()) - len(lacking.splitlines()), 1)
+
+    def test_no_role_may_read_what_is_addressed_to_another(self):
+        inboxes = {}
+        for permission in permissions.read():
+            if permission.direction == "subscribe" and permission.subject.startswith("_INBOX"):
+                inboxes.setdefault(permission.subject, set()).add(permission.role)
+        shared = {subject: roles for subject, roles in inboxes.items() if len(roles) > 1}
+        # Members and those who make groups use one program; a caller is a worker.
+        self.assertEqual(shared, {"_INBOX_cg.>": {"groups", "member"}, "_INBOX_worker.>": {"worker", "caller"}})
+
+
+class Deployment(unittest.TestCase):
+    def test_the_broker_takes_the_secured_configuration(self):
+        passwords = {f"NATSWAY_{role.upper()}_PASSWORD": "0a1b2c" for role in ROLES}
+        config = permissions.PERMISSIONS.parent / "secured.conf"
+        command = [str(find_broker()), "--config", str(config), "-t"]
+        done = subprocess.run(command, env={**os.environ, **passwords}, capture_output=True, text=True, check=False)
+        self.assertEqual(done.returncode, 0, done.stderr)
+
+    def test_the_compose_file_hands_each_program_the_user_of_its_role(self):
+        secured = (ROOT / "docker-compose.secured.yml").read_text(encoding="utf-8")
+        plain = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
+        services = re.findall(r"^  (\w[\w-]*):\n((?:    .*\n|\n|  #.*\n)*)", secured.split("\nservices:\n")[1], re.MULTILINE)
+        self.assertGreater(len(services), 5)
+        for name, body in services:
+            if name != "operator":
+                self.assertRegex(plain, rf"(?m)^  {name}:", f"{name} is in docker-compose.yml")
+            user = re.search(r"NATS_USER: (\w+)", body)
+            if user:
+                self.assertIn(user.group(1), ROLES)
+                self.assertIn(f"${{NATSWAY_{user.group(1).upper()}_PASSWORD}}", body)
+        for role in ROLES:
+            self.assertIn(f"NATSWAY_{role.upper()}_PASSWORD: ${{NATSWAY_{role.upper()}_PASSWORD:?", secured)
+
+
+class OnARealBroker(unittest.TestCase):
+    def test_every_program_does_its_job_and_each_permission_is_used(self):
+        self.assertEqual(whole(find_broker()), [])
+
+    def test_a_dropped_permission_is_noticed_and_told(self):
+        seed = int(os.environ.get("SECURITY_SEED", "1"))
+        chosen = random.Random(seed).sample(permissions.read(), SAMPLE)
+        for permission in chosen:
+            with self.subTest(seed=seed, permission=str(permission)):
+                verdict = drop(find_broker(), permission)
+                self.assertNotEqual(verdict.outcome, "survived")
+                self.assertIsNot(verdict.told, False, verdict.detail)
+
+
+if __name__ == "__main__":
+    unittest.main()
