@@ -116,10 +116,10 @@ pub async fn run(
         tokio::spawn(tombstone::of_rollouts(control.clone(), in_force.clone()));
     }
     let finished = CancellationToken::new();
-    let figures = Arc::clone(&cores);
+    let (figures, known) = (Arc::clone(&cores), in_force.clone());
     let reporting = tokio::spawn(report::keep(
         control.clone(),
-        move || identity.report(&figures, &progresses),
+        move || identity.report(&figures, &known, &progresses),
         finished.clone().cancelled_owned(),
     ));
     let told = Told::by(control.clone());

@@ -5,6 +5,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use natsway_routes::report::{Report, Role};
+use natsway_routes::watch::InForce;
 
 use crate::metrics::{self, CoreMetrics};
 use crate::rollout::driver::Progresses;
@@ -28,7 +29,7 @@ impl Identity {
     }
 
     /// What it has counted, and the newest routes by which all of its cores go.
-    pub fn report(&self, cores: &[Arc<CoreMetrics>], progresses: &Progresses) -> Report {
+    pub fn report(&self, cores: &[Arc<CoreMetrics>], in_force: &InForce, progresses: &Progresses) -> Report {
         // Before the figures: a try by older routes began before its core took the newer ones, so it is in them.
         let revision = cores.iter().map(|core| core.routes_revision()).min().unwrap_or(0);
         Report {
@@ -37,6 +38,7 @@ impl Identity {
             host: self.host.clone(),
             age_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             revision,
+            refused: in_force.refused(),
             whole: true,
             versions: metrics::versions(cores),
             rollouts: progresses.lock().unwrap_or_else(PoisonError::into_inner).clone(),

@@ -5,7 +5,8 @@
 //! to join its queue group first. What reaches a gateway there is answered `moved`: it never ran, and whoever sent it
 //! tries again. A tombstone goes when a member is back, or after an hour.
 //!
-//! A rollout that leaves a version has every gateway stand in for it without being asked, members or not.
+//! A rollout that has left a version has every gateway stand in for it without being asked, members or not. Not while it
+//! drains: who still sends there then, because it is cut off from the routes, has no other version to try.
 
 use std::collections::{HashMap, HashSet};
 use std::future::ready;
@@ -16,6 +17,7 @@ use async_nats::{Client, Message, Subject};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use natsway_routes::document::RouteDocument;
+use natsway_routes::rollout::Phase;
 use natsway_routes::watch::InForce;
 use natsway_wire::control::{presence_subject, tombstone_prefix};
 use natsway_wire::envelope::{NotRun, Signal, encode_signal};
@@ -74,7 +76,7 @@ pub async fn keep(client: Client) {
 }
 
 /// Stands in for the versions that rollouts have left, from the moment that their route says so: what a gateway still
-/// sends there that was frozen or cut off meanwhile is answered `moved`, whether or not workers are left.
+/// sends there that was frozen meanwhile is answered `moved`, whether or not workers are left.
 pub async fn of_rollouts(client: Client, in_force: InForce) {
     let mut revisions = in_force.revisions.subscribe();
     let mut standing = HashMap::<Place, DropGuard>::new();
@@ -96,9 +98,12 @@ pub async fn of_rollouts(client: Client, in_force: InForce) {
     }
 }
 
-/// What a route's rollout has left, unless a rule still sends requests there.
+/// What a route's rollout has left for good, unless a rule still sends requests there.
 fn retired(document: &RouteDocument) -> Option<Place> {
     let rollout = document.rollout.as_ref()?;
+    if matches!(rollout.phase, Phase::Draining | Phase::Reverting) {
+        return None;
+    }
     let version = rollout.retired().filter(|version| !document.has_rule_for(version))?;
     let ended_unix_ms = rollout.history.last().map_or(0, |note| note.unix_ms);
     let age = Duration::from_millis(crate::rollout::unix_ms().saturating_sub(ended_unix_ms));

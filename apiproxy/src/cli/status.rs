@@ -69,7 +69,7 @@ pub(super) fn json(document: &RouteDocument, revision: u64, reports: &[Report]) 
     let senders = |report: &Report| {
         json!({
             "id": report.id, "host": report.host, "role": report.role, "revision": report.revision,
-            "behind": report.revision < revision,
+            "behind": report.revision < revision, "refuses": refuses(report, document),
         })
     };
     let step = progress(document, reports).map(|progress| {
@@ -111,7 +111,7 @@ pub(super) fn text(document: &RouteDocument, revision: u64, reports: &[Report]) 
         &rows,
     ));
     text.push('\n');
-    let rows: Vec<_> = reports.iter().map(|report| sender_row(report, revision)).collect();
+    let rows: Vec<_> = reports.iter().map(|report| sender_row(report, document, revision)).collect();
     text.push_str(&columns(["SENDER", "ROLE", "REVISION", "STATE"], &rows));
     text
 }
@@ -184,17 +184,23 @@ fn row(version: &str, label: &str, figures: &Figures) -> [String; 8] {
     ]
 }
 
-fn sender_row(report: &Report, revision: u64) -> [String; 4] {
+/// Whether it goes by an earlier document, because it refuses the newest.
+fn refuses(report: &Report, document: &RouteDocument) -> bool {
+    report.refused.contains(&document.name)
+}
+
+fn sender_row(report: &Report, document: &RouteDocument, revision: u64) -> [String; 4] {
     let role = match report.role {
         Role::Gateway => "gateway",
         Role::Caller => "caller",
         Role::Other => "other",
     };
     let drives = report.rollouts.iter().any(|progress| progress.driving);
-    let state = match (report.revision < revision, drives) {
-        (true, _) => "behind",
-        (false, true) => "current, drives",
-        (false, false) => "current",
+    let state = match drives {
+        _ if refuses(report, document) => "behind, refuses the document",
+        _ if report.revision < revision => "behind",
+        true => "current, drives",
+        false => "current",
     };
     [report.host.clone(), role.to_owned(), report.revision.to_string(), state.to_owned()]
 }

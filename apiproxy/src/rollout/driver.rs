@@ -51,6 +51,8 @@ pub struct Driver {
     inbox: String,
     wanted: watch::Sender<bool>,
     last_look: Instant,
+    /// Since when it hears everybody's reports.
+    listening_since: Instant,
 }
 
 /// A phase and step of a rollout: what is seen of it counts from its beginning.
@@ -95,6 +97,7 @@ impl Driver {
             inbox,
             wanted: watch::Sender::new(false),
             last_look: Instant::now(),
+            listening_since: Instant::now(),
         }
     }
 
@@ -111,6 +114,7 @@ impl Driver {
         let (held, holds) = (watch::Sender::new(false), self.wanted.subscribe());
         let has_lease = held.subscribe();
         tokio::spawn(lease::keep(self.client.clone(), id, self.replicas, holds, held));
+        self.listening_since = Instant::now();
         self.ask_senders().await;
         let mut pace = tokio::time::interval(PACE);
         pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -160,6 +164,7 @@ impl Driver {
         let now = Instant::now();
         if now.duration_since(self.last_look) > STALL {
             self.watched.clear();
+            self.listening_since = now;
         }
         self.last_look = now;
         self.fleet.forget(now);
@@ -241,6 +246,7 @@ impl Driver {
             window,
             slow_looks: watched.slow_looks,
             check: watched.check.as_ref(),
+            listened: now.duration_since(self.listening_since),
             senders: &senders,
             workers: watched.workers,
         };

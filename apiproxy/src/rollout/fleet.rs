@@ -26,6 +26,7 @@ pub struct Fleet(BTreeMap<String, Member>);
 struct Member {
     name: String,
     revision: u64,
+    refused: Vec<String>,
     heard: Instant,
     started: Instant,
     has_left: bool,
@@ -44,11 +45,14 @@ pub struct Baseline {
 
 impl Fleet {
     /// Takes a report in; gives false when all of the sender's figures should be asked for, because they are not known.
+    ///
+    /// Reports come two ways, so an older one may come after a newer: its figures are of older routes, and passed over.
     pub fn hear(&mut self, report: Report, now: Instant) -> bool {
         let age = Duration::from_millis(report.age_ms);
         let member = self.0.entry(report.id).or_insert_with(|| Member {
             name: report.host,
             revision: 0,
+            refused: Vec::new(),
             heard: now,
             started: now.checked_sub(age).unwrap_or(now),
             has_left: false,
@@ -56,8 +60,15 @@ impl Fleet {
             latest: ByVersion::new(),
         });
         member.heard = now;
-        member.revision = member.revision.max(report.revision);
         member.has_left |= report.leaving;
+        if report.revision < member.revision {
+            return member.first.is_some();
+        }
+        if !report.more {
+            // Not before its last part: what is out by older routes may be in any of them.
+            member.revision = report.revision;
+            member.refused = report.refused;
+        }
         let versions = report.versions.into_iter().map(|of| ((of.route, of.version), of.figures));
         member.latest.extend(versions);
         if member.first.is_none() && report.whole && !report.more {
@@ -78,7 +89,8 @@ impl Fleet {
             let silent = now.duration_since(member.heard);
             (!member.has_left && silent < FORGOTTEN).then(|| Sender {
                 name: member.name.clone(),
-                revision: member.revision,
+                revision: member.first.as_ref().map(|_| member.revision),
+                refuses: member.refused.iter().any(|refused| refused == route),
                 silent,
                 in_flight: member.latest.get(&key).map_or(0, |figures| figures.in_flight),
             })
@@ -185,7 +197,30 @@ mod tests {
         let (mut fleet, start) = (Fleet::default(), Instant::now());
         fleet.hear(Report { revision: 7, ..report("a", 0, 1) }, start);
         let [sender] = &fleet.senders("math", "blue", start + 9 * SECOND)[..] else { panic!("one") };
-        assert_eq!((sender.silent, sender.revision, sender.in_flight), (9 * SECOND, 7, 3));
+        assert_eq!((sender.silent, sender.revision, sender.in_flight), (9 * SECOND, Some(7), 3));
         assert!(fleet.senders("math", "blue", start + FORGOTTEN).is_empty());
+    }
+
+    #[test]
+    fn a_sender_goes_by_new_routes_only_when_all_that_it_has_out_is_known() {
+        let (mut fleet, start) = (Fleet::default(), Instant::now());
+        let state = |fleet: &Fleet| {
+            let [sender] = &fleet.senders("math", "blue", start)[..] else { panic!("one") };
+            (sender.revision, sender.in_flight, sender.refuses)
+        };
+        // Only what changed was heard of: a request that is out for long is not among it.
+        let news = Report { revision: 8, whole: false, versions: Vec::new(), ..report("a", 0, 1) };
+        fleet.hear(news, start);
+        assert_eq!(state(&fleet), (None, 0, false));
+        fleet.hear(Report { revision: 7, ..report("a", 0, 1) }, start);
+        assert_eq!(state(&fleet), (None, 0, false), "it is older than what was heard");
+        fleet.hear(Report { revision: 8, ..report("a", 0, 1) }, start);
+        assert_eq!(state(&fleet), (Some(8), 3, false));
+        let part = Report { revision: 9, more: true, versions: Vec::new(), ..report("a", 0, 1) };
+        fleet.hear(part, start);
+        assert_eq!(state(&fleet), (Some(8), 3, false), "more is to come");
+        let refused = vec!["math".to_owned()];
+        fleet.hear(Report { revision: 9, refused, ..report("a", 0, 1) }, start);
+        assert_eq!(state(&fleet), (Some(9), 3, true));
     }
 }

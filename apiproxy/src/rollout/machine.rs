@@ -15,6 +15,9 @@ const SILENT: Duration = Duration::from_secs(3);
 /// is answered `moved` by the others, so that nothing is lost. Shorter than the broker takes to drop a frozen client.
 const SILENCE_LIMIT: Duration = Duration::from_secs(4);
 
+/// Who began to listen later than this may not have heard of everybody yet: a report's period and a half.
+const LISTEN: Duration = Duration::from_millis(1_500);
+
 /// How long the new version may take to answer the check.
 const CHECK_LIMIT: Duration = Duration::from_secs(10);
 
@@ -36,6 +39,8 @@ pub struct Seen<'s> {
     pub slow_looks: u32,
     /// How the last check ended, if one has.
     pub check: Option<&'s Result<String, String>>,
+    /// For how long it has been listening to those who send requests.
+    pub listened: Duration,
     /// Everybody who sends requests.
     pub senders: &'s [Sender],
     /// Workers of the old version that are there, if they were counted.
@@ -47,8 +52,10 @@ pub struct Seen<'s> {
 pub struct Sender {
     /// What people call it.
     pub name: String,
-    /// The routes by which all of it goes.
-    pub revision: u64,
+    /// The routes by which all of it goes; `None` until everything that it counts was heard.
+    pub revision: Option<u64>,
+    /// It goes by an earlier document of this route, because it refuses the newest.
+    pub refuses: bool,
     /// Since when nothing was heard of it.
     pub silent: Duration,
     /// Its tries with the version that is being left.
@@ -82,7 +89,7 @@ pub fn next(document: &RouteDocument, revision: u64, seen: &Seen<'_>, now_unix_m
         Phase::Checking => step.checking(seen),
         Phase::Canary => step.canary(seen),
         Phase::Draining | Phase::Reverting => step.draining(revision, seen),
-        Phase::Stopping => step.stopping(seen),
+        Phase::Stopping => step.stopping(revision, seen),
         Phase::Promoted | Phase::RolledBack | Phase::Refused => None,
     }
 }
@@ -208,18 +215,11 @@ impl Step<'_> {
 
     /// Waits until everybody goes by the new weights and nothing is out to the version that is being left.
     fn draining(&self, revision: u64, seen: &Seen<'_>) -> Option<Action> {
-        let is_done = |sender: &&Sender| sender.revision >= revision && sender.in_flight <= 0;
-        let mut undone = seen.senders.iter().filter(|sender| !is_done(sender));
-        let waits = undone.clone().any(|sender| sender.silent < SILENT);
-        if seen.senders.is_empty() || waits || (undone.next().is_some() && seen.in_phase < SILENCE_LIMIT) {
+        if must_wait(revision, seen) {
             return Some(Action::AskSenders);
         }
-        let behind: Vec<String> = seen
-            .senders
-            .iter()
-            .filter(|sender| !is_done(sender))
-            .filter_map(|of| behind(of, revision))
-            .collect();
+        let undone = seen.senders.iter().filter(|sender| !sender.is_done(revision));
+        let behind: Vec<String> = undone.filter_map(|sender| behind(sender, revision)).collect();
         self.write(|rollout| {
             rollout.behind = behind;
             let left = rollout.retired().unwrap_or_default().to_owned();
@@ -237,8 +237,10 @@ impl Step<'_> {
         })
     }
 
-    fn stopping(&self, seen: &Seen<'_>) -> Option<Action> {
+    /// Has the old workers leave, once everybody knows that they may: from then on every gateway stands in for them.
+    fn stopping(&self, revision: u64, seen: &Seen<'_>) -> Option<Action> {
         match seen.workers {
+            None if must_wait(revision, seen) => Some(Action::AskSenders),
             Some(0) => self.write(|rollout| {
                 rollout.phase = Phase::Promoted;
                 format!("the workers of {} have left", rollout.from)
@@ -252,16 +254,39 @@ impl Step<'_> {
     }
 }
 
+impl Sender {
+    /// It goes by these routes or newer ones, and nothing that went by older ones is out.
+    fn is_done(&self, revision: u64) -> bool {
+        !self.refuses && self.revision.is_some_and(|its| its >= revision) && self.in_flight <= 0
+    }
+}
+
+/// Whether somebody may still send to the version that is being left: whoever lives and is not done, and for a while
+/// whoever is silent. Who has not listened for long does not know.
+fn must_wait(revision: u64, seen: &Seen<'_>) -> bool {
+    let mut undone = seen.senders.iter().filter(|sender| !sender.is_done(revision)).peekable();
+    seen.senders.is_empty()
+        || seen.listened < LISTEN
+        || (undone.peek().is_some() && seen.in_phase < SILENCE_LIMIT)
+        || undone.any(|sender| sender.silent < SILENT)
+}
+
 /// What to tell of a sender that is silent or goes by older routes than those of `revision`, or has tries out by them.
 pub fn behind(sender: &Sender, revision: u64) -> Option<String> {
-    let Sender { name, revision: its, silent, in_flight } = sender;
+    let Sender { name, revision: its, refuses, silent, in_flight } = sender;
+    let its = its.unwrap_or(0);
     if *silent >= SILENT {
         let seconds = silent.as_secs();
         return Some(format!(
             "{name}: not heard of for {seconds} s, then at revision {its} with {in_flight} in flight"
         ));
     }
-    (*its < revision).then(|| format!("{name}: at revision {its} of {revision}"))
+    if *refuses {
+        return Some(format!(
+            "{name}: refuses the route's document and goes by an earlier one; its log says why"
+        ));
+    }
+    (its < revision).then(|| format!("{name}: at revision {its} of {revision}"))
 }
 
 #[cfg(test)]
@@ -288,13 +313,18 @@ mod tests {
     }
 
     fn sender(name: &str, revision: u64, silent_s: u64, in_flight: i64) -> Sender {
-        Sender { name: name.to_owned(), revision, silent: Duration::from_secs(silent_s), in_flight }
+        let (revision, silent) = (Some(revision), Duration::from_secs(silent_s));
+        Sender { name: name.to_owned(), revision, refuses: false, silent, in_flight }
     }
 
     fn drain(senders: &[Sender], in_phase_s: u64) -> Option<Action> {
         let draining = switch(&started(), "now", &Window::default(), 0);
-        let seen = Seen { in_phase: Duration::from_secs(in_phase_s), senders, ..Seen::default() };
-        next(&draining, REVISION, &seen, 0)
+        next(&draining, REVISION, &Seen { in_phase: Duration::from_secs(in_phase_s), ..heard(senders) }, 0)
+    }
+
+    /// What somebody sees who has listened to these for long.
+    fn heard(senders: &[Sender]) -> Seen<'_> {
+        Seen { listened: LISTEN, senders, ..Seen::default() }
     }
 
     fn written(action: Option<Action>) -> RouteDocument {
@@ -307,7 +337,10 @@ mod tests {
     #[test]
     fn a_drain_waits_for_everybody_who_lives_however_long() {
         let done = sender("done", REVISION, 0, 0);
-        for undone in [sender("older routes", REVISION - 1, 0, 0), sender("one out", REVISION, 0, 1)] {
+        let refuses = Sender { refuses: true, ..sender("refuses the document", REVISION, 0, 0) };
+        let unknown = Sender { revision: None, ..sender("told a part", REVISION, 0, 0) };
+        let older = sender("older routes", REVISION - 1, 0, 0);
+        for undone in [older, sender("one out", REVISION, 0, 1), refuses, unknown] {
             assert_eq!(drain(&[done.clone(), undone], 3_600), Some(Action::AskSenders));
         }
         assert_eq!(drain(&[], 3_600), Some(Action::AskSenders), "who hears nobody knows nothing");
@@ -326,6 +359,28 @@ mod tests {
         // Silent, but it had said all that was to be known.
         let senders = [sender("gone", REVISION, 9, 0)];
         assert!(written(drain(&senders, 0)).rollout.unwrap().behind.is_empty());
+    }
+
+    #[test]
+    fn who_took_over_just_now_listens_before_a_drain_is_complete() {
+        let draining = switch(&started(), "now", &Window::default(), 0);
+        let senders = [sender("the only one heard of so far", REVISION, 0, 0)];
+        let seen = Seen { in_phase: LISTEN, listened: LISTEN / 2, ..heard(&senders) };
+        assert_eq!(next(&draining, REVISION, &seen, 0), Some(Action::AskSenders));
+    }
+
+    #[test]
+    fn old_workers_are_asked_to_leave_when_everybody_knows_that_they_may() {
+        let mut stopping = switch(&started(), "now", &Window::default(), 0);
+        stopping.rollout.as_mut().unwrap().phase = Phase::Stopping;
+        let look = |revision, workers| {
+            let senders = [sender("gateway", revision, 0, 0)];
+            next(&stopping, REVISION, &Seen { workers, ..heard(&senders) }, 0)
+        };
+        assert_eq!(look(REVISION - 1, None), Some(Action::AskSenders));
+        assert_eq!(look(REVISION, None), Some(Action::AskToLeave));
+        assert_eq!(look(REVISION, Some(1)), Some(Action::AskToLeave));
+        assert_eq!(written(look(REVISION, Some(0))).rollout.unwrap().phase, Phase::Promoted);
     }
 
     #[test]

@@ -129,7 +129,8 @@ impl World {
         };
         let sender = Sender {
             name: "gateway".to_owned(),
-            revision: self.revision,
+            revision: Some(self.revision),
+            refuses: false,
             silent: Duration::ZERO,
             in_flight: 0,
         };
@@ -139,6 +140,7 @@ impl World {
             window: self.window.clone(),
             slow_looks: self.slow_looks,
             check: Some(&answered),
+            listened: self.in_phase + Duration::from_secs(60),
             senders: &[sender],
             workers: Some(0),
         };

@@ -40,6 +40,9 @@ pub struct Report {
     pub age_ms: u64,
     /// The newest revision of the routes bucket by which all of its threads go.
     pub revision: u64,
+    /// Routes whose newest document it refuses: it goes by the one before, or has no such route.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<String>,
     /// It sends no more requests after this report.
     pub leaving: bool,
     /// More messages of the same report follow.
@@ -123,6 +126,7 @@ impl Report {
         Report {
             id: self.id.clone(),
             host: self.host.clone(),
+            refused: self.refused.clone(),
             versions: Vec::new(),
             rollouts: Vec::new(),
             ..*self

@@ -72,6 +72,11 @@ impl InForce {
         InForce { table, known, reading, revisions: watch::Sender::new(0) }
     }
 
+    /// The routes whose newest document is refused.
+    pub fn refused(&self) -> Vec<String> {
+        self.reading.load().refusals.iter().map(|refusal| refusal.name.clone()).collect()
+    }
+
     fn publish(&self, table: RouteTable, reading: Reading) {
         let revision = reading.revision;
         self.reading.store(Arc::new(Reading { serving: table.routes().len(), ..reading }));
