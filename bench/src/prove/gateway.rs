@@ -319,6 +319,7 @@ mod tests {
             own: true,
             answered_at: Duration::from_millis(*at_ms),
             took: Duration::ZERO,
+            through: None,
         };
         Tally { outcomes: answers.iter().enumerate().map(outcome).collect(), lasted: Duration::from_secs(60) }
     }

@@ -35,6 +35,17 @@ pub struct Outcome {
     pub answered_at: Duration,
     /// From sending to the whole answer.
     pub took: Duration,
+    /// What it went over; `None` when there was no connection to be had.
+    pub through: Option<Through>,
+}
+
+/// A connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Through {
+    /// The gateway's port.
+    pub port: u16,
+    /// When it was made, since the load began.
+    pub made_at: Duration,
 }
 
 impl Outcome {
@@ -107,6 +118,11 @@ impl Load {
         }
     }
 
+    /// Waits until so many more were answered.
+    pub async fn more(&self, requests: usize) {
+        self.reach(self.answered() + requests).await;
+    }
+
     /// Waits until the load has lasted so long.
     pub async fn last(&self, duration: Duration) {
         tokio::time::sleep(duration.saturating_sub(self.elapsed())).await;
@@ -142,11 +158,12 @@ impl Tally {
 
     /// Every request on a line, for looking closer.
     pub fn csv(&self) -> String {
-        let mut text = "nonce,method,status,own,answered_ms,took_us\n".to_owned();
-        for Outcome { nonce, method, status, own, answered_at, took } in &self.outcomes {
+        let mut text = "nonce,method,status,own,answered_ms,took_us,port\n".to_owned();
+        for Outcome { nonce, method, status, own, answered_at, took, through } in &self.outcomes {
             let status = status.as_ref().map_or_else(|error| format!("{error:?}"), u16::to_string);
-            let line =
-                format!("{nonce},{method},{status},{own},{},{}\n", answered_at.as_millis(), took.as_micros());
+            let port = through.map_or(0, |through| through.port);
+            let (answered_ms, took_us) = (answered_at.as_millis(), took.as_micros());
+            let line = format!("{nonce},{method},{status},{own},{answered_ms},{took_us},{port}\n");
             text.push_str(&line);
         }
         text
@@ -184,7 +201,7 @@ struct Client {
     next_nonce: Arc<AtomicU64>,
     answered: Arc<AtomicUsize>,
     started: Instant,
-    connection: Option<SendRequest<Full<Bytes>>>,
+    connection: Option<(Through, SendRequest<Full<Bytes>>)>,
 }
 
 impl Client {
@@ -210,12 +227,14 @@ impl Client {
             Ok(answer) => answer,
             Err(_) => Err("no answer".to_owned()),
         };
+        let through = self.connection.as_ref().map(|(through, _)| *through);
         if answer.is_err() {
             self.connection = None;
         }
         let own = answer.as_ref().is_ok_and(|(_, own)| *own);
         let status = answer.map(|(status, _)| status);
-        Outcome { nonce, method, status, own, answered_at: self.started.elapsed(), took: sent.elapsed() }
+        let (answered_at, took) = (self.started.elapsed(), sent.elapsed());
+        Outcome { nonce, method, status, own, answered_at, took, through }
     }
 
     async fn exchange(&mut self, nonce: u64, method: &Method) -> Result<(u16, bool), String> {
@@ -242,21 +261,24 @@ impl Client {
     /// The connection, made anew when the server closed the last one after an answer.
     async fn connect(&mut self) -> Result<&mut SendRequest<Full<Bytes>>, String> {
         let usable = match &mut self.connection {
-            Some(connection) => connection.ready().await.is_ok(),
+            Some((_, connection)) => connection.ready().await.is_ok(),
             None => false,
         };
         if !usable {
+            self.connection = None;
             let addresses: Vec<_> =
                 self.ports.iter().map(|port| SocketAddr::from(([127, 0, 0, 1], *port))).collect();
             let stream =
                 TcpStream::connect(&addresses[..]).await.map_err(|error| format!("connect: {error}"))?;
             stream.set_nodelay(true).map_err(|error| format!("connect: {error}"))?;
+            let port = stream.peer_addr().map_err(|error| format!("connect: {error}"))?.port();
             let (sender, connection) =
                 handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
             tokio::spawn(connection);
-            self.connection = Some(sender);
+            self.connection = Some((Through { port, made_at: self.started.elapsed() }, sender));
         }
-        Ok(self.connection.as_mut().expect("it was just made"))
+        let (_, connection) = self.connection.as_mut().expect("it was just made");
+        Ok(connection)
     }
 }
 

@@ -243,6 +243,22 @@ impl Broker {
         self.start_again().await;
     }
 
+    /// Replaces the lines that were added to the configuration file and has the running server read it again; they are
+    /// in force when this returns.
+    ///
+    /// # Panics
+    /// When it was stopped, or does not take them.
+    pub async fn reload(&mut self, config_lines: &str) {
+        const RELOADED: &str = "Reloaded server configuration";
+        let reloads = |broker: &Broker| broker.log().matches(RELOADED).count();
+        let before = reloads(self);
+        self.settings.config_lines = config_lines.to_owned();
+        self.write_config();
+        self.signal(Signal::SIGHUP);
+        let this = &*self;
+        eventually(READY, async || (reloads(this) > before).then_some(()).ok_or_else(|| this.log())).await;
+    }
+
     /// Stops the server with SIGTERM. It can be started again.
     ///
     /// # Panics
@@ -334,10 +350,15 @@ impl Broker {
         self.directory.path().join("server.log")
     }
 
-    fn spawn(&mut self) {
+    fn write_config(&self) -> PathBuf {
         let directory = self.directory.path();
         let config = directory.join("server.conf");
         fs::write(&config, self.settings.config(directory)).expect("the broker's directory can be written");
+        config
+    }
+
+    fn spawn(&mut self) {
+        let config = self.write_config();
         let log = OpenOptions::new().create(true).append(true).open(self.log_path());
         let log = log.expect("the broker's directory can be written");
         let mut command = Command::new(self.binary);

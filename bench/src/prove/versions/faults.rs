@@ -1,16 +1,12 @@
-//! Gateways that freeze or die in the middle, operators who cross each other, and documents that are none.
+//! A gateway that freezes in the middle, operators who cross each other, and documents that are none.
 
-use std::collections::HashMap;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
-use anyhow::Context;
-use futures_util::StreamExt;
 use natsway_testkit::eventually;
 use serde_json::{Value, json};
 
 use super::fleet::{Fleet, ROUTE};
-use super::{Size, none_failed, settle};
+use super::{Size, none_failed, settle, under_load};
 use crate::prove::Finding;
 use crate::prove::load::Load;
 use crate::prove::stand::{DEADLINE, PATIENT};
@@ -45,8 +41,7 @@ pub(super) async fn frozen_gateway(
     fleet.stop_workers("blue").await?;
     fleet.gateways[2].process.thaw();
     waiting.reach(200).await;
-    let so_far = load.answered();
-    load.reach(so_far + 10 * size.connections).await;
+    load.more(10 * size.connections).await;
     let moved = fleet.gateways[2].metric("natsway_misses_total{reason=\"moved\"}").await?;
     finding.figure("moved_at_the_frozen_one", moved);
     let woken = waiting.stop().await;
@@ -89,115 +84,13 @@ pub(super) async fn two_operators(
     Ok(())
 }
 
-/// Whoever drives a canary is killed at every step, and once frozen: another carries on, and no step is taken twice.
-pub(super) async fn driver_killed(
-    size: &Size,
-    directory: &Path,
-    finding: &mut Finding,
-) -> anyhow::Result<()> {
-    let mut fleet = Fleet::start(directory, 3, PATIENT).await?;
-    fleet.add_workers("blue", 1, Some("delays=5")).await;
-    fleet.add_workers("green", 1, Some("delays=5")).await;
-    let load = Load::start_across(&fleet.ports(), size.connections, size.seed, 0);
-    load.reach(500).await;
-    let mut documents = fleet.documents().await?;
-    let hold = format!("{}s", size.hold_seconds);
-    let steps = ["--steps", "5,25,50,100", "--hold", &hold, "--patience", "60s"];
-    fleet.start_rollout("green", &steps).await?;
-    let (mut kills, mut frozen) = (0, false);
-    let mut known = Vec::new();
-    let rollout = loop {
-        let entry = tokio::time::timeout(Duration::from_secs(120), documents.next()).await;
-        let entry =
-            entry.context("the rollout does not go on")?.context("the watch of the bucket ended")??;
-        let rollout = serde_json::from_slice::<Value>(&entry.value)?["rollout"].clone();
-        let phase = rollout["phase"].as_str().unwrap_or_default().to_owned();
-        if matches!(phase.as_str(), "promoted" | "rolled-back" | "refused") {
-            break rollout;
-        }
-        let at = (phase.clone(), rollout["step"].clone());
-        if rollout.is_null() || known.contains(&at) {
-            continue;
-        }
-        known.push(at);
-        let Some(driver) = driver(&fleet).await? else { continue };
-        // At its last step, so that each of the others has a driver that is killed.
-        if phase == "canary" && rollout["step"] == 3 {
-            frozen = true;
-            fleet.gateways[driver].process.freeze();
-            // Longer than the lease lives, so that another takes over meanwhile.
-            tokio::time::sleep(Duration::from_secs(size.hold_seconds + 5)).await;
-            fleet.gateways[driver].process.thaw();
-        } else {
-            kills += 1;
-            fleet.gateways[driver].process.kill9();
-            fleet.start_again(driver).await;
-        }
-    };
-    finding.figure("kills", kills);
-    finding.promise(kills >= 4 && frozen, || format!("only {kills} drivers were killed"));
-    finding.promise(rollout["phase"] == "promoted", || format!("it ended so: {rollout}"));
-    let notes: Vec<&str> = rollout["history"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(|note| note["what"].as_str())
-        .collect();
-    let mut distinct = notes.clone();
-    distinct.sort_unstable();
-    distinct.dedup();
-    finding.promise(distinct.len() == notes.len(), || format!("a step was taken twice: {notes:?}"));
-    let tally = settle(finding, &fleet, load, directory).await?;
-    // A killed gateway costs the requests that it held; a frozen one makes its clients wait.
-    let held = (kills + 1) * size.connections;
-    finding.promise(tally.failed().len() <= held, || {
-        format!("{} failed, more than the gateways held: {}", tally.failed().len(), tally.failures())
-    });
-    Ok(())
-}
-
-/// Which gateway has the lease; none when nobody takes it in a lease's time, as the rollout has ended meanwhile.
-async fn driver(fleet: &Fleet) -> anyhow::Result<Option<usize>> {
-    let context = async_nats::jetstream::new(fleet.client.clone());
-    let until = Instant::now() + Duration::from_secs(10);
-    let holder = loop {
-        if let Ok(bucket) = context.get_key_value("natsway-lease").await
-            && let Some(holder) = bucket.get("rollouts").await?
-        {
-            break holder;
-        }
-        if Instant::now() >= until {
-            return Ok(None);
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    };
-    let holder = String::from_utf8_lossy(&holder).into_owned();
-    // Hosts end with the address that the gateway serves.
-    let inbox = fleet.client.new_inbox();
-    let mut answers = fleet.client.subscribe(inbox.clone()).await?;
-    let ask = natsway_wire::control::report_subject();
-    fleet.client.publish_with_reply(ask, inbox, "".into()).await?;
-    let mut hosts = HashMap::new();
-    let until = Instant::now() + Duration::from_millis(500);
-    while let Ok(Some(answer)) = tokio::time::timeout_at(until.into(), answers.next()).await {
-        let report: Value = serde_json::from_slice(&answer.payload).unwrap_or_default();
-        let text = |name: &str| report[name].as_str().unwrap_or_default().to_owned();
-        hosts.insert(text("id"), text("host"));
-    }
-    let Some(host) = hosts.get(&holder) else { return Ok(None) };
-    Ok(fleet.gateways.iter().position(|gateway| host.ends_with(&format!(":{}", gateway.port))))
-}
-
 /// Documents that are none are written under load: each is refused and named, and the table that served goes on.
 pub(super) async fn bad_documents(
     size: &Size,
     directory: &Path,
     finding: &mut Finding,
 ) -> anyhow::Result<()> {
-    let mut fleet = Fleet::start(directory, 2, PATIENT).await?;
-    fleet.add_workers("blue", 1, None).await;
-    let load = Load::start_across(&fleet.ports(), size.connections, size.seed, 0);
-    load.reach(500).await;
+    let (fleet, load) = under_load(Fleet::start(directory, 2, PATIENT).await?, size, &[("blue", None)]).await;
     let bucket = fleet.bucket().await?;
     let (good, _) = fleet.document().await?;
     let documents = broken(&good, 20 + size.rounds);

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use async_nats::Client;
 use async_nats::jetstream::kv;
 use futures_util::StreamExt;
@@ -15,6 +15,12 @@ use crate::prove::stand::{DEADLINE, present};
 
 /// The route under proof.
 pub(super) const ROUTE: &str = "prove";
+
+/// Where services listen that call the one under proof.
+pub(super) const FRONT: &str = "svc.front.blue";
+
+/// How a version's workers misbehave, if they do.
+pub(super) type Manner = Option<&'static str>;
 
 /// Gateways and workers on one broker.
 pub(super) struct Fleet {
@@ -32,6 +38,8 @@ pub(super) struct Gateway {
     pub(super) process: Process,
     pub(super) port: u16,
     admin_port: u16,
+    /// Where it finds the broker, and as whom.
+    broker_url: String,
 }
 
 struct Worker {
@@ -49,55 +57,45 @@ impl Fleet {
     /// So many gateways with an empty bucket, the route in it, and no worker yet.
     pub(super) async fn start(directory: &Path, gateways: usize, times: &str) -> anyhow::Result<Fleet> {
         let broker = Broker::builder().jetstream().start().await;
-        let routes = directory.join("routes.toml");
-        let target = |version: &str, weight: u32| {
-            format!(
-                "[[route.target]]\nversion = \"{version}\"\nsubject = \"svc.prove.{version}\"\nweight = {weight}\n"
-            )
-        };
-        let (blue, green) = (target("blue", 100), target("green", 0));
-        let head = format!("[[route]]\nname = \"{ROUTE}\"\npath = \"/{{*rest}}\"\n{times}\n");
-        std::fs::write(&routes, head + &blue + &green)?;
-        let client = broker.connect().await;
-        let directory = directory.to_owned();
-        let mut fleet = Fleet {
-            directory,
-            broker,
-            client,
-            gateways: Vec::new(),
-            workers: Vec::new(),
-            started_workers: 0,
-            routes,
-        };
+        let mut fleet = Fleet::on(broker, directory, &route("/{*rest}", times)).await?;
         for _ in 0..gateways {
-            let (port, admin_port) = (free_port(), free_port());
-            let gateway = Gateway { process: fleet.launch(port, admin_port), port, admin_port };
-            gateway.ready().await;
-            fleet.gateways.push(gateway);
+            fleet.add_gateway(None).await;
         }
         Ok(fleet)
     }
 
-    fn launch(&self, port: u16, admin_port: u16) -> Process {
-        Process::builder(workspace_binary("apiproxy"))
-            .name(format!("gateway {port}"))
-            .args(["--listen", &format!("127.0.0.1:{port}")])
-            .args(["--admin-listen", &format!("127.0.0.1:{admin_port}")])
-            .args(["--nats-url", &self.broker.url(), "--cores", "2", "--drain-grace", "500ms"])
-            .arg("--routes")
-            .arg(&self.routes)
-            .start()
+    /// No gateway yet: those that come fill an empty bucket with these routes.
+    pub(super) async fn on(broker: Broker, directory: &Path, routes: &str) -> anyhow::Result<Fleet> {
+        let file = directory.join("routes.toml");
+        std::fs::write(&file, routes)?;
+        let client = broker.connect().await;
+        let directory = directory.to_owned();
+        let (gateways, workers) = (Vec::new(), Vec::new());
+        Ok(Fleet { directory, broker, client, gateways, workers, started_workers: 0, routes: file })
+    }
+
+    /// Starts a gateway, as this user of the broker if one is given (`name:password`), and waits until it is ready.
+    pub(super) async fn add_gateway(&mut self, user: Option<&str>) {
+        let (port, admin_port) = (free_port(), free_port());
+        let broker_url = match user {
+            Some(user) => format!("nats://{user}@127.0.0.1:{}", self.broker.port()),
+            None => self.broker.url(),
+        };
+        let process = launch(&self.routes, port, admin_port, &broker_url);
+        let gateway = Gateway { process, port, admin_port, broker_url };
+        gateway.ready().await;
+        self.gateways.push(gateway);
     }
 
     /// Starts a gateway again at its addresses, after it has ended.
     pub(super) async fn start_again(&mut self, index: usize) {
-        let (port, admin_port) = (self.gateways[index].port, self.gateways[index].admin_port);
-        self.gateways[index].process = self.launch(port, admin_port);
-        self.gateways[index].ready().await;
+        let gateway = &mut self.gateways[index];
+        gateway.process = launch(&self.routes, gateway.port, gateway.admin_port, &gateway.broker_url);
+        gateway.ready().await;
     }
 
     /// Starts workers of a version, misbehaving as they are told.
-    pub(super) async fn add_workers(&mut self, version: &'static str, count: usize, misbehave: Option<&str>) {
+    pub(super) async fn add_workers(&mut self, version: &'static str, count: usize, misbehave: Manner) {
         for _ in 0..count {
             let number = self.started_workers;
             self.started_workers += 1;
@@ -111,14 +109,45 @@ impl Fleet {
             self.workers.push(Worker { version, process: worker.start() });
         }
         let expected = self.workers.iter().filter(|worker| worker.version == version).count();
+        self.members(&format!("svc.prove.{version}"), expected).await;
+    }
+
+    /// Waits until so many workers of a subject say that they are there.
+    async fn members(&self, subject: &str, expected: usize) {
         eventually(DEADLINE, async || {
-            let members = present(&self.client, &format!("svc.prove.{version}")).await;
+            let members = present(&self.client, subject).await;
             members.map_err(|error| error.to_string()).and_then(|members| match members.len() {
                 count if count == expected => Ok(()),
-                count => Err(format!("{count} of {expected} workers of {version}")),
+                count => Err(format!("{count} of {expected} workers of {subject}")),
             })
         })
         .await;
+    }
+
+    /// Starts so many services that have the route's service do their work, and call it without a gateway.
+    pub(super) async fn start_callers(&self, count: usize) -> Vec<Process> {
+        let caller = |number| {
+            Process::builder(workspace_binary("worker"))
+                .name(format!("caller {number}"))
+                .args(["--nats-url", &self.broker.url(), "--subject", FRONT, "--forward-to", ROUTE])
+                .start()
+        };
+        let callers = (0..count).map(caller).collect();
+        self.members(FRONT, count).await;
+        callers
+    }
+
+    /// Who sends requests and answers within a moment, by the name of the host.
+    pub(super) async fn reports(&self) -> anyhow::Result<Vec<Value>> {
+        let inbox = self.client.new_inbox();
+        let mut answers = self.client.subscribe(inbox.clone()).await?;
+        self.client.publish_with_reply(natsway_wire::control::report_subject(), inbox, "".into()).await?;
+        let mut reports = Vec::new();
+        let until = tokio::time::Instant::now() + Duration::from_millis(300);
+        while let Ok(Some(answer)) = tokio::time::timeout_at(until, answers.next()).await {
+            reports.push(serde_json::from_slice(&answer.payload).context("a report is JSON")?);
+        }
+        Ok(reports)
     }
 
     /// Stops the workers of a version as an operator does.
@@ -191,18 +220,56 @@ impl Fleet {
 
     /// Waits until the rollout is done, and gives it as it is then.
     pub(super) async fn done(&self, documents: &mut kv::Watch) -> anyhow::Result<Value> {
-        let done = async {
-            while let Some(entry) = documents.next().await {
-                let document: Value = serde_json::from_slice(&entry?.value)?;
-                let phase = document["rollout"]["phase"].as_str().unwrap_or_default();
-                if matches!(phase, "promoted" | "rolled-back" | "refused") {
-                    return Ok(document["rollout"].clone());
-                }
-            }
-            anyhow::bail!("the watch of the bucket ended")
-        };
-        tokio::time::timeout(Duration::from_secs(300), done).await.context("the rollout does not end")?
+        until(documents, |rollout| is_done(rollout["phase"].as_str().unwrap_or_default())).await
     }
+}
+
+/// Waits until the rollout is so, and gives it as it is then.
+///
+/// # Errors
+/// It does not come to that.
+pub(super) async fn until(
+    documents: &mut kv::Watch,
+    is_so: impl Fn(&Value) -> bool,
+) -> anyhow::Result<Value> {
+    let reached = async {
+        while let Some(entry) = documents.next().await {
+            let rollout = serde_json::from_slice::<Value>(&entry?.value)?["rollout"].take();
+            if is_so(&rollout) {
+                return Ok(rollout);
+            }
+        }
+        bail!("the watch of the bucket ended")
+    };
+    tokio::time::timeout(Duration::from_secs(300), reached).await.context("the rollout does not go on")?
+}
+
+/// Whether a rollout in this phase is at its end.
+pub(super) fn is_done(phase: &str) -> bool {
+    matches!(phase, "promoted" | "rolled-back" | "refused")
+}
+
+/// The route under proof, as a file has it.
+pub(super) fn route(path: &str, times: &str) -> String {
+    let target = |version: &str, weight: u32| {
+        format!(
+            "[[route.target]]\nversion = \"{version}\"\nsubject = \"svc.prove.{version}\"\nweight = {weight}\n"
+        )
+    };
+    let (blue, green) = (target("blue", 100), target("green", 0));
+    format!("[[route]]\nname = \"{ROUTE}\"\npath = \"{path}\"\n{times}\n{blue}{green}")
+}
+
+fn launch(routes: &Path, port: u16, admin_port: u16, broker_url: &str) -> Process {
+    Process::builder(workspace_binary("apiproxy"))
+        .name(format!("gateway {port}"))
+        .args(["--listen", &format!("127.0.0.1:{port}")])
+        .args(["--admin-listen", &format!("127.0.0.1:{admin_port}")])
+        .args(["--cores", "2", "--drain-grace", "500ms"])
+        .arg("--routes")
+        .arg(routes)
+        .env("NATS_URL", broker_url)
+        .start()
 }
 
 impl Gateway {

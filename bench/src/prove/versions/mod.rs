@@ -1,13 +1,15 @@
 //! What is promised of versions: switching, rolling out and back, under load and under faults.
 
 mod canaries;
+mod drivers;
 mod faults;
 mod fleet;
+mod senders;
 mod switches;
 
 use std::path::Path;
 
-use self::fleet::Fleet;
+use self::fleet::{Fleet, Manner};
 use super::ledger::Ledger;
 use super::load::{Load, Tally};
 use super::{Finding, Report, raw_directory};
@@ -50,7 +52,9 @@ pub struct Size {
 /// Something that is not under proof did not work: a process that does not start, a file that cannot be written.
 pub async fn prove(size: &Size) -> anyhow::Result<Report> {
     use canaries::{fails, hangs, healthy, panics, slow};
-    use faults::{bad_documents, driver_killed, frozen_gateway, two_operators};
+    use drivers::driver_killed;
+    use faults::{bad_documents, frozen_gateway, two_operators};
+    use senders::{cut_off_gateway, direct_callers};
     use switches::{blue_green, gateway_restarts, propagation};
     fastrand::seed(size.seed);
     let mut scenarios = Vec::new();
@@ -68,8 +72,19 @@ pub async fn prove(size: &Size) -> anyhow::Result<Report> {
     }
     run!(blue_green gateway_restarts propagation);
     run!(fails slow panics hangs healthy);
-    run!(frozen_gateway two_operators driver_killed bad_documents);
+    run!(frozen_gateway cut_off_gateway direct_callers driver_killed);
+    run!(two_operators bad_documents);
     Ok(Report { proof: "versions", seed: size.seed, scenarios })
+}
+
+/// Puts a fleet under load, with a worker of each of these versions.
+async fn under_load(mut fleet: Fleet, size: &Size, versions: &[(&'static str, Manner)]) -> (Fleet, Load) {
+    for (version, manner) in versions {
+        fleet.add_workers(version, 1, *manner).await;
+    }
+    let load = Load::start_across(&fleet.ports(), size.connections, size.seed, 0);
+    load.reach(1_000).await;
+    (fleet, load)
 }
 
 /// Ends the load and writes down what all scenarios have in common.

@@ -3,13 +3,12 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
 use futures_util::StreamExt;
 use natsway_testkit::eventually;
 use serde_json::Value;
 
-use super::fleet::{Fleet, ROUTE};
-use super::{Size, none_failed, settle};
+use super::fleet::{Fleet, ROUTE, until};
+use super::{Size, none_failed, settle, under_load};
 use crate::prove::Finding;
 use crate::prove::load::Load;
 use crate::prove::stand::{DEADLINE, PATIENT};
@@ -19,53 +18,47 @@ const IN_FORCE_LIMIT: Duration = Duration::from_millis(100);
 
 /// Switches under load: no request fails, and none reaches a version after its drain was said to be complete.
 pub(super) async fn blue_green(size: &Size, directory: &Path, finding: &mut Finding) -> anyhow::Result<()> {
-    let mut fleet = Fleet::start(directory, 2, PATIENT).await?;
-    fleet.add_workers("blue", 1, None).await;
-    fleet.add_workers("green", 1, None).await;
-    let load = Load::start_across(&fleet.ports(), size.connections, size.seed, 0);
-    load.reach(1_000).await;
+    let fleet_of_two = Fleet::start(directory, 2, PATIENT).await?;
+    let (fleet, load) = under_load(fleet_of_two, size, &[("blue", None), ("green", None)]).await;
+    switch_to_and_fro(size.switches, &fleet, &load, finding).await?;
+    let tally = settle(finding, &fleet, load, directory).await?;
+    none_failed(finding, &tally);
+    Ok(())
+}
+
+/// Switches under load so many times, beginning with blue; what reaches a version after its drain is counted.
+pub(super) async fn switch_to_and_fro(
+    switches: usize,
+    fleet: &Fleet,
+    load: &Load,
+    finding: &mut Finding,
+) -> anyhow::Result<()> {
     let mut documents = fleet.documents().await?;
-    let (mut late, mut slowest, mut served) = (0, Duration::ZERO, 0);
-    for switch in 0..size.switches {
+    let (mut late, mut slowest, mut idle) = (0, Duration::ZERO, 0);
+    for switch in 0..switches {
         let (from, to) = if switch % 2 == 0 { ("blue", "green") } else { ("green", "blue") };
-        let began = Instant::now();
+        let (began, before) = (Instant::now(), fleet.reached(to)?);
         fleet.start_rollout(to, &["--strategy", "blue-green"]).await?;
         // What is first said of this rollout is that it has begun, so an earlier one's end is not taken for its own.
-        next_phase(&mut documents, "checking").await?;
+        until(&mut documents, |rollout| rollout["phase"] == "checking").await?;
         let rollout = fleet.done(&mut documents).await?;
         let at_report = fleet.reached(from)?;
         slowest = slowest.max(began.elapsed());
         finding.promise(rollout["phase"] == "promoted" && rollout["behind"].is_null(), || {
             format!("switch {switch} ended so: {rollout}")
         });
-        let so_far = load.answered();
-        load.reach(so_far + 4 * size.connections).await;
+        load.more(256).await;
         late += u64::from(fleet.reached(from)? > at_report);
-        served += u64::from(fleet.reached(to)? > 0);
+        idle += u64::from(fleet.reached(to)? == before);
     }
-    let tally = settle(finding, &fleet, load, directory).await?;
-    finding.figure("switches", size.switches);
+    finding.figure("switches", switches);
     finding.figure("slowest_switch_ms", u64::try_from(slowest.as_millis())?);
     finding.figure("reached_after_drain", late);
     finding.promise(late == 0, || {
         format!("after {late} drains that were complete, requests reached the old version")
     });
-    finding.promise(served as usize == size.switches, || "a switch changed nothing".to_owned());
-    none_failed(finding, &tally);
+    finding.promise(idle == 0, || format!("{idle} switches changed nothing"));
     Ok(())
-}
-
-async fn next_phase(documents: &mut async_nats::jetstream::kv::Watch, phase: &str) -> anyhow::Result<()> {
-    let reached = async {
-        while let Some(entry) = documents.next().await {
-            let document: Value = serde_json::from_slice(&entry?.value)?;
-            if document["rollout"]["phase"] == phase {
-                return Ok(());
-            }
-        }
-        anyhow::bail!("the watch of the bucket ended")
-    };
-    tokio::time::timeout(DEADLINE, reached).await.with_context(|| format!("never {phase}"))?
 }
 
 /// A pair of gateways is restarted, one after the other, behind clients that try the other one when they cannot connect.
@@ -74,18 +67,15 @@ pub(super) async fn gateway_restarts(
     directory: &Path,
     finding: &mut Finding,
 ) -> anyhow::Result<()> {
-    let mut fleet = Fleet::start(directory, 2, PATIENT).await?;
-    fleet.add_workers("blue", 1, None).await;
-    let load = Load::start_across(&fleet.ports(), size.connections, size.seed, 0);
-    load.reach(1_000).await;
+    let (mut fleet, load) =
+        under_load(Fleet::start(directory, 2, PATIENT).await?, size, &[("blue", None)]).await;
     for _ in 0..size.restarts {
         for index in 0..2 {
             fleet.gateways[index].process.terminate();
             let status = fleet.gateways[index].process.wait_exit(DEADLINE).await;
             finding.promise(status.success(), || format!("a gateway left with {status}"));
             fleet.start_again(index).await;
-            let so_far = load.answered();
-            load.reach(so_far + size.connections).await;
+            load.more(size.connections).await;
         }
     }
     let tally = settle(finding, &fleet, load, directory).await?;

@@ -13,6 +13,7 @@ use natsway_boot::{BrokerArgs, duration};
 use natsway_worker::{OnCancel, Options};
 
 use crate::demo::{self, Whoami};
+use crate::forward::Forward;
 use crate::misbehave::Misbehaviour;
 use crate::run_log::RunLog;
 
@@ -95,6 +96,15 @@ struct ServiceArgs {
     /// What becomes of a handler whose client went away
     #[arg(long, env = "NATSWAY_ON_CANCEL", value_enum, default_value_t = Cancelled::Drop)]
     on_cancel: Cancelled,
+
+    /// Pass every request on to the service of this route, without a gateway, in place of answering it
+    #[arg(
+        long,
+        env = "NATSWAY_FORWARD_TO",
+        value_name = "ROUTE",
+        conflicts_with_all = ["misbehave", "run_log"]
+    )]
+    forward_to: Option<String>,
 
     /// Misbehave on purpose, but for /version: fails=<percent>, delays=<ms>, panics, hangs
     #[arg(long, env = "NATSWAY_MISBEHAVE", value_name = "HOW")]
@@ -180,21 +190,32 @@ impl Args {
         self.threading.threads
     }
 
-    /// Makes the worker's options and the demonstration service of the arguments.
+    /// Makes the worker's options and the demonstration service of the arguments, and what takes that service's place when
+    /// others are to do its work.
     ///
     /// # Errors
     /// What has to be changed before a start.
-    pub(crate) fn into_options(self) -> anyhow::Result<(Options, Router)> {
+    pub(crate) fn into_options(self) -> anyhow::Result<(Options, Router, Option<Forward>)> {
         let ServiceArgs {
-            subject, queue_group, name, service_version, on_cancel, run_log, misbehave, ..
+            subject,
+            queue_group,
+            name,
+            service_version,
+            on_cancel,
+            run_log,
+            misbehave,
+            forward_to,
+            ..
         } = self.service;
         let LimitArgs { max_in_flight, max_in_flight_bytes, max_response_bytes, drain_limit } = self.limits;
         let mut subjects = subject.into_iter();
         let first = subjects.next().unwrap_or_default();
         let instance = natsway_boot::random_id();
         let whoami = Whoami::new(&first, &instance);
+        let broker = self.broker.into_broker()?;
+        let forward = forward_to.map(|route| Forward { broker: broker.clone(), name: first.clone(), route });
         let mut options = Options::new(first)
-            .broker(self.broker.into_broker()?)
+            .broker(broker)
             .instance(instance)
             .queue_group(queue_group)
             .description("Natsway's demonstration worker")
@@ -225,7 +246,7 @@ impl Args {
             let log = RunLog::open(&path).with_context(|| format!("run log {}", path.display()))?;
             service = log.around(service);
         }
-        Ok((options, service))
+        Ok((options, service, forward))
     }
 }
 

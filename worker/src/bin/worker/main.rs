@@ -2,6 +2,7 @@
 
 mod args;
 mod demo;
+mod forward;
 mod misbehave;
 mod run_log;
 mod sum;
@@ -18,6 +19,7 @@ use tokio::runtime::Runtime;
 use tracing::error;
 
 use crate::args::{Args, Form};
+use crate::forward::Forward;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -36,12 +38,12 @@ fn main() -> ExitCode {
     };
     natsway_worker::log_panics_once();
     let (threads, form) = (args.threads(), args.form());
-    let (options, service) = match args.into_options() {
+    let (options, service, forward) = match args.into_options() {
         Ok(ready) => ready,
         Err(error) => return mistake(&[format!("{error:#}")]),
     };
     let outcome = runtime(threads).and_then(|runtime| {
-        let outcome = runtime.block_on(run(options, service, form));
+        let outcome = runtime.block_on(run(options, service, forward, form));
         runtime.shutdown_timeout(LAST_CALL);
         outcome
     });
@@ -72,12 +74,22 @@ fn runtime(threads: Option<NonZeroUsize>) -> anyhow::Result<Runtime> {
     builder.enable_all().build().context("starting the runtime")
 }
 
-async fn run(options: Options, service: Router, form: Form) -> anyhow::Result<()> {
+async fn run(options: Options, service: Router, forward: Option<Forward>, form: Form) -> anyhow::Result<()> {
     let shutdown = natsway_worker::shutdown_signal().context("installing signal handlers")?;
+    let (service, client) = match forward {
+        Some(forward) => {
+            let (service, client) = forward.connect().await?;
+            (service, Some(client))
+        }
+        None => (service, None),
+    };
     match form {
         Form::PerCore => natsway_worker::serve_local(options, move || service, shutdown).await?,
         Form::Scaled(most) => natsway_worker::serve_scaled(options, most, service, shutdown).await?,
         Form::Plain => natsway_worker::serve(options, service, shutdown).await?,
     };
+    if let Some(client) = client {
+        client.close().await;
+    }
     Ok(())
 }
