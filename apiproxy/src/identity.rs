@@ -38,6 +38,7 @@ impl Identity {
             host: self.host.clone(),
             age_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             revision,
+            bucket: in_force.reading.load().bucket,
             refused: in_force.refused(),
             whole: true,
             versions: metrics::versions(cores),

@@ -18,6 +18,7 @@ pub(super) const NOT_FOUND: u8 = 4;
 
 /// Which bucket, at which broker, and how to print.
 #[derive(Args, Clone)]
+#[command(next_help_heading = "Bucket")]
 pub(super) struct BucketArgs {
     /// Bucket that holds the routes
     #[arg(long, env = "NATSWAY_ROUTES_BUCKET", value_name = "NAME", default_value = BUCKET, global = true)]

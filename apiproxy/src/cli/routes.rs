@@ -328,6 +328,7 @@ async fn test(
         }
     };
     let client = std::net::IpAddr::from(std::net::Ipv4Addr::LOCALHOST);
+    let because = route.selection.cause(&headers, client).to_string();
     let choose = |random| route.selection.choose(&route.split, &headers, client, random);
     let target = |place: usize| &route.split.targets()[place];
     // One version whatever the chance, or the weights' choice.
@@ -341,7 +342,7 @@ async fn test(
             "{}",
             json!({
                 "route": route.name, "version": version, "weights": weights(route), "forwarded_path": forwarded,
-                "subject": fixed.map(|place| target(place).subject.to_string()),
+                "subject": fixed.map(|place| target(place).subject.to_string()), "because": because,
             })
         );
         return Ok(ExitCode::SUCCESS);
@@ -351,6 +352,7 @@ async fn test(
         Some(place) => println!("version    {} at {}", target(place).version, target(place).subject),
         None => println!("version    by weight: {}", versions(route)),
     }
+    println!("because    of {because}");
     println!("forwarded  {method} {forwarded}");
     Ok(ExitCode::SUCCESS)
 }

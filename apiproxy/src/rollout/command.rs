@@ -42,6 +42,20 @@ pub fn start(
     id: String,
     now_unix_ms: u64,
 ) -> Result<RouteDocument, Refused> {
+    let next = begin(document, plan, id, now_unix_ms)?;
+    if let Some(rollout) = next.rollout.as_ref().filter(|rollout| next.has_rule_for(&rollout.from)) {
+        let from = &rollout.from;
+        return refused(format!("a rule sends requests to {from} whatever its weight: remove it first"));
+    }
+    Ok(next)
+}
+
+fn begin(
+    document: &RouteDocument,
+    plan: Plan,
+    id: String,
+    now_unix_ms: u64,
+) -> Result<RouteDocument, Refused> {
     if let Some(rollout) = active(document) {
         let Rollout { to, phase, .. } = rollout;
         return refused(format!("a rollout to {to} is {}: abort it first", phase.as_str()));
@@ -66,9 +80,6 @@ pub fn start(
             ));
         }
     };
-    if document.has_rule_for(&from) {
-        return refused(format!("a rule sends requests to {from} whatever its weight: remove it first"));
-    }
     let Plan { to, strategy, steps, criteria, smoke, stop_old } = plan;
     let mut rollout = Rollout {
         id,
@@ -160,7 +171,8 @@ pub fn abort(document: &RouteDocument, id: String, now_unix_ms: u64) -> Result<R
                 stop_old: false,
             };
             done.rollout = None;
-            start(&done, back, id, now_unix_ms)
+            // A rule for the version that is left is no reason to stay: it goes on by itself.
+            begin(&done, back, id, now_unix_ms)
         }
         Phase::Reverting | Phase::RolledBack | Phase::Refused => {
             refused(format!("it is {} already", rollout.phase.as_str()))

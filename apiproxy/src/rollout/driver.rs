@@ -182,8 +182,8 @@ impl Driver {
             .send_if_modified(|wanted| std::mem::replace(wanted, !active.is_empty()) == active.is_empty());
         let mut progresses = Vec::new();
         let mut asks = false;
-        for (route, (revision, document, rollout)) in active {
-            let (progress, action) = self.decide(route, revision, document, rollout, now);
+        for (revision, document, rollout) in active.into_values() {
+            let (progress, action) = self.decide(reading.bucket, revision, document, rollout, now);
             progresses.push(Progress { driving: drives, ..progress });
             match action {
                 Some(Action::AskSenders) if drives => asks = true,
@@ -199,12 +199,13 @@ impl Driver {
 
     fn decide(
         &mut self,
-        route: &str,
+        bucket: u64,
         revision: u64,
         document: &RouteDocument,
         rollout: &Rollout,
         now: Instant,
     ) -> (Progress, Option<Action>) {
+        let route = document.name.as_str();
         let key = (rollout.id.clone(), rollout.phase, rollout.step, rollout.paused);
         let Rollout { from, to, .. } = rollout;
         let fleet = &self.fleet;
@@ -231,7 +232,7 @@ impl Driver {
             watched.slow_looks = if is_slower { watched.slow_looks + 1 } else { 0 };
         }
         let in_phase = now.duration_since(watched.since);
-        let senders = fleet.senders(route, rollout.retired().unwrap_or_default(), now);
+        let senders = fleet.senders(bucket, route, rollout.retired().unwrap_or_default(), now);
         let progress = Progress {
             route: route.to_owned(),
             driving: false,

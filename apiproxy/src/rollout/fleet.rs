@@ -26,6 +26,7 @@ pub struct Fleet(BTreeMap<String, Member>);
 struct Member {
     name: String,
     revision: u64,
+    bucket: u64,
     refused: Vec<String>,
     heard: Instant,
     started: Instant,
@@ -52,6 +53,7 @@ impl Fleet {
         let member = self.0.entry(report.id).or_insert_with(|| Member {
             name: report.host,
             revision: 0,
+            bucket: report.bucket,
             refused: Vec::new(),
             heard: now,
             started: now.checked_sub(age).unwrap_or(now),
@@ -61,6 +63,9 @@ impl Fleet {
         });
         member.heard = now;
         member.has_left |= report.leaving;
+        if report.bucket != member.bucket {
+            (member.bucket, member.revision) = (report.bucket, 0);
+        }
         if report.revision < member.revision {
             return member.first.is_some();
         }
@@ -82,14 +87,14 @@ impl Fleet {
         self.0.retain(|_, member| now.duration_since(member.heard) < KEPT);
     }
 
-    /// All who send requests now or may again, and what each has out to a version.
-    pub fn senders(&self, route: &str, version: &str, now: Instant) -> Vec<Sender> {
+    /// All who send requests now or may again, and what each has out to a version; their revisions are those of `bucket`.
+    pub fn senders(&self, bucket: u64, route: &str, version: &str, now: Instant) -> Vec<Sender> {
         let key = (route.to_owned(), version.to_owned());
         let sender = |(_, member): (&String, &Member)| {
             let silent = now.duration_since(member.heard);
             (!member.has_left && silent < FORGOTTEN).then(|| Sender {
                 name: member.name.clone(),
-                revision: member.first.as_ref().map(|_| member.revision),
+                revision: (member.first.is_some() && member.bucket == bucket).then_some(member.revision),
                 refuses: member.refused.iter().any(|refused| refused == route),
                 silent,
                 in_flight: member.latest.get(&key).map_or(0, |figures| figures.in_flight),
@@ -178,7 +183,7 @@ mod tests {
         // What those that leave have counted stays.
         fleet.hear(Report { leaving: true, ..report("old", 62_000, 140) }, start + 2 * SECOND);
         assert_eq!(counted(&fleet, &baseline), 52);
-        assert_eq!(fleet.senders("math", "blue", start + 2 * SECOND).len(), 2);
+        assert_eq!(fleet.senders(0, "math", "blue", start + 2 * SECOND).len(), 2);
     }
 
     #[test]
@@ -196,16 +201,16 @@ mod tests {
     fn a_sender_that_is_silent_is_named_for_a_minute() {
         let (mut fleet, start) = (Fleet::default(), Instant::now());
         fleet.hear(Report { revision: 7, ..report("a", 0, 1) }, start);
-        let [sender] = &fleet.senders("math", "blue", start + 9 * SECOND)[..] else { panic!("one") };
+        let [sender] = &fleet.senders(0, "math", "blue", start + 9 * SECOND)[..] else { panic!("one") };
         assert_eq!((sender.silent, sender.revision, sender.in_flight), (9 * SECOND, Some(7), 3));
-        assert!(fleet.senders("math", "blue", start + FORGOTTEN).is_empty());
+        assert!(fleet.senders(0, "math", "blue", start + FORGOTTEN).is_empty());
     }
 
     #[test]
     fn a_sender_goes_by_new_routes_only_when_all_that_it_has_out_is_known() {
         let (mut fleet, start) = (Fleet::default(), Instant::now());
         let state = |fleet: &Fleet| {
-            let [sender] = &fleet.senders("math", "blue", start)[..] else { panic!("one") };
+            let [sender] = &fleet.senders(0, "math", "blue", start)[..] else { panic!("one") };
             (sender.revision, sender.in_flight, sender.refuses)
         };
         // Only what changed was heard of: a request that is out for long is not among it.
@@ -222,5 +227,15 @@ mod tests {
         let refused = vec!["math".to_owned()];
         fleet.hear(Report { revision: 9, refused, ..report("a", 0, 1) }, start);
         assert_eq!(state(&fleet), (Some(9), 3, true));
+    }
+
+    #[test]
+    fn revisions_of_a_bucket_that_was_made_anew_are_not_those_of_the_old_one() {
+        let (mut fleet, start) = (Fleet::default(), Instant::now());
+        let revision = |fleet: &Fleet, bucket| fleet.senders(bucket, "math", "blue", start)[0].revision;
+        fleet.hear(Report { bucket: 1, revision: 57, ..report("a", 0, 1) }, start);
+        assert_eq!((revision(&fleet, 1), revision(&fleet, 2)), (Some(57), None));
+        fleet.hear(Report { bucket: 2, revision: 3, ..report("a", 0, 1) }, start);
+        assert_eq!((revision(&fleet, 1), revision(&fleet, 2)), (None, Some(3)));
     }
 }

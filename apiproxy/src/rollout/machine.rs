@@ -215,20 +215,24 @@ impl Step<'_> {
 
     /// Waits until everybody goes by the new weights and nothing is out to the version that is being left.
     fn draining(&self, revision: u64, seen: &Seen<'_>) -> Option<Action> {
-        if must_wait(revision, seen) {
+        if self.must_wait(revision, seen) {
             return Some(Action::AskSenders);
         }
-        let undone = seen.senders.iter().filter(|sender| !sender.is_done(revision));
+        let undone = seen.senders.iter().filter(|sender| !self.is_done(sender, revision));
         let behind: Vec<String> = undone.filter_map(|sender| behind(sender, revision)).collect();
         self.write(|rollout| {
             rollout.behind = behind;
             let left = rollout.retired().unwrap_or_default().to_owned();
+            let is_ruled = self.is_ruled();
             rollout.phase = match rollout.phase {
                 Phase::Reverting => Phase::RolledBack,
                 _ if rollout.stop_old => Phase::Stopping,
                 _ => Phase::Promoted,
             };
             match rollout.behind.len() {
+                _ if is_ruled => {
+                    format!("the weights send nothing to {left} any more, but a rule does: keep it running")
+                }
                 0 => format!("nothing is in flight to {left} any more: it may be stopped"),
                 count => format!(
                     "nothing is in flight to {left} any more, but {count} silent may wake: see behind"
@@ -237,10 +241,32 @@ impl Step<'_> {
         })
     }
 
+    /// It goes by these routes or newer ones, and nothing that went by older ones is out.
+    fn is_done(&self, sender: &Sender, revision: u64) -> bool {
+        // Where a rule goes on sending requests something is always out.
+        let has_none_out = sender.in_flight <= 0 || self.is_ruled();
+        !sender.refuses && sender.revision.is_some_and(|its| its >= revision) && has_none_out
+    }
+
+    /// Whether a rule still sends requests to the version that was left.
+    fn is_ruled(&self) -> bool {
+        self.rollout.retired().is_some_and(|left| self.document.has_rule_for(left))
+    }
+
+    /// Whether somebody may still send to the version that is being left: whoever lives and is not done, and for a while
+    /// whoever is silent. Who has not listened for long does not know.
+    fn must_wait(&self, revision: u64, seen: &Seen<'_>) -> bool {
+        let mut undone = seen.senders.iter().filter(|sender| !self.is_done(sender, revision)).peekable();
+        seen.senders.is_empty()
+            || seen.listened < LISTEN
+            || (undone.peek().is_some() && seen.in_phase < SILENCE_LIMIT)
+            || undone.any(|sender| sender.silent < SILENT)
+    }
+
     /// Has the old workers leave, once everybody knows that they may: from then on every gateway stands in for them.
     fn stopping(&self, revision: u64, seen: &Seen<'_>) -> Option<Action> {
         match seen.workers {
-            None if must_wait(revision, seen) => Some(Action::AskSenders),
+            None if self.must_wait(revision, seen) => Some(Action::AskSenders),
             Some(0) => self.write(|rollout| {
                 rollout.phase = Phase::Promoted;
                 format!("the workers of {} have left", rollout.from)
@@ -252,23 +278,6 @@ impl Step<'_> {
             _ => Some(Action::AskToLeave),
         }
     }
-}
-
-impl Sender {
-    /// It goes by these routes or newer ones, and nothing that went by older ones is out.
-    fn is_done(&self, revision: u64) -> bool {
-        !self.refuses && self.revision.is_some_and(|its| its >= revision) && self.in_flight <= 0
-    }
-}
-
-/// Whether somebody may still send to the version that is being left: whoever lives and is not done, and for a while
-/// whoever is silent. Who has not listened for long does not know.
-fn must_wait(revision: u64, seen: &Seen<'_>) -> bool {
-    let mut undone = seen.senders.iter().filter(|sender| !sender.is_done(revision)).peekable();
-    seen.senders.is_empty()
-        || seen.listened < LISTEN
-        || (undone.peek().is_some() && seen.in_phase < SILENCE_LIMIT)
-        || undone.any(|sender| sender.silent < SILENT)
 }
 
 /// What to tell of a sender that is silent or goes by older routes than those of `revision`, or has tries out by them.
@@ -359,6 +368,18 @@ mod tests {
         // Silent, but it had said all that was to be known.
         let senders = [sender("gone", REVISION, 9, 0)];
         assert!(written(drain(&senders, 0)).rollout.unwrap().behind.is_empty());
+    }
+
+    #[test]
+    fn a_version_that_a_rule_still_sends_to_is_left_when_the_weights_are() {
+        let json = started().to_json().replacen('{', r#"{"rule":[{"header":"x","version":"green"}],"#, 1);
+        let ruled = RouteDocument::from_json(json.as_bytes()).unwrap();
+        let back = revert(&ruled, "worse".to_owned(), &Window::default(), 0);
+        let look = |revision| next(&back, REVISION, &heard(&[sender("gateway", revision, 0, 5)]), 0);
+        assert_eq!(look(REVISION - 1), Some(Action::AskSenders));
+        let rollout = written(look(REVISION)).rollout.unwrap();
+        assert_eq!(rollout.phase, Phase::RolledBack);
+        assert!(rollout.history.last().unwrap().what.ends_with("a rule does: keep it running"));
     }
 
     #[test]

@@ -49,6 +49,7 @@ impl Change {
 pub struct Feed {
     known: BTreeMap<String, Known>,
     revision: u64,
+    bucket: u64,
 }
 
 /// One key.
@@ -102,6 +103,21 @@ impl Feed {
                 self.known.insert(name, Known { revision, newest, rollout, good });
             }
         }
+    }
+
+    /// Says which bucket the changes that follow are of, by what no other bucket has. The revisions of one that was made
+    /// anew, because the broker has lost its store, begin at 1: they are not older than what is known. Until a key is
+    /// told of, what is known of it stays.
+    pub fn of_bucket(&mut self, bucket: u64) {
+        if std::mem::replace(&mut self.bucket, bucket) != bucket {
+            self.revision = 0;
+            self.known.values_mut().for_each(|known| known.revision = 0);
+        }
+    }
+
+    /// The bucket that it was told of last.
+    pub fn bucket(&self) -> u64 {
+        self.bucket
     }
 
     /// Forgets every key that is not among `names`: what was deleted while nobody looked.
@@ -233,6 +249,22 @@ mod tests {
         feed.apply(Change::Removed { name: "b".to_owned(), revision: 7 });
         assert!(paths(&mut feed).is_empty());
         assert_eq!(feed.revision(), 7);
+    }
+
+    #[test]
+    fn a_bucket_that_was_made_anew_is_believed() {
+        let mut feed = Feed::default();
+        feed.of_bucket(1);
+        feed.apply(put("a", 57, "/old"));
+        feed.apply(put("b", 58, "/b"));
+        feed.of_bucket(1);
+        feed.apply(put("a", 1, "/older"));
+        assert_eq!((paths(&mut feed), feed.revision()), (vec!["/b".to_owned(), "/old".to_owned()], 58));
+        feed.of_bucket(2);
+        assert_eq!(paths(&mut feed), ["/b", "/old"], "nothing is told of it yet");
+        feed.apply(put("a", 1, "/new"));
+        feed.retain(&["a".to_owned()]);
+        assert_eq!((paths(&mut feed), feed.revision()), (vec!["/new".to_owned()], 1));
     }
 
     #[test]

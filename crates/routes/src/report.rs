@@ -40,6 +40,8 @@ pub struct Report {
     pub age_ms: u64,
     /// The newest revision of the routes bucket by which all of its threads go.
     pub revision: u64,
+    /// The bucket that this is a revision of: when it was made. One that is made anew counts from 1.
+    pub bucket: u64,
     /// Routes whose newest document it refuses: it goes by the one before, or has no such route.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub refused: Vec<String>,

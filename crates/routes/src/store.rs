@@ -127,6 +127,12 @@ impl RouteStore {
         self.bucket.stream.cached_info().config.num_replicas
     }
 
+    /// What tells this bucket from one of the same name that is made after it is gone: when it was made, in nanoseconds
+    /// since 1970.
+    pub fn made_at(&self) -> u64 {
+        u64::try_from(self.bucket.stream.cached_info().created.unix_timestamp_nanos()).unwrap_or(0)
+    }
+
     /// All documents, by name.
     ///
     /// # Errors

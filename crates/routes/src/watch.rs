@@ -52,6 +52,8 @@ pub struct Reading {
     pub serving: usize,
     /// Documents that are not.
     pub refusals: Vec<Refusal>,
+    /// Tells the bucket from others of its name; see [`RouteStore::made_at`].
+    pub bucket: u64,
     /// The newest revision of the bucket.
     pub revision: u64,
     /// The documents in force that have a rollout, each with its revision.
@@ -178,6 +180,7 @@ async fn follow_once(
     let connects = || client.statistics().connects.load(Ordering::Relaxed);
     let connected = connects();
     let store = keeper.open(client, seeding).await?;
+    feed.of_bucket(store.made_at());
     let mut updates = std::pin::pin!(store.watch().await?);
     let mut seen = Some(Vec::new());
     let mut look = tokio::time::interval(LOOK_INTERVAL);
@@ -227,8 +230,8 @@ fn publish(feed: &mut Feed, in_force: &InForce) {
         revision = feed.revision(),
         "routes in force"
     );
-    let (revision, rollouts) = (feed.revision(), feed.rollouts());
-    in_force.publish(table, Reading { refusals, revision, rollouts, ..Reading::default() });
+    let (bucket, revision, rollouts) = (feed.bucket(), feed.revision(), feed.rollouts());
+    in_force.publish(table, Reading { refusals, bucket, revision, rollouts, ..Reading::default() });
 }
 
 /// Fills a bucket that is empty, or goes on filling it where a broker that went away has interrupted us. Of several

@@ -111,10 +111,12 @@ impl BrokerBuilder {
         self
     }
 
-    /// The text of the configuration file; ports and name are arguments.
-    fn config(&self, directory: &Path) -> String {
-        let mut text = String::from(
-            "ping_interval: \"2s\"\nping_max: 2\nlame_duck_duration: \"30s\"\nlame_duck_grace_period: \"1s\"\n",
+    /// The text of the configuration file; ports are arguments. (The name may not change with a reload, which forgets one
+    /// that was an argument.)
+    fn config(&self, directory: &Path, name: &str) -> String {
+        let mut text = format!(
+            "server_name: \"{name}\"\nping_interval: \"2s\"\nping_max: 2\n\
+             lame_duck_duration: \"30s\"\nlame_duck_grace_period: \"1s\"\n",
         );
         if let Some(bytes) = self.max_payload_bytes {
             // The server wants the pending limit above it, and refuses to start otherwise.
@@ -353,7 +355,8 @@ impl Broker {
     fn write_config(&self) -> PathBuf {
         let directory = self.directory.path();
         let config = directory.join("server.conf");
-        fs::write(&config, self.settings.config(directory)).expect("the broker's directory can be written");
+        fs::write(&config, self.settings.config(directory, &self.name))
+            .expect("the broker's directory can be written");
         config
     }
 
@@ -363,7 +366,7 @@ impl Broker {
         let log = log.expect("the broker's directory can be written");
         let mut command = Command::new(self.binary);
         command.args(["--addr", "127.0.0.1", "--port", &self.port.to_string()]);
-        command.args(["--http_port", &self.monitor_port.to_string(), "--server_name", &self.name]);
+        command.args(["--http_port", &self.monitor_port.to_string()]);
         command.arg("--config").arg(&config).stdin(Stdio::null());
         command.stdout(log.try_clone().expect("a file can be opened twice")).stderr(log);
         self.group =

@@ -184,6 +184,7 @@ impl Desk {
             host: self.identity.host.clone(),
             age_ms: u64::try_from(self.identity.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             revision: self.goes_by.get(),
+            bucket: self.in_force.reading.load().bucket,
             refused: self.in_force.refused(),
             whole: true,
             versions: self.tried.figures(),

@@ -1,5 +1,6 @@
 //! Which version a particular request gets: by a rule, by a key that sticks, or by weight alone.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use http::{HeaderMap, HeaderName, header};
@@ -37,6 +38,38 @@ pub struct Selection {
     pub sticky: Option<Key>,
 }
 
+/// What decides which version a request gets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cause<'s> {
+    /// A rule that it fits.
+    Rule(&'s Rule),
+    /// The value that it has of the route's sticky key.
+    Sticky(&'s Key, String),
+    /// Chance, by the weights.
+    Weight,
+}
+
+impl fmt::Display for Cause<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Cause::Rule(Rule { key, value: Some(value), .. }) => write!(f, "a rule for {key} = {value}"),
+            Cause::Rule(Rule { key, value: None, .. }) => write!(f, "a rule for any {key}"),
+            Cause::Sticky(key, value) => write!(f, "sticky to {key}, here {value}"),
+            Cause::Weight => f.write_str("the weights"),
+        }
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Key::Header(name) => write!(f, "header {name}"),
+            Key::Cookie(name) => write!(f, "cookie {name}"),
+            Key::Client => f.write_str("the client's address"),
+        }
+    }
+}
+
 impl Key {
     /// Its value in a request.
     fn value(&self, headers: &HeaderMap, client: Option<IpAddr>) -> Option<String> {
@@ -64,6 +97,15 @@ impl Selection {
         client: impl Into<Option<IpAddr>>,
         random: u32,
     ) -> Option<usize> {
+        match self.cause(headers, client) {
+            Cause::Rule(rule) => Some(rule.target),
+            Cause::Sticky(_, value) => split.pick(spread(&value)),
+            Cause::Weight => split.pick(random),
+        }
+    }
+
+    /// What decides which version a request gets.
+    pub fn cause(&self, headers: &HeaderMap, client: impl Into<Option<IpAddr>>) -> Cause<'_> {
         let client = client.into();
         let fits = |rule: &&Rule| match (rule.key.value(headers, client), &rule.value) {
             (Some(have), Some(wanted)) => have == *wanted,
@@ -71,10 +113,10 @@ impl Selection {
             (None, Some(_)) => false,
         };
         if let Some(rule) = self.rules.iter().find(fits) {
-            return Some(rule.target);
+            return Cause::Rule(rule);
         }
-        let sticky = self.sticky.as_ref().and_then(|key| key.value(headers, client));
-        split.pick(sticky.map_or(random, |value| spread(&value)))
+        let sticky = self.sticky.as_ref().and_then(|key| Some((key, key.value(headers, client)?)));
+        sticky.map_or(Cause::Weight, |(key, value)| Cause::Sticky(key, value))
     }
 }
 
