@@ -43,6 +43,21 @@ async fn a_gateway_that_is_frozen_during_a_switch_loses_nothing() {
 }
 
 #[tokio::test]
+async fn a_gateway_without_the_routes_bucket_is_waited_for_and_loses_nothing() {
+    kept("cut_off_gateway").await;
+}
+
+#[tokio::test]
+async fn callers_without_a_gateway_follow_a_switch_and_lose_nothing() {
+    kept("direct_callers").await;
+}
+
+#[tokio::test]
+async fn a_canary_goes_on_whoever_of_its_drivers_is_killed() {
+    kept("driver_killed").await;
+}
+
+#[tokio::test]
 async fn of_two_operators_one_is_told() {
     kept("two_operators").await;
 }

@@ -380,6 +380,12 @@ mod tests {
         let rollout = written(look(REVISION)).rollout.unwrap();
         assert_eq!(rollout.phase, Phase::RolledBack);
         assert!(rollout.history.last().unwrap().what.ends_with("a rule does: keep it running"));
+
+        // After a promotion too there is a way back, whatever rules there are.
+        let mut promoted = switch(&ruled, "sound", &Window::default(), 0);
+        promoted.rollout.as_mut().unwrap().phase = Phase::Promoted;
+        let undone = command::abort(&promoted, "back".to_owned(), 0).unwrap();
+        assert_eq!(undone.rollout.unwrap().to, "blue");
     }
 
     #[test]

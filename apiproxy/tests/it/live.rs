@@ -76,6 +76,36 @@ async fn a_change_is_in_force_at_every_gateway_without_a_restart() {
 }
 
 #[tokio::test]
+async fn a_bucket_that_was_lost_and_made_anew_is_followed_again() {
+    let mut broker = Broker::builder().jetstream().start().await;
+    let gateway = Gateway::launch_live(&broker, ROUTES);
+    gateway.ready().await;
+    let before = store(&broker).await;
+    for path in ["/a", "/b", "/c"] {
+        let revision = before.get("test").await.unwrap().unwrap().revision;
+        before.put(&document(path, [1, 0]), Some(revision)).await.unwrap();
+    }
+    eventually(DEADLINE, async || gateway.metric("natsway_routes_revision").await >= 4.0).await;
+
+    let context = async_nats::jetstream::new(broker.connect().await);
+    context.delete_key_value(BUCKET).await.unwrap();
+    broker.restart().await;
+    // It fills the new bucket from its file, whose revisions are lower than those that it has seen.
+    let after = eventually(DEADLINE, async || {
+        let client = broker.connect().await;
+        let store = RouteStore::open(client, BUCKET).await.map_err(|error| error.to_string())?;
+        let stored = store.get("test").await.map_err(|error| error.to_string())?;
+        stored.map(|stored| (store, stored)).ok_or_else(|| "no document yet".to_owned())
+    })
+    .await;
+    let (store, stored) = after;
+    let revision = store.put(&document("/new", [1, 0]), Some(stored.revision)).await.unwrap();
+    assert!(revision < 4, "it counts anew: {revision}");
+    eventually(DEADLINE, async || gateway.metric("natsway_routes_revision").await == revision as f64).await;
+    assert_eq!(gateway.get("/c").await.status, 404, "no earlier document serves any more");
+}
+
+#[tokio::test]
 async fn a_bucket_filled_after_it_was_opened_is_not_taken_for_empty() {
     use natsway_routes::store::Update;
     let broker = Broker::builder().jetstream().start().await;
@@ -235,6 +265,7 @@ async fn routes_are_imported_listed_tested_exported_and_removed() {
 
     let by_weight = out(&cli(&broker, &["test", "GET", "http://shop.example/cart/7"], "").await);
     assert!(by_weight.contains("by weight: blue=90 green=10") && by_weight.contains("GET /7"), "{by_weight}");
+    assert!(by_weight.contains("because    of the weights"), "{by_weight}");
     let by_rule = ["test", "get", "http://shop.example/cart/7", "-H", "cookie: beta=1", "--json"];
     let by_rule: serde_json::Value = serde_json::from_str(&out(&cli(&broker, &by_rule, "").await)).unwrap();
     assert_eq!(
