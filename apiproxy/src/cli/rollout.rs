@@ -30,7 +30,7 @@ const FOLLOW_PACE: Duration = Duration::from_millis(500);
 #[derive(Args)]
 #[command(
     after_help = "Exit codes: 0 done, 1 failed or not possible now, 2 wrong arguments, 3 somebody else wrote first, \
-                  4 no such route, 5 the rollout that was followed went back or did not begin"
+                  4 no such route, 5 the rollout that was followed went back unasked or did not begin"
 )]
 pub struct RolloutArgs {
     #[command(subcommand)]
@@ -230,7 +230,8 @@ impl Does {
     async fn told(&self, which: &Which, document: &RouteDocument, revision: u64) -> anyhow::Result<ExitCode> {
         let rollout = document.rollout.as_ref().context("a rollout was just written")?;
         if which.follow {
-            return self.follow(&which.route, &rollout.id).await;
+            let wanted = if rollout.phase == Phase::Reverting { Phase::RolledBack } else { Phase::Promoted };
+            return self.follow(&which.route, &rollout.id, wanted).await;
         }
         match self.json {
             true => println!("{}", json!({ "route": which.route, "revision": revision, "rollout": rollout })),
@@ -249,7 +250,7 @@ impl Does {
         if which.follow
             && let Some(rollout) = &document.rollout
         {
-            return self.follow(&which.route, &rollout.id).await;
+            return self.follow(&which.route, &rollout.id, Phase::Promoted).await;
         }
         let reports = status::ask(&self.client).await?;
         match self.json {
@@ -259,8 +260,8 @@ impl Does {
         Ok(ExitCode::SUCCESS)
     }
 
-    /// Prints what happens until the rollout is done.
-    async fn follow(&self, route: &str, id: &str) -> anyhow::Result<ExitCode> {
+    /// Prints what happens until the rollout is done; it is a success when it ends as it was `wanted`.
+    async fn follow(&self, route: &str, id: &str, wanted: Phase) -> anyhow::Result<ExitCode> {
         let mut told = Vec::new();
         loop {
             let Some((document, revision)) = self.read(route).await? else { return Ok(no_such_route(route)) };
@@ -278,12 +279,12 @@ impl Does {
                 }
             }
             match rollout.phase {
-                Phase::Promoted => {
+                phase if phase.is_active() => tokio::time::sleep(FOLLOW_PACE).await,
+                phase => {
                     rollout.behind.iter().for_each(|behind| println!("behind: {behind}"));
-                    return Ok(ExitCode::SUCCESS);
+                    let is_so = phase == wanted || phase == Phase::Promoted;
+                    return Ok(if is_so { ExitCode::SUCCESS } else { ExitCode::from(WENT_BACK) });
                 }
-                Phase::RolledBack | Phase::Refused => return Ok(ExitCode::from(WENT_BACK)),
-                _ => tokio::time::sleep(FOLLOW_PACE).await,
             }
         }
     }

@@ -145,6 +145,10 @@ async fn a_canary_that_fails_goes_back_by_itself_and_says_why() {
     let again = cli(&broker, &start).await;
     assert_eq!(again.status.code(), Some(1));
     assert!(text(&again).contains("abort it first"), "{}", text(&again));
+    // Going back is a success where it was asked for.
+    let aborted = cli(&broker, &["abort", "test", "--follow"]).await;
+    assert_eq!(aborted.status.code(), Some(0), "{}", text(&aborted));
+    assert_eq!(cli(&broker, &start).await.status.code(), Some(0));
 
     let client = broker.connect().await;
     let mut seen = 0;
