@@ -203,6 +203,12 @@ async fn routes_stay_in_force_while_the_broker_is_away_and_changes_are_caught_up
     let stored = store.get("test").await.unwrap().unwrap();
     store.remove("test", stored.revision).await.unwrap();
     eventually(DEADLINE, async || gateway.get("/any").await.status == 404).await;
+
+    // The file fills a new bucket, not one whose routes an operator has removed.
+    let late = Gateway::launch_live(&broker, ROUTES);
+    late.ready().await;
+    assert_eq!(late.get("/any").await.status, 404);
+    assert!(store.list().await.unwrap().is_empty());
 }
 
 #[tokio::test]

@@ -133,6 +133,18 @@ impl RouteStore {
         u64::try_from(self.bucket.stream.cached_info().created.unix_timestamp_nanos()).unwrap_or(0)
     }
 
+    /// Whether nothing was ever written to it. A bucket whose documents were all removed is empty, and not that.
+    ///
+    /// # Errors
+    /// [`StoreErrorKind::Unavailable`].
+    pub async fn is_untouched(&self) -> Result<bool, StoreError> {
+        // Asked anew: the bucket's own status is that of the moment when it was opened.
+        let info = self.bucket.stream.get_info().await;
+        let info =
+            info.map_err(|error| StoreError::new(StoreErrorKind::Unavailable, "look at the routes", error))?;
+        Ok(info.state.last_sequence == 0)
+    }
+
     /// All documents, by name.
     ///
     /// # Errors

@@ -234,11 +234,11 @@ fn publish(feed: &mut Feed, in_force: &InForce) {
     in_force.publish(table, Reading { refusals, bucket, revision, rollouts, ..Reading::default() });
 }
 
-/// Fills a bucket that is empty, or goes on filling it where a broker that went away has interrupted us. Of several
-/// gateways that do so at once, each document is written by one.
+/// Fills a bucket that nobody has written to, or goes on filling it where a broker that went away has interrupted us: what
+/// operators have removed must not come back. Of several gateways that do so at once, each document is written by one.
 async fn seed(store: &RouteStore, documents: &[RouteDocument], begun: &mut bool) -> Result<(), StoreError> {
     use crate::store::StoreErrorKind::Conflict;
-    if documents.is_empty() || !(*begun || store.list().await?.is_empty()) {
+    if documents.is_empty() || !(*begun || store.is_untouched().await?) {
         return Ok(());
     }
     *begun = true;

@@ -22,6 +22,9 @@ pub(super) const FRONT: &str = "svc.front.blue";
 /// How a version's workers misbehave, if they do.
 pub(super) type Manner = Option<&'static str>;
 
+/// A user of the broker: name and password.
+pub(super) type User = (&'static str, &'static str);
+
 /// Gateways and workers on one broker.
 pub(super) struct Fleet {
     directory: PathBuf,
@@ -38,8 +41,8 @@ pub(super) struct Gateway {
     pub(super) process: Process,
     pub(super) port: u16,
     admin_port: u16,
-    /// Where it finds the broker, and as whom.
-    broker_url: String,
+    /// As whom it connects to the broker, if that is somebody: name and password.
+    user: Option<User>,
 }
 
 struct Worker {
@@ -74,24 +77,36 @@ impl Fleet {
         Ok(Fleet { directory, broker, client, gateways, workers, started_workers: 0, routes: file })
     }
 
-    /// Starts a gateway, as this user of the broker if one is given (`name:password`), and waits until it is ready.
-    pub(super) async fn add_gateway(&mut self, user: Option<&str>) {
+    /// Starts a gateway, as this user of the broker if one is given, and waits until it is ready.
+    pub(super) async fn add_gateway(&mut self, user: Option<User>) {
         let (port, admin_port) = (free_port(), free_port());
-        let broker_url = match user {
-            Some(user) => format!("nats://{user}@127.0.0.1:{}", self.broker.port()),
-            None => self.broker.url(),
-        };
-        let process = launch(&self.routes, port, admin_port, &broker_url);
-        let gateway = Gateway { process, port, admin_port, broker_url };
+        let process = self.launch(port, admin_port, user);
+        let gateway = Gateway { process, port, admin_port, user };
         gateway.ready().await;
         self.gateways.push(gateway);
     }
 
     /// Starts a gateway again at its addresses, after it has ended.
     pub(super) async fn start_again(&mut self, index: usize) {
-        let gateway = &mut self.gateways[index];
-        gateway.process = launch(&self.routes, gateway.port, gateway.admin_port, &gateway.broker_url);
-        gateway.ready().await;
+        let Gateway { port, admin_port, user, .. } = self.gateways[index];
+        self.gateways[index].process = self.launch(port, admin_port, user);
+        self.gateways[index].ready().await;
+    }
+
+    fn launch(&self, port: u16, admin_port: u16, user: Option<User>) -> Process {
+        let gateway = Process::builder(workspace_binary("apiproxy"))
+            .name(format!("gateway {port}"))
+            .args(["--listen", &format!("127.0.0.1:{port}")])
+            .args(["--admin-listen", &format!("127.0.0.1:{admin_port}")])
+            .args(["--nats-url", &self.broker.url(), "--cores", "2", "--drain-grace", "500ms"])
+            .arg("--routes")
+            .arg(&self.routes);
+        // Not in the URL: the client library uses what stands there only when the broker asks for it.
+        match user {
+            Some((name, password)) => gateway.env("NATS_USER", name).env("NATS_PASSWORD", password),
+            None => gateway,
+        }
+        .start()
     }
 
     /// Starts workers of a version, misbehaving as they are told.
@@ -258,18 +273,6 @@ pub(super) fn route(path: &str, times: &str) -> String {
     };
     let (blue, green) = (target("blue", 100), target("green", 0));
     format!("[[route]]\nname = \"{ROUTE}\"\npath = \"{path}\"\n{times}\n{blue}{green}")
-}
-
-fn launch(routes: &Path, port: u16, admin_port: u16, broker_url: &str) -> Process {
-    Process::builder(workspace_binary("apiproxy"))
-        .name(format!("gateway {port}"))
-        .args(["--listen", &format!("127.0.0.1:{port}")])
-        .args(["--admin-listen", &format!("127.0.0.1:{admin_port}")])
-        .args(["--cores", "2", "--drain-grace", "500ms"])
-        .arg("--routes")
-        .arg(routes)
-        .env("NATS_URL", broker_url)
-        .start()
 }
 
 impl Gateway {

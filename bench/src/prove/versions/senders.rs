@@ -8,14 +8,14 @@ use anyhow::Context;
 use natsway_testkit::{Broker, eventually};
 use serde_json::Value;
 
-use super::fleet::{FRONT, Fleet, ROUTE, route};
+use super::fleet::{FRONT, Fleet, ROUTE, User, route, until};
 use super::switches::switch_to_and_fro;
 use super::{Size, none_failed, settle, under_load};
 use crate::prove::Finding;
 use crate::prove::stand::{DEADLINE, PATIENT};
 
 /// The user of the gateway that is cut off; all others are anonymous.
-const CUT_OFF: &str = "cutoff:proof";
+const CUT_OFF: User = ("cutoff", "proof");
 
 /// One of three gateways is cut off from JetStream, and from nothing else: it goes on answering, by the old routes. A switch
 /// waits for it and names it, the old version serves what it sends, and when it has the routes again the switch is
@@ -75,7 +75,7 @@ pub(super) async fn cut_off_gateway(
 
 /// The lines of a broker's configuration: everybody may do everything, but for these permissions of one user.
 fn users(permissions: &str) -> String {
-    let (user, password) = CUT_OFF.split_once(':').expect("a name and a password");
+    let (user, password) = CUT_OFF;
     format!(
         "no_auth_user: anyone\nauthorization {{ users: [ {{ user: anyone, password: proof }}, \
          {{ user: {user}, password: {password}, permissions: {{ {permissions} }} }} ] }}"
@@ -115,7 +115,7 @@ pub(super) async fn direct_callers(
     callers[0].freeze();
     let mut documents = fleet.documents().await?;
     fleet.start_rollout("green", &["--strategy", "blue-green"]).await?;
-    super::fleet::until(&mut documents, |rollout| rollout["phase"] == "checking").await?;
+    until(&mut documents, |rollout| rollout["phase"] == "checking").await?;
     let rollout = fleet.done(&mut documents).await?;
     let behind = rollout["behind"].as_array().map_or(&[][..], Vec::as_slice);
     let names = |one: &Value| one.as_str().is_some_and(|text| text.contains(FRONT));
