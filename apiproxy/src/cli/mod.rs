@@ -79,7 +79,7 @@ pub struct RunArgs {
     #[arg(long, env = "NATSWAY_ADMIN_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:8081")]
     admin_listen: SocketAddr,
 
-    /// Route file, TOML: fills the routes bucket while that is empty
+    /// Route file, TOML: fills a routes bucket that nobody has written to
     #[arg(long, env = "NATSWAY_ROUTES", value_name = "FILE")]
     pub routes: Option<PathBuf>,
 

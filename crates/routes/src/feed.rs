@@ -120,6 +120,11 @@ impl Feed {
         self.bucket
     }
 
+    /// Whether nothing was told of this bucket, and something of one before: that was lost, and not emptied by anybody.
+    pub fn knows_only_another_bucket(&self) -> bool {
+        self.revision == 0 && !self.known.is_empty()
+    }
+
     /// Forgets every key that is not among `names`: what was deleted while nobody looked.
     pub fn retain(&mut self, names: &[String]) {
         self.known.retain(|name, _| names.contains(name));
@@ -261,8 +266,10 @@ mod tests {
         feed.apply(put("a", 1, "/older"));
         assert_eq!((paths(&mut feed), feed.revision()), (vec!["/b".to_owned(), "/old".to_owned()], 58));
         feed.of_bucket(2);
+        assert!(feed.knows_only_another_bucket());
         assert_eq!(paths(&mut feed), ["/b", "/old"], "nothing is told of it yet");
         feed.apply(put("a", 1, "/new"));
+        assert!(!feed.knows_only_another_bucket());
         feed.retain(&["a".to_owned()]);
         assert_eq!((paths(&mut feed), feed.revision()), (vec!["/new".to_owned()], 1));
     }

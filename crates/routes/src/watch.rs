@@ -28,7 +28,7 @@ pub struct Bucket {
     pub name: String,
     /// Copies of it in a cluster, when it has to be made.
     pub replicas: usize,
-    /// What an empty bucket is filled with.
+    /// What a bucket is filled with that nobody has written to.
     pub seed: Vec<RouteDocument>,
 }
 
@@ -203,6 +203,12 @@ async fn follow_once(
                 feed.apply(change);
             }
             Update::Complete => {
+                if feed.knows_only_another_bucket() {
+                    warn!(
+                        "the routes bucket was made anew and is empty; going on by the routes of the one before"
+                    );
+                    continue;
+                }
                 // What was deleted while nobody looked is not said; it is missing.
                 if let Some(seen) = seen.take() {
                     feed.retain(&seen);
