@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 use std::future::Future;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use async_nats::Client;
@@ -12,6 +12,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 const RETRY: Duration = Duration::from_millis(500);
+/// How long a connection may take before it is worth a word.
+const PATIENCE: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_millis(50);
 
 /// A connection that is there, with its inboxes below `_INBOX_<program>`: it says once that it waits, and goes on trying
@@ -26,10 +28,11 @@ pub(crate) async fn client(
     stop: &CancellationToken,
 ) -> Result<Client> {
     let client = broker.connect(name, &format!("_INBOX_{program}")).await?;
-    let mut told = false;
+    let (begin, mut told) = (Instant::now(), false);
     while client.connection_state() != State::Connected {
-        if !std::mem::replace(&mut told, true) && client.connection_state() != State::Pending {
-            warn!(%broker, "broker not reached, trying again");
+        // It counts as pending for as long as nothing answers.
+        if begin.elapsed() >= PATIENCE && !std::mem::replace(&mut told, true) {
+            warn!(%broker, "the broker is not reached, trying again: is NATS_URL right");
         }
         tokio::select! {
             () = tokio::time::sleep(LOOK) => {}

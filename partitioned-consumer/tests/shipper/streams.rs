@@ -234,6 +234,20 @@ async fn status_tells_offsets_and_lag() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_is_not_there_is_said_and_waited_for() {
+    let mut bench =
+        Bench::with(Broker::builder().jetstream().port(natsway_testkit::free_port()).start().await);
+    bench.broker.kill9();
+    let file = bench.path("a.log");
+    write(&file, &numbered(0..10));
+    let (mut producer, mut consumer) = (bench.producer("web1", &file).start(), bench.consumer("out").start());
+    producer.wait_for_line("the broker is not reached", SOON).await;
+    consumer.wait_for_line("the broker is not reached", SOON).await;
+    bench.broker.start_again().await;
+    bench.expect("out", "web1", &numbered(0..10)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_directory_and_a_source_have_one_owner() {
     let bench = Bench::jetstream().await;
     let file = bench.path("a.log");

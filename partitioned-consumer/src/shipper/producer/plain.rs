@@ -51,7 +51,11 @@ impl Plain {
             if std::mem::take(&mut told_away) {
                 info!(subject = self.setup.subject, "the broker is back");
             }
-            match block_in_place(|| self.input.look(clock.elapsed() + Duration::from_nanos(1))) {
+            let looked = {
+                let _turn = self.setup.disk.acquire().await.expect("nobody closes it");
+                block_in_place(|| self.input.look(clock.elapsed() + Duration::from_nanos(1)))
+            };
+            match looked {
                 Ok(Step::Chunk(chunk)) => {
                     floor = chunk.end;
                     self.publish(chunk).await;

@@ -32,6 +32,8 @@ use crate::shipper::{connect, metrics};
 const GLOB_EVERY: Duration = Duration::from_secs(2);
 /// How often a long catch-up says how far it is, and from how many bytes on it is long.
 const PROGRESS: (Duration, u64) = (Duration::from_secs(5), 64 << 20);
+/// How many sources read from the disk, or save, at once.
+const AT_THE_DISK: usize = 8;
 /// What a message needs beside its payload.
 const HEAD_ROOM: usize = 4 * 1024;
 /// How long an acknowledgement may take.
@@ -43,6 +45,7 @@ struct Producer {
     context: jetstream::Context,
     sources: Sources,
     memory: Arc<Semaphore>,
+    disk: Arc<Semaphore>,
     figures: Arc<Figures>,
     started: BTreeSet<Source>,
     /// There were checkpoints at the start.
@@ -77,11 +80,23 @@ async fn begin(config: Config, stop: CancellationToken) -> Result<()> {
     let shown = Arc::clone(&figures);
     metrics::serve(config.metrics, move || shown.page(), stop.clone()).await?;
     let memory = Arc::new(Semaphore::new((config.window_bytes as usize).div_ceil(PERMIT_BYTES)));
+    let disk = Arc::new(Semaphore::new(AT_THE_DISK));
     let tasks = JoinSet::new();
     let started = BTreeSet::new();
     let was_here_before = !super::status::read(&config.state)?.is_empty();
-    let mut producer =
-        Producer { config, client, context, sources, memory, figures, started, was_here_before, tasks, stop };
+    let mut producer = Producer {
+        config,
+        client,
+        context,
+        sources,
+        memory,
+        disk,
+        figures,
+        started,
+        was_here_before,
+        tasks,
+        stop,
+    };
     producer.start_stdin().await?;
     producer.start_files(true).await?;
     producer.work().await
@@ -224,6 +239,7 @@ impl Producer {
             poll: self.config.poll,
             drain: self.config.drain,
             memory: Arc::clone(&self.memory),
+            disk: Arc::clone(&self.disk),
             figures: Arc::clone(&self.figures),
         };
         let stop = self.stop.clone();

@@ -51,6 +51,8 @@ pub(super) struct Setup {
     pub(super) poll: Duration,
     pub(super) drain: Duration,
     pub(super) memory: Arc<Semaphore>,
+    /// Sources that may be at the disk at once: each of them takes a thread.
+    pub(super) disk: Arc<Semaphore>,
     pub(super) figures: Arc<Figures>,
 }
 
@@ -124,7 +126,10 @@ impl Shipping {
                 );
                 break;
             }
-            match self.event(&stop, deadline).await {
+            let event = self.event(&stop, deadline).await;
+            let disk = Arc::clone(&self.setup.disk);
+            let _turn = disk.acquire().await.expect("nobody closes it");
+            match event {
                 Event::Settled(Ok(_)) => self.stored()?,
                 Event::Settled(Err(error)) => self.failed(&error),
                 Event::Look => self.look()?,

@@ -1,6 +1,6 @@
 //! One path, followed; see the module above.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -33,6 +33,8 @@ enum Found {
     /// Its place has another content by now.
     Other(File),
     Nowhere,
+    /// Files are being renamed: one that is not found may only be between two names.
+    Moving,
 }
 
 /// See the module.
@@ -48,6 +50,8 @@ pub struct Tailer {
     mid_line: bool,
     seen: (u64, Duration),
     waiting_since: Option<Duration>,
+    /// Since when the file of the present segment is not found.
+    missing_since: Option<Duration>,
     finished: VecDeque<Identity>,
     /// Offsets to pass over before anything else, and why.
     gap: Option<(u64, Skipped)>,
@@ -79,6 +83,7 @@ impl Tailer {
             mid_line: false,
             seen: (0, Duration::ZERO),
             waiting_since: None,
+            missing_since: None,
             finished: state.finished.into(),
             gap: None,
             unused_from: state.reserved,
@@ -166,8 +171,10 @@ impl Tailer {
         let file = match self.open()? {
             Found::Here(file) => file,
             Found::Other(file) => return self.truncated(file),
-            Found::Nowhere => return self.vanished(),
+            Found::Moving => return Ok(Step::Idle),
+            Found::Nowhere => return self.vanished(now),
         };
+        self.missing_since = None;
         let metadata = file.metadata()?;
         let segment = &self.segments[self.reading];
         let offset = self.file_offset(segment);
@@ -256,10 +263,9 @@ impl Tailer {
         }
         let segment = &self.segments[self.reading];
         let offset = self.file_offset(segment);
-        let mut places = vec![self.path.clone()];
-        places.extend(siblings::beside(&self.path)?.into_iter().map(|sibling| sibling.path));
-        for place in places {
-            let Ok(file) = File::open(&place) else { continue };
+        let before = self.places()?;
+        for candidate in before.iter().filter(|candidate| candidate.place == segment.identity.place) {
+            let Ok(file) = File::open(&candidate.path) else { continue };
             let metadata = file.metadata()?;
             if Place::of(&metadata) != segment.identity.place {
                 continue;
@@ -274,7 +280,7 @@ impl Tailer {
             self.probe.clear();
             return Ok(Found::Here(file));
         }
-        Ok(Found::Nowhere)
+        Ok(if self.is_still(&before)? { Found::Nowhere } else { Found::Moving })
     }
 
     fn file_offset(&self, segment: &Segment) -> u64 {
@@ -362,7 +368,13 @@ impl Tailer {
     }
 
     /// The file of a saved segment is gone.
-    fn vanished(&mut self) -> io::Result<Step> {
+    fn vanished(&mut self, now: Duration) -> io::Result<Step> {
+        // A listing that is made while files are renamed may miss one: only what stays away is gone.
+        let since = *self.missing_since.get_or_insert(now);
+        if now.saturating_sub(since) < self.follow.rotate_wait {
+            return Ok(Step::Idle);
+        }
+        self.missing_since = None;
         let is_last = self.reading + 1 == self.segments.len();
         if is_last && self.next_file()?.is_none() {
             // Perhaps it is only between two names.
@@ -448,18 +460,18 @@ impl Tailer {
             }
             if !self.is_known(&file)? {
                 let identity = Identity::of(&file)?;
-                let same = |now: &[siblings::Sibling]| {
-                    let places = |of: &[siblings::Sibling]| {
-                        of.iter()
-                            .map(|s| (s.path.clone(), s.place))
-                            .collect::<std::collections::BTreeSet<_>>()
-                    };
-                    places(now) == places(&before)
-                };
-                return Ok(same(&self.places()?).then_some((candidate.path, identity)));
+                return Ok(self.is_still(&before)?.then_some((candidate.path, identity)));
             }
         }
         Ok(None)
+    }
+
+    /// Whether everything is where it was: nothing was renamed while it was looked at.
+    fn is_still(&self, before: &[siblings::Sibling]) -> io::Result<bool> {
+        let places = |of: &[siblings::Sibling]| -> BTreeSet<(PathBuf, Place)> {
+            of.iter().map(|sibling| (sibling.path.clone(), sibling.place)).collect()
+        };
+        Ok(places(before) == places(&self.places()?))
     }
 
     /// What is at the path, and beside it.

@@ -202,11 +202,15 @@ impl Bench {
     }
 
     fn catch_up(&mut self) {
-        for _ in 0..4 {
-            while self.look() {}
-            self.now += LONG;
+        let mut idle = 0;
+        while idle < 4 {
+            if self.look() {
+                idle = 0;
+            } else {
+                idle += 1;
+                self.now += LONG;
+            }
         }
-        while self.look() {}
     }
 
     fn restart(&mut self) {
