@@ -323,9 +323,11 @@ impl Chaos {
     }
 
     async fn finish(&mut self, mut instance: Instance) -> Result<()> {
+        // A member hears signals before it makes its log; one that is not up yet is ended by them, and has handled nothing.
+        let up = instance.log.exists();
         instance.process.terminate();
         let status = instance.process.wait_exit(Duration::from_secs(30)).await;
-        if !status.success() {
+        if up && !status.success() {
             bail!("{} ended with {status}: {}", instance.name, instance.process.stderr());
         }
         self.ended.push(Ended { name: instance.name, log: instance.log, killed_ns: None });
