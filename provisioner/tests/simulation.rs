@@ -8,7 +8,7 @@ use natsway_provisioner::simulate::{
 };
 
 /// The parameters were chosen on seeds below 1000; these are the published ones.
-const HELD_OUT: std::ops::Range<u64> = 1_001..1_011;
+const HELD_OUT: std::ops::Range<u64> = 2_001..2_011;
 
 #[test]
 fn the_aims_are_reached_on_held_out_seeds_and_what_is_published_is_true() {
@@ -67,5 +67,14 @@ fn most_of_what_is_late_after_a_jump_is_out_of_reach_of_whoever_polls() {
         println!("{kind:?}: ours {ours:.2}, told {just:.2}, {twice:.2}, {sixfold:.2}");
         assert!(ours <= just && ours <= twice * 1.5, "{kind:?}: {ours:.2} beside {just:.2} and {twice:.2}");
         assert!(sixfold > 5.0, "{kind:?}: {sixfold:.2} with more than anybody pays for");
+    }
+}
+
+#[test]
+fn chance_makes_no_instance_come_and_go() {
+    // 1084 had seven reversals when three deviations of the newest second counted as a rise.
+    for seed in (1..200).chain([1_084]) {
+        let step = run(&Trace::new(TraceKind::Step, seed), &mut Ours::new(1, 0));
+        assert!(step.reversals <= 4, "seed {seed}: {} reversals for two changes of the load", step.reversals);
     }
 }

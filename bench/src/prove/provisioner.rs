@@ -16,8 +16,9 @@ use super::{Finding, Report, Size};
 /// Generous: for a hang, not for a slow machine.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Our parameters were chosen on seeds below this.
-const HELD_OUT: u64 = 1_000;
+/// Our parameters were chosen on seeds below 1000, and one of them once more after a seed above had shown that it was not good; no
+/// seed from here on had been run by then.
+const HELD_OUT: u64 = 2_000;
 
 /// How soon a flash crowd must be met by more workers.
 const SCALED_WITHIN: Duration = Duration::from_secs(3);

@@ -14,7 +14,7 @@ pub(super) struct SimulateArgs {
     traces: Vec<String>,
 
     /// The first seed; our parameters were chosen on seeds below 1000
-    #[arg(long, env = "SEED", value_name = "NUMBER", default_value = "1001")]
+    #[arg(long, env = "SEED", value_name = "NUMBER", default_value = "2001")]
     seed: u64,
 
     /// How many seeds, one after the other
