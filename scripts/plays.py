@@ -8,7 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Callable, Dict, Tuple
 
-from stage import Failed, Running, Stage
+from stage import Failed, Running, Stage, free_port
+from valve import Valve
 
 ROUTES = """
 subject_prefix = "svc"
@@ -56,7 +57,7 @@ state = "{directory}/instances"
 def requests(stage: Stage) -> None:
     """A gateway and workers: requests, cancellation, routes, a rollout with its drain, the last worker's departure."""
     (stage.directory / "routes.toml").write_text(ROUTES, encoding="utf-8")
-    gateway = start_gateway(stage)
+    gateway = start_gateways(stage)
     call_another(stage)
     blue = stage.start("worker", "worker", "--subject", "svc.demo.blue", NATSWAY_MAX_SETS="3")
     expect_status(stage, 200)
@@ -80,11 +81,26 @@ def requests(stage: Stage) -> None:
     stage.stop(gateway)
 
 
-def start_gateway(stage: Stage) -> Running:
-    listen = ("--listen", f"127.0.0.1:{stage.listen}", "--admin-listen", f"127.0.0.1:{stage.admin}")
-    gateway = stage.start("gateway", "apiproxy", "--routes", str(stage.directory / "routes.toml"), *listen)
-    stage.until("the routes are in force", lambda: "routes in force" in gateway.text())
+def start_gateways(stage: Stage) -> Running:
+    """Two that fill a fresh bucket at once: the first to begin writes last, and finds that another has written."""
+    valve = Valve(stage.port, b"PUB $KV.natsway-routes.")
+    try:
+        late = start_gateway(stage, free_port(), free_port(), NATS_URL=f"nats://127.0.0.1:{valve.port}")
+        stage.until("the first gateway is about to write", valve.held.is_set)
+        gateway = start_gateway(stage, stage.listen, stage.admin)
+        stage.until("the routes are in force", lambda: "routes in force" in gateway.text())
+        valve.open()
+        stage.until("they are at the other as well", lambda: "routes in force" in late.text())
+        stage.stop(late)
+    finally:
+        valve.close()
     return gateway
+
+
+def start_gateway(stage: Stage, listen: int, admin: int, **variables: str) -> Running:
+    where = ("--listen", f"127.0.0.1:{listen}", "--admin-listen", f"127.0.0.1:{admin}")
+    routes = str(stage.directory / "routes.toml")
+    return stage.start("gateway", "apiproxy", "--routes", routes, *where, **variables)
 
 
 def call_another(stage: Stage) -> None:
