@@ -55,3 +55,4 @@ class Valve:
                 end.shutdown(socket.SHUT_RDWR)
             except OSError:
                 pass
+            end.close()
