@@ -328,6 +328,43 @@ fn a_rotation_storm_between_two_looks_loses_nothing() {
     assert_eq!(bench.output.iter().filter(|b| **b == b'\n').count(), 41);
 }
 
+/// Lines that were not read yet are in a file that was rotated, and a restart finds it at no name at all.
+fn restarted_with_the_file_between_two_names() -> (Bench, PathBuf, PathBuf) {
+    let mut bench = Bench::new();
+    bench.write_lines(2);
+    bench.catch_up();
+    bench.save(0);
+    bench.write_lines(3);
+    bench.rotate();
+    bench.write_lines(2);
+    let rotated = bench.directory.path().join("app.log.1");
+    // No name that a rotation gives.
+    let hidden = bench.directory.path().join("elsewhere");
+    fs::rename(&rotated, &hidden).unwrap();
+    bench.restart();
+    (bench, hidden, rotated)
+}
+
+#[test]
+fn a_file_that_is_between_two_names_is_waited_for() {
+    let (mut bench, hidden, rotated) = restarted_with_the_file_between_two_names();
+    for _ in 0..20 {
+        assert!(!bench.look(), "goes on although a file with unread lines may only be renamed");
+    }
+    fs::rename(&hidden, &rotated).unwrap();
+    bench.check();
+    assert_eq!((bench.mark > 0, bench.breaks()), (true, 0));
+}
+
+#[test]
+fn a_file_that_stays_away_is_counted_as_gone() {
+    let (mut bench, _hidden, _rotated) = restarted_with_the_file_between_two_names();
+    bench.catch_up();
+    assert_eq!(bench.tailer.tally().vanished, 1);
+    let output = String::from_utf8(bench.output.clone()).unwrap();
+    assert_eq!(output.lines().collect::<Vec<_>>(), ["line 1", "line 2", "line 6", "line 7"]);
+}
+
 #[test]
 fn a_truncation_is_counted_with_the_bytes_that_were_seen() {
     let mut bench = Bench::new();
