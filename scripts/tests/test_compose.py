@@ -79,12 +79,15 @@ class Compose(unittest.TestCase):
             ("GET", "/containers/abc/json"),
             ("POST", "/v1.41/containers/create"),
             ("POST", "/v1.41/containers/abc/stop"),
+            ("POST", "/v1.41/networks/natsway_local/connect"),
             ("DELETE", "/v1.41/containers/abc"),
         ):
             self.assertRegex(path, f"^(?:{patterns['-allow' + method]})$")
         for method, path in (
             ("POST", "/v1.41/containers/abc/exec"),
             ("POST", "/v1.41/images/create"),
+            ("POST", "/v1.41/networks/create"),
+            ("POST", "/v1.41/networks/natsway_local/disconnect"),
             ("GET", "/v1.41/containers/abc/archive"),
             ("DELETE", "/v1.41/volumes/abc"),
         ):
@@ -108,7 +111,7 @@ class Compose(unittest.TestCase):
 
     def test_every_image_is_pinned(self):
         images = [substituted(service["image"]) for service in self.services.values()]
-        images += re.findall(r"^FROM (\S+:\S+)", self.dockerfile, re.MULTILINE)
+        images += re.findall(r"^FROM (?:--platform=\S+ )?(\S+:\S+)", self.dockerfile, re.MULTILINE)
         for image in images:
             self.assertRegex(image, r":(v?\d+\.\d+\.\d+|bookworm-\d{8}-)", "no tag, or one that moves")
 

@@ -19,12 +19,9 @@ WANTED = 3
 
 def provisioner(stack: Stack, images: Images) -> str:
     """Out under load, set right after `docker compose up`, in without load, and never out of bounds."""
-    proxy = image_named("docker-compose.yml", "wollomatic/socket-proxy")
-    if not images.provide(proxy):
-        return f"SKIPPED: {proxy}: {images.unavailable[proxy]}"
-    if not SOCKET.exists():
-        return f"SKIPPED: no {SOCKET}, which docker-compose.yml hands to the proxy"
-    stack.settings["DOCKER_GID"] = str(SOCKET.stat().st_gid)
+    why_not = proxy_or_why_not(stack, images)
+    if why_not:
+        return why_not
     profiles = ("provisioner",)
     stack.compose("up", "--detach", profiles=profiles)
     stack.await_healthy("provisioner")
@@ -48,6 +45,17 @@ def provisioner(stack: Stack, images: Images) -> str:
     return f"{LEAST} to {most} workers and back, `up` left {after} of {len(before)}; {report}; {looked} more containers confined"
 
 
+def proxy_or_why_not(stack: Stack, images: Images) -> str:
+    """Sees to the proxy's image and its right to use the engine's socket; else why that cannot be."""
+    proxy = image_named("docker-compose.yml", "wollomatic/socket-proxy")
+    if not images.provide(proxy):
+        return f"SKIPPED: {proxy}: {images.unavailable[proxy]}"
+    if not SOCKET.exists():
+        return f"SKIPPED: no {SOCKET}, which docker-compose.yml hands to the proxy"
+    stack.settings["DOCKER_GID"] = str(SOCKET.stat().st_gid)
+    return ""
+
+
 def enough(stack: Stack) -> int:
     """How many workers run, when they are as many as the load needs."""
     running = len(stack.containers("worker"))
@@ -65,6 +73,8 @@ def refused(stack: Stack) -> None:
         ("GET", "/images/json"),
         ("GET", "/info"),
         ("POST", "/volumes/create"),
+        ("POST", "/networks/create"),
+        ("POST", "/networks/natsway_edge/disconnect"),
     ):
         status = asked(stack, method, path)
         expect(status == 403, f"{method} {path} through the proxy: {status}")

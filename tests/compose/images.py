@@ -33,7 +33,7 @@ BUILD_SECONDS = 1200
 
 def image_named(file: str, name: str) -> str:
     """The image of this name, with its tag, that a file of the checkout asks for."""
-    found = re.search(rf"(?:image:|FROM) ({re.escape(name)}:\S+)", (ROOT / file).read_text(encoding="utf-8"))
+    found = re.search(rf"(?:image:|FROM|FROM --platform=\S+) ({re.escape(name)}:\S+)", (ROOT / file).read_text(encoding="utf-8"))
     if found is None:
         raise Missing(f"{file} names no image {name}")
     return found.group(1)
@@ -136,23 +136,28 @@ class Images:
         )
 
     def rust(self, image: str) -> None:
-        """A C compiler, and the host's toolchain, which is the one that rust-toolchain.toml pins."""
+        """A C compiler, and the host's rustup with the toolchain that rust-toolchain.toml pins, where the image has them."""
         self.need(DEBIAN)
+        rustup = require("rustup", "https://rustup.rs")
         sysroot = subprocess.run(["rustc", "--print", "sysroot"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
         wanted = re.search(r":(\d+\.\d+)", image)
         told = subprocess.run(["rustc", "--version"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
         if wanted is None or f"rustc {wanted.group(1)}." not in told:
             raise Missing(f"the toolchain of this checkout is {told.strip()}, not the one of {image}")
+        # As rustup names it by version, whatever it is called here.
+        toolchain = f"{told.split()[1]}-{Path(sysroot).name.partition('-')[2]}"
         self.build(
             image,
-            {"toolchain": sysroot, "ca-certificates.crt": str(CERTIFICATES)},
+            {"toolchain": sysroot, "rustup": rustup, "ca-certificates.crt": str(CERTIFICATES)},
             [
                 f"FROM {DEBIAN}",
                 "RUN apt-get update && apt-get install --yes --no-install-recommends gcc g++ libc6-dev make pkg-config perl"
                 " && rm -rf /var/lib/apt/lists/*",
                 "COPY ca-certificates.crt /etc/ssl/certs/ca-certificates.crt",
-                "COPY toolchain /usr/local/rust",
-                "ENV PATH=/usr/local/rust/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin CARGO_HOME=/usr/local/cargo",
+                "ENV RUSTUP_HOME=/usr/local/rustup CARGO_HOME=/usr/local/cargo PATH=/usr/local/cargo/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+                f"COPY toolchain /usr/local/rustup/toolchains/{toolchain}",
+                "COPY rustup /usr/local/cargo/bin/rustup",
+                f"RUN ln -s rustup /usr/local/cargo/bin/cargo && ln -s rustup /usr/local/cargo/bin/rustc && rustup default {toolchain}",
             ],
             leave=("share", "libexec"),
         )

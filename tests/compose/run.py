@@ -31,6 +31,7 @@ import broker_loss  # noqa: E402
 import demand  # noqa: E402
 import documented  # noqa: E402
 import lines  # noqa: E402
+import mishaps  # noqa: E402
 import observed  # noqa: E402
 import serving  # noqa: E402
 from engine import Engine, Failed, Missing  # noqa: E402
@@ -55,6 +56,7 @@ SCENARIOS: List[Tuple[str, Callable[[Stack, Images], str]]] = [
     ("stop", serving.stop),
     ("documented", documented.documented),
     ("provisioner", demand.provisioner),
+    ("mishaps", mishaps.mishaps),
     ("shipper", lines.shipper),
     ("observability", observed.observability),
     ("cluster", broker_loss.cluster),
@@ -64,7 +66,7 @@ SCENARIOS: List[Tuple[str, Callable[[Stack, Images], str]]] = [
 def build(stack: Stack, images: Images, source: str) -> str:
     """Builds the images by the Dockerfile, from what it names."""
     text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
-    bases = set(re.findall(r"^FROM (\S+:\S+)", text, re.MULTILINE))
+    bases = set(re.findall(r"^FROM (?:--platform=\S+ )?(\S+:\S+)", text, re.MULTILINE))
     for image in sorted(bases if source == "compile" else {base for base in bases if not base.startswith("rust")}):
         images.need(image)
     images.need(image_named("docker-compose.yml", "nats"))

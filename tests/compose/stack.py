@@ -18,6 +18,7 @@ from tooling import ROOT
 # What deploy/provisioner.toml calls the project, as .env does.
 PROJECT = "natsway"
 PROFILES = ("green", "provisioner", "shipper", "observability", "cluster")
+FILES = ("docker-compose.yml",)
 UP_SECONDS = 300
 DOWN_SECONDS = 180
 LOOK_SECONDS = 0.2
@@ -73,6 +74,7 @@ class Stack:
         self.engine = engine
         self.ports = dict(zip(PORTS, free_ports(len(PORTS))))
         self.settings: Dict[str, str] = {}
+        self.files: Tuple[str, ...] = FILES
 
     # ---- life
 
@@ -96,13 +98,14 @@ class Stack:
     def compose(self, *arguments: str, profiles: Tuple[str, ...] = (), seconds: float = UP_SECONDS) -> str:
         """Runs Compose in the checkout, and returns its output."""
         chosen = [part for profile in profiles for part in ("--profile", profile)]
-        command = [*self.engine.compose, "--project-directory", str(ROOT), "--file", str(ROOT / "docker-compose.yml")]
+        files = [part for file in self.files for part in ("--file", str(ROOT / file))]
+        command = [*self.engine.compose, "--project-directory", str(ROOT), *files]
         return demanded(run([*command, *chosen, *arguments], seconds, self.environment()))
 
     def down(self) -> None:
         """Removes containers, networks and volumes, those of the provisioner too."""
         self.compose("down", "--volumes", "--remove-orphans", "--timeout", "5", profiles=PROFILES, seconds=DOWN_SECONDS)
-        self.settings = {}
+        self.settings, self.files = {}, FILES
 
     # ---- what runs
 
