@@ -72,12 +72,16 @@ def requests(stage: Stage) -> None:
     green = stage.start("worker", "worker", "--subject", "svc.demo.green")
     expect_status(stage, 200)
     stage.until("green serves", lambda: "serving" in green.text())
+    # One of the two drives, and the other sees that.
+    other = start_gateway(stage, free_port(), free_port())
+    stage.until("the routes are at the other gateway", lambda: "routes in force" in other.text())
     started = ("rollout", "start", "demo", "--to", "green", "--strategy", "blue-green", "--stop-old", "--follow")
     stage.run("operator", "apiproxy", *started)
     stage.until("the old worker was asked to leave", lambda: blue.process.poll() is not None)
     stage.until("green answers", lambda: "green" in stage.get("/version")[1])
     stage.run("operator", "apiproxy", "rollout", "status", "demo")
     stage.stop(green)
+    stage.stop(other)
     stage.stop(gateway)
 
 
@@ -139,6 +143,9 @@ def scale(stage: Stage) -> None:
         provisioner = provisioner or stage.start("provisioner", "provisioner", "run", "--config", str(path))
         reached = f"demo {least} {most}"
         stage.until(f"there are {least} sets", lambda: reached in " ".join(status(stage).split()))
+    standby = stage.start("provisioner", "provisioner", "run", "--config", str(path))
+    stage.until("another provisioner stands by", lambda: "standing by" in standby.text())
+    stage.stop(standby)
     stage.until("the gateway's page has the workers and the targets", lambda: "natsway_target_" in stage.metrics())
     # Its health check.
     stage.run("provisioner", "provisioner", "status", NATS_INBOX_PREFIX="_INBOX_provisioner")
@@ -184,7 +191,16 @@ def groups(stage: Stage) -> None:
 
 
 def shipping(stage: Stage) -> None:
-    """Lines by JetStream, over a restart of both sides, and lines in the core."""
+    """Lines by JetStream, over a restart of both sides, and lines in the core; the producer makes the stream."""
+    ship(stage, "producer")
+
+
+def shipping_from_its_end(stage: Stage) -> None:
+    """The same, but the consumer is there first, and makes the stream."""
+    ship(stage, "consumer")
+
+
+def ship(stage: Stage, first: str) -> None:
     logs = stage.directory / "logs"
     logs.mkdir()
     common = {"SHIPPER_SUBJECT": "logs", "SHIPPER_STREAM": "LOGS", "SHIPPER_PARTITIONS": "2"}
@@ -201,7 +217,7 @@ def shipping(stage: Stage) -> None:
         }
         source.write_text("", encoding="utf-8")
         for number in (1, 2):
-            sides = start_sides(stage, mode, variables)
+            sides = start_sides(stage, mode, first, variables)
             with open(source, "a", encoding="utf-8") as out:
                 out.write(f"line {number}\n")
             stage.until(f"line {number} arrived", lambda: f"line {number}" in written(lines))
@@ -211,14 +227,17 @@ def shipping(stage: Stage) -> None:
                 stage.stop(side)
 
 
-def start_sides(stage: Stage, mode: str, variables: Dict[str, str]) -> Tuple[Running, ...]:
-    """The producer goes first, for it makes the stream; in the core it must not, for nothing is kept there."""
+def start_sides(stage: Stage, mode: str, first: str, variables: Dict[str, str]) -> Tuple[Running, ...]:
+    """Who goes first makes the stream, when it is not there; in the core that must be the consumer, for nothing is kept there."""
+    order = ("producer", "consumer") if (mode, first) == ("jetstream", "producer") else ("consumer", "producer")
     started: Dict[str, Running] = {}
-    for side in ("producer", "consumer") if mode == "jetstream" else ("consumer", "producer"):
+    for side in order:
         heard = stage.count("consumer", "SUB logs.p1.>")
         started[side] = stage.start(side, side, **variables)
         if mode == "core" and side == "consumer":
             stage.until("the consumer listens", lambda: stage.count("consumer", "SUB logs.p1.>") > heard)
+        if mode == "jetstream" and side == first:
+            stage.until("there is a stream", lambda: stage.count(first, "PUB $JS.API.STREAM.CREATE.LOGS") > 0)
     return started["producer"], started["consumer"]
 
 
@@ -236,5 +255,5 @@ PLAYS: Dict[str, Callable[[Stage], None]] = {
     "groups": groups,
     "member": groups,
     "producer": shipping,
-    "consumer": shipping,
+    "consumer": shipping_from_its_end,
 }

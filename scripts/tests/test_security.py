@@ -3,8 +3,11 @@
 import os
 import random
 import re
+import shutil
 import subprocess
+import tempfile
 import unittest
+from pathlib import Path
 
 import permissions
 from find_broker import find_broker
@@ -60,12 +63,37 @@ class Reading(unittest.TestCase):
 
 
 class Deployment(unittest.TestCase):
-    def test_the_broker_takes_the_secured_configuration(self):
-        passwords = {f"NATSWAY_{role.upper()}_PASSWORD": "0a1b2c" for role in ROLES}
-        config = permissions.PERMISSIONS.parent / "secured.conf"
-        command = [str(find_broker()), "--config", str(config), "-t"]
-        done = subprocess.run(command, env={**os.environ, **passwords}, capture_output=True, text=True, check=False)
-        self.assertEqual(done.returncode, 0, done.stderr)
+    @unittest.skipIf(shutil.which("openssl") is None, "openssl is not installed: no certificates are made")
+    def test_the_broker_takes_the_secured_configuration_and_what_is_made_for_it(self):
+        folder = permissions.PERMISSIONS.parent
+        with tempfile.TemporaryDirectory(prefix="natsway-secrets-") as home:
+            made = Path(home, "secrets")
+            maker = [str(folder / "make-secrets.sh"), str(made), "broker.example,10.1.2.3"]
+            subprocess.run(maker, capture_output=True, text=True, check=True)
+            self.assertEqual(made.stat().st_mode & 0o777, 0o700)
+            settings = dict(line.split("=", 1) for line in (made / "compose.env").read_text(encoding="utf-8").splitlines())
+            passwords = {name: value for name, value in settings.items() if name.endswith("_PASSWORD")}
+            self.assertEqual(set(passwords), {f"NATSWAY_{role.upper()}_PASSWORD" for role in ROLES})
+            self.assertEqual(len(set(passwords.values())), len(ROLES))
+            # Where the container has them.
+            for name in ("nats.conf", "permissions.conf"):
+                shutil.copy(folder / name, home)
+            config = Path(home, "secured.conf")
+            config.write_text((folder / "secured.conf").read_text(encoding="utf-8").replace("/tls/", f"{made}/"), encoding="utf-8")
+            done = subprocess.run(
+                [str(find_broker()), "--config", str(config), "-t"],
+                env={**os.environ, **passwords}, capture_output=True, text=True, check=False,
+            )
+            self.assertEqual(done.returncode, 0, done.stderr)
+            for name in ("nats", "localhost", "broker.example"):
+                self.assertIn("does match", shown(made / "broker.pem", "-checkhost", name))
+            for address in ("127.0.0.1", "10.1.2.3"):
+                self.assertIn("does match", shown(made / "broker.pem", "-checkip", address))
+            self.assertIn("does NOT match", shown(made / "broker.pem", "-checkhost", "elsewhere.example"))
+            # Passwords that are handed out are not made anew.
+            again = subprocess.run(maker, capture_output=True, text=True, check=False)
+            self.assertNotEqual(again.returncode, 0)
+            self.assertIn(passwords["NATSWAY_GATEWAY_PASSWORD"], (made / "compose.env").read_text(encoding="utf-8"))
 
     def test_the_compose_file_hands_each_program_the_user_of_its_role(self):
         secured = (ROOT / "docker-compose.secured.yml").read_text(encoding="utf-8")
@@ -81,6 +109,11 @@ class Deployment(unittest.TestCase):
                 self.assertIn(f"${{NATSWAY_{user.group(1).upper()}_PASSWORD}}", body)
         for role in ROLES:
             self.assertIn(f"NATSWAY_{role.upper()}_PASSWORD: ${{NATSWAY_{role.upper()}_PASSWORD:?", secured)
+
+
+def shown(certificate, *question):
+    command = ["openssl", "x509", "-in", str(certificate), "-noout", *question]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 class OnARealBroker(unittest.TestCase):

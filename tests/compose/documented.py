@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from pathlib import Path
 from typing import Iterator, List
 
 from images import Images
@@ -20,14 +21,23 @@ FOLLOW_SECONDS = 5
 SHELL = 'docker() { if [ "$1" = compose ]; then shift; $COMPOSE_COMMAND "$@"; else "$DOCKER_COMMAND" "$@"; fi; }; set -e; '
 
 
+def bare(block: str) -> List[str]:
+    """A block's commands, without the comments behind them."""
+    lines = (re.sub(r"\s+#\s.*$", "", line).strip() for line in block.splitlines())
+    return [line for line in lines if line]
+
+
+def shell_blocks(page: Path, *markers: str) -> Iterator[str]:
+    """The first block of a page that bears a marker, for each marker in turn, as commands."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    for marker in markers:
+        yield from ["\n".join(bare(block)) for block in blocks if marker in block][:1]
+
+
 def shell_lines() -> Iterator[str]:
-    """The page's commands, without the comments behind them."""
-    text = PAGE.read_text(encoding="utf-8")
-    for block in re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
-        for line in block.splitlines():
-            bare = re.sub(r"\s+#\s.*$", "", line).strip()
-            if bare:
-                yield bare
+    """The commands of the operating guide."""
+    for block in re.findall(r"^```sh\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+        yield from bare(block)
 
 
 def engine_lines(marker: str = "") -> List[str]:
@@ -40,7 +50,7 @@ def typed(stack: Stack, line: str) -> subprocess.CompletedProcess:
     environment = {**stack.environment(), "COMPOSE_COMMAND": " ".join(stack.engine.compose), "DOCKER_COMMAND": stack.engine.docker or ""}
     here = line.replace("127.0.0.1:8080", f"127.0.0.1:{stack.ports['NATSWAY_PORT']}")
     # There is no terminal here, which Compose v1 must be told.
-    here = here.replace("compose exec ", "compose exec -T ")
+    here = here.replace("compose exec ", "compose exec -T ").replace("compose run ", "compose run -T ")
     # The images were built from the files already, and a build by another source would not be theirs.
     here = here.replace(" --build", "")
     follows = " -f " in here

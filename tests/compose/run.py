@@ -33,6 +33,7 @@ import documented  # noqa: E402
 import lines  # noqa: E402
 import mishaps  # noqa: E402
 import observed  # noqa: E402
+import secured  # noqa: E402
 import serving  # noqa: E402
 from engine import Engine, Failed, Missing  # noqa: E402
 from images import Images, image_named  # noqa: E402
@@ -59,6 +60,7 @@ SCENARIOS: List[Tuple[str, Callable[[Stack, Images], str]]] = [
     ("mishaps", mishaps.mishaps),
     ("shipper", lines.shipper),
     ("observability", observed.observability),
+    ("secured", secured.secured),
     ("cluster", broker_loss.cluster),
 ]
 
