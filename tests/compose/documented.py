@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Iterator, List
 
@@ -50,7 +51,7 @@ def typed(stack: Stack, line: str) -> subprocess.CompletedProcess:
     environment = {**stack.environment(), "COMPOSE_COMMAND": " ".join(stack.engine.compose), "DOCKER_COMMAND": stack.engine.docker or ""}
     here = line.replace("127.0.0.1:8080", f"127.0.0.1:{stack.ports['NATSWAY_PORT']}")
     # There is no terminal here, which Compose v1 must be told.
-    here = here.replace("compose exec ", "compose exec -T ").replace("compose run ", "compose run -T ")
+    here = here.replace("compose exec -T ", "compose exec ").replace("compose exec ", "compose exec -T ").replace("compose run ", "compose run -T ")
     # The images were built from the files already, and a build by another source would not be theirs.
     here = here.replace(" --build", "")
     follows = " -f " in here
@@ -72,9 +73,10 @@ def documented(stack: Stack, _: Images) -> str:
     stack.compose("up", "--detach")
     stack.await_healthy("nats", "apiproxy")
     stack.instances(2)
-    with Load(stack.base + "/version") as load:
+    with tempfile.TemporaryDirectory(prefix="natsway-documented-") as home, Load(stack.base + "/version") as load:
         for line in lines:
-            typed(stack, line)
+            # The checkout may have such a file already.
+            typed(stack, line.replace("routes-backup.toml", f"{home}/routes-backup.toml"))
         stack.await_healthy("nats", "apiproxy")
         report = load.end()
     expect(report.failed == 0, f"while an operator did all this: {report}")

@@ -25,6 +25,7 @@ CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 NAMED_PROGRAMS = {
     "wollomatic/socket-proxy": ("NATSWAY_SOCKET_PROXY", "/socket-proxy", ()),
     "prom/prometheus": ("NATSWAY_PROMETHEUS", "/usr/bin/prometheus", ("RUN mkdir /prometheus && chown 65534:65534 /prometheus",)),
+    "jaegertracing/jaeger": ("NATSWAY_JAEGER", "/cmd/jaeger/jaeger-linux", ()),
     "otel/opentelemetry-collector": ("NATSWAY_OTELCOL", "/otelcol", ("USER 10001:10001",)),
 }
 PULL_SECONDS = 600

@@ -1,16 +1,20 @@
-"""The profile `observability`, as far as its images can be had: figures and alert rules in a real Prometheus."""
+"""The profile `observability`, as far as its images can be had: figures, alert rules and traces, asked for as Grafana would."""
 
 from __future__ import annotations
 
 import json
 import re
+import tempfile
+import time
 import urllib.parse
+from pathlib import Path
 from typing import Iterator, Tuple
 
+from demand import proxy_or_why_not
 from images import Images, image_named
 from load import Load
 from serving import check_confined
-from stack import Stack, expect, fetch, until
+from stack import LOOK_SECONDS, Stack, expect, fetch, until
 from tooling import ROOT
 
 NAMES = {
@@ -19,7 +23,14 @@ NAMES = {
     "jaeger": "jaegertracing/jaeger",
     "grafana": "grafana/grafana",
 }
-PROFILES = ("observability",)
+# The dashboard has panels for what scales and for what ships lines.
+PROFILES = ("observability", "provisioner", "shipper")
+SHIPPER = ["producer", "consumer"]
+SCALER = ["engine-proxy", "provisioner"]
+# Of a queue, and the provisioner of docker-compose.yml looks at none.
+OF_QUEUES = ("natsway_target_lag_messages", "natsway_target_in_hand_messages")
+# A minute of figures, and what a busy machine takes to get them.
+SHOWN_SECONDS = 180
 BOARD = ROOT / "deploy" / "grafana" / "dashboards" / "natsway.json"
 
 
@@ -32,13 +43,22 @@ def observability(stack: Stack, images: Images) -> str:
         return "SKIPPED: none of the images can be had: " + "; ".join(f"{image}: {why}" for image, why in images.unavailable.items())
     if "collector" in there:
         stack.settings.update(OTEL_TRACES_EXPORTER="otlp", OTEL_TRACES_SAMPLER_ARG="1")
-    stack.compose("up", "--detach", "nats", "apiproxy", "worker", *there, profiles=PROFILES)
-    stack.await_healthy("nats", "apiproxy")
-    stack.instances(2)
-    looked = check_confined(stack, tuple(there))
-    told = figures(stack) if "prometheus" in there else "prometheus not here"
-    told += f"; {spans(stack)}" if "collector" in there else ""
-    stack.compose("rm", "--stop", "--force", *there, profiles=PROFILES)
+    services = ["ownership", "nats", "apiproxy", "worker", *SHIPPER]
+    without = proxy_or_why_not(stack, images)
+    services += [] if without else SCALER
+    with tempfile.TemporaryDirectory(prefix="natsway-lines-") as home:
+        Path(home).chmod(0o755)
+        log = Path(home, "app.log")
+        log.touch(mode=0o644)
+        stack.settings["SHIPPER_LOGS"] = home
+        stack.compose("up", "--detach", *services, *there, profiles=PROFILES)
+        stack.await_healthy("nats", "apiproxy", *SHIPPER)
+        stack.instances(2)
+        looked = check_confined(stack, tuple(there))
+        told = figures(stack, log, bool(without)) if "prometheus" in there else "prometheus not here"
+        told += f"; {spans(stack)}" if "collector" in there else ""
+        told += f"; {trace(stack)}" if {"collector", "jaeger"} <= set(there) else ""
+        stack.compose("rm", "--stop", "--force", *there, *SHIPPER, *([] if without else SCALER), profiles=PROFILES)
     missing = f"; NOT HERE: {', '.join(away)} (their configuration is checked by scripts/tests only)" if away else ""
     return f"{told}; {looked} more containers confined{missing}"
 
@@ -62,16 +82,34 @@ def spans(stack: Stack) -> str:
     return f"collector: {taken:.0f} spans taken, none refused"
 
 
-def figures(stack: Stack) -> str:
-    """Prometheus asks the gateway, takes the rules, and has something to show in every panel of the gateway's."""
-    asked = 0
+def trace(stack: Stack) -> str:
+    """Jaeger has a request as one trace, with spans of the gateway and of the worker."""
+    jaeger = f"http://127.0.0.1:{stack.ports['NATSWAY_JAEGER_PORT']}/api"
+
+    def whole() -> str:
+        for found in fetch(f"{jaeger}/traces?service=apiproxy&limit=20").json()["data"]:
+            services = {found["processes"][span["processID"]]["serviceName"] for span in found["spans"]}
+            if {"apiproxy", "worker"} <= services and len(found["spans"]) >= 3:
+                return f"jaeger: a trace of {len(found['spans'])} spans of {' and '.join(sorted(services))}"
+        return ""
+
+    return until("jaeger has a whole trace", 60, whole)
+
+
+def figures(stack: Stack, log: Path, unscaled: bool) -> str:
+    """Prometheus asks all pages, takes the rules, and has something to show in every panel."""
+    shown = [
+        (title, expression) for title, expression in expressions()
+        if not any(figure in expression for figure in OF_QUEUES) and not (unscaled and "natsway_target_" in expression)
+    ]
     with Load(stack.base + "/version", 50) as load:
         until("the gateway is asked", 120, lambda: query(stack, 'up{job="apiproxy"} == 1'))
-        until("there are rates", 120, lambda: query(stack, "sum(rate(natsway_responses_total[1m])) > 0"))
-        for title, expression in expressions():
-            answer = asking(stack, "query", expression)
-            expect(answer["status"] == "success", f"{title}: {answer}")
-            asked += 1
+        end = time.monotonic() + SHOWN_SECONDS
+        empty = shown
+        while empty and time.monotonic() < end:
+            something_happens(stack, log)
+            empty = [(title, expression) for title, expression in empty if not figures_of(stack, expression)]
+        expect(not empty, f"panels that show nothing: {empty}")
         report = load.end()
     expect(report.failed == 0, f"while Prometheus looked: {report}")
     groups = asking(stack, "rules", "")["data"]["groups"]
@@ -80,7 +118,20 @@ def figures(stack: Stack) -> str:
     expect(rules and not faulty, f"rules with errors: {faulty}")
     firing = [rule["name"] for rule in rules if rule["state"] == "firing"]
     expect(not firing, f"alerts without a reason: {firing}")
-    return f"prometheus: {asked} expressions of the dashboard, {len(rules)} rules, none firing"
+    return f"prometheus: {len(shown)} expressions of the dashboard show something, {len(rules)} rules, none firing"
+
+
+def something_happens(stack: Stack, log: Path) -> None:
+    """Lines, an error of a worker, and a request that the gateway answers itself: counters are there once they count."""
+    with log.open("a", encoding="utf-8") as out:
+        out.write("a line\n" * 100)
+    stack.get("/status/503")
+    stack.get("/" + "x" * 9_000)
+    time.sleep(LOOK_SECONDS)
+
+
+def figures_of(stack: Stack, expression: str) -> list:
+    return [one for one in query(stack, expression) if one["value"][1] != "NaN"]
 
 
 def expressions() -> Iterator[Tuple[str, str]]:

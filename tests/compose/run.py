@@ -33,6 +33,7 @@ import documented  # noqa: E402
 import lines  # noqa: E402
 import mishaps  # noqa: E402
 import observed  # noqa: E402
+import restored  # noqa: E402
 import secured  # noqa: E402
 import serving  # noqa: E402
 from engine import Engine, Failed, Missing  # noqa: E402
@@ -56,6 +57,7 @@ SCENARIOS: List[Tuple[str, Callable[[Stack, Images], str]]] = [
     ("restart", serving.restart),
     ("stop", serving.stop),
     ("documented", documented.documented),
+    ("restored", restored.restored),
     ("provisioner", demand.provisioner),
     ("mishaps", mishaps.mishaps),
     ("shipper", lines.shipper),

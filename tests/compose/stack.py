@@ -23,7 +23,9 @@ UP_SECONDS = 300
 DOWN_SECONDS = 180
 LOOK_SECONDS = 0.2
 # The variables of docker-compose.yml for ports of this machine.
-PORTS = ("NATSWAY_PORT", "NATSWAY_ADMIN_PORT", "NATSWAY_NATS_PORT", "NATSWAY_MONITOR_PORT", "NATSWAY_PROMETHEUS_PORT")
+PORTS = (
+    "NATSWAY_PORT", "NATSWAY_ADMIN_PORT", "NATSWAY_NATS_PORT", "NATSWAY_MONITOR_PORT", "NATSWAY_PROMETHEUS_PORT", "NATSWAY_JAEGER_PORT",
+)
 
 Seen = TypeVar("Seen")
 # A proxy of the environment must not stand between us and 127.0.0.1.
