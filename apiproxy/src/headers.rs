@@ -82,6 +82,9 @@ fn is_listed(connection: &str, name: &HeaderName) -> bool {
 
 /// Everything that `Connection` lists, in one string; empty as a rule.
 fn connection_lists(headers: &HeaderMap) -> String {
+    if !headers.contains_key(header::CONNECTION) {
+        return String::new();
+    }
     let values = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
     values.filter(|value| !is_plain_connection(value)).collect::<Vec<_>>().join(",")
 }
@@ -154,7 +157,7 @@ fn put_forwarded<E>(
     origin: Origin<'_>,
     put: &mut impl FnMut(&str, &[u8]) -> Result<(), E>,
 ) -> Result<(), E> {
-    let caller = origin.caller;
+    let Origin { caller, authority, .. } = origin;
     let believed = |name: &HeaderName| match caller.trusted {
         true => {
             let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
@@ -162,32 +165,23 @@ fn put_forwarded<E>(
         }
         false => String::new(),
     };
-    let authority = origin.authority;
-    let mut text = believed(&FORWARDED_FOR);
-    separate(&mut text);
-    text.push_str(&caller.address);
-    put(FORWARDED_FOR.as_str(), text.as_bytes())?;
-
-    let host = believed(&FORWARDED_HOST);
-    let host = if host.is_empty() { authority } else { &host };
-    put(FORWARDED_HOST.as_str(), host.as_bytes())?;
-
-    let proto = believed(&FORWARDED_PROTO);
-    let proto = if proto.is_empty() { "http" } else { &proto };
-    put(FORWARDED_PROTO.as_str(), proto.as_bytes())?;
-
-    let mut text = believed(&header::FORWARDED);
-    separate(&mut text);
-    for part in ["for=", &caller.node, ";host=\"", authority, "\";proto=http"] {
-        text.push_str(part);
-    }
-    put(header::FORWARDED.as_str(), text.as_bytes())
+    let appended = |mut list: String, parts: &[&str]| {
+        let separator = if list.is_empty() { "" } else { ", " };
+        list.reserve(separator.len() + parts.iter().map(|part| part.len()).sum::<usize>());
+        list.push_str(separator);
+        list.extend(parts.iter().copied());
+        list
+    };
+    let all = appended(believed(&FORWARDED_FOR), &[&caller.address]);
+    put(FORWARDED_FOR.as_str(), all.as_bytes())?;
+    put(FORWARDED_HOST.as_str(), or(&believed(&FORWARDED_HOST), authority).as_bytes())?;
+    put(FORWARDED_PROTO.as_str(), or(&believed(&FORWARDED_PROTO), "http").as_bytes())?;
+    let node = ["for=", &caller.node, ";host=\"", authority, "\";proto=http"];
+    put(header::FORWARDED.as_str(), appended(believed(&header::FORWARDED), &node).as_bytes())
 }
 
-fn separate(list: &mut String) {
-    if !list.is_empty() {
-        list.push_str(", ");
-    }
+fn or<'t>(told: &'t str, own: &'t str) -> &'t str {
+    if told.is_empty() { own } else { told }
 }
 
 /// The client's request id, when it is one that can go into logs and headers as it is.

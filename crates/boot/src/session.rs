@@ -203,6 +203,9 @@ impl Dialer {
             .subscription_capacity(self.dial.subscription_messages)
             .client_capacity(self.dial.publish_messages)
             .ignore_discovered_servers()
+            // Checked where they are made: of configuration when that is read, of ids by their own types. What a peer
+            // gives for a reply came as one token of the broker's protocol.
+            .skip_subject_validation(true)
             // One attempt, which NOWHERE makes a failure.
             .max_reconnects(1)
             .reconnect_delay_callback(|_| Duration::ZERO)

@@ -126,6 +126,13 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
+    /// The bytes that the next `count` values take, whatever they are; passes over them.
+    pub(crate) fn span(&mut self, count: usize, what: &'static str) -> Result<&'a [u8], Error> {
+        let start = self.rest;
+        self.skip(count).map_err(|error| Error::new(error.kind(), what))?;
+        Ok(&start[..start.len() - self.rest.len()])
+    }
+
     /// Passes over one value without what is nested in it, and gives the number of values that is.
     fn skip_one(&mut self) -> Result<u64, Error> {
         const WHAT: &str = "extension";

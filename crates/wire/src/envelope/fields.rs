@@ -1,5 +1,6 @@
 //! Header fields: `[[name, value], ...]`.
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::msgpack::{Reader, patch_array16, put_array, put_bin, put_str, reserve_array16};
@@ -67,15 +68,38 @@ pub(super) fn read_fields(reader: &mut Reader<'_>, what: &'static str) -> Result
         return Err(Error::new(ErrorKind::Truncated, what));
     }
     let mut headers = HeaderMap::try_with_capacity(count).map_err(|_| Error::too_large(what))?;
+    if count == 0 {
+        return Ok(headers);
+    }
+    // One copy that all the values share, instead of an allocation each. Not slices of the message, which would keep
+    // the connection's whole read buffer alive for as long as anybody keeps a header.
+    let block = Bytes::copy_from_slice(reader.span(count, "header")?);
+    let mut reader = Reader::new(&block, reader.limits());
     for _ in 0..count {
         let parts = reader.array("header")?;
         let extra = parts.checked_sub(2).ok_or(Error::malformed("header"))?;
         let name = reader.field("header name")?;
         let value = reader.field("header value")?;
         reader.skip(extra)?;
-        let name = HeaderName::from_bytes(name).map_err(|_| Error::malformed("header name"))?;
-        let value = HeaderValue::from_bytes(value).map_err(|_| Error::malformed("header value"))?;
+        let name = field_name(name).ok_or(Error::malformed("header name"))?;
+        let value = HeaderValue::from_maybe_shared(block.slice_ref(value));
+        let value = value.map_err(|_| Error::malformed("header value"))?;
         headers.try_append(name, value).map_err(|_| Error::too_large(what))?;
     }
     Ok(headers)
+}
+
+/// The names that every request has and that the `http` crate does not know cost no allocation.
+fn field_name(name: &[u8]) -> Option<HeaderName> {
+    const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+    const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+    const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+    const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+    match name {
+        b"x-request-id" => Some(REQUEST_ID),
+        b"x-forwarded-for" => Some(FORWARDED_FOR),
+        b"x-forwarded-host" => Some(FORWARDED_HOST),
+        b"x-forwarded-proto" => Some(FORWARDED_PROTO),
+        name => HeaderName::from_bytes(name).ok(),
+    }
 }
