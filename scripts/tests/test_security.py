@@ -82,7 +82,7 @@ class Deployment(unittest.TestCase):
             config.write_text((folder / "secured.conf").read_text(encoding="utf-8").replace("/tls/", f"{made}/"), encoding="utf-8")
             done = subprocess.run(
                 [str(find_broker()), "--config", str(config), "-t"],
-                env={**os.environ, **passwords}, capture_output=True, text=True, check=False,
+                env={**os.environ, "SERVER_NAME": "nats", **passwords}, capture_output=True, text=True, check=False,
             )
             self.assertEqual(done.returncode, 0, done.stderr)
             for name in ("nats", "localhost", "broker.example"):
@@ -90,10 +90,16 @@ class Deployment(unittest.TestCase):
             for address in ("127.0.0.1", "10.1.2.3"):
                 self.assertIn("does match", shown(made / "broker.pem", "-checkip", address))
             self.assertIn("does NOT match", shown(made / "broker.pem", "-checkhost", "elsewhere.example"))
-            # Passwords that are handed out are not made anew.
-            again = subprocess.run(maker, capture_output=True, text=True, check=False)
-            self.assertNotEqual(again.returncode, 0)
-            self.assertIn(passwords["NATSWAY_GATEWAY_PASSWORD"], (made / "compose.env").read_text(encoding="utf-8"))
+            # Again: another certificate, by the same authority, and what was handed out stays.
+            kept = {name: (made / name).read_bytes() for name in ("authority.key", "authority.pem", "compose.env")}
+            first = (made / "broker.pem").read_bytes()
+            subprocess.run(maker, capture_output=True, text=True, check=True)
+            self.assertNotEqual((made / "broker.pem").read_bytes(), first)
+            self.assertEqual({name: (made / name).read_bytes() for name in kept}, kept)
+            (made / "authority.key").unlink()
+            refused = subprocess.run(maker, capture_output=True, text=True, check=False)
+            self.assertNotEqual(refused.returncode, 0)
+            self.assertIn("has no authority.key", refused.stderr)
 
     def test_the_compose_file_hands_each_program_the_user_of_its_role(self):
         secured = (ROOT / "docker-compose.secured.yml").read_text(encoding="utf-8")

@@ -25,7 +25,7 @@ CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 NAMED_PROGRAMS = {
     "wollomatic/socket-proxy": ("NATSWAY_SOCKET_PROXY", "/socket-proxy", ()),
     "prom/prometheus": ("NATSWAY_PROMETHEUS", "/usr/bin/prometheus", ("RUN mkdir /prometheus && chown 65534:65534 /prometheus",)),
-    "jaegertracing/jaeger": ("NATSWAY_JAEGER", "/cmd/jaeger/jaeger-linux", ()),
+    "jaegertracing/jaeger": ("NATSWAY_JAEGER", "/cmd/jaeger/jaeger-linux", ("ENV JAEGER_LISTEN_HOST=0.0.0.0", "VOLUME /tmp")),
     "otel/opentelemetry-collector": ("NATSWAY_OTELCOL", "/otelcol", ("USER 10001:10001",)),
 }
 PULL_SECONDS = 600

@@ -45,7 +45,7 @@ def secured(stack: Stack, images: Images) -> str:
         stack.instances(2)
         expect(stack.get("/sum?n=1&n=2&n=3").json() == {"sum": 6}, "/sum is not answered")
         looked = check_confined(stack, ("nats", *PROGRAMS))
-        told = [handed_out(stack, settings), shut(stack, nats, directory, settings), changed(stack)]
+        told = [handed_out(stack, settings), shut(stack, nats, directory, settings), changed(stack), renewed(stack, directory, nats)]
         told.append("provisioner: " + demand.provisioner(stack, images))
         told.append("shipper: " + lines.shipper(stack, images))
         objections = [line for line in stack.logs("nats", 100_000).splitlines() if "Violation" in line and "NATS CLI" not in line]
@@ -106,6 +106,21 @@ def shut(stack: Stack, nats: str, directory: Path, settings: Dict[str, str]) -> 
             answer += part
             expect(b"PONG" not in answer, "the broker talks in the clear")
     return "no way in without TLS, the authority and a password"
+
+
+def renewed(stack: Stack, directory: Path, nats: str) -> str:
+    """The broker's next certificate, while requests go on."""
+    (block,) = shell_blocks(PAGE, "kill -s HUP")
+
+    with Load(stack.base + "/version") as load:
+        followed(stack, f"set -a; . secrets/compose.env; set +a\n{block}", directory, nats)
+        until("the broker has read its new certificate", 60, lambda: "Reloaded: tls = enabled" in stack.logs("nats", 100_000))
+        # New connections are made by it.
+        stack.engine.run("restart", "--time", "15", stack.containers("worker")[0])
+        stack.instances(2)
+        report = load.end()
+    expect(report.failed == 0, f"while the certificate was renewed: {report}")
+    return f"certificate renewed: {report}"
 
 
 def changed(stack: Stack) -> str:
