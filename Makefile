@@ -61,12 +61,13 @@ endif
 fmt: rust ## Format the code
 	$(CARGO) fmt --all
 
-bench: python rust ## Measure everything beside what people would use instead, and write the report; QUICK=1, ITERATIONS, SECONDS, ARGS='--only peers'
+bench: python rust ## Measure everything beside what people would use instead, and write the report; QUICK=1, ITERATIONS, SECONDS, ARGS='--only peers', RESUME=target/bench/...
 	$(CARGO) build --release --workspace --bins
-	@$(bench) run $(ARGS)
+	@$(bench) $(if $(RESUME),resume $(RESUME),run) $(ARGS)
 
-bench-micro: rust ## Time small operations with criterion; ARGS='envelope' picks some
-	$(CARGO) bench --package natsway-bench --bench micro -- $(ARGS)
+bench-micro: rust ## Time small operations with criterion, in about two minutes; ARGS='envelope' picks some
+	$(CARGO) build --release --workspace --bins
+	@$(bench) micro $(ARGS)
 
 bench-compare: rust ## What changed between OLD=results.json and NEW=results.json by more than the runs scatter
 	@$(CARGO) build --release --workspace --bin bench

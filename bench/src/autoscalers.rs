@@ -17,9 +17,17 @@ pub struct Comparison {
     pub table: String,
     /// SVG.
     pub plot: String,
+    /// How much traffic of each kind it was; fewer than all make figures that the documentation must not show.
+    #[serde(default)]
+    pub seeds: usize,
 }
 
 impl Comparison {
+    /// Whether it is the long form, which the documentation shows and a test compares it with.
+    pub fn is_whole(&self) -> bool {
+        self.seeds == SEEDS.count()
+    }
+
     /// Writes `autoscalers.md` and `autoscalers.svg`.
     ///
     /// # Errors
@@ -45,5 +53,5 @@ pub fn publish() -> anyhow::Result<()> {
 pub fn compare(quick: bool) -> Comparison {
     let seeds: Vec<u64> = SEEDS.take(if quick { 1 } else { SEEDS.count() }).collect();
     let standings = stand(&TraceKind::ALL, &seeds);
-    Comparison { table: table(&standings), plot: plot(&standings, SEEDS.start) }
+    Comparison { table: table(&standings), plot: plot(&standings, SEEDS.start), seeds: seeds.len() }
 }

@@ -8,10 +8,10 @@ use anyhow::{Context, ensure};
 use clap::builder::FalseyValueParser;
 use natsway_bench::harness::plan::{Plan, Settings};
 use natsway_bench::harness::{Part, Run};
-use natsway_bench::report;
 use natsway_bench::results::Results;
 use natsway_bench::results::compare::{Verdict, compare as changes};
 use natsway_bench::scenario::Scenario;
+use natsway_bench::{micro, report};
 use natsway_testkit::repository_root;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -43,6 +43,32 @@ pub(crate) struct RunArgs {
     /// Where RESULTS.md, report.html, results.json and plots/ go [default: bench/ for a whole run, else beside the raw data]
     #[arg(long, value_name = "DIRECTORY")]
     output: Option<PathBuf>,
+}
+
+/// Which run goes on, and where its report goes.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct ResumeArgs {
+    /// Its directory below target/bench
+    directory: PathBuf,
+
+    /// As for `run`
+    #[arg(long, value_name = "DIRECTORY")]
+    output: Option<PathBuf>,
+}
+
+/// Which small operations, and for how long.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct MicroArgs {
+    /// Part of their names [default: all]
+    filter: Option<String>,
+
+    /// Seconds for each
+    #[arg(long, value_name = "SECONDS", default_value = "2")]
+    seconds: f64,
+
+    /// Where criterion's data goes [default: target/criterion]
+    #[arg(long, value_name = "DIRECTORY")]
+    directory: Option<PathBuf>,
 }
 
 /// Which scenarios and parts.
@@ -117,11 +143,22 @@ pub(crate) struct ReportArgs {
 /// `bench run`.
 ///
 /// # Errors
-/// A scenario is wrong, a contender does not start, or a file cannot be written.
+/// A scenario is wrong, no load generator is installed, or a file cannot be written.
 pub(crate) async fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
-    let settings = args.settings()?;
-    let run = Run::prepare(args.what.scenarios()?, settings)?;
-    let directory = run.directory().to_owned();
+    let run = Run::prepare(args.what.scenarios()?, args.settings()?)?;
+    measure(run, args.output.as_deref()).await
+}
+
+/// `bench resume`.
+///
+/// # Errors
+/// As for [`run`]; or there is no such run, or it was made on another machine or with other versions.
+pub(crate) async fn resume(args: &ResumeArgs) -> anyhow::Result<ExitCode> {
+    measure(Run::resume(&args.directory)?, args.output.as_deref()).await
+}
+
+async fn measure(run: Run, output: Option<&Path>) -> anyhow::Result<ExitCode> {
+    let (directory, whole) = (run.directory().to_owned(), run.is_whole());
     // From here on a signal ends the run by its handler, so that everything is taken down. Before, the system does, and nothing runs yet.
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let results = tokio::select! {
@@ -130,16 +167,20 @@ pub(crate) async fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         _ = terminate.recv() => return Ok(broken_off(&directory)),
     };
     report::write(&results, &directory)?;
-    let whole = !args.what.quick && args.what.only.is_empty() && args.requests.is_none();
-    let output = args.output.clone().or_else(|| whole.then(|| repository_root().join("bench")));
-    if let Some(output) = &output {
-        report::write(&results, output)?;
-        results.save(&output.join("results.json"))?;
-        if args.output.is_none() {
-            report::publish(&results, repository_root())?;
+    let of_repository = repository_root().join("bench");
+    let written = output.or(whole.then_some(&*of_repository));
+    if let Some(written) = written {
+        report::write(&results, written)?;
+        results.save(&written.join("results.json"))?;
+        if output.is_none() {
+            publish(&results)?;
         }
     }
-    let written = output.as_deref().unwrap_or(&directory);
+    Ok(conclude(&results, &directory, written.unwrap_or(&directory)))
+}
+
+/// Says what became of it.
+fn conclude(results: &Results, directory: &Path, written: &Path) -> ExitCode {
     eprintln!(
         "bench: {} runs, {} dropped, in {:.0} s; see {} and RESULTS.md beside it",
         results.samples.len(),
@@ -154,11 +195,24 @@ pub(crate) async fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     for failed in &results.failed {
         eprintln!("bench: {} failed: {}", failed.what, failed.why);
     }
-    Ok(if results.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    if results.failed.is_empty() {
+        return ExitCode::SUCCESS;
+    }
+    eprintln!("bench: the report has everything else; {} tries these again", resume_command(directory));
+    ExitCode::FAILURE
+}
+
+fn resume_command(directory: &Path) -> String {
+    format!("`make bench RESUME={}`", directory.display())
 }
 
 fn broken_off(directory: &Path) -> ExitCode {
-    eprintln!("bench: broken off; what was measured is in {}", directory.join("results.json").display());
+    let kept = directory.join("results.json");
+    eprintln!(
+        "bench: broken off; what was measured is in {}, and {} goes on",
+        kept.display(),
+        resume_command(directory)
+    );
     ExitCode::from(INTERRUPTED)
 }
 
@@ -170,13 +224,23 @@ pub(crate) fn list(args: &ListArgs) -> anyhow::Result<ExitCode> {
     let scenarios = args.what.scenarios()?;
     let settings = args.what.settings()?;
     for scenario in &scenarios {
-        println!("{:<22} {}", scenario.name, scenario.title);
+        let alone = Settings { parts: Vec::new(), ..settings.clone() };
+        let seconds = Plan::of(std::slice::from_ref(scenario), &alone).duration().as_secs();
+        println!(
+            "{:<22} {}, {} rounds, {seconds} s",
+            scenario.name,
+            scenario.title,
+            settings.rounds(scenario)
+        );
         let loads: Vec<String> =
             scenario.loads.iter().map(|load| format!("{} ({})", load.name, load.describe())).collect();
         println!("    loads: {}", loads.join(", "));
         for contender in &scenario.contenders {
             println!("    {:<18} {}", contender.name, contender.title);
         }
+    }
+    for part in &settings.parts {
+        println!("{:<22} {} s", part.name(), part.expected(settings.quick).as_secs());
     }
     println!("{}", Plan::of(&scenarios, &settings));
     Ok(ExitCode::SUCCESS)
@@ -202,6 +266,12 @@ pub(crate) fn compare(args: &CompareArgs) -> anyhow::Result<ExitCode> {
     Ok(if worse == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// `bench micro`.
+pub(crate) fn time(args: &MicroArgs) {
+    let directory = args.directory.clone().unwrap_or_else(|| repository_root().join("target/criterion"));
+    micro::time::run(args.filter.as_deref(), args.seconds, &directory);
+}
+
 /// `bench report`.
 ///
 /// # Errors
@@ -210,9 +280,16 @@ pub(crate) fn report(args: &ReportArgs) -> anyhow::Result<ExitCode> {
     let results = Results::load(&args.results)?;
     report::write(&results, &args.output)?;
     if args.publish {
-        report::publish(&results, repository_root())?;
+        publish(&results)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn publish(results: &Results) -> anyhow::Result<()> {
+    for left in report::publish(results, repository_root())? {
+        eprintln!("bench: {left}");
+    }
+    Ok(())
 }
 
 impl Selection {
@@ -253,6 +330,7 @@ impl Selection {
         ensure!(self.seconds.is_none_or(|seconds| seconds > 0.0), "--seconds: expected more than 0");
         Ok(Settings {
             quick: self.quick,
+            whole: !self.quick && self.only.is_empty() && self.parts.is_empty(),
             rounds: self.rounds,
             seconds: self.seconds,
             requests: None,
@@ -271,6 +349,7 @@ impl RunArgs {
         ensure!((0.0..=1.0).contains(&self.tolerance), "--tolerance {}: expected 0 to 1", self.tolerance);
         ensure!(self.requests != Some(0), "--requests 0: expected 1 or more");
         Ok(Settings {
+            whole: settings.whole && self.requests.is_none(),
             requests: self.requests,
             tolerance: self.tolerance,
             repeats: self.repeats.unwrap_or(settings.repeats),

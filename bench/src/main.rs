@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use natsway_bench::{autoscalers, micro, prove, service};
 
-use self::commands::{CompareArgs, ListArgs, ReportArgs, RunArgs};
+use self::commands::{CompareArgs, ListArgs, MicroArgs, ReportArgs, ResumeArgs, RunArgs};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -25,12 +25,16 @@ struct Cli {
 enum Command {
     /// Measure what a request costs, beside other ways to get the same answer, and write the report
     Run(RunArgs),
+    /// Go on with a run that was broken off, or in which something failed
+    Resume(ResumeArgs),
     /// Show the scenarios, what is in them, and how long they take
     List(ListArgs),
     /// Say what changed between two results by more than the runs scatter; exit code 1 when something got worse
     Compare(CompareArgs),
     /// Write the report of results anew
     Report(ReportArgs),
+    /// Time small operations with criterion
+    Micro(MicroArgs),
     /// Serve the answers without anything before it
     #[command(hide = true)]
     ServeDirect {
@@ -73,6 +77,11 @@ enum Promise {
 async fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Run(args) => commands::run(&args).await,
+        Command::Resume(args) => commands::resume(&args).await,
+        Command::Micro(args) => {
+            commands::time(&args);
+            Ok(ExitCode::SUCCESS)
+        }
         Command::List(args) => commands::list(&args),
         Command::Compare(args) => commands::compare(&args),
         Command::Report(args) => commands::report(&args),

@@ -1,21 +1,30 @@
-//! One plain request, to see whether something answers.
+//! One plain request over a connection of its own, to see what something answers.
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty};
+use http::{HeaderValue, Request};
+use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-/// The status and body of `GET http://127.0.0.1:<port><path>`, over a connection of its own.
+/// The status and body of `GET http://127.0.0.1:<port><path>`.
 ///
 /// # Errors
 /// Nobody answers, or not in HTTP.
 pub(crate) async fn get(port: u16, path: &str) -> anyhow::Result<(u16, String)> {
+    let (status, body) = exchange(port, Request::get(path).body(Full::default())?).await?;
+    Ok((status, String::from_utf8_lossy(&body).into_owned()))
+}
+
+/// The status and body of any request to a port of 127.0.0.1.
+///
+/// # Errors
+/// As for [`get`].
+pub(crate) async fn exchange(port: u16, mut request: Request<Full<Bytes>>) -> anyhow::Result<(u16, Bytes)> {
     let stream = TcpStream::connect(("127.0.0.1", port)).await?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
-    let request = http::Request::get(path).header("host", "localhost").body(Empty::<Bytes>::new())?;
+    request.headers_mut().insert("host", HeaderValue::from_static("localhost"));
     let response = sender.send_request(request).await?;
     let status = response.status().as_u16();
-    let body = response.into_body().collect().await?.to_bytes();
-    Ok((status, String::from_utf8_lossy(&body).into_owned()))
+    Ok((status, response.into_body().collect().await?.to_bytes()))
 }

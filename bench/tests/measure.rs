@@ -49,6 +49,14 @@ fn scenarios(directory: &Path, scenario: &str) -> String {
     scenarios.display().to_string()
 }
 
+/// One round, a second a run; a busy machine is no reason to drop one here.
+fn tiny_run(directory: &Path, scenario: &str, output: &Path) -> Output {
+    let (scenarios, output) = (scenarios(directory, scenario), output.display().to_string());
+    let what = ["run", "--scenarios", &scenarios, "--output", &output, "--parts", "none"];
+    let size = ["--rounds", "1", "--seconds", "1", "--tolerance", "1", "--patience", "0"];
+    bench(&[&what[..], &size[..]].concat())
+}
+
 /// Whether a generator is installed; says so when none is.
 fn can_measure() -> bool {
     let found = natsway_bench::harness::load::Generators::find();
@@ -89,25 +97,7 @@ fn a_tiny_run_has_figures_of_every_process_and_a_report() {
     }
     let directory = tempfile::tempdir().unwrap();
     let output = directory.path().join("report");
-    let (scenarios, output_text) = (scenarios(directory.path(), TINY), output.display().to_string());
-    // A busy machine is no reason to drop a run here.
-    let run = bench(&[
-        "run",
-        "--scenarios",
-        &scenarios,
-        "--output",
-        &output_text,
-        "--rounds",
-        "1",
-        "--seconds",
-        "1",
-        "--tolerance",
-        "1",
-        "--patience",
-        "0",
-        "--parts",
-        "none",
-    ]);
+    let run = tiny_run(directory.path(), TINY, &output);
     assert!(run.status.success(), "{}", text(&run.stderr));
     let results = Results::load(&output.join("results.json")).unwrap();
     let cell = Cell { scenario: "tiny", contender: "natsway-1", load: "post" };
@@ -125,6 +115,38 @@ fn a_tiny_run_has_figures_of_every_process_and_a_report() {
     let same = bench(&["compare", &results, &results]);
     assert!(same.status.success(), "{}", text(&same.stdout));
     assert!(text(&same.stdout).contains(" 0 worse, 0 better"), "{}", text(&same.stdout));
+}
+
+#[test]
+fn what_fails_leaves_the_report_of_the_rest_and_is_tried_again_by_resume() {
+    if !can_measure() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let output = directory.path().join("report");
+    // More than the service gives.
+    let refused = TINY.replace("path = \"/echo\"\npost_bytes = 100", "path = \"/bytes/16777217\"");
+    let run = tiny_run(directory.path(), &refused, &output);
+    let said = text(&run.stderr);
+    assert_eq!(run.status.code(), Some(1), "{said}");
+    assert!(said.contains("tiny/direct FAILED: post: /bytes/16777217 is answered 400"), "{said}");
+    let report = || fs::read_to_string(output.join("RESULTS.md")).expect("there is a report");
+    assert!(
+        report().contains("- `tiny/natsway-1`: post: ") && report().contains("| axum | "),
+        "{}",
+        report()
+    );
+    let of_c4 = || {
+        let results = Results::load(&output.join("results.json")).expect("the raw data");
+        results.samples.into_iter().map(|run| (run.contender, run.load, run.requests)).collect::<Vec<_>>()
+    };
+    let before = of_c4();
+    assert_eq!(before.len(), 2, "{before:?}");
+    let (_, command) = said.rsplit_once("RESUME=").expect("it says how to go on");
+    let (raw, _) = command.split_once('`').expect("a whole command");
+    let again = bench(&["resume", raw, "--output", &output.display().to_string()]);
+    assert_eq!(again.status.code(), Some(1), "{}", text(&again.stderr));
+    assert_eq!(of_c4(), before, "what is there is not measured again");
 }
 
 #[tokio::test]

@@ -127,11 +127,12 @@ impl MachineTime {
     }
 }
 
-/// Waits until the machine has nothing else to do. When patience ends it goes on, and the run will tell.
+/// Waits until the machine has nothing else to do, and tells how long that took beyond a look. When patience ends it goes on, and the run
+/// will tell.
 ///
 /// # Errors
 /// `/proc` cannot be read.
-pub async fn quiet(tolerance: f64, patience: Duration) -> anyhow::Result<()> {
+pub async fn quiet(tolerance: f64, patience: Duration) -> anyhow::Result<Duration> {
     const LOOK: Duration = Duration::from_millis(200);
     let begun = Instant::now();
     while begun.elapsed() < patience {
@@ -139,10 +140,10 @@ pub async fn quiet(tolerance: f64, patience: Duration) -> anyhow::Result<()> {
         tokio::time::sleep(LOOK).await;
         let seen = before.until(machine_time()?, Duration::ZERO);
         if seen.foreign + seen.steal <= tolerance.max(0.05) {
-            return Ok(());
+            break;
         }
     }
-    Ok(())
+    Ok(begun.elapsed().saturating_sub(LOOK))
 }
 
 /// A process and its living descendants.

@@ -6,40 +6,36 @@
 
 pub mod idle;
 pub mod load;
+mod measure;
 pub mod meter;
 pub mod parts;
 pub mod peers;
 pub mod pin;
 pub mod plan;
-pub mod probe;
+pub mod question;
 pub mod stage;
 pub mod surroundings;
 pub mod witness;
 
 use std::any::Any;
+use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use futures_util::FutureExt;
 use indicatif::{ProgressBar, ProgressStyle};
 use natsway_testkit::repository_root;
 
-use self::load::{Amount, Generators, Outcome, Target};
-use self::meter::Meter;
+use self::load::{Amount, Generators};
 use self::plan::{Plan, Settings};
-use self::probe::{Question, ask};
-use self::stage::Stage;
-use self::witness::Witness;
-use crate::results::{Results, SCHEMA, Sample, Skipped};
-use crate::scenario::{Contender, Load, Scenario};
+use crate::results::{Results, SCHEMA, Skipped};
+use crate::scenario::{Contender, Scenario};
 
 /// What is measured beside the scenarios.
 pub use self::parts::Part;
-
-/// How long idle connections are held when runs are as long as their requests take.
-const IDLE: Duration = Duration::from_secs(2);
 
 /// Open files that thousands of connections need, at both of their ends in one process.
 const OPEN_FILES: u64 = 65_536;
@@ -52,6 +48,8 @@ pub struct Run {
     directory: PathBuf,
     progress: ProgressBar,
     results: Results,
+    /// What is left of the time for waiting until others are done, and for making disturbed runs again.
+    extra: Cell<Duration>,
 }
 
 impl Run {
@@ -60,20 +58,53 @@ impl Run {
     /// # Errors
     /// No load generator is installed, or nothing is left to measure.
     pub fn prepare(scenarios: Vec<Scenario>, settings: Settings) -> anyhow::Result<Run> {
+        Run::in_directory(new_directory()?, scenarios, settings)
+    }
+
+    /// Goes on with a run that was broken off, or in which something failed: what is in `results.json` of its directory is not measured again.
+    ///
+    /// # Errors
+    /// As for [`prepare`](Run::prepare); or there is no such run, or it was made on another machine or with other versions.
+    pub fn resume(directory: &Path) -> anyhow::Result<Run> {
+        let path = directory.join("results.json");
+        let before = Results::load(&path)?;
+        let settings = before.settings.clone();
+        let settings =
+            settings.with_context(|| format!("{} does not say how it was begun", path.display()))?;
+        let mut run = Run::in_directory(directory.to_owned(), before.scenarios.clone(), settings)?;
+        ensure!(
+            before.machine == run.results.machine && clean(&before.versions) == clean(&run.results.versions),
+            "{} was measured on another machine or with other versions: begin anew",
+            path.display()
+        );
+        run.results = Results { failed: Vec::new(), ..before };
+        Ok(run)
+    }
+
+    fn in_directory(
+        directory: PathBuf,
+        scenarios: Vec<Scenario>,
+        mut settings: Settings,
+    ) -> anyhow::Result<Run> {
         surroundings::allow_open_files(OPEN_FILES);
         let generators = Generators::find()?;
         let mut skipped = Vec::new();
         let scenarios = without_missing(scenarios, &generators, settings.amount(None), &mut skipped);
+        settings.parts.retain(|part| {
+            let missing = part.prepare().err();
+            skipped.extend(missing.as_ref().map(|error| Skipped::new(part.name(), error)));
+            missing.is_none()
+        });
         for Skipped { what, why } in &skipped {
             eprintln!("bench: without {what}: {why}");
         }
         ensure!(!scenarios.is_empty() || !settings.parts.is_empty(), "nothing is left to measure");
-        let directory = new_directory()?;
         let results = Results {
             schema: SCHEMA,
             began: surroundings::now(),
             took_s: 0.0,
             quick: settings.quick,
+            settings: Some(settings.clone()),
             machine: surroundings::machine(),
             processors: surroundings::processors(),
             versions: surroundings::versions(&scenarios, &generators),
@@ -82,9 +113,11 @@ impl Run {
             failed: Vec::new(),
             samples: Vec::new(),
             instructions: Default::default(),
+            times: Default::default(),
             parts: Default::default(),
         };
-        Ok(Run { settings, generators, directory, progress: ProgressBar::hidden(), results })
+        let progress = ProgressBar::hidden();
+        Ok(Run { settings, generators, directory, progress, results, extra: Cell::default() })
     }
 
     /// Where the raw data goes.
@@ -92,61 +125,83 @@ impl Run {
         &self.directory
     }
 
-    /// Measures everything. What is there already is on disk after each contender, so that a run that is broken off leaves what it has.
+    /// Whether everything is measured, by the usual measure.
+    pub fn is_whole(&self) -> bool {
+        self.settings.whole
+    }
+
+    /// Measures everything. What is there already is on disk after each contender, so that a run that is broken off leaves what it has and
+    /// can be [resumed](Run::resume). What fails twice is told of and left out: the others' figures are worth having.
     ///
     /// # Errors
-    /// A contender does not start or answers wrongly before the load begins, or a file cannot be written.
+    /// A file cannot be written.
     pub async fn measure(mut self) -> anyhow::Result<Results> {
-        let begun = Instant::now();
+        let (begun, before_s) = (Instant::now(), self.results.took_s);
         let plan = Plan::of(&self.results.scenarios, &self.settings);
         eprintln!("bench: {plan}; raw data in {}", self.directory.display());
         self.progress = progress_bar(plan.duration());
+        self.extra.set(plan.extra());
         let scenarios = self.results.scenarios.clone();
         for scenario in &scenarios {
             for round in 0..self.settings.rounds(scenario) {
                 for contender in in_turn(&scenario.contenders, round) {
-                    self.turn(scenario, contender, round).await?;
+                    self.turn(scenario, contender, round).await;
+                    self.results.took_s = before_s + begun.elapsed().as_secs_f64();
+                    self.save()?;
                 }
             }
         }
         for part in self.settings.parts.clone() {
-            self.progress.set_message(part.name());
             let before = begun.elapsed();
-            match part.measure(self.settings.quick).await {
-                Ok(figures) => part.keep(figures, &mut self.results),
-                Err(error) => {
-                    let skipped = Skipped { what: part.name().to_owned(), why: format!("{error:#}") };
-                    self.say(&format!("without {}: {}", skipped.what, skipped.why));
-                    self.results.skipped.push(skipped);
-                }
-            }
+            self.part(part).await;
             self.say(&format!("{} took {:.0} s", part.name(), (begun.elapsed() - before).as_secs_f64()));
+            self.results.took_s = before_s + begun.elapsed().as_secs_f64();
             self.save()?;
         }
         self.progress.finish_and_clear();
-        self.results.took_s = begun.elapsed().as_secs_f64();
-        self.save()?;
         Ok(self.results)
     }
 
-    /// A contender's part of a round. One that fails is told of and left out from then on: the others' figures are worth having.
-    async fn turn(&mut self, scenario: &Scenario, contender: &Contender, round: u32) -> anyhow::Result<()> {
+    /// A contender's part of a round.
+    async fn turn(&mut self, scenario: &Scenario, contender: &Contender, round: u32) {
         let name = format!("{}/{}", scenario.name, contender.name);
-        if self.results.failed.iter().any(|failed| failed.what == name) {
-            return Ok(());
+        let expected = self.settings.turn(scenario, contender);
+        let failed = self.results.failed.iter().any(|failed| failed.what == name);
+        if failed || self.loads_left(scenario, contender, round).is_empty() {
+            self.progress.inc(expected.as_millis() as u64);
+            return;
         }
         self.progress.set_message(format!("{name}, round {}", round + 1));
-        // The test kit panics when something does not start.
-        let samples = AssertUnwindSafe(self.contender(scenario, contender, round)).catch_unwind().await;
-        match samples.unwrap_or_else(|panic| Err(anyhow::anyhow!("{}", panic_text(&*panic)))) {
-            Ok(samples) => self.results.samples.extend(samples),
-            Err(error) => {
-                let failed = Skipped { what: name, why: format!("{error:#}") };
-                self.say(&format!("{} FAILED: {}", failed.what, failed.why));
-                self.results.failed.push(failed);
+        let limit = plan::limit(expected + self.extra.get());
+        let mut outcome = guarded(limit, self.contender(scenario, contender, round)).await;
+        if let Err(error) = &outcome {
+            self.say(&format!("{name} failed, once more: {error:#}"));
+            outcome = guarded(limit, self.contender(scenario, contender, round)).await;
+        }
+        if let Err(error) = outcome {
+            self.failed(&name, &error);
+        }
+    }
+
+    /// A part that is measured beside the scenarios.
+    async fn part(&mut self, part: Part) {
+        let expected = part.expected(self.settings.quick);
+        if !part.is_kept(&self.results) {
+            self.progress.set_message(part.name());
+            let figures = part.measure(self.settings.quick, &self.directory);
+            let figures = guarded(plan::limit(expected), figures).await;
+            let kept = figures.and_then(|figures| part.keep(figures, &mut self.results));
+            if let Err(error) = kept {
+                self.failed(part.name(), &error);
             }
         }
-        self.save()
+        self.progress.inc(expected.as_millis() as u64);
+    }
+
+    fn failed(&mut self, what: &str, error: &anyhow::Error) {
+        let failed = Skipped::new(what, error);
+        self.say(&format!("{} FAILED: {}", failed.what, failed.why));
+        self.results.failed.push(failed);
     }
 
     fn save(&self) -> anyhow::Result<()> {
@@ -156,116 +211,19 @@ impl Run {
     fn say(&self, text: &str) {
         if self.progress.is_hidden() { eprintln!("{text}") } else { self.progress.println(text) }
     }
+}
 
-    /// Starts a contender, measures it under every load, and takes it down.
-    async fn contender(
-        &self,
-        scenario: &Scenario,
-        contender: &Contender,
-        round: u32,
-    ) -> anyhow::Result<Vec<Sample>> {
-        let mut samples = Vec::new();
-        let stage = Stage::start(contender, &self.directory).await?;
-        let mut loads = scenario.loads_of(contender).peekable();
-        if let Some(first) = loads.peek().filter(|load| !load.idle) {
-            let warm_up = Load { rate: None, tool: None, ..(*first).clone() };
-            let generator = self.generators.for_load(&warm_up, Amount::For(Duration::ZERO))?;
-            let amount = Amount::For(self.settings.warm_up);
-            let prefixes = [String::new()];
-            let processors = &contender.cpus.load;
-            let target = Target { port: stage.port, prefixes: &prefixes, processors };
-            generator.run(&warm_up, target, amount, &self.directory).await?;
-            self.progress.inc(self.settings.warm_up.as_millis() as u64);
-        }
-        for load in loads {
-            let new = self.until_undisturbed(scenario, contender, &stage, load, round).await;
-            samples.extend(new.with_context(|| load.name.clone())?);
-        }
-        stage.stop();
-        self.progress.inc(plan::START.as_millis() as u64);
-        Ok(samples)
-    }
+/// Versions without the mark of changes in the working tree: a report that was written into it is one.
+fn clean(versions: &BTreeMap<String, String>) -> BTreeMap<&str, &str> {
+    versions.iter().map(|(name, version)| (name.as_str(), version.trim_end_matches("-dirty"))).collect()
+}
 
-    /// Runs of one cell: the last is good, unless none was.
-    async fn until_undisturbed(
-        &self,
-        scenario: &Scenario,
-        contender: &Contender,
-        stage: &Stage,
-        load: &Load,
-        round: u32,
-    ) -> anyhow::Result<Vec<Sample>> {
-        let mut samples = Vec::new();
-        for _ in 0..=self.settings.repeats {
-            meter::quiet(self.settings.tolerance, self.settings.patience).await?;
-            let begun = Instant::now();
-            let mut sample = self.one(scenario, contender, stage, load).await?;
-            sample.round = round;
-            sample.disturbed = sample.machine.foreign + sample.machine.steal > self.settings.tolerance;
-            self.say(&line(&sample));
-            if samples.is_empty() {
-                self.progress.inc(begun.elapsed().as_millis() as u64);
-            }
-            let good = !sample.disturbed;
-            samples.push(sample);
-            if good {
-                break;
-            }
-        }
-        Ok(samples)
-    }
-
-    /// One run. The answer is compared byte for byte before it, ten times a second during it, and after it.
-    async fn one(
-        &self,
-        scenario: &Scenario,
-        contender: &Contender,
-        stage: &Stage,
-        load: &Load,
-    ) -> anyhow::Result<Sample> {
-        let question = Question::new(stage.port, load);
-        ask(&question).await?;
-        let amount = self.settings.amount(Some(scenario));
-        let (outcome, tool, wrong, meter);
-        if load.idle {
-            let held = idle::open(stage.port, load.connections).await?;
-            meter = Meter::start(stage.watched())?;
-            let duration = match amount {
-                Amount::For(duration) => duration,
-                Amount::Requests(_) => IDLE,
-            };
-            tokio::time::sleep(duration).await;
-            outcome = Outcome { requests: 0, elapsed: duration, errors: 0, latency_ms: Default::default() };
-            (tool, wrong) = ("idle connections".to_owned(), 0);
-            drop(held);
-        } else {
-            let generator = self.generators.for_load(load, amount)?;
-            let prefixes: Vec<String> =
-                (0..contender.arrangement.services()).map(stage::service_prefix).collect();
-            let processors = &contender.cpus.load;
-            let target = Target { port: stage.port, prefixes: &prefixes, processors };
-            meter = Meter::start(stage.watched())?;
-            let witness = Witness::start(question.clone());
-            outcome = generator.run(load, target, amount, &self.directory).await?;
-            (tool, wrong) = (generator.label(), witness.stop());
-        }
-        let (processes, machine) = meter.stop(outcome.requests)?;
-        let wrong = wrong + u64::from(ask(&question).await.is_err());
-        Ok(Sample {
-            scenario: scenario.name.clone(),
-            contender: contender.name.clone(),
-            load: load.name.clone(),
-            tool,
-            round: 0,
-            requests: outcome.requests,
-            errors: outcome.errors + wrong,
-            seconds: outcome.elapsed.as_secs_f64(),
-            per_second: outcome.requests as f64 / outcome.elapsed.as_secs_f64().max(f64::MIN_POSITIVE),
-            latency_ms: outcome.latency_ms,
-            processes,
-            machine,
-            disturbed: false,
-        })
+/// What some work gives, unless it panics, as the test kit does when something does not start, or takes too long.
+async fn guarded<T>(limit: Duration, work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    match tokio::time::timeout(limit, AssertUnwindSafe(work).catch_unwind()).await {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(panic)) => Err(anyhow!("{}", panic_text(&*panic))),
+        Err(_) => bail!("not done within {} s", limit.as_secs()),
     }
 }
 
@@ -295,7 +253,7 @@ fn without_missing(
         let mut may = |what: &str, ready: anyhow::Result<()>| match ready {
             Ok(()) => true,
             Err(error) => {
-                skipped.push(Skipped { what: format!("{name}/{what}"), why: format!("{error:#}") });
+                skipped.push(Skipped::new(&format!("{name}/{what}"), &error));
                 false
             }
         };
@@ -307,29 +265,6 @@ fn without_missing(
         }
     }
     kept
-}
-
-fn line(sample: &Sample) -> String {
-    let latency = |name: &str| sample.latency(name).unwrap_or_default();
-    let cpu: Vec<String> = sample
-        .processes
-        .iter()
-        .filter(|process| process.cpu_us >= 0.05)
-        .take(6)
-        .map(|process| format!("{} {:.1}", process.name, process.cpu_us))
-        .collect();
-    format!(
-        "{:<34} {:8.0}/s  p50 {:.2} p99 {:.2} ms  µs: {}  errors {}  idle {:.0} % foreign {:.1} %{}",
-        crate::results::Cell::of(sample).to_string(),
-        sample.per_second,
-        latency("p50"),
-        latency("p99"),
-        cpu.join(", "),
-        sample.errors,
-        sample.machine.idle * 100.0,
-        (sample.machine.foreign + sample.machine.steal) * 100.0,
-        if sample.disturbed { "  DROPPED" } else { "" },
-    )
 }
 
 fn progress_bar(expected: Duration) -> ProgressBar {
@@ -346,4 +281,30 @@ fn new_directory() -> anyhow::Result<PathBuf> {
     let directory = repository_root().join("target/bench").join(surroundings::now().replace(':', "-"));
     std::fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
     Ok(directory)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_in_the_working_tree_is_no_other_version() {
+        let of = |version: &str| BTreeMap::from([("natsway".to_owned(), version.to_owned())]);
+        assert_eq!(clean(&of("4048570-dirty")), clean(&of("4048570")));
+        assert_ne!(clean(&of("4048570")), clean(&of("76604d2")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_panics_or_hangs_is_a_failure_like_others() {
+        let limit = Duration::from_secs(5);
+        let said = async |work: Result<anyhow::Result<()>, &'static str>| {
+            let work = async { work.unwrap_or_else(|text| panic!("{text}")) };
+            guarded(limit, work).await.map_err(|error| error.to_string())
+        };
+        assert_eq!(said(Ok(Ok(()))).await, Ok(()));
+        assert_eq!(said(Ok(Err(anyhow!("no")))).await, Err("no".to_owned()));
+        assert_eq!(said(Err("it did not start")).await, Err("it did not start".to_owned()));
+        let hangs = guarded::<()>(limit, std::future::pending()).await;
+        assert_eq!(hangs.unwrap_err().to_string(), "not done within 5 s");
+    }
 }

@@ -1,17 +1,20 @@
 //! What is measured beside the scenarios: other programs of this workspace, run with sizes that fit into one report.
 
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use natsway_testkit::{repository_root, workspace_binary};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::micro;
 use crate::results::Results;
 
 /// A part of the report with a program of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Part {
     /// Consumer groups beside the Go library.
     Groups,
@@ -21,11 +24,14 @@ pub enum Part {
     Autoscalers,
     /// Instructions of small operations, by valgrind.
     Instructions,
+    /// Time of small operations, by criterion.
+    Times,
 }
 
 impl Part {
     /// Every part, in the order of the report.
-    pub const ALL: [Part; 4] = [Part::Groups, Part::Shipper, Part::Autoscalers, Part::Instructions];
+    pub const ALL: [Part; 5] =
+        [Part::Groups, Part::Shipper, Part::Autoscalers, Part::Instructions, Part::Times];
 
     /// The word for it.
     pub fn name(self) -> &'static str {
@@ -34,6 +40,7 @@ impl Part {
             Part::Shipper => "shipper",
             Part::Autoscalers => "autoscalers",
             Part::Instructions => "instructions",
+            Part::Times => "times",
         }
     }
 
@@ -46,15 +53,28 @@ impl Part {
             (Part::Shipper, true) => 8,
             (Part::Autoscalers, false) => 15,
             (Part::Autoscalers, true) => 5,
-            (Part::Instructions, _) => 25,
+            (Part::Instructions, _) => 30,
+            (Part::Times, false) => 70,
+            (Part::Times, true) => 25,
         })
     }
 
-    /// Measures it.
+    /// Whether what it needs besides this workspace is installed.
     ///
     /// # Errors
-    /// It is not built, a tool is missing, or its program fails.
-    pub async fn measure(self, quick: bool) -> anyhow::Result<Value> {
+    /// It is not, and how to get it.
+    pub fn prepare(self) -> anyhow::Result<()> {
+        match self {
+            Part::Instructions => micro::count::find(),
+            Part::Groups | Part::Shipper | Part::Autoscalers | Part::Times => Ok(()),
+        }
+    }
+
+    /// Measures it; raw data goes to `directory`.
+    ///
+    /// # Errors
+    /// It is not built, or its program fails.
+    pub async fn measure(self, quick: bool, directory: &Path) -> anyhow::Result<Value> {
         match self {
             Part::Groups => {
                 // Its members are processes of another binary, which it expects beside itself.
@@ -75,15 +95,34 @@ impl Part {
                 Ok(serde_json::to_value(comparison)?)
             }
             Part::Instructions => Ok(serde_json::to_value(micro::count::all().await?)?),
+            Part::Times => {
+                Ok(serde_json::to_value(micro::time::all(&directory.join("criterion"), quick).await?)?)
+            }
+        }
+    }
+
+    /// Whether its figures are there already.
+    pub fn is_kept(self, results: &Results) -> bool {
+        match self {
+            Part::Instructions => !results.instructions.is_empty(),
+            Part::Times => !results.times.is_empty(),
+            Part::Groups | Part::Shipper | Part::Autoscalers => results.parts.contains_key(self.name()),
         }
     }
 
     /// Puts the figures where the report looks for them.
-    pub fn keep(self, figures: Value, results: &mut Results) {
+    ///
+    /// # Errors
+    /// They have another shape.
+    pub fn keep(self, figures: Value, results: &mut Results) -> anyhow::Result<()> {
         match self {
-            Part::Instructions => results.instructions = serde_json::from_value(figures).unwrap_or_default(),
-            _ => drop(results.parts.insert(self.name().to_owned(), figures)),
+            Part::Instructions => results.instructions = serde_json::from_value(figures)?,
+            Part::Times => results.times = serde_json::from_value(figures)?,
+            Part::Groups | Part::Shipper | Part::Autoscalers => {
+                results.parts.insert(self.name().to_owned(), figures);
+            }
         }
+        Ok(())
     }
 }
 

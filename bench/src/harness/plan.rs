@@ -3,9 +3,11 @@
 use std::fmt;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::load::Amount;
 use super::parts::Part;
-use crate::scenario::Scenario;
+use crate::scenario::{Contender, Scenario};
 
 /// What starting and stopping a contender takes, and looking whether the machine is quiet: about.
 pub const START: Duration = Duration::from_millis(1_300);
@@ -13,11 +15,22 @@ pub const START: Duration = Duration::from_millis(1_300);
 /// Between two runs: the look at the machine, and the generator's start.
 const BETWEEN: Duration = Duration::from_millis(350);
 
+/// So much of a plan's time may go, besides, into waiting for others to be done and into making disturbed runs again.
+const EXTRA: f64 = 0.15;
+
+/// What takes so many times as long as was expected hangs.
+const HANGS: u32 = 4;
+
+/// What starts may take its time.
+const SLOW_START: Duration = Duration::from_secs(90);
+
 /// How much is measured.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Settings {
     /// The short form.
     pub quick: bool,
+    /// Everything is measured, and nothing by another measure than usual: what the repository shows is made of it.
+    pub whole: bool,
     /// Rounds of every scenario, whatever it says itself.
     pub rounds: Option<u32>,
     /// How long a run lasts, whatever the scenario says.
@@ -45,7 +58,22 @@ pub struct Plan {
     duration: Duration,
 }
 
+/// How long something may take that is expected to take so long, before it is given up.
+pub fn limit(expected: Duration) -> Duration {
+    SLOW_START + HANGS * expected
+}
+
 impl Settings {
+    /// How long a contender's part of a round takes, about: its start and a run under every load.
+    pub fn turn(&self, scenario: &Scenario, contender: &Contender) -> Duration {
+        let run = match self.amount(Some(scenario)) {
+            Amount::For(duration) => duration,
+            // A slow contender's rate.
+            Amount::Requests(requests) => Duration::from_secs_f64(requests as f64 / 30_000.0),
+        };
+        START + self.warm_up + (run + BETWEEN) * scenario.loads_of(contender).count() as u32
+    }
+
     /// Rounds of a scenario.
     pub fn rounds(&self, scenario: &Scenario) -> u32 {
         self.rounds.or(scenario.rounds.filter(|_| !self.quick)).unwrap_or(if self.quick { 2 } else { 3 })
@@ -70,15 +98,10 @@ impl Plan {
         for scenario in scenarios {
             let rounds = settings.rounds(scenario);
             let cells: usize = scenario.contenders.iter().map(|one| scenario.loads_of(one).count()).sum();
-            let run = match settings.amount(Some(scenario)) {
-                Amount::For(duration) => duration,
-                // A slow contender's rate.
-                Amount::Requests(requests) => Duration::from_secs_f64(requests as f64 / 30_000.0),
-            };
-            let starts = (START + settings.warm_up) * scenario.contenders.len() as u32;
             plan.cells += cells;
             plan.runs += rounds * cells as u32;
-            plan.duration += rounds * (starts + (run + BETWEEN) * cells as u32);
+            plan.duration +=
+                rounds * scenario.contenders.iter().map(|one| settings.turn(scenario, one)).sum::<Duration>();
         }
         plan.duration += settings.parts.iter().map(|part| part.expected(settings.quick)).sum::<Duration>();
         plan
@@ -88,17 +111,25 @@ impl Plan {
     pub fn duration(&self) -> Duration {
         self.duration
     }
+
+    /// What it may take besides, for waiting and for runs that are made again: a busy machine ends no later than that.
+    pub fn extra(&self) -> Duration {
+        self.duration.mul_f64(EXTRA).max(Duration::from_secs(10))
+    }
 }
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let seconds = self.duration.as_secs();
-        let length =
-            if seconds < 100 { format!("{seconds} s") } else { format!("{:.0} min", seconds as f64 / 60.0) };
-        let Plan { scenarios, cells, runs, .. } = self;
+        let length = |duration: Duration| match duration.as_secs() {
+            seconds @ ..100 => format!("{seconds} s"),
+            seconds => format!("{:.0} min", seconds as f64 / 60.0),
+        };
+        let Plan { scenarios, cells, runs, duration } = self;
         write!(
             f,
-            "{scenarios} scenarios, {cells} cells, {runs} runs: about {length}, longer when others use the machine"
+            "{scenarios} scenarios, {cells} cells, {runs} runs: about {}, up to {} when others use the machine",
+            length(*duration),
+            length(*duration + self.extra()),
         )
     }
 }
@@ -110,6 +141,7 @@ mod tests {
     fn settings() -> Settings {
         Settings {
             quick: false,
+            whole: true,
             rounds: None,
             seconds: None,
             requests: None,
@@ -146,6 +178,6 @@ mod tests {
         let plan = Plan::of(&[scenario()], &settings());
         assert_eq!((plan.cells, plan.runs), (1, 4));
         assert_eq!(plan.duration(), 4 * (START + Duration::from_secs(1) + Duration::from_secs(2) + BETWEEN));
-        assert!(plan.to_string().contains("about 18 s"), "{plan}");
+        assert!(plan.to_string().contains("about 18 s, up to 28 s"), "{plan}");
     }
 }

@@ -10,7 +10,7 @@ use natsway_testkit::{Broker, Cluster, Process, ProcessBuilder, eventually, free
 use super::meter::Watched;
 use super::peers;
 use super::pin::pin;
-use super::probe::{Question, ask};
+use super::question::{Question, ask};
 use crate::results::Role;
 use crate::scenario::arrangement::{Form, GoCodec, GoGateway, Natsway, Proxy, Server};
 use crate::scenario::{Arrangement, Contender, Cpus};
@@ -72,7 +72,9 @@ impl Stage {
                 let server = go("direct")?.args(["-listen", &local(stage.port)]);
                 stage.add(Role::Service, "fiber", limited(server, &contender.cpus.service));
             }
-            Arrangement::Proxy { program, backends } => stage.proxy(*program, *backends, directory).await?,
+            Arrangement::Proxy { program, backends } => {
+                stage.proxy(*program, *backends, &contender.cpus, directory).await?;
+            }
             Arrangement::Natsway(natsway) => stage.natsway(natsway, contender, directory).await?,
             Arrangement::GoGateway(gateway) => stage.go_gateway(gateway, &contender.cpus).await?,
         }
@@ -147,7 +149,13 @@ impl Stage {
         Ok(())
     }
 
-    async fn proxy(&mut self, program: Proxy, backends: u32, directory: &Path) -> anyhow::Result<()> {
+    async fn proxy(
+        &mut self,
+        program: Proxy,
+        backends: u32,
+        cpus: &Cpus,
+        directory: &Path,
+    ) -> anyhow::Result<()> {
         let services: Vec<u16> = (0..backends).map(|_| free_port()).collect();
         for (number, port) in services.iter().enumerate() {
             self.axum(*port, &format!("service {number}"))?;
@@ -157,7 +165,7 @@ impl Stage {
             Proxy::Nginx | Proxy::Haproxy | Proxy::Traefik => None,
         };
         let command = program.command(self.port, &services, consul, directory)?;
-        self.add(Role::Gateway, program.name(), command);
+        self.add(Role::Gateway, program.name(), limited(command, &cpus.gateway));
         Ok(())
     }
 
@@ -172,8 +180,10 @@ impl Stage {
                 "Check": { "TTL": "1h", "Status": "passing" },
             });
             let body = registration.to_string();
-            eventually(DEADLINE, async || super::probe::put(port, "/v1/agent/service/register", &body).await)
-                .await;
+            eventually(DEADLINE, async || {
+                super::question::put(port, "/v1/agent/service/register", &body).await
+            })
+            .await;
         }
         Ok(port)
     }
@@ -250,7 +260,7 @@ fn go(role: &str) -> anyhow::Result<ProcessBuilder> {
     Ok(Process::builder(peers::go_peer()?.program).arg(role))
 }
 
-/// A Go program asks once, at its start, how many processors it has: pinned later, it would have threads for all.
+/// A Go program asks once, at its start, how many processors it has: pinned later, it would have threads for all. Others do not mind.
 fn limited(process: ProcessBuilder, processors: &[usize]) -> ProcessBuilder {
     match processors.len() {
         0 => process,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
-use super::probe::{Question, ask};
+use super::question::{Question, ask};
 
 /// Ten a second: nothing beside the load, and enough to see an answer that belongs to somebody else.
 const PAUSE: Duration = Duration::from_millis(100);

@@ -13,13 +13,20 @@ use super::{Micro, all as every_micro};
 const FEW: u64 = 200;
 const MANY: u64 = 1_200;
 
+/// Whether it is installed.
+///
+/// # Errors
+/// It is not, and how to get it.
+pub fn find() -> anyhow::Result<()> {
+    let version = std::process::Command::new("valgrind").arg("--version").output();
+    version.context("valgrind is not installed: install the package valgrind").map(drop)
+}
+
 /// Instructions of every operation, by its name.
 ///
 /// # Errors
-/// Valgrind is not installed, and how to get it; or it fails.
+/// Valgrind fails.
 pub async fn all() -> anyhow::Result<BTreeMap<String, f64>> {
-    let version = tokio::process::Command::new("valgrind").arg("--version").output().await;
-    version.context("valgrind is not installed: install the package valgrind")?;
     let mut counts = BTreeMap::new();
     for micro in every_micro() {
         let count = of(&micro).await.with_context(|| micro.name.clone())?;

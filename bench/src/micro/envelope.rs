@@ -1,11 +1,12 @@
 //! A request as our envelope, and as others would write it: derived MessagePack, JSON, protobuf.
 //!
 //! The derived forms decode into borrowed strings, or in protobuf's case owned ones; only ours ends, as it must, in the types that an HTTP service
-//! is called with.
+//! is called with. `rmp-serde+HeaderMap` goes that way too, and `HeaderMap alone` is what the last step of it costs.
 
 use std::hint::black_box;
 
 use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use natsway_wire::Limits;
 use natsway_wire::envelope::{RequestEncoder, decode_reply, decode_request, encode_response};
 use prost::Message;
@@ -169,6 +170,15 @@ pub(super) fn all() -> Vec<Micro> {
             let message = rmp_serde::to_vec(&request.derived(&request.body())).expect("plain data");
             Box::new(move || drop(black_box(rmp_serde::from_slice::<Derived<'_>>(black_box(&message)))))
         });
+        add("decode", "rmp-serde+HeaderMap", |request| {
+            let message = rmp_serde::to_vec(&request.derived(&request.body())).expect("plain data");
+            Box::new(move || {
+                let derived: Derived<'_> = rmp_serde::from_slice(black_box(&message)).expect("our own");
+                let method = Method::from_bytes(derived.method.as_bytes()).expect("a method");
+                let body = Bytes::copy_from_slice(derived.body.as_bytes());
+                drop(black_box((method, header_map(&derived.headers), body)));
+            })
+        });
         add("decode", "json", |request| {
             let message = serde_json::to_vec(&request.derived(&request.body())).expect("plain data");
             Box::new(move || drop(black_box(serde_json::from_slice::<Derived<'_>>(black_box(&message)))))
@@ -178,8 +188,11 @@ pub(super) fn all() -> Vec<Micro> {
             Box::new(move || drop(black_box(Protobuf::decode(black_box(message.as_slice())))))
         });
     }
+    all.push(Micro::new("envelope/HeaderMap alone/12_headers", || {
+        Box::new(|| drop(black_box(header_map(black_box(&TWELVE_HEADERS)))))
+    }));
     all.push(Micro::new("envelope/answer/encode", || {
-        let (headers, trailers, body) = (answer_headers(), http::HeaderMap::new(), [b'x'; 39]);
+        let (headers, trailers, body) = (answer_headers(), HeaderMap::new(), [b'x'; 39]);
         Box::new(move || {
             let message = encode_response(http::StatusCode::OK, &headers, &trailers, black_box(&body));
             drop(black_box(message));
@@ -187,18 +200,25 @@ pub(super) fn all() -> Vec<Micro> {
     }));
     all.push(Micro::new("envelope/answer/decode", || {
         let message =
-            encode_response(http::StatusCode::OK, &answer_headers(), &http::HeaderMap::new(), &[b'x'; 39]);
+            encode_response(http::StatusCode::OK, &answer_headers(), &HeaderMap::new(), &[b'x'; 39]);
         let message = message.expect("a small response");
         Box::new(move || drop(black_box(decode_reply(black_box(&message), Limits::DEFAULT))))
     }));
     all
 }
 
-fn answer_headers() -> http::HeaderMap {
-    let mut headers = http::HeaderMap::new();
-    headers.insert("content-type", http::HeaderValue::from_static("application/json"));
-    headers.insert("x-version", http::HeaderValue::from_static("blue"));
-    headers
+fn answer_headers() -> HeaderMap {
+    header_map(&[("content-type", "application/json"), ("x-version", "blue")])
+}
+
+/// The step from borrowed strings to what a service is called with.
+fn header_map(headers: &[(&str, &str)]) -> HeaderMap {
+    let mut map = HeaderMap::with_capacity(headers.len());
+    for (name, value) in headers {
+        let name = HeaderName::from_bytes(name.as_bytes()).expect("a field name");
+        map.append(name, HeaderValue::from_str(value).expect("a field value"));
+    }
+    map
 }
 
 #[cfg(test)]

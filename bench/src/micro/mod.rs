@@ -1,10 +1,12 @@
-//! Small operations of the hot paths, each by itself. One list serves both readings of it: criterion's time
-//! (`cargo bench -p natsway-bench`) and valgrind's count of instructions ([`count`]), which does not care who else uses the machine.
+//! Small operations of the hot paths, each by itself. One list serves both readings of it: criterion's [`time`] and valgrind's [`count`] of
+//! instructions, which does not care who else uses the machine.
 
 pub mod count;
 mod decide;
 mod envelope;
 mod route;
+mod ship;
+pub mod time;
 
 /// An operation, set up when it is asked for.
 pub struct Micro {
@@ -29,7 +31,7 @@ impl Micro {
 
 /// Every operation, in the order of the report.
 pub fn all() -> Vec<Micro> {
-    [envelope::all(), route::all(), decide::all()].into_iter().flatten().collect()
+    [envelope::all(), route::all(), decide::all(), ship::all()].into_iter().flatten().collect()
 }
 
 #[cfg(test)]

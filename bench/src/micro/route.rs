@@ -1,4 +1,4 @@
-//! From a path to a version's subject, and from a reply to the request that waits for it.
+//! From a path to a version's subject, beside the path matcher alone; and from a reply to the request that waits for it.
 
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use http::{HeaderMap, Method};
 use natsway_caller::slots::{Key, Manners, Slots};
 use natsway_routes::document::RouteDocument;
-use natsway_routes::table::{Lookup, RouteTable};
+use natsway_routes::table::{Lookup, Route, RouteTable};
 
 use super::{Micro, Operation};
 
@@ -24,24 +24,30 @@ fn pattern(number: usize) -> String {
     format!("/api/area{}/kind{}{end}", number / 100, number % 100)
 }
 
+/// A route to two versions; `more` is JSON that its document has besides.
+fn route(name: &str, path: &str, more: &str) -> Route {
+    let json = format!(
+        r#"{{"name":"{name}","path":"{path}"{more},"target":[
+            {{"version":"blue","subject":"svc.{name}.blue","weight":90}},
+            {{"version":"green","subject":"svc.{name}.green","weight":10}}]}}"#
+    );
+    let document = RouteDocument::from_json(json.as_bytes()).expect("a document");
+    document.check(None).expect("a sound document")
+}
+
 fn table(routes: usize) -> RouteTable {
-    let document = |number: usize| {
-        let json = format!(
-            r#"{{"name":"r{number}","path":"{}","target":[
-                {{"version":"blue","subject":"svc.r{number}.blue","weight":90}},
-                {{"version":"green","subject":"svc.r{number}.green","weight":10}}]}}"#,
-            pattern(number)
-        );
-        let document = RouteDocument::from_json(json.as_bytes()).expect("a document");
-        document.check(None).expect("a sound document")
-    };
-    RouteTable::new((0..routes).map(document).collect()).expect("a table")
+    let routes = (0..routes).map(|number| route(&format!("r{number}"), &pattern(number), ""));
+    RouteTable::new(routes.collect()).expect("a table")
+}
+
+/// Paths that the patterns match, by chance.
+fn paths(routes: usize, random: &mut fastrand::Rng) -> Vec<String> {
+    (0..REQUESTS).map(|_| pattern(random.usize(0..routes)).replace("{id}", "4711")).collect()
 }
 
 fn match_and_pick(routes: usize) -> Operation {
     let mut random = fastrand::Rng::with_seed(1);
-    let paths: Vec<String> =
-        (0..REQUESTS).map(|_| pattern(random.usize(0..routes)).replace("{id}", "4711")).collect();
+    let paths = paths(routes, &mut random);
     let (table, headers) = (table(routes), HeaderMap::new());
     let client = IpAddr::V4(Ipv4Addr::LOCALHOST);
     let mut next = 0;
@@ -50,6 +56,35 @@ fn match_and_pick(routes: usize) -> Operation {
         let found = table.look_up("shop.example", black_box(&paths[next]), &Method::GET);
         let Lookup::Found(_, route) = found else { panic!("every path has a route") };
         black_box(route.selection.choose(&route.split, &headers, client, random.u32(..)));
+    })
+}
+
+fn matchit_alone(routes: usize) -> Operation {
+    let paths = paths(routes, &mut fastrand::Rng::with_seed(1));
+    let mut matcher = matchit::Router::new();
+    for number in 0..routes {
+        matcher.insert(pattern(number), number).expect("a pattern");
+    }
+    let mut next = 0;
+    Box::new(move || {
+        next = (next + 1) % REQUESTS;
+        black_box(matcher.at(black_box(&paths[next])).map(|found| *found.value).ok());
+    })
+}
+
+/// Which of two versions, by the value of a cookie.
+fn sticky_pick() -> Operation {
+    let table = RouteTable::new(vec![route("r", "/", r#","sticky":{"cookie":"session"}"#)]).expect("a table");
+    let mut headers = HeaderMap::new();
+    headers
+        .insert(http::header::COOKIE, http::HeaderValue::from_static("theme=dark; session=4f9c1b7ad0e84d25"));
+    let client = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    let mut random = fastrand::Rng::with_seed(1);
+    Box::new(move || {
+        let Lookup::Found(_, route) = table.look_up("shop.example", "/", &Method::GET) else {
+            panic!("the path has a route")
+        };
+        black_box(route.selection.choose(&route.split, black_box(&headers), client, random.u32(..)));
     })
 }
 
@@ -72,11 +107,12 @@ fn multiplex() -> Operation {
 }
 
 pub(super) fn all() -> Vec<Micro> {
-    let routes = [1, 1_000, 10_000];
-    let mut all: Vec<Micro> = routes
-        .into_iter()
-        .map(|routes| Micro::new(format!("route/match and pick/{routes}"), move || match_and_pick(routes)))
-        .collect();
+    let mut all = Vec::new();
+    for routes in [1, 1_000, 10_000] {
+        all.push(Micro::new(format!("route/match and pick/{routes}"), move || match_and_pick(routes)));
+        all.push(Micro::new(format!("route/matchit alone/{routes}"), move || matchit_alone(routes)));
+    }
+    all.push(Micro::new("route/pick/by a sticky cookie", sticky_pick));
     all.push(Micro::new("reply/multiplex/255", multiplex));
     all
 }

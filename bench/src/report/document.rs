@@ -7,6 +7,8 @@ use std::fmt::Write;
 pub enum Block {
     /// A heading; 1 is the title.
     Heading(u8, String),
+    /// Links to the sections.
+    Contents,
     /// A paragraph; `**bold**`, `*emphasis*` and `` `code` `` are as in Markdown.
     Paragraph(String),
     /// Points of a list, each as a paragraph.
@@ -68,6 +70,7 @@ impl Table {
 pub fn markdown(blocks: &[Block], plots: &str) -> String {
     let parts = blocks.iter().map(|block| match block {
         Block::Heading(level, text) => format!("{} {text}\n", "#".repeat(usize::from(*level))),
+        Block::Contents => sections(blocks).map(|text| format!("- [{text}](#{})\n", anchor(text))).collect(),
         Block::Paragraph(text) => format!("{text}\n"),
         Block::List(points) => points.iter().map(|point| format!("- {point}\n")).collect(),
         Block::Table(table) => table.markdown(),
@@ -79,13 +82,16 @@ pub fn markdown(blocks: &[Block], plots: &str) -> String {
 
 /// One HTML file that needs nothing else.
 pub fn html(title: &str, blocks: &[Block]) -> String {
-    let body: String = blocks.iter().map(html_block).collect();
+    let html = |block: &Block| match block {
+        Block::Contents => contents(blocks),
+        block => html_block(block),
+    };
+    let body: String = blocks.iter().map(html).collect();
     format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width\">\n<title>{}</title>\n<style>\n{STYLE}</style>\n\
-         </head>\n<body>\n{}{body}</body>\n</html>\n",
+         </head>\n<body>\n{body}</body>\n</html>\n",
         escape(title),
-        contents(blocks),
     )
 }
 
@@ -96,19 +102,30 @@ table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular
 th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #e4e4e4; }
 th { border-bottom: 2px solid #999; } th:first-child, td:first-child { text-align: left; }
 tbody tr:hover { background: #f5f5f5; } figure { margin: 1rem 0; } figcaption { color: #555; }
-nav { columns: 2; } svg { max-width: 100%; height: auto; } code, pre { background: #f3f3f3; } pre { overflow-x: auto; padding: .5rem; }
+nav { columns: 2; } svg { max-width: 100%; height: auto; border-radius: 4px; } code, pre { background: #f3f3f3; } pre { overflow-x: auto; padding: .5rem; }
+@media (prefers-color-scheme: dark) {
+  body { background: #16181c; color: #dcdcdc; } a { color: #7ab7ff; } h2, th, td { border-color: #444; }
+  tbody tr:hover, code, pre { background: #26292f; } figcaption { color: #aaa; }
+}
 ";
 
 fn contents(blocks: &[Block]) -> String {
-    let links = blocks.iter().filter_map(|block| match block {
-        Block::Heading(2, text) => Some(format!("<a href=\"#{}\">{}</a><br>\n", anchor(text), escape(text))),
-        _ => None,
-    });
+    let links =
+        sections(blocks).map(|text| format!("<a href=\"#{}\">{}</a><br>\n", anchor(text), escape(text)));
     format!("<nav>\n{}</nav>\n", links.collect::<String>())
+}
+
+/// The headings of the sections.
+fn sections(blocks: &[Block]) -> impl Iterator<Item = &str> {
+    blocks.iter().filter_map(|block| match block {
+        Block::Heading(2, text) => Some(text.as_str()),
+        _ => None,
+    })
 }
 
 fn html_block(block: &Block) -> String {
     match block {
+        Block::Contents => String::new(),
         Block::Heading(level, text) => {
             format!("<h{level} id=\"{}\">{}</h{level}>\n", anchor(text), inline(text))
         }
@@ -197,6 +214,7 @@ mod tests {
             svg: "<svg></svg>".to_owned(),
         };
         vec![
+            Block::Contents,
             Block::Heading(2, "Peers & others".to_owned()),
             Block::Paragraph("by `make bench`, *of course*".to_owned()),
             Block::Table(table),
@@ -207,7 +225,10 @@ mod tests {
     #[test]
     fn markdown_has_tables_and_links_to_pictures() {
         let text = markdown(&blocks(), "plots");
-        assert!(text.starts_with("## Peers & others\n\nby `make bench`"), "{text}");
+        assert!(
+            text.starts_with("- [Peers & others](#peers--others)\n\n## Peers & others\n\nby `make bench`"),
+            "{text}"
+        );
         assert!(text.contains("| what | requests/s |\n| --- | --: |\n| a < b | **1.0K** |\n"), "{text}");
         assert!(text.contains("![Rates](plots/peers-c64.svg)"), "{text}");
     }

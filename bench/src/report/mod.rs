@@ -1,5 +1,6 @@
 //! Results as a report: tables and pictures for people.
 
+mod curves;
 pub mod document;
 mod headroom;
 mod parts;
@@ -21,6 +22,8 @@ use crate::results::Results;
 pub fn blocks(results: &Results) -> Vec<Block> {
     let mut blocks = vec![Block::Heading(1, "What a request costs".to_owned())];
     blocks.extend(preamble(results));
+    blocks.push(Block::Contents);
+    blocks.extend(readme::summary(results));
     blocks.extend(targets::blocks(results));
     for scenario in &results.scenarios {
         blocks.extend(scenarios::blocks(results, scenario));
@@ -59,20 +62,31 @@ pub fn write(results: &Results, directory: &Path) -> anyhow::Result<()> {
     put(&directory.join("RESULTS.md"), &markdown(&blocks, "plots"))
 }
 
-/// Puts the figures into what the repository shows: the README's table between its markers, and the autoscalers' in `docs/`.
+/// Puts the figures into what the repository shows: the README's table between its markers, and the autoscalers' in `docs/`. What it leaves
+/// as it was, and why, comes back, a sentence each.
 ///
 /// # Errors
 /// The README has no markers, or a file cannot be written.
-pub fn publish(results: &Results, repository: &Path) -> anyhow::Result<()> {
+pub fn publish(results: &Results, repository: &Path) -> anyhow::Result<Vec<String>> {
     let path = repository.join("README.md");
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    if let Some(table) = readme::markdown(results) {
-        put(&path, &readme::between_markers(&text, &table)?)?;
+    let mut left = Vec::new();
+    match readme::markdown(results) {
+        Some(table) => put(&path, &readme::between_markers(&text, &table)?)?,
+        None => left.push("README.md is left as it is: the peers were not measured".to_owned()),
     }
     if let Some(part) = results.parts.get("autoscalers") {
-        serde_json::from_value::<Comparison>(part.clone())?.write(&repository.join("docs"))?;
+        let comparison: Comparison = serde_json::from_value(part.clone())?;
+        if comparison.is_whole() {
+            comparison.write(&repository.join("docs"))?;
+        } else {
+            left.push(
+                "docs/autoscalers.md and .svg are left as they are: this is the short form; `make autoscalers` writes them"
+                    .to_owned(),
+            );
+        }
     }
-    Ok(())
+    Ok(left)
 }
 
 fn put(path: &Path, text: &str) -> anyhow::Result<()> {
@@ -87,12 +101,13 @@ fn preamble(results: &Results) -> Vec<Block> {
     let errors: u64 = counted().map(|sample| sample.errors).sum();
     let date = results.began.split('T').next().unwrap_or_default();
     let form = if results.quick {
-        "**The short form: one second a run, so these figures are rough.** `make bench` makes the whole ones"
+        "**The short form, so these figures are rough.** `make bench` makes the whole ones"
     } else {
         "Made by `make bench`"
     };
+    let minutes = (results.took_s / 60.0).max(1.0);
     vec![
-        Block::Paragraph(format!("{form}; {date}, in {:.0} minutes.", (results.took_s / 60.0).max(1.0))),
+        Block::Paragraph(format!("{form}; {date}, in {minutes:.0} minutes; {}.", length(results))),
         Block::List(vec![
             format!("Machine: {}. Everything runs on it, the load generator included.", results.machine),
             format!("Versions: {}.", versions.join(", ")),
@@ -115,6 +130,20 @@ fn preamble(results: &Results) -> Vec<Block> {
             ),
         ]),
     ]
+}
+
+/// How many rounds there were, and how long a run was.
+fn length(results: &Results) -> String {
+    let rounds = results.samples.iter().map(|run| run.round + 1).max().unwrap_or(0);
+    let seconds = results.samples.iter().map(|run| run.seconds.round());
+    let (least, most) =
+        seconds.fold((f64::INFINITY, 0.0), |(least, most), run| (least.min(run), f64::max(most, run)));
+    let rounds = if rounds == 1 { "one round".to_owned() } else { format!("up to {rounds} rounds") };
+    match (least, most) {
+        _ if results.samples.is_empty() => "no runs".to_owned(),
+        _ if least == most => format!("{rounds}, runs of {most:.0} s"),
+        _ => format!("{rounds}, runs of {least:.0} to {most:.0} s"),
+    }
 }
 
 /// A number of requests per second: `58.1K`.
@@ -202,6 +231,28 @@ pub(crate) mod tests {
         let plots = fs::read_dir(directory.path().join("plots")).unwrap().count();
         assert_eq!(plots, page.matches("<svg").count());
         assert!(plots >= 4, "rates and processor time for each load");
+    }
+
+    #[test]
+    fn a_short_form_leaves_the_autoscalers_of_the_documentation_as_they_are() {
+        let repository = tempfile::tempdir().unwrap();
+        let at = |name: &str| repository.path().join(name);
+        fs::create_dir(at("docs")).unwrap();
+        fs::write(at("docs/autoscalers.md"), "of ten seeds").unwrap();
+        fs::write(at("README.md"), readme::bare_markers()).unwrap();
+        let publish_with = |seeds: usize| {
+            let comparison = Comparison { table: "anew".to_owned(), plot: "<svg></svg>".to_owned(), seeds };
+            let mut results = measured();
+            results.parts.insert("autoscalers".to_owned(), serde_json::to_value(comparison).unwrap());
+            let left = publish(&results, repository.path()).unwrap();
+            (left.join("; "), fs::read_to_string(at("docs/autoscalers.md")).unwrap())
+        };
+        let (left, table) = publish_with(1);
+        assert!(left.contains("`make autoscalers` writes them"), "{left}");
+        assert_eq!(table, "of ten seeds");
+        assert_eq!(publish_with(10), (String::new(), "anew".to_owned()));
+        let readme = fs::read_to_string(at("README.md")).unwrap();
+        assert!(readme.contains("2026-11-21, natsway") && readme.contains("Natsway, 1 worker"), "{readme}");
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! Consumer groups, the shipper, the autoscaler, and instructions: what other programs measured.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
-use super::document::{Block, Figure, Table};
+use super::document::{Block, Figure};
 use super::{microseconds, or_dash, rate, table};
 use crate::results::Results;
 use crate::results::statistics::Spread;
@@ -14,7 +16,7 @@ pub(super) fn blocks(results: &Results) -> Vec<Block> {
         part("groups").map(groups),
         part("shipper").map(shipper),
         part("autoscalers").map(autoscalers),
-        (!results.instructions.is_empty()).then(|| instructions(results)),
+        small_operations(results),
     ];
     sections.into_iter().flatten().flatten().collect()
 }
@@ -108,15 +110,34 @@ fn autoscalers(figures: &Value) -> Vec<Block> {
     blocks
 }
 
-fn instructions(results: &Results) -> Vec<Block> {
-    let about = "Counted by valgrind, so the same on a busy machine: a change of 5 % shows (`bench compare`). Times are `cargo bench -p natsway-bench`'s.";
-    let mut blocks = section("Small operations, in instructions", about);
-    let mut table = Table::new(["", "instructions"]);
-    table
-        .rows
-        .extend(results.instructions.iter().map(|(name, count)| vec![name.clone(), format!("{count:.0}")]));
-    blocks.push(Block::Table(table));
-    blocks
+/// Instructions and times, a row for each operation that has either.
+fn small_operations(results: &Results) -> Option<Vec<Block>> {
+    let names: BTreeSet<&String> = results.instructions.keys().chain(results.times.keys()).collect();
+    if names.is_empty() {
+        return None;
+    }
+    let about = "Instructions are counted by valgrind, so the same on a busy machine: a change of 5 % shows (`bench compare`). Nanoseconds are \
+                 criterion's median, with the interval that it is 95 % sure of; `make bench-micro` takes more time for them. The envelope does more than \
+                 derived codecs: it ends in the types that a service is called with, as *rmp-serde+HeaderMap* does.";
+    let mut blocks = section("Small operations", about);
+    let rows = names.into_iter().map(|name| {
+        let instructions = results.instructions.get(name).map(|count| format!("{count:.0}"));
+        let time = results.times.get(name).map(|time| {
+            format!(
+                "{} ({} to {})",
+                three_digits(time.median),
+                three_digits(time.low),
+                three_digits(time.high)
+            )
+        });
+        [name.clone(), or_dash(instructions), or_dash(time)]
+    });
+    blocks.push(Block::Table(table(["", "instructions", "ns"], rows)));
+    Some(blocks)
+}
+
+fn three_digits(value: f64) -> String {
+    if value < 100.0 { format!("{value:.1}") } else { format!("{value:.0}") }
 }
 
 #[cfg(test)]
@@ -126,6 +147,7 @@ mod tests {
     use super::super::document::markdown;
     use super::super::tests::measured;
     use super::*;
+    use crate::micro::time::Nanoseconds;
 
     #[test]
     fn figures_of_other_programs_become_tables() {
@@ -144,13 +166,15 @@ mod tests {
             results.parts.insert(name.to_owned(), part);
         }
         results.instructions.insert("route/match".to_owned(), 123.4);
+        results.times.insert("route/pick".to_owned(), Nanoseconds { median: 12.34, low: 12.0, high: 130.0 });
         let text = markdown(&blocks(&results), "plots");
         for part in [
             "| messages/s, one at a time | 6.0K (5.0K to 7.0K) | 2.0K (2.0K to 2.0K) |",
             "| member's CPU, µs a message, one at a time | 20.0 (20.0 to 20.0) | - |",
             "| shipper, 1 host | 100 (100 to 100) | 6.5 |",
             "| 1 | 2 |",
-            "| route/match | 123 |",
+            "| route/match | 123 | - |",
+            "| route/pick | - | 12.3 (12.0 to 130) |",
         ] {
             assert!(text.contains(part), "{part} is not in {text}");
         }

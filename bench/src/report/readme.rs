@@ -1,10 +1,10 @@
-//! The few figures that README shows.
+//! The few figures that README shows, and the report begins with.
 
 use anyhow::{Context, ensure};
 
 use super::document::{Block, Table, markdown as render};
 use super::scenarios::cpu;
-use super::{microseconds, milliseconds, or_dash, rate};
+use super::{length, microseconds, milliseconds, or_dash, rate};
 use crate::results::{Cell, Results, Role};
 
 const BEGIN: &str = "<!-- figures of `make bench`: begin -->";
@@ -12,8 +12,32 @@ const END: &str = "<!-- figures of `make bench`: end -->";
 
 const SCENARIO: &str = "peers";
 
-/// The table of the peers at 64 and 255 connections, if it was measured.
+/// The table with where and when it was made, if the peers were measured.
 pub(super) fn markdown(results: &Results) -> Option<String> {
+    let table = table(results)?;
+    let (date, _) = results.began.split_once('T')?;
+    let version = |name: &str| results.versions.get(name).map_or("?", String::as_str);
+    let short = if results.quick { " (the short form, rough)" } else { "" };
+    let about = format!(
+        "{date}{short}, natsway {}, nats-server {}, {}; everything on this one machine, the load generator too; {}; `GET /` answered with 39 bytes; medians. CPU is \
+         in µs for each request at 255 connections.",
+        version("natsway"),
+        version("nats-server"),
+        results.machine,
+        length(results),
+    );
+    Some(render(&[Block::Paragraph(about), Block::Table(table)], ""))
+}
+
+/// The same table as the beginning of the report.
+pub(super) fn summary(results: &Results) -> Vec<Block> {
+    let Some(table) = table(results) else { return Vec::new() };
+    let about = "`GET /` answered with 39 bytes; CPU in µs for each request at 255 connections. Spreads, other loads and pictures are below.";
+    vec![Block::Heading(2, "In short".to_owned()), Block::Paragraph(about.to_owned()), Block::Table(table)]
+}
+
+/// The peers at 64 and 255 connections.
+fn table(results: &Results) -> Option<Table> {
     let scenario = results.scenario(SCENARIO)?;
     let mut table = Table::new([
         "",
@@ -47,19 +71,7 @@ pub(super) fn markdown(results: &Results) -> Option<String> {
             of_role(Role::Service),
         ]);
     }
-    if table.rows.is_empty() {
-        return None;
-    }
-    let (date, _) = results.began.split_once('T')?;
-    let version = |name: &str| results.versions.get(name).map_or("?", String::as_str);
-    let about = format!(
-        "{date}, natsway {}, nats-server {}, {}; everything on this one machine, the load generator too; `GET /` answered with 39 bytes; medians. CPU is \
-         in µs for each request at 255 connections.",
-        version("natsway"),
-        version("nats-server"),
-        results.machine,
-    );
-    Some(render(&[Block::Paragraph(about), Block::Table(table)], ""))
+    (!table.rows.is_empty()).then_some(table)
 }
 
 /// The text with everything between the markers replaced.
@@ -68,6 +80,12 @@ pub(super) fn between_markers(text: &str, table: &str) -> anyhow::Result<String>
     let (_, after) = rest.split_once(END).with_context(|| format!("README.md has no line {END}"))?;
     ensure!(!after.contains(BEGIN), "README.md has the line {BEGIN} twice");
     Ok(format!("{before}{BEGIN}\n{}\n{END}{after}", table.trim()))
+}
+
+/// A text with the markers and nothing between them.
+#[cfg(test)]
+pub(super) fn bare_markers() -> String {
+    format!("{BEGIN}\n{END}\n")
 }
 
 #[cfg(test)]
@@ -87,7 +105,7 @@ mod tests {
     #[test]
     fn the_table_has_date_versions_and_machine() {
         let text = markdown(&measured()).unwrap();
-        assert!(text.starts_with("2026-11-21, natsway ?, nats-server ?, 2 processors;"), "{text}");
+        assert!(text.starts_with("2026-11-21, natsway ?, nats-server ?, 2 processors; everything"), "{text}");
         assert!(
             text.contains("| Natsway, 1 worker | 50.1K (0.50) | 50.1K (0.50) | 1.0 / 5.0 | - | - | 10.0 |"),
             "{text}"

@@ -1,9 +1,10 @@
-//! A scenario's tables and pictures.
+//! A scenario's tables, and the pictures of bars; the curves are in [`curves`].
 
+use super::curves;
 use super::document::{Block, Figure, Table};
-use super::svg::{self, Axes, Bar, Line, Stack, thousands};
+use super::svg::{self, Bar, Stack};
 use super::{microseconds, milliseconds, or_dash, rate};
-use crate::results::{Cell, Results, Role, Sample};
+use crate::results::{Cell, ProcessUse, Results, Role, Sample};
 use crate::scenario::{Arrangement, Chart, Contender, Load, Scenario};
 
 /// Everything about a scenario.
@@ -19,20 +20,23 @@ pub(super) fn blocks(results: &Results, scenario: &Scenario) -> Vec<Block> {
         Chart::Curve { x } => {
             for load in &scenario.loads {
                 blocks.extend(of_load_without_pictures(results, scenario, load));
-                blocks.extend(curves(results, scenario, load, x));
+                blocks.extend(curves::over_contenders(results, scenario, load, x));
             }
         }
-        Chart::Connections => blocks.extend(over_connections(results, scenario)),
-        Chart::Rates => blocks.extend(over_rates(results, scenario)),
+        Chart::Connections => blocks.extend(curves::over_connections(results, scenario)),
+        Chart::Rates => blocks.extend(curves::over_rates(results, scenario)),
+        Chart::Memory => {
+            for load in &scenario.loads {
+                blocks.extend(of_load_without_pictures(results, scenario, load));
+            }
+            blocks.extend(curves::memory(results, scenario));
+        }
     }
     blocks
 }
 
-fn cell<'a>(scenario: &'a Scenario, contender: &'a Contender, load: &'a Load) -> Cell<'a> {
-    Cell { scenario: &scenario.name, contender: &contender.name, load: &load.name }
-}
-
-fn meets<'a>(scenario: &'a Scenario, load: &'a Load) -> impl Iterator<Item = &'a Contender> {
+/// Who meets a load.
+pub(super) fn meets<'a>(scenario: &'a Scenario, load: &'a Load) -> impl Iterator<Item = &'a Contender> {
     scenario
         .contenders
         .iter()
@@ -45,17 +49,21 @@ fn of_load(results: &Results, scenario: &Scenario, load: &Load) -> Vec<Block> {
         return blocks;
     }
     let rates = meets(scenario, load).filter_map(|contender| {
-        let spread = results.spread(cell(scenario, contender, load), |run| Some(run.per_second))?;
+        let spread = results.spread(Cell::at(scenario, contender, load), |run| Some(run.per_second))?;
         let ours = matches!(contender.arrangement, Arrangement::Natsway(_));
         let ends = (spread.least, spread.most);
-        Some(Bar { label: contender.title.clone(), value: spread.median, ends, ours })
+        let to = Cell { contender: &scenario.baseline, ..Cell::at(scenario, contender, load) };
+        let ratio = results.ratio(Cell::at(scenario, contender, load), to);
+        let ratio = ratio.map_or(String::new(), |ratio| format!(" ({:.2})", ratio.value));
+        let shown = rate(spread.median) + &ratio;
+        Some(Bar { label: contender.title.clone(), value: spread.median, ends, shown, ours })
     });
     let rates: Vec<Bar> = rates.collect();
     let stacks: Vec<Stack> = meets(scenario, load)
-        .filter(|contender| results.runs(cell(scenario, contender, load)).next().is_some())
+        .filter(|contender| results.runs(Cell::at(scenario, contender, load)).next().is_some())
         .map(|contender| {
             let parts =
-                Role::ALL.map(|role| cpu(results, cell(scenario, contender, load), role).unwrap_or(0.0));
+                Role::ALL.map(|role| cpu(results, Cell::at(scenario, contender, load), role).unwrap_or(0.0));
             Stack { label: contender.title.clone(), parts: parts.to_vec() }
         })
         .collect();
@@ -63,14 +71,16 @@ fn of_load(results: &Results, scenario: &Scenario, load: &Load) -> Vec<Block> {
         return blocks;
     }
     let what = format!("{}: {}", scenario.title, load.describe());
-    let (first, second) = (format!("{what}, requests/s"), format!("{what}, CPU µs per request"));
-    blocks.push(figure(scenario, load, "rates", &first, svg::bars(&first, &rates, rate)));
+    let first = format!("{what}, requests/s (of the baseline); whiskers from the least to the most");
+    let second = format!("{what}, CPU µs per request");
+    blocks.push(figure(scenario, load, "rates", &first, svg::bars(&format!("{what}, requests/s"), &rates)));
     let stacks = svg::stacks(&second, &Role::ALL.map(Role::name), &stacks, microseconds);
     blocks.push(figure(scenario, load, "cpu", &second, stacks));
     blocks
 }
 
-fn figure(scenario: &Scenario, load: &Load, kind: &str, caption: &str, svg: String) -> Block {
+/// A picture of a scenario under a load.
+pub(super) fn figure(scenario: &Scenario, load: &Load, kind: &str, caption: &str, svg: String) -> Block {
     let name = format!("{}-{}-{kind}", scenario.name, load.name);
     Block::Figure(Figure { name, caption: caption.to_owned(), svg })
 }
@@ -120,7 +130,7 @@ fn rate_table(results: &Results, scenario: &Scenario, load: &Load) -> Table {
 }
 
 fn rate_row(results: &Results, scenario: &Scenario, contender: &Contender, load: &Load) -> Vec<String> {
-    let at = cell(scenario, contender, load);
+    let at = Cell::at(scenario, contender, load);
     let Some(rates) = results.spread(at, |run| Some(run.per_second)) else {
         let mut row = vec!["-".to_owned(); 12];
         (row[0], row[1]) = (contender.title.clone(), "no undisturbed run".to_owned());
@@ -158,14 +168,9 @@ fn rate_row(results: &Results, scenario: &Scenario, contender: &Contender, load:
 fn idle_table(results: &Results, scenario: &Scenario, load: &Load) -> Table {
     let mut table = Table::new(["", "gateway MiB", "broker MiB", "service MiB", "gateway CPU, ms a second"]);
     for contender in meets(scenario, load) {
-        let at = cell(scenario, contender, load);
-        let of_role = |role: Role, figure: fn(&crate::results::ProcessUse) -> f64| {
-            results.spread(at, |run| {
-                let mut processes = run.processes.iter().filter(|process| process.role == role).peekable();
-                processes.peek()?;
-                Some(processes.map(figure).sum())
-            })
-        };
+        let at = Cell::at(scenario, contender, load);
+        let of_role =
+            |role, figure: fn(&ProcessUse) -> f64| results.spread(at, |run| run.sum_of(role, figure));
         let mib = |role| {
             or_dash(of_role(role, |process| process.resident_mib).map(|mib| format!("{:.1}", mib.median)))
         };
@@ -188,109 +193,12 @@ fn switches(run: &Sample) -> f64 {
     processes.map(|process| process.waits + process.preemptions).sum()
 }
 
-fn peak_mib(run: &Sample) -> f64 {
+/// What everything but the load ever had at most.
+pub(super) fn peak_mib(run: &Sample) -> f64 {
     run.processes.iter().map(|process| process.peak_mib).sum()
 }
 
 /// The median of a role's microseconds per request.
 pub(super) fn cpu(results: &Results, at: Cell<'_>, role: Role) -> Option<f64> {
     results.spread(at, |run| run.cpu_us(role)).map(|spread| spread.median)
-}
-
-/// Rates, and processor time, over what the contenders differ in.
-fn curves(results: &Results, scenario: &Scenario, load: &Load, x: &str) -> Vec<Block> {
-    if load.idle {
-        return Vec::new();
-    }
-    let of = |figure: fn(&Sample) -> Option<f64>| -> Vec<Line> {
-        let mut lines: Vec<Line> = Vec::new();
-        for contender in meets(scenario, load) {
-            let Some(at) = contender.x else { continue };
-            let Some(spread) = results.spread(cell(scenario, contender, load), figure) else { continue };
-            let label = contender.series.clone().unwrap_or_else(|| "requests".to_owned());
-            match lines.iter_mut().find(|line| line.label == label) {
-                Some(line) => line.points.push((at, spread.median)),
-                None => lines.push(Line { label, points: vec![(at, spread.median)] }),
-            }
-        }
-        lines
-    };
-    let without_load = |run: &Sample| Some(run.total_cpu_us() - run.cpu_us(Role::Load).unwrap_or(0.0));
-    let picture = |kind: &str, y: &str, lines: Vec<Line>| {
-        let caption = format!("{}, {}: {y}", scenario.title, load.describe());
-        let axes = Axes { x, y, log_x: true, log_y: false };
-        self::figure(scenario, load, kind, &caption, svg::lines(&caption, axes, &lines, thousands))
-    };
-    vec![
-        picture("rates", "requests/s", of(|run| Some(run.per_second))),
-        picture("cpu", "CPU µs per request, without the load's", of(without_load)),
-    ]
-}
-
-/// What a table and a picture over several loads show.
-struct Course {
-    /// The end of the picture's name.
-    kind: &'static str,
-    /// What it is.
-    y: &'static str,
-    figure: fn(&Sample) -> Option<f64>,
-    show: fn(f64) -> String,
-}
-
-const RATE: Course =
-    Course { kind: "rates", y: "requests/s", figure: |run| Some(run.per_second), show: rate };
-const P50: Course = Course { kind: "p50", y: "p50 ms", figure: |run| run.latency("p50"), show: milliseconds };
-const P99: Course = Course { kind: "p99", y: "p99 ms", figure: |run| run.latency("p99"), show: milliseconds };
-const P999: Course =
-    Course { kind: "p999", y: "p99.9 ms", figure: |run| run.latency("p99.9"), show: milliseconds };
-const GATEWAY: Course = Course {
-    kind: "gateway",
-    y: "gateway CPU µs per request",
-    figure: |run| run.cpu_us(Role::Gateway),
-    show: microseconds,
-};
-
-fn over_connections(results: &Results, scenario: &Scenario) -> Vec<Block> {
-    let axes = Axes { x: "connections", y: "", log_x: true, log_y: false };
-    let x_of = |load: &Load| f64::from(load.connections);
-    let courses = [RATE, P99, GATEWAY].into_iter();
-    courses.flat_map(|course| grid(results, scenario, &course, x_of, axes)).collect()
-}
-
-fn over_rates(results: &Results, scenario: &Scenario) -> Vec<Block> {
-    let axes = Axes { x: "requests/s asked for", y: "", log_x: false, log_y: true };
-    let x_of = |load: &Load| f64::from(load.rate.unwrap_or(0));
-    let courses = [P50, P99, P999, RATE].into_iter();
-    courses.flat_map(|course| grid(results, scenario, &course, x_of, axes)).collect()
-}
-
-/// A table with a column for each load, and a line for each contender.
-fn grid(
-    results: &Results,
-    scenario: &Scenario,
-    &Course { kind, y, figure, show }: &Course,
-    x_of: impl Fn(&Load) -> f64,
-    axes: Axes<'_>,
-) -> Vec<Block> {
-    let loads: Vec<&Load> = scenario.loads.iter().filter(|load| !load.idle).collect();
-    let head = std::iter::once(String::new()).chain(loads.iter().map(|load| thousands(x_of(load))));
-    let mut table = Table { head: head.collect(), rows: Vec::new() };
-    let mut lines = Vec::new();
-    for contender in &scenario.contenders {
-        let value =
-            |load: &Load| results.spread(cell(scenario, contender, load), figure).map(|spread| spread.median);
-        let mut row = vec![contender.title.clone()];
-        row.extend(loads.iter().map(|load| or_dash(value(load).map(show))));
-        table.rows.push(row);
-        let points = loads.iter().filter_map(|load| Some((x_of(load), value(load)?)));
-        lines.push(Line { label: contender.title.clone(), points: points.collect() });
-    }
-    lines.retain(|line| !line.points.is_empty());
-    let caption = format!("{}: {y}, by {}", scenario.title, axes.x);
-    let svg = svg::lines(&caption, Axes { y, ..axes }, &lines, show);
-    vec![
-        Block::Heading(3, format!("{y}, by {}", axes.x)),
-        Block::Table(table),
-        Block::Figure(Figure { name: format!("{}-{kind}", scenario.name), caption, svg }),
-    ]
 }

@@ -10,11 +10,16 @@ use std::path::Path;
 use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::scenario::Scenario;
+use crate::harness::plan::Settings;
+use crate::micro::time::Nanoseconds;
+use crate::scenario::{Contender, Load, Scenario};
 use statistics::{Estimate, Spread};
 
 /// The version of the schema that is written, and the only one that is read.
 pub const SCHEMA: u32 = 2;
+
+/// Where the runs go in the JSON of everything else.
+const SAMPLES: &str = "@samples@";
 
 /// Everything of one `bench run`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -27,6 +32,9 @@ pub struct Results {
     pub took_s: f64,
     /// Whether it is the short form, whose figures are rough.
     pub quick: bool,
+    /// How much was asked for, so that a run that was broken off can go on.
+    #[serde(default)]
+    pub settings: Option<Settings>,
     /// Processors, memory, kernel.
     pub machine: String,
     /// Processors that everything shared.
@@ -45,6 +53,9 @@ pub struct Results {
     /// Instructions of small operations, by name.
     #[serde(default)]
     pub instructions: BTreeMap<String, f64>,
+    /// Time of small operations, by name.
+    #[serde(default)]
+    pub times: BTreeMap<String, Nanoseconds>,
     /// Figures of the other parts, as their own programs gave them.
     #[serde(default)]
     pub parts: BTreeMap<String, serde_json::Value>,
@@ -162,12 +173,24 @@ pub struct Cell<'a> {
     pub load: &'a str,
 }
 
+impl Skipped {
+    /// Something that could not be measured, with its error.
+    pub fn new(what: &str, error: &anyhow::Error) -> Skipped {
+        Skipped { what: what.to_owned(), why: format!("{error:#}") }
+    }
+}
+
 impl Sample {
     /// Processor time for each request of all processes of a role, in microseconds; `None` where there are none.
     pub fn cpu_us(&self, role: Role) -> Option<f64> {
+        self.sum_of(role, |process| process.cpu_us)
+    }
+
+    /// A figure of all processes of a role together; `None` where there are none.
+    pub fn sum_of(&self, role: Role, figure: impl Fn(&ProcessUse) -> f64) -> Option<f64> {
         let mut of_role = self.processes.iter().filter(|process| process.role == role).peekable();
         of_role.peek()?;
-        Some(of_role.map(|process| process.cpu_us).sum())
+        Some(of_role.map(figure).sum())
     }
 
     /// Processor time for each request of everything, the load generator too, in microseconds.
@@ -185,6 +208,11 @@ impl<'a> Cell<'a> {
     /// Of a run.
     pub fn of(sample: &'a Sample) -> Cell<'a> {
         Cell { scenario: &sample.scenario, contender: &sample.contender, load: &sample.load }
+    }
+
+    /// Of a contender under a load.
+    pub fn at(scenario: &'a Scenario, contender: &'a Contender, load: &'a Load) -> Cell<'a> {
+        Cell { scenario: &scenario.name, contender: &contender.name, load: &load.name }
     }
 }
 
@@ -209,13 +237,25 @@ impl Results {
         serde_json::from_str(&text).with_context(|| format!("cannot read {}", path.display()))
     }
 
-    /// Writes everything as JSON.
+    /// Writes everything as JSON, a line for each run. Who reads meanwhile finds the file of before or the new one, and a crash leaves one of
+    /// them.
     ///
     /// # Errors
     /// The file cannot be written.
     pub fn save(&self, path: &Path) -> anyhow::Result<()> {
-        let text = serde_json::to_string_pretty(self)?;
-        fs::write(path, text + "\n").with_context(|| format!("cannot write {}", path.display()))
+        let samples = self.samples.iter().map(serde_json::to_string).collect::<Result<Vec<_>, _>>()?;
+        let mut rest = serde_json::to_value(self)?;
+        rest["samples"] = SAMPLES.into();
+        let list = format!("[\n{}\n  ]", samples.join(",\n"));
+        let text = serde_json::to_string_pretty(&rest)?.replacen(&format!("\"{SAMPLES}\""), &list, 1);
+        let beside = path.with_extension("json.new");
+        fs::write(&beside, text + "\n").with_context(|| format!("cannot write {}", beside.display()))?;
+        fs::rename(&beside, path).with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// Whether a cell was measured in a round, disturbed or not.
+    pub fn has(&self, cell: Cell<'_>, round: u32) -> bool {
+        self.samples.iter().any(|run| run.round == round && Cell::of(run) == cell)
     }
 
     /// The runs of a cell that count.
@@ -291,6 +331,7 @@ pub(crate) mod tests {
             began: "2026-11-21T12:00:00Z".to_owned(),
             took_s: 60.0,
             quick: false,
+            settings: None,
             machine: "2 processors".to_owned(),
             processors: 2,
             versions: BTreeMap::new(),
@@ -299,6 +340,7 @@ pub(crate) mod tests {
             failed: Vec::new(),
             samples,
             instructions: BTreeMap::new(),
+            times: BTreeMap::new(),
             parts: BTreeMap::new(),
         }
     }
@@ -341,7 +383,9 @@ pub(crate) mod tests {
         let path = directory.path().join("results.json");
         let written = results(vec![sample("direct", "c64", 0, 100.0)]);
         written.save(&path).unwrap();
-        assert_eq!(Results::load(&path).unwrap().samples.len(), 1);
+        let read = Results::load(&path).unwrap();
+        assert_eq!(serde_json::to_value(&read).unwrap(), serde_json::to_value(&written).unwrap());
+        assert!(read.has(cell("direct", "c64"), 0) && !read.has(cell("direct", "c64"), 1));
         Results { schema: 1, ..written }.save(&path).unwrap();
         let refused = Results::load(&path).unwrap_err().to_string();
         assert!(refused.contains("has schema 1"), "{refused}");

@@ -60,6 +60,8 @@ pub enum Chart {
     Connections,
     /// Latency over the loads' rates, a line for each contender.
     Rates,
+    /// The gateway's memory over the loads' connections, a line for each contender.
+    Memory,
 }
 
 /// One way to get the answer.
