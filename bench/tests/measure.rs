@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use natsway_bench::results::{Cell, Results, Role};
-use natsway_testkit::{Process, Signal, eventually};
+use natsway_testkit::{Process, Signal, eventually, workspace_binary};
 
 /// For a hang, not for a slow machine.
 const DEADLINE: Duration = Duration::from_secs(120);
@@ -154,6 +154,8 @@ async fn ctrl_c_takes_every_process_down() {
     if !can_measure() {
         return;
     }
+    // Built before, however long that takes: the deadline is for the run.
+    workspace_binary("apiproxy");
     let directory = tempfile::tempdir().unwrap();
     // Without another baseline the gateway comes first.
     let alone = TINY.replace("baseline = \"direct\"", "baseline = \"natsway-1\"");
