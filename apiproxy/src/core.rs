@@ -16,7 +16,7 @@ use natsway_routes::watch::InForce;
 
 use crate::metrics::{CoreMetrics, TargetStats};
 use crate::settings::Settings;
-use crate::trace::{self, Spans};
+use crate::trace::Spans;
 
 /// The inbox prefix of the gateway's role, so that its permissions can be static.
 pub const INBOX_PREFIX: &str = "_INBOX_apiproxy";
@@ -80,7 +80,7 @@ impl Core {
         let (connections, limits) = (settings.connections_per_core, settings.link);
         let links = Links::new(role, connections, limits, Arc::clone(&metrics.links));
         Rc::new(Core {
-            spans: settings.traced.then(trace::spans),
+            spans: settings.traced.map(Spans::new),
             settings,
             metrics,
             budget: RefCell::new(Budget::new(Instant::now())),

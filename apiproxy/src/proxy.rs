@@ -44,7 +44,7 @@ pub async fn handle(
     let logged = core.settings.access_log.then(|| request.uri().path().to_owned());
     let span = core.spans.as_ref().map(|spans| RequestSpan::begin(spans, &request, &caller));
 
-    let served = serve(&core, &caller, &request_id, span.as_deref(), request, started).await;
+    let served = serve(&core, &caller, &request_id, span.as_ref(), request, started).await;
     let mut problem_code = None;
     let mut response = served.unwrap_or_else(|problem| {
         core.metrics.problem(problem.code);

@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use natsway_boot::trace::HeadSampler;
 use natsway_caller::link::LinkLimits;
 
 /// The settings of one gateway process.
@@ -22,8 +23,8 @@ pub struct Settings {
     pub trusted_proxies: Vec<IpNet>,
     /// One log line for each request.
     pub access_log: bool,
-    /// Whether requests have spans, which go to OpenTelemetry's global tracer provider.
-    pub traced: bool,
+    /// Which requests have spans, if any; they go to OpenTelemetry's global tracer provider.
+    pub traced: Option<HeadSampler>,
     /// Bounds of what clients may send.
     pub client: ClientLimits,
     /// Bounds of what may be out on one broker connection.

@@ -1,11 +1,15 @@
 //! A request's spans, by OpenTelemetry's conventions for HTTP servers and for messaging.
 //!
 //! A request has a span of its own, a child of the client's if the client sent one, and under it one for each try,
-//! which is the parent of the worker's. What a span is not for: queries and header fields, which may hold secrets.
+//! which is the parent of the worker's. What a span is not for: queries and header fields, which may hold secrets. A
+//! request that is not sampled has none of it: it costs a look at its `traceparent`, or else a random number, and the
+//! word to the worker that it is not.
 
 use http::uri::Authority;
 use http::{HeaderValue, Method, Request, StatusCode, Version, header};
-use natsway_boot::trace::{TRACEPARENT, TRACESTATE, extract, fields};
+use natsway_boot::trace::{
+    Head, HeadSampler, PARENT_BYTES, Seen, TRACEPARENT, TRACESTATE, Unseen, extract, fields,
+};
 use natsway_caller::encode::Fields;
 use natsway_caller::link::Answer;
 use natsway_routes::table::Route;
@@ -18,26 +22,42 @@ use opentelemetry_semantic_conventions::attribute as key;
 use crate::headers::{Caller, Forwarded};
 
 /// Makes spans; a core has one when traces are exported.
-pub type Spans = BoxedTracer;
-
-/// The span of one request, from its head to its response's.
-#[derive(Debug)]
-pub struct RequestSpan {
-    context: Context,
-    ended: bool,
+pub struct Spans {
+    tracer: BoxedTracer,
+    sampler: HeadSampler,
 }
 
-/// The span of one try: publish, broker, worker, and back.
+/// A request's part in a trace, from its head to its response's.
 #[derive(Debug)]
-pub struct TrySpan {
+pub enum RequestSpan {
+    /// It has a span.
+    Seen(Box<OpenSpan>),
+    /// It has none, which the worker is to know.
+    Unseen(Unseen),
+}
+
+/// One try's part in it: publish, broker, worker, and back.
+#[derive(Debug)]
+pub enum TrySpan {
+    /// It has a span.
+    Seen(OpenSpan),
+    /// It has none, whatever the sampler, since its request has none.
+    Unseen(Unseen),
+}
+
+/// A span that ends as a failure when it is dropped.
+#[derive(Debug)]
+pub struct OpenSpan {
     context: Context,
+    /// The kind of error, if nobody ends it before.
+    dropped: &'static str,
     ended: bool,
 }
 
 /// The fields that a message carries so that its receiver continues the trace.
 #[derive(Clone, Debug)]
 pub struct TraceFields {
-    parent: HeaderValue,
+    parent: [u8; PARENT_BYTES],
     state: Option<HeaderValue>,
 }
 
@@ -50,23 +70,63 @@ pub struct Traced<'a> {
     pub trace: Option<&'a TraceFields>,
 }
 
-/// The tracer of this process, which boot has set up.
-pub fn spans() -> Spans {
-    opentelemetry::global::tracer("natsway-apiproxy")
+impl Spans {
+    /// By the tracer of this process, which boot has set up to sample as `sampler` does.
+    pub fn new(sampler: HeadSampler) -> Spans {
+        Spans { tracer: opentelemetry::global::tracer("natsway-apiproxy"), sampler }
+    }
 }
 
 impl RequestSpan {
     /// Begins with the request's head.
-    pub fn begin<B>(spans: &Spans, request: &Request<B>, caller: &Caller) -> Box<RequestSpan> {
+    pub fn begin<B>(spans: &Spans, request: &Request<B>, caller: &Caller) -> RequestSpan {
+        match spans.sampler.judge(request.headers()) {
+            Head::Unseen(unseen) => RequestSpan::Unseen(unseen),
+            Head::Seen(seen) => RequestSpan::Seen(OpenSpan::request(spans, seen, request, caller)),
+        }
+    }
+
+    /// The trace's id, for log lines.
+    pub fn trace_id(&self) -> TraceId {
+        match self {
+            RequestSpan::Seen(span) => span.context.span().span_context().trace_id(),
+            RequestSpan::Unseen(unseen) => unseen.trace_id(),
+        }
+    }
+
+    /// Says which route answers it.
+    pub fn routed(&self, method: &Method, route: &Route, authority: &Authority) {
+        if let RequestSpan::Seen(span) = self {
+            span.routed(method, route, authority);
+        }
+    }
+
+    /// Begins a try with the version behind `subject`; `resends` tries were made before it.
+    pub fn try_with(&self, spans: &Spans, subject: &str, version: &str, resends: u32) -> TrySpan {
+        match self {
+            RequestSpan::Seen(span) => TrySpan::Seen(span.try_with(spans, subject, version, resends)),
+            RequestSpan::Unseen(unseen) => TrySpan::Unseen(*unseen),
+        }
+    }
+
+    /// Ends with the response; `problem` is why the gateway answered by itself, if it did.
+    pub fn end(self, status: StatusCode, problem: Option<&'static str>) {
+        if let RequestSpan::Seen(span) = self {
+            span.responded(status, problem);
+        }
+    }
+}
+
+impl OpenSpan {
+    fn request<B>(spans: &Spans, seen: Seen, request: &Request<B>, caller: &Caller) -> Box<OpenSpan> {
         let method = known_method(request.method());
         let parent = extract(request.headers());
-        let builder = spans.span_builder(method.to_owned()).with_kind(SpanKind::Server);
-        let span = spans.build_with_context(builder, &parent);
+        let builder = spans.tracer.span_builder(method).with_kind(SpanKind::Server);
+        let span = seen.span(&spans.tracer, builder, &parent);
         let context = Context::new().with_span(span);
-        let begun = Box::new(RequestSpan { context, ended: false });
-        if begun.context.span().is_recording() {
-            begun.describe(request, method, caller);
-        }
+        // Hyper drops a request whose client left.
+        let begun = Box::new(OpenSpan { context, dropped: "client_gone", ended: false });
+        begun.describe(request, method, caller);
         begun
     }
 
@@ -91,17 +151,8 @@ impl RequestSpan {
         span.set_attributes(attributes);
     }
 
-    /// The trace's id, for log lines.
-    pub fn trace_id(&self) -> TraceId {
-        self.context.span().span_context().trace_id()
-    }
-
-    /// Says which route answers it.
-    pub fn routed(&self, method: &Method, route: &Route, authority: &Authority) {
+    fn routed(&self, method: &Method, route: &Route, authority: &Authority) {
         let span = self.context.span();
-        if !span.is_recording() {
-            return;
-        }
         span.update_name(format!("{} {}", known_method(method), route.path));
         span.set_attribute(KeyValue::new(key::HTTP_ROUTE, route.path.to_string()));
         span.set_attribute(KeyValue::new("natsway.route", route.name.clone()));
@@ -111,75 +162,36 @@ impl RequestSpan {
         }
     }
 
-    /// Begins a try with the version behind `subject`; `resends` tries were made before it.
-    ///
-    /// Of a request that is not sampled no try is, whatever the sampler: then it is the request's own.
-    pub fn try_with(&self, spans: &Spans, subject: &str, version: &str, resends: u32) -> TrySpan {
-        if !self.context.span().is_recording() {
-            return TrySpan { context: self.context.clone(), ended: true };
-        }
-        let builder = spans.span_builder("send").with_kind(SpanKind::Producer);
-        let span = spans.build_with_context(builder, &self.context);
+    fn try_with(&self, spans: &Spans, subject: &str, version: &str, resends: u32) -> OpenSpan {
+        let builder = spans.tracer.span_builder(format!("send {subject}")).with_kind(SpanKind::Producer);
+        let span = spans.tracer.build_with_context(builder, &self.context);
         let context = Context::new().with_span(span);
         let span = context.span();
-        if span.is_recording() {
-            span.update_name(format!("send {subject}"));
-            span.set_attributes([
-                KeyValue::new(key::MESSAGING_SYSTEM, "nats"),
-                KeyValue::new(key::MESSAGING_OPERATION_TYPE, "send"),
-                KeyValue::new(key::MESSAGING_OPERATION_NAME, "request"),
-                KeyValue::new(key::MESSAGING_DESTINATION_NAME, subject.to_owned()),
-                KeyValue::new("natsway.version", version.to_owned()),
-            ]);
-            if resends > 0 {
-                span.set_attribute(KeyValue::new(key::HTTP_REQUEST_RESEND_COUNT, i64::from(resends)));
-            }
+        span.set_attributes([
+            KeyValue::new(key::MESSAGING_SYSTEM, "nats"),
+            KeyValue::new(key::MESSAGING_OPERATION_TYPE, "send"),
+            KeyValue::new(key::MESSAGING_OPERATION_NAME, "request"),
+            KeyValue::new(key::MESSAGING_DESTINATION_NAME, subject.to_owned()),
+            KeyValue::new("natsway.version", version.to_owned()),
+        ]);
+        if resends > 0 {
+            span.set_attribute(KeyValue::new(key::HTTP_REQUEST_RESEND_COUNT, i64::from(resends)));
         }
-        TrySpan { context, ended: false }
+        OpenSpan { context, dropped: "abandoned", ended: false }
     }
 
-    /// Ends with the response; `problem` is why the gateway answered by itself, if it did.
-    pub fn end(mut self, status: StatusCode, problem: Option<&'static str>) {
+    fn responded(mut self, status: StatusCode, problem: Option<&'static str>) {
         let span = self.context.span();
-        if span.is_recording() {
-            span.set_attribute(KeyValue::new(key::HTTP_RESPONSE_STATUS_CODE, i64::from(status.as_u16())));
-            if status.is_server_error() {
-                let kind = problem.map_or_else(|| status.as_str().to_owned(), str::to_owned);
-                failed(&self.context, kind);
-            }
+        span.set_attribute(KeyValue::new(key::HTTP_RESPONSE_STATUS_CODE, i64::from(status.as_u16())));
+        if status.is_server_error() {
+            let kind = problem.map_or_else(|| status.as_str().to_owned(), str::to_owned);
+            failed(&self.context, kind);
         }
         span.end();
         self.ended = true;
     }
-}
 
-impl Drop for RequestSpan {
-    /// Hyper drops a request whose client left.
-    fn drop(&mut self) {
-        if !self.ended {
-            failed(&self.context, "client_gone".to_owned());
-            self.context.span().end();
-        }
-    }
-}
-
-impl TrySpan {
-    /// What the message carries.
-    pub fn fields(&self) -> Option<TraceFields> {
-        let (parent, state) = fields(self.context.span().span_context())?;
-        Some(TraceFields { parent, state })
-    }
-
-    /// Whether anybody will see it. If not, all tries of a request may carry the same fields.
-    pub fn is_recording(&self) -> bool {
-        self.context.span().is_recording()
-    }
-
-    /// Ends with what came back.
-    pub fn end(mut self, answer: &Answer) {
-        if !self.is_recording() {
-            return;
-        }
+    fn answered(mut self, answer: &Answer) {
         let outcome = match answer {
             Answer::Http(response) | Answer::Native(NativeReply::Response(response)) => Ok(response.status),
             Answer::Native(NativeReply::ServiceError { status, .. }) => Ok(*status),
@@ -198,11 +210,36 @@ impl TrySpan {
     }
 }
 
-impl Drop for TrySpan {
+impl Drop for OpenSpan {
     fn drop(&mut self) {
         if !self.ended {
-            failed(&self.context, "abandoned".to_owned());
+            failed(&self.context, self.dropped.to_owned());
             self.context.span().end();
+        }
+    }
+}
+
+impl TrySpan {
+    /// What the message carries; nothing of its own where the client's word stands.
+    pub fn fields(&self) -> Option<TraceFields> {
+        match self {
+            TrySpan::Seen(span) => {
+                let (parent, state) = fields(span.context.span().span_context())?;
+                Some(TraceFields { parent, state })
+            }
+            TrySpan::Unseen(unseen) => Some(TraceFields { parent: unseen.parent()?, state: None }),
+        }
+    }
+
+    /// Whether anybody will see it. If not, all tries of a request may carry the same fields.
+    pub fn is_recording(&self) -> bool {
+        matches!(self, TrySpan::Seen(_))
+    }
+
+    /// Ends with what came back.
+    pub fn end(self, answer: &Answer) {
+        if let TrySpan::Seen(span) = self {
+            span.answered(answer);
         }
     }
 }
@@ -219,17 +256,15 @@ impl Fields for Traced<'_> {
             true => Ok(()),
             false => put(name, value),
         })?;
-        put(TRACEPARENT.as_str(), trace.parent.as_bytes())?;
+        put(TRACEPARENT.as_str(), &trace.parent)?;
         trace.state.as_ref().map_or(Ok(()), |state| put(TRACESTATE.as_str(), state.as_bytes()))
     }
 }
 
 fn failed(context: &Context, kind: String) {
     let span = context.span();
-    if span.is_recording() {
-        span.set_status(Status::error(kind.clone()));
-        span.set_attribute(KeyValue::new(key::ERROR_TYPE, kind));
-    }
+    span.set_status(Status::error(kind.clone()));
+    span.set_attribute(KeyValue::new(key::ERROR_TYPE, kind));
 }
 
 /// What the conventions have for a method that is not of RFC 9110 or 5789: names of spans are a small set.

@@ -226,14 +226,14 @@ mod tests {
     use crate::Options;
     use crate::figures::Figures;
     use crate::outbox::Outbox;
-    use crate::trace::Spans;
+    use crate::trace::{Spans, Wanted};
 
     fn instance() -> Instance {
         let options = Options::new("svc.math.blue").and_subject("svc.math.green").version("1.2.3");
         let config = options.check().unwrap();
         let desk = || {
             let figures = vec![Figures::default(), Figures::default()];
-            let spans = Spans::new(false, &config.subjects, &config.queue_group);
+            let spans = Spans::new(Wanted::None, &config.subjects, &config.queue_group);
             Arc::new(Desk { outbox: Outbox::new(), figures, max_response_bytes: usize::MAX, spans })
         };
         let readers = vec![(desk(), Load::new(10, 100)), (desk(), Load::new(10, 100))];

@@ -19,7 +19,7 @@ use crate::body::{Body, CollectError, collect};
 use crate::figures::{Figures, Permit};
 use crate::outbox::{Outbox, SendError};
 use crate::panics::{Panic, caught};
-use crate::trace::{Span, Spans};
+use crate::trace::Spans;
 
 /// Names a request from the gateway on; whoever else calls may leave it out.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -125,14 +125,12 @@ where
     let span = desk.spans.begin(endpoint, &mut request, started);
     let mut handled = pin!(caught(answer(service, request, desk.max_response_bytes, limit)));
     let handled = poll_fn(|context| {
-        let _entered = span.as_deref().map(Span::enter);
+        let _entered = span.enter();
         handled.as_mut().poll(context)
     });
     let answer = handled.await.unwrap_or_else(|panic| Err(panicked(panic, &method, &uri)));
     let answer = answer.unwrap_or_else(|failure| failure.into_answer(request_id.as_ref()));
-    if let Some(span) = span {
-        span.end(answer.status);
-    }
+    span.end(answer.status);
 
     let now = Instant::now();
     figures.ran(now.saturating_duration_since(started));

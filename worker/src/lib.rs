@@ -50,6 +50,8 @@ pub use directives::serve_scaled;
 pub use error::Error;
 pub use figures::Summary;
 pub use job::{BoxError, Deadline};
+#[cfg(feature = "trace")]
+pub use natsway_boot::trace::HeadSampler;
 pub use natsway_boot::{Broker, BrokerError, Credentials, DialError, DialErrorKind, Tls};
 pub use options::{OnCancel, Options};
 pub use panics::log_panics_once;

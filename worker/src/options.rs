@@ -5,9 +5,12 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use natsway_boot::Broker;
+#[cfg(feature = "trace")]
+use natsway_boot::trace::HeadSampler;
 use natsway_wire::{QueueGroup, Subject};
 
 use crate::Error;
+use crate::trace::Wanted;
 
 /// How to serve. Only the subject must be given.
 ///
@@ -37,7 +40,7 @@ pub struct Options {
     limits: Limits,
     readers: Option<NonZeroUsize>,
     on_cancel: OnCancel,
-    traced: bool,
+    traced: Wanted,
 }
 
 /// What to do with a handler whose caller went away.
@@ -74,7 +77,7 @@ pub(crate) struct Config {
     pub(crate) limits: Limits,
     pub(crate) readers: Option<NonZeroUsize>,
     pub(crate) on_cancel: OnCancel,
-    pub(crate) traced: bool,
+    pub(crate) traced: Wanted,
 }
 
 impl Options {
@@ -99,7 +102,7 @@ impl Options {
             },
             readers: None,
             on_cancel: OnCancel::default(),
-            traced: false,
+            traced: Wanted::None,
         }
     }
 
@@ -203,7 +206,15 @@ impl Options {
     /// `tracing` with the layer of `tracing-opentelemetry`, are its children.
     #[cfg(feature = "trace")]
     pub fn traced(mut self, traced: bool) -> Options {
-        self.traced = traced;
+        self.traced = if traced { Wanted::Asked } else { Wanted::None };
+        self
+    }
+
+    /// Spans as with [`traced`](Self::traced), for a tracer provider that samples as `sampler` does: of a request that is not
+    /// sampled no span is made at all, and the provider is not asked.
+    #[cfg(feature = "trace")]
+    pub fn sampled(mut self, sampler: HeadSampler) -> Options {
+        self.traced = Wanted::Sampled(sampler);
         self
     }
 

@@ -4,8 +4,8 @@
 use std::fmt;
 use std::time::{Instant, SystemTime};
 
-use http::{Request, StatusCode};
-use natsway_boot::trace::{TRACEPARENT, extract, fields};
+use http::{HeaderValue, Request, StatusCode};
+use natsway_boot::trace::{Head, HeadSampler, PARENT_BYTES, Seen, TRACEPARENT, extract, fields};
 use natsway_wire::{QueueGroup, Subject};
 use opentelemetry::global::{self, BoxedTracer};
 use opentelemetry::trace::{SpanKind, Status, TraceContextExt, Tracer};
@@ -15,8 +15,20 @@ use opentelemetry_semantic_conventions::attribute as key;
 /// Makes the spans of requests, when the user wants them.
 pub(crate) struct Spans(Option<Tracing>);
 
+/// Which requests have spans.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Wanted {
+    None,
+    /// Those that the tracer provider wants, which is asked each time.
+    Asked,
+    /// Those that the provider's sampler wants, which is known.
+    Sampled(HeadSampler),
+}
+
 struct Tracing {
     tracer: BoxedTracer,
+    /// How the provider samples, if that is known.
+    sampler: Option<HeadSampler>,
     /// What all requests of a subject have in common, by subject.
     subjects: Vec<Known>,
 }
@@ -26,14 +38,24 @@ struct Known {
     attributes: Vec<KeyValue>,
 }
 
-/// The span of one request, until it is answered or dropped.
-pub(crate) struct Span {
+/// A request's part in a trace, until it is answered or dropped.
+pub(crate) enum Span {
+    /// Nobody asks for it.
+    Off,
+    /// It has no span, and spans of its handler's are not to be seen either.
+    Unseen(Context),
+    /// It has a span.
+    Seen(Box<Open>),
+}
+
+/// A span that ends as a failure when it is dropped.
+pub(crate) struct Open {
     context: Context,
     ended: bool,
 }
 
 impl Spans {
-    pub(crate) fn new(wanted: bool, subjects: &[Subject], group: &QueueGroup) -> Spans {
+    pub(crate) fn new(wanted: Wanted, subjects: &[Subject], group: &QueueGroup) -> Spans {
         let known = |subject: &Subject| Known {
             name: format!("process {subject}"),
             attributes: vec![
@@ -44,28 +66,38 @@ impl Spans {
                 KeyValue::new(key::MESSAGING_CONSUMER_GROUP_NAME, group.to_string()),
             ],
         };
-        Spans(wanted.then(|| Tracing {
-            tracer: global::tracer("natsway-worker"),
-            subjects: subjects.iter().map(known).collect(),
-        }))
+        let sampler = match wanted {
+            Wanted::None => return Spans(None),
+            Wanted::Asked => None,
+            Wanted::Sampled(sampler) => Some(sampler),
+        };
+        let tracer = global::tracer("natsway-worker");
+        Spans(Some(Tracing { tracer, sampler, subjects: subjects.iter().map(known).collect() }))
     }
 
     /// Begins the span of a request that arrived at `arrived` on a subject. It takes the place of its own parent in the
     /// request, so that the calls that a handler makes by the request's word are its children as well.
-    pub(crate) fn begin<B>(
-        &self,
-        endpoint: usize,
-        request: &mut Request<B>,
-        arrived: Instant,
-    ) -> Option<Box<Span>> {
-        let tracing = self.0.as_ref()?;
+    pub(crate) fn begin<B>(&self, endpoint: usize, request: &mut Request<B>, arrived: Instant) -> Span {
+        let Some(tracing) = &self.0 else { return Span::Off };
+        let seen = match tracing.sampler.map(|sampler| sampler.judge(request.headers())) {
+            Some(Head::Unseen(unseen)) => {
+                let context = unseen.context(request.headers());
+                if let Some(parent) = unseen.parent() {
+                    replace_parent(request, &parent);
+                }
+                return Span::Unseen(context);
+            }
+            Some(Head::Seen(seen)) => seen,
+            None => Seen::default(),
+        };
         let builder = tracing.tracer.span_builder("process").with_kind(SpanKind::Consumer);
         let builder = builder.with_start_time(SystemTime::now() - arrived.elapsed());
         let parent = extract(request.headers());
-        let span = tracing.tracer.build_with_context(builder, &parent);
+        let span = seen.span(&tracing.tracer, builder, &parent);
         let context = Context::new().with_span(span);
         let span = context.span();
-        if span.is_recording() {
+        let seen = span.is_recording();
+        if seen {
             let known = &tracing.subjects[endpoint];
             span.update_name(known.name.clone());
             span.set_attributes(known.attributes.iter().cloned());
@@ -73,30 +105,47 @@ impl Spans {
             span.set_attribute(KeyValue::new(key::URL_PATH, request.uri().path().to_owned()));
         }
         // Where nobody will see it, its parent serves as well.
-        let stays =
-            parent.has_active_span() && !span.is_recording() && !parent.span().span_context().is_sampled();
+        let stays = parent.has_active_span() && !seen && !parent.span().span_context().is_sampled();
         if !stays && let Some((own, _)) = fields(span.span_context()) {
-            request.headers_mut().insert(TRACEPARENT, own);
+            replace_parent(request, &own);
         }
-        Some(Box::new(Span { context, ended: false }))
+        match seen {
+            true => Span::Seen(Box::new(Open { context, ended: false })),
+            false => Span::Unseen(context),
+        }
     }
+}
+
+fn replace_parent<B>(request: &mut Request<B>, parent: &[u8; PARENT_BYTES]) {
+    let parent = HeaderValue::from_bytes(parent).expect("digits and dashes are a header's value");
+    request.headers_mut().insert(TRACEPARENT, parent);
 }
 
 impl Span {
     /// Makes it the parent of the spans that are begun on this thread until the guard is dropped; never across an
     /// await.
-    pub(crate) fn enter(&self) -> ContextGuard {
-        self.context.clone().attach()
+    pub(crate) fn enter(&self) -> Option<ContextGuard> {
+        match self {
+            Span::Off => None,
+            Span::Unseen(context) => Some(context.clone().attach()),
+            Span::Seen(open) => Some(open.context.clone().attach()),
+        }
     }
 
     /// Ends with the answer.
-    pub(crate) fn end(mut self, status: StatusCode) {
+    pub(crate) fn end(self, status: StatusCode) {
+        if let Span::Seen(open) = self {
+            open.end(status);
+        }
+    }
+}
+
+impl Open {
+    fn end(mut self, status: StatusCode) {
         let span = self.context.span();
-        if span.is_recording() {
-            span.set_attribute(KeyValue::new(key::HTTP_RESPONSE_STATUS_CODE, i64::from(status.as_u16())));
-            if status.is_server_error() {
-                self.failed(status.as_str().to_owned());
-            }
+        span.set_attribute(KeyValue::new(key::HTTP_RESPONSE_STATUS_CODE, i64::from(status.as_u16())));
+        if status.is_server_error() {
+            self.failed(status.as_str().to_owned());
         }
         span.end();
         self.ended = true;
@@ -109,7 +158,7 @@ impl Span {
     }
 }
 
-impl Drop for Span {
+impl Drop for Open {
     /// A handler that is cancelled or runs past its deadline is dropped with its span.
     fn drop(&mut self) {
         if !self.ended {

@@ -233,7 +233,7 @@ impl RunArgs {
             connections_per_core: self.connections_per_core,
             trusted_proxies: limits.trusted_proxies.clone(),
             access_log: self.access_log,
-            traced: self.traces.is_on(),
+            traced: self.traces.head_sampler(),
             client: ClientLimits {
                 connections: limits.max_connections.get(),
                 path_bytes: limits.max_path_bytes.get(),

@@ -6,35 +6,47 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use opentelemetry::Context;
 use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState};
 
+mod head;
+
+#[cfg(feature = "cli")]
+pub(crate) use head::begun_trace;
+pub use head::{Head, HeadSampler, Seen, Unseen};
+
 /// Which trace a message belongs to, and which span sent it.
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// What tracing systems on the way want to find again; theirs alone to read.
 pub const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
-/// Lengths of the fields of version 00: version, trace id, span id, flags.
-const PARTS: [usize; 4] = [2, 32, 16, 2];
+/// Bytes of a `traceparent` of version 00; what is behind them is a later version's.
+pub const PARENT_BYTES: usize = 55;
+
+/// What a sound `traceparent` says.
+struct Sender {
+    trace: TraceId,
+    span: SpanId,
+    sampled: bool,
+}
 
 /// A context whose span is the sender's; without a sound `traceparent`, one without a span.
 pub fn extract(headers: &HeaderMap) -> Context {
-    match remote_span(headers) {
-        Some(span) => Context::new().with_remote_span_context(span),
-        None => Context::new(),
-    }
+    let Some(Sender { trace, span, sampled }) = sender(headers) else { return Context::new() };
+    let flags = TraceFlags::default().with_sampled(sampled);
+    Context::new().with_remote_span_context(SpanContext::new(trace, span, flags, true, state(headers)))
 }
 
 /// The fields that make `span` the parent at the receiver; none for a span that is no span.
-pub fn fields(span: &SpanContext) -> Option<(HeaderValue, Option<HeaderValue>)> {
+pub fn fields(span: &SpanContext) -> Option<([u8; PARENT_BYTES], Option<HeaderValue>)> {
     if !span.is_valid() {
         return None;
     }
-    let parent = HeaderValue::from_bytes(&traceparent(span)).ok()?;
+    let parent = traceparent(span.trace_id(), span.span_id(), span.trace_flags());
     let state = span.trace_state().header();
     let state = (!state.is_empty()).then(|| HeaderValue::try_from(state).ok()).flatten();
     Some((parent, state))
 }
 
 /// Version 00, digit by digit: every request passes here, sampled or not, and formatting costs several times as much.
-fn traceparent(span: &SpanContext) -> [u8; 55] {
+fn traceparent(trace: TraceId, span: SpanId, flags: TraceFlags) -> [u8; PARENT_BYTES] {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
     let mut write = |at: usize, bytes: &[u8]| {
@@ -43,38 +55,57 @@ fn traceparent(span: &SpanContext) -> [u8; 55] {
             pair[1] = DIGITS[usize::from(byte & 0xf)];
         }
     };
-    write(3, &span.trace_id().to_bytes());
-    write(36, &span.span_id().to_bytes());
-    write(53, &[span.trace_flags().to_u8()]);
+    write(3, &trace.to_bytes());
+    write(36, &span.to_bytes());
+    write(53, &[flags.to_u8()]);
     text
 }
 
-fn remote_span(headers: &HeaderMap) -> Option<SpanContext> {
+/// Who sent a message, if it says so once and soundly.
+fn sender(headers: &HeaderMap) -> Option<Sender> {
     let mut parents = headers.get_all(TRACEPARENT).iter();
     let (Some(parent), None) = (parents.next(), parents.next()) else { return None };
-    let (trace, span, flags) = parse(parent.to_str().ok()?)?;
-    let states = headers.get_all(TRACESTATE).iter().map(|value| value.to_str().ok());
-    // A state that cannot be read does not cost the trace.
-    let state = states.collect::<Option<Vec<_>>>().unwrap_or_default().join(",").parse::<TraceState>();
-    let context = SpanContext::new(trace, span, flags, true, state.unwrap_or_default());
-    context.is_valid().then_some(context)
+    parse(parent.as_bytes().trim_ascii())
 }
 
-fn parse(text: &str) -> Option<(TraceId, SpanId, TraceFlags)> {
-    let mut parts = text.trim().split('-');
-    let mut next = |length| {
-        let part = parts.next()?;
-        let is_lower_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
-        (part.len() == length && part.bytes().all(is_lower_hex)).then_some(part)
-    };
-    let [version, trace, span, flags] = [next(PARTS[0])?, next(PARTS[1])?, next(PARTS[2])?, next(PARTS[3])?];
+/// A state that cannot be read does not cost the trace.
+fn state(headers: &HeaderMap) -> TraceState {
+    let mut states = headers.get_all(TRACESTATE).iter().map(|value| value.to_str().ok()).peekable();
+    if states.peek().is_none() {
+        return TraceState::default();
+    }
+    let state = states.collect::<Option<Vec<_>>>().unwrap_or_default().join(",").parse::<TraceState>();
+    state.unwrap_or_default()
+}
+
+fn parse(text: &[u8]) -> Option<Sender> {
+    let (parent, rest) = text.split_at_checked(PARENT_BYTES)?;
+    let [version] = hex(&parent[..2])?;
     // A later version may have more behind these four, and means the same by them; ff is no version.
-    let too_long = version == "00" && parts.next().is_some();
-    if too_long || version == "ff" {
+    let ends = rest.is_empty() || version != 0 && rest[0] == b'-';
+    let parted = parent[2] == b'-' && parent[35] == b'-' && parent[52] == b'-';
+    if !ends || !parted || version == 0xff {
         return None;
     }
-    let sampled = u8::from_str_radix(flags, 16).ok()? & TraceFlags::SAMPLED.to_u8();
-    Some((TraceId::from_hex(trace).ok()?, SpanId::from_hex(span).ok()?, TraceFlags::new(sampled)))
+    let trace = TraceId::from_bytes(hex(&parent[3..35])?);
+    let span = SpanId::from_bytes(hex(&parent[36..52])?);
+    let [flags] = hex(&parent[53..])?;
+    let sampled = TraceFlags::new(flags).is_sampled();
+    (trace != TraceId::INVALID && span != SpanId::INVALID).then_some(Sender { trace, span, sampled })
+}
+
+/// Lower case, as the header is defined.
+fn hex<const BYTES: usize>(digits: &[u8]) -> Option<[u8; BYTES]> {
+    let digit = |digit: u8| match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        _ => None,
+    };
+    let mut bytes = [0; BYTES];
+    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+        *byte = digit(pair[0])? << 4 | digit(pair[1])?;
+    }
+    Some(bytes)
 }
 
 #[cfg(test)]
@@ -97,7 +128,7 @@ mod tests {
         let span = context.span().span_context().clone();
         assert!(span.is_remote() && span.is_sampled());
         let (parent, state) = fields(&span).unwrap();
-        assert_eq!(parent, SOUND);
+        assert_eq!(parent, SOUND.as_bytes());
         assert_eq!(state.unwrap(), "a=1,b=2");
     }
 
@@ -126,6 +157,9 @@ mod tests {
         let later = format!("01{}-what-comes", &SOUND[2..]);
         let context = extract(&headers(&[("traceparent", &later), ("tracestate", "no state")]));
         assert!(context.span().span_context().is_sampled());
-        assert_eq!(fields(context.span().span_context()).unwrap(), (HeaderValue::from_static(SOUND), None));
+        assert_eq!(
+            fields(context.span().span_context()).unwrap(),
+            (*SOUND.as_bytes().first_chunk().unwrap(), None)
+        );
     }
 }

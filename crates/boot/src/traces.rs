@@ -11,14 +11,18 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use opentelemetry::global;
-use opentelemetry::trace::TracerProvider;
+use opentelemetry::trace::{SpanId, TraceId, TracerProvider};
 use opentelemetry_otlp::tonic_types::transport::{Certificate, ClientTlsConfig};
 use opentelemetry_otlp::{Protocol as Wire, SpanExporter as Otlp, WithExportConfig, WithTonicConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
-use opentelemetry_sdk::trace::{Sampler, SdkTracer, SdkTracerProvider, SpanData, SpanExporter};
+use opentelemetry_sdk::trace::{
+    IdGenerator, RandomIdGenerator, Sampler, SdkTracer, SdkTracerProvider, SpanData, SpanExporter,
+};
 use tokio::runtime::{Builder, Runtime};
 use tracing::warn;
+
+use crate::trace::{HeadSampler, begun_trace};
 
 /// Where a collector listens unless another address is given, by protocol.
 const LOCAL_GRPC: &str = "http://127.0.0.1:4317";
@@ -130,6 +134,18 @@ impl TraceArgs {
         self.traces_exporter.map_or(named, |exporter| exporter == Exporter::Otlp)
     }
 
+    /// How requests are sampled, if traces are exported.
+    pub fn head_sampler(&self) -> Option<HeadSampler> {
+        self.is_on().then(|| match self.traces_sampler {
+            Sampling::AlwaysOn => HeadSampler::share(1.0),
+            Sampling::AlwaysOff => HeadSampler::share(0.0),
+            Sampling::Traceidratio => HeadSampler::share(self.traces_sampler_arg),
+            Sampling::ParentbasedAlwaysOn => HeadSampler::share(1.0).heeding_parent(),
+            Sampling::ParentbasedAlwaysOff => HeadSampler::share(0.0).heeding_parent(),
+            Sampling::ParentbasedTraceidratio => HeadSampler::share(self.traces_sampler_arg).heeding_parent(),
+        })
+    }
+
     /// The filter of the spans of handlers. What the exporter itself does is never traced: it would not end.
     pub(crate) fn filter(&self) -> String {
         let mut filter = self.traces.clone();
@@ -158,6 +174,7 @@ impl TraceArgs {
         let provider = SdkTracerProvider::builder()
             .with_batch_exporter(OnRuntime { exporter, runtime: runtime.handle().clone() })
             .with_sampler(self.sampler())
+            .with_id_generator(Ids::default())
             .with_resource(Resource::builder().with_service_name(name).build())
             .build();
         global::set_tracer_provider(provider.clone());
@@ -228,6 +245,20 @@ impl fmt::Debug for Traces {
     }
 }
 
+/// Random ids, except of a trace that was sampled by its id before its first span.
+#[derive(Debug, Default)]
+struct Ids(RandomIdGenerator);
+
+impl IdGenerator for Ids {
+    fn new_trace_id(&self) -> TraceId {
+        begun_trace().unwrap_or_else(|| self.0.new_trace_id())
+    }
+
+    fn new_span_id(&self) -> SpanId {
+        self.0.new_span_id()
+    }
+}
+
 /// An exporter whose calls find a runtime: the SDK makes them from a thread that has none.
 #[derive(Debug)]
 struct OnRuntime {
@@ -262,4 +293,58 @@ impl SpanExporter for OnRuntime {
 fn ratio(text: &str) -> Result<f64, String> {
     let ratio = text.parse().ok().filter(|ratio| (0.0..=1.0).contains(ratio));
     ratio.ok_or_else(|| "expected 0 to 1".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use http::{HeaderMap, HeaderValue};
+    use opentelemetry::trace::{Span, Tracer};
+
+    use super::*;
+    use crate::trace::{Head, TRACEPARENT, extract};
+
+    #[derive(Parser)]
+    struct Program {
+        #[command(flatten)]
+        traces: TraceArgs,
+    }
+
+    #[test]
+    fn what_is_decided_before_a_span_is_what_the_sdk_decides() {
+        let says = |flags: &str| {
+            let random = u128::from(fastrand::u64(..)) << 64 | u128::from(fastrand::u64(1..));
+            HeaderMap::from_iter([(
+                TRACEPARENT,
+                HeaderValue::try_from(format!("00-{random:032x}-00f067aa0ba902b7-{flags}")).unwrap(),
+            )])
+        };
+        for sampler in ["always_on", "always_off", "traceidratio"] {
+            for sampler in [sampler.to_owned(), format!("parentbased_{sampler}")] {
+                let settings = ["", "--traces-exporter=otlp", "--traces-sampler", &sampler];
+                let traces =
+                    Program::parse_from([&settings[..], &["--traces-sampler-arg=0.3"]].concat()).traces;
+                let provider = SdkTracerProvider::builder().with_sampler(traces.sampler());
+                let tracer = provider.with_id_generator(Ids::default()).build().tracer("test");
+                let head = traces.head_sampler().unwrap();
+                for number in 0..600 {
+                    let headers = match number % 3 {
+                        0 => HeaderMap::new(),
+                        1 => says("00"),
+                        _ => says("01"),
+                    };
+                    let parent = extract(&headers);
+                    let (decided, span) = match head.judge(&headers) {
+                        Head::Seen(seen) => (true, seen.span(&tracer, tracer.span_builder("test"), &parent)),
+                        // Of a trace that begins here the SDK would draw another id.
+                        Head::Unseen(_) if headers.is_empty() => continue,
+                        Head::Unseen(_) => {
+                            (false, tracer.build_with_context(tracer.span_builder("test"), &parent))
+                        }
+                    };
+                    assert_eq!(span.is_recording(), decided, "{sampler} {headers:?}");
+                }
+            }
+        }
+    }
 }

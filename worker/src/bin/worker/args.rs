@@ -222,12 +222,14 @@ impl Args {
             .max_in_flight(max_in_flight.get())
             .max_in_flight_bytes(max_in_flight_bytes.get())
             .max_response_bytes(max_response_bytes.map_or(usize::MAX, NonZeroUsize::get))
-            .traced(self.traces.is_on())
             .drain_limit(drain_limit)
             .on_cancel(match on_cancel {
                 Cancelled::Drop => OnCancel::Drop,
                 Cancelled::Finish => OnCancel::Finish,
             });
+        if let Some(sampler) = self.traces.head_sampler() {
+            options = options.sampled(sampler);
+        }
         options = subjects.fold(options, Options::and_subject);
         if let Some(name) = name {
             options = options.name(name);
