@@ -1,6 +1,6 @@
-"""Reads deploy/nats/permissions.conf as lines: who may do what, and the file without any one of these.
+"""Reads deploy/nats/permissions.conf and its extras as lines: who may do what, and the files without any one of these.
 
-The file is the only place where permissions are written down; the proof makes its mutations from it. Standard library
+They are the only place where permissions are written down; the proof makes its mutations from them. Standard library
 only, Python >= 3.9.
 """
 
@@ -14,6 +14,10 @@ from typing import List
 from tooling import ROOT
 
 PERMISSIONS = ROOT / "deploy" / "nats" / "permissions.conf"
+# What some settings need beyond that, each in place of a role's own permissions.
+EXTRA = ROOT / "deploy" / "nats" / "permissions-extra.conf"
+# In whose place.
+INSTEAD = {"shared": "consumer", "scout": "provisioner"}
 
 ROLE = re.compile(r"^MAY_([A-Z]+) \{")
 DIRECTION = re.compile(r"^\s+(publish|subscribe):")
@@ -30,6 +34,16 @@ class Permission:
     direction: str
     subject: str
     line: int
+
+    @property
+    def user(self) -> str:
+        """The user who has it."""
+        return INSTEAD.get(self.role, self.role)
+
+    @property
+    def file(self) -> Path:
+        """Where it is written down."""
+        return EXTRA if self.role in INSTEAD else PERMISSIONS
 
     def __str__(self) -> str:
         return f"{self.role} {self.direction} {self.subject}"
@@ -55,8 +69,28 @@ def matches(pattern: str, subject: str) -> bool:
     return len(wanted) == len(had)
 
 
+def read_all() -> List[Permission]:
+    """All permissions of both files, in their order."""
+    return read(PERMISSIONS) + read(EXTRA)
+
+
+def text_for(role: str) -> str:
+    """The broker's permissions with a role's user in force: for an extra one, its block in place of the usual one."""
+    text = PERMISSIONS.read_text(encoding="utf-8")
+    return text if role not in INSTEAD else in_place(EXTRA.read_text(encoding="utf-8"), role, text)
+
+
+def in_place(extra: str, role: str, text: str) -> str:
+    """`text` with the block of `extra` in place of the one that it replaces."""
+    block = re.search(rf"^MAY_{role.upper()} \{{\n.*?^\}}\n", extra, re.MULTILINE | re.DOTALL)
+    usual = rf"^MAY_{INSTEAD[role].upper()} \{{\n.*?^\}}\n"
+    assert block is not None, f"no block for {role}"
+    text = re.sub(usual, lambda _: block.group(0), text, flags=re.MULTILINE | re.DOTALL)
+    return text.replace(f"$MAY_{INSTEAD[role].upper()} ", f"$MAY_{role.upper()} ")
+
+
 def read(path: Path = PERMISSIONS) -> List[Permission]:
-    """All permissions of the file, in its order."""
+    """All permissions of a file, in its order."""
     found: List[Permission] = []
     role = direction = ""
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
@@ -81,13 +115,16 @@ def read(path: Path = PERMISSIONS) -> List[Permission]:
     return found
 
 
-def without(permission: Permission, path: Path = PERMISSIONS) -> str:
-    """The file's text without one permission."""
-    lines = path.read_text(encoding="utf-8").splitlines()
+def without(permission: Permission) -> str:
+    """What `text_for` the permission's role gives, without it."""
+    lines = permission.file.read_text(encoding="utf-8").splitlines()
     line = lines[permission.line]
     if INLINE.match(line):
         # A list that is empty allows everything.
         lines[permission.line] = line.replace(f'"{permission.subject}"', '"natsway.nothing"')
     else:
         del lines[permission.line]
-    return "\n".join(lines) + "\n"
+    text = "\n".join(lines) + "\n"
+    if permission.role not in INSTEAD:
+        return text
+    return in_place(text, permission.role, PERMISSIONS.read_text(encoding="utf-8"))

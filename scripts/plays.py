@@ -53,6 +53,35 @@ command = ["sleep", "60"]
 state = "{directory}/instances"
 """
 
+SCOUT = """
+[[target]]
+name = "found"
+signal = {{ kind = "services", service = "de*", route = "demo", version = "blue" }}
+instance = {{ service_rate = 10.0 }}
+scale = {{ min = {least}, max = {most}, in_window = "1s" }}
+[target.backend]
+kind = "directives"
+subject = "svc.{{name}}.blue"
+[[target]]
+name = "queue"
+signal = {{ kind = "consumer", stream = "orders", consumer = "co*" }}
+instance = {{ service_rate = 10.0 }}
+scale = {{ min = 0, max = 1 }}
+[target.backend]
+kind = "processes"
+command = ["sleep", "60"]
+state = "{directory}/{{name}}"
+[[target]]
+name = "tally"
+signal = {{ kind = "tally", stream = "orders", consumer = "count" }}
+instance = {{ service_rate = 10.0 }}
+scale = {{ min = 0, max = 1 }}
+[target.backend]
+kind = "processes"
+command = ["sleep", "60"]
+state = "{directory}/tally"
+"""
+
 
 def requests(stage: Stage) -> None:
     """A gateway and workers: requests, cancellation, routes, a rollout with its drain, the last worker's departure."""
@@ -151,6 +180,7 @@ def scale(stage: Stage) -> None:
     stage.run("provisioner", "provisioner", "status", NATS_INBOX_PREFIX="_INBOX_provisioner")
     stage.run("operator", "provisioner", "explain", "demo")
     stage.run("operator", "provisioner", "top", "--count", "1")
+    stage.run("operator", "provisioner", "record", "--count", "1")
     stage.stop(provisioner)
 
 
@@ -161,6 +191,27 @@ def status(stage: Stage) -> str:
         if type(error) is not Failed or "no provisioner" not in str(error):
             raise
         return ""
+
+
+def scout(stage: Stage) -> None:
+    """An autoscaler that finds its targets by patterns, and counts what comes by receiving it."""
+    path = stage.directory / "provisioner.toml"
+    stage.admin_stream("orders")
+    worker = stage.start("worker", "worker", "--subject", "svc.demo.blue", NATSWAY_MAX_SETS="3")
+    stage.until("there is a service to find", lambda: "serving" in worker.text())
+    leading = None
+    for least, most in ((3, 3), (1, 1)):
+        text = SCOUT.format(least=least, most=most, directory=stage.directory)
+        path.write_text(text, encoding="utf-8")
+        leading = leading or stage.start("provisioner", "provisioner", "run", "--config", str(path))
+        reached = f"found-demo {least} {most}"
+        stage.until(f"there are {least} sets", lambda: reached in " ".join(status(stage).split()))
+    stage.until("the tally's consumer is found as well", lambda: "queue-count" in status(stage))
+    stage.admin_traffic("orders")
+    stage.until("messages are counted", lambda: stage.count("provisioner", "PUB $JS.ACK.orders.count."))
+    stage.run("provisioner", "provisioner", "status", NATS_INBOX_PREFIX="_INBOX_provisioner")
+    stage.stop(leading)
+    stage.stop(worker)
 
 
 def groups(stage: Stage) -> None:
@@ -241,6 +292,48 @@ def start_sides(stage: Stage, mode: str, first: str, variables: Dict[str, str]) 
     return started["producer"], started["consumer"]
 
 
+def shared(stage: Stage) -> None:
+    """Lines to consumers that share the partitions: a second one comes, the first leaves, another is dropped."""
+    source, lines = stage.directory / "app.log", stage.directory / "lines"
+    source.write_text("", encoding="utf-8")
+    variables = {
+        "SHIPPER_SUBJECT": "logs",
+        "SHIPPER_STREAM": "LOGS",
+        "SHIPPER_PARTITIONS": "2",
+        "SHIPPER_FILE": str(source),
+        "SHIPPER_STATE": str(stage.directory / "state"),
+        "SHIPPER_READ_PARTITIONS": "auto",
+        "SHIPPER_OUTPUT": "lines",
+        "SHIPPER_MEMBER_TIMEOUT": "2s",
+    }
+
+    def consumer(name: str) -> Running:
+        return stage.start("consumer", "consumer", SHIPPER_DIRECTORY=str(lines / name), **variables)
+
+    def line(text: str) -> None:
+        with open(source, "a", encoding="utf-8") as out:
+            out.write(f"{text}\n")
+        stage.until(f"{text} arrived", lambda: text in written(lines))
+
+    # Makes the stream, since it comes first.
+    one = consumer("one")
+    stage.until("the stream is made", lambda: stage.count("consumer", "PUB $JS.API.STREAM.CREATE.LOGS "))
+    producer = stage.start("producer", "producer", **variables)
+    line("line 1")
+    two = consumer("two")
+    stage.until("both take part", lambda: "Waiting for messages" in two.text())
+    stage.stop(one)
+    line("line 2")
+    gone = consumer("three")
+    stage.until("a third takes part", lambda: "Waiting for messages" in gone.text())
+    gone.process.kill()
+    stage.until("it is missed", lambda: "dropping silent members" in two.text())
+    line("line 3")
+    stage.run("consumer", "consumer", "status", SHIPPER_DIRECTORY=str(lines / "two"), **variables)
+    stage.stop(two)
+    stage.stop(producer)
+
+
 def written(directory: Path) -> str:
     return "".join(path.read_text(encoding="utf-8") for path in directory.rglob("lines*") if path.is_file())
 
@@ -256,4 +349,6 @@ PLAYS: Dict[str, Callable[[Stage], None]] = {
     "member": groups,
     "producer": shipping,
     "consumer": shipping_from_its_end,
+    "shared": shared,
+    "scout": scout,
 }

@@ -1,5 +1,6 @@
 //! What operators and probes ask: alive, ready, figures.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -9,7 +10,9 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
+use natsway_boot::Refused;
 use natsway_routes::watch::InForce;
+use natsway_wire::control;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::{CoreMetrics, render};
@@ -24,6 +27,8 @@ pub struct Watched {
     pub routes: InForce,
     /// What workers and provisioners tell of themselves.
     pub told: Told,
+    /// What the broker does not permit the gateway's control connection to hear.
+    pub refused: Refused,
     /// Cancelled when the gateway begins to leave.
     pub draining: CancellationToken,
 }
@@ -40,17 +45,32 @@ impl Watched {
     }
 
     /// Why no request should be sent here now, or `None`.
-    fn not_ready(&self) -> Option<&'static str> {
+    fn not_ready(&self) -> Option<Cow<'static, str>> {
         if self.draining.is_cancelled() {
-            return Some("shutting down");
+            return Some("shutting down".into());
+        }
+        if let Some(subject) = self.refused.find(is_needed) {
+            return Some(
+                format!("the broker does not permit to subscribe to {subject}: see docs/security.md").into(),
+            );
         }
         if !self.routes.known.load(Ordering::Acquire) {
-            return Some("routes not read yet");
+            return Some("routes not read yet".into());
         }
         // One connection is enough for a core to serve.
         let unconnected = self.cores.iter().any(|core| core.links.connected.get() == 0);
-        unconnected.then_some("not connected to the broker")
+        unconnected.then_some("not connected to the broker".into())
     }
+}
+
+/// Whether a gateway that does not hear a subject is of less use than none: it would lose requests when workers leave,
+/// hold up rollouts, or hear no answer. It asks for all of these when it starts, so that this shows then, and not in the
+/// middle of things at all gateways at once.
+fn is_needed(subject: &str) -> bool {
+    subject.starts_with("_INBOX")
+        || subject == control::report_subject()
+        || subject == control::figures_subject("*")
+        || subject.strip_suffix(".>").is_some_and(|prefix| prefix == control::tombstone_prefix())
 }
 
 /// The admin address's routes: `/livez`, `/readyz`, `/metrics`.

@@ -105,7 +105,8 @@ pub async fn run(
         threads.push(core.spawn(number, handed_over).map_err(StartError::Core)?);
     }
 
-    let control = broker.connect("apiproxy control", INBOX_PREFIX).await.map_err(StartError::Broker)?;
+    let connected = broker.connect_watched("apiproxy control", INBOX_PREFIX).await;
+    let (control, refused) = connected.map_err(StartError::Broker)?;
     let cores: Arc<[Arc<CoreMetrics>]> = seats.iter().map(|seat| Arc::clone(&seat.metrics)).collect();
     let identity = Identity::new(settings.listen);
     let progresses = Progresses::default();
@@ -124,7 +125,8 @@ pub async fn run(
     ));
     let told = Told::by(control.clone());
     tokio::spawn(tombstone::keep(control));
-    let watched = admin::Watched { cores, routes: in_force, told, draining: leaving.draining.clone() };
+    let watched =
+        admin::Watched { cores, routes: in_force, told, refused, draining: leaving.draining.clone() };
     let ready = watched.clone();
     let admin = axum::serve(admin_listener, admin::router(watched));
     tokio::spawn(async move {

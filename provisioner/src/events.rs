@@ -15,7 +15,7 @@ use natsway_wire::CONTROL_PREFIX;
 use serde::{Deserialize, Serialize};
 use tracing::debug;
 
-use crate::decision::Decision;
+use crate::decision::{Course, Decision};
 use crate::policy::{Directive, chain};
 
 /// The most targets of one message, so that it stays well below what a broker takes.
@@ -33,6 +33,23 @@ pub struct Status {
     pub since_ms: u64,
     /// The last decision about each target, by name.
     pub targets: Vec<Decision>,
+    /// How many decisions of each kind there were about each of them.
+    #[serde(default)]
+    pub decisions: BTreeMap<String, Counts>,
+}
+
+/// How many decisions about a target were of each kind, since its leader began to lead or the target was opened.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(default)]
+pub struct Counts {
+    /// To have more instances.
+    pub out: u64,
+    /// To have fewer.
+    pub r#in: u64,
+    /// To leave it as it is.
+    pub hold: u64,
+    /// Not to act on what was seen.
+    pub frozen: u64,
 }
 
 /// The targets for which an analyser fired.
@@ -44,9 +61,9 @@ pub struct Queues {
     pub queues: BTreeMap<String, String>,
 }
 
-/// The last decision about each target, shared by all who work and answer.
+/// The last decision about each target and how many there were, shared by all who work and answer.
 #[derive(Clone, Debug, Default)]
-pub struct Board(Arc<Mutex<BTreeMap<String, Decision>>>);
+pub struct Board(Arc<Mutex<BTreeMap<String, (Decision, Counts)>>>);
 
 impl Status {
     /// The same in parts that a broker takes.
@@ -55,7 +72,11 @@ impl Status {
         if targets.is_empty() {
             return vec![self];
         }
-        let part = |targets: &[Decision]| Status { targets: targets.to_vec(), ..self.clone() };
+        let mut decisions = std::mem::take(&mut self.decisions);
+        let part = |targets: &[Decision]| {
+            let of_these = targets.iter().filter_map(|about| decisions.remove_entry(&about.target));
+            Status { targets: targets.to_vec(), decisions: of_these.collect(), ..self.clone() }
+        };
         targets.chunks(TARGETS_OF_A_MESSAGE).map(part).collect()
     }
 
@@ -64,10 +85,24 @@ impl Status {
         let mut leaders: BTreeMap<(Option<String>, String), Status> = BTreeMap::new();
         for mut message in messages {
             let targets = std::mem::take(&mut message.targets);
+            let decisions = std::mem::take(&mut message.decisions);
             let key = (message.lease.clone(), message.leader.clone());
-            leaders.entry(key).or_insert(message).targets.extend(targets);
+            let whole = leaders.entry(key).or_insert(message);
+            whole.targets.extend(targets);
+            whole.decisions.extend(decisions);
         }
         leaders.into_values().collect()
+    }
+}
+
+impl Counts {
+    fn count(&mut self, course: Course) {
+        *match course {
+            Course::Out => &mut self.out,
+            Course::In => &mut self.r#in,
+            Course::Hold => &mut self.hold,
+            Course::Frozen => &mut self.frozen,
+        } += 1;
     }
 }
 
@@ -87,10 +122,12 @@ pub fn queues_subject(are_busy: bool) -> String {
 }
 
 impl Board {
-    /// Puts a decision in the place of the one before.
+    /// Puts a decision in the place of the one before, and counts it.
     pub fn put(&self, decision: Decision) {
         let mut board = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        board.insert(decision.target.clone(), decision);
+        let mut counts = board.get(&decision.target).map_or_else(Counts::default, |(_, counts)| *counts);
+        counts.count(decision.course());
+        board.insert(decision.target.clone(), (decision, counts));
     }
 
     /// Forgets a target.
@@ -100,7 +137,14 @@ impl Board {
 
     /// All of them, by name.
     pub fn decisions(&self) -> Vec<Decision> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        let board = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        board.values().map(|(decision, _)| decision.clone()).collect()
+    }
+
+    /// How many there were, by name.
+    pub fn counts(&self) -> BTreeMap<String, Counts> {
+        let board = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        board.iter().map(|(target, (_, counts))| (target.clone(), *counts)).collect()
     }
 
     /// The targets whose analysers ordered more instances, or fewer.
@@ -141,18 +185,26 @@ mod tests {
             controller.freeze(0, Fleet::default(), Fault::WarmingUp)
         };
         let targets: Vec<Decision> = (0..250).map(decision).collect();
+        let board = Board::default();
+        for target in targets.iter().chain(&targets[..1]) {
+            board.put(target.clone());
+        }
+        let counted = board.counts();
+        assert_eq!((counted.len(), counted["t0000"].frozen, counted["t0001"].frozen), (250, 2, 1));
+        assert_eq!(counted["t0000"], Counts { frozen: 2, ..Counts::default() });
         let of = |leader: &str, lease: Option<&str>| Status {
             leader: leader.to_owned(),
             lease: lease.map(str::to_owned),
             since_ms: 7,
             targets: targets.clone(),
+            decisions: counted.clone(),
         };
         let (one, other) = (of("a", Some("shop")), of("b", None));
         let mut messages = one.clone().messages();
         assert_eq!(messages.len(), 3);
         messages.extend(other.clone().messages());
         assert_eq!(Status::whole(messages), [other, one]);
-        let nothing = Status { targets: Vec::new(), ..of("c", None) };
+        let nothing = Status { targets: Vec::new(), decisions: BTreeMap::new(), ..of("c", None) };
         assert_eq!(nothing.clone().messages(), [nothing]);
     }
 }

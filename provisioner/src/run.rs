@@ -117,7 +117,7 @@ impl Term {
     async fn lead(mut self, end: CancellationToken) {
         let since_ms = crate::signal::now_ms(&self.clock);
         let (leader, lease) = (self.id.clone(), self.lease.clone());
-        let about = Status { leader, lease, since_ms, targets: Vec::new() };
+        let about = Status { leader, lease, since_ms, targets: Vec::new(), decisions: BTreeMap::new() };
         let answering = tokio::spawn(answer(self.client.clone(), about, self.board.clone()));
         let answering = tokio_util::task::AbortOnDropHandle::new(answering);
         let mut discovery = tokio::time::interval(DISCOVERY);
@@ -293,7 +293,7 @@ async fn answer(client: Client, about: Status, board: Board) {
     };
     while let Some(question) = questions.next().await {
         let Some(reply) = question.reply else { continue };
-        let status = Status { targets: board.decisions(), ..about.clone() };
+        let status = Status { targets: board.decisions(), decisions: board.counts(), ..about.clone() };
         for message in status.messages() {
             tell(&client, reply.to_string(), &message).await;
         }

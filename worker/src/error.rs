@@ -13,6 +13,16 @@ pub enum Error {
     /// The broker refused us, or is older than Natsway needs. One that is merely away is waited for.
     #[error(transparent)]
     Broker(#[from] DialError),
+    /// The broker does not let us hear our own requests, or what comes back to us: at once at the start, later when that
+    /// has lasted for half a minute.
+    #[error(
+        "the broker does not permit this worker to subscribe to {subject}: add it to this user's permissions, or use the \
+         user of this role (docs/security.md)"
+    )]
+    NotPermitted {
+        /// What was refused.
+        subject: String,
+    },
     /// The system gave no thread or no runtime.
     #[error("starting a thread")]
     Thread(#[source] std::io::Error),

@@ -1,6 +1,6 @@
 //! A reader thread: it keeps a session, moves to another when it must, and leaves in order.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use natsway_wire::control;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::Error;
 use crate::discovery::Instance;
@@ -32,6 +32,13 @@ const INBOX_PREFIX: &str = "_INBOX_worker";
 /// Between two tries to subscribe on a connection that could be made.
 const PAUSE: Duration = Duration::from_millis(500);
 
+/// The same where the broker does not permit it, for somebody has to change its configuration.
+const DEAF_PAUSE: Duration = Duration::from_secs(5);
+
+/// How long a worker stays that could serve once and is not permitted to any more: a mistake in the broker's
+/// configuration may be mended meanwhile. After that whoever started it is to see that it does not work.
+const DEAF_LIMIT: Duration = Duration::from_secs(30);
+
 /// How long old and new subscriptions of a move live side by side, so that the whole cluster knows of the new ones.
 const OVERLAP: Duration = Duration::from_millis(250);
 
@@ -46,6 +53,14 @@ pub(crate) struct Reader<F> {
     leave_all: CancellationToken,
     /// Sessions that are being left for newer ones; each ends by itself.
     retiring: Vec<JoinHandle<()>>,
+    /// What the broker does not permit us to hear, since when; `None` again once it does.
+    deaf: RefCell<Option<Deaf>>,
+}
+
+/// A worker that hears nothing.
+struct Deaf {
+    subject: String,
+    since: Instant,
 }
 
 /// A session that serves.
@@ -93,6 +108,7 @@ impl<F: Start> Reader<F> {
             leaving: Rc::default(),
             leave_all,
             retiring: Vec::new(),
+            deaf: RefCell::default(),
         }
     }
 
@@ -100,11 +116,12 @@ impl<F: Start> Reader<F> {
     ///
     /// # Errors
     /// [`Error::Broker`] when the broker that was reached first will not have us; later refusals are waited out.
+    /// [`Error::NotPermitted`] when it does not let us hear requests; later that is waited out for [`DEAF_LIMIT`].
     pub(crate) async fn run(mut self, leave: CancellationToken) -> Result<(), Error> {
         let intake = Rc::clone(&self.intake);
         let _watch =
             AbortOnDropHandle::new(tokio::task::spawn_local(async move { intake.watch_running().await }));
-        let Some(mut live) = self.first(&leave).await? else { return Ok(()) };
+        let Some(mut live) = self.first(&leave).await? else { return self.given_up() };
         loop {
             let next = tokio::select! {
                 event = live.session.next_event() => Next::Session(event),
@@ -125,14 +142,17 @@ impl<F: Start> Reader<F> {
                     // The same server will do, if it takes one.
                     self.step_aside(live, None, &leave).await
                 }
-                Next::Session(SessionEvent::Answers) => Some(live),
+                Next::Session(SessionEvent::NotPermitted) if self.is_deaf(&live.session) => {
+                    self.replace(live, &leave).await
+                }
+                Next::Session(SessionEvent::Answers | SessionEvent::NotPermitted) => Some(live),
                 Next::Session(SessionEvent::Lost) => self.replace(live, &leave).await,
             };
             live = match moved {
                 Some(moved) => moved,
                 None => {
                     self.leave(None).await;
-                    return Ok(());
+                    return self.given_up();
                 }
             };
         }
@@ -161,12 +181,42 @@ impl<F: Start> Reader<F> {
                 if let Some(live) = self.serve_on(session).await {
                     return Ok(Some(live));
                 }
+                if let Some(Deaf { subject, .. }) = self.deaf.take() {
+                    return Err(Error::NotPermitted { subject });
+                }
             }
         }
         Ok(self.serve_somewhere(None, leave.cancelled()).await)
     }
 
-    /// Dials until it serves, or until `stop` completes. The server `avoid` is about to shut down.
+    /// Whether requests, or what comes back to us, will not be heard on a session. It is told when it begins.
+    fn is_deaf(&self, session: &Session) -> bool {
+        let config = &self.instance.config;
+        let needed = |subject: &str| {
+            subject.starts_with(session.inbox_prefix())
+                || config.subjects.iter().any(|own| own.as_str() == subject)
+        };
+        let Some(subject) = session.refused().find(needed) else { return false };
+        let mut deaf = self.deaf.borrow_mut();
+        if deaf.is_none() {
+            error!(subject, reader = self.index, "not serving: the broker does not permit to subscribe");
+            *deaf = Some(Deaf { subject, since: Instant::now() });
+        }
+        true
+    }
+
+    /// How a reader ends that does not serve: it was told to leave, unless it has been deaf for too long.
+    fn given_up(&self) -> Result<(), Error> {
+        match self.deaf.take() {
+            Some(Deaf { subject, since }) if since.elapsed() > DEAF_LIMIT => {
+                Err(Error::NotPermitted { subject })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Dials until it serves, until `stop` completes, or until it has been deaf for too long. The server `avoid` is about
+    /// to shut down.
     ///
     /// What has begun to subscribe is not interrupted: the broker may have sent it requests already.
     async fn serve_somewhere(&mut self, avoid: Option<&str>, stop: impl Future<Output = ()>) -> Option<Live> {
@@ -179,8 +229,12 @@ impl<F: Start> Reader<F> {
             if let Some(live) = self.serve_on(session).await {
                 return Some(live);
             }
+            let deaf_for = self.deaf.borrow().as_ref().map(|deaf| deaf.since.elapsed());
+            if deaf_for.is_some_and(|time| time > DEAF_LIMIT) {
+                return None;
+            }
             tokio::select! {
-                () = tokio::time::sleep(PAUSE) => {}
+                () = tokio::time::sleep(if deaf_for.is_some() { DEAF_PAUSE } else { PAUSE }) => {}
                 () = &mut stop => return None,
             }
         }
@@ -211,7 +265,9 @@ impl<F: Start> Reader<F> {
             let messages = house.open(session.client()).await?;
             Ok::<_, async_nats::Error>((messages, Link::open(&session, &self.instance.config).await?))
         };
+        // By the echo that opening ends with, the broker's objections are here too.
         let (messages, link) = match opened.await {
+            _ if self.is_deaf(&session) => return None,
             Ok(opened) => opened,
             Err(error) => {
                 warn!(%error, "could not subscribe, trying again");
@@ -219,6 +275,7 @@ impl<F: Start> Reader<F> {
             }
         };
         let client = Arc::clone(link.client());
+        self.deaf.take();
         self.intake.desk.outbox.set(Some(Arc::clone(&client)));
         self.announce(&client).await;
         let leave = CancellationToken::new();
@@ -227,22 +284,24 @@ impl<F: Start> Reader<F> {
         let serving = tokio::task::unconstrained(link.serve(Rc::clone(&self.intake), leave.clone()));
         let link = tokio::task::spawn_local(serving);
         let house = tokio::task::spawn_local(house.keep(Arc::clone(&client), messages));
-        let server = session.client().server_info();
         info!(
             subject = %self.instance.config.subjects[0],
             queue_group = %self.instance.config.queue_group,
             instance = %self.instance.id(),
             reader = self.index,
-            broker = %format_args!("{}:{}", server.host, server.port),
+            broker = session.address(),
             "serving"
         );
         Some(Live { session, client, leave, link, house: AbortOnDropHandle::new(house) })
     }
 
-    /// The session was lost: dials another. Handlers in flight answer by that one. `None` when told to leave.
+    /// The session was lost, or is of no use: dials another. Handlers in flight answer by that one. `None` when told to
+    /// leave, or when deaf for too long.
     async fn replace(&mut self, lost: Live, leave: &CancellationToken) -> Option<Live> {
         self.intake.desk.outbox.set(None);
-        warn!(reader = self.index, "broker connection lost, dialling again");
+        if self.deaf.borrow().is_none() {
+            warn!(reader = self.index, "broker connection lost, dialling again");
+        }
         drop(lost);
         self.serve_somewhere(None, leave.cancelled()).await
     }

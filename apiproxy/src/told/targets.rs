@@ -1,5 +1,7 @@
 //! What provisioners see and decide: the status that each leader answers with.
 
+use std::collections::HashMap;
+
 use serde::Deserialize;
 
 use super::roster::{ANSWER_BYTES, Roster, is_name};
@@ -20,6 +22,18 @@ pub(super) struct Target {
     obstacle: Option<String>,
     #[serde(default)]
     sample: Option<Sample>,
+    /// How many decisions there were, where the provisioner counts them.
+    #[serde(skip)]
+    decided: Option<Decided>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default)]
+struct Decided {
+    out: u64,
+    r#in: u64,
+    hold: u64,
+    frozen: u64,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -44,6 +58,8 @@ struct Sample {
 #[derive(Deserialize)]
 struct Status {
     targets: Vec<Target>,
+    #[serde(default)]
+    decisions: HashMap<String, Decided>,
 }
 
 /// The targets of an answer; none where it is not one.
@@ -51,9 +67,10 @@ pub(super) fn read(answer: &[u8]) -> Vec<(String, Target)> {
     if answer.len() > ANSWER_BYTES {
         return Vec::new();
     }
-    let targets = serde_json::from_slice(answer).map_or(Vec::new(), |status: Status| status.targets);
+    let Ok(Status { targets, decisions }) = serde_json::from_slice(answer) else { return Vec::new() };
     let named = targets.into_iter().filter(|target| is_name(&target.target));
-    named.map(|target| (target.target.clone(), target)).collect()
+    let counted = |target: Target| Target { decided: decisions.get(&target.target).copied(), ..target };
+    named.map(|target| (target.target.clone(), counted(target))).collect()
 }
 
 /// The figures in the text format of Prometheus; nothing where there is no provisioner.
@@ -68,6 +85,14 @@ pub(super) fn page(targets: &Roster<Target>) -> String {
         let Fleet { ready, starting, stopping } = told.fleet;
         for (state, count) in [("ready", ready), ("starting", starting), ("stopping", stopping)] {
             page.sample(name, &format!("target=\"{target}\",state=\"{state}\""), count);
+        }
+    }
+    let name = "natsway_target_decisions_total";
+    page.family(name, "counter", "Decisions about a target, by what they were.");
+    for (target, told) in targets.iter() {
+        let Some(Decided { out, r#in, hold, frozen }) = told.decided else { continue };
+        for (course, count) in [("out", out), ("in", r#in), ("hold", hold), ("frozen", frozen)] {
+            page.sample(name, &format!("target=\"{target}\",course=\"{course}\""), count);
         }
     }
     let mut family = |name: &str, kind: &str, help: &str, figure: fn(&Target) -> Option<u64>| {
@@ -125,7 +150,7 @@ mod tests {
               "sample": seen },
             { "target": "mails", "at_ms": 1, "from": 0, "to": 0, "fleet": {}, "frozen": { "fault": "warming_up" } },
             { "target": "a\"b", "at_ms": 1, "from": 0, "to": 0, "fleet": {} },
-        ]});
+        ], "decisions": { "orders": { "out": 2, "in": 1, "hold": 40, "frozen": 3 } } });
         let mut roster = Roster::default();
         roster.note(read(status.to_string().as_bytes()));
         let page = page(&roster);
@@ -133,12 +158,16 @@ mod tests {
             "natsway_target_instances{target=\"orders\",state=\"starting\"} 2",
             "natsway_target_wanted_instances{target=\"orders\"} 3",
             "natsway_target_lag_messages{target=\"orders\"} 6",
+            "natsway_target_decisions_total{target=\"orders\",course=\"out\"} 2",
+            "natsway_target_decisions_total{target=\"orders\",course=\"in\"} 1",
+            "natsway_target_decisions_total{target=\"orders\",course=\"frozen\"} 3",
             "natsway_target_frozen{target=\"orders\"} 0",
             "natsway_target_frozen{target=\"mails\"} 1",
             "natsway_target_completed_total{target=\"orders\"} 4",
         ] {
             assert!(page.lines().any(|have| have == line), "{line} is not in:\n{page}");
         }
+        assert!(!page.contains("decisions_total{target=\"mails\""), "an older provisioner's: {page}");
         assert!(!page.contains("lag_messages{target=\"mails\"}") && !page.contains("a\"b"), "{page}");
     }
 

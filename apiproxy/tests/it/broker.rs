@@ -112,3 +112,26 @@ async fn a_broker_that_shuts_down_in_lame_duck_mode_costs_no_request() {
     }
     assert!(number > 100, "{number} requests");
 }
+
+#[tokio::test]
+async fn a_gateway_that_may_not_hear_what_it_needs_is_not_ready_and_names_it() {
+    for (missing, told) in
+        [("natsway.tombstone.>", "natsway.tombstone.>"), ("_INBOX_apiproxy.>", "_INBOX_apiproxy.")]
+    {
+        let needed = ["_INBOX_apiproxy.>", "natsway.figures.*", "natsway.report", "natsway.tombstone.>"];
+        let allowed: Vec<_> = needed.into_iter().filter(|subject| *subject != missing).collect();
+        let lines = format!(
+            "authorization {{ users: [{{ user: g, password: p, permissions: {{ publish: \">\", subscribe: {{ allow: {allowed:?} }} }} }}] }}"
+        );
+        let broker = Broker::builder().config_lines(&lines).start().await;
+        let gateway = Gateway::launch(&format!("nats://g:p@127.0.0.1:{}", broker.port()), ROUTES, &[]);
+        let reason = eventually(DEADLINE, async || {
+            gateway.admin("/readyz").await.filter(|reply| reply.text().contains("does not permit"))
+        })
+        .await;
+        assert_eq!(reason.status, 503);
+        assert!(reason.text().contains(told), "{reason:?}");
+        let log = gateway.process.stderr();
+        assert!(log.contains("the broker does not permit it") && log.contains(told), "{log}");
+    }
+}

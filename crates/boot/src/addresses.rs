@@ -2,7 +2,9 @@
 
 use async_nats::ServerAddr;
 
-use crate::BrokerError;
+use percent_encoding::percent_decode_str;
+
+use crate::{BrokerError, Credentials};
 
 /// Reads one address or several with commas between.
 ///
@@ -23,6 +25,18 @@ fn read_one(url: &str) -> Option<ServerAddr> {
     // The `@` stands behind a `/`, `?` or `#` of the password: what was read as the host is none.
     let cut_short = url.contains('@') && !has_user_part(&server);
     (!server.host().is_empty() && !cut_short).then_some(server)
+}
+
+/// What the first address with a user part says, for all of them: those that a cluster tells of have none.
+pub(crate) fn credentials(servers: &[ServerAddr]) -> Credentials {
+    let plain = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+    let Some(server) = servers.iter().find(|server| has_user_part(server)) else { return Credentials::None };
+    let user = plain(server.username().unwrap_or_default());
+    match server.password() {
+        Some(password) => Credentials::UserPassword(user, plain(password)),
+        // A user part without a password is a token.
+        None => Credentials::Token(user),
+    }
 }
 
 fn has_user_part(server: &ServerAddr) -> bool {

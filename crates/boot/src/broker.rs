@@ -10,9 +10,9 @@ use async_nats::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use async_nats::{Client, ClientError, ConnectOptions, Event, ServerAddr};
 use tracing::{debug, info, warn};
 
-use crate::complaints::Complaints;
+use crate::complaints::{Complaints, Heard};
 use crate::settings::BrokerSettings;
-use crate::{DialErrorKind, addresses, refusal};
+use crate::{DialErrorKind, Refused, addresses, refusal};
 
 /// How often a connection asks the broker whether it is alive. Three unanswered pings end the connection, so a broker
 /// that froze or vanished is noticed within 6 s.
@@ -110,7 +110,12 @@ impl Broker {
     /// certificates are read again when connecting, for they may be renewed meanwhile.
     pub fn with(urls: &str, credentials: Credentials, tls: Tls) -> Result<Broker, BrokerError> {
         let servers = addresses::read(urls)?;
-        let who = presented(&credentials, &servers);
+        // The client library reads what an address says of users, and sends none of it.
+        let credentials = match credentials {
+            Credentials::None => addresses::credentials(&servers),
+            given => given,
+        };
+        let who = presented(&credentials);
         let mut options = match credentials {
             Credentials::None => ConnectOptions::new(),
             Credentials::UserPassword(user, password) => {
@@ -188,8 +193,23 @@ impl Broker {
     /// # Errors
     /// What cannot mend itself: unreadable certificates and addresses.
     pub async fn connect(&self, name: &str, inbox_prefix: &str) -> Result<Client, async_nats::ConnectError> {
+        self.connect_watched(name, inbox_prefix).await.map(|(client, _)| client)
+    }
+
+    /// The same, for those who cannot do without what they subscribe to: with what the broker refused since the connection
+    /// came up last.
+    ///
+    /// # Errors
+    /// As for [`connect`](Self::connect).
+    pub async fn connect_watched(
+        &self,
+        name: &str,
+        inbox_prefix: &str,
+    ) -> Result<(Client, Refused), async_nats::ConnectError> {
         let listener = Listener::new(self.clone(), name);
-        self.options(name, inbox_prefix)
+        let refused = listener.refused.clone();
+        let client = self
+            .options(name, inbox_prefix)
             .event_callback(move |event| {
                 listener.hear(event);
                 std::future::ready(())
@@ -197,7 +217,8 @@ impl Broker {
             .retry_on_initial_connect()
             .reconnect_delay_callback(backoff)
             .connect(self.servers.clone())
-            .await
+            .await?;
+        Ok((client, refused))
     }
 
     /// Tries each server once and says why it cannot be had: the client tells a kind of failure and no more.
@@ -221,6 +242,7 @@ struct Listener {
     broker: Broker,
     name: String,
     complaints: Complaints,
+    refused: Refused,
     /// The failure that was told last, since the last success.
     failure: Mutex<Option<String>>,
 }
@@ -228,12 +250,23 @@ struct Listener {
 impl Listener {
     fn new(broker: Broker, name: &str) -> Listener {
         let complaints = Complaints::new(name, broker.who.as_deref());
-        Listener { broker, name: name.to_owned(), complaints, failure: Mutex::default() }
+        Listener {
+            broker,
+            name: name.to_owned(),
+            complaints,
+            refused: Refused::default(),
+            failure: Mutex::default(),
+        }
     }
 
     fn hear(&self, event: Event) {
-        if self.complaints.hear(&event) {
-            return;
+        match self.complaints.hear(&event) {
+            Heard::Other => {}
+            Heard::Complaint => return,
+            Heard::NoSubscription(subject) => return self.refused.add(subject),
+        }
+        if let Event::Disconnected = event {
+            self.refused.clear();
         }
         match event {
             Event::ClientError(ClientError::Other(failure)) => {
@@ -267,17 +300,9 @@ async fn tell_failure(broker: Broker, name: String, failure: String) {
 }
 
 /// Who we say that we are, in words and without secrets.
-fn presented(credentials: &Credentials, servers: &[ServerAddr]) -> Option<String> {
+fn presented(credentials: &Credentials) -> Option<String> {
     match credentials {
-        // A user part without a password is a token.
-        Credentials::None => servers.iter().find_map(|server| {
-            let user = server.username()?;
-            Some(
-                server
-                    .password()
-                    .map_or_else(|| "the token of NATS_URL".to_owned(), |_| format!("user {user:?}")),
-            )
-        }),
+        Credentials::None => None,
         Credentials::UserPassword(user, _) => Some(format!("user {user:?}")),
         Credentials::Token(_) => Some("the token".to_owned()),
         Credentials::NKey(seed) => {
@@ -422,7 +447,9 @@ mod tests {
         let who = |url: &str, credentials| Broker::with(url, credentials, Tls::default()).unwrap().who;
         assert_eq!(who("a", Credentials::None), None);
         assert_eq!(who("nats://me:secret@a", Credentials::None).unwrap(), "user \"me\"");
-        assert_eq!(who("nats://secret@a", Credentials::None).unwrap(), "the token of NATS_URL");
+        assert_eq!(who("nats://secret@a", Credentials::None).unwrap(), "the token");
+        assert_eq!(who("b,nats://m%65:secret@a", Credentials::None).unwrap(), "user \"me\"");
+        assert_eq!(who("nats://me:secret@a", Credentials::Token("x".to_owned())).unwrap(), "the token");
         assert_eq!(who("a", Credentials::Token("secret".to_owned())).unwrap(), "the token");
         let user = nkeys::KeyPair::new_user();
         let told = who("a", Credentials::NKey(user.seed().unwrap())).unwrap();

@@ -10,6 +10,9 @@ use tracing::{error, warn};
 /// The same complaint is told again after this.
 const AGAIN_AFTER: Duration = Duration::from_secs(60);
 
+/// The operation that is refused once and means silence from then on.
+const SUBSCRIBE: &str = "subscribe";
+
 /// Different complaints that are remembered; more are not told until one of these is old.
 const REMEMBERED: usize = 64;
 
@@ -21,6 +24,17 @@ pub(crate) struct Complaints {
     name: String,
     who: Option<String>,
     told: Mutex<HashMap<String, Instant>>,
+}
+
+/// What an event was.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Heard {
+    /// No complaint.
+    Other,
+    /// A complaint, and that is all there is to do about it.
+    Complaint,
+    /// We asked to hear a subject and never will.
+    NoSubscription(String),
 }
 
 /// What the broker does not let us do.
@@ -35,38 +49,41 @@ impl Complaints {
         Complaints { name: name.to_owned(), who: who.map(str::to_owned), told: Mutex::default() }
     }
 
-    /// Tells an event if it is a complaint that was not told lately; says whether it is a complaint at all.
-    pub(crate) fn hear(&self, event: &Event) -> bool {
+    /// Tells an event if it is a complaint that was not told lately; says what it is.
+    pub(crate) fn hear(&self, event: &Event) -> Heard {
         match event {
             Event::SlowConsumer(_) => {
                 if self.is_news("slow", Instant::now()) {
                     warn!(name = %self.name, "the broker's messages come faster than they are read; some were dropped");
                 }
             }
-            Event::ServerError(ServerError::Other(text)) => self.hear_text(text),
+            Event::ServerError(ServerError::Other(text)) => return self.hear_text(text),
             Event::ServerError(error) => {
                 if self.is_news(&error.to_string(), Instant::now()) {
                     warn!(name = %self.name, %error, "broker reports an error");
                 }
             }
-            _ => return false,
+            _ => return Heard::Other,
         }
-        true
+        Heard::Complaint
     }
 
-    fn hear_text(&self, text: &str) {
+    fn hear_text(&self, text: &str) -> Heard {
         let Some(Forbidden { operation, subject }) = Forbidden::read(text) else {
             if self.is_news(text, Instant::now()) {
                 warn!(name = %self.name, error = text, "broker reports an error");
             }
-            return;
+            return Heard::Complaint;
         };
-        if !self.is_news(&format!("{operation} {}", family(subject)), Instant::now()) {
-            return;
+        if self.is_news(&format!("{operation} {}", family(subject)), Instant::now()) {
+            let user = self.who.as_deref().unwrap_or("the broker's default user");
+            let hint = hint(operation, subject);
+            error!(name = %self.name, user, operation, subject, "the broker does not permit it: {hint}");
         }
-        let user = self.who.as_deref().unwrap_or("the broker's default user");
-        let hint = hint(operation, subject);
-        error!(name = %self.name, user, operation, subject, "the broker does not permit it: {hint}");
+        match operation {
+            SUBSCRIBE => Heard::NoSubscription(subject.to_owned()),
+            _ => Heard::Complaint,
+        }
     }
 
     fn is_news(&self, what: &str, now: Instant) -> bool {
@@ -84,11 +101,11 @@ impl Forbidden<'_> {
     /// Reads `Permissions Violation for Publish to "subject"`, and its like for subscriptions.
     fn read(text: &str) -> Option<Forbidden<'_>> {
         const PUBLISH: &str = "Permissions Violation for Publish to ";
-        const SUBSCRIBE: &str = "Permissions Violation for Subscription to ";
+        const SUBSCRIPTION: &str = "Permissions Violation for Subscription to ";
         let after = |prefix| text.trim_matches('\'').strip_prefix(prefix);
         let (operation, rest) = match after(PUBLISH) {
             Some(rest) => ("publish", rest),
-            None => ("subscribe", after(SUBSCRIBE)?),
+            None => (SUBSCRIBE, after(SUBSCRIPTION)?),
         };
         let subject = rest.trim_start_matches('"').split('"').next()?;
         Some(Forbidden { operation, subject })

@@ -16,6 +16,7 @@ mod complaints;
 pub mod logs;
 mod pulse;
 mod refusal;
+mod refused;
 mod session;
 mod settings;
 pub mod shutdown;
@@ -30,6 +31,7 @@ use rand::Rng;
 pub use args::{BrokerArgs, duration};
 pub use broker::{Broker, BrokerError, Credentials, Tls};
 pub use clock::Clock;
+pub use refused::Refused;
 pub use session::{Dial, DialError, DialErrorKind, Dialer, Session, SessionEvent};
 
 /// A random id, fit for a token of a subject: 16 characters out of 62, about 94 bits.

@@ -14,9 +14,9 @@ use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
 use crate::broker::backoff;
-use crate::complaints::Complaints;
+use crate::complaints::{Complaints, Heard};
 use crate::pulse::{self, Pulse};
-use crate::{Broker, refusal};
+use crate::{Broker, Refused, refusal};
 
 /// The oldest broker that Natsway works with.
 const OLDEST_BROKER: (u64, u64) = (2, 11);
@@ -62,7 +62,9 @@ pub struct Dialer {
 pub struct Session {
     client: Client,
     server_id: String,
+    address: String,
     inbox_prefix: String,
+    refused: Refused,
     events: mpsc::Receiver<SessionEvent>,
     pulse: Pulse,
 }
@@ -77,6 +79,8 @@ pub enum SessionEvent {
     Silent,
     /// Something came back after [`SessionEvent::Silent`].
     Answers,
+    /// The broker refused a subscription ([`Session::refused`]), or took it back: that subject is not heard here.
+    NotPermitted,
     /// The connection is gone; nothing more is sent or received on it.
     Lost,
 }
@@ -197,6 +201,8 @@ impl Dialer {
         let failed = |kind, reason| DialError { kind, server: host_and_port(&server), reason };
         let (sender, events) = mpsc::channel(EVENTS);
         let complaints = Complaints::new(&self.dial.name, self.broker.who.as_deref());
+        let refused = Refused::default();
+        let refusals = refused.clone();
         let connected = self
             .broker
             .options(&self.dial.name, &self.dial.inbox_prefix)
@@ -210,8 +216,13 @@ impl Dialer {
             .max_reconnects(1)
             .reconnect_delay_callback(|_| Duration::ZERO)
             .event_callback(move |event| {
-                if !complaints.hear(&event) {
-                    report(&sender, &event);
+                match complaints.hear(&event) {
+                    Heard::Other => report(&sender, &event),
+                    Heard::Complaint => {}
+                    Heard::NoSubscription(subject) => {
+                        refusals.add(subject);
+                        sender.try_send(SessionEvent::NotPermitted).ok();
+                    }
                 }
                 std::future::ready(())
             })
@@ -236,7 +247,11 @@ impl Dialer {
         let pulse = Pulse::start(&client).await;
         let pulse = pulse.map_err(|error| failed(DialErrorKind::Unavailable, error.to_string()))?;
         let inbox_prefix = self.broker.inbox_prefix(&self.dial.inbox_prefix).to_owned();
-        Ok((Session { client, server_id: info.server_id, inbox_prefix, events, pulse }, server))
+        let address = host_and_port(&server);
+        Ok((
+            Session { client, server_id: info.server_id, address, inbox_prefix, refused, events, pulse },
+            server,
+        ))
     }
 
     /// Keeps the addresses that the cluster advertises, with the scheme (TLS or not) of the server that said so.
@@ -259,6 +274,17 @@ impl Session {
     /// The id of the server at the other end.
     pub fn server_id(&self) -> &str {
         &self.server_id
+    }
+
+    /// The address that was dialled, `host:port`. What a server says of itself may be `0.0.0.0`.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// The subscriptions that the broker refused. It says so before it answers what was sent after them, so once an echo
+    /// of ours is back they are here.
+    pub fn refused(&self) -> &Refused {
+        &self.refused
     }
 
     /// Where its inboxes have to be.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use natsway_boot::{Broker, Dial, DialErrorKind, Dialer, SessionEvent};
 use natsway_testkit::{Cluster, TcpLink, eventually};
 
@@ -121,4 +121,49 @@ async fn nobody_there_is_unavailable_and_a_stranger_is_refused() {
     let error =
         dialer(&format!("nats://127.0.0.1:{}", guarded.port())).dial_once(None).await.expect_err("refused");
     assert_eq!(error.kind(), DialErrorKind::Refused, "{error}");
+}
+
+#[tokio::test]
+async fn the_user_of_an_address_is_told_to_the_broker() {
+    let guarded = natsway_testkit::Broker::builder()
+        .config_lines("authorization { user: me, password: \"s/cret\" }")
+        .start()
+        .await;
+    let address = format!("127.0.0.1:{}", guarded.port());
+    let session = dialer(&format!("nats://me:s%2Fcret@{address}")).dial_once(None).await.expect("permitted");
+    assert_eq!(session.address(), address);
+    let error = dialer(&format!("nats://me:wrong@{address}")).dial_once(None).await.expect_err("refused");
+    assert_eq!(error.kind(), DialErrorKind::Refused, "{error}");
+    assert!(error.to_string().contains("user \"me\""), "{error}");
+}
+
+#[tokio::test]
+async fn a_broker_that_lets_guests_in_still_hears_who_we_are() {
+    let broker = natsway_testkit::Broker::builder()
+        .config_lines(
+            "accounts { A { users: [ { user: guest, password: g, permissions: { subscribe: [\"_INBOX_test.>\"] } }, \
+             { user: me, password: secret } ] } }\nno_auth_user: guest",
+        )
+        .start()
+        .await;
+    let may_hear = async |user: &str| {
+        let mut session =
+            dialer(&format!("nats://{user}127.0.0.1:{}", broker.port())).dial_once(None).await.unwrap();
+        let client = session.client().clone();
+        let mut heard = client.subscribe("svc.demo.blue").await.unwrap();
+        let inbox = client.new_inbox();
+        let mut own = client.subscribe(inbox.clone()).await.unwrap();
+        client.publish("svc.demo.blue", "".into()).await.unwrap();
+        client.publish(inbox, "".into()).await.unwrap();
+        tokio::time::timeout(DEADLINE, own.next()).await.expect("an echo");
+        let refused = session.refused().find(|_| true);
+        if refused.is_some() {
+            assert_eq!(refused.as_deref(), Some("svc.demo.blue"));
+            let event = tokio::time::timeout(DEADLINE, session.next_event()).await.expect("it is told");
+            assert_eq!(event, SessionEvent::NotPermitted);
+        }
+        heard.next().now_or_never().flatten().is_some()
+    };
+    assert!(!may_hear("").await);
+    assert!(may_hear("me:secret@").await);
 }

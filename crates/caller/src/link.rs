@@ -127,8 +127,15 @@ pub struct Link {
     unanswered: RefCell<HashMap<Rc<str>, u32>>,
 }
 
+/// The last token of the echo's subject: no key of a request.
+const ECHO: &str = "echo";
+
+/// How long the echo may take.
+const ECHO_LIMIT: Duration = Duration::from_millis(250);
+
 impl Link {
-    /// Subscribes to the replies of a new session, on an inbox of its own.
+    /// Subscribes to the replies of a new session, on an inbox of its own, and waits a moment for an echo, for with that the
+    /// broker's objections are here too.
     ///
     /// # Errors
     /// The session was lost already.
@@ -138,7 +145,11 @@ impl Link {
         counts: Arc<LinkCounts>,
     ) -> Result<(Rc<Link>, Subscriber), async_nats::SubscribeError> {
         let inbox = format!("{}.{}.", session.inbox_prefix(), natsway_boot::random_id());
-        let replies = session.client().subscribe(format!("{inbox}*")).await?;
+        let mut replies = session.client().subscribe(format!("{inbox}*")).await?;
+        if session.client().publish(format!("{inbox}{ECHO}"), Bytes::new()).await.is_ok() {
+            // Who may not publish to itself hears nothing, and that means nothing.
+            tokio::time::timeout(ECHO_LIMIT, replies.next()).await.ok();
+        }
         let link = Link {
             client: session.client().clone(),
             server_id: session.server_id().to_owned(),

@@ -10,7 +10,7 @@ use async_nats::Subscriber;
 use natsway_boot::{Broker, Dial, DialError, DialErrorKind, Dialer, Session, SessionEvent};
 use tokio::sync::Notify;
 use tokio::task::spawn_local;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::counter::LinkCounts;
 use crate::link::{Link, LinkLimits};
@@ -18,6 +18,9 @@ use crate::link::{Link, LinkLimits};
 /// How long requests wait for another connection after the last one was lost. Another server of a cluster is reached
 /// within milliseconds; a broker that stays away fails requests at once from then on, for a queue would only grow.
 pub const FAILOVER_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long to wait where the replies may not be heard: somebody has to change the broker's configuration.
+const DEAF_PAUSE: Duration = Duration::from_secs(5);
 
 /// The connections of one thread.
 pub struct Links {
@@ -158,6 +161,14 @@ impl Links {
                 return None;
             }
         };
+        if is_deaf(&session) {
+            if let Some(Replaced { link, .. }) = before {
+                self.lose(place, &link);
+                link.retire();
+            }
+            tokio::time::sleep(DEAF_PAUSE).await;
+            return None;
+        }
         spawn_local(Rc::clone(self).read_replies(place, Rc::clone(&link), replies));
         if self.places[place].replace(Some(Rc::clone(&link))).is_none() {
             self.counts.connected.add(1);
@@ -223,6 +234,15 @@ enum Wanted {
     AnotherServer,
 }
 
+/// Whether replies will never be heard: to send requests would be to lose them. Why it is was told with what to do.
+fn is_deaf(session: &Session) -> bool {
+    let refused = session.refused().find(|subject| subject.starts_with(session.inbox_prefix()));
+    if let Some(subject) = &refused {
+        error!(subject, "no request is sent: the broker does not permit to hear the replies");
+    }
+    refused.is_some()
+}
+
 /// Waits until a session is lost, or until there is a better one: then that one, and whether the old one did not answer.
 async fn successor(session: &mut Session, link: &Link, dialer: &mut Dialer) -> Option<(Session, bool)> {
     let mut wanted = Wanted::Nothing;
@@ -237,6 +257,8 @@ async fn successor(session: &mut Session, link: &Link, dialer: &mut Dialer) -> O
         };
         wanted = match event {
             SessionEvent::Lost => return None,
+            SessionEvent::NotPermitted if is_deaf(session) => return None,
+            SessionEvent::NotPermitted => continue,
             SessionEvent::LameDuck => {
                 info!(server_id = link.server_id(), "broker is shutting down, connecting to another");
                 Wanted::AnotherServer

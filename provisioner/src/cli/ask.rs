@@ -83,7 +83,7 @@ pub(super) async fn explain(broker: Broker, target: Option<&str>) -> anyhow::Res
 }
 
 pub(super) async fn status(broker: Broker) -> anyhow::Result<ExitCode> {
-    for Status { leader, lease, since_ms, targets } in ask(&broker).await? {
+    for Status { leader, lease, since_ms, targets, .. } in ask(&broker).await? {
         let lease = lease.map_or("without a lease".to_owned(), |lease| format!("by lease {lease}"));
         let since = UNIX_EPOCH + Duration::from_millis(since_ms);
         let led = SystemTime::now().duration_since(since).unwrap_or_default();

@@ -182,3 +182,27 @@ async fn workers_replaced_one_after_the_other_under_load_cost_no_request() {
     let tally = flood.stop();
     assert_eq!((tally.unanswered, tally.twice), (0, 0), "{tally:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_may_not_hear_its_requests_says_which_and_ends() {
+    let lines = "authorization { users: [{ user: w, password: p, permissions: { publish: \">\", \
+                 subscribe: { allow: [\"_INBOX_worker.>\", \"natsway.>\", \"$SRV.>\", \"svc.other.blue q\"] } } }] }";
+    let broker = Broker::builder().config_lines(lines).start().await;
+    let url = format!("nats://w:p@127.0.0.1:{}", broker.port());
+    let mut process = worker(&url).start();
+    assert_eq!(process.wait_exit(PATIENCE).await.code(), Some(1));
+    let told = process.stderr();
+    assert!(told.contains("the broker does not permit this worker to subscribe to"), "{told}");
+    assert!(told.contains(SUBJECT) && told.contains("docs/security.md"), "{told}");
+    assert!(!told.contains("serving subject"), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_broker_is_told_by_the_address_that_was_dialled() {
+    let broker = Broker::start().await;
+    let address = format!("localhost:{}", broker.port());
+    let mut process = serving(&address).await;
+    assert!(process.stderr().contains(&format!("broker=\"{address}\"")), "{}", process.stderr());
+    process.terminate();
+    assert!(process.wait_exit(PATIENCE).await.success());
+}
