@@ -252,11 +252,13 @@ impl Fields for Traced<'_> {
 
     fn each<E>(&self, mut put: impl FnMut(&str, &[u8]) -> Result<(), E>) -> Result<(), E> {
         let Some(trace) = self.trace else { return self.forwarded.each(put) };
-        self.forwarded.each(|name, value| match name == TRACEPARENT || name == TRACESTATE {
+        let (parent, state) = (TRACEPARENT, TRACESTATE);
+        let (parent, state) = (parent.as_str(), state.as_str());
+        self.forwarded.each(|name, value| match name == parent || name == state {
             true => Ok(()),
             false => put(name, value),
         })?;
-        put(TRACEPARENT.as_str(), &trace.parent)?;
+        put(parent, &trace.parent)?;
         trace.state.as_ref().map_or(Ok(()), |state| put(TRACESTATE.as_str(), state.as_bytes()))
     }
 }
