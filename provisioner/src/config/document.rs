@@ -173,7 +173,7 @@ pub enum PolicyDocument {
 pub struct ScaleDocument {
     /// The fewest.
     pub min: u32,
-    /// The most.
+    /// The most. 0: only watched, so that its lag is told.
     pub max: u32,
     /// Kept beyond what is needed.
     pub warm_spares: u32,

@@ -292,7 +292,7 @@ fn check_policy(policy: &PolicyDocument, faults: &mut Faults<'_>) {
 
 fn check_scale(target: &TargetDocument, faults: &mut Faults<'_>) {
     let ScaleDocument { min, max, tolerance, .. } = target.scale;
-    faults.unless((1..=MOST_INSTANCES).contains(&max), "scale.max", max, "1 to 10000");
+    faults.unless(max <= MOST_INSTANCES, "scale.max", max, "0 (only watched) to 10000");
     faults.unless(min <= max, "scale.min", min, "scale.max or less");
     faults.unless((0.0..1.0).contains(&tolerance), "scale.tolerance", tolerance, "0 or more, below 1");
     let keeps_messages =
@@ -426,18 +426,25 @@ mod tests {
     }
 
     #[test]
+    fn a_target_may_be_watched_and_never_scaled() {
+        let config = Config::read(&WHOLE.replace("max = 20", "max = 0")).unwrap();
+        let rules = config.targets[0].of("work-eu").rules();
+        assert_eq!((rules.scale.min, rules.scale.max), (0, 0));
+    }
+
+    #[test]
     fn every_fault_is_told_at_once_with_its_value() {
         let text = WHOLE
             .replace("\"orders\"", "\"or ders\"")
             .replace("2s", "1ms")
-            .replace("max = 20", "max = 0\ntolerance = 2")
+            .replace("max = 20", "max = 10001\ntolerance = 2")
             .replace("drain = \"10s\"", "drain = \"0s\"\ntarget_utilisation = 1.5")
             .replace("natsway/{name}", "natsway");
         let error = Config::read(&text).unwrap_err().to_string();
         for part in [
             "name = or ders",
             "poll = 1ms: expected 100ms to 5m",
-            "scale.max = 0",
+            "scale.max = 10001",
             "scale.tolerance = 2",
             "policy.drain = 0s",
             "policy.target_utilisation = 1.5",
