@@ -289,7 +289,7 @@ impl<F: Start> Reader<F> {
             queue_group = %self.instance.config.queue_group,
             instance = %self.instance.id(),
             reader = self.index,
-            broker = session.address(),
+            broker = %session.address(),
             "serving"
         );
         Some(Live { session, client, leave, link, house: AbortOnDropHandle::new(house) })
