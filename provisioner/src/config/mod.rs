@@ -508,7 +508,7 @@ mod tests {
         let shown =
             shown.filter_map(|rest| rest.split("```").next()).filter(|toml| toml.contains("[[target]]"));
         let files: Vec<&str> = shown.chain([include_str!("../../../deploy/provisioner.toml")]).collect();
-        assert_eq!(files.len(), 3, "one in the README, one in the guide, one for Compose");
+        assert_eq!(files.len(), 4, "one in the README, two in the guide, one for Compose");
         for file in files {
             Config::read(file).unwrap_or_else(|error| panic!("{error}\n{file}"));
         }
