@@ -227,7 +227,7 @@ pub(crate) fn list(args: &ListArgs) -> anyhow::Result<ExitCode> {
         let alone = Settings { parts: Vec::new(), ..settings.clone() };
         let seconds = Plan::of(std::slice::from_ref(scenario), &alone).duration().as_secs();
         println!(
-            "{:<22} {}, {} rounds, {seconds} s",
+            "{:<22} {}, rounds: {}, {seconds} s",
             scenario.name,
             scenario.title,
             settings.rounds(scenario)

@@ -55,7 +55,7 @@ impl Part {
             (Part::Autoscalers, true) => 5,
             (Part::Instructions, _) => 30,
             (Part::Times, false) => 70,
-            (Part::Times, true) => 25,
+            (Part::Times, true) => 15,
         })
     }
 

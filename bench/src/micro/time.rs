@@ -21,7 +21,7 @@ const SAMPLES: usize = 30;
 const RESAMPLES: usize = 20_000;
 
 /// Seconds for each operation, in the long form and in the short one.
-const SECONDS: [f64; 2] = [1.0, 0.3];
+const SECONDS: [f64; 2] = [1.0, 0.15];
 
 /// Nanoseconds that an operation takes, with the interval that criterion is 95 % sure of.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

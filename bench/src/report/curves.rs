@@ -162,7 +162,7 @@ fn grid(
     let mut blocks = vec![Block::Heading(3, format!("{y}, by {}", axes.x)), Block::Table(table)];
     if lines.iter().any(|line| line.points.len() > 1) {
         let caption = format!("{}: {y}, by {}", scenario.title, axes.x);
-        let svg = svg::lines(&caption, Axes { y, ..axes }, &lines, show);
+        let svg = svg::lines(&caption, Axes { y, ..axes }, &lines, thousands);
         blocks.push(Block::Figure(Figure { name: format!("{}-{kind}", scenario.name), caption, svg }));
     }
     blocks
