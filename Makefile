@@ -63,7 +63,8 @@ fmt: rust ## Format the code
 
 bench: python rust ## Measure everything beside what people would use instead, and write the report; QUICK=1, ITERATIONS, SECONDS, ARGS='--only peers', RESUME=target/bench/...
 	$(CARGO) build --release --workspace --bins
-	@$(bench) $(if $(RESUME),resume $(RESUME),run) $(ARGS)
+	@# What was just built, so that no compiler runs beside what is measured.
+	@NATSWAY_BIN_DIR=$(abspath $(dir $(bench))) $(bench) $(if $(RESUME),resume $(RESUME),run) $(ARGS)
 
 bench-micro: rust ## Time small operations with criterion, in about two minutes; ARGS='envelope' picks some
 	$(CARGO) build --release --workspace --bins
