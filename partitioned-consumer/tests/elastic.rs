@@ -5,11 +5,14 @@ mod support;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::consumer::pull;
+use futures_util::future::BoxFuture;
 use natsway_partitioned_consumer::{
-    ElasticConfig, ElasticGroup, End, ErrorKind, GroupSettings, MemberMapping, MemberState, Membership,
+    ElasticConfig, ElasticGroup, End, Error, ErrorKind, GroupSettings, MemberMapping, MemberState, Membership,
 };
 use natsway_testkit::eventually;
 use support::{Ledger, SOON, becomes, broker, handler, handles, publish, stream};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 fn template(max_ack_pending: i64) -> pull::Config {
     pull::Config { max_ack_pending, ack_wait: Duration::from_secs(2), ..Default::default() }
@@ -111,6 +114,44 @@ async fn a_graceful_stop_hands_over_at_once() {
     );
     second.stopped().await.unwrap();
     ledger.check();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handler_is_dropped_when_its_pin_is_lost() {
+    let (_broker, context) = broker().await;
+    let group = group(&context).await;
+    group.add_members(["m1"]).await.unwrap();
+    let ledger = Ledger::default();
+    let (stuck, mut at_work) = mpsc::channel(1);
+    let first = group.consume("m1").template(template(10));
+    let first = first.handle({
+        let (ledger, later) = (ledger.clone(), handler(&ledger, "a", Duration::ZERO));
+        move |message| -> BoxFuture<'static, Result<(), Error>> {
+            if stuck.try_send(message.cancelled()).is_err() {
+                return later(message);
+            }
+            let entry = ledger.begin("a", message.subject());
+            Box::pin(async move {
+                let _held = (entry, message);
+                std::future::pending().await
+            })
+        }
+    });
+    let first = first.await.unwrap();
+    publish(&context, 1, 1, 3).await;
+    let cancelled = timeout(SOON, at_work.recv()).await.unwrap().unwrap();
+    // Whatever comes after the first is handled as usual.
+    at_work.close();
+    let second = group.consume("m1").template(template(10));
+    let second = second.handle(handler(&ledger, "b", Duration::ZERO)).await.unwrap();
+    becomes(&second, MemberState::Standby).await;
+    group.step_down("m1").await.unwrap();
+    // Blocking work looks at the token; what waits is dropped, and with it its entry in the ledger.
+    assert!(timeout(SOON, cancelled.cancelled()).await.is_ok(), "nobody told the handler");
+    handles(&ledger, 3).await;
+    ledger.check_exactly_once();
+    first.stopped().await.unwrap();
+    second.stopped().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
