@@ -44,6 +44,9 @@ async fn form_once(directory: &Path, finding: &mut Finding) -> anyhow::Result<()
     for gateway in &stage.gateways {
         probes.spawn(watch(gateway.port, gateway.admin_port, Arc::clone(&untrue), stop.clone()));
     }
+    for gateway in &stage.gateways {
+        eventually(DEADLINE, async || probe::get(gateway.admin_port, "/livez").await.map(|_| ())).await;
+    }
     tokio::time::sleep(ALONE).await;
     for gateway in &stage.gateways {
         let told = probe::get(gateway.admin_port, "/readyz").await?;
