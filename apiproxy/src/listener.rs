@@ -75,7 +75,7 @@ pub async fn accept(
         let accepted = tokio::select! {
             biased;
             accepted = accepting => accepted,
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => break,
         };
         let accepted = match accepted {
             Ok(accepted) => accepted,
@@ -88,14 +88,39 @@ pub async fn accept(
                 continue;
             }
         };
-        let seat = least_loaded(&seats, next_seat);
-        next_seat = (seat + 1) % seats.len();
-        seats[seat].metrics.connections.add(1);
-        if seats[seat].connections.send(accepted).await.is_err() {
+        if seat(&seats, &mut next_seat, accepted).await.is_err() {
             // The core is gone, which happens only when the process is about to end.
             return;
         }
     }
+    // Asked of the system itself: the runtime may not have heard yet of one that waits, which the close would reset.
+    let Ok(listener) = listener.into_std() else { return };
+    while let Ok(permit) = Arc::clone(&permits).try_acquire_owned() {
+        match listener.accept() {
+            Ok((stream, peer)) if stream.set_nonblocking(true).is_ok() => {
+                let accepted = Accepted { stream, peer, permit };
+                if seat(&seats, &mut next_seat, accepted).await.is_err() {
+                    return;
+                }
+            }
+            Ok(_) => {}
+            Err(error) if is_clients_fault(&error) => {}
+            // Nothing waits, or nothing more can be had.
+            Err(_) => return,
+        }
+    }
+}
+
+/// Hands a connection to the core that has the fewest, the next one among equals.
+async fn seat(
+    seats: &[Seat],
+    next: &mut usize,
+    accepted: Accepted,
+) -> Result<(), mpsc::error::SendError<Accepted>> {
+    let seat = least_loaded(seats, *next);
+    *next = (seat + 1) % seats.len();
+    seats[seat].metrics.connections.add(1);
+    seats[seat].connections.send(accepted).await
 }
 
 async fn accept_one(listener: &TcpListener, permits: &Arc<Semaphore>) -> io::Result<Accepted> {
@@ -151,6 +176,21 @@ mod tests {
         assert_eq!(least_loaded(&seats, 2), 2);
         seats[1].metrics.connections.add(1);
         assert_eq!(least_loaded(&seats, 0), 2);
+    }
+
+    #[tokio::test]
+    async fn what_waits_when_it_stops_is_still_accepted() {
+        let bound = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = bound.local_addr().unwrap();
+        let listener = TcpListener::from_std(bound).unwrap();
+        // The runtime gets no turn in between, in which it would hear of it.
+        let client = std::net::TcpStream::connect(address).unwrap();
+        let (connections, mut seated) = mpsc::channel(1);
+        let stop = CancellationToken::new();
+        stop.cancel();
+        accept(listener, vec![Seat { connections, metrics: Arc::default() }], 1, stop).await;
+        let accepted = seated.recv().await.expect("accepted");
+        assert_eq!(accepted.peer, client.local_addr().unwrap());
     }
 
     #[test]
