@@ -115,3 +115,39 @@ async fn a_stop_sends_what_was_read_from_standard_input() {
     let _consumer = bench.consumer("out").start();
     bench.expect("out", "web1", &lines).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backlog_of_several_partitions_does_not_get_the_connection_cut() {
+    const EACH: usize = 24;
+    let bench = Bench::jetstream().await;
+    // Each of its own partition: together more than the broker holds for a connection.
+    let hosts = ["web0", "web1", "web2", "web3", "web4", "web5"];
+    let written: Vec<u64> =
+        hosts.iter().map(|host| lines(&bench.path(&format!("{host}.log")), EACH)).collect();
+    let files = hosts.iter().map(|host| bench.path(&format!("{host}.log")));
+    let producers: Vec<Process> =
+        hosts.iter().zip(files).map(|(host, file)| bench.producer(host, &file).start()).collect();
+    let context = async_nats::jetstream::new(bench.broker.connect().await);
+    natsway_testkit::eventually(SOON * 3, async || {
+        let stream = context.get_stream("SHIPPER").await.map_err(|error| error.to_string())?;
+        let stored = stream.cached_info().state.bytes as usize;
+        if stored >= hosts.len() * EACH * MIB { Ok(()) } else { Err(format!("{stored} bytes")) }
+    })
+    .await;
+    drop(producers);
+    let _consumer = bench.consumer("out").start();
+    natsway_testkit::eventually(SOON * 3, async || {
+        let count = |host: &str| {
+            let files = fs::read_dir(bench.path("out").join(host)).into_iter().flatten().flatten();
+            let lines = |entry: fs::DirEntry| {
+                fs::read(entry.path()).unwrap().iter().filter(|b| **b == b'\n').count() as u64
+            };
+            files.map(lines).sum::<u64>()
+        };
+        let arrived: Vec<u64> = hosts.iter().map(|host| count(host)).collect();
+        if arrived == written { Ok(()) } else { Err(format!("{arrived:?} of {written:?} lines")) }
+    })
+    .await;
+    let figures = bench.broker.monitor("/varz").await.unwrap();
+    assert_eq!(figures["slow_consumers"], 0, "{}", bench.broker.log());
+}

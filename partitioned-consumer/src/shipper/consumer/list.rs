@@ -4,6 +4,8 @@
 //! waits for a redelivery. At every start, and whenever something may have been missed, the consumer is made anew behind the last
 //! acknowledged message; what was written meanwhile is known from the commits.
 
+use std::pin::pin;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_nats::Client;
@@ -20,11 +22,17 @@ use super::intake::Intake;
 
 /// Never redelivered while a reader lives; see the module.
 const ACK_WAIT: Duration = Duration::from_secs(6 * 3600);
-/// Messages of one pull; with those of the largest size they are some 32 MiB.
+/// Messages of one pull.
 const PULL: usize = 64;
+/// What the readers of a connection may have on its way, together. A broker cuts a connection for which more than 64 MiB wait
+/// (its default), and everything would begin anew.
+const ON_THE_WAY_BYTES: usize = 32 << 20;
+/// What a message has beside its payload: subjects and headers.
+const AROUND_PAYLOAD_BYTES: usize = 64 << 10;
 const PULL_EXPIRES: Duration = Duration::from_secs(20);
 const HEARTBEAT: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(250);
+const CONNECTED_ANEW: &str = "the connection was made anew";
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
 const ACKS_PENDING: i64 = 20_000;
 
@@ -40,6 +48,8 @@ pub(super) struct ListReader {
     pub(super) cluster: String,
     pub(super) partition: u32,
     pub(super) filter: String,
+    /// How many readers share the connection.
+    pub(super) readers: usize,
     pub(super) intake: Intake,
 }
 
@@ -110,17 +120,35 @@ impl ListReader {
         Ok(self.stream.create_consumer(config).await?)
     }
 
+    /// The messages behind what is acknowledged.
+    async fn messages(&self) -> Result<pull::Stream, Failure> {
+        let most_bytes = pull_bytes(self.readers, self.client.server_info().max_payload);
+        let consumer = self.consumer().await?;
+        let stream = consumer.stream().max_messages_per_batch(PULL).max_bytes_per_batch(most_bytes);
+        Ok(stream.expires(PULL_EXPIRES).heartbeat(HEARTBEAT).messages().await?)
+    }
+
+    /// Until the client has another connection than now.
+    async fn connected_anew(&self) {
+        let connects = || self.client.statistics().connects.load(Ordering::Relaxed);
+        let before = connects();
+        let mut look = tokio::time::interval(LOOK);
+        while connects() == before {
+            look.tick().await;
+        }
+    }
+
     /// Reads until something may have been missed. Cancelling it loses nothing: what is not acknowledged is read again.
     async fn session(&self, stop: &CancellationToken) -> Result<Over, Failure> {
-        let connects = || self.client.statistics().connects.load(std::sync::atomic::Ordering::Relaxed);
-        let connected = connects();
-        let consumer = self.consumer().await?;
-        let messages =
-            consumer.stream().max_messages_per_batch(PULL).expires(PULL_EXPIRES).heartbeat(HEARTBEAT);
-        let mut messages = messages.messages().await?;
+        let mut connected_anew = pin!(self.connected_anew());
+        let begun = tokio::select! {
+            begun = self.messages() => begun,
+            // What was asked over the old connection is answered by nobody: no need to wait until it times out.
+            () = &mut connected_anew => return Ok(Over::Doubt(CONNECTED_ANEW)),
+        };
+        let mut messages = begun?;
         let mut next_sequence = 1;
         let mut receipts = FuturesUnordered::new();
-        let mut look = tokio::time::interval(LOOK);
         loop {
             tokio::select! {
                 biased;
@@ -144,11 +172,7 @@ impl ListReader {
                         Err(_) => message.ack_with(AckKind::Term).await?,
                     }
                 }
-                _ = look.tick() => {
-                    if connects() != connected {
-                        return Ok(Over::Doubt("the connection was made anew"));
-                    }
-                }
+                () = &mut connected_anew => return Ok(Over::Doubt(CONNECTED_ANEW)),
                 () = stop.cancelled() => break,
             }
         }
@@ -160,6 +184,13 @@ impl ListReader {
         }
         Ok(Over::Stopped)
     }
+}
+
+/// The size of a pull of each of so many readers. A reader pulls again when half of a pull is still to come, so it has one and a half
+/// on their way. A pull that is smaller than a message would never get it.
+fn pull_bytes(readers: usize, max_payload: usize) -> usize {
+    let share = ON_THE_WAY_BYTES / readers.max(1) * 2 / 3;
+    share.max(max_payload + AROUND_PAYLOAD_BYTES)
 }
 
 enum Receipt {
@@ -183,5 +214,19 @@ fn is_not_found(error: &jetstream::context::ConsumerInfoError) -> bool {
             error.error_code() == jetstream::ErrorCode::CONSUMER_NOT_FOUND
         }
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_on_its_way_to_a_connection_stays_within_the_brokers_bound() {
+        for readers in 1..=16 {
+            let of_all = readers * pull_bytes(readers, 1 << 20) * 3 / 2;
+            assert!(of_all <= ON_THE_WAY_BYTES, "{readers} readers: {of_all}");
+        }
+        assert!(pull_bytes(64, 1 << 20) > 1 << 20, "the largest message fits into a pull");
     }
 }

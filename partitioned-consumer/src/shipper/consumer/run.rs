@@ -184,6 +184,7 @@ impl Consumer {
                                 cluster: self.config.cluster.clone(),
                                 partition,
                                 filter: subject,
+                                readers,
                                 intake: intake.share(readers),
                             };
                             self.readers.spawn(reader.run(stop.clone()));
