@@ -3,7 +3,7 @@
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::error::{Error, ErrorKind};
-use crate::filter::{PartitioningFilter, check_filter_subject};
+use crate::filter::{PartitioningFilter, check_filter_subject, filters_overlap};
 use crate::partition::{MAX_PARTITIONS, partitions_of};
 
 mod document;
@@ -201,10 +201,14 @@ impl StaticConfig {
         report(partition_faults(self.partitions).unwrap_or_else(|| self.membership.faults(self.partitions)))
     }
 
-    /// What creating a group also asks for: usable filters and member names.
+    /// What creating a group also asks for: usable filters that do not overlap, and member names.
     pub(crate) fn check_new(&self) -> Result<(), Error> {
         self.check()?;
         self.filters.iter().try_for_each(|f| check_filter_subject(f))?;
+        // Members of a mapped group take whole partitions, whatever the filters say.
+        if !matches!(self.membership, Membership::Mapped(_)) {
+            check_apart(self.filters.iter().map(String::as_str), "the broker refuses consumers with both")?;
+        }
         self.membership.names().iter().try_for_each(|name| crate::name::check_member(name))
     }
 
@@ -311,17 +315,9 @@ impl ElasticConfig {
     /// What creating a group also asks for: well-formed filters that do not overlap, and usable member names.
     pub(crate) fn check_new(&self) -> Result<(), Error> {
         self.check()?;
-        for (at, filter) in self.filters.iter().enumerate() {
-            check_filter_subject(&filter.filter)?;
-            if let Some(other) =
-                self.filters[..at].iter().find(|o| crate::filter::filters_overlap(&o.filter, &filter.filter))
-            {
-                return Err(ErrorKind::InvalidConfig.with(format!(
-                    "filters {:?} and {:?} overlap: a message that both match would have two keys",
-                    other.filter, filter.filter
-                )));
-            }
-        }
+        self.filters.iter().try_for_each(|f| check_filter_subject(&f.filter))?;
+        let filters = self.filters.iter().map(|f| f.filter.as_str());
+        check_apart(filters, "a message that both match would have two keys")?;
         self.membership.names().iter().try_for_each(|name| crate::name::check_member(name))
     }
 
@@ -420,6 +416,17 @@ fn check_one_distribution(members: &[String], mappings: &[MemberMapping]) -> Res
     }
     Err(ErrorKind::InvalidConfig
         .with("both members and member_mappings are set: expected at most one of them"))
+}
+
+/// Refuses filters of which two match the same subject.
+fn check_apart<'a>(filters: impl Iterator<Item = &'a str> + Clone, why: &str) -> Result<(), Error> {
+    for (at, filter) in filters.clone().enumerate() {
+        if let Some(other) = filters.clone().take(at).find(|other| filters_overlap(other, filter)) {
+            let text = format!("filters {other:?} and {filter:?} overlap: {why}");
+            return Err(ErrorKind::InvalidConfig.with(text));
+        }
+    }
+    Ok(())
 }
 
 fn partition_faults(partitions: u32) -> Option<Vec<String>> {

@@ -50,7 +50,7 @@ impl PartitioningFilter {
             if self.wildcards[..at].contains(index) {
                 faults.push(format!("filter {name:?}: wildcard index {index} is given twice"));
             }
-            if *index == 0 || *index as usize > stars {
+            if stars > 0 && (*index == 0 || *index as usize > stars) {
                 faults.push(format!("filter {name:?}: wildcard index {index}: expected 1..={stars}"));
             }
         }

@@ -1,16 +1,18 @@
-//! How a group stands: lag and activity per partition and per member, and what is wrong with it.
+//! How a group stands: lag and activity per partition and per member.
 
 use async_nats::jetstream::consumer::pull;
+use async_nats::jetstream::stream::RetentionPolicy;
 use async_nats::jetstream::{self, consumer};
 use futures_util::TryStreamExt;
 use serde::Serialize;
 
 use crate::admin;
-use crate::api::{self, code};
+use crate::api;
 use crate::config::{ElasticConfig, Generation, MemberMapping, Membership, StaticConfig};
-use crate::elastic_group::{ElasticGroup, partitions_of_stream};
+use crate::elastic_group::ElasticGroup;
 use crate::error::{Error, ErrorKind};
-use crate::filter::PartitioningFilter;
+use crate::filter::{PartitioningFilter, subject_matches};
+use crate::message::split_partition;
 use crate::name::GroupName;
 use crate::partition::owners;
 use crate::plan::GroupKind;
@@ -84,16 +86,6 @@ pub struct PartitionReport {
     pub last_active_unix_s: Option<i64>,
 }
 
-/// Something that is wrong with a group.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Finding {
-    /// A short name for scripts: `uncovered`, `orphan`, `partitions-mismatch`, `overlapping-filters`, `old-generation`,
-    /// `no-instance`, `surplus-member`, `stream-missing`, `paused`, `repartition-unfinished`.
-    pub code: &'static str,
-    /// What it is, and what to do.
-    pub text: String,
-}
-
 impl GroupReport {
     /// A member without a consumer has what waits in its partitions all the same.
     fn add_up_absent_members(&mut self) {
@@ -105,7 +97,8 @@ impl GroupReport {
 }
 
 impl StaticGroup {
-    /// How the group stands. It makes a short-lived consumer per partition to count what waits.
+    /// How the group stands. It makes a short-lived consumer per partition to count what waits, unless the stream is a
+    /// work queue.
     ///
     /// # Errors
     /// As [`StaticGroup::config`].
@@ -118,48 +111,34 @@ impl StaticGroup {
         report.generation = config.generation;
         report.filters = filters;
         let stream = self.name().stream().to_owned();
-        for member in report.members.clone() {
-            let info =
-                api::consumer_info(&self.context, &stream, &self.name().durable(&member.member)).await.ok();
-            let from = info.map_or(1, |info| info.ack_floor.stream_sequence + 1);
-            for partition in member.partitions {
-                let wanted = config.filters_of_partition(partition);
-                let waiting = count_from(&self.context, &stream, wanted, from).await?;
-                report.by_partition[partition as usize].lag_messages = waiting;
-            }
+        let retention = admin::check_stream(&self.context, &stream).await?.config.retention;
+        if retention == RetentionPolicy::WorkQueue {
+            // No consumer may be made to count, and whatever is there waits.
+            let ours = |partition, subject: &str| {
+                config.filters_of_partition(partition).iter().any(|filter| subject_matches(filter, subject))
+            };
+            count_all(&self.context, &stream, &mut report, ours).await?;
+        } else {
+            self.count_by_consumers(&config, &mut report).await?;
         }
         add_newest(&self.context, &stream, &mut report).await?;
         report.add_up_absent_members();
         Ok(report)
     }
 
-    /// What is wrong with the group; nothing, if all is well.
-    ///
-    /// # Errors
-    /// As [`StaticGroup::config`].
-    pub async fn doctor(&self) -> Result<Vec<Finding>, Error> {
-        let config = self.config().await?;
-        let mut findings =
-            common(&self.context, GroupKind::Static, self.name(), &config.membership, config.partitions)
-                .await?;
-        old_generation(config.generation, &mut findings);
-        overlaps(config.filters.iter().map(String::as_str), &mut findings);
-        let stream = admin::check_stream(&self.context, self.name().stream()).await?;
-        let transform =
-            stream.config.subject_transform.map(|t| t.destination).unwrap_or_default().to_ascii_lowercase();
-        let written = transform
-            .strip_prefix("{{partition(")
-            .and_then(|rest| rest.split([',', ')']).next()?.parse::<u32>().ok());
-        if let Some(written) = written.filter(|w| *w != config.partitions) {
-            findings.push(Finding {
-                code: "partitions-mismatch",
-                text: format!(
-                    "the stream writes {written} partitions, the group has {}: some are never handled or always empty",
-                    config.partitions
-                ),
-            });
+    async fn count_by_consumers(&self, config: &StaticConfig, report: &mut GroupReport) -> Result<(), Error> {
+        let stream = self.name().stream();
+        for member in report.members.clone() {
+            let info =
+                api::consumer_info(&self.context, stream, &self.name().durable(&member.member)).await.ok();
+            let from = info.map_or(1, |info| info.ack_floor.stream_sequence + 1);
+            for partition in member.partitions {
+                let wanted = config.filters_of_partition(partition);
+                let waiting = count_from(&self.context, stream, wanted, from).await?;
+                report.by_partition[partition as usize].lag_messages = waiting;
+            }
         }
-        Ok(findings)
+        Ok(())
     }
 }
 
@@ -180,63 +159,14 @@ impl ElasticGroup {
         let queue = name.work_queue();
         report.uncopied_messages =
             api::stream_info(&self.context, &queue).await.ok().map(|i| i.sources.iter().map(|s| s.lag).sum());
-        let failed = |error: &dyn std::fmt::Display| {
-            ErrorKind::Broker.with(format!("the work queue could not be counted: {error}"))
-        };
-        let stream = self.context.get_stream_no_info(&queue).await.map_err(|error| failed(&error))?;
-        let mut subjects = stream.info_with_subjects(">").await.map_err(|error| failed(&error))?;
-        while let Some((subject, count)) = subjects.try_next().await.map_err(|error| failed(&error))? {
-            let partition = subject.split('.').next().and_then(|p| p.parse::<usize>().ok());
-            if let Some(partition) = partition.and_then(|p| report.by_partition.get_mut(p)) {
-                partition.lag_messages += count as u64;
-            }
-        }
+        count_all(&self.context, &queue, &mut report, |_, _| true).await?;
         add_newest(&self.context, &queue, &mut report).await?;
         report.add_up_absent_members();
         Ok(report)
     }
-
-    /// What is wrong with the group; nothing, if all is well.
-    ///
-    /// # Errors
-    /// As [`ElasticGroup::config`].
-    pub async fn doctor(&self) -> Result<Vec<Finding>, Error> {
-        let config = self.config().await?;
-        let name = self.name();
-        let queue = match api::stream_info(&self.context, &name.work_queue()).await {
-            Ok(info) => info,
-            Err(error) if error.code() == Some(code::STREAM_NOT_FOUND) => {
-                let text =
-                    format!("stream {:?} is missing: delete the group and create it anew", name.work_queue());
-                return Ok(vec![Finding { code: "stream-missing", text }]);
-            }
-            Err(error) => return Err(error.into_error("the work queue could not be looked up")),
-        };
-        let mut findings =
-            common(&self.context, GroupKind::Elastic, name, &config.membership, config.partitions).await?;
-        old_generation(config.generation, &mut findings);
-        overlaps(config.filters.iter().map(|f| f.filter.as_str()), &mut findings);
-        if partitions_of_stream(&queue.config).is_some_and(|p| p != config.partitions) {
-            findings.push(Finding {
-                code: "partitions-mismatch",
-                text: format!(
-                    "stream {:?} writes another number of partitions than the group's {}: finish the repartition, or delete the group",
-                    name.work_queue(),
-                    config.partitions
-                ),
-            });
-        }
-        if self.settings().await?.repartition.is_some() {
-            findings.push(Finding {
-                code: "repartition-unfinished",
-                text: "a change of the number of partitions was cut off: give the same command again".into(),
-            });
-        }
-        Ok(findings)
-    }
 }
 
-async fn base(
+pub(crate) async fn base(
     context: &jetstream::Context,
     kind: GroupKind,
     name: &GroupName,
@@ -285,11 +215,37 @@ async fn base(
     })
 }
 
-async fn consumers_or_none(context: &jetstream::Context, stream: &str) -> Result<Vec<consumer::Info>, Error> {
+pub(crate) async fn consumers_or_none(
+    context: &jetstream::Context,
+    stream: &str,
+) -> Result<Vec<consumer::Info>, Error> {
     match admin::consumers(context, stream).await {
         Err(error) if error.kind() == ErrorKind::StreamNotFound => Ok(Vec::new()),
         other => other,
     }
+}
+
+/// Counts what is in a work-queue stream: it holds nothing but what waits. `ours` is asked with partition and subject.
+async fn count_all(
+    context: &jetstream::Context,
+    stream: &str,
+    report: &mut GroupReport,
+    ours: impl Fn(u32, &str) -> bool,
+) -> Result<(), Error> {
+    let failed = |error: &dyn std::fmt::Display| {
+        ErrorKind::Broker.with(format!("the work queue could not be counted: {error}"))
+    };
+    let stream = context.get_stream_no_info(stream).await.map_err(|error| failed(&error))?;
+    let mut subjects = stream.info_with_subjects(">").await.map_err(|error| failed(&error))?;
+    while let Some((subject, count)) = subjects.try_next().await.map_err(|error| failed(&error))? {
+        let (Some(partition), _) = split_partition(&subject) else { continue };
+        if let Some(report) = report.by_partition.get_mut(partition as usize)
+            && ours(partition, &subject)
+        {
+            report.lag_messages += count as u64;
+        }
+    }
+    Ok(())
 }
 
 /// Counts a stream's messages from a sequence on, by a consumer that is deleted again.
@@ -331,106 +287,6 @@ async fn add_newest(
         partition.last_active_unix_s = newest.ok().map(|message| message.time.unix_timestamp());
     }
     Ok(())
-}
-
-async fn common(
-    context: &jetstream::Context,
-    kind: GroupKind,
-    name: &GroupName,
-    membership: &Membership,
-    partitions: u32,
-) -> Result<Vec<Finding>, Error> {
-    let report = base(context, kind, name, membership, partitions).await?;
-    let mut findings = Vec::new();
-    let mut find = |code, text| findings.push(Finding { code, text });
-    let uncovered: Vec<u32> =
-        report.by_partition.iter().filter(|p| p.owner.is_none()).map(|p| p.partition).collect();
-    if !uncovered.is_empty() {
-        find("uncovered", format!("nobody handles {}: add members or mappings", listed(&uncovered)));
-    }
-    for member in &report.members {
-        if member.partitions.is_empty() {
-            find(
-                "surplus-member",
-                format!(
-                    "member {:?} has no partition: there are more members than partitions",
-                    member.member
-                ),
-            );
-        } else if !member.active {
-            let wait = if member.partitions.len() == 1 { "waits" } else { "wait" };
-            let text =
-                format!("member {:?} has no instance: {} {wait}", member.member, listed(&member.partitions));
-            find("no-instance", text);
-        }
-    }
-    if report.settings.paused {
-        find("paused", "the group is paused: resume it when its members may go on".into());
-    }
-    let names = membership.names();
-    for info in consumers_or_none(context, &kind.consumed_stream(name)).await? {
-        let ours = names.iter().any(|member| kind.consumer(name, member) == info.name);
-        let orphan = match kind {
-            GroupKind::Elastic => !ours,
-            // Another group's name may begin with ours; only an entry can tell.
-            GroupKind::Static => {
-                let begins = info.name.starts_with(&format!("{}-", name.group()))
-                    && !info.config.priority_groups.is_empty();
-                begins && !ours && !owned_by_another(context, name, &info.name).await?
-            }
-        };
-        if orphan {
-            find(
-                "orphan",
-                format!("consumer {:?} belongs to no member: delete it, it holds messages back", info.name),
-            );
-        }
-    }
-    Ok(findings)
-}
-
-/// `partition 3`, or `partitions 3, 4`.
-fn listed(partitions: &[u32]) -> String {
-    let numbers = partitions.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
-    format!("partition{} {numbers}", if partitions.len() == 1 { "" } else { "s" })
-}
-
-async fn owned_by_another(
-    context: &jetstream::Context,
-    name: &GroupName,
-    consumer: &str,
-) -> Result<bool, Error> {
-    for group in StaticGroup::list(context, name.stream()).await? {
-        let other = StaticGroup::new(context.clone(), name.stream(), &group)?;
-        let Ok(config) = other.config().await else { continue };
-        if group != name.group()
-            && config.membership.names().iter().any(|member| other.name().durable(member) == consumer)
-        {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
-fn old_generation(generation: Generation, findings: &mut Vec<Finding>) {
-    if generation == Generation::First {
-        findings.push(Finding {
-            code: "old-generation",
-            text: "the entry was written by the older generation: its members pin under other names, do not mix them".into(),
-        });
-    }
-}
-
-fn overlaps<'a>(filters: impl Iterator<Item = &'a str>, findings: &mut Vec<Finding>) {
-    let filters: Vec<&str> = filters.collect();
-    for (at, one) in filters.iter().enumerate() {
-        for other in filters[..at].iter().filter(|other| crate::filter::filters_overlap(one, other)) {
-            let text = format!(
-                "filters {other:?} and {one:?} overlap: a message that both match is handled twice or refused"
-            );
-            findings.push(Finding { code: "overlapping-filters", text });
-        }
-    }
 }
 
 impl StaticConfig {

@@ -18,7 +18,7 @@
 //! handlers are cancelled and its buffer is dropped before the pin lapses. The next holder starts nothing until everything
 //! that the first left unacknowledged is in its hands, so order holds across the change.
 //!
-//! A frozen process, or blocking work that ignores [`Message::cancelled`], may overlap with its successor: no client can
+//! A frozen process, or blocking work that ignores [`Message::cancellation`], may overlap with its successor: no client can
 //! prevent that. [`Message::fencing_token`] grows along each key; a store that refuses smaller tokens is safe even then.
 //! With Go instances of the *same member*, only `max_ack_pending` 1 keeps order.
 //!
@@ -48,6 +48,7 @@ mod admin;
 mod api;
 mod config;
 mod consume;
+mod doctor;
 mod elastic_group;
 mod engine;
 mod error;
@@ -72,12 +73,13 @@ mod work;
 
 pub use config::{ElasticConfig, Generation, MemberMapping, Membership, StaticConfig};
 pub use consume::{Consume, Consuming, DeadLetter, MemberState, Messages, Notice, OrderBy};
+pub use doctor::Finding;
 pub use elastic_group::ElasticGroup;
 pub use error::{Error, ErrorKind};
 pub use filter::{PartitioningFilter, filters_overlap, subject_matches, transforms};
 pub use flow::PinLoss;
 pub use group::Group;
-pub use inspect::{Finding, GroupReport, MemberReport, PartitionReport};
+pub use inspect::{GroupReport, MemberReport, PartitionReport};
 pub use lifecycle::End;
 pub use message::Message;
 pub use name::{GroupName, check_member};
