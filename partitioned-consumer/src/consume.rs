@@ -99,19 +99,30 @@ pub enum Notice {
 const NOTICES_KEPT: usize = 256;
 
 #[derive(Clone)]
-pub(crate) struct Notices(broadcast::Sender<Notice>);
+pub(crate) struct Notices {
+    sender: broadcast::Sender<Notice>,
+    /// Whose they are, for the log: a process may run members of several groups.
+    group: Arc<str>,
+    member: Arc<str>,
+}
 
 impl Notices {
+    fn new(group: &GroupName, member: &str) -> Self {
+        let sender = broadcast::channel(NOTICES_KEPT).0;
+        Self { sender, group: group.to_string().into(), member: member.into() }
+    }
+
     pub(crate) fn tell(&self, notice: Notice) {
+        let Self { group, member, .. } = self;
         match &notice {
-            Notice::Retrying(error) => tracing::warn!(%error, "will be tried again"),
+            Notice::Retrying(error) => tracing::warn!(%group, %member, %error, "will be tried again"),
             Notice::HandlerFailed { stream_sequence, error } => {
-                tracing::warn!(stream_sequence, error, "handler failed")
+                tracing::warn!(%group, %member, stream_sequence, error, "handler failed")
             }
-            other => tracing::debug!(notice = ?other, "member"),
+            other => tracing::debug!(%group, %member, notice = ?other, "member"),
         }
         // Nobody has to listen.
-        drop(self.0.send(notice));
+        drop(self.sender.send(notice));
     }
 }
 
@@ -204,13 +215,15 @@ impl Consume {
 
     /// The consumer's configuration; names, filters, pinning and (elastic) the inactive threshold are filled in.
     ///
-    /// Every instance of a member has to give the same. An `ack_wait` of zero means 5 s.
+    /// Every instance of a member has to give the same. An `ack_wait` of zero means 5 s. It replaces what
+    /// [`Consume::max_ack_pending`] and [`Consume::ack_wait`] have set, so give it before them.
     pub fn template(mut self, template: pull::Config) -> Self {
         self.settings.template = template;
         self
     }
 
-    /// Most messages that the broker hands out unacknowledged; 1 is one at a time, as with any client.
+    /// Most messages that the broker hands out unacknowledged; 1 is one at a time, as with any client. 0 stands for the
+    /// broker's own default (1,000), and -1 for no limit.
     pub fn max_ack_pending(mut self, messages: i64) -> Self {
         self.settings.template.max_ack_pending = messages;
         self
@@ -272,7 +285,7 @@ impl Consume {
     ///
     /// The handler returns `()` and settles each message itself, or a `Result`: then `Ok` acknowledges what it has not
     /// settled and `Err` has it delivered again after the retry delay. An `async` handler is dropped when the pin is
-    /// lost; blocking work belongs on `spawn_blocking` and has to watch [`Message::cancelled`].
+    /// lost; blocking work belongs on `spawn_blocking` and has to watch [`Message::cancellation`].
     ///
     /// # Errors
     /// [`ErrorKind::StreamNotFound`], [`ErrorKind::GroupNotFound`], [`ErrorKind::CorruptEntry`], [`ErrorKind::InvalidConfig`];
@@ -378,7 +391,7 @@ impl Consume {
         tokio::spawn(crate::watch::follow(self.context.clone(), kind.bucket(), key, config_sender));
         let shared = settings::key(kind, &self.settings.name);
         tokio::spawn(crate::watch::follow(self.context.clone(), settings::BUCKET, shared, settings_sender));
-        let notices = Notices(broadcast::channel(NOTICES_KEPT).0);
+        let notices = Notices::new(&self.settings.name, &self.settings.member);
         let (state_sender, state) = watch::channel(MemberState::Waiting);
         let stop = CancellationToken::new();
         let work = Work::new(self.context.client(), self.settings.flow());
@@ -397,6 +410,7 @@ impl Consume {
 }
 
 /// A member at work. Dropping it stops the member without waiting for it.
+#[must_use = "dropping it stops the member"]
 pub struct Consuming {
     pub(crate) notices: Notices,
     state: watch::Receiver<MemberState>,
@@ -444,7 +458,7 @@ impl Consuming {
 
     /// What happens to the member from now on; a reader that is 256 notices behind misses the oldest.
     pub fn notices(&self) -> broadcast::Receiver<Notice> {
-        self.notices.0.subscribe()
+        self.notices.sender.subscribe()
     }
 }
 
@@ -455,6 +469,7 @@ impl Drop for Consuming {
 }
 
 /// The messages of a member, as a stream. Dropping it stops the member.
+#[must_use = "dropping it stops the member"]
 pub struct Messages {
     work: Arc<Work>,
     stop: CancellationToken,

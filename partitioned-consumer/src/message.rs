@@ -225,9 +225,10 @@ impl Message {
 
     /// Cancelled when this instance may no longer handle the message: its pin is lost, or its time to drain is over.
     ///
-    /// An `async` handler is dropped then and needs not look; blocking work has to.
-    pub fn cancelled(&self) -> CancellationToken {
-        CancellationToken::clone(&self.ticket.session)
+    /// An `async` handler is dropped then and needs not look; blocking work has to. The token is the caller's own:
+    /// cancelling it tells nobody else.
+    pub fn cancellation(&self) -> CancellationToken {
+        self.ticket.session.child_token()
     }
 
     /// The message was handled: the broker may forget it.

@@ -42,7 +42,8 @@ impl<E: std::fmt::Display + Send + 'static> HandlerOutcome for Result<(), E> {
     fn verdict(self) -> Verdict {
         match self {
             Ok(()) => Verdict::Ack,
-            Err(error) => Verdict::Retry(error.to_string()),
+            // As much as it says: some errors keep their causes for this form.
+            Err(error) => Verdict::Retry(format!("{error:#}")),
         }
     }
 }

@@ -127,7 +127,7 @@ async fn a_handler_is_dropped_when_its_pin_is_lost() {
     let first = first.handle({
         let (ledger, later) = (ledger.clone(), handler(&ledger, "a", Duration::ZERO));
         move |message| -> BoxFuture<'static, Result<(), Error>> {
-            if stuck.try_send(message.cancelled()).is_err() {
+            if stuck.try_send(message.cancellation()).is_err() {
                 return later(message);
             }
             let entry = ledger.begin("a", message.subject());

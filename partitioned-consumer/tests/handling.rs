@@ -1,0 +1,202 @@
+//! What a handler, or a reader of the stream, may do with its messages on a real broker.
+
+mod support;
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_nats::jetstream::Context;
+use async_nats::jetstream::consumer::{AckPolicy, pull};
+use futures_util::{FutureExt, StreamExt};
+use natsway_partitioned_consumer::{
+    ElasticConfig, ElasticGroup, End, ErrorKind, Membership, OrderBy, StaticConfig, StaticGroup,
+};
+use natsway_testkit::eventually;
+use support::{Ledger, SOON, broker, handler, handles, number, partitioned_stream, publish, stream};
+use tokio::time::timeout;
+
+fn template() -> pull::Config {
+    pull::Config { max_ack_pending: 20, ack_wait: Duration::from_secs(2), ..Default::default() }
+}
+
+/// One partition, so that everything has one order.
+#[expect(clippy::unwrap_used, reason = "set-up of tests")]
+async fn group(context: &Context, partitions: u32) -> ElasticGroup {
+    stream(context, "S", "foo.*").await;
+    let group = ElasticGroup::new(context.clone(), "S", "g").unwrap();
+    group.create(&ElasticConfig::new(partitions).filter("foo.*", [1])).await.unwrap();
+    group.add_members(["m1"]).await.unwrap();
+    group
+}
+
+#[expect(clippy::unwrap_used, reason = "a check of tests")]
+async fn everything_is_settled(context: &Context) {
+    let queue = context.get_stream("S-g").await.unwrap();
+    eventually(SOON, async || match queue.get_info().await.unwrap().state.messages {
+        0 => Ok(()),
+        left => Err(format!("{left} messages left")),
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_yields_the_next_of_a_partition_after_the_one_before_is_settled() {
+    let (_broker, context) = broker().await;
+    let group = group(&context, 1).await;
+    publish(&context, 1, 1, 4).await;
+    let (mut messages, mut consuming) =
+        group.consume("m1").template(template()).concurrency(4).messages().await.unwrap();
+    let first = timeout(SOON, messages.next()).await.unwrap().unwrap();
+    assert_eq!((number(&first), first.partition()), (1, Some(0)));
+    // The other three are in hand by now or soon, and none may pass.
+    assert!(timeout(Duration::from_millis(300), messages.next()).await.is_err(), "two of one partition");
+    first.ack().await.unwrap();
+    assert_eq!(first.ack().await.unwrap_err().kind(), ErrorKind::AlreadySettled);
+    // The run lasts as long as somebody holds the message.
+    assert!(timeout(Duration::from_millis(100), messages.next()).await.is_err(), "the first is still held");
+    drop(first);
+    for expected in 2..=3 {
+        // As a stream, and a wait that is given up loses nothing.
+        assert!(
+            StreamExt::next(&mut messages).now_or_never().flatten().is_none_or(|m| number(&m) == expected)
+        );
+        let next = timeout(SOON, StreamExt::next(&mut messages)).await.unwrap().unwrap();
+        assert_eq!(number(&next), expected);
+        next.double_ack().await.unwrap();
+    }
+    // Whoever lets the stream go has the member stop; what was not taken waits for another.
+    drop(messages);
+    assert_eq!(timeout(SOON, consuming.done()).await.unwrap().unwrap(), End::Stopped);
+    assert_eq!(consuming.done().await.unwrap_err().kind(), ErrorKind::Closed);
+    let ledger = Ledger::default();
+    let next = group.consume("m1").template(template());
+    let next = next.handle(handler(&ledger, "next", Duration::ZERO)).await.unwrap();
+    handles(&ledger, 1).await;
+    assert_eq!(ledger.handled(), [("foo.k0".to_owned(), 4, "next".to_owned())]);
+    everything_is_settled(&context).await;
+    next.stopped().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_stream_ends_with_its_member() {
+    let (_broker, context) = broker().await;
+    let group = group(&context, 1).await;
+    let (mut messages, mut consuming) = group.consume("m1").messages().await.unwrap();
+    group.delete().await.unwrap();
+    assert_eq!(timeout(SOON, consuming.done()).await.unwrap().unwrap(), End::GroupDeleted);
+    assert!(timeout(SOON, messages.next()).await.unwrap().is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_way_to_settle_a_message_is_heeded() {
+    let (broker, context) = broker().await;
+    let group = group(&context, 1).await;
+    let client = broker.connect().await;
+    let advisories = "$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED.S-g.m1";
+    let mut terminated = client.subscribe(advisories).await.unwrap();
+    client.flush().await.unwrap();
+    let deliveries = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&deliveries);
+    let member = group.consume("m1").template(template()).handle(move |message| {
+        let seen = Arc::clone(&seen);
+        async move {
+            seen.lock().unwrap().push((number(&message), message.deliveries()));
+            match (number(&message), message.deliveries()) {
+                (1, 1) => message.nak().await,
+                (2, 1) => message.nak_with_delay(Duration::from_millis(50)).await,
+                (3, _) => message.term().await,
+                (4, _) => message.term_with_reason("no such customer").await,
+                (5, 1) => {
+                    message.in_progress().await.unwrap();
+                    // Left as it is: it comes again after the ack wait.
+                    return;
+                }
+                (6, _) => message.double_ack().await,
+                _ => message.ack().await,
+            }
+            .unwrap();
+            assert_eq!(message.nak().await.unwrap_err().kind(), ErrorKind::AlreadySettled);
+        }
+    });
+    let member = member.await.unwrap();
+    publish(&context, 1, 1, 7).await;
+    let order = [(1, 1), (1, 2), (2, 1), (2, 2), (3, 1), (4, 1), (5, 1), (5, 2), (6, 1), (7, 1)];
+    eventually(SOON, async || deliveries.lock().unwrap().len() >= order.len()).await;
+    everything_is_settled(&context).await;
+    member.stopped().await.unwrap();
+    assert_eq!(*deliveries.lock().unwrap(), order);
+    let mut reasons = Vec::new();
+    for _ in 0..2 {
+        let advisory = timeout(SOON, terminated.next()).await.unwrap().unwrap();
+        let advisory: serde_json::Value = serde_json::from_slice(&advisory.payload).unwrap();
+        reasons.push(advisory["reason"].as_str().unwrap_or_default().to_owned());
+    }
+    assert_eq!(reasons, ["", "no such customer"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_used_up_its_deliveries_lets_its_partition_go_on() {
+    let (_broker, context) = broker().await;
+    let group = group(&context, 1).await;
+    let ledger = Ledger::default();
+    let book = ledger.clone();
+    let limited = pull::Config { max_deliver: 2, ..template() };
+    let builder = group.consume("m1").template(limited).retry_delay(Duration::from_millis(20));
+    let member = builder.handle(move |message| {
+        let book = book.clone();
+        async move {
+            if number(&message) == 2 {
+                return Err("cannot be handled");
+            }
+            book.begin("m1", message.subject()).succeed("m1", number(&message));
+            Ok(())
+        }
+    });
+    let member = member.await.unwrap();
+    publish(&context, 1, 1, 5).await;
+    handles(&ledger, 4).await;
+    member.stopped().await.unwrap();
+    ledger.check_exactly_once();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn static_groups_may_acknowledge_all_at_once_or_nothing() {
+    let (_broker, context) = broker().await;
+    partitioned_stream(&context, "foo", 4).await;
+    for (name, ack_policy) in [("all", AckPolicy::All), ("none", AckPolicy::None)] {
+        let group = StaticGroup::new(context.clone(), "foo", name).unwrap();
+        group.create(&StaticConfig::new(4, Membership::balanced(["m"]))).await.unwrap();
+        let ledger = Ledger::default();
+        let template = pull::Config { ack_policy, ..template() };
+        let member = group.consume("m").template(template).concurrency(4);
+        let member = member.handle(handler(&ledger, "m", Duration::from_millis(1))).await.unwrap();
+        if name == "all" {
+            publish(&context, 10, 1, 20).await;
+        }
+        handles(&ledger, 200).await;
+        let consumer = format!("{name}-m");
+        eventually(SOON, async || {
+            let info = context.get_stream("foo").await.unwrap().consumer_info(&consumer).await.unwrap();
+            let left = (info.num_pending, info.num_ack_pending);
+            if left == (0, 0) { Ok(()) } else { Err(format!("{left:?} left")) }
+        })
+        .await;
+        member.stopped().await.unwrap();
+        ledger.check_exactly_once();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_of_one_partition_run_at_once_where_the_subject_is_the_key() {
+    let (_broker, context) = broker().await;
+    let group = group(&context, 1).await;
+    publish(&context, 2, 1, 3).await;
+    let member = group.consume("m1").template(template()).order_by(OrderBy::Subject).concurrency(4);
+    let (mut messages, consuming) = member.messages().await.unwrap();
+    let first = timeout(SOON, messages.next()).await.unwrap().unwrap();
+    let second = timeout(SOON, messages.next()).await.unwrap().unwrap();
+    assert_eq!((first.subject(), number(&first)), ("foo.k0", 1));
+    assert_eq!((second.subject(), number(&second)), ("foo.k1", 1));
+    assert!(timeout(Duration::from_millis(300), messages.next()).await.is_err(), "two of one subject");
+    consuming.stop();
+}
