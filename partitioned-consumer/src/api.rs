@@ -38,7 +38,7 @@ impl ApiError {
     /// As an error of `kind` when the server refused; time-outs keep their own kind.
     pub(crate) fn into_error(self, doing: &str) -> Error {
         match self {
-            Self::Refused { code, text } => ErrorKind::Broker.with(format!("{doing}: {text} ({code})")),
+            Self::Refused { text, .. } => ErrorKind::Broker.with(format!("{doing}: {text}")),
             Self::Unanswered(error) => {
                 let kind = error.kind();
                 kind.caused(doing.to_owned(), error)
@@ -133,12 +133,12 @@ pub(crate) async fn unpin(
         .map(|_| ())
 }
 
-/// Stream info, without its subjects.
 /// Copies that a stream has in a cluster; what belongs to it is kept as safe. One where it cannot be told.
 pub(crate) async fn replicas_of(context: &jetstream::Context, stream: &str) -> usize {
     stream_info(context, stream).await.map_or(1, |info| info.config.num_replicas)
 }
 
+/// Stream info, without its subjects.
 pub(crate) async fn stream_info(
     context: &jetstream::Context,
     stream: &str,

@@ -11,16 +11,16 @@ use natsway_boot::BrokerArgs;
 // The name that the nats command line has for it, so that its plug-in gets it handed on.
 #[command(mut_arg("nats_url", |arg| arg.visible_alias("server")))]
 pub(crate) struct Cli {
+    /// Print JSON, one document, for scripts
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+
     #[command(flatten)]
     pub(crate) broker: BrokerArgs,
 
     /// Context of the nats command line to connect by; an address given here or in NATS_URL goes before the selected one
     #[arg(long, global = true, value_name = "NAME", env = "NATS_CONTEXT")]
     pub(crate) context: Option<String>,
-
-    /// Print JSON, one document, for scripts
-    #[arg(long, global = true)]
-    pub(crate) json: bool,
 
     #[command(subcommand)]
     pub(crate) command: Mode,

@@ -264,7 +264,12 @@ async fn common(session: &Session, kind: GroupKind, command: Common) -> Result<E
                 subject_transform: fixed.then_some(stream::SubjectTransform { source, destination }),
                 ..Default::default()
             };
-            session.connection.jetstream.create_stream(config).await?;
+            let name = config.name.clone();
+            session.connection.jetstream.create_stream(config).await.with_context(|| {
+                format!(
+                    "stream {name:?} could not be created; one of that name may be there for something else"
+                )
+            })?;
         }
         Common::Prompt => bail!("the prompt is open already"),
     }

@@ -39,6 +39,28 @@ async fn main() -> ExitCode {
 const MISTAKE: u8 = 2;
 
 fn fail(error: &anyhow::Error, code: ExitCode) -> ExitCode {
-    eprintln!("cg: {error:#}");
+    eprintln!("cg: {}", whole(error));
     code
+}
+
+/// An error with its causes, each said once: some errors name their cause themselves.
+fn whole(error: &anyhow::Error) -> String {
+    error.chain().skip(1).map(ToString::to_string).fold(error.to_string(), |text, cause| {
+        if text.ends_with(&cause) { text } else { format!("{text}: {cause}") }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let io = || std::io::Error::other("disk full");
+        assert_eq!(whole(&anyhow::Error::new(io()).context("not written")), "not written: disk full");
+        assert_eq!(
+            whole(&anyhow::Error::new(io()).context("not written: disk full")),
+            "not written: disk full"
+        );
+    }
 }

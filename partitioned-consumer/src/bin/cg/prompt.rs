@@ -109,7 +109,7 @@ pub(crate) async fn run(mut session: Session, mut kind: GroupKind) -> Result<Exi
             },
             words => {
                 if let Err(error) = interruptible(&session, kind, words).await {
-                    eprintln!("{error:#}");
+                    eprintln!("{}", crate::whole(&error));
                 }
             }
         }
