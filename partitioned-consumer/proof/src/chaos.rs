@@ -201,7 +201,6 @@ impl Chaos {
             concurrency: 4,
             work_ms: 6,
             moody: true,
-            bench: None,
             log: log.to_string_lossy().into_owned(),
         };
         let process =

@@ -38,9 +38,6 @@ pub struct Orders {
     pub moody: bool,
     /// Where to write.
     pub log: String,
-    /// Only count: end after this many messages of a static group and print how many seconds they took.
-    #[serde(default)]
-    pub bench: Option<u64>,
 }
 
 const START_WITHIN: Duration = Duration::from_secs(30);
@@ -96,9 +93,6 @@ impl Drop for Entry {
 /// # Errors
 /// When the member cannot start, or ended with an error.
 pub async fn run(orders: Orders) -> Result<()> {
-    if let Some(count) = orders.bench {
-        return bench(&orders, count).await;
-    }
     let stop = natsway_boot::shutdown::on_signal()?;
     let file =
         File::options().create(true).append(true).open(&orders.log).context("the log cannot be opened")?;
@@ -142,38 +136,6 @@ async fn join(orders: &Orders, log: &Arc<Log>) -> Result<Consuming> {
     let builder = builder.drain_timeout(Duration::from_secs(5));
     let (work_ms, moody, log) = (orders.work_ms, orders.moody, Arc::clone(log));
     Ok(builder.handle(move |message| handle(Arc::clone(&log), message, work_ms, moody)).await?)
-}
-
-/// Handles `count` messages as fast as they come, and prints the seconds from the first to the last.
-async fn bench(orders: &Orders, count: u64) -> Result<()> {
-    let client = async_nats::connect(&orders.url).await?;
-    let group = StaticGroup::new(async_nats::jetstream::new(client), &orders.stream, &orders.group)?;
-    let ack_wait = Duration::from_millis(orders.ack_wait_ms);
-    let template = pull::Config { max_ack_pending: orders.max_ack_pending, ack_wait, ..Default::default() };
-    let (done, finished) = tokio::sync::oneshot::channel();
-    let progress = std::sync::Mutex::new((0_u64, None, Some(done)));
-    let progress = Arc::new(progress);
-    let member = group.consume(&orders.member).template(template).concurrency(orders.concurrency);
-    let member = member.handle(move |message| {
-        let progress = Arc::clone(&progress);
-        async move {
-            let acked = message.ack().await;
-            let mut progress = progress.lock().expect("no handler panics");
-            progress.0 += 1;
-            let began: Instant = *progress.1.get_or_insert_with(Instant::now);
-            if progress.0 == count
-                && let Some(done) = progress.2.take()
-            {
-                // The receiver waits for exactly this.
-                done.send(began.elapsed()).unwrap_or_default();
-            }
-            acked
-        }
-    });
-    let member = member.await?;
-    println!("{}", finished.await?.as_secs_f64());
-    member.stopped().await?;
-    Ok(())
 }
 
 async fn handle(log: Arc<Log>, message: Message, work_ms: u64, moody: bool) {

@@ -50,7 +50,6 @@ fn member(broker: &Broker, log: &Path) -> Process {
         work_ms: 40,
         moody: false,
         log: log.to_string_lossy().into_owned(),
-        bench: None,
     };
     let orders = serde_json::to_string(&orders).expect("orders are JSON");
     Process::builder(env!("CARGO_BIN_EXE_groups-member")).arg(orders).start()

@@ -115,7 +115,6 @@ impl Stage {
             concurrency: 1,
             work_ms,
             moody: false,
-            bench: None,
             log: self.log(name).to_string_lossy().into_owned(),
         };
         let orders = serde_json::to_string(&orders).unwrap();

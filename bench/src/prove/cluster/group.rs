@@ -118,7 +118,6 @@ fn launch(directory: &Path, urls: &str, member: &str) -> Result<(PathBuf, Proces
         work_ms: 2,
         moody: false,
         log: log.to_string_lossy().into_owned(),
-        bench: None,
     };
     let process = Process::builder(workspace_binary("groups-member"))
         .name(member)

@@ -10,6 +10,8 @@ import (
 	"log"
 	"os"
 	"os/signal"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -31,7 +33,14 @@ type orders struct {
 	AckWaitMS     int      `json:"ack_wait_ms"`
 	WorkMS        int      `json:"work_ms"`
 	Log           string   `json:"log"`
-	Bench         int      `json:"bench"`
+	Messages      int      `json:"messages"`
+	Work          *work    `json:"work"`
+}
+
+// work is what a handler does before it acknowledges.
+type work struct {
+	WaitMS int `json:"wait_ms"`
+	BusyUS int `json:"busy_us"`
 }
 
 type filter struct {
@@ -128,19 +137,32 @@ func (o orders) consume(ctx context.Context, js jetstream.JetStream) error {
 	}
 }
 
-// bench handles a number of messages as fast as they come and gives the seconds from the first to the last.
+// bench handles a number of messages and gives the seconds from the first to the last. With work, it also sees to it
+// that each key's messages come in order; one at a time they come anyway, since the library calls one handler after another.
 func (o orders) bench(ctx context.Context, js jetstream.JetStream) (any, error) {
-	count := 0
+	count, faults := 0, 0
 	var began time.Time
+	var worked time.Duration
+	last := map[string]int{}
 	done := make(chan float64, 1)
 	handle := func(msg jetstream.Msg) {
-		if err := msg.Ack(); err != nil {
-			log.Print(err)
-		}
 		if count++; count == 1 {
 			began = time.Now()
 		}
-		if count == o.Bench {
+		if o.Work != nil {
+			from := time.Now()
+			number, err := strconv.Atoi(strings.TrimSpace(string(msg.Data())))
+			if err != nil || number != last[msg.Subject()]+1 {
+				faults++
+			}
+			last[msg.Subject()] = number
+			o.Work.carryOut()
+			worked += time.Since(from)
+		}
+		if err := msg.Ack(); err != nil {
+			log.Print(err)
+		}
+		if count == o.Messages {
 			done <- time.Since(began).Seconds()
 		}
 	}
@@ -154,5 +176,16 @@ func (o orders) bench(ctx context.Context, js jetstream.JetStream) (any, error) 
 		return nil, err
 	}
 	defer member.Stop()
-	return <-done, nil
+	seconds := <-done
+	if faults > 0 {
+		return nil, fmt.Errorf("%d messages were handled out of order", faults)
+	}
+	handlerMS := worked.Seconds() * 1e3 / float64(o.Messages)
+	return map[string]float64{"seconds": seconds, "handler_ms": handlerMS}, nil
+}
+
+func (w work) carryOut() {
+	time.Sleep(time.Duration(w.WaitMS) * time.Millisecond)
+	for began := time.Now(); time.Since(began) < time.Duration(w.BusyUS)*time.Microsecond; {
+	}
 }
