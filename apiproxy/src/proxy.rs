@@ -207,7 +207,8 @@ impl Call<'_> {
                     let outgoing =
                         self.prepare(route, target, &link, &tries, trace.as_ref(), &mut encoded)?;
                     let attempt = target.stats.tries.begin();
-                    let answer = link.call(outgoing).await;
+                    let give_up = || self.core.budget.borrow_mut().withdraw(Instant::now());
+                    let answer = link.call(outgoing, give_up).await;
                     answer.count(attempt);
                     if let Some(span) = span {
                         span.end(&answer);
@@ -289,12 +290,14 @@ impl Call<'_> {
             none => none.insert(self.encode(route, sending, trace)?).first(),
         };
         link.admit(message.bytes()).map_err(not_admitted)?;
+        let manners = message.manners(route.cancel, tries.is_idempotent());
         Ok(Outgoing {
             subject: target.subject.clone(),
-            manners: message.manners(route.cancel, tries.is_idempotent()),
+            manners,
             payload: message.payload,
             headers: message.headers,
             deadline: until,
+            doubt_from: tries.doubt_from(now, until).filter(|_| manners.signals),
         })
     }
 
@@ -420,7 +423,7 @@ fn given_up(miss: Miss, tries: &Tries) -> Problem {
         Miss::InstanceLost => {
             bad_gateway(miss.as_str(), "the worker that ran this request is gone".to_owned())
         }
-        Miss::ConnectionLost | Miss::TimedOut => {
+        Miss::ConnectionLost | Miss::NotAccepted | Miss::TimedOut => {
             Problem::new(StatusCode::GATEWAY_TIMEOUT, miss.as_str(), detail())
         }
     }

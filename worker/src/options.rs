@@ -218,7 +218,8 @@ impl Options {
         self
     }
 
-    /// After how long a caller is told that its request is at work here, so that it can cancel it. 50 ms without.
+    /// After how long a caller is told that its request is at work here, so that it can cancel it. 50 ms without. A caller that
+    /// is neither told nor answered within a second tries an idempotent request elsewhere.
     pub fn accepted_after(mut self, after: Duration) -> Options {
         self.limits.accepted_after = after;
         self

@@ -75,7 +75,7 @@ where
 ///
 /// A request runs on the thread that read it, which spares it every crossing of threads: several microseconds. The
 /// price is that a handler that blocks or computes for long stalls all others of its thread, so this is for services
-/// that do not. They need not be `Send`.
+/// that do not: after a second of it callers take the thread for lost, and try their GETs elsewhere. They need not be `Send`.
 ///
 /// # Errors
 /// [`Error`], as for [`serve`].

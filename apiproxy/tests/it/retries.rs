@@ -3,10 +3,13 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::StreamExt;
+use natsway_caller::retry::ACCEPTED_WITHIN;
 use natsway_testkit::{Broker, eventually};
+use natsway_wire::control::{WorkerCommand, worker_subject};
 use natsway_wire::envelope::NotRun;
 
-use crate::backend::{Backend, accepted, not_run, ok, response};
+use crate::backend::{Backend, accepted, not_run, ok, response, settled};
 use crate::fixture::{DEADLINE, Gateway, ROUTES};
 
 #[tokio::test]
@@ -74,6 +77,44 @@ async fn an_idempotent_request_is_tried_again_when_a_try_times_out_and_the_deadl
     let retry = backend.seen.last();
     assert!(retry.deadline_ms <= 301, "one try's time, not the route's: {}", retry.deadline_ms);
     assert_eq!(gateway.metric("natsway_misses_total{reason=\"timed_out\"}").await, 1.0);
+}
+
+#[tokio::test]
+async fn what_is_neither_answered_nor_accepted_is_tried_again_long_before_its_time_is_over() {
+    let broker = Broker::start().await;
+    let backend =
+        Backend::start(&broker, |number, _| if number == 0 { vec![] } else { vec![ok("second")] }).await;
+    let routes = ROUTES.replace("\"5s\"", "\"10m\"").replace("\"300ms\"", "\"10m\"");
+    let gateway = Gateway::start(&broker, &routes, &[]).await;
+    let mut commands = backend.client.subscribe(worker_subject("first")).await.unwrap();
+    settled(&backend.client).await;
+    assert_eq!(gateway.get("/").await.text(), "second");
+    assert_eq!(backend.seen.count(), 2);
+    assert_eq!(gateway.metric("natsway_misses_total{reason=\"not_accepted\"}").await, 1.0);
+    // Whoever has it after all need not go on.
+    backend.answer(0, accepted("first")).await;
+    let command = tokio::time::timeout(DEADLINE, commands.next()).await.unwrap().unwrap();
+    assert!(matches!(WorkerCommand::decode(&command.payload).unwrap(), WorkerCommand::Cancel { .. }));
+}
+
+#[tokio::test]
+async fn what_is_accepted_is_waited_for() {
+    let broker = Broker::start().await;
+    let backend = Backend::start(&broker, |_, _| vec![accepted("slow")]).await;
+    let mut pings = backend.client.subscribe(worker_subject("slow")).await.unwrap();
+    settled(&backend.client).await;
+    let routes = ROUTES.replace("\"5s\"", "\"10m\"").replace("\"300ms\"", "\"10m\"");
+    let gateway = Gateway::start(&broker, &routes, &[]).await;
+    let mut client = gateway.client().await;
+    client.send("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    let began = Instant::now();
+    while began.elapsed() < ACCEPTED_WITHIN * 3 / 2 {
+        let ping = tokio::time::timeout(DEADLINE, pings.next()).await.expect("it is asked after").unwrap();
+        backend.client.publish(ping.reply.unwrap(), "".into()).await.unwrap();
+    }
+    backend.answer(0, ok("at last")).await;
+    assert_eq!(client.reply(false).await.unwrap().text(), "at last");
+    assert_eq!(backend.seen.count(), 1);
 }
 
 #[tokio::test]

@@ -32,6 +32,9 @@ const UPKEEP_INTERVAL: Duration = Duration::from_millis(500);
 /// How often deadlines are looked at while requests are out: how late one may be noticed.
 const EXPIRY_TICK: Duration = Duration::from_millis(10);
 
+/// A look at them that comes later than this comes after a pause of this thread or machine.
+const LATE_TICK: Duration = Duration::from_millis(100);
+
 /// Pings in a row without an answer after which an instance is taken for lost: 1.5 s. When the broker says that
 /// nobody listens there, it is lost at once.
 const PINGS_UNANSWERED: u32 = 3;
@@ -103,6 +106,8 @@ pub struct Outgoing {
     pub manners: Manners,
     /// When the request is given up.
     pub deadline: Instant,
+    /// From when on it is in doubt: neither answered nor accepted, it may be lost.
+    pub doubt_from: Option<Instant>,
 }
 
 /// A connection, and the requests that are out on it.
@@ -193,17 +198,21 @@ impl Link {
         if has_room { Ok(()) } else { Err(Refused::Full) }
     }
 
-    /// Publishes a request and waits for how it ends, no longer than its deadline.
+    /// Publishes a request and waits for how it ends, no longer than its deadline. Once it is in doubt, `give_up` is asked
+    /// whether it is tried elsewhere; else it is waited for.
     ///
     /// # Cancel safety
     /// When the future is dropped, nobody waits any more: the work is cancelled at its worker, if the request's
     /// manners say so, and what comes back is dropped.
-    pub async fn call(self: &Rc<Link>, outgoing: Outgoing) -> Answer {
-        let Outgoing { subject, payload, headers, manners, deadline } = outgoing;
+    pub async fn call(self: &Rc<Link>, outgoing: Outgoing, give_up: impl Fn() -> bool) -> Answer {
+        let Outgoing { subject, payload, headers, manners, deadline, doubt_from } = outgoing;
         if self.lost.get() {
             return Answer::Miss(Miss::NotConnected);
         }
         let mut wait = Wait::new(self, deadline, manners, payload.len());
+        if let Some(moment) = doubt_from {
+            self.slots.borrow_mut().doubt_from(wait.key, moment);
+        }
         let reply = self.reply_subject(wait.key);
         let mut published = pin!(async {
             match headers {
@@ -227,6 +236,9 @@ impl Link {
                     }
                     Poll::Pending => {}
                 }
+            }
+            if self.slots.borrow_mut().is_doubted(wait.key) && give_up() {
+                return Poll::Ready(Answer::Miss(Miss::NotAccepted));
             }
             wait.poll(cx)
         })
@@ -277,8 +289,10 @@ impl Link {
                 self.expiry.notified().await;
                 self.expiry_parked.set(false);
             }
+            let before = Instant::now();
             tokio::time::sleep(EXPIRY_TICK).await;
-            self.slots.borrow_mut().expire(Instant::now());
+            let now = Instant::now();
+            self.slots.borrow_mut().expire(now, now - before > LATE_TICK);
         }
     }
 
@@ -361,8 +375,9 @@ impl Link {
             headers: None,
             manners: Manners { signals: false, cancel: false, repeatable: false },
             deadline: Instant::now() + UPKEEP_INTERVAL,
+            doubt_from: None,
         };
-        let lost = match self.call(outgoing).await {
+        let lost = match self.call(outgoing, || false).await {
             Answer::Miss(Miss::NoResponders) => true,
             Answer::Miss(Miss::TimedOut) => {
                 let mut unanswered = self.unanswered.borrow_mut();

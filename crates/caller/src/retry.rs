@@ -4,6 +4,10 @@ use std::time::{Duration, Instant};
 
 use natsway_routes::table::Retry;
 
+/// How long a worker may take to answer a request or to say that it runs it, which workers do after 50 ms; who says
+/// neither is frozen or gone, or the message is lost with a broker.
+pub const ACCEPTED_WITHIN: Duration = Duration::from_secs(1);
+
 /// Why a try gave no response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Miss {
@@ -21,13 +25,15 @@ pub enum Miss {
     InstanceLost,
     /// The connection broke while it was out.
     ConnectionLost,
+    /// Neither answered nor accepted within [`ACCEPTED_WITHIN`], and given up to be tried elsewhere.
+    NotAccepted,
     /// No answer in time.
     TimedOut,
 }
 
 impl Miss {
     /// Every kind, for metrics.
-    pub const ALL: [Miss; 8] = [
+    pub const ALL: [Miss; 9] = [
         Miss::NotConnected,
         Miss::NoResponders,
         Miss::Overloaded,
@@ -35,12 +41,13 @@ impl Miss {
         Miss::Expired,
         Miss::InstanceLost,
         Miss::ConnectionLost,
+        Miss::NotAccepted,
         Miss::TimedOut,
     ];
 
     /// Whether the request may have run: then only an idempotent one may run again.
     pub fn may_have_run(self) -> bool {
-        matches!(self, Miss::InstanceLost | Miss::ConnectionLost | Miss::TimedOut)
+        matches!(self, Miss::InstanceLost | Miss::ConnectionLost | Miss::NotAccepted | Miss::TimedOut)
     }
 
     /// The name that metrics and logs use.
@@ -53,6 +60,7 @@ impl Miss {
             Miss::Expired => "expired",
             Miss::InstanceLost => "instance_lost",
             Miss::ConnectionLost => "connection_lost",
+            Miss::NotAccepted => "not_accepted",
             Miss::TimedOut => "timed_out",
         }
     }
@@ -66,6 +74,7 @@ pub struct Tries {
     started: Instant,
     deadline: Instant,
     made: u32,
+    not_accepted: u32,
     may_have_run: bool,
 }
 
@@ -81,7 +90,7 @@ pub enum Next {
 impl Tries {
     /// The tries of a request that began at `now` and must be answered by `deadline`.
     pub fn new(retry: Retry, idempotent: bool, now: Instant, deadline: Instant) -> Tries {
-        Tries { retry, idempotent, started: now, deadline, made: 0, may_have_run: false }
+        Tries { retry, idempotent, started: now, deadline, made: 0, not_accepted: 0, may_have_run: false }
     }
 
     /// When a try is given up that begins at `now`: only an idempotent request can use what a shorter try leaves of the
@@ -91,6 +100,15 @@ impl Tries {
             true => self.deadline.min(now + try_timeout),
             false => self.deadline,
         }
+    }
+
+    /// From when on a try is in doubt that begins at `now` and ends with `until`: neither answered nor accepted by then, it is
+    /// better tried elsewhere. `None` where nothing can be won by that. Each time it takes twice as long, so that workers
+    /// that never say what they accept are asked a few times, and not again and again.
+    pub fn doubt_from(&self, now: Instant, until: Instant) -> Option<Instant> {
+        let moment = now + ACCEPTED_WITHIN.saturating_mul(1 << self.not_accepted.min(10));
+        let has_another = self.made < self.retry.most && moment + ACCEPTED_WITHIN <= self.deadline;
+        (self.idempotent && has_another && moment < until).then_some(moment)
     }
 
     /// When the request must be answered.
@@ -116,6 +134,7 @@ impl Tries {
     /// Decides after a miss. `jitter` is random in 0..=1; `budget` is asked only when the rules allow a retry.
     pub fn after(&mut self, miss: Miss, now: Instant, jitter: f64, budget: &mut Budget) -> Next {
         self.made += 1;
+        self.not_accepted += u32::from(miss == Miss::NotAccepted);
         self.may_have_run |= miss.may_have_run();
         let unsafe_to_repeat = self.may_have_run && !self.idempotent;
         // A try that took long is no reason to stop within the deadline; one that failed fast is, after the window. (The
@@ -127,8 +146,8 @@ impl Tries {
             return Next::GiveUp;
         }
         let pause = self.pause(miss, jitter);
-        // What was not sent was no load on anybody.
-        let is_free = miss == Miss::NotConnected;
+        // What was not sent was no load on anybody, and what was given up in doubt is paid for.
+        let is_free = matches!(miss, Miss::NotConnected | Miss::NotAccepted);
         if now + pause >= self.deadline || !(is_free || budget.withdraw(now)) {
             return Next::GiveUp;
         }
@@ -140,7 +159,10 @@ impl Tries {
     /// jitter falls.
     fn pause(&self, miss: Miss, jitter: f64) -> Duration {
         const FIRST: Duration = Duration::from_millis(5);
-        let elsewhere = matches!(miss, Miss::Moved | Miss::Expired | Miss::InstanceLost | Miss::TimedOut);
+        let elsewhere = matches!(
+            miss,
+            Miss::Moved | Miss::Expired | Miss::InstanceLost | Miss::NotAccepted | Miss::TimedOut
+        );
         if elsewhere && self.made == 1 {
             return Duration::ZERO;
         }
@@ -178,7 +200,8 @@ impl Budget {
         self.tokens = (self.tokens + Budget::SHARE).min(Budget::CAPACITY);
     }
 
-    fn withdraw(&mut self, now: Instant) -> bool {
+    /// Takes one retry, if there is one.
+    pub fn withdraw(&mut self, now: Instant) -> bool {
         let elapsed = now.saturating_duration_since(self.filled).as_secs_f64();
         self.filled = now;
         self.tokens = (self.tokens + elapsed * Budget::PER_SECOND).min(Budget::CAPACITY);
@@ -211,7 +234,7 @@ mod tests {
 
     #[test]
     fn what_may_have_run_is_tried_again_only_when_idempotent() {
-        for miss in [Miss::InstanceLost, Miss::ConnectionLost, Miss::TimedOut] {
+        for miss in [Miss::InstanceLost, Miss::ConnectionLost, Miss::NotAccepted, Miss::TimedOut] {
             let (mut unsafe_tries, mut budget, now) = tries(false);
             assert_eq!(unsafe_tries.after(miss, now, 0.5, &mut budget), Next::GiveUp, "{miss:?}");
             let (mut safe_tries, mut budget, now) = tries(true);
@@ -267,6 +290,29 @@ mod tests {
         assert_eq!(safe.until(now, Duration::from_secs(90)), now + Duration::from_secs(30));
         let (unsafe_, _, now) = tries(false);
         assert_eq!(unsafe_.until(now, Duration::from_secs(10)), now + Duration::from_secs(30));
+    }
+
+    #[test]
+    fn only_what_may_run_twice_and_has_another_try_is_doubted_and_ever_more_rarely() {
+        let try_timeout = Duration::from_secs(10);
+        let doubted =
+            |tries: &Tries, now| tries.doubt_from(now, tries.until(now, try_timeout)).map(|at| at - now);
+        let (once, _, now) = tries(false);
+        assert_eq!(doubted(&once, now), None);
+        let (mut safe, mut budget, now) = tries(true);
+        while budget.withdraw(now) {}
+        for seconds in [1, 2, 4, 8] {
+            assert_eq!(doubted(&safe, now), Some(Duration::from_secs(seconds)));
+            let next = safe.after(Miss::NotAccepted, now, 0.5, &mut budget);
+            assert!(matches!(next, Next::RetryAfter(_)), "it is paid for");
+        }
+        assert_eq!(doubted(&safe, now), None, "its try ends before");
+
+        let (safe, _, now) = tries(true);
+        assert!(doubted(&safe, now + Duration::from_secs(28)).is_some());
+        assert_eq!(doubted(&safe, now + Duration::from_millis(28_001)), None, "no time for another");
+        let single = Tries::new(Retry { most: 0, ..RETRY }, true, now, now + Duration::from_secs(30));
+        assert_eq!(doubted(&single, now), None);
     }
 
     #[test]

@@ -31,6 +31,17 @@ struct Slot<T> {
     deadline: Instant,
     /// Whether [`Slots::expire`] found it past its deadline.
     expired: bool,
+    doubt: Doubt,
+}
+
+/// Whether a request may be lost that nobody has answered or accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Doubt {
+    Never,
+    /// Not before this moment.
+    From(Instant),
+    /// It is for its owner to say what becomes of it.
+    Raised,
 }
 
 /// What may come back for a request, and what becomes of it when nobody waits.
@@ -105,10 +116,26 @@ impl<T> Slots<T> {
         let generation = self.next_generation;
         self.next_generation = generation.wrapping_add(1);
         let state = State::Waiting(None);
-        let slot = Slot { generation, state, instance: None, manners, deadline, expired: false };
+        let doubt = Doubt::Never;
+        let slot = Slot { generation, state, instance: None, manners, deadline, expired: false, doubt };
         let index =
             u32::try_from(self.slab.insert(slot)).expect("requests in flight are bounded far below 2^32");
         Key { index, generation }
+    }
+
+    /// From this moment on a request is in doubt if it was neither answered nor accepted.
+    pub fn doubt_from(&mut self, key: Key, moment: Instant) {
+        if let Some(slot) = self.get(key) {
+            slot.doubt = Doubt::From(moment);
+        }
+    }
+
+    /// Whether a request has come into doubt that somebody waits for; says so once.
+    pub fn is_doubted(&mut self, key: Key) -> bool {
+        let waiting = self.get(key).filter(|slot| matches!(slot.state, State::Waiting(_)));
+        let Some(slot) = waiting.filter(|slot| slot.doubt == Doubt::Raised) else { return false };
+        slot.doubt = Doubt::Never;
+        true
     }
 
     fn get(&mut self, key: Key) -> Option<&mut Slot<T>> {
@@ -148,6 +175,7 @@ impl<T> Slots<T> {
         match slot.state {
             State::Waiting(_) => {
                 slot.instance = Some(instance.into());
+                slot.doubt = Doubt::Never;
                 Accepted::Noted
             }
             State::Ready(_) => Accepted::Late,
@@ -198,10 +226,18 @@ impl<T> Slots<T> {
     }
 
     /// Looks for deadlines that have passed: wakes the owners of those requests, and frees the places of those that
-    /// were abandoned. A walk over all of them every few milliseconds costs less than a timer for each.
-    pub fn expire(&mut self, now: Instant) {
+    /// were abandoned. Wakes the owners of those in doubt as well, unless this look comes `late`: then what has arrived
+    /// may not have been read. A walk over all of them every few milliseconds costs less than a timer for each.
+    pub fn expire(&mut self, now: Instant, late: bool) {
         self.slab.retain(|_, slot| {
             if slot.deadline > now {
+                if let (Doubt::From(moment), State::Waiting(waker)) = (slot.doubt, &mut slot.state)
+                    && moment <= now
+                    && !late
+                {
+                    slot.doubt = Doubt::Raised;
+                    waker.take().inspect(Waker::wake_by_ref);
+                }
                 return true;
             }
             slot.expired = true;
@@ -329,9 +365,9 @@ mod tests {
         let deadline = later();
         let key = slots.insert(deadline, CANCELLED);
         slots.abandon(key);
-        slots.expire(deadline - Duration::from_millis(1));
+        slots.expire(deadline - Duration::from_millis(1), false);
         assert_eq!(slots.len(), 1);
-        slots.expire(deadline);
+        slots.expire(deadline, false);
         assert!(slots.is_empty());
     }
 
@@ -346,13 +382,37 @@ mod tests {
         );
         slots.accept(late, "a");
         assert!(slots.deliver(answered, 1));
-        slots.expire(deadline);
+        slots.expire(deadline, false);
         let cx = &mut Context::from_waker(Waker::noop());
         assert_eq!(slots.poll(late, cx), Poll::Ready(None));
         assert_eq!(slots.poll(answered, cx), Poll::Ready(Some(1)));
         assert_eq!(slots.poll(early, cx), Poll::Pending);
         assert_eq!(slots.abandon(late).as_deref(), Some("a"), "it is cancelled where it runs");
         assert_eq!(slots.len(), 1);
+    }
+
+    #[test]
+    fn what_is_neither_answered_nor_accepted_is_in_doubt_once() {
+        let mut slots = Slots::<u32>::new();
+        let moment = Instant::now() + Duration::from_secs(1);
+        let [lost, accepted, answered, unasked] = [(); 4].map(|()| slots.insert(later(), CANCELLED));
+        for key in [lost, accepted, answered] {
+            slots.doubt_from(key, moment);
+        }
+        slots.accept(accepted, "a");
+        slots.deliver(answered, 1);
+        slots.expire(moment - Duration::from_millis(1), false);
+        slots.expire(moment, true);
+        assert!(!slots.is_doubted(lost), "too early, and then too late to know");
+        slots.expire(moment, false);
+        assert_eq!(
+            [lost, accepted, answered, unasked].map(|key| slots.is_doubted(key)),
+            [true, false, false, false]
+        );
+        slots.expire(moment, false);
+        assert!(!slots.is_doubted(lost), "its owner waits on");
+        assert!(slots.deliver(lost, 2));
+        assert_eq!(poll(&mut slots, lost), Some(2));
     }
 
     #[test]

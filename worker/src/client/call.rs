@@ -160,7 +160,8 @@ impl Carried<'_> {
         };
         let outgoing = self.prepare(route, target, &link, tries, encoded)?;
         let attempt = target.tries.begin();
-        let answer = link.call(outgoing).await;
+        let give_up = || self.desk.budget.borrow_mut().withdraw(Instant::now());
+        let answer = link.call(outgoing, give_up).await;
         answer.count(attempt);
         Ok(answer)
     }
@@ -189,12 +190,14 @@ impl Carried<'_> {
             }
             Refused::Full => self.error(CallErrorKind::Unavailable, "this client has as much out as it may"),
         })?;
+        let manners = message.manners(route.cancel, tries.is_idempotent());
         Ok(Outgoing {
             subject: target.subject.clone(),
-            manners: message.manners(route.cancel, tries.is_idempotent()),
+            manners,
             payload: message.payload,
             headers: message.headers,
             deadline: until,
+            doubt_from: tries.doubt_from(now, until).filter(|_| manners.signals),
         })
     }
 

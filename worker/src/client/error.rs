@@ -58,7 +58,7 @@ impl CallError {
             Miss::ConnectionLost => {
                 (OutcomeUnknown, "the connection to the broker broke with the request out")
             }
-            Miss::TimedOut => (TimedOut, "no answer in time"),
+            Miss::NotAccepted | Miss::TimedOut => (TimedOut, "no answer in time"),
         };
         // An earlier try may have.
         let kind = if kind == Unavailable && may_have_run { OutcomeUnknown } else { kind };
