@@ -83,7 +83,11 @@ impl RoutesArgs {
     /// # Errors
     /// Anything but a conflict or a missing route, which have exit codes of their own.
     pub async fn run(self) -> anyhow::Result<ExitCode> {
-        let (_session, store) = self.bucket.open("apiproxy routes").await?;
+        const NAME: &str = "apiproxy routes";
+        let (_session, store) = match &self.action {
+            Action::Put { .. } | Action::Import { .. } => self.bucket.open_or_make(NAME).await?,
+            _ => self.bucket.open(NAME).await?,
+        };
         let json = self.bucket.json;
         let done = match &self.action {
             Action::Ls => list(&store, json).await,

@@ -171,6 +171,20 @@ async fn weight_zero_gets_nothing_but_what_a_rule_sends_there() {
 }
 
 #[tokio::test]
+async fn a_bucket_that_is_not_there_is_told_with_what_makes_it() {
+    let broker = Broker::builder().jetstream().start().await;
+    for arguments in [["ls"].as_slice(), &["export"], &["get", "demo"], &["rm", "demo"]] {
+        let told = cli(&broker, arguments, "").await;
+        let words = String::from_utf8_lossy(&told.stderr).into_owned();
+        assert_eq!(told.status.code(), Some(1), "{words}");
+        assert!(words.contains("no routes bucket \"natsway-routes\" yet: start a gateway"), "{words}");
+    }
+    let imported = cli(&broker, &["import", "/dev/stdin"], ROUTES).await;
+    assert!(imported.status.success(), "{imported:?}");
+    assert!(out(&cli(&broker, &["ls"], "").await).contains("blue"));
+}
+
+#[tokio::test]
 async fn a_bad_document_is_refused_and_said_and_the_old_table_serves() {
     let broker = Broker::builder().jetstream().start().await;
     let _blue = Backend::saying(&broker, "blue").await;
