@@ -1,7 +1,8 @@
-//! Holds starts back while what is started ends at once. Pure: time is an argument.
+//! Holds starts back while they fail, or what is started ends at once. Pure: time is an argument.
 //!
 //! Instances that were told to stop may go, and one that has worked for a while and dies is replaced at once. One that ends sooner than
-//! [`SETTLED_MS`] after it was started has failed to start, and so has one that never shows. After a failure nothing is started for a
+//! [`SETTLED_MS`] after it was started has failed to start, so has one that never shows, and so has what the backend could not start at
+//! all. After a failure nothing is started for a
 //! pause that doubles with each failure in a row, up to [`LONGEST_PAUSE_MS`]; then as many as are wanted are tried again. An instance
 //! that was started since and lives long enough ends it.
 
@@ -96,6 +97,11 @@ impl Restarts {
         self.stopped += from.saturating_sub(to) as usize;
     }
 
+    /// Notes that the backend could not start what was wanted. Gives the failures so far.
+    pub fn refused(&mut self, now_ms: u64) -> Failures {
+        *self.failures.insert(Failures::after(self.failures, now_ms))
+    }
+
     /// Why nothing may be started now, if so.
     pub fn pause(&self, now_ms: u64) -> Option<Failures> {
         self.failures.filter(|failures| now_ms < failures.pause_until_ms)
@@ -114,14 +120,15 @@ impl Failures {
         }
     }
 
-    /// A sentence for whoever asks why nothing is started.
-    pub fn describe(&self, now_ms: u64) -> String {
+    /// A sentence for whoever asks why nothing is started: `error` is the backend's, or else instances ended.
+    pub fn describe(&self, now_ms: u64, error: Option<&str>) -> String {
         let Failures { in_a_row, pause_until_ms, .. } = *self;
+        let what = match error {
+            Some(error) => format!("not started: {error}"),
+            None => format!("crash loop: instances ended within {} s of their start", SETTLED_MS / 1_000),
+        };
         let seconds = pause_until_ms.saturating_sub(now_ms).div_ceil(1_000);
-        format!(
-            "crash loop: instances ended within {} s of their start, {in_a_row} times in a row; the next start is in {seconds} s",
-            SETTLED_MS / 1_000,
-        )
+        format!("{what}, {in_a_row} times in a row; the next start is in {seconds} s")
     }
 }
 
@@ -182,7 +189,7 @@ mod tests {
         assert_eq!(seconds[..8], [1, 3, 6, 11, 20, 37, 70, 131]);
         assert!(seconds.windows(2).all(|pair| pair[1] - pair[0] <= 61), "{seconds:?}");
         assert_eq!(seconds.len(), 15, "{seconds:?}");
-        let pause = world.restarts.pause(world.now_ms).unwrap().describe(world.now_ms);
+        let pause = world.restarts.pause(world.now_ms).unwrap().describe(world.now_ms, None);
         assert!(pause.contains("15 times in a row; the next start is in"), "{pause}");
     }
 
@@ -250,6 +257,23 @@ mod tests {
         assert_eq!(restarts.look(3_000, &[instance("set-a")]), None, "the same one by its own name");
         restarts.changed(1, 2);
         assert!(restarts.look(4_000, &[instance("set-a")]).is_some(), "it never showed");
+    }
+
+    #[test]
+    fn what_the_backend_cannot_start_is_tried_ever_more_rarely() {
+        let mut restarts = Restarts::default();
+        let mut tries = Vec::new();
+        for second in 0..200_u64 {
+            let now_ms = second * 1_000;
+            restarts.look(now_ms, &[]);
+            if restarts.pause(now_ms).is_none() {
+                restarts.refused(now_ms);
+                tries.push(second);
+            }
+        }
+        assert_eq!(tries, [0, 1, 3, 7, 15, 31, 63, 123, 183]);
+        let told = restarts.pause(200_000).unwrap().describe(200_000, Some("403"));
+        assert_eq!(told, "not started: 403, 9 times in a row; the next start is in 43 s");
     }
 
     #[test]

@@ -77,7 +77,7 @@ impl Target {
     }
 
     /// One poll: looks, decides, and sets what was decided. The decision says what was meant, and what stood in the way, which is
-    /// tried again at the next poll.
+    /// tried again: starts ever more rarely, the rest at the next poll.
     pub async fn step(&mut self) -> Decision {
         let instances = match within(self.backend.instances()).await {
             Ok(instances) => instances,
@@ -118,7 +118,7 @@ impl Target {
     fn note_restarts(&mut self, instances: &[Instance]) {
         let now_ms = self.now_ms();
         if let Some(failures) = self.restarts.look(now_ms, instances) {
-            warn!(target_name = %self.name, reason = %failures.describe(now_ms), "not started for now");
+            warn!(target_name = %self.name, reason = %failures.describe(now_ms, None), "not started for now");
         }
     }
 
@@ -127,7 +127,8 @@ impl Target {
         let Decision { from, to, .. } = *decision;
         let now_ms = self.now_ms();
         if let Some(failures) = self.restarts.pause(now_ms).filter(|_| to > from) {
-            return Some(failures.describe(now_ms));
+            let error = self.refused.as_ref().map(|refused| refused.2.as_str());
+            return Some(failures.describe(now_ms, error));
         }
         let refused = self.refused.take();
         let is_news =
@@ -144,10 +145,13 @@ impl Target {
             Err(error) => {
                 let error = error.to_string();
                 if refused.is_none_or(|(.., last)| last != error) {
-                    warn!(target_name = %self.name, %error, "not scaled, trying again at the next poll");
+                    warn!(target_name = %self.name, %error, "not scaled, it will be tried again");
                 }
                 self.refused = Some((from, to, error.clone()));
-                Some(error)
+                match to > from {
+                    true => Some(self.restarts.refused(now_ms).describe(now_ms, Some(&error))),
+                    false => Some(error),
+                }
             }
         }
     }
@@ -205,4 +209,68 @@ fn open_backend(client: &Client, document: &BackendDocument) -> Result<Box<dyn B
             Box::new(Docker::new(DockerRules { socket, project, service, ready_after, stop_deadline }))
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures_util::FutureExt;
+    use futures_util::future::{BoxFuture, ready};
+
+    use super::*;
+    use crate::controller::ControllerRules;
+    use crate::sample::Sample;
+    use crate::scale::ScaleRules;
+    use crate::window::WindowRules;
+
+    /// A backend that starts nothing, and counts how often it was to.
+    struct Refusing(Arc<AtomicUsize>);
+
+    impl Backend for Refusing {
+        fn instances(&mut self) -> BoxFuture<'_, Result<Vec<Instance>, BackendError>> {
+            ready(Ok(Vec::new())).boxed()
+        }
+
+        fn start(&mut self) -> BoxFuture<'_, Result<(), BackendError>> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            ready(Err(BackendError::new("create", "403 Forbidden"))).boxed()
+        }
+
+        fn stop<'a>(&'a mut self, _: &'a str) -> BoxFuture<'a, Result<(), BackendError>> {
+            ready(Ok(())).boxed()
+        }
+    }
+
+    struct Silent;
+
+    impl Signal for Silent {
+        fn look(&mut self) -> BoxFuture<'_, Result<Sample, Fault>> {
+            ready(Err(Fault::Missing("nobody".to_owned()))).boxed()
+        }
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_started_is_not_tried_at_every_poll_and_the_reason_is_told_at_each() {
+        let rules = ControllerRules {
+            window: WindowRules { span_ms: 5_000, stale_after_ms: 5_000 },
+            lead_s: 0.0,
+            service_rate: None,
+            concurrency: 1.0,
+            prefetch: 0,
+            tolerance: 0.0,
+            scale: ScaleRules::between(2, 4),
+        };
+        let tries = Arc::<AtomicUsize>::default();
+        let controller = Controller::new("orders", rules, Vec::new());
+        let mut target = Target::new(controller, Box::new(Silent), Box::new(Refusing(Arc::clone(&tries))));
+        for _ in 0..20 {
+            let obstacle = target.step().await.obstacle.expect("it cannot be started");
+            assert!(obstacle.starts_with("not started: create: 403 Forbidden, "), "{obstacle}");
+            assert!(obstacle.contains("the next start is in"), "{obstacle}");
+        }
+        let tries = tries.load(Ordering::Relaxed);
+        assert!(tries <= 3, "{tries} tries in 20 polls");
+    }
 }

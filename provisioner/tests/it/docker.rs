@@ -134,6 +134,10 @@ async fn what_cannot_be_done_says_what_can() {
     engine.containers().clear();
     let error = set(&mut docker(&engine), 1).await.unwrap_err().to_string();
     assert!(error.contains("docker compose up"), "{error}");
+    engine.compose_up(1);
+    engine.containers()[0].config["Labels"]["denied"] = serde_json::json!("x");
+    let error = set(&mut docker(&engine), 2).await.unwrap_err().to_string();
+    assert!(error.contains("POST /containers/create: 403 Forbidden: the proxy before the engine"), "{error}");
     let nowhere = DockerRules { socket: "/no/such.sock".into(), ..rules(&engine) };
     let error = Docker::new(nowhere).instances().await.unwrap_err().to_string();
     assert!(error.contains("is the engine running"), "{error}");

@@ -162,6 +162,7 @@ impl Engine {
         let (mut sender, connection) =
             handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
         let driving = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(connection));
+        let denied = denied(&method, body);
         let body = body.map(Value::to_string).unwrap_or_default();
         let request = Request::builder()
             .method(method)
@@ -179,10 +180,43 @@ impl Engine {
         if status.is_success() || status == StatusCode::NOT_MODIFIED {
             return Ok(body);
         }
+        // The engine always says why, in JSON.
         let told = serde_json::from_slice::<Value>(&body).ok();
-        let told = told.as_ref().and_then(|told| told["message"].as_str()).unwrap_or_default();
-        Err(format!("{status} {told}"))
+        match told.as_ref().and_then(|told| told["message"].as_str()) {
+            Some(told) => Err(format!("{status} {told}")),
+            None if is_denial(status) => Err(format!("{status}: {denied}")),
+            None => Err(status.to_string()),
+        }
     }
+}
+
+/// Whether that is how a proxy refuses what it does not pass on.
+fn is_denial(status: StatusCode) -> bool {
+    matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::METHOD_NOT_ALLOWED)
+}
+
+/// What whoever runs a proxy before the engine can do so that it passes a request on.
+fn denied(method: &Method, body: Option<&Value>) -> String {
+    let mounted = body.map(mounted).unwrap_or_default();
+    if mounted.is_empty() {
+        return format!("the proxy before the engine does not permit it; permit it there (-allow{method})");
+    }
+    format!(
+        "the proxy before the engine does not permit it; workers mount {} of this host, so name that in \
+         NATSWAY_WORKER_MOUNTS (-allowbindmountfrom)",
+        mounted.join(", ")
+    )
+}
+
+/// What a container that is to be made mounts of the host's files.
+fn mounted(config: &Value) -> Vec<&str> {
+    let host = &config["HostConfig"];
+    let binds = host["Binds"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    // A volume's name begins with no slash.
+    let binds = binds.filter(|bind| bind.starts_with('/')).filter_map(|bind| bind.split(':').next());
+    let mounts = host["Mounts"].as_array().into_iter().flatten();
+    let mounts = mounts.filter(|mount| mount["Type"] == "bind").filter_map(|mount| mount["Source"].as_str());
+    binds.chain(mounts).collect()
 }
 
 /// Percent-encodes everything but letters, digits and `-_.`.
@@ -201,6 +235,22 @@ fn encoded(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_mounted_of_the_host_is_told_when_a_proxy_denies_it() {
+        let config = json!({ "HostConfig": {
+            "Binds": ["/srv/data:/data:ro", "volume:/lines"],
+            "Mounts": [{ "Type": "bind", "Source": "/etc/ours.pem" }, { "Type": "volume", "Source": "/var/lib/docker/x" }],
+        } });
+        assert_eq!(mounted(&config), ["/srv/data", "/etc/ours.pem"]);
+        let told = denied(&Method::POST, Some(&config));
+        assert!(
+            told.contains("/srv/data, /etc/ours.pem") && told.contains("NATSWAY_WORKER_MOUNTS"),
+            "{told}"
+        );
+        let told = denied(&Method::POST, Some(&json!({ "Container": "x" })));
+        assert!(told.contains("(-allowPOST)"), "{told}");
+    }
 
     #[test]
     fn nothing_of_a_value_is_taken_for_the_path() {
