@@ -32,6 +32,9 @@ version = "blue"
 subject = "svc.total.blue"
 """
 
+# Broker losses by which a client has noticed one while it listened.
+LOSSES = 5
+
 PROVISIONER = """
 [[target]]
 name = "demo"
@@ -86,9 +89,20 @@ state = "{directory}/tally"
 def requests(stage: Stage) -> None:
     """A gateway and workers: requests, cancellation, routes, a rollout with its drain, the last worker's departure."""
     (stage.directory / "routes.toml").write_text(ROUTES, encoding="utf-8")
-    gateway = start_gateways(stage)
+    serve(stage, start_gateways(stage))
+
+
+def serve(stage: Stage, gateway: Running) -> None:
+    """The same, with a gateway that has its routes."""
     call_another(stage)
     blue = stage.start("worker", "worker", "--subject", "svc.demo.blue", NATSWAY_MAX_SETS="3")
+    expect_status(stage, 200)
+    # Whoever follows the routes begins anew.
+    caller = stage.start("caller", "examples/caller")
+    stage.until("a call is answered", lambda: stage.get("/total")[0] == 200)
+    lose_broker(stage, gateway="natsway-routes", caller="natsway-routes")
+    stage.until("a call is answered again", lambda: stage.get("/total")[0] == 200)
+    stage.stop(caller)
     expect_status(stage, 200)
     # Its client leaves; a handler that runs for longer has told who runs it.
     stage.get("/slow?ms=5000", timeout=1.0)
@@ -112,6 +126,20 @@ def requests(stage: Stage) -> None:
     stage.stop(green)
     stage.stop(other)
     stage.stop(gateway)
+
+
+def lose_broker(stage: Stage, **followed: str) -> None:
+    """Has the broker die and come back, until each of these roles has gone on to follow its bucket. That it opens the bucket
+    anew instead is chance."""
+
+    def goes_on(role: str, bucket: str) -> bool:
+        return all(stage.count(role, f"PUB $JS.API.CONSUMER.{verb}.KV_{bucket}.") for verb in ("DELETE", "CREATE"))
+
+    for _ in range(LOSSES if stage.loses_brokers else 0):
+        if not all(goes_on(role, bucket) for role, bucket in followed.items()):
+            stage.lose_broker()
+            # Longer than a missing heartbeat takes to be noticed.
+            stage.wait(lambda: all(goes_on(role, bucket) for role, bucket in followed.items()), 15.0)
 
 
 def start_gateways(stage: Stage) -> Running:
@@ -231,6 +259,8 @@ def groups(stage: Stage) -> None:
         stage.run("groups", "cg", kind, "info", stream, group)
         stage.run("groups", "cg", kind, "pause", stream, group)
         stage.run("groups", "cg", kind, "resume", stream, group)
+        lose_broker(stage, member=f"{kind}-consumer-groups")
+        lose_broker(stage, member="natsway-consumer-groups")
         # Hands its partitions over, and is there again.
         stage.run("groups", "cg", kind, "step-down", stream, group, "m1")
         stage.admin_traffic(stream)
@@ -327,11 +357,13 @@ def shared(stage: Stage) -> None:
     stage.until("both take part", lambda: "Waiting for messages" in two.text())
     stage.stop(one)
     line("line 2")
+    lose_broker(stage, consumer="elastic-consumer-groups")
+    line("line 3")
     gone = consumer("three")
     stage.until("a third takes part", lambda: "Waiting for messages" in gone.text())
     gone.process.kill()
     stage.until("it is missed", lambda: "dropping silent members" in two.text())
-    line("line 3")
+    line("line 4")
     stage.run("consumer", "consumer", "status", SHIPPER_DIRECTORY=str(lines / "two"), **variables)
     stage.stop(two)
     stage.stop(producer)

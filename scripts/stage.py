@@ -62,6 +62,12 @@ def password(role: str) -> str:
     return f"secret-of-{role}"
 
 
+def with_setup(permissions: str) -> str:
+    """With one more user, who sets up streams and publishes into them, and may do anything."""
+    setup = f"    {{ user: setup, password: {password('setup')} }}\n"
+    return permissions.replace("  users: [\n", f"  users: [\n{setup}")
+
+
 def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -75,24 +81,41 @@ def _own_group() -> None:
 class Stage:
     """A running broker and what was started with it. `watched` is the role whose violations end the play at once."""
 
+    # Whether its broker dies in the plays.
+    loses_brokers = True
+
     def __init__(self, broker: Path, permissions: str, watched: Optional[str] = None) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="natsway-stage-"))
         self.watched = watched
         self.running: List[Running] = []
-        self.port = free_port()
         self.listen, self.admin = free_port(), free_port()
-        # Whoever sets up streams and publishes into them is no role of ours.
-        setup = f"    {{ user: setup, password: {password('setup')} }}\n"
-        permissions = permissions.replace("  users: [\n", f"  users: [\n{setup}")
-        (self.directory / "permissions.conf").write_text(permissions, encoding="utf-8")
+        try:
+            self._begin(broker, permissions)
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def _begin(self, broker: Path, permissions: str) -> None:
+        self.port = free_port()
+        (self.directory / "permissions.conf").write_text(with_setup(permissions), encoding="utf-8")
         (self.directory / "server.conf").write_text(
             f'host: 127.0.0.1\nport: {self.port}\ntrace: true\nlogfile: "{self.directory}/server.log"\n'
             f'jetstream {{ store_dir: "{self.directory}/jetstream" }}\ninclude ./permissions.conf\n',
             encoding="utf-8",
         )
+        self.broker = broker
+        self._serve()
+
+    def _serve(self) -> None:
         passwords = {f"NATSWAY_{role.upper()}_PASSWORD": password(role) for role in ROLES}
-        self.server = self._spawn("broker", [str(broker), "--config", str(self.directory / "server.conf")], passwords)
+        self.server = self._spawn("broker", [str(self.broker), "--config", str(self.directory / "server.conf")], passwords)
         self.until("the broker listens", self._listens)
+
+    def lose_broker(self) -> None:
+        """Has the broker die, and come back with what it has stored."""
+        self.server.process.kill()
+        self.server.process.wait()
+        self._serve()
 
     def __enter__(self) -> "Stage":
         return self
@@ -104,10 +127,13 @@ class Stage:
             one.process.wait()
         shutil.rmtree(self.directory, ignore_errors=True)
 
+    def credentials(self, role: str) -> Dict[str, str]:
+        """What a program of a role is told of the broker."""
+        return {"NATS_USER": role, "NATS_PASSWORD": password(role), "NATS_URL": f"nats://127.0.0.1:{self.port}"}
+
     def start(self, role: str, program: str, *arguments: str, **variables: str) -> Running:
         """Starts one of our programs as a role."""
-        given = {"NATS_USER": role, "NATS_PASSWORD": password(role), "NATS_URL": f"nats://127.0.0.1:{self.port}"}
-        given.update(variables)
+        given = {**self.credentials(role), **variables}
         # A context of the machine's owner must not lead cg elsewhere.
         given["XDG_CONFIG_HOME"] = str(self.directory)
         path = Path(os.environ.get("NATSWAY_BIN_DIR", str(target_dir() / "debug"))) / program
@@ -141,13 +167,25 @@ class Stage:
 
     def until(self, what: str, holds: Callable[[], object], within: float = DEADLINE) -> None:
         """Looks until something holds; ends early when the watched role is not permitted something."""
+        if not self.wait(holds, within):
+            raise Failed(f"within {within:.0f} s it was not so that {what}{self._last_words()}")
+
+    def wait(self, holds: Callable[[], object], within: float) -> bool:
+        """The same, and says whether it came to hold."""
         deadline = time.monotonic() + within
         while not holds():
             self.check()
             if time.monotonic() > deadline:
-                raise Failed(f"within {within:.0f} s it was not so that {what}")
+                return False
             time.sleep(LOOK_SECONDS)
         self.check()
+        return True
+
+    def _last_words(self) -> str:
+        """The end of each log, for whoever has to find out why."""
+        ends = [(running, running.text().splitlines()[-3:]) for running in self.running]
+        state = lambda process: "runs" if process.poll() is None else f"ended with {process.returncode}"
+        return "".join(f"\n--- {running.role} {state(running.process)}\n" + "\n".join(end) for running, end in ends)
 
     def check(self) -> None:
         """Raises Violated if the watched role was not permitted something."""

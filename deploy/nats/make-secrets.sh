@@ -3,13 +3,13 @@
 #
 #   deploy/nats/make-secrets.sh [DIRECTORY] [NAME,...]
 #
-# DIRECTORY is `secrets` by default. Where it is there already, only the broker's certificate is made anew, by its
-# authority.key. NAMEs are further host names and addresses by which clients reach the broker; nats, localhost and
-# 127.0.0.1 are always among them.
+# DIRECTORY is `secrets` by default. Where it is there already, the broker's certificate is made anew, by its authority.key,
+# and what is missing is added. NAMEs are further host names and addresses by which clients and other brokers reach the broker;
+# nats, nats-1, nats-2, nats-3, localhost and 127.0.0.1 are always among them.
 set -eu
 
 home=${1:-secrets}
-names=DNS:nats,DNS:localhost,IP:127.0.0.1
+names=DNS:nats,DNS:nats-1,DNS:nats-2,DNS:nats-3,DNS:localhost,IP:127.0.0.1
 for name in $(printf '%s' "${2:-}" | tr , ' '); do
     case $name in
         *[!0-9.]*) names=$names,DNS:$name ;;
@@ -36,17 +36,26 @@ printf 'subjectAltName=%s\nextendedKeyUsage=serverAuth\n' "$names" > broker.ext
 openssl x509 -req -in broker.csr -CA authority.pem -CAkey authority.key -CAcreateserial -days 825 -extfile broker.ext -out broker.pem
 rm broker.csr broker.ext
 
+# What three brokers know each other by: this certificate and no other, for the authority may give some to clients. A broker that
+# joins another is its client.
+[ -f cluster.pem ] || {
+    openssl ecparam -name prime256v1 -genkey -noout -out cluster.key
+    openssl req -new -x509 -key cluster.key -days 3650 -subj '/CN=Natsway brokers' -addext "subjectAltName=$names" \
+        -addext extendedKeyUsage=serverAuth,clientAuth -out cluster.pem
+}
+
 [ -f compose.env ] || {
     echo "NATSWAY_SECRETS=$PWD"
     # Workers that are added by demand get it too.
     echo "NATSWAY_WORKER_MOUNTS=$PWD/authority.pem"
     # From here on `docker compose` means both files.
     echo COMPOSE_FILE=docker-compose.yml:docker-compose.secured.yml
-    for role in GATEWAY WORKER CALLER OPERATOR PROVISIONER GROUPS MEMBER PRODUCER CONSUMER; do
-        echo "NATSWAY_${role}_PASSWORD=$(openssl rand -hex 24)"
-    done
 } > compose.env
+for role in GATEWAY WORKER CALLER OPERATOR PROVISIONER GROUPS MEMBER PRODUCER CONSUMER; do
+    # A letter first: to the broker a variable is configuration, and what begins with digits may be a number.
+    grep -q "^NATSWAY_${role}_PASSWORD=" compose.env || echo "NATSWAY_${role}_PASSWORD=p$(openssl rand -hex 24)" >> compose.env
+done
 
-# Containers see these three, each mounted by itself, and are nobody here. Others on this machine stop at the directory.
-chmod 644 authority.pem broker.pem broker.key
+# Containers see these, each mounted by itself, and are nobody here. Others on this machine stop at the directory.
+chmod 644 authority.pem broker.pem broker.key cluster.pem cluster.key
 echo "$PWD is ready: keep authority.key elsewhere" >&2

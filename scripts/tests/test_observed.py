@@ -137,7 +137,7 @@ class Observed(unittest.TestCase):
         self.assertNotIn("top-secret", self.gateway.text() + self.worker.text())
 
     def test_no_log_has_a_password_even_when_it_tells_everything(self):
-        for running in self.stage.running[1:]:
+        for running in (running for running in self.stage.running if running.role != "broker"):
             for role in ROLES:
                 self.assertNotIn(password(role), running.text(), running.log.name)
 
