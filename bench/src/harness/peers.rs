@@ -11,7 +11,7 @@ use natsway_testkit::{Process, ProcessBuilder, free_port, repository_root};
 
 use crate::scenario::arrangement::Proxy;
 
-/// Proxies over kept connections, without a log of requests; the rest is as each has it by default.
+/// Proxies over kept connections, as many as any load has, without a log of requests; the rest is as each has it by default.
 const NGINX: &str = include_str!("../../peers/nginx.conf");
 const HAPROXY: &str = include_str!("../../peers/haproxy.cfg");
 const TRAEFIK: &str = include_str!("../../peers/traefik.toml");
@@ -97,6 +97,8 @@ impl Proxy {
                     .arg(format!("--providers.file.filename={}", path.display()))
                     .args(["--log.level=ERROR", "--accesslog=false", "--global.checknewversion=false"])
                     .arg("--global.sendanonymoususage=false")
+                    // By default it keeps 200: with more clients than that it would dial anew all the time.
+                    .arg("--serversTransport.maxIdleConnsPerHost=4096")
             }
             Proxy::Fabio => {
                 let consul = consul.context("fabio needs a consul")?;
