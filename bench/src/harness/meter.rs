@@ -54,7 +54,10 @@ impl Meter {
     /// # Errors
     /// A process is gone.
     pub fn start(watched: Vec<Watched>) -> anyhow::Result<Meter> {
-        let watched = watched.into_iter().map(|one| Ok((one.clone(), used_by_tree(one.pid)?)));
+        let watched = watched.into_iter().map(|one| {
+            forget_peak(one.pid);
+            Ok((one.clone(), used_by_tree(one.pid)?))
+        });
         let watched = watched.collect::<anyhow::Result<_>>()?;
         Ok(Meter {
             watched,
@@ -204,6 +207,14 @@ fn used_by_thread(task: &str) -> Used {
 fn field(status: &str, name: &str) -> Option<u64> {
     let value = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
     value.split_whitespace().next()?.parse().ok()
+}
+
+/// Has the kernel begin anew with the peak of a tree's memory: one load's is not the next one's.
+fn forget_peak(pid: u32) {
+    for process in tree(pid).unwrap_or_default() {
+        // Where that cannot be had, the peak is that since the start.
+        fs::write(format!("/proc/{process}/clear_refs"), "5").ok();
+    }
 }
 
 /// The peak and the present memory of a tree; shared pages count in each process.
