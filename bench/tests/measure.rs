@@ -97,13 +97,19 @@ fn a_tiny_run_has_figures_of_every_process_and_a_report() {
     }
     let directory = tempfile::tempdir().unwrap();
     let output = directory.path().join("report");
-    let run = tiny_run(directory.path(), TINY, &output);
+    let alternating = TINY.replace("about = ", "alternate = true\nabout = ");
+    let run = tiny_run(directory.path(), &alternating, &output);
     assert!(run.status.success(), "{}", text(&run.stderr));
     let results = Results::load(&output.join("results.json")).unwrap();
     let cell = Cell { scenario: "tiny", contender: "natsway-1", load: "post" };
     let sample = results.runs(cell).next().expect("the run counts");
     assert!(sample.requests > 0 && sample.errors == 0, "{sample:?}");
     assert!(sample.latency("p99").is_some() && sample.latency("p99.9").is_some(), "{sample:?}");
+    let order: Vec<_> =
+        results.samples.iter().map(|run| (&*run.contender, &*run.load, run.beside.as_deref())).collect();
+    let before = |load| ("direct", load, Some("natsway-1"));
+    let after = |load| ("natsway-1", load, None);
+    assert_eq!(order, [before("c4"), after("c4"), before("post"), after("post")]);
     for role in Role::ALL {
         assert!(sample.cpu_us(role).is_some_and(|us| us > 0.0), "{role:?} in {sample:?}");
     }

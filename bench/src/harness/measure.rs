@@ -1,5 +1,6 @@
 //! A contender's part of a round: started, warmed up, loaded in every way, taken down.
 
+use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -17,16 +18,41 @@ use crate::scenario::{Contender, Load, Scenario};
 const IDLE: Duration = Duration::from_secs(2);
 
 impl Run {
-    /// Starts a contender, measures it under every load that it has not met in this round, and takes it down.
+    /// Starts a contender, measures it under every load that it has not met in this round, and takes it down. A baseline that alternates with it
+    /// is left up for the next one.
     pub(super) async fn contender(
         &mut self,
         scenario: &Scenario,
         contender: &Contender,
         round: u32,
+        beside: &mut Option<Stage>,
     ) -> anyhow::Result<()> {
         let loads = self.loads_left(scenario, contender, round);
-        let stage = Stage::start(contender, &self.directory).await?;
-        if let Some(first) = loads.first().filter(|load| !load.idle) {
+        let baseline = scenario.beside(contender);
+        if let Some(baseline) = baseline.filter(|_| beside.is_none()) {
+            *beside = Some(self.warm(baseline, loads.first(), "baseline").await?);
+        }
+        let stage = self.warm(contender, loads.first(), "contender").await?;
+        for load in &loads {
+            if let Some((baseline, beside)) = baseline.zip(beside.as_ref()) {
+                let new = self.until_undisturbed(scenario, baseline, beside, load, round).await;
+                let new = new.with_context(|| format!("{} before {}", baseline.name, load.name))?;
+                let of_contender = |run| Sample { beside: Some(contender.name.clone()), ..run };
+                self.results.samples.extend(new.into_iter().map(of_contender));
+            }
+            let new = self.until_undisturbed(scenario, contender, &stage, load, round).await;
+            self.results.samples.extend(new.with_context(|| load.name.clone())?);
+        }
+        stage.stop();
+        Ok(())
+    }
+
+    /// Starts a contender, with its files in a directory of its own, and has it answer for a while.
+    async fn warm(&self, contender: &Contender, first: Option<&Load>, files: &str) -> anyhow::Result<Stage> {
+        let directory = self.directory.join(files);
+        fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
+        let stage = Stage::start(contender, &directory).await?;
+        if let Some(first) = first.filter(|load| !load.idle) {
             let warm_up = Load { rate: None, tool: None, ..first.clone() };
             let generator = self.generators.for_load(&warm_up, Amount::For(Duration::ZERO))?;
             let amount = Amount::For(self.settings.warm_up);
@@ -34,15 +60,9 @@ impl Run {
             let processors = &contender.cpus.load;
             let target = Target { port: stage.port, prefixes: &prefixes, processors };
             generator.run(&warm_up, target, amount, &self.directory).await?;
-            self.progress.inc(self.settings.warm_up.as_millis() as u64);
         }
-        for load in &loads {
-            let new = self.until_undisturbed(scenario, contender, &stage, load, round).await;
-            self.results.samples.extend(new.with_context(|| load.name.clone())?);
-        }
-        stage.stop();
-        self.progress.inc(plan::START.as_millis() as u64);
-        Ok(())
+        self.progress.inc((plan::START + self.settings.warm_up).as_millis() as u64);
+        Ok(stage)
     }
 
     /// The loads that a contender has not met in a round.
@@ -130,6 +150,7 @@ impl Run {
             load: load.name.clone(),
             tool,
             round: 0,
+            beside: None,
             requests: outcome.requests,
             errors: outcome.errors + wrong,
             seconds: outcome.elapsed.as_secs_f64(),

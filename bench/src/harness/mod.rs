@@ -1,8 +1,9 @@
 //! Runs scenarios: starts every process, loads it, measures, takes it down, again and again in turn.
 //!
 //! Each round of a scenario starts every contender afresh, warms it up, loads it, and takes it down, one after the other and in
-//! another order than the round before: what disturbs the machine for a minute disturbs all alike, and ratios are
-//! taken within a round. A run during which others used the processors is dropped, counted, and made again.
+//! another order than the round before. Ratios are taken within a round. A machine that is shared gets slower for seconds at a time
+//! without telling (others take its caches), so where ratios matter most the baseline stays up for the round, and a run of it comes before each
+//! run of the others. A run during which others used the processors is dropped, counted, and made again.
 
 pub mod idle;
 pub mod load;
@@ -31,6 +32,7 @@ use natsway_testkit::repository_root;
 
 use self::load::{Amount, Generators};
 use self::plan::{Plan, Settings};
+use self::stage::Stage;
 use crate::results::{Results, SCHEMA, Skipped};
 use crate::scenario::{Contender, Scenario};
 
@@ -144,11 +146,13 @@ impl Run {
         let scenarios = self.results.scenarios.clone();
         for scenario in &scenarios {
             for round in 0..self.settings.rounds(scenario) {
+                let mut beside = None;
                 for contender in in_turn(&scenario.contenders, round) {
-                    self.turn(scenario, contender, round).await;
+                    self.turn(scenario, contender, round, &mut beside).await;
                     self.results.took_s = before_s + begun.elapsed().as_secs_f64();
                     self.save()?;
                 }
+                beside.into_iter().for_each(Stage::stop);
             }
         }
         for part in self.settings.parts.clone() {
@@ -162,23 +166,33 @@ impl Run {
         Ok(self.results)
     }
 
-    /// A contender's part of a round.
-    async fn turn(&mut self, scenario: &Scenario, contender: &Contender, round: u32) {
+    /// A contender's part of a round; the baseline that alternates with it is started when there is none yet.
+    async fn turn(
+        &mut self,
+        scenario: &Scenario,
+        contender: &Contender,
+        round: u32,
+        beside: &mut Option<Stage>,
+    ) {
         let name = format!("{}/{}", scenario.name, contender.name);
         let expected = self.settings.turn(scenario, contender);
         let failed = self.results.failed.iter().any(|failed| failed.what == name);
-        if failed || self.loads_left(scenario, contender, round).is_empty() {
+        let nothing_left = self.loads_left(scenario, contender, round).is_empty();
+        if failed || nothing_left || !scenario.has_turns(contender) {
             self.progress.inc(expected.as_millis() as u64);
             return;
         }
         self.progress.set_message(format!("{name}, round {}", round + 1));
         let limit = plan::limit(expected + self.extra.get());
-        let mut outcome = guarded(limit, self.contender(scenario, contender, round)).await;
+        let mut outcome = guarded(limit, self.contender(scenario, contender, round, beside)).await;
         if let Err(error) = &outcome {
             self.say(&format!("{name} failed, once more: {error:#}"));
-            outcome = guarded(limit, self.contender(scenario, contender, round)).await;
+            // Whichever of the two it was.
+            *beside = None;
+            outcome = guarded(limit, self.contender(scenario, contender, round, beside)).await;
         }
         if let Err(error) = outcome {
+            *beside = None;
             self.failed(&name, &error);
         }
     }

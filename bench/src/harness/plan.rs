@@ -58,6 +58,16 @@ pub struct Plan {
     duration: Duration,
 }
 
+/// Runs of a contender's part of a round, with those of a baseline that alternates.
+fn runs_of_turn(scenario: &Scenario, contender: &Contender) -> u32 {
+    let loads = scenario.loads_of(contender).count() as u32;
+    match scenario.beside(contender) {
+        Some(_) => 2 * loads,
+        None if scenario.has_turns(contender) => loads,
+        None => 0,
+    }
+}
+
 /// How long something may take that is expected to take so long, before it is given up.
 pub fn limit(expected: Duration) -> Duration {
     SLOW_START + HANGS * expected
@@ -71,7 +81,9 @@ impl Settings {
             // A slow contender's rate.
             Amount::Requests(requests) => Duration::from_secs_f64(requests as f64 / 30_000.0),
         };
-        START + self.warm_up + (run + BETWEEN) * scenario.loads_of(contender).count() as u32
+        let runs = runs_of_turn(scenario, contender);
+        // A baseline that alternates is started once a round.
+        START + self.warm_up + (run + BETWEEN) * runs
     }
 
     /// Rounds of a scenario.
@@ -97,9 +109,9 @@ impl Plan {
         let mut plan = Plan { scenarios: scenarios.len(), cells: 0, runs: 0, duration: Duration::ZERO };
         for scenario in scenarios {
             let rounds = settings.rounds(scenario);
-            let cells: usize = scenario.contenders.iter().map(|one| scenario.loads_of(one).count()).sum();
-            plan.cells += cells;
-            plan.runs += rounds * cells as u32;
+            plan.cells += scenario.contenders.iter().map(|one| scenario.loads_of(one).count()).sum::<usize>();
+            plan.runs +=
+                rounds * scenario.contenders.iter().map(|one| runs_of_turn(scenario, one)).sum::<u32>();
             plan.duration +=
                 rounds * scenario.contenders.iter().map(|one| settings.turn(scenario, one)).sum::<Duration>();
         }

@@ -3,7 +3,7 @@
 pub mod compare;
 pub mod statistics;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
@@ -83,6 +83,9 @@ pub struct Sample {
     pub tool: String,
     /// The round, from 0; ratios are taken within one.
     pub round: u32,
+    /// Of a baseline that alternates with the others: the contender whose run came next.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beside: Option<String>,
     /// Requests that were answered, rightly or wrongly.
     pub requests: u64,
     /// Requests answered wrongly or not at all.
@@ -116,7 +119,7 @@ pub struct ProcessUse {
     pub waits: f64,
     /// Context switches for each request: its time was up.
     pub preemptions: f64,
-    /// The most memory that it ever had, in MiB.
+    /// The most memory that it had during the run, in MiB.
     pub peak_mib: f64,
     /// The memory that it had at the end, in MiB.
     pub resident_mib: f64,
@@ -268,14 +271,34 @@ impl Results {
         Spread::of(self.runs(cell).filter_map(figure))
     }
 
-    /// Requests per second of one cell over those of another, each pair from one round.
+    /// Requests per second of one cell over those of another, each pair from one round. Where the baseline's runs alternate with the others',
+    /// both are taken as parts of the baseline's run right before them.
     pub fn ratio(&self, cell: Cell<'_>, to: Cell<'_>) -> Option<Estimate> {
-        let pair = |sample: &Sample| {
-            let other = self.runs(to).find(|other| other.round == sample.round)?;
-            (other.per_second > 0.0).then_some(sample.per_second / other.per_second)
+        let rounds: BTreeSet<u32> = self.runs(cell).map(|run| run.round).collect();
+        let ratio = |round| {
+            let (own, other) = (self.run_of(cell, round, to)?, self.run_of(to, round, cell)?);
+            let before = self.before(own).zip(self.before(other)).filter(|_| cell != to);
+            let of_machine = before.map_or(1.0, |(own, other)| own / other);
+            (other.per_second > 0.0).then_some(own.per_second / other.per_second / of_machine)
         };
-        let ratios: Vec<f64> = self.runs(cell).filter_map(pair).collect();
+        let ratios: Vec<f64> = rounds.into_iter().filter_map(ratio).collect();
         Estimate::of_ratios(&ratios)
+    }
+
+    /// A cell's run of a round, to be set beside one of another cell: of a baseline the one before that.
+    fn run_of<'a>(&'a self, cell: Cell<'a>, round: u32, other: Cell<'_>) -> Option<&'a Sample> {
+        let fits =
+            |run: &&Sample| run.beside.as_deref().is_none_or(|next| cell == other || next == other.contender);
+        self.runs(cell).filter(|run| run.round == round).filter(fits).last()
+    }
+
+    /// Requests per second of the baseline right before a run.
+    fn before(&self, run: &Sample) -> Option<f64> {
+        let is_before = |other: &&Sample| {
+            let same = (&other.scenario, &other.load, other.round) == (&run.scenario, &run.load, run.round);
+            same && !other.disturbed && other.beside.as_deref() == Some(&run.contender)
+        };
+        self.samples.iter().rfind(is_before).map(|before| before.per_second).filter(|rate| *rate > 0.0)
     }
 
     /// The scenario of that name, if it was measured.
@@ -310,6 +333,7 @@ pub(crate) mod tests {
             load: load.to_owned(),
             tool: "wrk 4.1.0".to_owned(),
             round,
+            beside: None,
             requests: per_second as u64,
             errors: 0,
             seconds: 1.0,
@@ -367,6 +391,28 @@ pub(crate) mod tests {
         assert_eq!(results.spread(cell("nginx", "c64"), |run| Some(run.per_second)).unwrap().runs, 3);
         assert_eq!(results.dropped(), 1);
         assert!(results.ratio(cell("nginx", "c255"), cell("direct", "c255")).is_none());
+    }
+
+    #[test]
+    fn ratios_are_of_neighbours_in_time_where_the_baseline_alternates() {
+        let before = |contender: &str, rate| {
+            let beside = Some(contender.to_owned());
+            Sample { beside, ..sample("direct", "c64", 0, rate) }
+        };
+        // The machine was half as fast when nginx had its turn.
+        let results = results(vec![
+            before("natsway", 100.0),
+            sample("natsway", "c64", 0, 60.0),
+            before("nginx", 50.0),
+            sample("nginx", "c64", 0, 25.0),
+        ]);
+        let ratio = |one, other| results.ratio(cell(one, "c64"), cell(other, "c64")).map(|ratio| ratio.value);
+        assert_eq!(ratio("natsway", "direct"), Some(0.6));
+        assert_eq!(ratio("nginx", "direct"), Some(0.5));
+        assert_eq!(ratio("natsway", "nginx"), Some(1.2));
+        assert_eq!(ratio("direct", "nginx"), Some(2.0));
+        assert_eq!(ratio("direct", "direct"), Some(1.0));
+        assert_eq!(results.spread(cell("direct", "c64"), |run| Some(run.per_second)).unwrap().runs, 2);
     }
 
     #[test]

@@ -27,6 +27,10 @@ pub struct Scenario {
     pub about: String,
     /// The contender that all others are compared with.
     pub baseline: String,
+    /// Before each run of a contender there is one of the baseline, of the same length: what makes a machine slower for seconds then
+    /// meets both.
+    #[serde(default)]
+    pub alternate: bool,
     /// How the report draws it.
     #[serde(default)]
     pub chart: Chart,
@@ -205,6 +209,17 @@ impl Scenario {
         self.loads.iter().filter(|load| contender.loads.is_empty() || contender.loads.contains(&load.name))
     }
 
+    /// The baseline, when its runs alternate with those of this contender; it has no turn of its own then.
+    pub fn beside(&self, contender: &Contender) -> Option<&Contender> {
+        let baseline = self.contenders.iter().find(|one| one.name == self.baseline)?;
+        (self.alternate && contender.name != self.baseline).then_some(baseline)
+    }
+
+    /// Whether a contender has turns of its own: all have, but a baseline that is measured beside others.
+    pub fn has_turns(&self, contender: &Contender) -> bool {
+        !self.alternate || contender.name != self.baseline || self.contenders.len() == 1
+    }
+
     /// What is left of it in the short form, if anything is.
     pub fn quick(mut self) -> Option<Scenario> {
         let baseline = self.baseline.clone();
@@ -258,6 +273,13 @@ impl Scenario {
         }
         for load in &self.loads {
             load.faults().into_iter().for_each(&mut fault);
+        }
+        if let Some(load) = self.loads.iter().find(|load| load.idle).filter(|_| self.alternate) {
+            fault(format!("load {}: idle asks nothing: leave out alternate", load.name));
+        }
+        let baseline = self.contenders.iter().find(|one| one.name == self.baseline);
+        if self.alternate && baseline.is_some_and(|baseline| !baseline.loads.is_empty()) {
+            fault(format!("contender {}: it runs beside all others: leave out loads", self.baseline));
         }
         for contender in &self.contenders {
             for name in
