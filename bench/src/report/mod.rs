@@ -116,8 +116,11 @@ fn preamble(results: &Results) -> Vec<Block> {
              another order. Ratios are medians of those within a round, with the interval of a bootstrap over the rounds: three \
              rounds give little more than their range."
                 .to_owned(),
-            "CPU in µs per request, by what the processes are for; *switches* are context switches per request of everything but the load; \
-             *memory* is the peak of everything but the load, in MiB."
+            "Where the baseline alternates with the others, a run of it comes right before each of theirs, and ratios are of such neighbours: a machine that is \
+             shared gets slower for seconds at a time, which meets both. Its own figures are of all these runs."
+                .to_owned(),
+            "µs are processor time per request, by what the processes are for; *switches* are context switches per request of everything but the load; \
+             *memory* is the peak of everything but the load during the run; *idle* is the part of the machine that was."
                 .to_owned(),
             format!(
                 "A run is dropped when others used more than 5 % of the machine, and made again: {} of {} were.",

@@ -44,9 +44,9 @@ fn table(results: &Results) -> Option<Table> {
         "requests/s at 64 connections (of direct)",
         "at 255",
         "p50 / p99 ms at 255",
-        "gateway",
-        "broker",
-        "service",
+        "gateway µs",
+        "broker µs",
+        "service µs",
     ]);
     for contender in &scenario.contenders {
         let at = |load| Cell { scenario: SCENARIO, contender: &contender.name, load };

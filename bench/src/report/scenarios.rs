@@ -101,13 +101,13 @@ fn rate_table(results: &Results, scenario: &Scenario, load: &Load) -> Table {
         "requests/s",
         "of the baseline",
         "p50 / p90 / p99 / p99.9 ms",
-        "load",
-        "gateway",
-        "broker",
-        "service",
+        "load µs",
+        "gateway µs",
+        "broker µs",
+        "service µs",
         "total µs",
         "switches",
-        "memory",
+        "memory MiB",
         "idle",
     ];
     if has_article {
