@@ -111,6 +111,13 @@ class Stage:
         self.server = self._spawn("broker", [str(self.broker), "--config", str(self.directory / "server.conf")], passwords)
         self.until("the broker listens", self._listens)
 
+    def permit(self, permissions: str) -> None:
+        """Has the running broker go by other permissions."""
+        before = self.server_log().count("Reloaded server configuration")
+        (self.directory / "permissions.conf").write_text(with_setup(permissions), encoding="utf-8")
+        self.server.process.send_signal(signal.SIGHUP)
+        self.until("the broker has read them", lambda: self.server_log().count("Reloaded server configuration") > before)
+
     def lose_broker(self) -> None:
         """Has the broker die, and come back with what it has stored."""
         self.server.process.kill()

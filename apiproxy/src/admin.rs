@@ -66,7 +66,7 @@ impl Watched {
 /// Whether a gateway that does not hear a subject is of less use than none: it would lose requests when workers leave,
 /// hold up rollouts, or hear no answer. It asks for all of these when it starts, so that this shows then, and not in the
 /// middle of things at all gateways at once.
-fn is_needed(subject: &str) -> bool {
+pub(crate) fn is_needed(subject: &str) -> bool {
     subject.starts_with("_INBOX")
         || subject == control::report_subject()
         || subject == control::figures_subject("*")

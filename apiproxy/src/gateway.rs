@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use natsway_boot::Broker;
+use async_nats::Client;
+use natsway_boot::{Broker, Refused};
 use natsway_routes::report;
 use natsway_routes::table::RouteTable;
 use natsway_routes::watch::{Bucket, InForce, follow};
@@ -40,6 +41,9 @@ const LAST_REQUESTS: Duration = Duration::from_millis(250);
 
 /// How long telling others that this gateway is gone may take.
 const LAST_REPORT: Duration = Duration::from_millis(500);
+
+/// How long a gateway waits that may not hear what it must, until it asks again; the cores wait as long.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
 
 /// Where a gateway's routes come from.
 #[derive(Debug)]
@@ -124,6 +128,7 @@ pub async fn run(
         finished.clone().cancelled_owned(),
     ));
     let told = Told::by(control.clone());
+    tokio::spawn(ask_again(control.clone(), refused.clone()));
     tokio::spawn(tombstone::keep(control));
     let watched =
         admin::Watched { cores, routes: in_force, told, refused, draining: leaving.draining.clone() };
@@ -152,6 +157,18 @@ pub async fn run(
     // Others would wait for this gateway a while if they missed its last report, and not for ever.
     tokio::time::timeout(LAST_REPORT, reporting).await.ok();
     Ok(())
+}
+
+/// Makes a connection anew from time to time that may not hear what it must: what a broker has refused, it is not asked for
+/// again on the same connection, and the permission may have been given by now.
+async fn ask_again(control: Client, refused: Refused) {
+    loop {
+        tokio::time::sleep(ASK_AGAIN).await;
+        if refused.find(admin::is_needed).is_some() {
+            // A client that has ended has nothing to ask for.
+            control.force_reconnect().await.ok();
+        }
+    }
 }
 
 fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
