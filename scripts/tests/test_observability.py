@@ -20,8 +20,8 @@ PROMETHEUS = ROOT / "deploy" / "prometheus"
 DASHBOARDS = ROOT / "deploy" / "grafana" / "dashboards"
 SOURCES = ROOT / "deploy" / "grafana" / "provisioning" / "datasources"
 # Of Prometheus itself, and the labels that it adds to every series.
-OWN_FIGURES = {"up"}
-OWN_LABELS = {"job", "instance"}
+OWN_FIGURES = {"up", "ALERTS"}
+OWN_LABELS = {"job", "instance", "alertname", "alertstate"}
 PAGE_SECONDS = 60
 # Of Grafana's grid.
 COLUMNS = 24
@@ -44,6 +44,9 @@ def dashboard_panels():
     for file in sorted(DASHBOARDS.glob("*.json")):
         for panel in json.loads(file.read_text(encoding="utf-8"))["panels"]:
             yield file.name, panel
+            # A row that is closed has its panels inside.
+            for inner in panel.get("panels", []):
+                yield file.name, inner
 
 
 def dashboard_expressions():
@@ -199,7 +202,7 @@ class Dashboard(unittest.TestCase):
             board = json.loads(file.read_text(encoding="utf-8"))
             self.assertTrue(board["uid"] and board["title"])
             self.assertGreaterEqual(board["schemaVersion"], 39)
-            panels = board["panels"]
+            panels = [panel for name, panel in dashboard_panels() if name == file.name]
             self.assertEqual(len({panel["id"] for panel in panels}), len(panels), "ids are taken twice")
             cells = set()
             for panel in panels:
@@ -210,12 +213,23 @@ class Dashboard(unittest.TestCase):
                 cells |= own
                 if panel["type"] == "row":
                     continue
-                self.assertEqual(panel["type"], "timeseries")
+                self.assertIn(panel["type"], ("timeseries", "stat"))
                 self.assertIn(panel["datasource"]["uid"], sources)
                 self.assertIn(panel["fieldConfig"]["defaults"]["unit"], UNITS)
                 self.assertTrue(panel["description"])
                 refs = [target["refId"] for target in panel["targets"]]
                 self.assertEqual(len(set(refs)), len(refs))
+
+    def test_what_a_profile_adds_is_closed_and_what_is_red_is_what_an_alert_fires_at(self):
+        rows = {panel["title"]: panel["collapsed"] for _, panel in dashboard_panels() if panel["type"] == "row"}
+        for title, closed in rows.items():
+            self.assertEqual(closed, "(profile " in title, title)
+        rules = dict(rule_expressions())
+        for title, alert in (("5xx", "NatswayErrors"), ("99th of a hundred", "NatswaySlow"), ("Places taken", "NatswayWorkerNearlyFull"),
+                             ("Errors, share of 5xx", "NatswayErrors"), ("Duration, median and 99th of a hundred", "NatswaySlow")):
+            (panel,) = [panel for _, panel in dashboard_panels() if panel["title"] == title]
+            red = [step["value"] for step in panel["fieldConfig"]["defaults"]["thresholds"]["steps"] if step["color"] == "red"]
+            self.assertIn(f"> {red[0]}", rules[alert], title)
 
     def test_grafana_finds_it_where_compose_puts_it(self):
         provider = (ROOT / "deploy/grafana/provisioning/dashboards/natsway.yaml").read_text(encoding="utf-8")
