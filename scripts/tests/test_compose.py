@@ -124,6 +124,17 @@ class Compose(unittest.TestCase):
             self.assertRegex(self.dockerfile, rf"(?m)^FROM base AS {program}$")
             self.assertEqual(service["image"], "natsway/" + program + ":${NATSWAY_VERSION:-0.1.0}", name)
 
+    def test_nothing_of_ours_is_pulled(self):
+        # Nobody publishes these names, and whoever did would be somebody else.
+        for name, service, _ in self.ours():
+            self.assertEqual(service["pull_policy"], "never", name)
+
+    def test_every_setting_is_in_the_settings_file_with_its_default(self):
+        text = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
+        wanted = set(re.findall(r"\$\{(\w+):-([^}]*)\}", text))
+        told = re.findall(r"^#(\w+)=(.*)$", (ROOT / ".env").read_text(encoding="utf-8"), re.MULTILINE)
+        self.assertEqual(set(told), wanted)
+
     def test_programs_accept_what_they_are_told(self):
         binaries = ROOT / os.environ.get("CARGO_TARGET_DIR", "target") / "debug"
         for name, service, program in self.ours():
