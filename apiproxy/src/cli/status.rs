@@ -198,9 +198,11 @@ fn sender_row(report: &Report, document: &RouteDocument, revision: u64) -> [Stri
     let drives = report.rollouts.iter().any(|progress| progress.driving);
     let state = match drives {
         _ if refuses(report, document) => "behind, refuses the document",
+        _ if report.revision == 0 => "has read no routes yet",
         _ if report.revision < revision => "behind",
         true => "current, drives",
         false => "current",
     };
-    [report.host.clone(), role.to_owned(), report.revision.to_string(), state.to_owned()]
+    let its = if report.revision == 0 { "-".to_owned() } else { report.revision.to_string() };
+    [report.host.clone(), role.to_owned(), its, state.to_owned()]
 }

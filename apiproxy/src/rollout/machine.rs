@@ -283,19 +283,25 @@ impl Step<'_> {
 /// What to tell of a sender that is silent or goes by older routes than those of `revision`, or has tries out by them.
 pub fn behind(sender: &Sender, revision: u64) -> Option<String> {
     let Sender { name, revision: its, refuses, silent, in_flight } = sender;
-    let its = its.unwrap_or(0);
+    // It went silent, or is about to say more, before all that it has out was known, or before it had read any routes.
+    let its = its.filter(|its| *its > 0);
     if *silent >= SILENT {
         let seconds = silent.as_secs();
-        return Some(format!(
-            "{name}: not heard of for {seconds} s, then at revision {its} with {in_flight} in flight"
-        ));
+        let last = match its {
+            Some(its) => format!("then at revision {its} with {in_flight} in flight"),
+            None => "and had not told by which routes it goes".to_owned(),
+        };
+        return Some(format!("{name}: not heard of for {seconds} s, {last}"));
     }
     if *refuses {
         return Some(format!(
             "{name}: refuses the route's document and goes by an earlier one; its log says why"
         ));
     }
-    (its < revision).then(|| format!("{name}: at revision {its} of {revision}"))
+    match its {
+        Some(its) => (its < revision).then(|| format!("{name}: at revision {its} of {revision}")),
+        None => Some(format!("{name}: has not told yet by which routes it goes")),
+    }
 }
 
 #[cfg(test)]
@@ -368,6 +374,19 @@ mod tests {
         // Silent, but it had said all that was to be known.
         let senders = [sender("gone", REVISION, 9, 0)];
         assert!(written(drain(&senders, 0)).rollout.unwrap().behind.is_empty());
+    }
+
+    #[test]
+    fn who_never_told_its_routes_is_not_said_to_go_by_some() {
+        for revision in [None, Some(0)] {
+            let unknown = |silent_s| Sender { revision, ..sender("young", 0, silent_s, 0) };
+            let silent = behind(&unknown(9), REVISION).unwrap();
+            assert_eq!(silent, "young: not heard of for 9 s, and had not told by which routes it goes");
+            let lives = behind(&unknown(0), REVISION).unwrap();
+            assert_eq!(lives, "young: has not told yet by which routes it goes");
+        }
+        assert_eq!(behind(&sender("older", 6, 0, 0), REVISION).unwrap(), "older: at revision 6 of 7");
+        assert_eq!(behind(&sender("current", REVISION, 0, 0), REVISION), None);
     }
 
     #[test]
