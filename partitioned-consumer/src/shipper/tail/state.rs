@@ -48,7 +48,8 @@ pub struct Segment {
     pub end: Option<u64>,
     /// The file's length at the last look.
     pub seen_bytes: u64,
-    /// When the file was last written, as seen while it was at the path; nanoseconds since 1970.
+    /// Rotated files that were last written before that are done with: when this one was, as seen while it was at the path
+    /// or when it was chosen; nanoseconds since 1970.
     pub modified_ns: i128,
 }
 

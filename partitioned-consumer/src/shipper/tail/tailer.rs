@@ -16,7 +16,7 @@ use crate::shipper::cut::{Cut, Situation, payload_of};
 use crate::shipper::head::{Gap, Skipped};
 
 /// Finished files that are remembered, so that none is read twice. More rotated files than that are seldom kept.
-const FINISHED_KEPT: usize = 256;
+pub(super) const FINISHED_KEPT: usize = 256;
 
 /// Offsets that are reserved ahead of their use, so that the state has to be saved once for so many bytes.
 const RESERVE_BYTES: u64 = 256 << 20;
@@ -26,6 +26,14 @@ const GONE_AFTER: Duration = Duration::from_secs(60);
 
 /// Bytes before the position that must still be there when more is read.
 const PROBE_BYTES: usize = 64;
+
+/// The file to go on with.
+struct Next {
+    path: PathBuf,
+    identity: Identity,
+    /// No file that is not known yet was written last before that, in nanoseconds since 1970.
+    not_before_ns: i128,
+}
 
 /// Where the file of a segment is.
 enum Found {
@@ -166,7 +174,7 @@ impl Tailer {
             }
             // It was left for good, and what comes to the path is another file.
             let next = self.next_file()?;
-            return Ok(next.map_or(Step::Idle, |(_, identity)| self.begin(identity, None)));
+            return Ok(next.map_or(Step::Idle, |next| self.begin(next.identity, next.not_before_ns, None)));
         }
         let file = match self.open()? {
             Found::Here(file) => file,
@@ -205,7 +213,7 @@ impl Tailer {
         let next = if decided_end.is_some() || at_path { None } else { self.next_file()? };
         let idle_for = now.saturating_sub(self.seen.1);
         // Only the last one before the path may still have a writer.
-        let left = next.as_ref().is_some_and(|(path, _)| *path != self.path || idle_for >= self.follow.rotate_wait)
+        let left = next.as_ref().is_some_and(|next| next.path != self.path || idle_for >= self.follow.rotate_wait)
             // What was written just before the renaming is not left behind.
             && now_bytes(&file)? == metadata.len();
         // Nobody can open it any more, and as long as it is open here the disk keeps its blocks.
@@ -224,9 +232,9 @@ impl Tailer {
         }
         match next {
             _ if decided_end.is_some() => Ok(self.next_segment()),
-            Some((_, identity)) if left => {
+            Some(next) if left => {
                 self.tally.rotations += 1;
-                Ok(self.begin(identity, None))
+                Ok(self.begin(next.identity, next.not_before_ns, None))
             }
             _ => Ok(Step::Idle),
         }
@@ -390,17 +398,17 @@ impl Tailer {
             return Ok(self.next_segment());
         }
         let bytes = self.unread_bytes();
-        let next = match &file {
-            Some(file) => Identity::of(file)?,
+        let (next, not_before_ns) = match &file {
+            Some(file) => (Identity::of(file)?, self.segments[self.reading].modified_ns),
             None => match self.next_file()? {
-                Some((_, identity)) => identity,
+                Some(next) => (next.identity, next.not_before_ns),
                 None => return Ok(Step::Idle),
             },
         };
         self.tally.lost_bytes += bytes;
         let resume = (self.position + bytes.max(1)).max(self.unused_from);
         self.gap = Some((resume, Skipped { why, bytes }));
-        Ok(self.begin(next, file))
+        Ok(self.begin(next, not_before_ns, file))
     }
 
     /// Goes on to the segment behind one whose end is decided; what lies between is a gap.
@@ -421,11 +429,11 @@ impl Tailer {
     }
 
     /// Decides the end of the present segment and begins the next one with `identity`.
-    fn begin(&mut self, identity: Identity, file: Option<File>) -> Step {
+    fn begin(&mut self, identity: Identity, modified_ns: i128, file: Option<File>) -> Step {
         let last = self.segments.len() - 1;
         let old = &mut self.segments[last];
         old.end = Some(self.position);
-        let (modified_ns, start) = (old.modified_ns, self.gap.map_or(self.position, |(end, _)| end));
+        let start = self.gap.map_or(self.position, |(end, _)| end);
         self.segments.push_back(Segment {
             identity,
             file_start: 0,
@@ -446,13 +454,14 @@ impl Tailer {
     /// The file that was written after the present one: the oldest of those that were rotated since, else the one at the path.
     ///
     /// `None` also while files are being renamed: what was looked at must be the same before and after the choice.
-    fn next_file(&self) -> io::Result<Option<(PathBuf, Identity)>> {
+    fn next_file(&self) -> io::Result<Option<Next>> {
         let not_before = self.segments[self.reading].modified_ns;
         let before = self.places()?;
         let mut candidates = before.clone();
         candidates.retain(|sibling| sibling.modified_ns >= not_before && sibling.path != self.path);
         siblings::sort(&mut candidates);
-        candidates.extend(before.iter().find(|sibling| sibling.path == self.path).cloned());
+        let at_path = before.iter().find(|sibling| sibling.path == self.path);
+        candidates.extend(at_path.cloned());
         for candidate in candidates {
             let Ok(file) = File::open(&candidate.path) else { return Ok(None) };
             if Place::of(&file.metadata()?) != candidate.place {
@@ -460,7 +469,12 @@ impl Tailer {
             }
             if !self.is_known(&file)? {
                 let identity = Identity::of(&file)?;
-                return Ok(self.is_still(&before)?.then_some((candidate.path, identity)));
+                // The candidates behind it are newer, and what comes later to a name was at the path before. Files that
+                // are done with need not be remembered for ever then.
+                let at_path_ns = at_path.map_or(i128::MAX, |sibling| sibling.modified_ns);
+                let not_before_ns = candidate.modified_ns.min(at_path_ns);
+                let next = Next { path: candidate.path, identity, not_before_ns };
+                return Ok(self.is_still(&before)?.then_some(next));
             }
         }
         Ok(None)
@@ -485,13 +499,14 @@ impl Tailer {
     }
 
     fn is_known(&self, file: &File) -> io::Result<bool> {
-        for known in self.segments.iter().map(|s| &s.identity).chain(&self.finished) {
+        let place = Place::of(&file.metadata()?);
+        let all = self.segments.iter().map(|segment| &segment.identity).chain(&self.finished);
+        for known in all.filter(|known| known.place == place) {
             if known.is(file)? {
                 return Ok(true);
             }
         }
         // The present file may have grown since its head was looked at.
-        let place = Place::of(&file.metadata()?);
         Ok(self.file.is_some() && self.segments[self.reading].identity.place == place)
     }
 

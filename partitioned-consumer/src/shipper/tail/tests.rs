@@ -10,6 +10,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
+use super::tailer::FINISHED_KEPT;
 use super::*;
 use crate::shipper::cut::{Cutter, LongLines};
 
@@ -120,7 +121,7 @@ impl Bench {
 
     fn rotate(&mut self) {
         let name = |number: u32| self.directory.path().join(format!("app.log.{number}"));
-        for number in (1..200).rev().filter(|n| name(*n).exists()).collect::<Vec<_>>() {
+        for number in (1..400).rev().filter(|n| name(*n).exists()).collect::<Vec<_>>() {
             fs::rename(name(number), name(number + 1)).unwrap();
         }
         fs::rename(self.path(), name(1)).unwrap();
@@ -202,8 +203,10 @@ impl Bench {
     }
 
     fn catch_up(&mut self) {
-        let mut idle = 0;
+        let (mut idle, mut looks) = (0, 0);
         while idle < 4 {
+            looks += 1;
+            assert!(looks < 20_000, "there is no end to what it reads");
             if self.look() {
                 idle = 0;
             } else {
@@ -326,6 +329,27 @@ fn a_rotation_storm_between_two_looks_loses_nothing() {
     }
     bench.check();
     assert_eq!(bench.output.iter().filter(|b| **b == b'\n').count(), 41);
+}
+
+#[test]
+fn a_storm_of_more_files_than_are_remembered_is_read_once() {
+    let mut bench = Bench::new();
+    bench.write_lines(1);
+    while bench.look() {}
+    for _ in 0..FINISHED_KEPT + 44 {
+        bench.write_lines(2);
+        bench.rotate();
+    }
+    for _ in 0..10 {
+        for _ in 0..100 {
+            bench.look();
+            bench.now += LONG / 20;
+        }
+        bench.save(2);
+        bench.restart();
+    }
+    bench.check();
+    assert_eq!(bench.output.iter().filter(|b| **b == b'\n').count(), 2 * (FINISHED_KEPT + 44) + 1);
 }
 
 /// Lines that were not read yet are in a file that was rotated, and a restart finds it at no name at all.
