@@ -8,10 +8,11 @@ use std::time::Instant;
 
 use async_nats::Subject;
 use natsway_boot::Broker;
+use natsway_caller::lanes::Lanes;
 use natsway_caller::link::Link;
-use natsway_caller::links::{Links, Role};
+use natsway_caller::links::Role;
 use natsway_caller::retry::Budget;
-use natsway_routes::table::{Route, RouteTable};
+use natsway_routes::table::{Codec, Route, RouteTable};
 use natsway_routes::watch::InForce;
 
 use crate::metrics::{CoreMetrics, TargetStats};
@@ -31,7 +32,7 @@ pub struct Core {
     pub budget: RefCell<Budget>,
     /// Makes spans, when traces are exported.
     pub spans: Option<Spans>,
-    links: Rc<Links>,
+    lanes: Lanes,
     in_force: InForce,
     view: RefCell<Rc<RouteView>>,
 }
@@ -78,13 +79,13 @@ impl Core {
         let view = RouteView::new(in_force.table.load_full(), &metrics);
         let role = Role { name: "apiproxy".to_owned(), inbox_prefix: INBOX_PREFIX.to_owned() };
         let (connections, limits) = (settings.connections_per_core, settings.link);
-        let links = Links::new(role, connections, limits, Arc::clone(&metrics.links));
+        let lanes = Lanes::new(role, connections, limits, &metrics.links);
         Rc::new(Core {
             spans: settings.traced.map(Spans::new),
             settings,
             metrics,
             budget: RefCell::new(Budget::new(Instant::now())),
-            links,
+            lanes,
             in_force,
             view: RefCell::new(Rc::new(view)),
         })
@@ -104,18 +105,19 @@ impl Core {
         self.in_force.known.load(Ordering::Acquire)
     }
 
-    /// A connection to publish on, in turn where there are several; `None` while there is none.
-    pub fn link(&self) -> Option<Rc<Link>> {
-        self.links.link()
+    /// A connection to publish on what is written in `codec`, in turn where there are several; `None` while there is
+    /// none.
+    pub fn link(&self, codec: Codec) -> Option<Rc<Link>> {
+        self.lanes.of(codec).link()
     }
 
     /// The same, and waits a moment for it after the last one was lost.
-    pub async fn link_by(&self, deadline: Instant) -> Option<Rc<Link>> {
-        self.links.link_by(deadline).await
+    pub async fn link_by(&self, codec: Codec, deadline: Instant) -> Option<Rc<Link>> {
+        self.lanes.of(codec).link_by(deadline).await
     }
 
     /// Keeps every one of this core's broker connections up, for ever.
     pub fn keep_connected(&self, broker: &Broker) {
-        self.links.keep_connected(broker);
+        self.lanes.keep_connected(broker);
     }
 }

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use natsway_caller::counter::{Counter, Gauge, LinkCounts};
+use natsway_caller::lanes::LaneCounts;
 use natsway_caller::retry::Miss;
 use natsway_routes::figures::{Figures, Recorder};
 use natsway_routes::report::VersionFigures;
@@ -79,7 +80,7 @@ pub struct CoreMetrics {
     /// Replies that could not be read.
     pub bad_replies: Counter,
     /// What its broker connections count.
-    pub links: Arc<LinkCounts>,
+    pub links: LaneCounts,
     problems: Mutex<BTreeMap<&'static str, u64>>,
     /// By route and version.
     targets: Mutex<BTreeMap<String, BTreeMap<String, Arc<TargetStats>>>>,
@@ -153,6 +154,9 @@ pub fn render(cores: &[Arc<CoreMetrics>], routes: &Reading) -> String {
     let sum = |figure: fn(&CoreMetrics) -> i64| cores.iter().map(|core| figure(core)).sum::<i64>();
     let count =
         |figure: fn(&CoreMetrics) -> &Counter| cores.iter().map(|core| figure(core).get()).sum::<u64>();
+    let links = || cores.iter().flat_map(|core| core.links.all());
+    let count_links =
+        |figure: fn(&LinkCounts) -> &Counter| links().map(|link| figure(link).get()).sum::<u64>();
 
     page.family("natsway_client_connections", "gauge", "Open connections of clients.");
     page.sample("natsway_client_connections", "", sum(|core| core.connections.get()));
@@ -163,19 +167,19 @@ pub fn render(cores: &[Arc<CoreMetrics>], routes: &Reading) -> String {
     page.family("natsway_retries_total", "counter", "Tries after a request's first.");
     page.sample("natsway_retries_total", "", count(|core| &core.retries));
     page.family("natsway_late_replies_total", "counter", "Replies that nobody waited for any more.");
-    page.sample("natsway_late_replies_total", "", count(|core| &core.links.late_replies));
+    page.sample("natsway_late_replies_total", "", count_links(|links| &links.late_replies));
     page.family("natsway_bad_replies_total", "counter", "Replies that could not be read.");
     page.sample("natsway_bad_replies_total", "", count(|core| &core.bad_replies));
     page.family("natsway_cancelled_total", "counter", "Requests cancelled at their worker.");
-    page.sample("natsway_cancelled_total", "", count(|core| &core.links.cancelled));
+    page.sample("natsway_cancelled_total", "", count_links(|links| &links.cancelled));
     page.family(
         "natsway_broker_connections",
         "gauge",
-        "Connections to the broker that are up, of --connections-per-core for each core.",
+        "Connections to the broker that are up: --connections-per-core for each core, and as many for native routes.",
     );
-    page.sample("natsway_broker_connections", "", sum(|core| core.links.connected.get()));
+    page.sample("natsway_broker_connections", "", links().map(|links| links.connected.get()).sum::<i64>());
     page.family("natsway_broker_connects_total", "counter", "Connections to the broker that were made.");
-    page.sample("natsway_broker_connects_total", "", count(|core| &core.links.sessions));
+    page.sample("natsway_broker_connects_total", "", count_links(|links| &links.sessions));
 
     page.family("natsway_misses_total", "counter", "Tries that gave no response.");
     for (index, miss) in Miss::ALL.iter().enumerate() {

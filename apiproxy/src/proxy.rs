@@ -178,10 +178,11 @@ impl Call<'_> {
             span.routed(&self.head.method, resolved.route(), &self.authority);
         }
         loop {
-            let link = match self.core.link() {
+            let codec = resolved.route().codec;
+            let link = match self.core.link(codec) {
                 None => {
                     // In a box: it is rare, and the room would be kept in every request's future.
-                    let link = Box::pin(self.core.link_by(deadline)).await;
+                    let link = Box::pin(self.core.link_by(codec, deadline)).await;
                     resolved = self.resolve_anew(&resolved, &mut encoded)?;
                     link
                 }

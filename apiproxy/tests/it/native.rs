@@ -5,9 +5,11 @@ use std::time::Duration;
 use async_nats::HeaderMap;
 use bytes::Bytes;
 use futures_util::StreamExt;
-use natsway_testkit::Broker;
+use natsway_testkit::{Broker, eventually};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
 
-use crate::backend::settled;
+use crate::backend::{Backend, ok, settled};
 use crate::fixture::{DEADLINE, Gateway};
 
 const ROUTES: &str = r#"
@@ -139,10 +141,76 @@ async fn a_service_errors_body_is_passed_on() {
 async fn headers_count_against_the_brokers_limit() {
     let broker = Broker::builder().max_payload(4_096).start().await;
     let _client = serving(&broker, HeaderMap::new(), "x").await;
-    let gateway = Gateway::start(&broker, ROUTES, &[]).await;
+    let gateway = Gateway::start(&broker, ROUTES, &["--cores", "1"]).await;
     let request = format!("GET / HTTP/1.1\r\nhost: a\r\nx: {}\r\n\r\n", "y".repeat(4_000));
     let refused = gateway.client().await.exchange(&request).await.unwrap();
     assert_eq!((refused.status, refused.problem().as_str()), (413, "too_large"));
     assert_eq!(gateway.get("/").await.status, 200);
+    // One for native routes, and one for all others.
     assert_eq!(gateway.metric("natsway_broker_connects_total").await, 2.0);
+}
+
+/// Answers everything with these bytes for headers, whatever they are.
+async fn answer_with_headers(broker: &Broker, headers: &'static [u8]) -> tokio::task::JoinHandle<()> {
+    let stream = TcpStream::connect(("127.0.0.1", broker.port())).await.unwrap();
+    let mut stream = BufReader::new(stream);
+    stream
+        .write_all(b"CONNECT {\"headers\":true,\"verbose\":false}\r\nSUB greet q 1\r\nPING\r\n")
+        .await
+        .unwrap();
+    let mut line = String::new();
+    while line != "PONG\r\n" {
+        line.clear();
+        stream.read_line(&mut line).await.unwrap();
+    }
+    tokio::spawn(async move {
+        loop {
+            let mut line = String::new();
+            if stream.read_line(&mut line).await.unwrap() == 0 {
+                return;
+            }
+            let words: Vec<&str> = line.split_whitespace().collect();
+            match words[..] {
+                ["PING"] => stream.write_all(b"PONG\r\n").await.unwrap(),
+                ["HMSG", _, _, reply, _, bytes] => {
+                    let mut message = vec![0; bytes.parse::<usize>().unwrap() + 2];
+                    stream.read_exact(&mut message).await.unwrap();
+                    let verb = format!("HPUB {reply} {0} {0}\r\n", headers.len());
+                    stream.write_all(&[verb.as_bytes(), headers, b"\r\n"].concat()).await.unwrap();
+                }
+                _ => {}
+            }
+        }
+    })
+}
+
+#[tokio::test]
+async fn headers_that_nobody_can_read_cost_no_other_service_a_request() {
+    // The client library ends the connection on which such headers come.
+    const UNREADABLE: [&[u8]; 3] = [
+        b"NATS/1.0\r\nX-Place: Gen\xe8ve\r\n\r\n",
+        b"NATS/1.0\r\nX Place: y\r\n\r\n",
+        b"NATS/1.0\r\nno colon\r\n\r\n",
+    ];
+    let broker = Broker::start().await;
+    let other = Backend::start(&broker, |_, _| vec![]).await;
+    let native = ROUTES.replace("/{*rest}", "/native/{*rest}").replace("2s", "1m");
+    let routes = native + crate::fixture::ROUTES.replace("5s", "1m").as_str();
+    let gateway = Gateway::start(&broker, &routes, &["--cores", "1"]).await;
+    for (number, headers) in UNREADABLE.into_iter().enumerate() {
+        let backend = answer_with_headers(&broker, headers).await;
+        let mut waiting = gateway.client().await;
+        waiting.send("POST /other HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+        eventually(DEADLINE, async || other.seen.count() == number + 1).await;
+        let lost = gateway.get("/native/x").await;
+        assert_eq!((lost.status, lost.problem().as_str()), (504, "connection_lost"));
+        // It ends a few connections, and not as many as it has tries.
+        let losses = gateway.metric("natsway_misses_total{reason=\"connection_lost\"}").await;
+        assert_eq!(losses, 3.0 * (number + 1) as f64);
+        other.answer(number, ok("whole")).await;
+        assert_eq!(waiting.reply(false).await.unwrap().text(), "whole");
+        backend.abort();
+        let gone = async || gateway.get("/native/x").await.problem() == "no_responders";
+        eventually(DEADLINE, gone).await;
+    }
 }

@@ -108,6 +108,13 @@ impl Links {
         Ok(())
     }
 
+    /// Has requests wait for the first connection as they would for another one after a loss.
+    pub(crate) fn expect(&self) {
+        if self.link().is_none() {
+            self.lost_at.set(Some(Instant::now()));
+        }
+    }
+
     /// Waits until there is a connection.
     pub async fn connected(&self) {
         while self.link().is_none() {

@@ -76,7 +76,13 @@ pub struct Tries {
     made: u32,
     not_accepted: u32,
     may_have_run: bool,
+    /// How many connections broke while it was out.
+    connections_lost: u32,
 }
+
+/// The connections that may break while one request is out, before it is taken for the reason: an answer with headers
+/// that the client library cannot read ends the connection on which it comes, and every other request there with it.
+const MOST_CONNECTIONS_LOST: u32 = 3;
 
 /// What to do after a try that gave no response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,7 +96,16 @@ pub enum Next {
 impl Tries {
     /// The tries of a request that began at `now` and must be answered by `deadline`.
     pub fn new(retry: Retry, idempotent: bool, now: Instant, deadline: Instant) -> Tries {
-        Tries { retry, idempotent, started: now, deadline, made: 0, not_accepted: 0, may_have_run: false }
+        Tries {
+            retry,
+            idempotent,
+            started: now,
+            deadline,
+            made: 0,
+            not_accepted: 0,
+            may_have_run: false,
+            connections_lost: 0,
+        }
     }
 
     /// When a try is given up that begins at `now`: only an idempotent request can use what a shorter try leaves of the
@@ -136,13 +151,15 @@ impl Tries {
         self.made += 1;
         self.not_accepted += u32::from(miss == Miss::NotAccepted);
         self.may_have_run |= miss.may_have_run();
+        self.connections_lost += u32::from(miss == Miss::ConnectionLost);
         let unsafe_to_repeat = self.may_have_run && !self.idempotent;
         // A try that took long is no reason to stop within the deadline; one that failed fast is, after the window. (The
         // first may have taken long and not run: it waited in a process that was frozen.)
         let is_first = self.made == 1;
         let too_late =
             !self.may_have_run && !is_first && now.duration_since(self.started) >= self.retry.window;
-        if unsafe_to_repeat || too_late || self.made > self.retry.most {
+        let is_suspect = self.connections_lost >= MOST_CONNECTIONS_LOST;
+        if unsafe_to_repeat || too_late || is_suspect || self.made > self.retry.most {
             return Next::GiveUp;
         }
         let pause = self.pause(miss, jitter);
@@ -281,6 +298,17 @@ mod tests {
         let now = Instant::now();
         let mut short = Tries::new(RETRY, true, now, now + Duration::from_millis(2));
         assert_eq!(short.after(Miss::NoResponders, now, 0.5, &mut Budget::new(now)), Next::GiveUp);
+    }
+
+    #[test]
+    fn what_was_out_on_every_connection_that_broke_is_not_sent_on_a_fourth() {
+        let (mut tries, mut budget, now) = tries(true);
+        for _ in 1..MOST_CONNECTIONS_LOST {
+            let next = tries.after(Miss::ConnectionLost, now, 0.5, &mut budget);
+            assert!(matches!(next, Next::RetryAfter(_)));
+            assert!(matches!(tries.after(Miss::TimedOut, now, 0.5, &mut budget), Next::RetryAfter(_)));
+        }
+        assert_eq!(tries.after(Miss::ConnectionLost, now, 0.5, &mut budget), Next::GiveUp);
     }
 
     #[test]

@@ -140,8 +140,9 @@ impl Carried<'_> {
         tries: &Tries,
         encoded: &mut Option<(Codec, Encoded)>,
     ) -> Result<Answer, CallError> {
-        let link = match self.desk.links.link() {
-            None => self.desk.links.link_by(tries.deadline()).await,
+        let links = self.desk.lanes.of(self.find(&self.desk.routes())?.0.codec);
+        let link = match links.link() {
+            None => links.link_by(tries.deadline()).await,
             link => link,
         };
         // After the wait: a version is chosen and counted as out without giving way in between.

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use natsway_caller::counter::LinkCounts;
-use natsway_caller::links::{Links, Role};
+use natsway_caller::lanes::{LaneCounts, Lanes};
+use natsway_caller::links::Role;
 use natsway_caller::retry::Budget;
 use natsway_routes::report::{self, Report};
 use natsway_routes::watch::{InForce, follow_only};
@@ -31,7 +31,7 @@ const LAST_REPORT: Duration = Duration::from_millis(500);
 
 /// What the calls of one client share.
 pub(super) struct Desk {
-    pub(super) links: Rc<Links>,
+    pub(super) lanes: Lanes,
     /// Retries that may be spent.
     pub(super) budget: RefCell<Budget>,
     in_force: InForce,
@@ -130,8 +130,8 @@ impl Desk {
     /// Connects for calls, and once more for the routes and figures: that connection may come back by itself.
     async fn open(config: &Config) -> Result<(Rc<Desk>, async_nats::Client), Error> {
         let role = Role { name: format!("caller {}", config.name), inbox_prefix: INBOX_PREFIX.to_owned() };
-        let links = Links::new(role, NonZeroUsize::MIN, config.limits, Arc::<LinkCounts>::default());
-        links.connect(&config.broker).await?;
+        let lanes = Lanes::new(role, NonZeroUsize::MIN, config.limits, &LaneCounts::default());
+        lanes.connect(&config.broker).await?;
         let control = config.broker.connect(&format!("caller {} control", config.name), INBOX_PREFIX).await;
         let control = control.map_err(Error::Unreachable)?;
 
@@ -140,7 +140,7 @@ impl Desk {
         let view = View::new(in_force.table.load_full(), &tried);
         let revisions = in_force.revisions.subscribe();
         let desk = Rc::new(Desk {
-            links,
+            lanes,
             budget: RefCell::new(Budget::new(Instant::now())),
             in_force,
             view: RefCell::new(Rc::new(view)),
@@ -159,7 +159,7 @@ impl Desk {
             // It is not closed, since its sender is ours.
             revisions.changed().await.ok();
         }
-        self.links.connected().await;
+        self.lanes.connected().await;
     }
 
     /// The routes in force.

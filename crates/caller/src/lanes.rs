@@ -1,0 +1,91 @@
+//! The broker connections of one thread, those to backends of another make apart from all others.
+//!
+//! The client library ends a connection on which NATS headers arrive that it cannot read: a value that is not UTF-8, a
+//! name with a space. What is out on it is lost then, whoever it was for. Workers that speak the envelope send no such
+//! headers; what a `native` backend writes, nobody knows. So these have connections of their own, and what one of
+//! them breaks is theirs alone.
+
+use std::cell::RefCell;
+use std::num::NonZeroUsize;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use natsway_boot::{Broker, DialError};
+use natsway_routes::table::Codec;
+
+use crate::counter::LinkCounts;
+use crate::link::LinkLimits;
+use crate::links::{Links, Role};
+
+/// The connections of a thread, by the codec of what is sent on them.
+pub struct Lanes {
+    envelope: Rc<Links>,
+    native: Rc<Links>,
+    /// Whom to dial for the native ones, until somebody needs them.
+    undialled: RefCell<Option<Broker>>,
+}
+
+/// The figures of a thread's connections, by the codec of what is sent on them.
+#[derive(Clone, Debug, Default)]
+pub struct LaneCounts {
+    /// Of those for the envelope.
+    pub envelope: Arc<LinkCounts>,
+    /// Of those for native backends.
+    pub native: Arc<LinkCounts>,
+}
+
+impl LaneCounts {
+    /// Both.
+    pub fn all(&self) -> [&LinkCounts; 2] {
+        [&self.envelope, &self.native]
+    }
+}
+
+impl Lanes {
+    /// So many connections for the envelope and as many for native backends, none of which is made yet.
+    pub fn new(role: Role, connections: NonZeroUsize, limits: LinkLimits, counts: &LaneCounts) -> Lanes {
+        let native = Role { name: format!("{} native", role.name), ..role.clone() };
+        Lanes {
+            envelope: Links::new(role, connections, limits, Arc::clone(&counts.envelope)),
+            native: Links::new(native, connections, limits, Arc::clone(&counts.native)),
+            undialled: RefCell::new(None),
+        }
+    }
+
+    /// Keeps the connections up, for ever: those for native backends from the first call of [`Lanes::of`] on that asks for
+    /// them. Needs a `LocalSet`.
+    pub fn keep_connected(&self, broker: &Broker) {
+        self.envelope.keep_connected(broker);
+        self.undialled.replace(Some(broker.clone()));
+    }
+
+    /// Tries the broker once, and then does as [`Lanes::keep_connected`].
+    ///
+    /// # Errors
+    /// The broker refused us or is too old; nothing is kept up then.
+    pub async fn connect(&self, broker: &Broker) -> Result<(), DialError> {
+        self.envelope.connect(broker).await?;
+        self.undialled.replace(Some(broker.clone()));
+        Ok(())
+    }
+
+    /// The connections for what is written in `codec`.
+    pub fn of(&self, codec: Codec) -> &Links {
+        match codec {
+            Codec::Http => &self.envelope,
+            Codec::Native => {
+                if let Some(broker) = self.undialled.take() {
+                    self.native.keep_connected(&broker);
+                    // Who asked first waits for it, as others do after a loss.
+                    self.native.expect();
+                }
+                &self.native
+            }
+        }
+    }
+
+    /// Waits until there is a connection for the envelope.
+    pub async fn connected(&self) {
+        self.envelope.connected().await;
+    }
+}
