@@ -22,6 +22,7 @@ pub fn inspect(head: &Parts, limits: &ClientLimits) -> Result<(), Problem> {
     }
     check_path(head.uri.path_and_query().map_or("", |path| path.as_str()))?;
     check_header_size(&head.headers, limits)?;
+    check_transfer_coding(&head.headers)?;
     check_upgrade(&head.headers)?;
     check_expectation(&head.headers)
 }
@@ -53,6 +54,17 @@ fn check_header_size(headers: &HeaderMap, limits: &ClientLimits) -> Result<(), P
     Err(Problem::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "head_too_large", detail))
 }
 
+/// Hyper reads every list of codings that ends with `chunked`, and what the others made of the body would pass for the
+/// body. RFC 9112 section 6.1 has 501 for that.
+fn check_transfer_coding(headers: &HeaderMap) -> Result<(), Problem> {
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => Ok(()),
+        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(()),
+        _ => Err(not_implemented("the only transfer coding that is read here is chunked, applied once")),
+    }
+}
+
 /// Another protocol on the same connection needs a byte stream to the worker. An offer of HTTP/2 is passed over, as
 /// RFC 9110 section 7.8 lets a server do.
 fn check_upgrade(headers: &HeaderMap) -> Result<(), Problem> {
@@ -76,24 +88,49 @@ fn check_expectation(headers: &HeaderMap) -> Result<(), Problem> {
 /// The authority that a request is for: of its target if that has one (HTTP/2, absolute form), else of its one `Host`.
 ///
 /// # Errors
-/// The [`Problem`] to answer when there is none, more than one, or one that is not an authority.
+/// The [`Problem`] to answer when there is none, more than one, one that is not an authority, or two that differ.
 pub fn authority(head: &Parts) -> Result<Authority, Problem> {
     let mut hosts = head.headers.get_all(header::HOST).iter();
-    let (host, second) = (hosts.next(), hosts.next());
-    if second.is_some() {
-        return Err(bad_request("bad_host", "there is more than one Host field"));
-    }
+    let host = match (hosts.next(), hosts.next()) {
+        (_, Some(_)) => return Err(bad_request("bad_host", "there is more than one Host field")),
+        (Some(host), None) => Some(
+            Authority::try_from(host.as_bytes())
+                .map_err(|_| bad_request("bad_host", "the Host field is not a host and port"))?,
+        ),
+        (None, None) => None,
+    };
     let authority = match (head.uri.authority(), host) {
-        (Some(authority), _) => authority.clone(),
-        (None, Some(host)) => Authority::try_from(host.as_bytes())
-            .map_err(|_| bad_request("bad_host", "the Host field is not a host and port"))?,
+        // RFC 9113 section 8.3.1. In HTTP/1.1 a target in absolute form goes before the field.
+        (Some(target), Some(host)) if head.version >= Version::HTTP_2 && !same_host(target, &host) => {
+            return Err(bad_request("bad_host", "the Host field is not the authority that is asked for"));
+        }
+        // RFC 9112 section 3.2 demands the field even where the target has all that is in it.
+        (Some(target), host) if host.is_some() || head.version != Version::HTTP_11 => target.clone(),
+        (None, Some(host)) => host,
         // HTTP/1.0 clients may leave it out.
         (None, None) if head.version == Version::HTTP_10 => Authority::from_static("localhost"),
-        (None, None) => return Err(bad_request("bad_host", "the Host field is missing")),
+        (_, _) => return Err(bad_request("bad_host", "the Host field is missing")),
     };
-    match authority.as_str().contains('@') {
-        true => Err(bad_request("bad_host", "the host must not name a user")),
-        false => Ok(authority),
+    check_authority(&authority)?;
+    Ok(authority)
+}
+
+fn same_host(one: &Authority, other: &Authority) -> bool {
+    one.host().eq_ignore_ascii_case(other.host())
+}
+
+/// The type takes users, no host at all, and anything for a port.
+fn check_authority(authority: &Authority) -> Result<(), Problem> {
+    let (text, host) = (authority.as_str(), authority.host());
+    if text.contains('@') {
+        return Err(bad_request("bad_host", "the host must not name a user"));
+    }
+    let port = text[host.len()..].strip_prefix(':').unwrap_or_default();
+    let is_port =
+        port.bytes().all(|byte| byte.is_ascii_digit()) && (port.is_empty() || port.parse::<u16>().is_ok());
+    match host.is_empty() || !is_port {
+        true => Err(bad_request("bad_host", "the host must be a host and, if need be, a port")),
+        false => Ok(()),
     }
 }
 
@@ -148,6 +185,11 @@ mod tests {
         assert_eq!(status(get("/").header("expect", "100-Continue")), 200);
         assert_eq!(status(get("/").header("expect", "miracles")), 417);
         assert_eq!(status(Request::builder().method("CONNECT").uri("a:1")), 501);
+        assert_eq!(status(get("/").header("transfer-encoding", "Chunked")), 200);
+        assert_eq!(status(get("/").header("transfer-encoding", "gzip, chunked")), 501);
+        assert_eq!(status(get("/").header("transfer-encoding", "chunked, chunked")), 501);
+        let twice = get("/").header("transfer-encoding", "gzip").header("transfer-encoding", "chunked");
+        assert_eq!(status(twice), 501);
     }
 
     #[test]
@@ -162,5 +204,15 @@ mod tests {
         assert_eq!(of(Request::get("/").header("host", "me@a")), None);
         assert_eq!(of(Request::get("/").header("host", "a/b")), None);
         assert_eq!(of(Request::get("/").version(Version::HTTP_10)).as_deref(), Some("localhost"));
+        for host in [":80", ":", "a:b", "a:99999", "a:+1", "a:1:2", ""] {
+            assert_eq!(of(Request::get("/").header("host", host)), None, "{host}");
+        }
+        assert_eq!(of(Request::get("/").header("host", "a:")).as_deref(), Some("a:"));
+        assert_eq!(of(Request::get("http://b/")), None, "HTTP/1.1 demands the field");
+        assert_eq!(of(Request::get("http://b/").header("host", "x/y")), None);
+        let http2 = || Request::get("http://b:80/").version(Version::HTTP_2);
+        assert_eq!(of(http2()).as_deref(), Some("b:80"));
+        assert_eq!(of(http2().header("host", "B")).as_deref(), Some("b:80"));
+        assert_eq!(of(http2().header("host", "a")), None, "two that differ");
     }
 }

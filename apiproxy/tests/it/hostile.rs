@@ -12,7 +12,8 @@ use http_body::Frame;
 use http_body_util::StreamBody;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use natsway_testkit::{Broker, eventually};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::backend::{Backend, ok};
 use crate::fixture::{DEADLINE, Gateway, ROUTES};
@@ -23,6 +24,12 @@ const BARE: &str = "";
 /// Requests whose bytes are wrong, all of which get a 400, and the problem that it names.
 const MALFORMED: &[(&str, &str, &str)] = &[
     ("no HTTP at all", "\x16\x03\x01 hello\r\n\r\n", BARE),
+    ("a host without a name", "GET / HTTP/1.1\r\nhost: :80\r\n\r\n", "bad_host"),
+    ("a port that is none", "GET / HTTP/1.1\r\nhost: a:http\r\n\r\n", "bad_host"),
+    ("a port out of range", "GET / HTTP/1.1\r\nhost: a:65536\r\n\r\n", "bad_host"),
+    ("absolute form without a host field", "GET http://a/ HTTP/1.1\r\n\r\n", "bad_host"),
+    ("absolute form beside a bad host", "GET http://a/ HTTP/1.1\r\nhost: a/b\r\n\r\n", "bad_host"),
+    ("absolute form with a user", "GET http://u@a/ HTTP/1.1\r\nhost: a\r\n\r\n", "bad_host"),
     ("no host", "GET / HTTP/1.1\r\n\r\n", "bad_host"),
     ("two hosts", "GET / HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n", "bad_host"),
     ("a host with a path", "GET / HTTP/1.1\r\nhost: a/b\r\n\r\n", "bad_host"),
@@ -107,6 +114,12 @@ async fn what_is_odd_but_lawful_is_served() {
     for path in ["/../x", "/a//b", "/%00", "/%ff", "/a.*.b", "/svc.other", "/$SYS.REQ", "/?a=%0d%0a"] {
         assert_eq!(client.get(path).await.unwrap().text(), path);
     }
+    // Absolute form, with and without a path.
+    for (target, path) in [("http://b/x?y=1", "/x?y=1"), ("http://b?y=1", "/?y=1"), ("http://b", "/")] {
+        let reply = client.exchange(&format!("GET {target} HTTP/1.1\r\nhost: a\r\n\r\n")).await.unwrap();
+        assert_eq!(reply.text(), path);
+        assert_eq!(backend.seen.last().headers["host"], "b", "the target goes before the field");
+    }
     // Two requests in one packet are two requests.
     client.send("GET /1 HTTP/1.1\r\nhost: a\r\n\r\nGET /2 HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
     assert_eq!(client.reply(false).await.unwrap().text(), "/1");
@@ -167,10 +180,29 @@ async fn a_half_closed_client_has_left_unless_the_operator_says_otherwise() {
     assert_eq!(half_closed(&lenient).await.unwrap().text(), "fine");
 }
 
+/// What an HTTP/2 client sends first.
+pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// `:method GET, :scheme http, :path /` of HPACK's static table, and `:authority a`.
+pub const GET: [u8; 6] = [0x82, 0x86, 0x84, 0x41, 0x01, b'a'];
+
 /// An HTTP/2 frame.
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = (payload.len() as u32).to_be_bytes();
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// The kind, the stream and the payload of the next frame.
+pub async fn next_frame(stream: &mut TcpStream) -> (u8, u32, Vec<u8>) {
+    let read = async {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).await.unwrap();
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        let mut payload = vec![0; length as usize];
+        stream.read_exact(&mut payload).await.unwrap();
+        (head[3], u32::from_be_bytes([head[5], head[6], head[7], head[8]]), payload)
+    };
+    tokio::time::timeout(DEADLINE, read).await.expect("a frame in time")
 }
 
 #[tokio::test]
@@ -179,12 +211,9 @@ async fn a_flood_of_reset_http2_streams_ends_its_connection_and_nothing_else() {
     let _backend = Backend::start(&broker, |_, _| vec![]).await;
     let gateway = Gateway::start(&broker, ROUTES, &[]).await;
     let mut attacker = gateway.client().await;
-    let mut flood = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
-    flood.extend(frame(4, 0, 0, &[]));
-    // `:method GET, :scheme http, :path /` of the static table, and `:authority a`.
-    let headers = [0x82, 0x86, 0x84, 0x41, 0x01, b'a'];
+    let mut flood = [PREFACE.to_vec(), frame(4, 0, 0, &[])].concat();
     for stream in (1..40_001).step_by(2) {
-        flood.extend(frame(1, 0x05, stream, &headers));
+        flood.extend(frame(1, 0x05, stream, &GET));
         flood.extend(frame(3, 0, stream, &8_u32.to_be_bytes()));
     }
     // It may be cut off while it writes.
@@ -193,6 +222,44 @@ async fn a_flood_of_reset_http2_streams_ends_its_connection_and_nothing_else() {
     let in_flight = "natsway_in_flight{route=\"test\",version=\"blue\"}";
     eventually(DEADLINE, async || gateway.metric(in_flight).await == 0.0).await;
     assert_eq!(gateway.get("/none%zz").await.status, 400, "other clients are served");
+}
+
+#[tokio::test]
+async fn a_head_that_goes_on_for_ever_ends_its_connection() {
+    let broker = Broker::start().await;
+    let backend = Backend::saying(&broker, "fine").await;
+    let gateway = Gateway::start(&broker, ROUTES, &[]).await;
+    let mut attacker = gateway.client().await;
+    // CONTINUATION frames of small fields, none of which is the last: CVE-2024-27316.
+    let fields = [0x00, 0x01, b'x', 0x01, b'y'].repeat(200);
+    let mut flood = [PREFACE.to_vec(), frame(4, 0, 0, &[]), frame(1, 0x01, 1, &GET)].concat();
+    flood.extend(frame(9, 0, 1, &fields).repeat(20_000));
+    // It may be cut off while it writes.
+    attacker.stream.write_all(&flood).await.ok();
+    assert!(attacker.is_closed().await);
+    let peak_kib = peak_kib(&gateway);
+    assert!(peak_kib < 200 * 1024, "{peak_kib} KiB");
+    assert_eq!(backend.seen.count(), 0);
+    assert_eq!(gateway.get("/").await.text(), "fine", "other clients are served");
+}
+
+#[tokio::test]
+async fn an_http2_body_of_another_length_than_it_says_is_never_published() {
+    let broker = Broker::start().await;
+    let backend = Backend::saying(&broker, "fine").await;
+    let gateway = Gateway::start(&broker, ROUTES, &[]).await;
+    // POST instead of GET, and `content-length: 5`.
+    let post = [&[0x83][..], &GET[1..], &[0x0f, 0x0d, 0x01, b'5']].concat();
+    for body in ["hi", "more than five"] {
+        let mut client = gateway.client().await;
+        let request = [frame(1, 0x04, 1, &post), frame(0, 0x01, 1, body.as_bytes())].concat();
+        let sent = [PREFACE.to_vec(), frame(4, 0, 0, &[]), request].concat();
+        client.stream.write_all(&sent).await.unwrap();
+        // A reset, or an answer that is not the worker's.
+        while !matches!(next_frame(&mut client.stream).await, (1 | 3, 1, _)) {}
+    }
+    assert_eq!(backend.seen.count(), 0);
+    assert_eq!(gateway.get("/").await.text(), "fine");
 }
 
 #[tokio::test]

@@ -135,14 +135,19 @@ async fn a_client_that_expects_100_gets_it_only_when_its_body_is_wanted() {
 }
 
 #[tokio::test]
-async fn upgrades_and_tunnels_are_not_implemented() {
+async fn upgrades_tunnels_and_transfer_codings_are_not_implemented() {
     let broker = Broker::start().await;
     let gateway = Gateway::start(&broker, ROUTES, &[]).await;
     let websocket = "GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
     let tunnel = "CONNECT a:1 HTTP/1.1\r\nhost: a:1\r\n\r\n";
-    for request in [websocket, tunnel] {
+    // A body that somebody must unpack first, and one that nobody may send.
+    let coded =
+        ["gzip, chunked", "chunked, chunked", "chunked\r\ntransfer-encoding: chunked"].map(|codings| {
+            format!("POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: {codings}\r\n\r\n1\r\nx\r\n0\r\n\r\n")
+        });
+    for request in coded.iter().map(String::as_str).chain([websocket, tunnel]) {
         let reply = gateway.client().await.exchange(request).await.unwrap();
-        assert_eq!((reply.status, reply.problem().as_str()), (501, "not_implemented"));
+        assert_eq!((reply.status, reply.problem().as_str()), (501, "not_implemented"), "{request}");
     }
 }
 

@@ -120,10 +120,11 @@ impl Route {
     /// The path and query that a worker sees for the ones that the client sent.
     pub fn forwarded_path<'p>(&self, path_and_query: &'p str) -> std::borrow::Cow<'p, str> {
         let stripped = self.strip_prefix.as_deref().and_then(|prefix| path_and_query.strip_prefix(prefix));
-        match stripped {
-            None => path_and_query.into(),
-            Some(rest) if rest.starts_with('/') => rest.into(),
-            Some(rest) if rest.is_empty() || rest.starts_with('?') => format!("/{rest}").into(),
+        let rest = stripped.unwrap_or(path_and_query);
+        match rest.as_bytes().first() {
+            Some(b'/') => rest.into(),
+            // The prefix was all of it, or the target is one like `http://host?query`.
+            None | Some(b'?') => format!("/{rest}").into(),
             // `/api` is no prefix of `/apis`.
             Some(_) => path_and_query.into(),
         }
@@ -175,6 +176,15 @@ mod tests {
             ("/other", "/other"),
         ] {
             assert_eq!(route.forwarded_path(sent), forwarded, "{sent}");
+        }
+    }
+
+    #[test]
+    fn a_target_without_a_path_is_the_root() {
+        // `GET http://host?x=1`: RFC 9112 section 3.2.2 has it in absolute form.
+        let route = Route::test("x", "/{*rest}");
+        for (sent, forwarded) in [("?x=1", "/?x=1"), ("", "/"), ("/", "/"), ("/a", "/a")] {
+            assert_eq!(route.forwarded_path(sent), forwarded, "{sent:?}");
         }
     }
 }
