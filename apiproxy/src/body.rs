@@ -2,28 +2,63 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
 use crate::held::Held;
+use crate::stall::{OnItsWay, Unsent};
 
 /// A response's body: one piece, and trailers where there are some.
 #[derive(Debug, Default)]
 pub struct ReplyBody {
-    data: Option<Bytes>,
+    data: Option<Piece>,
     trailers: Option<HeaderMap>,
+}
+
+/// The one piece of a body.
+#[derive(Debug)]
+pub struct Piece {
+    bytes: Bytes,
+    /// Whether it gets on, where that is watched.
+    on_its_way: Option<OnItsWay>,
+}
+
+impl Buf for Piece {
+    fn remaining(&self) -> usize {
+        self.bytes.len()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.bytes.advance(count);
+        if let Some(on_its_way) = &mut self.on_its_way {
+            on_its_way.got_on();
+        }
+    }
 }
 
 impl ReplyBody {
     /// A body with trailers; without any it is a body of known length.
     pub fn new(data: Bytes, trailers: HeaderMap) -> ReplyBody {
-        let data = Some(data).filter(|data| !data.is_empty());
+        let piece = |bytes| Piece { bytes, on_its_way: None };
+        let data = Some(data).filter(|data| !data.is_empty()).map(piece);
         ReplyBody { data, trailers: Some(trailers).filter(|trailers| !trailers.is_empty()) }
+    }
+
+    /// Counts it among what its connection has not sent yet, until all of it is.
+    pub fn watch(&mut self, unsent: &Rc<Unsent>) {
+        if let Some(piece) = &mut self.data {
+            piece.on_its_way = Some(unsent.begin());
+        }
     }
 }
 
@@ -34,13 +69,13 @@ impl From<Bytes> for ReplyBody {
 }
 
 impl Body for ReplyBody {
-    type Data = Bytes;
+    type Data = Piece;
     type Error = Infallible;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         _cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    ) -> Poll<Option<Result<Frame<Piece>, Infallible>>> {
         let data = self.data.take().map(Frame::data);
         let frame = data.or_else(|| self.trailers.take().map(Frame::trailers));
         Poll::Ready(frame.map(Ok))
@@ -53,7 +88,7 @@ impl Body for ReplyBody {
     fn size_hint(&self) -> SizeHint {
         // Exact, so that HTTP/1 sends a length, unless trailers demand chunks.
         match &self.trailers {
-            None => SizeHint::with_exact(self.data.as_ref().map_or(0, |data| data.len() as u64)),
+            None => SizeHint::with_exact(self.data.as_ref().map_or(0, |data| data.remaining() as u64)),
             Some(_) => SizeHint::default(),
         }
     }

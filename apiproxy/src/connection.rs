@@ -1,6 +1,7 @@
 //! One client's connection: which HTTP it speaks, and how it ends.
 
 use std::cell::Cell;
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
@@ -16,6 +17,7 @@ use tracing::debug;
 use crate::core::Core;
 use crate::headers::Caller;
 use crate::proxy;
+use crate::stall::{Timely, Unsent};
 
 /// What every HTTP/2 client with prior knowledge sends first (RFC 9113 section 3.4).
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -120,7 +122,8 @@ async fn serve_http1(
         // Only where it must be: hyper's own limit costs nothing, any other an allocation a request.
         http.max_headers(limits.header_fields);
     }
-    let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(stream), service));
+    let io = TokioIo::new(Timely::new(stream, limits.send_timeout));
+    let mut connection = std::pin::pin!(http.serve_connection(io, service));
     tokio::select! {
         biased;
         served = &mut connection => return served,
@@ -154,8 +157,20 @@ async fn serve_http2(
     leaving: Leaving,
 ) -> Result<(), hyper::Error> {
     let limits = core.settings.client;
-    let service =
-        service_fn(move |request| proxy::handle(Rc::clone(&core), Rc::clone(&caller), false, request));
+    let unsent = Rc::<Unsent>::default();
+    let service = service_fn({
+        let unsent = Rc::clone(&unsent);
+        move |request| {
+            let answer = proxy::handle(Rc::clone(&core), Rc::clone(&caller), false, request);
+            let unsent = Rc::clone(&unsent);
+            async move {
+                let mut answer = answer.await?;
+                answer.body_mut().watch(&unsent);
+                Ok::<_, Infallible>(answer)
+            }
+        }
+    });
+    let io = TokioIo::new(Timely::new(stream, limits.send_timeout));
     let mut connection = std::pin::pin!(
         http2::Builder::new(OnThisCore)
             .timer(TokioTimer::new())
@@ -163,14 +178,18 @@ async fn serve_http2(
             .max_header_list_size(u32::try_from(limits.header_bytes + limits.path_bytes).unwrap_or(u32::MAX))
             .keep_alive_interval(limits.head_timeout)
             .keep_alive_timeout(limits.head_timeout)
-            .serve_connection(TokioIo::new(stream), service)
+            .serve_connection(io, service)
     );
     tokio::select! {
+        served = &mut connection => return served,
+        () = leaving.draining.cancelled() => {}
+        () = unsent.stalled(limits.send_timeout) => {}
+    }
+    // GOAWAY: streams that are open are finished, new ones go to another connection.
+    connection.as_mut().graceful_shutdown();
+    tokio::select! {
         served = &mut connection => served,
-        // GOAWAY: streams that are open are finished, new ones go to another connection.
-        () = leaving.draining.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
+        // One stream that stands still does not end the others before they had that time as well.
+        () = unsent.stalled(limits.send_timeout) => Ok(()),
     }
 }

@@ -157,6 +157,7 @@ mod tests {
         header_fields: 3,
         head_timeout: Duration::from_secs(1),
         body_timeout: Duration::from_secs(1),
+        send_timeout: Duration::from_secs(1),
         half_close: false,
         http2_streams: 1,
         held_bytes: 1,

@@ -48,6 +48,8 @@ pub struct ClientLimits {
     pub head_timeout: Duration,
     /// Time for a request's body to arrive: 408 after it.
     pub body_timeout: Duration,
+    /// Time in which a client must take some of what it is sent: its connection is closed after it.
+    pub send_timeout: Duration,
     /// Whether an HTTP/1 client that has ended its side of the connection still waits for its answer. If not, it is
     /// taken to have left, as one that closed its connection looks the same; then its work is cancelled.
     pub half_close: bool,

@@ -173,6 +173,10 @@ struct LimitArgs {
     #[arg(long, env = "NATSWAY_BODY_TIMEOUT", value_name = "TIME", default_value = "30s", value_parser = duration)]
     body_timeout: Duration,
 
+    /// Time in which a client must take some of what it is sent: its connection is closed after it
+    #[arg(long, env = "NATSWAY_SEND_TIMEOUT", value_name = "TIME", default_value = "30s", value_parser = duration)]
+    send_timeout: Duration,
+
     /// Answer HTTP/1 clients that end their side of the connection before the answer; otherwise they have left, and
     /// their work is cancelled
     #[arg(long, env = "NATSWAY_ALLOW_HALF_CLOSE")]
@@ -241,6 +245,7 @@ impl RunArgs {
                 header_fields: limits.max_header_fields.get(),
                 head_timeout: limits.head_timeout,
                 body_timeout: limits.body_timeout,
+                send_timeout: limits.send_timeout,
                 half_close: limits.allow_half_close,
                 http2_streams: limits.http2_streams.get(),
                 held_bytes: limits.max_held_bytes.get(),

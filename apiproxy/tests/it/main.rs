@@ -19,5 +19,6 @@ mod live;
 mod native;
 mod retries;
 mod rollout;
+mod slow_readers;
 mod tombstone;
 mod traces;
