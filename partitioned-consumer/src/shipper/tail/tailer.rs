@@ -242,11 +242,18 @@ impl Tailer {
 
     /// The first file that is ever found.
     fn first(&mut self) -> io::Result<Step> {
-        let file = match File::open(&self.path) {
-            Ok(file) => file,
+        // Looked at before it is opened, which at a pipe would last until somebody writes.
+        match std::fs::metadata(&self.path) {
+            Ok(metadata) if !metadata.is_file() => {
+                return Err(io::Error::other(
+                    "it is a directory, a pipe or a device; `--file -` reads a pipe",
+                ));
+            }
+            Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Step::Idle),
             Err(error) => return Err(error),
-        };
+        }
+        let file = File::open(&self.path)?;
         let metadata = file.metadata()?;
         let file_start = match self.follow.from {
             From::Beginning => 0,
@@ -491,7 +498,7 @@ impl Tailer {
     /// What is at the path, and beside it.
     fn places(&self) -> io::Result<Vec<siblings::Sibling>> {
         let mut places = siblings::beside(&self.path)?;
-        if let Ok(metadata) = std::fs::metadata(&self.path) {
+        if let Some(metadata) = std::fs::metadata(&self.path).ok().filter(std::fs::Metadata::is_file) {
             let (place, modified_ns) = (Place::of(&metadata), modified_ns(&metadata));
             places.push(siblings::Sibling { path: self.path.clone(), place, modified_ns });
         }

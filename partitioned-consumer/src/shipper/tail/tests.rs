@@ -418,6 +418,31 @@ fn the_end_of_a_file_is_behind_its_last_whole_line() {
 }
 
 #[test]
+fn what_is_no_file_is_refused_and_never_waited_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("app.log");
+    let pipe = || assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+    pipe();
+    let mut tailer = Tailer::new(&path, follow(From::Beginning), None).unwrap();
+    assert!(tailer.look(LONG, false).unwrap_err().to_string().contains("a pipe"));
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, "first\n").unwrap();
+    assert_eq!(tailer.look(LONG, false).unwrap(), Step::Save);
+    // One that takes the place of the file.
+    fs::remove_file(&path).unwrap();
+    pipe();
+    let mut sent = Vec::new();
+    for look in 2..12 {
+        match tailer.look(LONG * look, false).unwrap() {
+            Step::Chunk(chunk) => sent.extend_from_slice(&chunk.payload),
+            Step::Save => drop(tailer.state(0)),
+            Step::Idle => {}
+        }
+    }
+    assert_eq!(String::from_utf8_lossy(&sent), "first");
+}
+
+#[test]
 fn a_file_that_comes_later_is_read_from_its_beginning() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("app.log");
