@@ -48,6 +48,32 @@ fn lines(numbers: &[u32]) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_foreign_message_with_headers_that_nobody_can_read_holds_up_nothing() {
+    use std::io::{Read, Write};
+
+    let bench = Bench::jetstream().await;
+    let hand = Hand::on(&bench).await;
+    let _list = bench.consumer("list").start();
+    hand.line(0, 0).await;
+    // By hand, since the client library sends no such headers; it ends the connection on which they come.
+    let mut foreign = std::net::TcpStream::connect(("127.0.0.1", bench.broker.port())).unwrap();
+    let headers = b"NATS/1.0\r\nX-Place: Gen\xe8ve\r\n\r\n";
+    let verbs = format!(
+        "CONNECT {{\"headers\":true,\"verbose\":false}}\r\nHPUB shipper.p0.web1 {0} {0}\r\n",
+        headers.len()
+    );
+    foreign.write_all(&[verbs.as_bytes(), headers, b"\r\nPING\r\n"].concat()).unwrap();
+    let mut heard = String::new();
+    while !heard.contains("PONG") {
+        let mut some = [0; 1_024];
+        let count = foreign.read(&mut some).unwrap();
+        heard.push_str(std::str::from_utf8(&some[..count]).unwrap());
+    }
+    hand.line(1, 1).await;
+    bench.expect("list", "web1", &lines(&[0, 1])).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_that_comes_late_gets_all_that_the_stream_still_has() {
     let bench = Bench::jetstream().await;
     let hand = Hand::on(&bench).await;

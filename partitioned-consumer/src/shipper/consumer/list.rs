@@ -16,9 +16,10 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::intake::Intake;
+use super::unreadable::first_unreadable;
 
 /// Never redelivered while a reader lives; see the module.
 const ACK_WAIT: Duration = Duration::from_secs(6 * 3600);
@@ -35,6 +36,8 @@ const LOOK: Duration = Duration::from_millis(250);
 const CONNECTED_ANEW: &str = "the connection was made anew";
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
 const ACKS_PENDING: i64 = 20_000;
+/// Connections in a row that end before a message is read, after which the next message is taken for the reason.
+const BARREN: u32 = 3;
 
 /// The name of the durable consumer of a partition.
 pub(super) fn consumer_name(cluster: &str, partition: u32) -> String {
@@ -58,22 +61,27 @@ enum Over {
     Stopped,
     /// Something may have been missed.
     Doubt(&'static str),
+    /// The connection was lost before anything was read.
+    Barren,
 }
 
-type Failure = Box<dyn std::error::Error + Send + Sync>;
+pub(super) type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 impl ListReader {
     /// Reads until `stop`, and has written what was read.
     pub(super) async fn run(self, stop: CancellationToken) {
         let mut pause = RETRY.0;
-        let mut told = false;
+        let (mut told, mut barren) = (false, 0);
         while !stop.is_cancelled() {
             let session = tokio::select! {
                 session = self.session(&stop) => session,
                 () = stop.cancelled() => return,
             };
+            barren = if matches!(session, Ok(Over::Barren)) { barren + 1 } else { 0 };
             match session {
                 Ok(Over::Stopped) => return,
+                Ok(Over::Barren) if barren >= BARREN => self.look_at_the_next().await,
+                Ok(Over::Barren) => info!(partition = self.partition, "reading on after a lost connection"),
                 Ok(Over::Doubt(why)) => {
                     info!(partition = self.partition, why, "reading on from the last acknowledged message");
                     (pause, told) = (RETRY.0, false);
@@ -92,6 +100,38 @@ impl ListReader {
         }
     }
 
+    /// Passes over the next message if it cannot be read. It is none of ours, and all that is behind it waits.
+    async fn look_at_the_next(&self) {
+        let (partition, stream) = (self.partition, &self.stream.cached_info().config.name);
+        match self.pass_over_unreadable(stream).await {
+            Ok(None) => warn!(partition, "the connection ends each time before a message is read"),
+            Ok(Some(sequence)) => {
+                let error =
+                    format!("message {sequence} of {stream} was passed over: its headers cannot be read");
+                error!(partition, error, "a foreign message");
+                self.intake.figures().failed(error);
+            }
+            Err(error) => warn!(
+                partition,
+                stream,
+                %error,
+                "the connection ends each time before a message is read, and whether that is a message with headers that are not \
+                 UTF-8 cannot be looked up: may this program publish to $JS.API.STREAM.MSG.GET.<stream>"
+            ),
+        }
+    }
+
+    async fn pass_over_unreadable(&self, stream: &str) -> Result<Option<u64>, Failure> {
+        let name = consumer_name(&self.cluster, self.partition);
+        let written = self.stream.consumer_info(&name).await?.ack_floor.stream_sequence;
+        let found = first_unreadable(&self.client, stream, &self.filter, written + 1).await?;
+        if let Some(sequence) = found {
+            self.stream.delete_consumer(&name).await?;
+            self.make_consumer(DeliverPolicy::ByStartSequence { start_sequence: sequence + 1 }).await?;
+        }
+        Ok(found)
+    }
+
     /// The consumer, made anew behind what is acknowledged.
     async fn consumer(&self) -> Result<jetstream::consumer::PullConsumer, Failure> {
         let name = consumer_name(&self.cluster, self.partition);
@@ -107,8 +147,15 @@ impl ListReader {
             Err(error) if is_not_found(&error) => DeliverPolicy::All,
             Err(error) => return Err(error.into()),
         };
+        self.make_consumer(deliver_policy).await
+    }
+
+    async fn make_consumer(
+        &self,
+        deliver_policy: DeliverPolicy,
+    ) -> Result<jetstream::consumer::PullConsumer, Failure> {
         let config = pull::Config {
-            durable_name: Some(name),
+            durable_name: Some(consumer_name(&self.cluster, self.partition)),
             filter_subject: self.filter.clone(),
             ack_policy: AckPolicy::Explicit,
             ack_wait: ACK_WAIT,
@@ -144,37 +191,39 @@ impl ListReader {
         let begun = tokio::select! {
             begun = self.messages() => begun,
             // What was asked over the old connection is answered by nobody: no need to wait until it times out.
-            () = &mut connected_anew => return Ok(Over::Doubt(CONNECTED_ANEW)),
+            () = &mut connected_anew => return Ok(Over::Barren),
         };
         let mut messages = begun?;
         let mut next_sequence = 1;
         let mut receipts = FuturesUnordered::new();
         loop {
             tokio::select! {
-                biased;
-                Some(receipt) = receipts.next(), if !receipts.is_empty() => match receipt {
-                    Receipt::Written(message) => message.ack().await?,
-                    Receipt::Dropped => return Ok(Over::Doubt("a message was given up")),
-                },
-                message = messages.next() => {
-                    let Some(message) = message else { return Ok(Over::Doubt("the pulls ended")) };
-                    let message = message?;
-                    let info = message.info()?;
-                    if info.consumer_sequence != next_sequence || info.delivered != 1 {
-                        return Ok(Over::Doubt("messages are missing"));
-                    }
-                    next_sequence += 1;
-                    let sequence = info.stream_sequence;
-                    let offered =
-                        self.intake.offer(&message.subject, message.headers.as_ref(), message.payload.clone(), sequence);
-                    match offered.await {
-                        Ok(receipt) => receipts.push(settle(message, receipt)),
-                        Err(_) => message.ack_with(AckKind::Term).await?,
-                    }
-                }
-                () = &mut connected_anew => return Ok(Over::Doubt(CONNECTED_ANEW)),
-                () = stop.cancelled() => break,
-            }
+                            biased;
+                            Some(receipt) = receipts.next(), if !receipts.is_empty() => match receipt {
+                                Receipt::Written(message) => message.ack().await?,
+                                Receipt::Dropped => return Ok(Over::Doubt("a message was given up")),
+                            },
+                            message = messages.next() => {
+                                let Some(message) = message else { return Ok(Over::Doubt("the pulls ended")) };
+                                let message = message?;
+                                let info = message.info()?;
+                                if info.consumer_sequence != next_sequence || info.delivered != 1 {
+                                    return Ok(Over::Doubt("messages are missing"));
+                                }
+                                next_sequence += 1;
+                                let sequence = info.stream_sequence;
+                                let offered =
+                                    self.intake.offer(&message.subject, message.headers.as_ref(), message.payload.clone(), sequence);
+                                match offered.await {
+                                    Ok(receipt) => receipts.push(settle(message, receipt)),
+                                    Err(_) => message.ack_with(AckKind::Term).await?,
+                                }
+                            }
+            () = &mut connected_anew => {
+                                return Ok(if next_sequence > 1 { Over::Doubt(CONNECTED_ANEW) } else { Over::Barren });
+                            }
+                            () = stop.cancelled() => break,
+                        }
         }
         drop(messages);
         while let Some(receipt) = receipts.next().await {

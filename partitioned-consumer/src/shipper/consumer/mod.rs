@@ -18,6 +18,7 @@ mod run;
 pub mod status;
 mod sweep;
 mod target;
+mod unreadable;
 mod writer;
 
 pub use args::{Config, ConsumerArgs, Fsync, Partitions};
