@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
+use natsway_boot::address;
 
 /// How long each step may take: a container engine waits for seconds itself.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -15,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 #[derive(Args)]
 pub struct HealthArgs {
     /// The gateway's admin address
-    #[arg(long, env = "NATSWAY_ADMIN_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:8081")]
+    #[arg(long, env = "NATSWAY_ADMIN_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:8081", value_parser = address)]
     admin_listen: SocketAddr,
 }
 

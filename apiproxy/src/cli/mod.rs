@@ -17,7 +17,7 @@ use clap::{Args, Parser};
 use ipnet::IpNet;
 use natsway_boot::logs::LogArgs;
 use natsway_boot::traces::TraceArgs;
-use natsway_boot::{BrokerArgs, duration};
+use natsway_boot::{BrokerArgs, address, duration};
 use natsway_caller::link::LinkLimits;
 use natsway_routes::store::BUCKET;
 
@@ -72,11 +72,11 @@ pub fn print_completions(shell: clap_complete::Shell) {
 #[derive(Args)]
 pub struct RunArgs {
     /// Where clients connect
-    #[arg(long, env = "NATSWAY_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    #[arg(long, env = "NATSWAY_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:8080", value_parser = address)]
     listen: SocketAddr,
 
     /// Where operators and probes connect: /livez, /readyz, /metrics
-    #[arg(long, env = "NATSWAY_ADMIN_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:8081")]
+    #[arg(long, env = "NATSWAY_ADMIN_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:8081", value_parser = address)]
     admin_listen: SocketAddr,
 
     /// Route file, TOML: fills a routes bucket that nobody has written to

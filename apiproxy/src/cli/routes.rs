@@ -197,7 +197,9 @@ fn read(file: &Path) -> anyhow::Result<String> {
 }
 
 async fn put(store: &RouteStore, file: &Path, revision: Option<u64>, json: bool) -> anyhow::Result<ExitCode> {
-    let mut document = RouteDocument::from_json(read(file)?.as_bytes())?;
+    let shown = if file == Path::new("-") { "standard input".into() } else { file.to_string_lossy() };
+    let mut document = RouteDocument::from_json(read(file)?.as_bytes())
+        .with_context(|| format!("{shown} is no route in JSON, as `apiproxy routes get` prints it"))?;
     let stored = store.list().await?;
     keep_rollout(&mut document, &stored)?;
     check_together(&stored, std::slice::from_ref(&document))?;

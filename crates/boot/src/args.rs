@@ -1,5 +1,6 @@
 //! The broker as the command line and the environment name it.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -119,6 +120,15 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         .map_err(|error| format!("{error}: expected a time such as 500ms, 9s or 2m"))
 }
 
+/// Reads an address to listen on, for `#[arg(value_parser = address)]`.
+///
+/// # Errors
+/// A sentence with what was expected; names of hosts are none, since they may have several addresses.
+pub fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse()
+        .map_err(|_| "expected an IP address and a port, such as 127.0.0.1:8080 or [::]:8080".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use clap::Parser;
@@ -143,6 +153,14 @@ mod tests {
             &["--nats-token", "t", "--nats-user", "me", "--nats-password", "p"],
         ] {
             assert!(matches!(broker(arguments), Err(BrokerError::Conflict(_))), "{arguments:?}");
+        }
+    }
+
+    #[test]
+    fn addresses_are_ip_and_port() {
+        assert_eq!(address("[::]:80").unwrap().port(), 80);
+        for wrong in ["localhost:80", ":80", "80", "127.0.0.1"] {
+            assert!(address(wrong).unwrap_err().contains("such as 127.0.0.1:8080"), "{wrong}");
         }
     }
 

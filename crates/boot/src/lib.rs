@@ -28,7 +28,7 @@ pub mod traces;
 use rand::Rng;
 
 #[cfg(feature = "cli")]
-pub use args::{BrokerArgs, duration};
+pub use args::{BrokerArgs, address, duration};
 pub use broker::{Broker, BrokerError, Credentials, Tls};
 pub use clock::Clock;
 pub use refused::Refused;

@@ -9,7 +9,7 @@ use async_nats::{Client, StatusCode};
 use clap::Args;
 use futures_util::StreamExt;
 use humantime_serde::re::humantime::format_duration;
-use natsway_boot::Broker;
+use natsway_boot::{Broker, Dial, Dialer};
 use tokio::time::Instant;
 
 use crate::decision::Decision;
@@ -40,7 +40,16 @@ pub(super) struct TopArgs {
 }
 
 pub(super) async fn connect(broker: &Broker) -> anyhow::Result<Client> {
-    let client = broker.connect("provisioner command line", INBOX_PREFIX).await?;
+    const NAME: &str = "provisioner command line";
+    let dial = Dial {
+        name: NAME.to_owned(),
+        inbox_prefix: INBOX_PREFIX.to_owned(),
+        subscription_messages: 1,
+        publish_messages: 1,
+    };
+    // It says at once, and why, when there is none; the client that is used comes back by itself after a loss.
+    Dialer::new(broker.clone(), dial).dial_once(None).await?;
+    let client = broker.connect(NAME, INBOX_PREFIX).await?;
     let flushed = tokio::time::timeout(WITHIN, client.flush()).await;
     flushed.ok().and_then(Result::ok).with_context(|| format!("broker {broker} is not reached"))?;
     Ok(client)

@@ -5,7 +5,7 @@ mod record;
 mod run;
 mod simulate;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -78,6 +78,11 @@ impl Cli {
             Command::Simulate(args) => args.run(),
         }
     }
+}
+
+/// What to say of a configuration that is none.
+fn refused(path: &Path) -> String {
+    format!("the configuration {} is refused", path.display())
 }
 
 /// A file as its text.

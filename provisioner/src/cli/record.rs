@@ -11,7 +11,7 @@ use futures_util::StreamExt;
 use natsway_boot::{Broker, shutdown};
 
 use super::ask::connect;
-use super::read;
+use super::{read, refused};
 use crate::config::{Config, Target};
 use crate::events::decision_subject;
 use crate::replay::{self, replay};
@@ -75,7 +75,7 @@ impl RecordArgs {
 
 impl ReplayArgs {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let config = Config::read(&read(&self.config)?).context("the configuration is refused")?;
+        let config = Config::read(&read(&self.config)?).with_context(|| refused(&self.config))?;
         let is_asked_for = |target: &&Target| self.target.as_deref().is_none_or(|name| target.name() == name);
         let target =
             config.targets.iter().find(is_asked_for).context("the configuration has no such target")?;

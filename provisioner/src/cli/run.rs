@@ -4,11 +4,11 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::Args;
 use natsway_boot::{Broker, shutdown};
 
-use super::read;
+use super::{read, refused};
 use crate::config::{Config, Target};
 use crate::lease::Lease;
 use crate::reload::follow;
@@ -47,13 +47,20 @@ pub(super) struct RunArgs {
 impl RunArgs {
     pub(super) async fn run(self, broker: Broker) -> anyhow::Result<ExitCode> {
         if self.check {
-            let config = Config::read(&read(&self.config)?).context("the configuration is refused")?;
+            let config = Config::read(&read(&self.config)?).with_context(|| refused(&self.config))?;
             let names: Vec<&str> = config.targets.iter().map(Target::name).collect();
             println!("{} is sound; its targets: {}", self.config.display(), names.join(", "));
             return Ok(ExitCode::SUCCESS);
         }
         let stop = shutdown::on_signal()?;
-        let followed = follow(self.config).context("the configuration is refused")?;
+        if !self.config.exists() {
+            bail!(
+                "there is no configuration {}: write one (`provisioner --help` ends with an example), or name it by --config",
+                self.config.display()
+            );
+        }
+        let refused = refused(&self.config);
+        let followed = follow(self.config).context(refused)?;
         let id = natsway_boot::random_id();
         let client = broker.connect(&format!("provisioner {id}"), INBOX_PREFIX).await?;
         let lease = (!self.no_lease).then(|| {

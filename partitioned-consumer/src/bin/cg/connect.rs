@@ -68,7 +68,7 @@ pub(crate) async fn connect(chosen: Chosen) -> Result<Connection> {
         }
     };
     if tokio::time::timeout(CONNECT_WITHIN, connected).await.is_err() {
-        bail!("the broker does not answer; give --nats-url or --context");
+        bail!("broker {broker} does not answer: is it the right one? --nats-url or --context name another");
     }
     let jetstream = jetstream::context::ContextBuilder::new().api_prefix(api_prefix.clone()).build(client);
     Ok(Connection { jetstream, api_prefix })

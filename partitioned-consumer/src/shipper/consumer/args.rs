@@ -120,7 +120,7 @@ pub struct ConsumerArgs {
     window: ByteSize,
 
     /// Address of a page of metrics for Prometheus, say 127.0.0.1:9101
-    #[arg(long, env = "SHIPPER_METRICS", value_name = "ADDRESS")]
+    #[arg(long, env = "SHIPPER_METRICS", value_name = "ADDRESS", value_parser = natsway_boot::address)]
     metrics: Option<std::net::SocketAddr>,
 
     /// How long a stop may take to have everything written that was received

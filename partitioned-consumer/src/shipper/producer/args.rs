@@ -160,7 +160,7 @@ pub struct ProducerArgs {
     poll: humantime::Duration,
 
     /// Address of a page of metrics for Prometheus, say 127.0.0.1:9100
-    #[arg(long, env = "SHIPPER_METRICS", value_name = "ADDRESS")]
+    #[arg(long, env = "SHIPPER_METRICS", value_name = "ADDRESS", value_parser = natsway_boot::address)]
     metrics: Option<std::net::SocketAddr>,
 
     /// How long a stop may take to have everything acknowledged that was sent
