@@ -47,8 +47,8 @@ impl Part {
     /// How long it takes, about.
     pub fn expected(self, quick: bool) -> Duration {
         Duration::from_secs(match (self, quick) {
-            (Part::Groups, false) => 120,
-            (Part::Groups, true) => 12,
+            (Part::Groups, false) => 160,
+            (Part::Groups, true) => 15,
             (Part::Shipper, false) => 40,
             (Part::Shipper, true) => 8,
             (Part::Autoscalers, false) => 15,
@@ -77,9 +77,14 @@ impl Part {
     pub async fn measure(self, quick: bool, directory: &Path) -> anyhow::Result<Value> {
         match self {
             Part::Groups => {
-                // Its members are processes of another binary, which it expects beside itself.
-                workspace_binary("groups-member");
-                let size = if quick { ("throughput", "10000") } else { ("throughput,take-over", "50000") };
+                // Its members are processes of other binaries, which it expects beside itself.
+                for name in ["groups-member", "groups-speed"] {
+                    workspace_binary(name);
+                }
+                let size = match quick {
+                    true => ("throughput", "10000"),
+                    false => ("throughput,handlers,take-over", "50000"),
+                };
                 json_of("bench-groups", &[("PARTS", size.0), ("MESSAGES", size.1)]).await
             }
             Part::Shipper => {
