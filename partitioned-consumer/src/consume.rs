@@ -316,6 +316,28 @@ impl Consume {
     /// The stream yields the next message of a partition only after the one before was settled or dropped, and ends
     /// when the member ends. At most `concurrency` messages are out at once. Dropping the stream stops the member.
     ///
+    /// ```
+    /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use natsway_partitioned_consumer::{ElasticConfig, ElasticGroup};
+    /// # let broker = natsway_testkit::Broker::builder().jetstream().start().await;
+    /// # let jetstream = async_nats::jetstream::new(broker.connect().await);
+    /// # let subjects = vec!["orders.*".to_owned()];
+    /// # let config = async_nats::jetstream::stream::Config { name: "ORDERS".into(), subjects, ..Default::default() };
+    /// # jetstream.create_stream(config).await?;
+    /// # jetstream.publish("orders.anne", "new".into()).await?.await?;
+    /// # let group = ElasticGroup::new(jetstream, "ORDERS", "billing")?;
+    /// # group.create(&ElasticConfig::new(10).filter("orders.*", [1])).await?;
+    /// # group.add_members(["m1"]).await?;
+    /// let (mut messages, consuming) = group.consume("m1").concurrency(8).messages().await?;
+    /// while let Some(message) = messages.next().await {
+    ///     println!("{} {:?}", message.subject(), message.payload());
+    ///     message.ack().await?;
+    ///     consuming.stop(); // the stream ends when what is out is settled
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// As [`Consume::handle`].
     pub async fn messages(self) -> Result<(Messages, Consuming), Error> {

@@ -21,16 +21,20 @@ const KIND: GroupKind = GroupKind::Elastic;
 ///
 /// What it has in common with static groups is in [`Group`].
 ///
-/// ```no_run
-/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// ```
+/// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let broker = natsway_testkit::Broker::builder().jetstream().start().await;
+/// # let jetstream = async_nats::jetstream::new(broker.connect().await);
+/// # let subjects = vec!["orders.*".to_owned()];
+/// # let config = async_nats::jetstream::stream::Config { name: "ORDERS".into(), subjects, ..Default::default() };
+/// # jetstream.create_stream(config).await?;
 /// use natsway_partitioned_consumer::{ElasticConfig, ElasticGroup};
 ///
-/// let jetstream = async_nats::jetstream::new(async_nats::connect("127.0.0.1").await?);
 /// let group = ElasticGroup::new(jetstream, "ORDERS", "billing")?;
 /// group.create(&ElasticConfig::new(10).filter("orders.*", [1])).await?;
 /// let member = group.consume("m1").max_ack_pending(1000).concurrency(8);
 /// let member = member.handle(|message| async move { message.ack().await }).await?;
-/// group.add_members(["m1"]).await?;
+/// assert_eq!(group.add_members(["m1"]).await?, ["m1"]);
 /// member.stopped().await?;
 /// # Ok(())
 /// # }

@@ -24,8 +24,13 @@
 //!
 //! # Example
 //!
-//! ```no_run
-//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! ```
+//! # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let broker = natsway_testkit::Broker::builder().jetstream().start().await;
+//! # let client = broker.connect().await;
+//! # let subjects = vec!["orders.>".to_owned()];
+//! # let config = async_nats::jetstream::stream::Config { name: "ORDERS".into(), subjects, ..Default::default() };
+//! # async_nats::jetstream::new(client.clone()).create_stream(config).await?;
 //! use natsway_partitioned_consumer::{ElasticConfig, ElasticGroup, Message};
 //!
 //! async fn bill(message: Message) -> Result<(), std::io::Error> {
@@ -33,7 +38,7 @@
 //!     Ok(()) // acknowledged; an error would have it delivered again
 //! }
 //!
-//! let jetstream = async_nats::jetstream::new(async_nats::connect("127.0.0.1").await?);
+//! let jetstream = async_nats::jetstream::new(client); // a client of `async_nats::connect`
 //! let group = ElasticGroup::new(jetstream, "ORDERS", "billing")?;
 //! group.create(&ElasticConfig::new(12).filter("orders.*.>", [1])).await?;
 //! group.add_members(["m1"]).await?;

@@ -18,11 +18,22 @@ const KIND: GroupKind = GroupKind::Static;
 ///
 /// What it has in common with elastic groups is in [`Group`].
 ///
-/// ```no_run
-/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// ```
+/// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let broker = natsway_testkit::Broker::builder().jetstream().start().await;
+/// # let jetstream = async_nats::jetstream::new(broker.connect().await);
+/// use async_nats::jetstream::stream::{Config, SubjectTransform};
 /// use natsway_partitioned_consumer::{Membership, StaticConfig, StaticGroup};
 ///
-/// let jetstream = async_nats::jetstream::new(async_nats::connect("127.0.0.1").await?);
+/// let source = "orders.*".to_owned();
+/// let destination = "{{partition(10,1)}}.orders.{{wildcard(1)}}".to_owned();
+/// let stream = Config {
+///     name: "ORDERS".into(),
+///     subjects: vec![source.clone()],
+///     subject_transform: Some(SubjectTransform { source, destination }),
+///     ..Default::default()
+/// };
+/// jetstream.create_stream(stream).await?;
 /// let group = StaticGroup::new(jetstream, "ORDERS", "billing")?;
 /// group.create(&StaticConfig::new(10, Membership::balanced(["m1", "m2"]))).await?;
 /// let member = group.consume("m1").handle(|message| async move { message.ack().await }).await?;

@@ -48,6 +48,9 @@ async fn a_stream_yields_the_next_of_a_partition_after_the_one_before_is_settled
         group.consume("m1").template(template()).concurrency(4).messages().await.unwrap();
     let first = timeout(SOON, messages.next()).await.unwrap().unwrap();
     assert_eq!((number(&first), first.partition()), (1, Some(0)));
+    // A token that its holder cancels is nobody else's affair.
+    first.cancellation().cancel();
+    assert!(!first.cancellation().is_cancelled());
     // The other three are in hand by now or soon, and none may pass.
     assert!(timeout(Duration::from_millis(300), messages.next()).await.is_err(), "two of one partition");
     first.ack().await.unwrap();
