@@ -98,7 +98,7 @@ demo-groups: python rust ## The walk-throughs of consumer groups, static and ela
 	@$(CARGO) build --package natsway-groups-proof --package natsway-partitioned-consumer --bins
 	@NATSWAY_NATS_SERVER="$$($(PYTHON) scripts/find_broker.py)" $(CARGO) run --quiet --package natsway-groups-proof --bin demo-groups
 
-bench-groups: python rust ## Figures of consumer groups beside the Go library's; MESSAGES and HAZARD_SECONDS from the environment
+bench-groups: python rust ## Figures of consumer groups beside the Go library's; PARTS, MESSAGES and HAZARD_SECONDS from the environment
 	@$(CARGO) build --release --package natsway-groups-proof --bins
 	@NATSWAY_NATS_SERVER="$$($(PYTHON) scripts/find_broker.py)" $(CARGO) run --quiet --release --package natsway-groups-proof --bin bench-groups
 
