@@ -10,6 +10,7 @@ from typing import Dict
 
 import demand
 import lines
+from broker_loss import MEMBERS, SETTINGS
 from documented import shell_blocks, typed
 from engine import run
 from find_nats_cli import NoGo, find_nats_cli
@@ -54,6 +55,7 @@ def secured(stack: Stack, images: Images) -> str:
         every = "".join(stack.logs(service, 100_000) for service in ("nats", *PROGRAMS, "worker-green"))
         expect(not any(secret in every for secret in secrets), "a log has a password")
         stack.down()
+        told.append(clustered(stack, directory, nats))
     return f"{looked} containers confined; {'; '.join(told)}; the broker objected to nothing that they did"
 
 
@@ -121,6 +123,30 @@ def renewed(stack: Stack, directory: Path, nats: str) -> str:
         report = load.end()
     expect(report.failed == 0, f"while the certificate was renewed: {report}")
     return f"certificate renewed: {report}"
+
+
+def clustered(stack: Stack, directory: Path, nats: str) -> str:
+    """The page's three brokers, one of which is killed, and all of which read their certificates anew, under load."""
+    blocks = list(shell_blocks(PAGE, "--profile cluster up", "HUP nats-1"))
+    expect(len(blocks) == 2, f"{PAGE} does not say how to start three brokers, or how to renew: {blocks}")
+    up, renew = (f"set -a; . secrets/compose.env; set +a\n{block}" for block in blocks)
+    followed(stack, up, directory, nats)
+    stack.files = SECURED
+    stack.settings.update({**read(directory / "compose.env"), **SETTINGS})
+    stack.await_healthy(*MEMBERS, "apiproxy")
+    stack.instances(2)
+    with Load(stack.base + "/version") as load:
+        stack.engine.run("kill", "--signal", "KILL", stack.the(MEMBERS[0]))
+        stack.engine.run("start", stack.containers(MEMBERS[0], every=True)[0])
+        stack.await_healthy(MEMBERS[0])
+        followed(stack, renew, directory, nats)
+        stack.instances(2)
+        report = load.end()
+    expect(report.failed == 0, f"one of three brokers killed: {report}")
+    told = "".join(stack.logs(member, 100_000) for member in MEMBERS)
+    expect("Violation" not in told, "the three brokers object to what our programs do")
+    stack.down()
+    return f"three brokers, one killed: {report}"
 
 
 def changed(stack: Stack) -> str:
