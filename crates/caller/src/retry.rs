@@ -118,10 +118,10 @@ impl Tries {
     }
 
     /// From when on a try is in doubt that begins at `now` and ends with `until`: neither answered nor accepted by then, it is
-    /// better tried elsewhere. `None` where nothing can be won by that. Each time it takes twice as long, so that workers
-    /// that never say what they accept are asked a few times, and not again and again.
+    /// better tried elsewhere. `None` where nothing can be won by that. From the third time on it takes twice as long each
+    /// time, so that workers that never say what they accept are asked a few times, and not again and again.
     pub fn doubt_from(&self, now: Instant, until: Instant) -> Option<Instant> {
-        let moment = now + ACCEPTED_WITHIN.saturating_mul(1 << self.not_accepted.min(10));
+        let moment = now + ACCEPTED_WITHIN.saturating_mul(1 << self.not_accepted.saturating_sub(1).min(10));
         let has_another = self.made < self.retry.most && moment + ACCEPTED_WITHIN <= self.deadline;
         (self.idempotent && has_another && moment < until).then_some(moment)
     }
@@ -329,7 +329,7 @@ mod tests {
         assert_eq!(doubted(&once, now), None);
         let (mut safe, mut budget, now) = tries(true);
         while budget.withdraw(now) {}
-        for seconds in [1, 2, 4, 8] {
+        for seconds in [1, 1, 2, 4, 8] {
             assert_eq!(doubted(&safe, now), Some(Duration::from_secs(seconds)));
             let next = safe.after(Miss::NotAccepted, now, 0.5, &mut budget);
             assert!(matches!(next, Next::RetryAfter(_)), "it is paid for");
