@@ -32,7 +32,7 @@ impl Run {
         if let Some(baseline) = baseline.filter(|_| beside.is_none()) {
             *beside = Some(self.warm(baseline, loads.first(), "baseline").await?);
         }
-        let stage = self.warm(contender, loads.first(), "contender").await?;
+        let mut stage = self.warm(contender, loads.first(), "contender").await?;
         for load in &loads {
             if let Some((baseline, beside)) = baseline.zip(beside.as_ref()) {
                 let new = self.until_undisturbed(scenario, baseline, beside, load, round).await;
@@ -41,6 +41,10 @@ impl Run {
                 self.results.samples.extend(new.into_iter().map(of_contender));
             }
             let new = self.until_undisturbed(scenario, contender, &stage, load, round).await;
+            let new = new.map_err(|error| match stage.ended() {
+                Some(ended) => error.context(ended),
+                None => error,
+            });
             self.results.samples.extend(new.with_context(|| load.name.clone())?);
         }
         stage.stop();

@@ -89,16 +89,22 @@ impl Stage {
         let begun = Instant::now();
         loop {
             let Err(reason) = ask(&question).await else { return Ok(()) };
-            for (_, name, process) in &mut self.processes {
-                if let Some(status) = process.exit_status() {
-                    let said = process.stderr() + &process.stdout();
-                    let last: Vec<&str> = said.lines().rev().take(3).collect();
-                    bail!("{name} ended ({status}): {}", last.join(" / "));
-                }
+            if let Some(ended) = self.ended() {
+                bail!("{ended}");
             }
             ensure!(begun.elapsed() < DEADLINE, "no answer within {} s: {reason:#}", DEADLINE.as_secs());
             tokio::time::sleep(LOOK).await;
         }
+    }
+
+    /// Which of its processes has ended, how, and the last that it said.
+    pub fn ended(&mut self) -> Option<String> {
+        self.processes.iter_mut().find_map(|(_, name, process)| {
+            let status = process.exit_status()?;
+            let said = process.stderr() + &process.stdout();
+            let last: Vec<&str> = said.lines().rev().take(3).collect();
+            Some(format!("{name} ended ({status}): {}", last.join(" / ")))
+        })
     }
 
     /// Its processes; what they started themselves counts with them.

@@ -93,6 +93,10 @@ fn put(path: &Path, text: &str) -> anyhow::Result<()> {
     fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
+const ALTERNATE: &str = " In *what people would use instead*, *other payloads* and *more* workers, routes and services, a run of the baseline comes right before each run of the \
+     others, and ratios are of such neighbours: a shared machine gets slower for seconds at a time, which meets both. The baseline's own figures are of all \
+     these runs.";
+
 fn preamble(results: &Results) -> Vec<Block> {
     let versions: Vec<String> =
         results.versions.iter().map(|(name, version)| format!("{name} {version}")).collect();
@@ -106,19 +110,19 @@ fn preamble(results: &Results) -> Vec<Block> {
         "Made by `make bench`"
     };
     let minutes = (results.took_s / 60.0).max(1.0);
+    let alternate = results.samples.iter().any(|sample| sample.beside.is_some());
+    let side_by_side = if alternate { ALTERNATE } else { "" };
     vec![
         Block::Paragraph(format!("{form}; {date}, in {minutes:.0} minutes; {}.", length(results))),
         Block::List(vec![
             format!("Machine: {}. Everything runs on it, the load generator included.", results.machine),
             format!("Versions: {}.", versions.join(", ")),
             "Keep-alive connections over the loopback; what is asked is said above each table.".to_owned(),
-            "Medians of the rounds; behind ± half of the distance from the least to the most. Each round starts all processes afresh, in \
-             another order. Ratios are medians of those within a round, with the interval of a bootstrap over the rounds: three \
-             rounds give little more than their range."
-                .to_owned(),
-            "Where the baseline alternates with the others, a run of it comes right before each of theirs, and ratios are of such neighbours: a machine that is \
-             shared gets slower for seconds at a time, which meets both. Its own figures are of all these runs."
-                .to_owned(),
+            format!(
+                "Medians of the rounds; behind ± half of the distance from the least to the most. Each round starts all processes afresh, in \
+                 another order. Ratios are medians of those within a round, with the interval of a bootstrap over the rounds: three \
+                 rounds give little more than their range.{side_by_side}"
+            ),
             "µs are processor time per request, by what the processes are for; *switches* are context switches per request of everything but the load; \
              *memory* is the peak of everything but the load during the run; *idle* is the part of the machine that was."
                 .to_owned(),
