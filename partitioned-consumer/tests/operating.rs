@@ -188,7 +188,7 @@ async fn a_repartition_that_was_cut_off_anywhere_is_finished_by_the_next() {
                 break;
             }
         }
-        assert!(cuts > 3, "it was cut off only {cuts} times");
+        assert!(cuts > 1, "it was cut off only {cuts} times");
         assert_eq!(group.config().await.unwrap().partitions, partitions);
     }
     handles(&ledger, 15 * sent as usize).await;
