@@ -148,6 +148,9 @@ impl StartArgs {
     }
 }
 
+/// How long a broker that lags is given to catch up.
+const LAG_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
+
 impl RolloutArgs {
     /// Does what was asked.
     ///
@@ -231,7 +234,7 @@ impl Does {
         let rollout = document.rollout.as_ref().context("a rollout was just written")?;
         if which.follow {
             let wanted = if rollout.phase == Phase::Reverting { Phase::RolledBack } else { Phase::Promoted };
-            return self.follow(&which.route, &rollout.id, wanted).await;
+            return self.follow(&which.route, &rollout.id, revision, wanted).await;
         }
         match self.json {
             true => println!("{}", json!({ "route": which.route, "revision": revision, "rollout": rollout })),
@@ -250,7 +253,7 @@ impl Does {
         if which.follow
             && let Some(rollout) = &document.rollout
         {
-            return self.follow(&which.route, &rollout.id, Phase::Promoted).await;
+            return self.follow(&which.route, &rollout.id, revision, Phase::Promoted).await;
         }
         let reports = status::ask(&self.client).await?;
         match self.json {
@@ -260,11 +263,17 @@ impl Does {
         Ok(ExitCode::SUCCESS)
     }
 
-    /// Prints what happens until the rollout is done; it is a success when it ends as it was `wanted`.
-    async fn follow(&self, route: &str, id: &str, wanted: Phase) -> anyhow::Result<ExitCode> {
-        let mut told = Vec::new();
+    /// Prints what happens from revision `since` on until the rollout is done; it is a success when it ends as it was `wanted`.
+    async fn follow(&self, route: &str, id: &str, since: u64, wanted: Phase) -> anyhow::Result<ExitCode> {
+        let (mut told, mut newest) = (Vec::new(), since);
         loop {
             let Some((document, revision)) = self.read(route).await? else { return Ok(no_such_route(route)) };
+            if revision < newest {
+                // Of a cluster any broker may answer, and one that lags does not know it yet.
+                tokio::time::sleep(LAG_PAUSE).await;
+                continue;
+            }
+            newest = revision;
             let Some(rollout) = document.rollout.as_ref().filter(|rollout| rollout.id == id) else {
                 eprintln!("apiproxy: another rollout of {route:?} has taken its place");
                 return Ok(ExitCode::from(CONFLICT));
