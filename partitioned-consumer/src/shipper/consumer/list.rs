@@ -198,32 +198,32 @@ impl ListReader {
         let mut receipts = FuturesUnordered::new();
         loop {
             tokio::select! {
-                            biased;
-                            Some(receipt) = receipts.next(), if !receipts.is_empty() => match receipt {
-                                Receipt::Written(message) => message.ack().await?,
-                                Receipt::Dropped => return Ok(Over::Doubt("a message was given up")),
-                            },
-                            message = messages.next() => {
-                                let Some(message) = message else { return Ok(Over::Doubt("the pulls ended")) };
-                                let message = message?;
-                                let info = message.info()?;
-                                if info.consumer_sequence != next_sequence || info.delivered != 1 {
-                                    return Ok(Over::Doubt("messages are missing"));
-                                }
-                                next_sequence += 1;
-                                let sequence = info.stream_sequence;
-                                let offered =
-                                    self.intake.offer(&message.subject, message.headers.as_ref(), message.payload.clone(), sequence);
-                                match offered.await {
-                                    Ok(receipt) => receipts.push(settle(message, receipt)),
-                                    Err(_) => message.ack_with(AckKind::Term).await?,
-                                }
-                            }
-            () = &mut connected_anew => {
-                                return Ok(if next_sequence > 1 { Over::Doubt(CONNECTED_ANEW) } else { Over::Barren });
-                            }
-                            () = stop.cancelled() => break,
-                        }
+                biased;
+                Some(receipt) = receipts.next(), if !receipts.is_empty() => match receipt {
+                    Receipt::Written(message) => message.ack().await?,
+                    Receipt::Dropped => return Ok(Over::Doubt("a message was given up")),
+                },
+                message = messages.next() => {
+                    let Some(message) = message else { return Ok(Over::Doubt("the pulls ended")) };
+                    let message = message?;
+                    let info = message.info()?;
+                    if info.consumer_sequence != next_sequence || info.delivered != 1 {
+                        return Ok(Over::Doubt("messages are missing"));
+                    }
+                    next_sequence += 1;
+                    let sequence = info.stream_sequence;
+                    let offered =
+                        self.intake.offer(&message.subject, message.headers.as_ref(), message.payload.clone(), sequence);
+                    match offered.await {
+                        Ok(receipt) => receipts.push(settle(message, receipt)),
+                        Err(_) => message.ack_with(AckKind::Term).await?,
+                    }
+                }
+                () = &mut connected_anew => {
+                    return Ok(if next_sequence > 1 { Over::Doubt(CONNECTED_ANEW) } else { Over::Barren });
+                }
+                () = stop.cancelled() => break,
+            }
         }
         drop(messages);
         while let Some(receipt) = receipts.next().await {

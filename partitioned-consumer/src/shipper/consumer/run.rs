@@ -167,6 +167,7 @@ impl Consumer {
                 anyhow::bail!("SHIPPER_READ_PARTITIONS=auto needs a broker with JetStream")
             }
             (Partitions::List(list), stream) => {
+                let stream = self.to_read(stream.as_ref()).await?;
                 let readers = list.len();
                 for partition in list {
                     let subject = match &self.config.stream_target {
@@ -175,12 +176,10 @@ impl Consumer {
                     };
                     info!("Waiting for messages on subject {subject} @ nats://{}", self.config.broker);
                     match &stream {
-                        Some(stream) if self.config.stream_target.is_none() => {
+                        Some(stream) => {
                             let reader = ListReader {
                                 client: self.client.clone(),
-                                stream: jetstream::new(self.client.clone())
-                                    .get_stream(&stream.cached_info().config.name)
-                                    .await?,
+                                stream: stream.clone(),
                                 cluster: self.config.cluster.clone(),
                                 partition,
                                 filter: subject,
@@ -203,6 +202,14 @@ impl Consumer {
             }
         }
         Ok(None)
+    }
+
+    /// The stream on the connection for messages, if it is to be read through consumers of ours. All that readers need is asked for
+    /// before the first of them reads, since what comes to one may end the connection on which another's answer would have come.
+    async fn to_read(&self, stream: Option<&Stream>) -> Result<Option<Stream>> {
+        let Some(stream) = stream.filter(|_| self.config.stream_target.is_none()) else { return Ok(None) };
+        let (context, name) = (jetstream::new(self.client.clone()), &stream.cached_info().config.name);
+        connect::patiently("the stream", &self.stop, || context.get_stream(name)).await.map(Some)
     }
 
     async fn start_shared(&mut self, intake: &Intake, member: String) -> Result<tokio::task::JoinHandle<()>> {
