@@ -71,6 +71,11 @@ async fn a_foreign_message_with_headers_that_nobody_can_read_holds_up_nothing() 
     }
     hand.line(1, 1).await;
     bench.expect("list", "web1", &lines(&[0, 1])).await;
+    // It is there already when these start, and comes while they do.
+    for name in ["second", "third", "fourth"] {
+        let _late = bench.consumer(name).env("SHIPPER_CLUSTER", name).start();
+        bench.expect(name, "web1", &lines(&[0, 1])).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
