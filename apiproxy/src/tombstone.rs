@@ -8,12 +8,13 @@
 //! A rollout that has left a version has every gateway stand in for it without being asked, members or not. Not while it
 //! drains: who still sends there then, because it is cut off from the routes, has no other version to try.
 
+mod standin;
+
 use std::collections::{HashMap, HashSet};
 use std::future::ready;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use async_nats::{Client, Message, Subject};
+use async_nats::{Client, Message, Subject, SubscribeError, Subscriber};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use natsway_routes::document::RouteDocument;
@@ -22,8 +23,12 @@ use natsway_routes::watch::InForce;
 use natsway_wire::control::{presence_subject, tombstone_prefix};
 use natsway_wire::envelope::{NotRun, Signal, encode_signal};
 use natsway_wire::{QueueGroup, Subject as ServiceSubject};
+use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info, warn};
+
+use self::standin::{Action, Event, Standin};
 
 /// How long a tombstone stands when no member comes back: longer than any sender takes to hear of a new route.
 const LIFETIME: Duration = Duration::from_secs(3_600);
@@ -37,15 +42,26 @@ const ECHO_TIMEOUT: Duration = Duration::from_secs(2);
 /// The most subjects that one gateway stands in for.
 const MOST_TOMBSTONES: usize = 1_024;
 
-/// What this gateway stands in for.
-type Standing = Arc<Mutex<HashSet<Place>>>;
+/// What happens at places that is not heard of yet.
+const EVENTS: usize = 256;
 
 /// A subject and the queue group of its workers.
 type Place = (ServiceSubject, QueueGroup);
 
+/// Who asks: where to tell that the worker may go.
+type Asker = Option<Subject>;
+
+/// A place, and what is under way there; dropped, that ends.
+struct Held {
+    standin: Standin<Asker>,
+    /// Has the queue group left.
+    leave: CancellationToken,
+    _stand: Option<AbortOnDropHandle<()>>,
+    _watch: Option<AbortOnDropHandle<()>>,
+}
+
 /// Takes requests for tombstones for as long as the client lives.
 pub async fn keep(client: Client) {
-    let standing = Standing::default();
     let mut asked = match client.subscribe(format!("{}.>", tombstone_prefix())).await {
         Ok(asked) => asked,
         Err(error) => {
@@ -53,25 +69,79 @@ pub async fn keep(client: Client) {
             return;
         }
     };
-    while let Some(message) = asked.next().await {
-        let Some((service, queue_group)) = parse(&message) else {
+    let (happens, mut events) = mpsc::channel(EVENTS);
+    let mut places = Places { client, happens, held: HashMap::new() };
+    loop {
+        tokio::select! {
+            message = asked.next() => match message {
+                Some(message) => places.asked(message).await,
+                None => return,
+            },
+            Some((place, event)) = events.recv() => places.on(place, event).await,
+        }
+    }
+}
+
+/// All places that this gateway stands in at when it is asked to.
+struct Places {
+    client: Client,
+    happens: mpsc::Sender<(Place, Event<Asker>)>,
+    held: HashMap<Place, Held>,
+}
+
+impl Places {
+    async fn asked(&mut self, message: Message) {
+        let Some(place) = parse(&message) else {
             debug!(subject = %message.subject, "request for a tombstone that names no subject or queue group");
-            continue;
+            return;
         };
-        let place = (service, queue_group);
-        let is_new = {
-            let mut standing = standing.lock().unwrap_or_else(PoisonError::into_inner);
-            standing.len() < MOST_TOMBSTONES && standing.insert(place.clone())
+        if self.held.contains_key(&place) {
+            return self.on(place, Event::Asked(message.reply)).await;
+        }
+        if self.held.len() >= MOST_TOMBSTONES {
+            // Not told, so that the worker asks another gateway.
+            return warn!(service = %place.0, most = MOST_TOMBSTONES, "not standing in: there are too many already");
+        }
+        let held = Held {
+            standin: Standin::new(message.reply),
+            leave: CancellationToken::new(),
+            _stand: None,
+            _watch: None,
         };
-        let (client, standing) = (client.clone(), Arc::clone(&standing));
-        tokio::spawn(async move {
-            if is_new {
-                stand(&client, &place.0, &place.1, message.reply).await;
-                standing.lock().unwrap_or_else(PoisonError::into_inner).remove(&place);
-            } else {
-                confirm(&client, message.reply).await;
+        self.held.insert(place.clone(), held);
+        self.act(place, Action::Join).await;
+    }
+
+    async fn on(&mut self, place: Place, event: Event<Asker>) {
+        let Some(held) = self.held.get_mut(&place) else { return };
+        for action in held.standin.on(event) {
+            self.act(place.clone(), action).await;
+        }
+    }
+
+    async fn act(&mut self, place: Place, action: Action<Asker>) {
+        let Some(held) = self.held.get_mut(&place) else { return };
+        match action {
+            Action::Join => {
+                held.leave = CancellationToken::new();
+                let stand = stand(self.client.clone(), place, held.leave.clone(), self.happens.clone());
+                held._stand = Some(AbortOnDropHandle::new(tokio::spawn(stand)));
             }
-        });
+            Action::Watch(number) => {
+                // The broker knows of it before the worker is told that it may go.
+                let arrivals = self.client.subscribe(presence_subject(&place.0)).await;
+                let (client, happens) = (self.client.clone(), self.happens.clone());
+                held._watch = Some(AbortOnDropHandle::new(tokio::spawn(async move {
+                    member_returns(&client, &place.0, arrivals).await;
+                    happens.send((place, Event::Back(number))).await.ok();
+                })));
+            }
+            Action::Confirm(asker) => confirm(&self.client, asker).await,
+            Action::Leave => held.leave.cancel(),
+            Action::End => {
+                self.held.remove(&place);
+            }
+        }
     }
 }
 
@@ -149,48 +219,64 @@ fn parse(message: &Message) -> Option<Place> {
     Some((service.parse().ok()?, queue_group.parse().ok()?))
 }
 
-/// Joins a queue group, tells the worker so, and answers `moved` until a member is back.
-async fn stand(client: &Client, service: &ServiceSubject, queue_group: &QueueGroup, asker: Option<Subject>) {
+/// Joins a queue group and answers `moved` until it is to `leave`; says when the broker has taken it in, and when it is over.
+async fn stand(
+    client: Client,
+    place: Place,
+    leave: CancellationToken,
+    happens: mpsc::Sender<(Place, Event<Asker>)>,
+) {
+    let (service, queue_group) = &place;
     let joined = client.queue_subscribe(service.to_string(), queue_group.to_string()).await;
     let mut requests = match joined {
         Ok(requests) => requests,
-        Err(error) => return warn!(%service, %error, "cannot stand in for a leaving worker"),
+        Err(error) => {
+            warn!(%service, %error, "cannot stand in for a leaving worker");
+            happens.send((place, Event::NotJoined)).await.ok();
+            return;
+        }
     };
     // The echo shows that the broker has taken the subscription in; only then may the worker go.
-    let Some(mut echo) = Echo::new(client).await else { return };
-    echo.heard().await;
-    confirm(client, asker).await;
+    let Some(mut echo) = Echo::heard_first(&client).await else {
+        warn!(%service, "cannot stand in for a leaving worker: the broker does not answer");
+        happens.send((place, Event::NotJoined)).await.ok();
+        return;
+    };
     info!(%service, "standing in for the last worker");
-
-    let back = member_returns(client, service);
-    tokio::pin!(back);
-    let expired = tokio::time::sleep(LIFETIME);
-    tokio::pin!(expired);
+    happens.send((place.clone(), Event::Joined)).await.ok();
     loop {
         tokio::select! {
             request = requests.next() => match request {
-                Some(request) => moved(client, request).await,
-                None => return,
+                Some(request) => moved(&client, request).await,
+                None => break,
             },
-            () = &mut back => break,
-            () = &mut expired => break,
+            () = leave.cancelled() => break,
         }
     }
-    leave(client, requests, &mut echo).await;
+    self::leave(&client, requests, &mut echo).await;
     info!(%service, "not standing in any more");
+    happens.send((place, Event::Left)).await.ok();
 }
 
-/// Waits until a member says that it has come, or answers when asked: the first may have been missed.
-async fn member_returns(client: &Client, service: &ServiceSubject) {
+/// Waits until a member says that it has come, or answers when asked: the first may have been missed. After an hour it is
+/// over as well.
+async fn member_returns(
+    client: &Client,
+    service: &ServiceSubject,
+    arrivals: Result<Subscriber, SubscribeError>,
+) {
     let presence = presence_subject(service);
-    let mut arrivals = match client.subscribe(presence.clone()).await {
+    let mut arrivals = match arrivals {
         Ok(arrivals) => arrivals.filter(|message| ready(!message.payload.is_empty())),
         Err(error) => return warn!(%service, %error, "cannot hear of arriving workers"),
     };
+    let expired = tokio::time::sleep(LIFETIME);
+    tokio::pin!(expired);
     let mut pace = tokio::time::interval(PROBE_INTERVAL);
     loop {
         tokio::select! {
             Some(_) = arrivals.next() => return,
+            () = &mut expired => return,
             _ = pace.tick() => {}
         }
         // Its own subscription hears the question as well, so this waits for an answer rather than for a refusal.
@@ -204,7 +290,7 @@ async fn member_returns(client: &Client, service: &ServiceSubject) {
 
 /// Leaves the queue group without losing what is on its way: unsubscribe in the one form that keeps the client's side
 /// open, hear one's own echo, answer what came before it.
-async fn leave(client: &Client, mut requests: async_nats::Subscriber, echo: &mut Echo) {
+async fn leave(client: &Client, mut requests: Subscriber, echo: &mut Echo) {
     // More than nine digits: the broker refuses the count and unsubscribes at once, the client goes on delivering.
     if requests.unsubscribe_after(u64::MAX).await.is_err() {
         return;
@@ -215,7 +301,7 @@ async fn leave(client: &Client, mut requests: async_nats::Subscriber, echo: &mut
         tokio::select! {
             biased;
             Some(request) = requests.next() => moved(client, request).await,
-            () = &mut heard => break,
+            _ = &mut heard => break,
         }
     }
     // What was delivered before the echo is in the subscription's buffer now.
@@ -254,15 +340,22 @@ impl Echo {
         Some(Echo { client: client.clone(), inbox, echoes })
     }
 
-    /// Waits for an echo, not for ever.
-    async fn heard(&mut self) {
+    /// One that was heard once; `None` when the broker does not answer.
+    async fn heard_first(client: &Client) -> Option<Echo> {
+        let mut echo = Echo::new(client).await?;
+        echo.heard().await.then_some(echo)
+    }
+
+    /// Waits for an echo, not for ever; says whether it came.
+    async fn heard(&mut self) -> bool {
         let echoed = async {
-            if self.client.publish(self.inbox.clone(), Bytes::new()).await.is_ok() {
-                self.echoes.next().await;
-            }
+            self.client.publish(self.inbox.clone(), Bytes::new()).await.is_ok()
+                && self.echoes.next().await.is_some()
         };
-        if tokio::time::timeout(ECHO_TIMEOUT, echoed).await.is_err() {
+        let heard = tokio::time::timeout(ECHO_TIMEOUT, echoed).await.unwrap_or(false);
+        if !heard {
             debug!("no echo from the broker in time");
         }
+        heard
     }
 }

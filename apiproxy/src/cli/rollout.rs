@@ -115,6 +115,11 @@ struct StartArgs {
     /// Ask the old version's workers to leave at the end
     #[arg(long)]
     stop_old: bool,
+
+    /// Begin although the new version has traffic already: the rollout sets both weights anew, and `abort` gives all of it
+    /// to the old version
+    #[arg(long)]
+    take_over: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -144,6 +149,7 @@ impl StartArgs {
             },
             smoke: (!self.no_smoke).then(|| self.smoke.clone()),
             stop_old: self.stop_old,
+            take_over: self.take_over,
         }
     }
 }

@@ -40,6 +40,9 @@ enum Action {
         name: String,
     },
     /// Write a route's document: JSON from a file, or from standard input for `-`
+    ///
+    /// A version that is added to a route gets no traffic unless the document gives it a weight: `apiproxy rollout start`
+    /// moves the traffic. Without `weight` the versions that are there keep theirs.
     Put {
         /// File with the document
         file: PathBuf,
@@ -56,6 +59,9 @@ enum Action {
         revision: Option<u64>,
     },
     /// Write every route of a TOML file; the file and the bucket are checked together first
+    ///
+    /// A version that is added to a route gets no traffic unless the file gives it a weight, and versions that are there
+    /// keep theirs where the file says none, or while a rollout sets them.
     Import {
         /// Route file
         file: PathBuf,
@@ -201,6 +207,7 @@ async fn put(store: &RouteStore, file: &Path, revision: Option<u64>, json: bool)
     let mut document = RouteDocument::from_json(read(file)?.as_bytes())
         .with_context(|| format!("{shown} is no route in JSON, as `apiproxy routes get` prints it"))?;
     let stored = store.list().await?;
+    let added = fill_in_weights(&mut document, &stored);
     keep_rollout(&mut document, &stored)?;
     check_together(&stored, std::slice::from_ref(&document))?;
     let current = stored.iter().find(|stored| stored.name == document.name).map(|stored| stored.revision);
@@ -214,16 +221,34 @@ async fn put(store: &RouteStore, file: &Path, revision: Option<u64>, json: bool)
         true => println!("{}", json!({ "name": document.name, "revision": revision })),
         false => println!("{} is at revision {revision}", document.name),
     }
+    tell_added(&document.name, &added);
     Ok(ExitCode::SUCCESS)
 }
 
-/// Keeps the stored document's rollout, which is not the operator's to write, and its weights while one is under way.
+/// Fills in what a document leaves open, beside the stored one; gives the versions that come without traffic.
+fn fill_in_weights(document: &mut RouteDocument, stored: &[Stored]) -> Vec<String> {
+    let stored = stored.iter().find(|stored| stored.name == document.name);
+    // What cannot be read serves nothing either, so that the document is a new one.
+    document.fill_in_weights(stored.and_then(|stored| RouteDocument::from_json(&stored.bytes).ok()).as_ref())
+}
+
+/// Says which versions have no traffic yet, and how they get it; not on standard output, which may be a script's.
+fn tell_added(name: &str, added: &[String]) {
+    for version in added {
+        eprintln!(
+            "{version} is new in {name} and has the weight 0: `apiproxy rollout start {name} --to {version}` moves traffic to it"
+        );
+    }
+}
+
+/// Keeps the stored document's rollout, which is not the operator's to write, and refuses other weights while one is under
+/// way.
 fn keep_rollout(document: &mut RouteDocument, stored: &[Stored]) -> anyhow::Result<()> {
     let stored = stored.iter().find(|stored| stored.name == document.name);
     let stored = stored.and_then(|stored| RouteDocument::from_json(&stored.bytes).ok());
     let rollout = stored.as_ref().and_then(|stored| stored.rollout.clone());
     let is_active = rollout.as_ref().is_some_and(|rollout| rollout.phase.is_active());
-    if is_active && stored.is_some_and(|stored| !stored.weights().eq(document.weights())) {
+    if is_active && stored.is_some_and(|stored| has_other_weights(document, &stored)) {
         let name = &document.name;
         bail!(
             "nothing was written: a rollout of {name:?} sets its weights; `apiproxy rollout abort {name}` ends it"
@@ -235,6 +260,29 @@ fn keep_rollout(document: &mut RouteDocument, stored: &[Stored]) -> anyhow::Resu
         is_active || rollout.faults(is_version).is_empty()
     });
     Ok(())
+}
+
+/// Whether versions of both have other weights, or one that only one of them has gets traffic.
+fn has_other_weights(one: &RouteDocument, other: &RouteDocument) -> bool {
+    let differs = |one: &RouteDocument, other: &RouteDocument| {
+        one.weights().any(|(version, weight)| {
+            let its = other.weights().find(|(name, _)| *name == version);
+            its.map_or(0, |(_, weight)| weight) != weight
+        })
+    };
+    differs(one, other) || differs(other, one)
+}
+
+/// A file may be older than a rollout that is under way, which alone sets the weights of its route: all else of the file is
+/// taken, and that is said.
+fn leave_weights_to_rollout(document: &mut RouteDocument, stored: &[Stored]) {
+    let stored = stored.iter().find(|stored| stored.name == document.name);
+    let Some(stored) = stored.and_then(|stored| RouteDocument::from_json(&stored.bytes).ok()) else { return };
+    let is_active = stored.rollout.as_ref().is_some_and(|rollout| rollout.phase.is_active());
+    if is_active && has_other_weights(document, &stored) {
+        document.take_weights(&stored);
+        eprintln!("the weights of {} stay as they are: a rollout of it sets them", document.name);
+    }
 }
 
 /// Checks documents as they would be in force beside the stored ones, so that nothing is written that is refused.
@@ -269,7 +317,10 @@ async fn import(store: &RouteStore, file: &Path, prune: bool) -> anyhow::Result<
     let mut documents =
         read_routes(&read(file)?).with_context(|| format!("{} is refused", file.display()))?.documents;
     let mut stored = store.list().await?;
+    let mut added = Vec::new();
     for document in &mut documents {
+        added.push(fill_in_weights(document, &stored));
+        leave_weights_to_rollout(document, &stored);
         keep_rollout(document, &stored)?;
     }
     let (kept, gone): (Vec<Stored>, Vec<Stored>) =
@@ -289,6 +340,9 @@ async fn import(store: &RouteStore, file: &Path, prune: bool) -> anyhow::Result<
         }
         let revision = store.put(document, current.map(|stored| stored.revision)).await?;
         println!("{} is at revision {revision}", document.name);
+    }
+    for (document, added) in documents.iter().zip(&added) {
+        tell_added(&document.name, added);
     }
     Ok(ExitCode::SUCCESS)
 }

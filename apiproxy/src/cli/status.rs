@@ -1,5 +1,6 @@
 //! How far a rollout is, for people and for scripts.
 
+use std::collections::HashMap;
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use async_nats::Client;
 use futures_util::StreamExt;
 use natsway_routes::document::RouteDocument;
 use natsway_routes::figures::Figures;
-use natsway_routes::report::{Progress, Report, Role};
+use natsway_routes::report::{Parts, Progress, Report, Role};
 use natsway_routes::rollout::Rollout;
 use natsway_wire::control;
 use serde_json::{Value, json};
@@ -22,6 +23,7 @@ pub(super) async fn ask(client: &Client) -> anyhow::Result<Vec<Report>> {
     let inbox = client.new_inbox();
     let mut answers = client.subscribe(inbox.clone()).await?;
     client.publish_with_reply(control::report_subject(), inbox, "".into()).await?;
+    let mut parts = HashMap::<String, Parts>::new();
     let mut reports: Vec<Report> = Vec::new();
     let until = tokio::time::Instant::now() + REPORT_LIMIT;
     while let Ok(Some(answer)) = tokio::time::timeout_at(until, answers.next()).await {
@@ -29,9 +31,11 @@ pub(super) async fn ask(client: &Client) -> anyhow::Result<Vec<Report>> {
             break;
         }
         let Some(part) = Report::read(&answer.payload) else { continue };
-        match reports.iter_mut().find(|report| report.id == part.id) {
-            Some(report) => report.versions.extend(part.versions),
-            None => reports.push(part),
+        let Some(report) = parts.entry(part.id.clone()).or_default().take(part) else { continue };
+        match reports.iter_mut().find(|known| known.id == report.id) {
+            // An older release does not say how many messages its report has.
+            Some(known) => known.versions.extend(report.versions),
+            None => reports.push(report),
         }
     }
     reports.sort_by(|one, other| one.host.cmp(&other.host));

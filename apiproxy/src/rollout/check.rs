@@ -13,8 +13,13 @@ use natsway_wire::native::{self, DEADLINE, METHOD, NativeReply, PATH};
 use natsway_wire::{Limits, control};
 use serde::Deserialize;
 
+use super::machine::Workers;
+
 /// How long services may take to say that they are there.
 const PRESENCE_LIMIT: Duration = Duration::from_millis(500);
+
+/// How long a worker may be without a connection that changes it.
+const RECONNECT_LIMIT: Duration = Duration::from_secs(1);
 
 /// How long the smoke request may take.
 const SMOKE_LIMIT: Duration = Duration::from_secs(3);
@@ -47,14 +52,45 @@ pub async fn answers(
     }
 }
 
-/// Asks the workers of a version to leave; gives how many are still there.
+/// Asks the workers of a version to leave, and says what is known of them.
+///
+/// Silence proves nothing: workers hear this question until they are gone, so only the broker's word that nobody listens
+/// counts, twice, for one of them may have been changing its connection.
 ///
 /// # Errors
 /// The broker does not take the question.
-pub async fn ask_to_leave(client: &Client, target: &Target) -> Result<usize, String> {
-    let asked = client.publish(control::drain_subject(&target.subject), Bytes::new()).await;
+pub async fn ask_to_leave(client: &Client, target: &Target, codec: Codec) -> Result<Workers, String> {
+    let question = || question(client, control::drain_subject(&target.subject));
+    let mut is_nobody = question().await? == Listening::Nobody;
+    if is_nobody {
+        tokio::time::sleep(RECONNECT_LIMIT).await;
+        is_nobody = question().await? == Listening::Nobody;
+    }
+    Ok(match members(client, target, None).await? {
+        // Backends of a native route do not hear it, and need not announce themselves.
+        0 if is_nobody && codec == Codec::Http => Workers::Gone,
+        0 => Workers::Silent,
+        count => Workers::There(count),
+    })
+}
+
+/// Whether anybody listens on a subject.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Listening {
+    /// The broker says that nobody does.
+    Nobody,
+    /// Somebody does, or the broker says nothing.
+    Perhaps,
+}
+
+async fn question(client: &Client, subject: String) -> Result<Listening, String> {
+    let inbox = client.new_inbox();
+    let mut answers = client.subscribe(inbox.clone()).await.map_err(|error| error.to_string())?;
+    let asked = client.publish_with_reply(subject, inbox, Bytes::new()).await;
     asked.map_err(|error| error.to_string())?;
-    members(client, target, None).await
+    let first = tokio::time::timeout(PRESENCE_LIMIT, answers.next()).await;
+    let is_nobody = matches!(first, Ok(Some(answer)) if answer.status == Some(NatsStatus::NO_RESPONDERS));
+    Ok(if is_nobody { Listening::Nobody } else { Listening::Perhaps })
 }
 
 /// The members of a target's queue group that announce themselves; `enough` of them need not be waited for.

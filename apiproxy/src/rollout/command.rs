@@ -2,6 +2,7 @@
 
 use natsway_routes::document::RouteDocument;
 use natsway_routes::rollout::{Criteria, Exposure, Phase, Rollout, Step, Strategy};
+use natsway_routes::table::Codec;
 
 use super::analysis::Window;
 use super::machine::{revert, switch};
@@ -21,6 +22,8 @@ pub struct Plan {
     pub smoke: Option<String>,
     /// Whether the old version's workers are asked to leave.
     pub stop_old: bool,
+    /// Whether it may begin where the new version has traffic already, and set the weights anew.
+    pub take_over: bool,
 }
 
 /// Why a command changes nothing, as a sentence for the operator.
@@ -46,6 +49,10 @@ pub fn start(
     if let Some(rollout) = next.rollout.as_ref().filter(|rollout| next.has_rule_for(&rollout.from)) {
         let from = &rollout.from;
         return refused(format!("a rule sends requests to {from} whatever its weight: remove it first"));
+    }
+    let is_native = next.check(None).is_ok_and(|route| route.codec == Codec::Native);
+    if is_native && next.rollout.as_ref().is_some_and(|rollout| rollout.stop_old) {
+        return refused("backends of a native route cannot be asked to leave: stop them yourself at the end");
     }
     Ok(next)
 }
@@ -80,7 +87,16 @@ fn begin(
             ));
         }
     };
-    let Plan { to, strategy, steps, criteria, smoke, stop_old } = plan;
+    if to_weight > 0 && !plan.take_over {
+        let (to, name) = (&plan.to, &document.name);
+        let from_weight =
+            document.weights().find(|(version, _)| *version == from).map_or(0, |(_, weight)| weight);
+        return refused(format!(
+            "{to} has traffic already: weight {to_weight} beside {from_weight} of {from}. Give it the weight 0 first \
+             (apiproxy routes get {name}, then put), or begin from there with --take-over, which sets both weights anew"
+        ));
+    }
+    let Plan { to, strategy, steps, criteria, smoke, stop_old, .. } = plan;
     let mut rollout = Rollout {
         id,
         from,
@@ -169,6 +185,8 @@ pub fn abort(document: &RouteDocument, id: String, now_unix_ms: u64) -> Result<R
                 criteria: rollout.criteria.clone(),
                 smoke: rollout.smoke.clone(),
                 stop_old: false,
+                // The operator wants the old version, however the weights are by now.
+                take_over: true,
             };
             done.rollout = None;
             // A rule for the version that is left is no reason to stay: it goes on by itself.

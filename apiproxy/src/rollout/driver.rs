@@ -4,9 +4,11 @@
 //! one with the lease acts.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use async_nats::connection::State;
 use async_nats::{Client, Subscriber};
 use futures_util::StreamExt;
 use natsway_routes::document::RouteDocument;
@@ -23,7 +25,7 @@ use tracing::{debug, info, warn};
 
 use super::analysis::Verdict;
 use super::fleet::{Baseline, Fleet};
-use super::machine::{Action, Seen, behind, next, verdict};
+use super::machine::{Action, Seen, Workers, behind, next, verdict};
 use super::{check, lease, unix_ms};
 
 /// How often it looks.
@@ -31,6 +33,9 @@ const PACE: Duration = Duration::from_millis(100);
 
 /// Looks between two verdicts on latency: one second, as often as there are new figures.
 const LOOKS_PER_VERDICT: u32 = 10;
+
+/// How often it asks senders of which it has missed something: what they say all answer to.
+const ASK_PACE: Duration = Duration::from_secs(1);
 
 /// After a pause of this length nothing that was seen before is trusted: others have gone on meanwhile.
 const STALL: Duration = Duration::from_secs(2);
@@ -53,6 +58,10 @@ pub struct Driver {
     last_look: Instant,
     /// Since when it hears everybody's reports.
     listening_since: Instant,
+    /// How often the client had connected by then: what was said in between was said to nobody here.
+    connects: u64,
+    /// When it asked for what it had missed last.
+    asked: Option<Instant>,
 }
 
 /// A phase and step of a rollout: what is seen of it counts from its beginning.
@@ -66,7 +75,7 @@ struct Watched {
     looks: u32,
     slow_looks: u32,
     check: Option<Result<String, String>>,
-    workers: Option<usize>,
+    workers: Option<Workers>,
     /// Something is being done about it.
     is_busy: bool,
     /// The revision that was written over: the document is about to change.
@@ -77,7 +86,7 @@ struct Watched {
 enum Done {
     Asked,
     Checked(Result<String, String>),
-    Counted(Result<usize, String>),
+    Counted(Result<Workers, String>),
     Wrote(u64, Result<(), StoreErrorKind>),
 }
 
@@ -98,6 +107,8 @@ impl Driver {
             wanted: watch::Sender::new(false),
             last_look: Instant::now(),
             listening_since: Instant::now(),
+            connects: 0,
+            asked: None,
         }
     }
 
@@ -133,7 +144,10 @@ impl Driver {
 
     async fn hear(&mut self, message: &[u8]) {
         let Some(report) = Report::read(message) else { return };
-        if !self.fleet.hear(report, Instant::now()) {
+        let now = Instant::now();
+        let has_missed = !self.fleet.hear(report, now);
+        if has_missed && self.asked.is_none_or(|asked| now.duration_since(asked) >= ASK_PACE) {
+            self.asked = Some(now);
             self.ask_senders().await;
         }
     }
@@ -167,6 +181,11 @@ impl Driver {
             self.listening_since = now;
         }
         self.last_look = now;
+        let connects = self.client.statistics().connects.load(Ordering::Relaxed);
+        let is_connected = self.client.connection_state() == State::Connected;
+        if !is_connected || std::mem::replace(&mut self.connects, connects) != connects {
+            self.listening_since = now;
+        }
         self.fleet.forget(now);
         let reading = self.in_force.reading.load_full();
         let active: HashMap<&str, _> = reading
@@ -295,8 +314,8 @@ async fn ask_new(client: &Client, route: &Route, rollout: &Rollout) -> Result<St
     answered
 }
 
-async fn ask_old(client: &Client, route: &Route, rollout: &Rollout) -> Result<usize, String> {
-    check::ask_to_leave(client, target(route, &rollout.from)?).await
+async fn ask_old(client: &Client, route: &Route, rollout: &Rollout) -> Result<Workers, String> {
+    check::ask_to_leave(client, target(route, &rollout.from)?, route.codec).await
 }
 
 async fn write(

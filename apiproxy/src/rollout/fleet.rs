@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use natsway_routes::figures::Figures;
-use natsway_routes::report::Report;
+use natsway_routes::report::{Heard, Known, Parts, Report};
 
 use super::analysis::Window;
 use super::machine::Sender;
@@ -25,15 +25,15 @@ pub struct Fleet(BTreeMap<String, Member>);
 #[derive(Debug)]
 struct Member {
     name: String,
-    revision: u64,
-    bucket: u64,
-    refused: Vec<String>,
     heard: Instant,
     started: Instant,
     has_left: bool,
+    /// Reports of which messages are missing.
+    parts: Parts,
+    /// What its reports say.
+    known: Known,
     /// What it had counted when all of it was heard for the first time; what is newer than that counts from nothing.
     first: Option<ByVersion>,
-    latest: ByVersion,
 }
 
 /// The figures of two versions at the beginning of a stretch of time.
@@ -45,41 +45,28 @@ pub struct Baseline {
 }
 
 impl Fleet {
-    /// Takes a report in; gives false when all of the sender's figures should be asked for, because they are not known.
-    ///
-    /// Reports come two ways, so an older one may come after a newer: its figures are of older routes, and passed over.
-    pub fn hear(&mut self, report: Report, now: Instant) -> bool {
-        let age = Duration::from_millis(report.age_ms);
-        let member = self.0.entry(report.id).or_insert_with(|| Member {
-            name: report.host,
-            revision: 0,
-            bucket: report.bucket,
-            refused: Vec::new(),
+    /// Takes a message of a report in; gives false when all of the sender's figures should be asked for, because a report
+    /// was missed that this one goes by.
+    pub fn hear(&mut self, message: Report, now: Instant) -> bool {
+        let age = Duration::from_millis(message.age_ms);
+        let member = self.0.entry(message.id.clone()).or_insert_with(|| Member {
+            name: message.host.clone(),
             heard: now,
             started: now.checked_sub(age).unwrap_or(now),
             has_left: false,
+            parts: Parts::default(),
+            known: Known::default(),
             first: None,
-            latest: ByVersion::new(),
         });
         member.heard = now;
-        member.has_left |= report.leaving;
-        if report.bucket != member.bucket {
-            (member.bucket, member.revision) = (report.bucket, 0);
+        member.has_left |= message.leaving;
+        // Not before its last message: what is out by older routes may be in any of them.
+        let Some(report) = member.parts.take(message) else { return true };
+        let heard = member.known.hear(report);
+        if member.first.is_none() && member.known.is_whole() {
+            member.first = Some(member.known.figures.clone());
         }
-        if report.revision < member.revision {
-            return member.first.is_some();
-        }
-        if !report.more {
-            // Not before its last part: what is out by older routes may be in any of them.
-            member.revision = report.revision;
-            member.refused = report.refused;
-        }
-        let versions = report.versions.into_iter().map(|of| ((of.route, of.version), of.figures));
-        member.latest.extend(versions);
-        if member.first.is_none() && report.whole && !report.more {
-            member.first = Some(member.latest.clone());
-        }
-        member.first.is_some()
+        heard != Heard::Missed
     }
 
     /// Drops those that are gone for long.
@@ -94,10 +81,10 @@ impl Fleet {
             let silent = now.duration_since(member.heard);
             (!member.has_left && silent < FORGOTTEN).then(|| Sender {
                 name: member.name.clone(),
-                revision: (member.first.is_some() && member.bucket == bucket).then_some(member.revision),
-                refuses: member.refused.iter().any(|refused| refused == route),
+                revision: member.known.revision_in(bucket),
+                refuses: member.known.refused.iter().any(|refused| refused == route),
                 silent,
-                in_flight: member.latest.get(&key).map_or(0, |figures| figures.in_flight),
+                in_flight: member.known.figures.get(&key).map_or(0, |figures| figures.in_flight),
             })
         };
         self.0.iter().filter_map(sender).collect()
@@ -109,7 +96,7 @@ impl Fleet {
             let key = (route.to_owned(), version.to_owned());
             let whole = self.0.iter().filter(|(_, member)| member.first.is_some());
             whole
-                .map(|(id, member)| (id.clone(), member.latest.get(&key).cloned().unwrap_or_default()))
+                .map(|(id, member)| (id.clone(), member.known.figures.get(&key).cloned().unwrap_or_default()))
                 .collect()
         };
         Baseline { began: now, old: of(old), new: of(new) }
@@ -121,7 +108,7 @@ impl Fleet {
             let key = (route.to_owned(), version.to_owned());
             let mut sum = Figures::default();
             for (id, member) in &self.0 {
-                let Some(latest) = member.latest.get(&key) else { continue };
+                let Some(latest) = member.known.figures.get(&key) else { continue };
                 let base = match (before.get(id), &member.first) {
                     (Some(before), _) => before.clone(),
                     // It began later, so all of it counts.
@@ -214,19 +201,23 @@ mod tests {
             (sender.revision, sender.in_flight, sender.refuses)
         };
         // Only what changed was heard of: a request that is out for long is not among it.
-        let news = Report { revision: 8, whole: false, versions: Vec::new(), ..report("a", 0, 1) };
-        fleet.hear(news, start);
+        let news = Report { revision: 8, whole: false, since: 1, versions: Vec::new(), ..numbered(2, 1) };
+        assert!(!fleet.hear(news, start));
         assert_eq!(state(&fleet), (None, 0, false));
-        fleet.hear(Report { revision: 7, ..report("a", 0, 1) }, start);
-        assert_eq!(state(&fleet), (None, 0, false), "it is older than what was heard");
-        fleet.hear(Report { revision: 8, ..report("a", 0, 1) }, start);
+        fleet.hear(Report { revision: 8, ..numbered(4, 1) }, start);
         assert_eq!(state(&fleet), (Some(8), 3, false));
-        let part = Report { revision: 9, more: true, versions: Vec::new(), ..report("a", 0, 1) };
-        fleet.hear(part, start);
+        fleet.hear(Report { revision: 7, ..numbered(3, 1) }, start);
+        assert_eq!(state(&fleet), (Some(8), 3, false), "it is older than what was heard");
+        let part = Report { revision: 9, parts: 2, versions: Vec::new(), ..numbered(5, 1) };
+        assert!(fleet.hear(part, start));
         assert_eq!(state(&fleet), (Some(8), 3, false), "more is to come");
-        let refused = vec!["math".to_owned()];
-        fleet.hear(Report { revision: 9, refused, ..report("a", 0, 1) }, start);
+        fleet.hear(Report { revision: 9, refused: vec!["math".to_owned()], ..numbered(6, 1) }, start);
         assert_eq!(state(&fleet), (Some(9), 3, true));
+    }
+
+    /// A report of a release that numbers them.
+    fn numbered(number: u64, counted: u64) -> Report {
+        Report { number, parts: 1, ..report("a", 0, counted) }
     }
 
     #[test]

@@ -43,8 +43,19 @@ pub struct Seen<'s> {
     pub listened: Duration,
     /// Everybody who sends requests.
     pub senders: &'s [Sender],
-    /// Workers of the old version that are there, if they were counted.
-    pub workers: Option<usize>,
+    /// The workers of the old version, once they were asked.
+    pub workers: Option<Workers>,
+}
+
+/// What is known of the workers of a version that were asked to leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Workers {
+    /// So many have answered.
+    There(usize),
+    /// None has answered in time, and the broker knows some, or cannot say: they may be frozen, or slow.
+    Silent,
+    /// The broker says that nobody listens there.
+    Gone,
 }
 
 /// Somebody who sends requests, as far as it is known.
@@ -265,18 +276,23 @@ impl Step<'_> {
 
     /// Has the old workers leave, once everybody knows that they may: from then on every gateway stands in for them.
     fn stopping(&self, revision: u64, seen: &Seen<'_>) -> Option<Action> {
-        match seen.workers {
-            None if self.must_wait(revision, seen) => Some(Action::AskSenders),
-            Some(0) => self.write(|rollout| {
-                rollout.phase = Phase::Promoted;
-                format!("the workers of {} have left", rollout.from)
-            }),
-            Some(count) if seen.in_phase >= STOP_LIMIT => self.write(|rollout| {
-                rollout.phase = Phase::Promoted;
-                format!("{count} workers of {} were asked to leave and did not", rollout.from)
-            }),
-            _ => Some(Action::AskToLeave),
-        }
+        let is_over = seen.in_phase >= STOP_LIMIT;
+        let from = &self.rollout.from;
+        let what = match seen.workers {
+            None if self.must_wait(revision, seen) => return Some(Action::AskSenders),
+            Some(Workers::Gone) => format!("the workers of {from} have left"),
+            Some(Workers::There(count)) if is_over => {
+                format!("{count} workers of {from} were asked to leave and did not")
+            }
+            Some(Workers::Silent) if is_over => {
+                format!("the workers of {from} were asked to leave and say nothing: they may still be there")
+            }
+            _ => return Some(Action::AskToLeave),
+        };
+        self.write(|rollout| {
+            rollout.phase = Phase::Promoted;
+            what
+        })
     }
 }
 
@@ -323,6 +339,7 @@ mod tests {
             criteria: Default::default(),
             smoke: None,
             stop_old: false,
+            take_over: false,
         };
         command::start(&document, plan, "r".to_owned(), 0).unwrap()
     }
@@ -425,8 +442,25 @@ mod tests {
         };
         assert_eq!(look(REVISION - 1, None), Some(Action::AskSenders));
         assert_eq!(look(REVISION, None), Some(Action::AskToLeave));
-        assert_eq!(look(REVISION, Some(1)), Some(Action::AskToLeave));
-        assert_eq!(written(look(REVISION, Some(0))).rollout.unwrap().phase, Phase::Promoted);
+        assert_eq!(look(REVISION, Some(Workers::There(1))), Some(Action::AskToLeave));
+        let promoted = written(look(REVISION, Some(Workers::Gone))).rollout.unwrap();
+        assert_eq!(promoted.phase, Phase::Promoted);
+        assert_eq!(promoted.history.last().unwrap().what, "the workers of blue have left");
+    }
+
+    #[test]
+    fn silence_is_not_taken_for_workers_that_have_left() {
+        let mut stopping = switch(&started(), "now", &Window::default(), 0);
+        stopping.rollout.as_mut().unwrap().phase = Phase::Stopping;
+        let senders = [sender("gateway", REVISION, 0, 0)];
+        let look = |in_phase| {
+            let seen = Seen { workers: Some(Workers::Silent), in_phase, ..heard(&senders) };
+            next(&stopping, REVISION, &seen, 0)
+        };
+        assert_eq!(look(STOP_LIMIT / 2), Some(Action::AskToLeave));
+        let promoted = written(look(STOP_LIMIT)).rollout.unwrap();
+        let last = &promoted.history.last().unwrap().what;
+        assert!(last.ends_with("they may still be there"), "{last}");
     }
 
     #[test]

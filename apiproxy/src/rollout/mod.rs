@@ -12,11 +12,14 @@ pub mod fleet;
 pub mod lease;
 pub mod machine;
 
+#[cfg(test)]
+mod lossy;
+#[cfg(test)]
+mod simulation;
+
 use std::time::Instant;
 
 /// The time now, in milliseconds since 1970, for people: no decision depends on it.
 pub fn unix_ms() -> u64 {
     natsway_boot::Clock::start().unix_ms_at(Instant::now())
 }
-#[cfg(test)]
-mod simulation;

@@ -10,7 +10,7 @@ use natsway_routes::rollout::{Criteria, Phase, Rollout, Step, Strategy};
 
 use super::analysis::{Verdict, Window};
 use super::command::{self, Plan};
-use super::machine::{Action, Seen, Sender, next, verdict};
+use super::machine::{Action, Seen, Sender, Workers, next, verdict};
 
 /// How a version behaves.
 #[derive(Clone, Copy)]
@@ -59,6 +59,7 @@ fn canary(patience: Duration) -> Plan {
         criteria: Criteria { patience, ..Criteria::default() },
         smoke: None,
         stop_old: false,
+        take_over: false,
     }
 }
 
@@ -142,7 +143,7 @@ impl World {
             check: Some(&answered),
             listened: self.in_phase + Duration::from_secs(60),
             senders: &[sender],
-            workers: Some(0),
+            workers: Some(Workers::Gone),
         };
         if let Some(Action::Write(document)) = next(&self.document, self.revision, &seen, self.second * 1_000)
         {

@@ -308,3 +308,72 @@ async fn routes_are_imported_listed_tested_exported_and_removed() {
     let kept: serde_json::Value = serde_json::from_str(&kept).unwrap();
     assert_eq!((kept["revision"].as_u64(), kept["document"]["name"].as_str()), (Some(2), Some("rest")));
 }
+
+#[tokio::test]
+async fn a_version_that_is_added_to_a_route_gets_no_traffic_of_itself() {
+    let broker = Broker::builder().jetstream().start().await;
+    let blue = r#"{ version = "blue", subject = "svc.shop.blue" }"#;
+    let green = r#"{ version = "green", subject = "svc.shop.green" }"#;
+    let file =
+        |targets: &str| format!("[[route]]\nname = \"shop\"\npath = \"/shop\"\ntarget = [{targets}]\n");
+    let weights = async || {
+        let document: serde_json::Value =
+            serde_json::from_slice(&cli(&broker, &["get", "shop"], "").await.stdout).unwrap();
+        let targets = document["target"].as_array().unwrap().iter();
+        targets.map(|target| target["weight"].as_u64().unwrap()).collect::<Vec<_>>()
+    };
+    cli(&broker, &["import", "-"], &file(blue)).await;
+    assert_eq!(weights().await, [100], "a new route serves");
+    let added = cli(&broker, &["import", "-"], &file(&format!("{blue}, {green}"))).await;
+    assert_eq!(weights().await, [100, 0]);
+    let told = String::from_utf8_lossy(&added.stderr).into_owned();
+    assert!(told.contains("apiproxy rollout start shop --to green"), "{told}");
+    // The same by one document, and what it does not say of the others is left alone.
+    let red = r#"{"name":"shop","path":"/shop","target":[
+        {"version":"blue","subject":"svc.shop.blue","weight":60},
+        {"version":"green","subject":"svc.shop.green","weight":40},
+        {"version":"red","subject":"svc.shop.red"}]}"#;
+    cli(&broker, &["put", "-"], red).await;
+    assert_eq!(weights().await, [60, 40, 0]);
+    cli(&broker, &["import", "-"], &file(&format!("{blue}, {green}"))).await;
+    assert_eq!(weights().await, [60, 40]);
+    // Two versions of a new route that say nothing share its traffic, as ever.
+    cli(&broker, &["rm", "shop"], "").await;
+    cli(&broker, &["import", "-"], &file(&format!("{blue}, {green}"))).await;
+    assert_eq!(weights().await, [100, 100]);
+}
+
+#[tokio::test]
+async fn a_file_is_imported_while_a_rollout_sets_the_weights_of_its_route() {
+    let broker = Broker::builder().jetstream().start().await;
+    let store = store(&broker).await;
+    let mut stored = document("/{*rest}", [70, 30]);
+    let rollout = serde_json::json!({
+        "id": "r", "from": "blue", "to": "green", "strategy": "canary", "phase": "canary",
+        "steps": [{ "percent": 30, "hold": "1m" }, { "percent": 100, "hold": "1m" }],
+    });
+    stored.rollout = Some(serde_json::from_value(rollout).unwrap());
+    store.put(&stored, None).await.unwrap();
+    let backup = r#"
+        [[route]]
+        name = "test"
+        path = "/{*rest}"
+        timeout = "7s"
+        target = [
+            { version = "blue", subject = "svc.test.blue", weight = 100 },
+            { version = "green", subject = "svc.test.green", weight = 0 },
+        ]
+    "#;
+    let imported = cli(&broker, &["import", "-"], backup).await;
+    let told = String::from_utf8_lossy(&imported.stderr).into_owned();
+    assert_eq!(imported.status.code(), Some(0), "{told}");
+    assert!(told.contains("the weights of test stay as they are"), "{told}");
+    let got = store.get("test").await.unwrap().unwrap();
+    let got = RouteDocument::from_json(&got.bytes).unwrap();
+    assert_eq!(got.weights().collect::<Vec<_>>(), [("blue", 70), ("green", 30)]);
+    assert_eq!(got.rollout, stored.rollout);
+    assert!(got.to_json().contains("7s"), "all else of the file is taken");
+    // One document with other weights is somebody's wish, and is refused as before.
+    let put = cli(&broker, &["put", "-"], &document("/{*rest}", [100, 0]).to_json()).await;
+    assert_eq!(put.status.code(), Some(1));
+}

@@ -128,6 +128,54 @@ async fn the_old_workers_are_asked_to_leave_when_that_was_wished() {
 }
 
 #[tokio::test]
+async fn workers_that_are_silent_are_not_said_to_have_left() {
+    let broker = Broker::builder().jetstream().start().await;
+    let _blue = Backend::saying(&broker, "blue").await;
+    let _green = Backend::start_at(&broker, "svc.test.green", |_, _| vec![ok("green")]).await;
+    let gateway = Gateway::launch_live(&broker, ROUTES);
+    gateway.ready().await;
+    announce(&broker, "green").await;
+    // A worker of blue that is there, and neither announces itself nor answers: it may be frozen.
+    let frozen = broker.connect().await;
+    let asked = frozen.subscribe(drain_subject(&"svc.test.blue".parse().unwrap())).await.unwrap();
+    settled(&frozen).await;
+    let start = ["start", "test", "--to", "green", "--strategy", "blue-green", "--stop-old"];
+    assert_eq!(cli(&broker, &start).await.status.code(), Some(0));
+    // Asked again and again, for as long as it takes to know.
+    asked.take(3).for_each(async |_| ()).await;
+    let client = broker.connect().await;
+    assert_eq!(document(&client).await.rollout.unwrap().phase, Phase::Stopping);
+    drop(frozen);
+    eventually(DEADLINE, async || {
+        let rollout = document(&client).await.rollout.unwrap();
+        (rollout.phase == Phase::Promoted).then_some(()).ok_or(rollout.phase)
+    })
+    .await;
+    let rollout = document(&client).await.rollout.unwrap();
+    assert_eq!(rollout.history.last().unwrap().what, "the workers of blue have left");
+}
+
+#[tokio::test]
+async fn a_rollout_begins_where_the_old_version_has_all_of_the_traffic_or_is_told_to_take_over() {
+    let broker = Broker::builder().jetstream().start().await;
+    let _green = Backend::start_at(&broker, "svc.test.green", |_, _| vec![ok("green")]).await;
+    let gateway = Gateway::launch_live(&broker, &ROUTES.replace("weight = 0", "weight = 100"));
+    gateway.ready().await;
+    announce(&broker, "green").await;
+    let start = ["start", "test", "--to", "green", "--strategy", "blue-green", "--follow"];
+    let refused = cli(&broker, &start).await;
+    assert_eq!(refused.status.code(), Some(1), "{}", text(&refused));
+    for told in ["green has traffic already", "weight 100 beside 100 of blue", "--take-over"] {
+        assert!(text(&refused).contains(told), "{told}: {}", text(&refused));
+    }
+    let client = broker.connect().await;
+    assert_eq!(weights(&document(&client).await), [100, 100], "it cut nothing");
+    let done = cli(&broker, &[&start[..], &["--take-over"]].concat()).await;
+    assert_eq!(done.status.code(), Some(0), "{}", text(&done));
+    assert_eq!(weights(&document(&client).await), [0, 100]);
+}
+
+#[tokio::test]
 async fn a_canary_that_fails_goes_back_by_itself_and_says_why() {
     let broker = Broker::builder().jetstream().start().await;
     let _blue = Backend::saying(&broker, "blue").await;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http::{HeaderName, Method};
 use natsway_wire::{QueueGroup, Subject};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::rollout::Rollout;
 use crate::table::{Codec, Key, Methods, Pattern, Retry, Route, RouteLimits, Rule, Selection, Split, Target};
@@ -123,9 +123,16 @@ struct TargetDocument {
     /// Their queue group; `q` without.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     queue_group: Option<String>,
-    /// Its share of the requests, beside the others' weights; 0 gets nothing.
-    #[serde(default = "whole_weight")]
-    weight: u32,
+    /// Its share of the requests, beside the others' weights; 0 gets nothing. Without, 100 in a new route; `apiproxy routes`
+    /// gives a version that is added to a route 0, and leaves those that are there as they are.
+    #[serde(default, serialize_with = "said_weight")]
+    weight: Option<u32>,
+}
+
+impl TargetDocument {
+    fn weight(&self) -> u32 {
+        self.weight.unwrap_or(WHOLE_WEIGHT)
+    }
 }
 
 /// `header` or `cookie`, a value (any, when there is none), and the version that it chooses.
@@ -172,8 +179,12 @@ fn schema() -> u32 {
     SCHEMA
 }
 
-fn whole_weight() -> u32 {
-    100
+/// What a version of a new route has that does not say its weight.
+const WHOLE_WEIGHT: u32 = 100;
+
+/// A document that is written says every weight, so that readers need not know what is meant without.
+fn said_weight<S: Serializer>(weight: &Option<u32>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u32(weight.unwrap_or(WHOLE_WEIGHT))
 }
 
 /// Everything that is wrong with a document or a file, one fault a line.
@@ -214,13 +225,38 @@ impl RouteDocument {
 
     /// Its versions and their weights.
     pub fn weights(&self) -> impl Iterator<Item = (&str, u32)> {
-        self.targets.iter().map(|target| (target.version.as_str(), target.weight))
+        self.targets.iter().map(|target| (target.version.as_str(), target.weight()))
+    }
+
+    /// Fills in the weights that it does not say, beside the document that it takes the place of: a version that is there
+    /// keeps its own, one that is added gets nothing yet, so that a rollout moves the traffic. Gives those that are added.
+    pub fn fill_in_weights(&mut self, stored: Option<&RouteDocument>) -> Vec<String> {
+        let mut added = Vec::new();
+        for target in self.targets.iter_mut().filter(|target| target.weight.is_none()) {
+            let known = stored.map(|stored| stored.weights().find(|(version, _)| *version == target.version));
+            target.weight = match known {
+                None => Some(WHOLE_WEIGHT),
+                Some(Some((_, weight))) => Some(weight),
+                Some(None) => {
+                    added.push(target.version.clone());
+                    Some(0)
+                }
+            };
+        }
+        added
+    }
+
+    /// Takes the weights of the versions that another document has as well.
+    pub fn take_weights(&mut self, other: &RouteDocument) {
+        for (version, weight) in other.weights() {
+            self.set_weight(version, weight);
+        }
     }
 
     /// Gives the weight to the version, if it is one.
     pub fn set_weight(&mut self, version: &str, weight: u32) {
         for target in self.targets.iter_mut().filter(|target| target.version == version) {
-            target.weight = weight;
+            target.weight = Some(weight);
         }
     }
 
@@ -377,7 +413,7 @@ impl Check<'_> {
                 );
             }
             if let (Some(subject), Some(queue_group)) = (subject, queue_group) {
-                let (version, weight) = (document.version.clone(), document.weight);
+                let (version, weight) = (document.version.clone(), document.weight());
                 targets.push(Target { version, subject, queue_group, weight });
             }
         }

@@ -1,10 +1,17 @@
 //! What everybody who sends requests tells the others each second: who it is, which routes it goes by, and its
 //! [`Figures`] of each version. The command line, the rollouts and whoever watches read the same reports.
 //!
-//! A report is a JSON object, or several when there are many versions; unknown members are skipped. Each second it has the
-//! versions whose figures changed, every tenth time and when asked (see [`control::report_subject`]) all of them.
+//! A report is a JSON object, or several when there are many versions; unknown members are skipped. Every tenth second and
+//! when asked (see [`control::report_subject`]) it has all versions, else those whose figures have changed since then.
+//!
+//! Messages are published at most once and may be lost, or come in another order. So a report is numbered and cumulative:
+//! [`Reporter`] makes it, [`Parts`] takes it in once all of its messages are there, and [`Known`] says what follows. A
+//! reader that has missed a whole report knows it, and asks for one.
 
-use std::collections::HashMap;
+mod known;
+mod parts;
+mod reporter;
+
 use std::future::Future;
 use std::time::Duration;
 
@@ -15,13 +22,13 @@ use natsway_wire::control;
 use serde::{Deserialize, Serialize};
 use tracing::debug;
 
+pub use self::known::{Heard, Known};
+pub use self::parts::Parts;
+pub use self::reporter::Reporter;
 use crate::figures::Figures;
 
 /// How often figures are told unasked.
 pub const PERIOD: Duration = Duration::from_secs(1);
-
-/// Every so many periods all figures are told, for those who have missed some.
-const WHOLE_EVERY: u32 = 10;
 
 /// Versions in one message: some 100 KB when all of their buckets are in use, far below what a broker takes.
 const VERSIONS_PER_MESSAGE: usize = 128;
@@ -47,7 +54,15 @@ pub struct Report {
     pub refused: Vec<String>,
     /// It sends no more requests after this report.
     pub leaving: bool,
-    /// More messages of the same report follow.
+    /// Its place among the sender's reports, from 1 on; 0 from an older release, which does not number them.
+    pub number: u64,
+    /// A report that is not whole has every version that has changed since the whole report of this number.
+    pub since: u64,
+    /// Which message of the report this is, from 0 on.
+    pub part: u32,
+    /// How many messages the report has; 0 from an older release.
+    pub parts: u32,
+    /// More messages of the same report follow: what older releases go by.
     pub more: bool,
     /// Every version that it has tried is among the figures, not only those that changed.
     pub whole: bool,
@@ -118,7 +133,14 @@ impl Report {
         let last = parts.len() - 1;
         let message = |(place, versions): (usize, &&[VersionFigures])| {
             let rollouts = if place == 0 { self.rollouts.clone() } else { Vec::new() };
-            let part = Report { more: place < last, versions: versions.to_vec(), rollouts, ..self.header() };
+            let part = Report {
+                part: u32::try_from(place).expect("the versions of a table are far fewer than 2^32"),
+                parts: u32::try_from(parts.len()).expect("the versions of a table are far fewer than 2^32"),
+                more: place < last,
+                versions: versions.to_vec(),
+                rollouts,
+                ..self.header()
+            };
             serde_json::to_vec(&part).expect("a report is plain values").into()
         };
         parts.iter().enumerate().map(message).collect()
@@ -134,16 +156,6 @@ impl Report {
             ..*self
         }
     }
-
-    /// The same without the versions whose figures are those of `told`; what it has goes there.
-    fn news(mut self, told: &mut HashMap<(String, String), Figures>) -> Report {
-        self.versions.retain(|of| {
-            let key = (of.route.clone(), of.version.clone());
-            told.get(&key) != Some(&of.figures)
-                && told.insert(key, of.figures.clone()) != Some(of.figures.clone())
-        });
-        self
-    }
 }
 
 /// Tells what `report` gives, each second and whenever asked, until `leave` completes; then once more, as the last.
@@ -158,23 +170,18 @@ pub async fn keep(client: Client, mut report: impl FnMut() -> Report, leave: imp
     let mut leave = std::pin::pin!(leave);
     let mut pace = tokio::time::interval(PERIOD);
     pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let (mut told, mut round) = (HashMap::new(), 0_u32);
+    let mut reporter = Reporter::default();
     loop {
         tokio::select! {
             _ = pace.tick() => {
-                let whole = round.is_multiple_of(WHOLE_EVERY);
-                if whole {
-                    told.clear();
-                }
-                round = round.wrapping_add(1);
-                let news = Report { whole, ..report().news(&mut told) };
-                let subject = control::figures_subject(&news.id);
-                publish(&client, subject.into(), &news).await;
+                let due = reporter.due(report());
+                let subject = control::figures_subject(&due.id);
+                publish(&client, subject.into(), &due).await;
             }
             question = asked.next() => match question {
                 Some(question) => {
                     if let Some(reply) = question.reply {
-                        publish(&client, reply, &report()).await;
+                        publish(&client, reply, &reporter.whole(report())).await;
                     }
                 }
                 None => return,
@@ -182,7 +189,7 @@ pub async fn keep(client: Client, mut report: impl FnMut() -> Report, leave: imp
             () = &mut leave => break,
         }
     }
-    let last = Report { leaving: true, ..report() };
+    let last = reporter.whole(Report { leaving: true, ..report() });
     publish(&client, control::figures_subject(&last.id).into(), &last).await;
 }
 
@@ -221,16 +228,6 @@ mod tests {
                 whole.versions
             );
         }
-    }
-
-    #[test]
-    fn only_what_changed_is_news() {
-        let mut told = HashMap::new();
-        assert_eq!(report(3).news(&mut told).versions.len(), 3);
-        let mut later = report(3);
-        later.versions[1].figures.in_flight = 1;
-        let news = later.news(&mut told);
-        assert_eq!(news.versions.iter().map(|of| of.route.as_str()).collect::<Vec<_>>(), ["r1"]);
     }
 
     #[test]

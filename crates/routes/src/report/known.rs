@@ -1,0 +1,179 @@
+//! What is known of a sender by the reports of it that have come: pure.
+
+use std::collections::HashMap;
+
+use super::Report;
+use crate::figures::Figures;
+
+/// By route and version.
+type ByVersion = HashMap<(String, String), Figures>;
+
+/// A sender's state at its newest report that is known to be all there is to say.
+#[derive(Debug, Default)]
+pub struct Known {
+    /// The number of that report; 0 when there was none.
+    number: u64,
+    /// There was one.
+    is_whole: bool,
+    /// The routes by which all of the sender goes.
+    revision: u64,
+    /// The bucket that this is a revision of.
+    bucket: u64,
+    /// Routes whose newest document it refuses.
+    pub refused: Vec<String>,
+    /// Its figures of each version.
+    pub figures: ByVersion,
+}
+
+/// What came of a report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// It is the newest, and everything is known.
+    News,
+    /// It came late or twice, and says nothing new.
+    Old,
+    /// It goes by a whole report that was missed: ask for one.
+    Missed,
+}
+
+impl Known {
+    /// Whether everything is known that the sender had to say at some moment.
+    pub fn is_whole(&self) -> bool {
+        self.is_whole
+    }
+
+    /// The revision of that bucket by which all of the sender goes; `None` when that is not known.
+    pub fn revision_in(&self, bucket: u64) -> Option<u64> {
+        (self.is_whole && self.bucket == bucket).then_some(self.revision)
+    }
+
+    /// Takes in a report, of which all messages are there.
+    pub fn hear(&mut self, report: Report) -> Heard {
+        if report.number == 0 {
+            return self.hear_unnumbered(report);
+        }
+        if report.number <= self.number {
+            return Heard::Old;
+        }
+        if !report.whole {
+            // What it leaves out is as it was in the report of that number, or as it was said to be since.
+            if !self.is_whole || self.number < report.since {
+                return Heard::Missed;
+            }
+        } else {
+            self.figures.clear();
+        }
+        self.number = report.number;
+        self.is_whole = true;
+        self.take(report);
+        Heard::News
+    }
+
+    /// Takes in a report of an older release: one that is not whole may leave out what a lost one said, and says nothing.
+    fn hear_unnumbered(&mut self, report: Report) -> Heard {
+        if !report.whole {
+            return Heard::Missed;
+        }
+        let is_older = report.bucket == self.bucket && report.revision < self.revision;
+        if self.is_whole && is_older {
+            return Heard::Old;
+        }
+        if report.more {
+            self.figures.extend(figures(report));
+            return Heard::News;
+        }
+        self.is_whole = true;
+        self.take(report);
+        Heard::News
+    }
+
+    fn take(&mut self, report: Report) {
+        self.revision = report.revision;
+        self.bucket = report.bucket;
+        self.refused.clone_from(&report.refused);
+        self.figures.extend(figures(report));
+    }
+}
+
+fn figures(report: Report) -> impl Iterator<Item = ((String, String), Figures)> {
+    report.versions.into_iter().map(|of| ((of.route, of.version), of.figures))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::{Reporter, VersionFigures};
+
+    fn state(revision: u64, in_flight: i64) -> Report {
+        let figures = Figures { in_flight, ..Figures::default() };
+        let versions = vec![VersionFigures { route: "math".to_owned(), version: "blue".to_owned(), figures }];
+        Report { id: "a".to_owned(), revision, versions, ..Report::default() }
+    }
+
+    fn known(known: &Known) -> (u64, i64) {
+        let key = ("math".to_owned(), "blue".to_owned());
+        (known.revision, known.figures.get(&key).map_or(0, |figures| figures.in_flight))
+    }
+
+    #[test]
+    fn what_a_lost_report_said_is_in_the_next() {
+        let (mut reporter, mut heard) = (Reporter::default(), Known::default());
+        assert_eq!(heard.hear(reporter.due(state(7, 0))), Heard::News);
+        // One goes out to blue, and the report of it is lost; then the routes change.
+        reporter.due(state(7, 1));
+        assert_eq!(heard.hear(reporter.due(state(8, 1))), Heard::News);
+        assert_eq!(known(&heard), (8, 1));
+    }
+
+    #[test]
+    fn who_has_missed_a_whole_report_takes_nothing_before_the_next() {
+        let (mut reporter, mut heard) = (Reporter::default(), Known::default());
+        reporter.due(state(7, 1));
+        assert_eq!(heard.hear(reporter.due(state(8, 1))), Heard::Missed);
+        assert!(!heard.is_whole());
+        assert_eq!(heard.hear(reporter.whole(state(8, 1))), Heard::News);
+        assert_eq!(known(&heard), (8, 1));
+        assert_eq!(heard.hear(reporter.due(state(8, 0))), Heard::News);
+        assert_eq!(known(&heard), (8, 0));
+    }
+
+    #[test]
+    fn what_comes_late_or_twice_says_nothing() {
+        let (mut reporter, mut heard) = (Reporter::default(), Known::default());
+        let [first, second, third] = [1, 2, 3].map(|out| reporter.due(state(7, out)));
+        for (report, expected) in [
+            (&first, Heard::News),
+            (&third, Heard::News),
+            (&second, Heard::Old),
+            (&first, Heard::Old),
+            (&third, Heard::Old),
+        ] {
+            assert_eq!(heard.hear(report.clone()), expected);
+        }
+        assert_eq!(known(&heard), (7, 3));
+    }
+
+    #[test]
+    fn a_whole_report_ends_what_it_does_not_name() {
+        let (mut reporter, mut heard) = (Reporter::default(), Known::default());
+        heard.hear(reporter.due(state(7, 1)));
+        heard.hear(reporter.whole(Report { versions: Vec::new(), ..state(8, 0) }));
+        assert_eq!(known(&heard), (8, 0));
+    }
+
+    #[test]
+    fn of_an_older_release_only_whole_reports_count() {
+        let mut heard = Known::default();
+        assert_eq!(heard.hear(state(8, 1)), Heard::Missed);
+        let whole = |revision, in_flight| Report { whole: true, ..state(revision, in_flight) };
+        assert_eq!(heard.hear(whole(8, 1)), Heard::News);
+        assert_eq!(heard.hear(whole(7, 0)), Heard::Old);
+        assert_eq!(heard.hear(state(9, 0)), Heard::Missed);
+        assert_eq!(known(&heard), (8, 1));
+        let first = Report { more: true, ..whole(9, 2) };
+        heard.hear(first);
+        assert_eq!(known(&heard), (8, 2), "more is to come");
+        heard.hear(Report { versions: Vec::new(), ..whole(9, 0) });
+        assert_eq!(known(&heard), (9, 2));
+    }
+}
