@@ -23,7 +23,6 @@ ROLE = re.compile(r"^MAY_([A-Z]+) \{")
 DIRECTION = re.compile(r"^\s+(publish|subscribe):")
 SUBJECT = re.compile(r'^\s+"([^"]+)"')
 INLINE = re.compile(r'^(\s+)(publish|subscribe): \{ allow: \["([^"]+)"\] \}')
-RESPONSES = re.compile(r"^\s+allow_responses:")
 
 
 @dataclass(frozen=True)
@@ -106,8 +105,6 @@ def read(path: Path = PERMISSIONS) -> List[Permission]:
         subject = SUBJECT.match(line)
         if inline:
             found.append(Permission(role, inline.group(2), inline.group(3), number))
-        elif RESPONSES.match(line):
-            found.append(Permission(role, "respond", "allow_responses", number))
         elif turned:
             direction = turned.group(1)
         elif subject:

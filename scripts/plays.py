@@ -88,6 +88,7 @@ state = "{directory}/tally"
 
 def requests(stage: Stage) -> None:
     """A gateway and workers: requests, cancellation, routes, a rollout with its drain, the last worker's departure."""
+    stage.set_up()
     (stage.directory / "routes.toml").write_text(ROUTES, encoding="utf-8")
     serve(stage, start_gateways(stage))
 
@@ -102,7 +103,6 @@ def serve(stage: Stage, gateway: Running) -> None:
     stage.until("a call is answered", lambda: stage.get("/total")[0] == 200)
     lose_broker(stage, gateway="natsway-routes", caller="natsway-routes")
     stage.until("a call is answered again", lambda: stage.get("/total")[0] == 200)
-    stage.stop(caller)
     expect_status(stage, 200)
     # Its client leaves; a handler that runs for longer has told who runs it.
     stage.get("/slow?ms=5000", timeout=1.0)
@@ -111,6 +111,8 @@ def serve(stage: Stage, gateway: Running) -> None:
     # Leaves with all of its subscription sets, as the last worker; then one comes while a gateway stands in.
     stage.stop(blue)
     expect_status(stage, 503)
+    # A worker that calls is told by the gateway as well.
+    stage.until("a call is not answered", lambda: stage.get("/total")[0] >= 500)
     blue = stage.start("worker", "worker", "--subject", "svc.demo.blue")
     green = stage.start("worker", "worker", "--subject", "svc.demo.green")
     expect_status(stage, 200)
@@ -122,7 +124,9 @@ def serve(stage: Stage, gateway: Running) -> None:
     stage.run("operator", "apiproxy", *started)
     stage.until("the old worker was asked to leave", lambda: blue.process.poll() is not None)
     stage.until("green answers", lambda: "green" in stage.get("/version")[1])
+    # All who send requests answer, the worker that calls among them.
     stage.run("operator", "apiproxy", "rollout", "status", "demo")
+    stage.stop(caller)
     stage.stop(green)
     stage.stop(other)
     stage.stop(gateway)
@@ -223,6 +227,7 @@ def status(stage: Stage) -> str:
 
 def scout(stage: Stage) -> None:
     """An autoscaler that finds its targets by patterns, and counts what comes by receiving it."""
+    stage.set_up()
     path = stage.directory / "provisioner.toml"
     stage.admin_stream("orders")
     worker = stage.start("worker", "worker", "--subject", "svc.demo.blue", NATSWAY_MAX_SETS="3")
@@ -249,7 +254,9 @@ def groups(stage: Stage) -> None:
     """Consumer groups, elastic and static, from their making to their end, with members that leave and come back."""
     stage.admin_stream("orders")
     stage.admin_stream("events", partitions=4)
-    stage.run("groups", "cg", "elastic", "create", "orders", "workers", "4", "--filter", "orders.*", "--wildcards", "1")
+    stage.set_up("--groups")
+    # An elastic group has a stream of its own, and who makes streams can do anything.
+    stage.run_admin("cg", "elastic", "create", "orders", "workers", "4", "--filter", "orders.*", "--wildcards", "1")
     stage.run("groups", "cg", "static", "create", "balanced", "events", "readers", "4", ">", "m1")
     stage.run("groups", "cg", "elastic", "add", "orders", "workers", "m1")
     for kind, stream, group in (("elastic", "orders", "workers"), ("static", "events", "readers")):
@@ -269,22 +276,14 @@ def groups(stage: Stage) -> None:
     stage.run("groups", "cg", "elastic", "dead-letter", "orders", "workers", "dead.orders", "--after", "3")
     stage.run("groups", "cg", "elastic", "ls", "orders")
     stage.run("groups", "cg", "static", "ls", "events")
-    stage.run("groups", "cg", "elastic", "repartition", "orders", "workers", "8")
-    stage.run("groups", "cg", "elastic", "delete", "--force", "orders", "workers")
+    stage.run_admin("cg", "elastic", "repartition", "orders", "workers", "8")
+    stage.run_admin("cg", "elastic", "delete", "--force", "orders", "workers")
     stage.run("groups", "cg", "static", "delete", "--force", "events", "readers")
 
 
 def shipping(stage: Stage) -> None:
-    """Lines by JetStream, over a restart of both sides, and lines in the core; the producer makes the stream."""
-    ship(stage, "producer")
-
-
-def shipping_from_its_end(stage: Stage) -> None:
-    """The same, but the consumer is there first, and makes the stream."""
-    ship(stage, "consumer")
-
-
-def ship(stage: Stage, first: str) -> None:
+    """Lines by JetStream, over a restart of both sides, and lines in the core."""
+    stage.set_up("--shipper")
     logs = stage.directory / "logs"
     logs.mkdir()
     common = {"SHIPPER_SUBJECT": "logs", "SHIPPER_STREAM": "LOGS", "SHIPPER_PARTITIONS": "2"}
@@ -301,7 +300,7 @@ def ship(stage: Stage, first: str) -> None:
         }
         source.write_text("", encoding="utf-8")
         for number in (1, 2):
-            sides = start_sides(stage, mode, first, variables)
+            sides = start_sides(stage, mode, variables)
             with open(source, "a", encoding="utf-8") as out:
                 out.write(f"line {number}\n")
             stage.until(f"line {number} arrived", lambda: f"line {number}" in written(lines))
@@ -311,18 +310,13 @@ def ship(stage: Stage, first: str) -> None:
                 stage.stop(side)
 
 
-def start_sides(stage: Stage, mode: str, first: str, variables: Dict[str, str]) -> Tuple[Running, ...]:
-    """Who goes first makes the stream, when it is not there; in the core that must be the consumer, for nothing is kept there."""
-    order = ("producer", "consumer") if (mode, first) == ("jetstream", "producer") else ("consumer", "producer")
-    started: Dict[str, Running] = {}
-    for side in order:
-        heard = stage.count("consumer", "SUB logs.p1.>")
-        started[side] = stage.start(side, side, **variables)
-        if mode == "core" and side == "consumer":
-            stage.until("the consumer listens", lambda: stage.count("consumer", "SUB logs.p1.>") > heard)
-        if mode == "jetstream" and side == first:
-            stage.until("there is a stream", lambda: stage.count(first, "PUB $JS.API.STREAM.CREATE.LOGS") > 0)
-    return started["producer"], started["consumer"]
+def start_sides(stage: Stage, mode: str, variables: Dict[str, str]) -> Tuple[Running, Running]:
+    """The consumer first: in the core nothing is kept for it."""
+    heard = stage.count("consumer", "SUB logs.p1.>")
+    consumer = stage.start("consumer", "consumer", **variables)
+    if mode == "core":
+        stage.until("the consumer listens", lambda: stage.count("consumer", "SUB logs.p1.>") > heard)
+    return stage.start("producer", "producer", **variables), consumer
 
 
 def shared(stage: Stage) -> None:
@@ -348,9 +342,9 @@ def shared(stage: Stage) -> None:
             out.write(f"{text}\n")
         stage.until(f"{text} arrived", lambda: text in written(lines))
 
-    # Makes the stream, since it comes first.
+    stage.set_up("--shipper", "--member-timeout", "2s")
+    stage.run_admin("cg", "elastic", "create", "LOGS", "default", "2", "--filter", "logs.>")
     one = consumer("one")
-    stage.until("the stream is made", lambda: stage.count("consumer", "PUB $JS.API.STREAM.CREATE.LOGS "))
     producer = stage.start("producer", "producer", **variables)
     line("line 1")
     two = consumer("two")
@@ -375,6 +369,7 @@ def written(directory: Path) -> str:
 
 # Which play a role is in.
 PLAYS: Dict[str, Callable[[Stage], None]] = {
+    "admin": groups,
     "gateway": requests,
     "worker": requests,
     "caller": requests,
@@ -383,7 +378,7 @@ PLAYS: Dict[str, Callable[[Stage], None]] = {
     "groups": groups,
     "member": groups,
     "producer": shipping,
-    "consumer": shipping_from_its_end,
+    "consumer": shipping,
     "shared": shared,
     "scout": scout,
 }

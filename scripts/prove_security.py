@@ -62,8 +62,7 @@ def whole(broker: Path) -> List[str]:
 
 def unused(done: "set") -> List[Permission]:
     """Permissions that nothing needs, for nothing was done by them that no other one of the role allows."""
-    permissions = read_all()
-    left = [permission for permission in permissions if permission.direction != "respond"]
+    left = read_all()
     needed = set()
     for role, direction, subject, queue in done:
         allowing = [p for p in left if p.role == role and p.covers(direction, subject, queue)]

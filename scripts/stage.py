@@ -19,9 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Dict, List, Optional, Sequence, Set, Tuple
 
+from intruder import Intruder
 from tooling import target_dir
 
-ROLES = ("gateway", "worker", "caller", "operator", "provisioner", "groups", "member", "producer", "consumer")
+ROLES = ("admin", "gateway", "worker", "caller", "operator", "provisioner", "groups", "member", "producer", "consumer")
+
+# Where roles hear answers, if not below `_INBOX_<role>`.
+INBOXES = {"gateway": "_INBOX_apiproxy", "groups": "_INBOX_cg", "member": "_INBOX_cg"}
 
 # A cold start on a machine that does other things as well.
 DEADLINE = 60.0
@@ -153,6 +157,19 @@ class Stage:
         if running.process.returncode != 0:
             raise Failed(f"{program} {' '.join(arguments)}: exit code {running.process.returncode}: {running.text()}")
         return running.printed()
+
+    def set_up(self, *arguments: str) -> None:
+        """Has an administrator make the buckets and streams that programs need, and finds that there is nothing left to do."""
+        self.run("admin", "apiproxy", "setup", *arguments)
+        self.run("admin", "apiproxy", "setup", "--dry-run", *arguments)
+
+    def run_admin(self, program: str, *arguments: str) -> str:
+        """Runs a program of another role as an administrator, who has inboxes of his own."""
+        return self.run("admin", program, *arguments, NATS_INBOX_PREFIX="_INBOX_admin")
+
+    def intruder(self, role: str) -> Intruder:
+        """A connection as a role that does what no program of ours does."""
+        return Intruder(self.port, role, password(role), INBOXES.get(role, f"_INBOX_{role}"))
 
     def admin_stream(self, name: str, partitions: int = 0) -> None:
         """Makes a stream, as whoever sets up the broker does: with permissions for all."""

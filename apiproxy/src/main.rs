@@ -24,6 +24,7 @@ fn main() -> ExitCode {
     let done = match arguments.command {
         Some(Command::Routes(routes)) => command(routes.run()),
         Some(Command::Rollout(rollout)) => command(rollout.run()),
+        Some(Command::Setup(setup)) => command(setup.run()),
         Some(Command::Healthcheck(health)) => health.run(),
         Some(Command::Completions { shell }) => {
             cli::print_completions(shell);

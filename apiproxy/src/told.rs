@@ -10,6 +10,7 @@ use std::time::Duration;
 use async_nats::{Client, Message, StatusCode, Subscriber};
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
+use natsway_boot::random_id;
 use natsway_wire::CONTROL_PREFIX;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -56,7 +57,9 @@ async fn keep(client: Client, mut wants: mpsc::Receiver<oneshot::Sender<String>>
         Ok(answers) => answers,
         Err(error) => return warn!(%error, "others are not asked for their figures"),
     };
-    let mut others = Others { inbox, ..Others::default() };
+    // Who is asked one question is not told where the other is answered.
+    let (of_workers, of_targets) = (random_id(), random_id());
+    let mut others = Others { inbox, of_workers, of_targets, ..Others::default() };
     let mut asked: Option<Instant> = None;
     while let Some(wanted) = wants.recv().await {
         if asked.is_none_or(|at| at.elapsed() >= FRESH) {
@@ -72,6 +75,9 @@ async fn keep(client: Client, mut wants: mpsc::Receiver<oneshot::Sender<String>>
 #[derive(Debug, Default)]
 struct Others {
     inbox: String,
+    /// The last token of where workers answer, and that of where provisioners do.
+    of_workers: String,
+    of_targets: String,
     workers: Roster<Worker>,
     targets: Roster<Target>,
 }
@@ -86,13 +92,14 @@ impl Others {
         self.targets.begin();
         let until = Instant::now() + PATIENCE;
         let questions = [
-            ("workers", "$SRV.STATS".to_owned()),
-            ("targets", format!("{CONTROL_PREFIX}.provisioner.status")),
+            (&self.of_workers, "$SRV.STATS".to_owned()),
+            (&self.of_targets, format!("{CONTROL_PREFIX}.provisioner.status")),
         ];
-        for (whom, question) in questions {
-            let asked = client.publish_with_reply(question, format!("{}.{whom}", self.inbox), Bytes::new());
+        for (token, question) in questions {
+            let reply = format!("{}.{token}", self.inbox);
+            let asked = client.publish_with_reply(question.clone(), reply, Bytes::new());
             if !matches!(tokio::time::timeout_at(until, asked).await, Ok(Ok(()))) {
-                return debug!(whom, "not asked: no connection to the broker");
+                return debug!(question, "not asked: no connection to the broker");
             }
         }
         while !(self.workers.is_complete() && self.targets.is_complete()) {
@@ -107,12 +114,17 @@ impl Others {
 
     fn take_in(&mut self, answer: &Message) {
         let is_nobody = answer.status == Some(StatusCode::NO_RESPONDERS);
-        match answer.subject.rsplit('.').next() {
-            Some("workers") if is_nobody => self.workers.nobody(),
-            Some("workers") => self.workers.note(workers::read(&answer.payload)),
-            Some("targets") if is_nobody => self.targets.nobody(),
-            Some("targets") => self.targets.note(targets::read(&answer.payload)),
-            _ => {}
+        let token = answer.subject.rsplit('.').next().unwrap_or_default();
+        if token == self.of_workers {
+            match is_nobody {
+                true => self.workers.nobody(),
+                false => self.workers.note(workers::read(&answer.payload)),
+            }
+        } else if token == self.of_targets {
+            match is_nobody {
+                true => self.targets.nobody(),
+                false => self.targets.note(targets::read(&answer.payload)),
+            }
         }
     }
 }

@@ -20,7 +20,7 @@ use futures_util::StreamExt;
 use natsway_routes::document::RouteDocument;
 use natsway_routes::rollout::Phase;
 use natsway_routes::watch::InForce;
-use natsway_wire::control::{presence_subject, tombstone_prefix};
+use natsway_wire::control::{is_inbox, presence_subject, tombstone_prefix};
 use natsway_wire::envelope::{NotRun, Signal, encode_signal};
 use natsway_wire::{QueueGroup, Subject as ServiceSubject};
 use tokio::sync::mpsc;
@@ -313,14 +313,15 @@ async fn leave(client: &Client, mut requests: Subscriber, echo: &mut Echo) {
 }
 
 async fn moved(client: &Client, request: Message) {
-    let Some(reply) = request.reply else { return };
+    // A sender that asks for the answer elsewhere would have us publish there for it.
+    let Some(reply) = request.reply.filter(|reply| is_inbox(reply)) else { return };
     if let Err(error) = client.publish(reply, encode_signal(&Signal::NotRun(NotRun::Moved))).await {
         debug!(%error, "sender not told that its request did not run");
     }
 }
 
 async fn confirm(client: &Client, asker: Option<Subject>) {
-    let Some(asker) = asker else { return };
+    let Some(asker) = asker.filter(|asker| is_inbox(asker)) else { return };
     if let Err(error) = client.publish(asker, Bytes::new()).await {
         debug!(%error, "worker not told that it may go");
     }

@@ -51,7 +51,7 @@ rm broker.csr broker.ext
     # From here on `docker compose` means both files.
     echo COMPOSE_FILE=docker-compose.yml:docker-compose.secured.yml
 } > compose.env
-for role in GATEWAY WORKER CALLER OPERATOR PROVISIONER GROUPS MEMBER PRODUCER CONSUMER; do
+for role in ADMIN GATEWAY WORKER CALLER OPERATOR PROVISIONER GROUPS MEMBER PRODUCER CONSUMER; do
     # A letter first: to the broker a variable is configuration, and what begins with digits may be a number.
     grep -q "^NATSWAY_${role}_PASSWORD=" compose.env || echo "NATSWAY_${role}_PASSWORD=p$(openssl rand -hex 24)" >> compose.env
 done

@@ -5,6 +5,7 @@ use std::time::Duration;
 use async_nats::jetstream::{self, consumer, kv};
 use bytes::Bytes;
 use futures_util::TryStreamExt;
+use natsway_stores::catalogue;
 
 use crate::api::{self, code};
 use crate::error::{Error, ErrorKind};
@@ -49,14 +50,12 @@ pub(crate) async fn bucket_or_new(
     kind: GroupKind,
     replicas: usize,
 ) -> Result<kv::Store, Error> {
-    if let Some(store) = bucket(context, kind).await? {
-        return Ok(store);
-    }
-    let config = kv::Config { bucket: kind.bucket().into(), num_replicas: replicas, ..Default::default() };
-    let made = context.create_key_value(config).await;
-    made.map_err(|error| {
-        ErrorKind::Broker.caused(format!("the bucket {:?} could not be created", kind.bucket()), error)
-    })
+    let config = match kind {
+        GroupKind::Static => catalogue::static_groups(replicas),
+        GroupKind::Elastic => catalogue::elastic_groups(replicas),
+    };
+    let opened = natsway_stores::open_or_make(context, config).await;
+    opened.map_err(|error| ErrorKind::Broker.caused("the bucket of the groups could not be opened", error))
 }
 
 fn no_group(name: &GroupName) -> Error {

@@ -8,15 +8,13 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::{self, consumer, kv, stream};
+use async_nats::jetstream::{self, consumer, kv};
+use natsway_stores::catalogue::{CONSUMER_TURNS, consumer_turns};
 use tokio::time::{Instant, sleep};
 
 use crate::api::{self, ApiError};
 use crate::plan::ConsumerPlan;
 
-const BUCKET: &str = "natsway-consumer-makers";
-/// How long a turn lasts that is never given back: longer than any request waits.
-const TURN: Duration = Duration::from_secs(10);
 /// How long others wait for their turn; a turn takes milliseconds, unless its holder is gone.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -56,18 +54,11 @@ impl Turn {
 
 /// The bucket, as safe as the stream of which a consumer is made.
 async fn bucket(context: &jetstream::Context, stream: &str) -> Option<kv::Store> {
-    if let Ok(store) = context.get_key_value(BUCKET).await {
+    if let Ok(store) = context.get_key_value(CONSUMER_TURNS).await {
         return Some(store);
     }
-    let config = kv::Config {
-        bucket: BUCKET.into(),
-        description: "whose turn it is to create or delete a member's consumer".into(),
-        max_age: TURN,
-        storage: stream::StorageType::Memory,
-        num_replicas: api::replicas_of(context, stream).await,
-        ..Default::default()
-    };
-    context.create_key_value(config).await.ok()
+    let replicas = api::replicas_of(context, stream).await;
+    natsway_stores::open_or_make(context, consumer_turns(replicas)).await.ok()
 }
 
 /// Creates the consumer, or finds it with the very same settings.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, PriorityPolicy, pull};
+use natsway_stores::catalogue;
 
 use crate::config::Generation;
 use crate::error::{Error, ErrorKind};
@@ -35,8 +36,8 @@ impl GroupKind {
     /// The bucket that holds the groups of this kind.
     pub fn bucket(self) -> &'static str {
         match self {
-            Self::Static => "static-consumer-groups",
-            Self::Elastic => "elastic-consumer-groups",
+            Self::Static => catalogue::STATIC_GROUPS,
+            Self::Elastic => catalogue::ELASTIC_GROUPS,
         }
     }
 

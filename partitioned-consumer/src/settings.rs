@@ -5,6 +5,7 @@
 
 use async_nats::jetstream::{self, kv};
 use bytes::Bytes;
+use natsway_stores::catalogue;
 use serde::{Deserialize, Serialize};
 
 use crate::consume::DeadLetter;
@@ -13,7 +14,7 @@ use crate::name::GroupName;
 use crate::plan::GroupKind;
 
 /// The bucket of the settings; the key is `<kind>.<stream>.<group>`.
-pub(crate) const BUCKET: &str = "natsway-consumer-groups";
+pub(crate) use natsway_stores::catalogue::GROUP_SETTINGS as BUCKET;
 
 /// What only members of this library know about a group.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,11 +105,8 @@ pub(crate) async fn delete(
 
 /// The bucket, made where there is none as safe as the group's stream.
 async fn open(context: &jetstream::Context, name: &GroupName) -> Result<kv::Store, Error> {
-    if let Ok(store) = context.get_key_value(BUCKET).await {
-        return Ok(store);
-    }
-    let num_replicas = crate::api::replicas_of(context, name.stream()).await;
-    let config = kv::Config { bucket: BUCKET.into(), num_replicas, ..Default::default() };
-    let made = context.create_key_value(config).await;
-    made.map_err(|error| ErrorKind::Broker.caused("the bucket of group settings could not be created", error))
+    let replicas = crate::api::replicas_of(context, name.stream()).await;
+    let opened = natsway_stores::open_or_make(context, catalogue::group_settings(replicas)).await;
+    opened
+        .map_err(|error| ErrorKind::Broker.caused("the bucket of group settings could not be opened", error))
 }

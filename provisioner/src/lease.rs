@@ -6,19 +6,24 @@
 use std::time::{Duration, Instant};
 
 use async_nats::Client;
+use async_nats::jetstream;
 use async_nats::jetstream::kv::{self, CreateErrorKind, UpdateErrorKind};
-use async_nats::jetstream::{self, stream::StorageType};
 use bytes::Bytes;
+use natsway_stores::catalogue::provisioner_leases;
+use natsway_stores::open_or_make;
 use tracing::{debug, info, warn};
 
 /// How long a lease lasts that is not renewed.
-pub const LASTS: Duration = Duration::from_secs(4);
+pub use natsway_stores::catalogue::PROVISIONER_LEASE_LASTS as LASTS;
 
 /// How often it is renewed, and how often others try to get it.
 const PACE: Duration = Duration::from_secs(1);
 
-/// How long the broker may take for one request.
+/// How long one try to have or renew it may take.
 const TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long the broker may take for one request, so that what it says is here in time.
+const REQUEST: Duration = Duration::from_millis(1_500);
 
 /// A lease that can be had.
 #[derive(Clone, Debug)]
@@ -108,20 +113,9 @@ impl Lease {
 
     async fn store(&self) -> Result<kv::Store, String> {
         let mut context = jetstream::new(self.client.clone());
-        context.set_timeout(TIMEOUT);
-        if let Ok(store) = context.get_key_value(&self.bucket).await {
-            return Ok(store);
-        }
-        let config = kv::Config {
-            bucket: self.bucket.clone(),
-            description: "who of the natsway provisioners acts".to_owned(),
-            history: 1,
-            num_replicas: self.replicas,
-            max_age: LASTS,
-            storage: StorageType::Memory,
-            ..kv::Config::default()
-        };
-        context.create_key_value(config).await.map_err(|error| error.to_string())
+        context.set_timeout(REQUEST);
+        let bucket = provisioner_leases(&self.bucket, self.replicas);
+        open_or_make(&context, bucket).await.map_err(|error| error.to_string())
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use async_nats::Client;
 use futures_util::StreamExt;
 use natsway_boot::Clock;
+use natsway_wire::control::is_inbox;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
@@ -292,7 +293,7 @@ async fn answer(client: Client, about: Status, board: Board) {
         tokio::time::sleep(REOPEN).await;
     };
     while let Some(question) = questions.next().await {
-        let Some(reply) = question.reply else { continue };
+        let Some(reply) = question.reply.filter(|reply| is_inbox(reply)) else { continue };
         let status = Status { targets: board.decisions(), decisions: board.counts(), ..about.clone() };
         for message in status.messages() {
             tell(&client, reply.to_string(), &message).await;

@@ -118,6 +118,7 @@ OTHERS = {
     "nats-top -s 127.0.0.1 -m 8222 -o - -r 1": Known(COMPOSE),
     "export NATS_URL=nats://nats-1:4222,nats://nats-2:4222,nats://nats-3:4222 NATSWAY_ROUTES_REPLICAS=3": Known(COMPOSE),
     "deploy/nats/make-secrets.sh": Known(COMPOSE),
+    "apiproxy setup": Known("prove_security.py runs it as an administrator"),
     "set -a; . secrets/compose.env; set +a": Known(COMPOSE),
     'export NATS_CA=secrets/authority.pem NATS_USER=operator NATS_PASSWORD="$NATSWAY_OPERATOR_PASSWORD"': Known(COMPOSE),
     "nats --server tls://127.0.0.1:4222 rtt": Known(COMPOSE),

@@ -21,6 +21,7 @@ class Revoked(unittest.TestCase):
     def setUp(self):
         self.stage = Stage(find_broker(), WHOLE)
         self.addCleanup(self.stage.__exit__)
+        self.stage.set_up()
         (self.stage.directory / "routes.toml").write_text(plays.ROUTES, encoding="utf-8")
         self.gateway = plays.start_gateway(self.stage, self.stage.listen, self.stage.admin)
         self.worker = self.stage.start("worker", "worker", "--subject", "svc.demo.blue")

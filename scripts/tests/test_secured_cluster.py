@@ -55,6 +55,7 @@ class Cluster(unittest.TestCase):
 
     def gateway(self):
         stage = self.stage
+        stage.set_up()
         (stage.directory / "routes.toml").write_text(plays.ROUTES, encoding="utf-8")
         gateway = plays.start_gateway(stage, stage.listen, stage.admin)
         stage.until("the routes are in force", lambda: "routes in force" in gateway.text())

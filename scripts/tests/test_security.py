@@ -1,5 +1,6 @@
 """The permissions of deploy/nats are sufficient, each is used, and dropping one is noticed; `make prove-security` drops all."""
 
+import json
 import os
 import random
 import re
@@ -13,7 +14,7 @@ import permissions
 from find_broker import find_broker
 from permissions import Permission, matches
 from prove_security import drop, whole
-from stage import ROLES
+from stage import ROLES, Stage
 from tooling import ROOT
 
 # How many permissions are dropped here, each of another role: chosen anew by SECURITY_SEED.
@@ -62,6 +63,35 @@ class Reading(unittest.TestCase):
         self.assertEqual(shared, {"_INBOX_cg.>": {"groups", "member"}, "_INBOX_worker.>": {"worker", "caller"}})
 
 
+    def test_nobody_may_publish_where_a_message_says(self):
+        for file in (permissions.PERMISSIONS, permissions.EXTRA):
+            said = [line for line in file.read_text(encoding="utf-8").splitlines() if not line.lstrip().startswith("#")]
+            self.assertNotIn("allow_responses", "\n".join(said))
+
+    def test_only_administrators_may_make_and_change_streams(self):
+        may = {p.role for p in permissions.read_all() if re.match(r"\$JS\.API\.(STREAM\.(CREATE|UPDATE|DELETE)|>)", p.subject)}
+        self.assertEqual(may, {"admin"})
+
+
+class Attack(unittest.TestCase):
+    """What was once possible to a worker; prove_security has the other attacks."""
+
+    def test_a_worker_does_not_grant_itself_a_subject_by_a_message_to_itself(self):
+        with Stage(find_broker(), permissions.PERMISSIONS.read_text(encoding="utf-8")) as stage:
+            with stage.intruder("setup") as owner, stage.intruder("worker") as worker:
+                routes = {"name": "KV_natsway-routes", "subjects": ["$KV.natsway-routes.>"]}
+                self.assertIsNotNone(owner.ask("$JS.API.STREAM.CREATE.KV_natsway-routes", routes))
+                self.assertTrue(owner.may_publish("$KV.natsway-routes.demo", b"the owner's"))
+                for target in ("$KV.natsway-routes.demo", "$JS.API.STREAM.PURGE.KV_natsway-routes", "natsway.drain.svc.demo.blue"):
+                    worker.subscribe(worker.inbox)
+                    worker.publish(worker.inbox, b"", target)
+                    worker.settle()
+                    self.assertTrue(worker.until(lambda: any(h.reply == target for h in worker.heard), 5.0), "it hears itself")
+                    self.assertFalse(worker.may_publish(target, b"the worker's"), target)
+                stored = json.loads(owner.ask("$JS.API.STREAM.INFO.KV_natsway-routes").payload)
+                self.assertEqual(stored["state"]["messages"], 1)
+
+
 class Deployment(unittest.TestCase):
     @unittest.skipIf(shutil.which("openssl") is None, "openssl is not installed: no certificates are made")
     def test_the_broker_takes_the_secured_configuration_and_what_is_made_for_it(self):
@@ -107,7 +137,7 @@ class Deployment(unittest.TestCase):
         services = re.findall(r"^  (\w[\w-]*):\n((?:    .*\n|\n|  #.*\n)*)", secured.split("\nservices:\n")[1], re.MULTILINE)
         self.assertGreater(len(services), 5)
         for name, body in services:
-            if name != "operator":
+            if name not in ("operator", "setup", "setup-shipper"):
                 self.assertRegex(plain, rf"(?m)^  {name}:", f"{name} is in docker-compose.yml")
             user = re.search(r"NATS_USER: (\w+)", body)
             if user:

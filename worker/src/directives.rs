@@ -11,12 +11,12 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use natsway_boot::Broker;
 use natsway_wire::Subject;
-use natsway_wire::control::{Directive, directive_subject};
+use natsway_wire::control::{Directive, directive_subject, is_inbox};
 use serde_json::json;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tower::Service;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::{Body, BoxError, Error, Options, Summary, serve};
 
@@ -115,6 +115,10 @@ impl<F: Fn() -> Set> Sets<F> {
             };
             // The client has ended, with the process.
             let Some(message) = message else { return std::future::pending().await };
+            if !is_directive(&message, directive) {
+                debug!(%directive, "ignored: it does not say what its subject says, or wants no answer");
+                continue;
+            }
             self.act(directive);
             answer(&client, message, instance, 1 + self.open_sets.len()).await;
         }
@@ -149,6 +153,17 @@ impl<F: Fn() -> Set> Sets<F> {
         }
         summary
     }
+}
+
+/// Whether a message says what its subject says, and where to answer. Others are not from who gives directives.
+fn is_directive(message: &Message, directive: Directive) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Said {
+        directive: String,
+    }
+    let said = serde_json::from_slice::<Said>(&message.payload);
+    said.is_ok_and(|said| said.directive == directive.to_string())
+        && message.reply.as_ref().is_some_and(|reply| is_inbox(reply))
 }
 
 async fn answer(client: &Client, message: Message, instance: &str, sets: usize) {

@@ -47,6 +47,11 @@ impl<F: Start> House<F> {
     /// Answers until the session is lost.
     pub(crate) async fn keep(self, client: Arc<Client>, mut messages: SelectAll<Subscriber>) {
         while let Some(message) = messages.next().await {
+            // Whoever wants an answer elsewhere wants something else.
+            if message.reply.as_ref().is_some_and(|reply| !control::is_inbox(reply)) {
+                debug!(subject = %message.subject, "ignored: it wants its answer where no inbox is");
+                continue;
+            }
             let Some(answer) = self.answer(&message) else { continue };
             let Some(reply) = message.reply else { continue };
             if let Err(error) = client.publish(reply, answer).await {
@@ -76,6 +81,11 @@ impl<F: Start> House<F> {
             };
         }
         if self.is_drain(&message.subject) {
+            // An answer of JetStream's to another question, sent here by whoever asked that, says something.
+            if !message.payload.is_empty() || message.headers.is_some() {
+                debug!(subject = %message.subject, "ignored: a request to leave says nothing");
+                return None;
+            }
             return self.drain(&message.subject).then(id);
         }
         // What is left is the question who is there; those who leave keep silent.

@@ -100,7 +100,8 @@ impl<F: Start> Intake<F> {
     /// Starts the request that a message holds, or says why not. Never waits.
     pub(crate) fn accept(&self, endpoint: usize, message: Message) -> Option<Refusal> {
         let figures = &self.desk.figures[endpoint];
-        let Some(reply) = message.reply else {
+        // What JetStream delivers names a subject of its own to acknowledge at. It may be anything that somebody has stored.
+        let Some(reply) = message.reply.filter(|reply| !reply.starts_with('$')) else {
             Figures::count(&figures.without_reply);
             return None;
         };

@@ -52,7 +52,7 @@ impl BucketArgs {
         let store = opened.map_err(|error| match error.kind() {
             StoreErrorKind::NoBucket => anyhow!(
                 "there is no routes bucket {:?} yet: start a gateway, which makes it, or fill it by \
-                 `apiproxy routes import FILE`",
+                 `apiproxy routes import FILE`; where neither may make it, run `apiproxy setup` as an administrator",
                 self.routes_bucket
             ),
             _ => anyhow!(error).context(UNREACHED),
@@ -72,8 +72,8 @@ impl BucketArgs {
         let made = RouteStore::open_or_create(client, bucket, self.routes_replicas.get()).await;
         let store = made.with_context(|| {
             format!(
-                "there is no routes bucket {bucket:?} yet, and it could not be made: start a gateway, which makes it, or \
-                 use a user that may publish to $JS.API.STREAM.CREATE.KV_{bucket}"
+                "there is no routes bucket {bucket:?} yet, and it could not be made: run `apiproxy setup` as an \
+                 administrator, or start a gateway where gateways may make it"
             )
         })?;
         Ok((session, store))

@@ -5,6 +5,7 @@ mod columns;
 pub mod health;
 pub mod rollout;
 pub mod routes;
+pub mod setup;
 mod status;
 
 use std::net::SocketAddr;
@@ -53,6 +54,8 @@ pub enum Command {
     Routes(routes::RoutesArgs),
     /// Change the version that serves: all at once or bit by bit, and back by itself when the new one is worse
     Rollout(rollout::RolloutArgs),
+    /// Make the buckets and streams that programs need, as an administrator; on a broker where they may not themselves
+    Setup(setup::SetupArgs),
     /// Say whether the gateway of this machine is ready; exits with 0 if it is
     Healthcheck(health::HealthArgs),
     /// Print a script that completes this command line in a shell

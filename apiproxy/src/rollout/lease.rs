@@ -6,18 +6,20 @@
 use std::time::Duration;
 
 use async_nats::Client;
-use async_nats::jetstream::{self, kv, stream::StorageType};
+use async_nats::jetstream::{self, kv};
+use natsway_stores::catalogue::{ROLLOUT_LEASE_LASTS, rollout_lease};
+use natsway_stores::open_or_make;
 use tokio::sync::watch;
-use tracing::{debug, info};
-
-/// The bucket.
-const BUCKET: &str = "natsway-lease";
+use tracing::{debug, info, warn};
 
 /// Its only key.
 const KEY: &str = "rollouts";
 
-/// How long a lease lives that is not renewed.
-const LIFETIME: Duration = Duration::from_secs(3);
+/// How long one request to the broker may take, so that what it says is here within [`TRY`].
+const REQUEST: Duration = Duration::from_millis(1_000);
+
+/// How long one try to have or renew the lease may take.
+const TRY: Duration = ROLLOUT_LEASE_LASTS.checked_div(2).expect("two is not zero");
 
 /// How often it is renewed, and asked for by the others.
 const PACE: Duration = Duration::from_millis(750);
@@ -31,7 +33,7 @@ pub async fn keep(
     mut wanted: watch::Receiver<bool>,
     held: watch::Sender<bool>,
 ) {
-    let mut lease = None;
+    let (mut lease, mut complained) = (None, false);
     loop {
         if !*wanted.borrow_and_update() {
             if let Some(Lease { bucket, revision }) = lease.take() {
@@ -44,8 +46,17 @@ pub async fn keep(
             }
             continue;
         }
-        lease = match tokio::time::timeout(LIFETIME / 2, renew(&client, &id, replicas, lease)).await {
-            Ok(Ok(lease)) => Some(lease),
+        lease = match tokio::time::timeout(TRY, renew(&client, &id, replicas, lease)).await {
+            Ok(Ok(lease)) => {
+                complained = false;
+                Some(lease)
+            }
+            Ok(Err(error)) if error.is::<natsway_stores::StoreError>() => {
+                if !std::mem::replace(&mut complained, true) {
+                    warn!(%error, "no lease, so no rollout is driven from here; trying again");
+                }
+                None
+            }
             Ok(Err(error)) => {
                 debug!(%error, "another gateway drives the rollouts");
                 None
@@ -78,23 +89,9 @@ async fn renew(
         let revision = bucket.update(KEY, id.to_owned().into(), revision).await?;
         return Ok(Lease { bucket, revision });
     }
-    let context = jetstream::new(client.clone());
-    let bucket = match context.get_key_value(BUCKET).await {
-        Ok(bucket) => bucket,
-        Err(_) => context.create_key_value(config(replicas)).await?,
-    };
+    let mut context = jetstream::new(client.clone());
+    context.set_timeout(REQUEST);
+    let bucket = open_or_make(&context, rollout_lease(replicas)).await?;
     let revision = bucket.create(KEY, id.to_owned().into()).await?;
     Ok(Lease { bucket, revision })
-}
-
-fn config(replicas: usize) -> kv::Config {
-    kv::Config {
-        bucket: BUCKET.to_owned(),
-        description: "natsway: which gateway drives the rollouts".to_owned(),
-        max_age: LIFETIME,
-        history: 1,
-        num_replicas: replicas,
-        storage: StorageType::Memory,
-        ..kv::Config::default()
-    }
 }

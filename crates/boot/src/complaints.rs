@@ -113,9 +113,12 @@ impl Forbidden<'_> {
 }
 
 fn hint(operation: &str, subject: &str) -> &'static str {
+    if subject.starts_with("$JS.API.STREAM.CREATE.") {
+        return "a program makes what is not there: run `apiproxy setup` as an administrator (docs/security.md)";
+    }
     match (operation, subject.starts_with("_INBOX")) {
         ("publish", true) => {
-            "a reply; give this user allow_responses, or look whether it came after that expired (docs/security.md)"
+            "a reply; add the asker's inbox prefix to this user's permissions, never allow_responses (docs/security.md)"
         }
         ("subscribe", true) => {
             "an inbox; permit it, or set NATS_INBOX_PREFIX to the prefix that is permitted (docs/security.md)"

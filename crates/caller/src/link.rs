@@ -439,7 +439,7 @@ impl<'l> Wait<'l> {
     fn new(link: &'l Rc<Link>, deadline: Instant, manners: Manners, payload_bytes: usize) -> Wait<'l> {
         let bytes = payload_bytes + MESSAGE_OVERHEAD_BYTES;
         link.bytes_in_flight.set(link.bytes_in_flight.get() + bytes);
-        let key = link.slots.borrow_mut().insert(deadline, manners);
+        let key = link.slots.borrow_mut().insert(deadline, manners, natsway_boot::random_u64());
         if link.expiry_parked.get() {
             link.expiry.notify_one();
         }

@@ -1,5 +1,5 @@
-//! The requests that wait for a reply on one connection: a slab whose places carry a generation, so that a late reply
-//! to a place's former owner is known for what it is. Pure but for wakers.
+//! The requests that wait for a reply on one connection: a slab whose places carry a random secret, so that neither a late
+//! reply to a place's former owner nor a forged one is taken for the answer. Pure but for wakers.
 
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -8,22 +8,24 @@ use std::time::Instant;
 use slab::Slab;
 
 /// Where a request waits, and the last token of its reply subject.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+///
+/// Whoever may publish to the role's inboxes and knows the token can answer in the worker's stead, and the rest of the subject
+/// is shown with every request. So the token is a secret between the caller and the one worker that gets the request.
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Key {
     index: u32,
-    generation: u32,
+    secret: u64,
 }
 
 /// The waiting requests; `T` is what each waits for.
 #[derive(Debug)]
 pub struct Slots<T> {
     slab: Slab<Slot<T>>,
-    next_generation: u32,
 }
 
 #[derive(Debug)]
 struct Slot<T> {
-    generation: u32,
+    secret: u64,
     state: State<T>,
     /// The instance that said it runs the request.
     instance: Option<Rc<str>>,
@@ -75,30 +77,57 @@ pub enum Accepted {
 }
 
 impl Key {
-    /// Characters in a token.
+    /// Characters in a token: 96 bits, six in each.
     pub const TOKEN_BYTES: usize = 16;
 
     /// The key as a token of a subject.
     pub fn token(self) -> [u8; Key::TOKEN_BYTES] {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        let value = u64::from(self.generation) << 32 | u64::from(self.index);
-        std::array::from_fn(|place| DIGITS[(value >> (60 - 4 * place) & 0xf) as usize])
+        let value = u128::from(self.secret) << 32 | u128::from(self.index);
+        std::array::from_fn(|place| DIGITS[(value >> (90 - 6 * place) & 0x3f) as usize])
     }
 
     /// Reads what [`token`](Key::token) wrote.
     pub fn parse(token: &str) -> Option<Key> {
-        if token.len() != Key::TOKEN_BYTES || !token.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            return None;
+        let token: &[u8; Key::TOKEN_BYTES] = token.as_bytes().try_into().ok()?;
+        let mut value = 0_u128;
+        for byte in token {
+            let digit = VALUES[usize::from(*byte)];
+            if digit == NO_DIGIT {
+                return None;
+            }
+            value = value << 6 | u128::from(digit);
         }
-        let value = u64::from_str_radix(token, 16).ok()?;
-        Some(Key { index: value as u32, generation: (value >> 32) as u32 })
+        Some(Key { index: value as u32, secret: (value >> 32) as u64 })
     }
 }
+
+/// What it shows is no secret, since it may end in a log.
+impl std::fmt::Debug for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Key({})", self.index)
+    }
+}
+
+/// The digits of base64url (RFC 4648, section 5): all of them may stand in a subject.
+const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+
+const NO_DIGIT: u8 = u8::MAX;
+
+/// The value of each byte that is a digit.
+const VALUES: [u8; 256] = {
+    let mut values = [NO_DIGIT; 256];
+    let mut value = 0;
+    while value < DIGITS.len() {
+        values[DIGITS[value] as usize] = value as u8;
+        value += 1;
+    }
+    values
+};
 
 impl<T> Slots<T> {
     /// No requests yet.
     pub fn new() -> Slots<T> {
-        Slots { slab: Slab::new(), next_generation: 0 }
+        Slots { slab: Slab::new() }
     }
 
     /// Requests that have a place, abandoned ones included.
@@ -111,16 +140,14 @@ impl<T> Slots<T> {
         self.slab.is_empty()
     }
 
-    /// Takes a place for a request that is given up at `deadline`.
-    pub fn insert(&mut self, deadline: Instant, manners: Manners) -> Key {
-        let generation = self.next_generation;
-        self.next_generation = generation.wrapping_add(1);
+    /// Takes a place for a request that is given up at `deadline`. Nobody can guess `secret` from earlier ones.
+    pub fn insert(&mut self, deadline: Instant, manners: Manners, secret: u64) -> Key {
         let state = State::Waiting(None);
         let doubt = Doubt::Never;
-        let slot = Slot { generation, state, instance: None, manners, deadline, expired: false, doubt };
+        let slot = Slot { secret, state, instance: None, manners, deadline, expired: false, doubt };
         let index =
             u32::try_from(self.slab.insert(slot)).expect("requests in flight are bounded far below 2^32");
-        Key { index, generation }
+        Key { index, secret }
     }
 
     /// From this moment on a request is in doubt if it was neither answered nor accepted.
@@ -139,7 +166,7 @@ impl<T> Slots<T> {
     }
 
     fn get(&mut self, key: Key) -> Option<&mut Slot<T>> {
-        self.slab.get_mut(key.index as usize).filter(|slot| slot.generation == key.generation)
+        self.slab.get_mut(key.index as usize).filter(|slot| slot.secret == key.secret)
     }
 
     fn remove(&mut self, key: Key) {
@@ -151,7 +178,7 @@ impl<T> Slots<T> {
         self.get(key).map(|slot| slot.manners.signals)
     }
 
-    /// Gives a request what it waits for; `false` when nobody waits (a late or second reply).
+    /// Gives a request what it waits for; `false` when nobody waits (a late, second or forged reply).
     pub fn deliver(&mut self, key: Key, value: T) -> bool {
         let Some(slot) = self.get(key) else { return false };
         match &mut slot.state {
@@ -304,6 +331,11 @@ mod tests {
 
     use super::*;
 
+    /// Takes a place with a secret that no other has.
+    fn insert(slots: &mut Slots<u32>, deadline: Instant, manners: Manners) -> Key {
+        slots.insert(deadline, manners, natsway_boot::random_u64())
+    }
+
     fn poll(slots: &mut Slots<u32>, key: Key) -> Option<u32> {
         match slots.poll(key, &mut Context::from_waker(Waker::noop())) {
             Poll::Ready(value) => value,
@@ -321,7 +353,7 @@ mod tests {
     #[test]
     fn a_reply_reaches_its_request_once() {
         let mut slots = Slots::new();
-        let key = slots.insert(later(), CANCELLED);
+        let key = insert(&mut slots, later(), CANCELLED);
         assert_eq!(poll(&mut slots, key), None);
         assert!(slots.deliver(key, 7));
         assert!(!slots.deliver(key, 8), "the first reply wins");
@@ -332,9 +364,9 @@ mod tests {
     #[test]
     fn a_late_reply_does_not_reach_the_next_owner_of_the_place() {
         let mut slots = Slots::new();
-        let old = slots.insert(later(), PLAIN);
+        let old = insert(&mut slots, later(), PLAIN);
         slots.abandon(old);
-        let new = slots.insert(later(), PLAIN);
+        let new = insert(&mut slots, later(), PLAIN);
         assert_eq!(old.index, new.index, "the place is used again");
         assert!(!slots.deliver(old, 1));
         assert!(slots.deliver(new, 2));
@@ -342,18 +374,32 @@ mod tests {
     }
 
     #[test]
+    fn a_reply_that_guesses_the_place_and_not_its_secret_is_nobodys() {
+        let mut slots = Slots::new();
+        let key = insert(&mut slots, later(), CANCELLED);
+        for bit in 0..64 {
+            let forged = Key { secret: key.secret ^ 1 << bit, ..key };
+            assert!(!slots.deliver(forged, 1));
+            assert_eq!(slots.accept(forged, "a"), Accepted::Late);
+            assert_eq!(slots.expects_signals(forged), None);
+        }
+        assert!(slots.deliver(key, 2));
+        assert_eq!(poll(&mut slots, key), Some(2));
+    }
+
+    #[test]
     fn an_abandoned_request_is_cancelled_where_it_runs_whenever_that_becomes_known() {
         let mut slots = Slots::<u32>::new();
-        let known = slots.insert(later(), CANCELLED);
+        let known = insert(&mut slots, later(), CANCELLED);
         assert_eq!(slots.accept(known, "a"), Accepted::Noted);
         assert_eq!(slots.abandon(known).as_deref(), Some("a"));
 
-        let unknown = slots.insert(later(), CANCELLED);
+        let unknown = insert(&mut slots, later(), CANCELLED);
         assert_eq!(slots.abandon(unknown), None);
         assert_eq!(slots.accept(unknown, "b"), Accepted::Cancel);
         assert_eq!(slots.accept(unknown, "b"), Accepted::Late);
 
-        let unwanted = slots.insert(later(), PLAIN);
+        let unwanted = insert(&mut slots, later(), PLAIN);
         slots.accept(unwanted, "c");
         assert_eq!(slots.abandon(unwanted), None);
         assert!(slots.is_empty());
@@ -363,7 +409,7 @@ mod tests {
     fn an_abandoned_request_that_nobody_accepts_is_forgotten_at_its_deadline() {
         let mut slots = Slots::<u32>::new();
         let deadline = later();
-        let key = slots.insert(deadline, CANCELLED);
+        let key = insert(&mut slots, deadline, CANCELLED);
         slots.abandon(key);
         slots.expire(deadline - Duration::from_millis(1), false);
         assert_eq!(slots.len(), 1);
@@ -376,9 +422,9 @@ mod tests {
         let mut slots = Slots::<u32>::new();
         let deadline = later();
         let (late, answered, early) = (
-            slots.insert(deadline, CANCELLED),
-            slots.insert(deadline, CANCELLED),
-            slots.insert(deadline + Duration::from_secs(1), CANCELLED),
+            insert(&mut slots, deadline, CANCELLED),
+            insert(&mut slots, deadline, CANCELLED),
+            insert(&mut slots, deadline + Duration::from_secs(1), CANCELLED),
         );
         slots.accept(late, "a");
         assert!(slots.deliver(answered, 1));
@@ -395,7 +441,7 @@ mod tests {
     fn what_is_neither_answered_nor_accepted_is_in_doubt_once() {
         let mut slots = Slots::<u32>::new();
         let moment = Instant::now() + Duration::from_secs(1);
-        let [lost, accepted, answered, unasked] = [(); 4].map(|()| slots.insert(later(), CANCELLED));
+        let [lost, accepted, answered, unasked] = [(); 4].map(|()| insert(&mut slots, later(), CANCELLED));
         for key in [lost, accepted, answered] {
             slots.doubt_from(key, moment);
         }
@@ -419,9 +465,9 @@ mod tests {
     fn only_the_requests_of_a_lost_instance_fail() {
         let mut slots = Slots::new();
         let (a, b, c) = (
-            slots.insert(later(), CANCELLED),
-            slots.insert(later(), CANCELLED),
-            slots.insert(later(), CANCELLED),
+            insert(&mut slots, later(), CANCELLED),
+            insert(&mut slots, later(), CANCELLED),
+            insert(&mut slots, later(), CANCELLED),
         );
         slots.accept(a, "x");
         slots.accept(b, "y");
@@ -435,21 +481,27 @@ mod tests {
     #[test]
     fn in_doubt_only_what_may_run_twice_is_given_up() {
         let mut slots = Slots::new();
-        let (once, repeatable) = (slots.insert(later(), CANCELLED), slots.insert(later(), PLAIN));
+        let (once, repeatable) = (insert(&mut slots, later(), CANCELLED), insert(&mut slots, later(), PLAIN));
         assert_eq!(slots.fail_repeatable(|| 1), 1);
         assert_eq!((poll(&mut slots, once), poll(&mut slots, repeatable)), (None, Some(1)));
     }
 
     proptest! {
         #[test]
-        fn tokens_round_trip(index: u32, generation: u32) {
-            let key = Key { index, generation };
-            prop_assert_eq!(Key::parse(std::str::from_utf8(&key.token()).unwrap()), Some(key));
+        fn tokens_round_trip(index: u32, secret: u64) {
+            let key = Key { index, secret };
+            let token = key.token();
+            let token = std::str::from_utf8(&token).unwrap();
+            prop_assert_eq!(Key::parse(token), Some(key));
+            prop_assert!(!token.contains(['.', '*', '>', ' ']), "{} is a token of a subject", token);
         }
 
         #[test]
-        fn any_text_is_a_token_or_none(text in ".{0,20}") {
-            let _ = Key::parse(&text);
+        fn any_text_is_a_token_or_none(text in "[A-Za-z0-9_.*>-]{16}|.{0,20}") {
+            // Each key has one token, so no two subjects mean the same request.
+            if let Some(key) = Key::parse(&text) {
+                prop_assert_eq!(key.token(), text.as_bytes());
+            }
         }
     }
 }

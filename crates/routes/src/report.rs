@@ -180,7 +180,7 @@ pub async fn keep(client: Client, mut report: impl FnMut() -> Report, leave: imp
             }
             question = asked.next() => match question {
                 Some(question) => {
-                    if let Some(reply) = question.reply {
+                    if let Some(reply) = question.reply.filter(|reply| control::is_inbox(reply)) {
                         publish(&client, reply, &reporter.whole(report())).await;
                     }
                 }

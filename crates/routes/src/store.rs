@@ -7,18 +7,13 @@ use async_nats::Client;
 use async_nats::jetstream::kv::{self, CreateErrorKind, Entry, Operation, UpdateErrorKind};
 use async_nats::jetstream::{self, context::KeyValueErrorKind};
 use futures_util::{StreamExt, TryStreamExt};
+use natsway_stores::catalogue;
 
 use crate::document::RouteDocument;
 use crate::feed::Change;
 
 /// The bucket's name unless another is given.
-pub const BUCKET: &str = "natsway-routes";
-
-/// The largest document, in bytes: hundreds of versions and rules.
-const DOCUMENT_BYTES: i32 = 256 * 1024;
-
-/// Earlier revisions of a document that the bucket keeps, for looking back.
-const HISTORY: i64 = 16;
+pub use natsway_stores::catalogue::ROUTES as BUCKET;
 
 /// How long the broker may take for one request.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -106,20 +101,10 @@ impl RouteStore {
         }
         let mut context = jetstream::new(client);
         context.set_timeout(TIMEOUT);
-        let config = kv::Config {
-            bucket: bucket.to_owned(),
-            description: "natsway routes, one document each".to_owned(),
-            history: HISTORY,
-            max_value_size: DOCUMENT_BYTES,
-            num_replicas: replicas,
-            ..kv::Config::default()
-        };
         // Several gateways may do this at once; the same bucket made twice is one bucket.
-        let created = context.create_key_value(config).await;
-        let failed = |error| {
-            StoreError::new(StoreErrorKind::Unavailable, format!("make routes bucket {bucket:?}"), error)
-        };
-        created.map(|bucket| RouteStore { bucket }).map_err(failed)
+        let made = natsway_stores::open_or_make(&context, catalogue::routes(bucket, replicas)).await;
+        let failed = |error| StoreError::new(StoreErrorKind::Unavailable, "routes", error);
+        made.map(|bucket| RouteStore { bucket }).map_err(failed)
     }
 
     /// Copies of the bucket in a cluster, as it was when it was opened.

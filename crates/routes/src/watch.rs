@@ -123,8 +123,10 @@ impl Keeper {
     /// What is to be done when the bucket is not reached.
     fn advice(&self) -> &'static str {
         match self {
-            Keeper::Us(_) => "it needs JetStream, or start with --static-routes",
-            Keeper::Others(_) => "a gateway with live routes makes it",
+            Keeper::Us(_) => {
+                "it needs JetStream, and where users may not make buckets `apiproxy setup`; or start with --static-routes"
+            }
+            Keeper::Others(_) => "a gateway with live routes makes it, or `apiproxy setup`",
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Subjects and messages by which gateways and workers keep house, all below [`CONTROL_PREFIX`].
 //!
+//! What is answered is answered to an inbox ([`is_inbox`]) and nowhere else. What comes with another reply subject is ignored.
+//!
 //! A command is `[1, command, detail]`: like an envelope without flags, its unknown elements are skipped.
 //!
 //! | subject | who listens | message |
@@ -82,6 +84,15 @@ pub fn figures_subject(sender: &str) -> String {
 /// The subject on which all senders of requests are asked for their figures.
 pub fn report_subject() -> String {
     format!("{CONTROL_PREFIX}.report")
+}
+
+/// Whether a reply subject is an inbox, or what the broker puts in an inbox's place for a question from another account.
+///
+/// Whoever asks names the subject of the answer, and the broker lets a program publish wherever its own permissions say. So a program that
+/// answered anywhere would lend them to whoever may ask: its answer could be a route, or have workers leave. The same goes for what
+/// JetStream delivers or answers on a subject that somebody named: it has another reply subject, or none.
+pub fn is_inbox(reply: &str) -> bool {
+    reply.starts_with("_INBOX") || reply.starts_with("_R_.")
 }
 
 /// Checks an instance id from the wire, since it becomes a token of a subject.

@@ -73,8 +73,7 @@ impl Prefix {
 
     /// The stream that is used when none is named: the prefix in capitals, `_` for what a stream name cannot have.
     pub fn default_stream(&self) -> String {
-        let letter = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' };
-        self.0.chars().map(letter).collect()
+        natsway_stores::catalogue::default_stream(&self.0)
     }
 
     /// Reads a subject back. With `has_file` its last token is the file.

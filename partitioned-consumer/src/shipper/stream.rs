@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use async_nats::jetstream::{self, stream};
-use tracing::info;
+use natsway_stores::catalogue;
 
 use super::name::Prefix;
 
@@ -22,13 +22,8 @@ pub enum StreamError {
         subjects: String,
     },
     /// The broker did not give or make it.
-    #[error("stream {stream:?}: {reason}")]
-    Broker {
-        /// The stream.
-        stream: String,
-        /// What the broker said.
-        reason: String,
-    },
+    #[error(transparent)]
+    Broker(#[from] natsway_stores::StoreError),
 }
 
 /// What a stream is made with when it does not exist.
@@ -48,17 +43,8 @@ pub struct StreamPlan {
 
 impl StreamPlan {
     fn config(&self) -> stream::Config {
-        stream::Config {
-            name: self.name.clone(),
-            subjects: vec![self.prefix.everything()],
-            // A full stream makes producers wait. Discarding the oldest would lose lines that nobody has read.
-            discard: stream::DiscardPolicy::New,
-            max_bytes: self.max_bytes.and_then(|bytes| i64::try_from(bytes).ok()).unwrap_or(-1),
-            max_age: self.max_age.unwrap_or_default(),
-            num_replicas: self.replicas,
-            allow_direct: true,
-            ..Default::default()
-        }
+        let prefix = self.prefix.to_string();
+        catalogue::lines(&self.name, &prefix, self.max_bytes, self.max_age, self.replicas)
     }
 
     /// The stream, made now if need be.
@@ -66,18 +52,7 @@ impl StreamPlan {
     /// # Errors
     /// [`StreamError`].
     pub async fn open(&self, context: &jetstream::Context) -> Result<stream::Stream, StreamError> {
-        let broker = |reason: String| StreamError::Broker { stream: self.name.clone(), reason };
-        let stream = match context.get_stream(&self.name).await {
-            Ok(stream) => stream,
-            Err(error) if is_missing(&error) => {
-                info!(stream = self.name, "making the stream");
-                context
-                    .get_or_create_stream(self.config())
-                    .await
-                    .map_err(|error| broker(error.to_string()))?
-            }
-            Err(error) => return Err(broker(error.to_string())),
-        };
+        let stream = natsway_stores::open_or_make_stream(context, self.config()).await?;
         let everything = self.prefix.everything();
         let held = &stream.cached_info().config.subjects;
         if held.iter().any(|subject| crate::subject_matches(subject, &everything)) {
@@ -104,9 +79,4 @@ pub(crate) async fn last_message(
             _ => Err(error),
         },
     }
-}
-
-fn is_missing(error: &async_nats::jetstream::context::GetStreamError) -> bool {
-    use async_nats::jetstream::context::GetStreamErrorKind::JetStream;
-    matches!(error.kind(), JetStream(error) if error.error_code() == jetstream::ErrorCode::STREAM_NOT_FOUND)
 }

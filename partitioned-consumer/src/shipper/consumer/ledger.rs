@@ -2,12 +2,14 @@
 
 use async_nats::jetstream::{self, kv, stream};
 use bytes::Bytes;
+use natsway_stores::catalogue::shipper_commits;
+use natsway_stores::open_or_make;
 
 use crate::shipper::commit::Commit;
 use crate::shipper::stream::last_message;
 
 /// The bucket of all shippers of an account; the key is `<cluster>.<stream>.<source>`.
-pub(super) const BUCKET: &str = "natsway-shipper";
+pub(super) use natsway_stores::catalogue::SHIPPER_COMMITS as BUCKET;
 
 /// See the module.
 #[derive(Clone)]
@@ -47,14 +49,7 @@ impl Ledger {
         replicas: usize,
     ) -> Result<Self, LedgerError> {
         let failed = |error: &dyn std::fmt::Display| LedgerError(error.to_string());
-        let store = match context.get_key_value(BUCKET).await {
-            Ok(store) => store,
-            Err(_) => {
-                let config =
-                    kv::Config { bucket: BUCKET.into(), num_replicas: replicas, ..Default::default() };
-                context.create_key_value(config).await.map_err(|error| failed(&error))?
-            }
-        };
+        let store = open_or_make(context, shipper_commits(replicas)).await.map_err(|error| failed(&error))?;
         let backing = context.get_stream(format!("KV_{BUCKET}")).await.map_err(|error| failed(&error))?;
         Ok(Self { store, stream: backing, prefix: format!("{cluster}.{stream}.") })
     }

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 
 use async_nats::jetstream::{self, kv};
 use futures_util::TryStreamExt;
+use natsway_stores::catalogue::shipper_members;
+use natsway_stores::open_or_make;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::ElasticGroup;
-
-const BUCKET: &str = "natsway-shipper-members";
 
 /// See the module.
 pub(super) struct Liveness {
@@ -114,18 +114,7 @@ impl Liveness {
     }
 
     async fn store(&self) -> Result<kv::Store, Failure> {
-        match self.context.get_key_value(BUCKET).await {
-            Ok(store) => Ok(store),
-            Err(_) => {
-                let config = kv::Config {
-                    bucket: BUCKET.into(),
-                    max_age: self.timeout,
-                    num_replicas: self.replicas,
-                    ..Default::default()
-                };
-                Ok(self.context.create_key_value(config).await?)
-            }
-        }
+        Ok(open_or_make(&self.context, shipper_members(self.timeout, self.replicas)).await?)
     }
 
     fn key(&self, member: &str) -> String {
