@@ -166,7 +166,11 @@ pub fn render(cores: &[Arc<CoreMetrics>], routes: &Reading) -> String {
     page.sample("natsway_requests_total", "", count(|core| &core.requests));
     page.family("natsway_retries_total", "counter", "Tries after a request's first.");
     page.sample("natsway_retries_total", "", count(|core| &core.retries));
-    page.family("natsway_late_replies_total", "counter", "Replies that nobody waits for: late, second or forged.");
+    page.family(
+        "natsway_late_replies_total",
+        "counter",
+        "Replies that nobody waits for: late, second or forged.",
+    );
     page.sample("natsway_late_replies_total", "", count_links(|links| &links.late_replies));
     page.family("natsway_bad_replies_total", "counter", "Replies that could not be read.");
     page.sample("natsway_bad_replies_total", "", count(|core| &core.bad_replies));
