@@ -61,7 +61,8 @@ pub async fn open_or_make(context: &Context, config: Config) -> Result<kv::Store
     if let Ok(store) = context.get_key_value(&bucket).await {
         return Ok(store);
     }
-    open_or_make_stream(context, config).await?;
+    // Rare, and large: whoever waits for this need not keep room for it.
+    Box::pin(open_or_make_stream(context, config)).await?;
     let opened = context.get_key_value(&bucket).await;
     opened.map_err(|error| StoreError::Unavailable { name, reason: error.to_string() })
 }
