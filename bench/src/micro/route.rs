@@ -94,10 +94,10 @@ fn multiplex() -> Operation {
     let manners = Manners { signals: true, cancel: true, repeatable: true };
     let deadline = Instant::now() + Duration::from_secs(3_600);
     for _ in 0..WAITING {
-        slots.insert(deadline, manners);
+        slots.insert(deadline, manners, natsway_boot::random_u64());
     }
     Box::new(move || {
-        let token = slots.insert(deadline, manners).token();
+        let token = slots.insert(deadline, manners, natsway_boot::random_u64()).token();
         let text = std::str::from_utf8(black_box(&token)).expect("digits");
         let key = Key::parse(text).expect("a token");
         slots.deliver(key, 1);
