@@ -24,6 +24,7 @@ run: python ## Start a broker, the gateway and two workers; ARGS='--help' shows 
 test: python rust ## Install what the tests need and run them all
 	@$(PYTHON) scripts/find_broker.py >/dev/null
 	@$(PYTHON) scripts/find_nats_cli.py >/dev/null || echo 'make test: no nats command line, so the tests with it are skipped' >&2
+	@$(PYTHON) scripts/find_h2spec.py >/dev/null || echo 'make test: no h2spec, so the conformance of HTTP/2 is not tested' >&2
 	@$(PYTHON) scripts/find_promtool.py >/dev/null || echo 'make test: no promtool, so the tests with it are skipped' >&2
 	$(CARGO) build --workspace --bins
 	$(CARGO) build --package natsway-worker --features client --example caller

@@ -8,11 +8,13 @@ import tempfile
 import unittest
 from pathlib import Path
 
-import find_nats_cli
 from find_broker import pinned_version
+from find_h2spec import H2SPEC
+from find_nats_cli import NATS_CLI
 from tooling import ROOT, parse_version, show_version
 
 SCRIPTS = ROOT / "scripts"
+GO_TOOLS = (NATS_CLI, H2SPEC)
 
 
 class Versions(unittest.TestCase):
@@ -32,8 +34,9 @@ class Versions(unittest.TestCase):
 
     def test_the_pins_can_be_read(self):
         self.assertGreaterEqual(pinned_version(), (2, 11, 0))
-        go_mod = (find_nats_cli.MODULE / "go.mod").read_text(encoding="utf-8")
-        self.assertRegex(find_nats_cli.pinned_version(go_mod), r"^v\d+\.\d+\.\d+$")
+        for tool in GO_TOOLS:
+            go_mod = (tool.module / "go.mod").read_text(encoding="utf-8")
+            self.assertRegex(tool.pinned_version(go_mod), r"^v\d+\.\d+\.\d+$")
 
 
 class FindBroker(unittest.TestCase):
@@ -78,14 +81,25 @@ class FindBroker(unittest.TestCase):
         self.assertIn("version 2.9.1 is too old", found.stderr)
 
 
-class FindNatsCli(unittest.TestCase):
+class FindGoTools(unittest.TestCase):
     def test_a_missing_go_is_told_apart(self):
+        for script in ("find_nats_cli.py", "find_h2spec.py"):
+            with self.subTest(script), tempfile.TemporaryDirectory() as empty:
+                environment = {"PATH": empty, "CARGO_TARGET_DIR": empty}
+                command = [sys.executable, str(SCRIPTS / script)]
+                found = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+                self.assertEqual(found.returncode, 3)
+                self.assertIn("go is not in PATH", found.stderr)
+
+    def test_a_program_that_is_named_must_be_one(self):
         with tempfile.TemporaryDirectory() as empty:
-            environment = {"PATH": empty, "CARGO_TARGET_DIR": empty}
-            script = [sys.executable, str(SCRIPTS / "find_nats_cli.py")]
-            found = subprocess.run(script, env=environment, capture_output=True, text=True, check=False)
-        self.assertEqual(found.returncode, 3)
-        self.assertIn("go is not in PATH", found.stderr)
+            for tool in GO_TOOLS:
+                with self.subTest(tool.name):
+                    script = [sys.executable, str(SCRIPTS / f"find_{tool.directory.replace('-', '_')}.py")]
+                    environment = {**os.environ, tool.variable: f"{empty}/none"}
+                    found = subprocess.run(script, env=environment, capture_output=True, text=True, check=False)
+                    self.assertEqual(found.returncode, 2)
+                    self.assertIn(f"{tool.variable}={empty}/none: expected the path of a program", found.stderr)
 
 
 class FindPeer(unittest.TestCase):

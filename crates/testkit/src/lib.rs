@@ -37,4 +37,4 @@ pub use link::TcpLink;
 pub use nix::sys::signal::Signal;
 pub use ports::free_port;
 pub use process::{Process, ProcessBuilder};
-pub use tools::nats_cli;
+pub use tools::{h2spec, nats_cli};

@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 use crate::repository_root;
 
-/// What scripts/find_nats_cli.py ends with on a machine without Go.
+/// What the finders of programs in Go end with on a machine without Go.
 const NO_GO: i32 = 3;
 
 /// The nats-server of this machine, found or installed once per process.
@@ -25,18 +25,28 @@ pub(crate) fn nats_server() -> &'static Path {
 /// When `CI=true` and Go is there: a build machine must not skip what it can do.
 pub fn nats_cli() -> Option<&'static Path> {
     static FOUND: OnceLock<Option<PathBuf>> = OnceLock::new();
-    let found = FOUND.get_or_init(|| {
-        let output = find("find_nats_cli.py");
-        let found = path(&output);
-        if found.is_none() {
-            let must =
-                std::env::var_os("CI").is_some_and(|ci| ci == "true") && output.status.code() != Some(NO_GO);
-            assert!(!must, "{}", complaint(&output));
-            eprintln!("SKIPPED, no nats command line: {}", complaint(&output));
-        }
-        found
-    });
-    found.as_deref()
+    FOUND.get_or_init(|| go_tool("find_nats_cli.py", "nats command line")).as_deref()
+}
+
+/// The conformance suite for HTTP/2 servers, built and missed as [`nats_cli`] is.
+///
+/// # Panics
+/// As there.
+pub fn h2spec() -> Option<&'static Path> {
+    static FOUND: OnceLock<Option<PathBuf>> = OnceLock::new();
+    FOUND.get_or_init(|| go_tool("find_h2spec.py", "h2spec")).as_deref()
+}
+
+fn go_tool(finder: &str, name: &str) -> Option<PathBuf> {
+    let output = find(finder);
+    let found = path(&output);
+    if found.is_none() {
+        let must =
+            std::env::var_os("CI").is_some_and(|ci| ci == "true") && output.status.code() != Some(NO_GO);
+        assert!(!must, "{}", complaint(&output));
+        eprintln!("SKIPPED, no {name}: {}", complaint(&output));
+    }
+    found
 }
 
 fn find(script: &str) -> Output {
