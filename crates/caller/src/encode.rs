@@ -8,7 +8,7 @@ use http::Method;
 use natsway_routes::table::Codec;
 use natsway_wire::Error;
 use natsway_wire::envelope::{RequestEncoder, restamp_request};
-use natsway_wire::native::{DEADLINE, METHOD, PATH, canonical_name, is_reserved};
+use natsway_wire::native::{DEADLINE, METHOD, PATH, canonical_name, is_reserved, may_join};
 
 use crate::slots::Manners;
 
@@ -86,9 +86,7 @@ impl Encoded {
                     // NATS headers are text: a value that is not UTF-8 cannot cross. Names that mean something to
                     // the broker are not a client's to use.
                     match std::str::from_utf8(value) {
-                        Ok(value) if !is_reserved(name) => {
-                            headers.append(canonical_name(name).as_str(), value)
-                        }
+                        Ok(value) if !is_reserved(name) => put_once(&mut headers, name, value),
                         _ => {}
                     }
                     Ok::<(), Error>(())
@@ -121,6 +119,19 @@ impl Encoded {
             Encoded::Native(headers, _) => headers.insert(DEADLINE, sending.deadline_ms.to_string().as_str()),
         }
         self.first()
+    }
+}
+
+/// Adds a field so that each is there once: many clients of NATS read headers into a dictionary, which keeps one of
+/// several.
+fn put_once(headers: &mut HeaderMap, name: &str, value: &str) {
+    let name = canonical_name(name);
+    match headers.get(name.as_str()).filter(|_| may_join(&name)) {
+        Some(before) => {
+            let joined = format!("{before}, {value}");
+            headers.insert(name.as_str(), joined.as_str());
+        }
+        None => headers.append(name.as_str(), value),
     }
 }
 

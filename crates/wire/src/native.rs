@@ -46,13 +46,24 @@ pub enum NativeReply {
 /// Beginnings of names that mean something to the broker or to us.
 const RESERVED: [&str; 2] = ["nats-", "natsway-"];
 
-/// Whether a header name, in any case, means something to the broker or to Natsway: a client that could set it would
-/// have its message traced to a subject of its choice (`Nats-Trace-Dest`), not delivered at all (`Nats-Trace-Only`),
-/// stored, rolled up or expired by a stream (`Nats-Msg-Id`, `Nats-Rollup`, `Nats-TTL`), or taken for another request.
+/// Names under which clients of NATS show what the broker itself says (`NATS/1.0 503 No Responders`).
+const OF_THE_STATUS_LINE: [&str; 2] = ["status", "description"];
+
+/// Whether a header name, in any case, means something to the broker, to clients of NATS or to Natsway: a client that
+/// could set it would have its message traced to a subject of its choice (`Nats-Trace-Dest`), not delivered at all
+/// (`Nats-Trace-Only`), stored, rolled up or expired by a stream (`Nats-Msg-Id`, `Nats-Rollup`, `Nats-TTL`), taken for
+/// another request, or for the broker's own word (`Status`).
 pub fn is_reserved(name: &str) -> bool {
     let begins_with =
         |prefix: &&str| name.get(..prefix.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(prefix));
     RESERVED.iter().any(begins_with)
+        || OF_THE_STATUS_LINE.iter().any(|reserved| name.eq_ignore_ascii_case(reserved))
+}
+
+/// Whether fields of one name may be one field with commas between. HTTP lets everybody join them (RFC 9110 section 5.3)
+/// but for this one, whose values have commas of their own.
+pub fn may_join(name: &str) -> bool {
+    !name.eq_ignore_ascii_case("set-cookie")
 }
 
 /// A header name in the case that NATS services look for: `content-type` gives `Content-Type`.
@@ -131,10 +142,18 @@ mod tests {
 
     #[test]
     fn names_of_the_broker_and_of_ours_are_reserved_in_any_case() {
-        for name in ["nats-trace-dest", "Nats-Msg-Id", "NATS-", "natsway-method", "NatsWay-Path"] {
+        for name in [
+            "nats-trace-dest",
+            "Nats-Msg-Id",
+            "NATS-",
+            "natsway-method",
+            "NatsWay-Path",
+            "status",
+            "Description",
+        ] {
             assert!(is_reserved(name), "{name}");
         }
-        for name in ["nats", "natsy-x", "x-nats-trace-dest", "n\u{e4}ts-x", ""] {
+        for name in ["nats", "natsy-x", "x-status", "status-x", "x-nats-trace-dest", "n\u{e4}ts-x", ""] {
             assert!(!is_reserved(name), "{name}");
         }
     }
