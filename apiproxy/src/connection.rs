@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::server::conn::{http1, http2};
@@ -16,6 +17,7 @@ use tracing::debug;
 
 use crate::core::Core;
 use crate::headers::Caller;
+use crate::linger::Lingering;
 use crate::proxy;
 use crate::stall::{Timely, Unsent};
 
@@ -60,7 +62,7 @@ pub async fn serve(core: Rc<Core>, stream: TcpStream, peer: SocketAddr, leaving:
         detected = detecting => detected,
         () = patience_ends(&leaving) => return,
     };
-    let caller = Rc::new(Caller::new(peer, core.settings.trusts(peer.ip())));
+    let caller = Rc::new(Caller::new(peer, core.settings.trusted_proxies.trusts(peer.ip())));
     let served = match detected {
         Ok(Ok(true)) => serve_http2(core, stream, caller, leaving).await,
         Ok(Ok(false)) => serve_http1(core, stream, caller, leaving).await,
@@ -106,6 +108,7 @@ async fn serve_http1(
     let limits = core.settings.client;
     let draining = leaving.draining.clone();
     let begun = Rc::new(Cell::new(false));
+    let (unread, lingered) = (Rc::clone(&caller.unread), Arc::clone(&core.metrics.lingered));
     let service = service_fn({
         let begun = Rc::clone(&begun);
         move |request| {
@@ -122,7 +125,8 @@ async fn serve_http1(
         // Only where it must be: hyper's own limit costs nothing, any other an allocation a request.
         http.max_headers(limits.header_fields);
     }
-    let io = TokioIo::new(Timely::new(stream, limits.send_timeout));
+    let stream = Timely::new(stream, limits.send_timeout);
+    let io = TokioIo::new(Lingering::new(stream, unread, limits.linger, lingered));
     let mut connection = std::pin::pin!(http.serve_connection(io, service));
     tokio::select! {
         biased;

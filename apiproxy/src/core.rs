@@ -15,6 +15,7 @@ use natsway_caller::retry::Budget;
 use natsway_routes::table::{Codec, Route, RouteTable};
 use natsway_routes::watch::InForce;
 
+use crate::listener::Failures;
 use crate::metrics::{CoreMetrics, TargetStats};
 use crate::settings::Settings;
 use crate::trace::Spans;
@@ -30,6 +31,8 @@ pub struct Core {
     pub metrics: Arc<CoreMetrics>,
     /// Retries that this core may spend.
     pub budget: RefCell<Budget>,
+    /// Replies that could not be passed on.
+    pub bad_replies: RefCell<Failures>,
     /// Makes spans, when traces are exported.
     pub spans: Option<Spans>,
     lanes: Lanes,
@@ -85,6 +88,7 @@ impl Core {
             settings,
             metrics,
             budget: RefCell::new(Budget::new(Instant::now())),
+            bad_replies: RefCell::default(),
             lanes,
             in_force,
             view: RefCell::new(Rc::new(view)),

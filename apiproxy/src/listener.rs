@@ -129,16 +129,16 @@ async fn accept_one(listener: &TcpListener, permits: &Arc<Semaphore>) -> io::Res
     Ok(Accepted { stream: stream.into_std()?, peer, permit })
 }
 
-/// Failures to accept, of which only some are logged: without descriptors they come twenty times a second.
+/// Failures of one kind, of which only some are logged: without descriptors they come twenty times a second.
 #[derive(Debug, Default)]
-struct Failures {
+pub struct Failures {
     said: Option<Instant>,
     unsaid: u64,
 }
 
 impl Failures {
     /// Takes note of one; when it is to be said, how many were not since the last that was.
-    fn say(&mut self, now: Instant) -> Option<u64> {
+    pub fn say(&mut self, now: Instant) -> Option<u64> {
         if self.said.is_some_and(|said| now < said + COMPLAINT_INTERVAL) {
             self.unsaid += 1;
             return None;

@@ -14,6 +14,8 @@ use natsway_routes::figures::{Figures, Recorder};
 use natsway_routes::report::VersionFigures;
 use natsway_routes::watch::Reading;
 
+use crate::linger::LingerCounts;
+
 /// Upper bounds of the latency buckets, in microseconds: half a millisecond to half a minute.
 const BOUNDS_US: [u64; 15] = [
     500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000,
@@ -51,6 +53,11 @@ pub struct TargetStats {
 }
 
 impl TargetStats {
+    /// The route's name.
+    pub fn route(&self) -> &str {
+        &self.route
+    }
+
     /// The version's name.
     pub fn version(&self) -> &str {
         &self.version
@@ -79,6 +86,12 @@ pub struct CoreMetrics {
     pub retries: Counter,
     /// Replies that could not be read.
     pub bad_replies: Counter,
+    /// Bodies of replies whose status has none.
+    pub bodies_dropped: Counter,
+    /// Trailer fields that could not be passed on.
+    pub trailers_dropped: Counter,
+    /// Connections whose clients still sent what was refused.
+    pub lingered: Arc<LingerCounts>,
     /// What its broker connections count.
     pub links: LaneCounts,
     problems: Mutex<BTreeMap<&'static str, u64>>,
@@ -174,6 +187,25 @@ pub fn render(cores: &[Arc<CoreMetrics>], routes: &Reading) -> String {
     page.sample("natsway_late_replies_total", "", count_links(|links| &links.late_replies));
     page.family("natsway_bad_replies_total", "counter", "Replies that could not be read.");
     page.sample("natsway_bad_replies_total", "", count(|core| &core.bad_replies));
+    page.family(
+        "natsway_bodies_dropped_total",
+        "counter",
+        "Bodies of replies that were left out: statuses 204, 205 and 304 have none.",
+    );
+    page.sample("natsway_bodies_dropped_total", "", count(|core| &core.bodies_dropped));
+    page.family(
+        "natsway_trailers_dropped_total",
+        "counter",
+        "Trailer fields that were left out: their client takes none, or they may not be trailers.",
+    );
+    page.sample("natsway_trailers_dropped_total", "", count(|core| &core.trailers_dropped));
+    page.family(
+        "natsway_lingering_closes_total",
+        "counter",
+        "Connections whose clients went on sending what was refused, by what ended them.",
+    );
+    page.sample("natsway_lingering_closes_total", "end=\"client\"", count(|core| &core.lingered.closed));
+    page.sample("natsway_lingering_closes_total", "end=\"limit\"", count(|core| &core.lingered.cut));
     page.family("natsway_cancelled_total", "counter", "Requests cancelled at their worker.");
     page.sample("natsway_cancelled_total", "", count_links(|links| &links.cancelled));
     page.family(

@@ -15,15 +15,20 @@ use natsway_caller::retry::{Miss, Next, Tries};
 use natsway_routes::table::{Lookup, Route};
 use natsway_wire::envelope;
 use natsway_wire::native::NativeReply;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::body::{ReadError, ReplyBody, read_whole};
+use crate::client_address::{Client, client_address};
 use crate::core::{Core, RouteView, TargetView};
-use crate::headers::{Caller, Forwarded, Origin, REQUEST_ID, check_response, sound_request_id};
+use crate::headers::{
+    Caller, Forwarded, Origin, REQUEST_ID, announced, check_response, has_content, passable_trailers,
+    sound_request_id,
+};
 use crate::held::Held;
 use crate::inspect::{authority, header_bytes, inspect};
 use crate::metrics::TargetStats;
 use crate::problem::Problem;
+use crate::target::{forwardable, is_server_wide, preflight_method};
 use crate::trace::{RequestSpan, TraceFields, Traced, TrySpan};
 
 /// Answers one request, whatever happens to it.
@@ -42,9 +47,11 @@ pub async fn handle(
     };
     let (version, method) = (request.version(), request.method().clone());
     let logged = core.settings.access_log.then(|| request.uri().path().to_owned());
-    let span = core.spans.as_ref().map(|spans| RequestSpan::begin(spans, &request, &caller));
+    let client = client_address(caller.peer.ip(), request.headers(), &core.settings.trusted_proxies);
+    let span = core.spans.as_ref().map(|spans| RequestSpan::begin(spans, &request, &caller, &client));
 
-    let served = serve(&core, &caller, &request_id, span.as_ref(), request, started).await;
+    let from = From { caller: &caller, client: &client, request_id: &request_id };
+    let served = serve(&core, from, span.as_ref(), request, started).await;
     let mut problem_code = None;
     let mut response = served.unwrap_or_else(|problem| {
         core.metrics.problem(problem.code);
@@ -55,17 +62,27 @@ pub async fn handle(
     if let Some(path) = logged {
         let (status, duration) = (response.status().as_u16(), started.elapsed());
         let (peer, trace_id) = (caller.peer, span.as_ref().map(|span| span.trace_id().to_string()));
-        info!(target: "access", %peer, %method, path, status, ?duration, request_id, trace_id);
+        let client = client.address;
+        info!(target: "access", %client, %peer, %method, path, status, ?duration, request_id, trace_id);
     }
     if let Some(span) = span {
         span.end(response.status(), problem_code);
     }
     let id = HeaderValue::try_from(request_id).expect("a sound request id is a header value");
     response.headers_mut().insert(REQUEST_ID, id);
-    if closing && version < Version::HTTP_2 {
+    // Refused before its body was read, a request ends its connection: what is left of it is thrown away.
+    if version < Version::HTTP_2 && (closing || caller.unread.is_in_body()) {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     Ok(response)
+}
+
+/// Who sent a request, and its name.
+#[derive(Clone, Copy)]
+struct From<'c> {
+    caller: &'c Caller,
+    client: &'c Client,
+    request_id: &'c str,
 }
 
 /// What stays the same over the tries of one request.
@@ -74,24 +91,29 @@ struct Call<'c> {
     started: Instant,
     head: http::request::Parts,
     body: Bytes,
-    caller: &'c Caller,
+    from: From<'c>,
     authority: Authority,
-    request_id: &'c str,
     span: Option<&'c RequestSpan>,
 }
 
 async fn serve(
     core: &Core,
-    caller: &Caller,
-    request_id: &str,
+    from: From<'_>,
     span: Option<&RequestSpan>,
     request: Request<Incoming>,
     started: Instant,
 ) -> Result<Response<ReplyBody>, Problem> {
     let (head, body) = request.into_parts();
+    match body.is_end_stream() {
+        true => from.caller.unread.request_ended(),
+        false => from.caller.unread.body_began(),
+    }
     inspect(&head, &core.settings.client)?;
     let authority = authority(&head)?;
-    let mut call = Call { core, started, head, body: Bytes::new(), caller, authority, request_id, span };
+    if is_server_wide(&head) {
+        return Ok(Response::new(ReplyBody::default()));
+    }
+    let mut call = Call { core, started, head, body: Bytes::new(), from, authority, span };
     let mut first = call.resolve()?;
     // Given back when the request is answered, not before: a body may have to wait for another try.
     let mut held = Held::new(&core.metrics.held_bytes, core.settings.client.held_bytes);
@@ -100,6 +122,7 @@ async fn serve(
         let limit_bytes = first.route().limits.body_bytes;
         let reading = read_whole(body, limit_bytes, header_bytes(&call.head.headers), &mut held);
         call.body = Box::pin(in_time(reading, limit_bytes, core.settings.client.body_timeout)).await?;
+        from.caller.unread.request_ended();
         // A slow body must not go to a version that has been drained meanwhile.
         first = call.resolve()?;
     }
@@ -146,7 +169,14 @@ impl Call<'_> {
             true => Cow::Owned(host.to_ascii_lowercase()),
             false => Cow::Borrowed(host),
         };
-        let index = match view.table.look_up(&host, self.head.uri.path(), &self.head.method) {
+        let look_up = |method: &Method| view.table.look_up(&host, self.head.uri.path(), method);
+        let mut found = look_up(&self.head.method);
+        if let (Lookup::MethodNotAllowed(_), Some(asked)) =
+            (&found, preflight_method(&self.head.method, &self.head.headers))
+        {
+            found = look_up(&asked);
+        }
+        let index = match found {
             Lookup::Found(index, _) => index,
             Lookup::NotFound if !knows_routes => {
                 return Err(unavailable("no_routes_yet", "the gateway has not read its routes yet"));
@@ -189,7 +219,7 @@ impl Call<'_> {
                 link => link,
             };
             let route = resolved.route();
-            let (headers, client) = (&self.head.headers, self.caller.peer.ip());
+            let (headers, client) = (&self.head.headers, self.from.client.address);
             let Some(target) = route.selection.choose(&route.split, headers, client, fastrand::u32(..))
             else {
                 return Err(unavailable("no_version", "no version of this service takes traffic now"));
@@ -224,14 +254,10 @@ impl Call<'_> {
                 }
                 Answer::Native(NativeReply::ServiceError { status, text, headers, body }) => {
                     let reply = envelope::Response { status, headers, trailers: HeaderMap::new(), body };
-                    return self.respond(service_error(reply, text, self.request_id), &target.stats);
+                    return self.respond(service_error(reply, text, self.from.request_id), &target.stats);
                 }
                 Answer::Unreadable(reason) => {
-                    self.core.metrics.bad_replies.inc();
-                    return self.fail(
-                        &target.stats,
-                        bad_gateway("bad_reply", format!("unreadable reply: {reason}")),
-                    );
+                    return self.bad_reply(&target.stats, format!("unreadable reply: {reason}"));
                 }
             };
             match self.after_miss(miss, &mut tries) {
@@ -319,13 +345,15 @@ impl Call<'_> {
     ) -> Result<Encoded, Problem> {
         let said_length = self.head.headers.contains_key(header::CONTENT_LENGTH);
         let origin = Origin {
-            caller: self.caller,
+            caller: self.from.caller,
+            client: self.from.client,
             authority: self.authority.as_str(),
-            request_id: self.request_id,
+            request_id: self.from.request_id,
             body_bytes: (said_length || !self.body.is_empty()).then_some(self.body.len()),
         };
         let path = self.head.uri.path_and_query().map_or("/", |path| path.as_str());
-        let path = route.forwarded_path(path);
+        let path = forwardable(path);
+        let path = route.forwarded_path(&path);
         let fields = Traced { forwarded: Forwarded { headers: &self.head.headers, origin }, trace };
         Encoded::new(route.codec, sending, &self.head.method, &path, &fields, &self.body).map_err(|error| {
             let detail = format!("the request cannot be forwarded: {error}");
@@ -341,15 +369,17 @@ impl Call<'_> {
     ) -> Result<Response<ReplyBody>, Problem> {
         let envelope::Response { status, mut headers, trailers, body } = reply;
         if let Err(fault) = check_response(&self.head.method, status, &mut headers, body.len()) {
-            self.core.metrics.bad_replies.inc();
-            return self
-                .fail(stats, bad_gateway("bad_reply", format!("the worker's response is wrong: {fault}")));
+            return self.bad_reply(stats, format!("the worker's response is wrong: {fault}"));
         }
-        let bodiless = self.head.method == Method::HEAD || status == StatusCode::NOT_MODIFIED;
-        let body = match bodiless {
-            true => ReplyBody::default(),
-            false => ReplyBody::new(body, self.wanted_trailers(trailers)),
-        };
+        let content = self.head.method != Method::HEAD && has_content(status);
+        if !has_content(status) && !body.is_empty() {
+            self.core.metrics.bodies_dropped.inc();
+        }
+        let trailers = self.passable_trailers(trailers, content);
+        if let Some(names) = announced(&trailers) {
+            headers.insert(header::TRAILER, names);
+        }
+        let body = if content { ReplyBody::new(body, trailers) } else { ReplyBody::default() };
         let mut response = Response::new(body);
         *response.status_mut() = status;
         *response.headers_mut() = headers;
@@ -357,19 +387,25 @@ impl Call<'_> {
         Ok(response)
     }
 
-    /// HTTP/1 clients get trailers only when they say that they can take them.
-    fn wanted_trailers(&self, trailers: HeaderMap) -> HeaderMap {
-        let wanted = || {
-            let values = self.head.headers.get_all(header::TE).iter().filter_map(|value| value.to_str().ok());
-            values
-                .flat_map(|value| value.split(','))
-                .any(|coding| coding.trim().eq_ignore_ascii_case("trailers"))
-        };
-        if trailers.is_empty() || self.head.version >= Version::HTTP_2 || wanted() {
-            trailers
-        } else {
-            HeaderMap::new()
+    /// The trailers that this client may have; the others are counted.
+    fn passable_trailers(&self, trailers: HeaderMap, content: bool) -> HeaderMap {
+        if trailers.is_empty() {
+            return trailers;
         }
+        let all = trailers.len();
+        let passed = passable_trailers(trailers, &self.head.headers, self.head.version, content);
+        self.core.metrics.trailers_dropped.add((all - passed.len()) as u64);
+        passed
+    }
+
+    /// A reply that no client can get: told in the log now and then, for it is a fault of the worker's program.
+    fn bad_reply(&self, stats: &TargetStats, reason: String) -> Result<Response<ReplyBody>, Problem> {
+        self.core.metrics.bad_replies.inc();
+        if let Some(unsaid) = self.core.bad_replies.borrow_mut().say(Instant::now()) {
+            let (route, version, request_id) = (stats.route(), stats.version(), self.from.request_id);
+            warn!(route, version, request_id, reason, unsaid, "reply not passed on");
+        }
+        self.fail(stats, bad_gateway("bad_reply", reason))
     }
 
     /// Counts a failure with the version that it was with.

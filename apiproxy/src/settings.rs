@@ -1,12 +1,14 @@
 //! What a gateway is told at its start, checked.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use ipnet::IpNet;
 use natsway_boot::trace::HeadSampler;
 use natsway_caller::link::LinkLimits;
+
+use crate::client_address::TrustedProxies;
+use crate::linger::LingerLimits;
 
 /// The settings of one gateway process.
 #[derive(Clone, Debug)]
@@ -19,8 +21,8 @@ pub struct Settings {
     pub cores: NonZeroUsize,
     /// Connections to the broker for each of them.
     pub connections_per_core: NonZeroUsize,
-    /// Proxies whose `Forwarded` and `X-Forwarded-*` are believed.
-    pub trusted_proxies: Vec<IpNet>,
+    /// Proxies that are believed who the client is, how it came, and of which trace its request is part.
+    pub trusted_proxies: TrustedProxies,
     /// One log line for each request.
     pub access_log: bool,
     /// Which requests have spans, if any; they go to OpenTelemetry's global tracer provider.
@@ -53,6 +55,10 @@ pub struct ClientLimits {
     /// Whether an HTTP/1 client that has ended its side of the connection still waits for its answer. If not, it is
     /// taken to have left, as one that closed its connection looks the same; then its work is cancelled.
     pub half_close: bool,
+    /// How a connection ends whose client still sends what was refused.
+    pub linger: LingerLimits,
+    /// Whether a query must be percent-encoded as a path must.
+    pub strict_queries: bool,
     /// Requests at a time on one HTTP/2 connection.
     pub http2_streams: u32,
     /// Bytes of requests with bodies that a core holds, from the first byte of a body to the answer: 503 above it.
@@ -66,12 +72,4 @@ pub struct Drain {
     pub grace: Duration,
     /// How long it may take in all.
     pub limit: Duration,
-}
-
-impl Settings {
-    /// Whether a peer is a proxy that is believed.
-    pub fn trusts(&self, peer: IpAddr) -> bool {
-        let peer = peer.to_canonical();
-        self.trusted_proxies.iter().any(|net| net.contains(&peer))
-    }
 }

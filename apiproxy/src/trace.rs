@@ -15,10 +15,11 @@ use natsway_caller::link::Answer;
 use natsway_routes::table::Route;
 use natsway_wire::native::NativeReply;
 use opentelemetry::global::BoxedTracer;
-use opentelemetry::trace::{SpanKind, Status, TraceContextExt, TraceId, Tracer};
+use opentelemetry::trace::{Link, SpanKind, Status, TraceContextExt, TraceId, Tracer};
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_semantic_conventions::attribute as key;
 
+use crate::client_address::Client;
 use crate::headers::{Caller, Forwarded};
 
 /// Makes spans; a core has one when traces are exported.
@@ -79,10 +80,18 @@ impl Spans {
 
 impl RequestSpan {
     /// Begins with the request's head.
-    pub fn begin<B>(spans: &Spans, request: &Request<B>, caller: &Caller) -> RequestSpan {
-        match spans.sampler.judge(request.headers()) {
+    ///
+    /// What a stranger says of a trace decides nothing: neither whether its request is sampled, which costs us, nor the
+    /// trace's id, of which samplers by ratio make their choice. Its trace is begun anew, as W3C Trace Context has it
+    /// where trust ends, and a span that is made links to what the stranger named.
+    pub fn begin<B>(spans: &Spans, request: &Request<B>, caller: &Caller, client: &Client) -> RequestSpan {
+        let head = match caller.trusted {
+            true => spans.sampler.judge(request.headers()),
+            false => spans.sampler.begin(),
+        };
+        match head {
             Head::Unseen(unseen) => RequestSpan::Unseen(unseen),
-            Head::Seen(seen) => RequestSpan::Seen(OpenSpan::request(spans, seen, request, caller)),
+            Head::Seen(seen) => RequestSpan::Seen(OpenSpan::request(spans, seen, request, caller, client)),
         }
     }
 
@@ -118,24 +127,35 @@ impl RequestSpan {
 }
 
 impl OpenSpan {
-    fn request<B>(spans: &Spans, seen: Seen, request: &Request<B>, caller: &Caller) -> Box<OpenSpan> {
+    fn request<B>(
+        spans: &Spans,
+        seen: Seen,
+        request: &Request<B>,
+        caller: &Caller,
+        client: &Client,
+    ) -> Box<OpenSpan> {
         let method = known_method(request.method());
-        let parent = extract(request.headers());
-        let builder = spans.tracer.span_builder(method).with_kind(SpanKind::Server);
+        let said = extract(request.headers());
+        let mut builder = spans.tracer.span_builder(method).with_kind(SpanKind::Server);
+        if !caller.trusted && said.has_active_span() {
+            builder = builder.with_links(vec![Link::with_context(said.span().span_context().clone())]);
+        }
+        let parent = if caller.trusted { said } else { Context::new() };
         let span = seen.span(&spans.tracer, builder, &parent);
         let context = Context::new().with_span(span);
         // Hyper drops a request whose client left.
         let begun = Box::new(OpenSpan { context, dropped: "client_gone", ended: false });
-        begun.describe(request, method, caller);
+        begun.describe(request, method, caller, client);
         begun
     }
 
-    fn describe<B>(&self, request: &Request<B>, method: &'static str, caller: &Caller) {
+    fn describe<B>(&self, request: &Request<B>, method: &'static str, caller: &Caller, client: &Client) {
         let span = self.context.span();
         let mut attributes = vec![
             KeyValue::new(key::HTTP_REQUEST_METHOD, method),
             KeyValue::new(key::URL_PATH, request.uri().path().to_owned()),
-            KeyValue::new(key::URL_SCHEME, "http"),
+            KeyValue::new(key::URL_SCHEME, client.scheme.as_str()),
+            KeyValue::new(key::CLIENT_ADDRESS, client.address.to_string()),
             KeyValue::new(key::NETWORK_PEER_ADDRESS, caller.peer.ip().to_canonical().to_string()),
         ];
         if method == OTHER_METHOD {

@@ -68,7 +68,9 @@ class Observed(unittest.TestCase):
         traced = {"NATSWAY_ACCESS_LOG": "true", "OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}
         logs = {"NATSWAY_LOG_FORMAT": "json", "NATSWAY_LOG": "debug"}
         routes = ("--routes", str(stage.directory / "routes.toml"))
-        cls.gateway = stage.start("gateway", "apiproxy", *routes, *listen, **traced, **logs)
+        # So that the client's trace is continued.
+        trusting = {"NATSWAY_TRUSTED_PROXIES": "127.0.0.0/8"}
+        cls.gateway = stage.start("gateway", "apiproxy", *routes, *listen, **traced, **logs, **trusting)
         cls.worker = stage.start("worker", "worker", **logs)
         expect_status(stage, 200)
         # Problems, a miss, every class of status.
@@ -134,6 +136,7 @@ class Observed(unittest.TestCase):
         self.stage.until("the access log has the request", mine)
         entry = mine()[0]
         self.assertEqual((entry["trace_id"], entry["path"], entry["status"], entry["method"]), (TRACE_ID, "/version", 200, "GET"))
+        self.assertEqual(entry["client"], "127.0.0.1")
         self.assertNotIn("top-secret", self.gateway.text() + self.worker.text())
 
     def test_no_log_has_a_password_even_when_it_tells_everything(self):

@@ -9,7 +9,7 @@ pub mod setup;
 mod status;
 
 use std::net::SocketAddr;
-use std::num::{NonZeroU32, NonZeroUsize};
+use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -22,6 +22,8 @@ use natsway_boot::{BrokerArgs, address, duration};
 use natsway_caller::link::LinkLimits;
 use natsway_routes::store::BUCKET;
 
+use crate::client_address::{ProxyField, TrustedProxies};
+use crate::linger::LingerLimits;
 use crate::settings::{ClientLimits, Drain, Settings};
 
 /// The gateway: takes HTTP requests and has workers on NATS answer them
@@ -180,6 +182,14 @@ struct LimitArgs {
     #[arg(long, env = "NATSWAY_SEND_TIMEOUT", value_name = "TIME", default_value = "30s", value_parser = duration)]
     send_timeout: Duration,
 
+    /// Time in which a client that was refused may go on sending its request, so that it reads why; 0s for none
+    #[arg(long, env = "NATSWAY_LINGER_TIME", value_name = "TIME", default_value = "5s", value_parser = duration)]
+    linger_time: Duration,
+
+    /// Bytes that it may send meanwhile
+    #[arg(long, env = "NATSWAY_MAX_LINGER_BYTES", value_name = "BYTES", default_value = "67108864")]
+    max_linger_bytes: NonZeroU64,
+
     /// Answer HTTP/1 clients that end their side of the connection before the answer; otherwise they have left, and
     /// their work is cancelled
     #[arg(long, env = "NATSWAY_ALLOW_HALF_CLOSE")]
@@ -201,9 +211,18 @@ struct LimitArgs {
     #[arg(long, env = "NATSWAY_MAX_IN_FLIGHT_BYTES", value_name = "BYTES", default_value = "33554432")]
     max_in_flight_bytes: NonZeroUsize,
 
-    /// Proxies whose Forwarded and X-Forwarded-* are believed, several with commas between
+    /// Refuse queries that are not percent-encoded as RFC 3986 has it; otherwise ?q=100% and raw UTF-8 pass
+    #[arg(long, env = "NATSWAY_STRICT_QUERIES")]
+    strict_queries: bool,
+
+    /// Proxies that are believed who the client is and how it came, and whose traces are continued, several with
+    /// commas between
     #[arg(long, env = "NATSWAY_TRUSTED_PROXIES", value_name = "NETWORKS", value_delimiter = ',')]
     trusted_proxies: Vec<IpNet>,
+
+    /// The field by which these proxies say for whom they ask; the other one is not read
+    #[arg(long, env = "NATSWAY_PROXY_FIELD", value_name = "FIELD", value_enum, default_value_t)]
+    proxy_field: ProxyField,
 }
 
 #[derive(Args)]
@@ -238,7 +257,10 @@ impl RunArgs {
             admin_listen: self.admin_listen,
             cores: self.cores.unwrap_or_else(|| std::thread::available_parallelism().unwrap_or(one)),
             connections_per_core: self.connections_per_core,
-            trusted_proxies: limits.trusted_proxies.clone(),
+            trusted_proxies: TrustedProxies {
+                networks: limits.trusted_proxies.clone(),
+                field: limits.proxy_field,
+            },
             access_log: self.access_log,
             traced: self.traces.head_sampler(),
             client: ClientLimits {
@@ -250,6 +272,8 @@ impl RunArgs {
                 body_timeout: limits.body_timeout,
                 send_timeout: limits.send_timeout,
                 half_close: limits.allow_half_close,
+                linger: LingerLimits { time: limits.linger_time, bytes: limits.max_linger_bytes.get() },
+                strict_queries: limits.strict_queries,
                 http2_streams: limits.http2_streams.get(),
                 held_bytes: limits.max_held_bytes.get(),
             },

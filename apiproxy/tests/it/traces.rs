@@ -18,7 +18,12 @@ struct Stand {
 }
 
 impl Stand {
+    /// Behind a proxy that is believed, which is where traces are continued.
     async fn start(arguments: &[&str]) -> Stand {
+        Stand::start_with(arguments, &["--trusted-proxies", "127.0.0.0/8"]).await
+    }
+
+    async fn start_with(arguments: &[&str], of_the_gateway: &[&str]) -> Stand {
         let program = workspace_binary("worker");
         let broker = Broker::start().await;
         let mut worker = Process::builder(program)
@@ -26,7 +31,8 @@ impl Stand {
             .args(arguments)
             .start();
         worker.wait_for_line("serving", DEADLINE).await;
-        let gateway = Gateway::start(&broker, ROUTES, &[&["--access-log"], arguments].concat()).await;
+        let gateway =
+            Gateway::start(&broker, ROUTES, &[&["--access-log"], of_the_gateway, arguments].concat()).await;
         Stand { gateway, worker, _broker: broker }
     }
 
@@ -69,6 +75,7 @@ async fn a_clients_trace_goes_on_to_the_spans_of_the_handler() {
         ("url.scheme", "http"),
         ("server.address", "test"),
         ("network.peer.address", "127.0.0.1"),
+        ("client.address", "127.0.0.1"),
         ("network.protocol.version", "1.1"),
         ("natsway.route", "test"),
     ] {
@@ -124,6 +131,40 @@ async fn what_is_not_sampled_is_not_exported_and_the_worker_is_told_so() {
     let exported: Vec<_> = collector.all().into_iter().map(|span| (span.trace(), span.span.name)).collect();
     assert_eq!(exported.len(), 3, "only the last request's, which the client traces: {exported:?}");
     assert!(exported.iter().all(|(trace, _)| trace == TRACE));
+}
+
+#[tokio::test]
+async fn a_stranger_has_nothing_traced_and_joins_no_trace() {
+    let (collector, url) = Collector::over_http().await;
+    let share_of_none = ["--traces-sampler", "parentbased_traceidratio", "--traces-sampler-arg", "0"];
+    let arguments = [&["--otlp-endpoint", &url], &share_of_none[..]].concat();
+    let mut stand = Stand::start_with(&arguments, &[]).await;
+    // An id that every sampler by ratio takes, as its number is the smallest.
+    let lowest = format!("traceparent: 00-{:032x}-{PARENT}-01\r\n", 1);
+    for fields in [sampled(true), lowest] {
+        let echoed = stand.get("/echo", &fields).await;
+        assert!(!echoed.contains(TRACE) && !echoed.contains("shop=1"), "{echoed}");
+        let parent = echoed.split("\"traceparent\",\"00-").nth(1).expect("the worker gets a parent of ours");
+        assert_eq!(parent.split('"').next().unwrap().rsplit('-').next(), Some("00"), "{echoed}");
+    }
+    stand.stop().await;
+    assert_eq!(collector.all().len(), 0, "{:#?}", collector.all());
+    assert!(!stand.gateway.process.stderr().contains(TRACE));
+}
+
+#[tokio::test]
+async fn a_strangers_trace_is_linked_to_where_its_request_is_sampled() {
+    let (collector, url) = Collector::over_http().await;
+    let mut stand = Stand::start_with(&["--otlp-endpoint", &url], &[]).await;
+    stand.get("/version", &sampled(true)).await;
+    stand.stop().await;
+    let request = collector.the("GET /{*rest}");
+    assert_ne!(request.trace(), TRACE);
+    assert_eq!(request.parent(), "");
+    let [link] = &request.span.links[..] else { panic!("{:#?}", request.span.links) };
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    assert_eq!((hex(&link.trace_id).as_str(), hex(&link.span_id).as_str()), (TRACE, PARENT));
+    assert!(collector.all().iter().all(|span| span.trace() == request.trace()));
 }
 
 #[tokio::test]

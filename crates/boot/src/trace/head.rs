@@ -74,9 +74,9 @@ impl HeadSampler {
         }
     }
 
-    /// Decides about a trace that begins here. The quick generator will do: an id is no secret, and nothing that is kept
+    /// Decides about a trace that begins here, whatever a message says. The quick generator will do: an id is no secret, and nothing that is kept
     /// has one of these alone, for of a trace that is not sampled nothing is kept.
-    fn begin(&self) -> Head {
+    pub fn begin(&self) -> Head {
         let number = fastrand::u64(1..);
         let trace = TraceId::from(u128::from(fastrand::u64(..)) << 64 | u128::from(number));
         match self.takes(trace) {
