@@ -147,9 +147,9 @@ class Intruder:
 
     def _object(self, line: str) -> None:
         """Reads `-ERR 'Permissions Violation for Publish to "subject"'`; anything else that the broker objects to is an end."""
-        verbs: Dict[str, str] = {"Publish": "publish", "Subscription": "subscribe"}
-        for word, verb in verbs.items():
-            begin = f"Permissions Violation for {word} to \""
+        verbs: Dict[str, str] = {"Publish to": "publish", "Publish with Reply of": "reply", "Subscription to": "subscribe"}
+        for words, verb in verbs.items():
+            begin = f"Permissions Violation for {words} \""
             if begin in line:
                 self.refused.append((verb, line.split(begin, 1)[1].split('"', 1)[0]))
                 return

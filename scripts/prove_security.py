@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Proves that deploy/nats/permissions.conf, and permissions-extra.conf in its place, are sufficient and minimal.
+"""Proves that deploy/nats/permissions.conf, and permissions-extra.conf in its place, are sufficient, minimal and kept to.
 
 Sufficient: every program does its whole job on a real broker with these permissions, and the broker has nothing to
 object. Minimal: each permission is used in that, as the broker's own trace shows; and with any one of them dropped the
 job fails, or the broker objects and the program says so in words that name the subject. Without --sample all of them
-are dropped, each on a broker of its own. A JSON line at the end has the figures; the exit code is 1 when anything
+are dropped, each on a broker of its own. Kept to: what no program does is tried as each role (attacks.py), and what succeeds is
+exactly what deploy/nats/remains.json says. A JSON line at the end has the figures; the exit code is 1 when anything
 did not hold.
 """
 
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, List, Optional
 
+import attacks
 from find_broker import find_broker
 from permissions import INSTEAD, Permission, read_all, text_for, without
 from plays import PLAYS
@@ -111,14 +113,22 @@ def main() -> int:
     arguments.add_argument("--seed", type=int, default=1)
     arguments.add_argument("--jobs", type=int, default=4, help="brokers at a time")
     arguments.add_argument("--role", help="drop permissions of this role only")
-    arguments.add_argument("--skip-whole", action="store_true", help="begin with the drops")
+    arguments.add_argument("--skip-whole", action="store_true", help="begin with the attacks")
+    arguments.add_argument("--attacks-only", action="store_true", help="try only what must not be possible")
     given = arguments.parse_args()
     began = time.monotonic()
     broker = find_broker()
-    faults = [] if given.skip_whole else whole(broker)
+    faults = [] if given.skip_whole or given.attacks_only else whole(broker)
     for fault in faults:
         say(f"NOT SUFFICIENT  {fault}")
+    escapes, tried = attacks.prove(broker, extras=True)
+    forgeries, guesses = attacks.forged_replies(broker)
+    escapes += forgeries
+    for escape in escapes:
+        say(f"NOT KEPT TO  {escape}")
     chosen = [permission for permission in read_all() if given.role in (None, permission.role)]
+    if given.attacks_only:
+        chosen = []
     if given.sample is not None:
         chosen = random.Random(given.seed).sample(chosen, min(given.sample, len(chosen)))
     outcomes: Dict[str, int] = {"objected": 0, "failed": 0, "survived": 0}
@@ -132,7 +142,7 @@ def main() -> int:
                 say(f"{'NOT NEEDED' if verdict.outcome == 'survived' else 'NOT TOLD'}  {verdict.permission}: {verdict.detail}")
             else:
                 say(f"{verdict.outcome:9} {verdict.permission}: {verdict.detail}")
-    holds = not faults and not outcomes["survived"] and not untold
+    holds = not faults and not escapes and not outcomes["survived"] and not untold
     print(
         json.dumps(
             {
@@ -142,6 +152,9 @@ def main() -> int:
                 **outcomes,
                 "untold": untold,
                 "faults": len(faults),
+                "tried": tried + guesses,
+                "escapes": len(escapes),
+                "remains": len(attacks.known()),
                 "seed": given.seed,
                 "seconds": round(time.monotonic() - began, 1),
                 "holds": holds,

@@ -10,6 +10,7 @@ import tempfile
 import unittest
 from pathlib import Path
 
+import attacks
 import permissions
 from find_broker import find_broker
 from permissions import Permission, matches
@@ -90,6 +91,34 @@ class Attack(unittest.TestCase):
                     self.assertFalse(worker.may_publish(target, b"the worker's"), target)
                 stored = json.loads(owner.ask("$JS.API.STREAM.INFO.KV_natsway-routes").payload)
                 self.assertEqual(stored["state"]["messages"], 1)
+
+
+    def test_what_is_not_permitted_is_not_possible_and_the_list_of_what_remains_is_exact(self):
+        faults, tried = attacks.prove(find_broker(), extras=False)
+        self.assertEqual(faults, [])
+        self.assertGreater(tried, 1_000)
+
+    def test_a_worker_guesses_no_other_workers_token(self):
+        faults, guesses = attacks.forged_replies(find_broker())
+        self.assertEqual(faults, [])
+        self.assertGreater(guesses, 900)
+
+    def test_an_attack_that_succeeds_is_found(self):
+        more = {"$JS.API.DIRECT.GET.LOGS.>": "own-words-elsewhere", "$JS.API.STREAM.UPDATE.LOGS": "changes-stream"}
+        line = '    "logs.>" '
+        text = permissions.PERMISSIONS.read_text(encoding="utf-8")
+        before, after = text.split("MAY_PRODUCER {")
+        after = after.replace(line, "".join(f'    "{subject}"\n' for subject in more) + line, 1)
+        with Stage(find_broker(), f"{before}MAY_PRODUCER {{{after}") as stage:
+            attacks.furnish(stage)
+            found = {name for name, _, _ in attacks.found(stage, "producer")}
+        self.assertLessEqual(set(more.values()), found)
+
+    def test_the_page_shows_what_remains(self):
+        page = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+        shown = [line for line in page.splitlines() if line.startswith("| `") and line.count("|") == 5 and "remains.json" not in line]
+        rows = {row for row in shown if row.split("`")[1] in attacks.remaining()}
+        self.assertEqual(rows, set(attacks.table()))
 
 
 class Deployment(unittest.TestCase):

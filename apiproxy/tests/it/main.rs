@@ -22,6 +22,7 @@ mod live;
 mod native;
 mod retries;
 mod rollout;
+mod setup;
 mod slow_readers;
 mod tombstone;
 mod traces;

@@ -51,3 +51,25 @@ async fn a_worker_of_two_subjects_stays_when_one_is_asked_to_leave() {
     client.request(present, "".into()).await.expect("it is still there");
     worker.leave().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_answers_to_inboxes_only_and_obeys_nothing_that_jetstream_says() {
+    let broker = Broker::start().await;
+    let client = broker.connect().await;
+    let worker = Worker::start(&client, Form::Spawned, options(&broker.url()), router()).await;
+    let subject = SUBJECT.parse().unwrap();
+    let mut elsewhere = client.subscribe("elsewhere").await.unwrap();
+    let present = control::presence_subject(&subject);
+    client.publish_with_reply(present.clone(), "elsewhere", "".into()).await.unwrap();
+    // What JetStream says of a message that was stored, to whoever named this subject for it.
+    let said = br#"{"stream":"LOGS","seq":1}"#;
+    client.publish(control::drain_subject(&subject), said.as_slice().into()).await.unwrap();
+    client.publish_with_reply(SUBJECT, "$KV.natsway-routes.demo", "".into()).await.unwrap();
+    for _ in 0..3 {
+        client.request(present.clone(), "".into()).await.expect("it is still there");
+    }
+    let told = futures_util::FutureExt::now_or_never(futures_util::StreamExt::next(&mut elsewhere));
+    assert!(told.is_none(), "{told:?}");
+    let summary = worker.leave().await;
+    assert_eq!(summary.without_reply, 1, "what wants its answer in a bucket is no request");
+}
