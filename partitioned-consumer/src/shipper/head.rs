@@ -16,6 +16,9 @@ pub const HEADER: &str = "Natsway-Shipper";
 
 const VERSION: &str = "1";
 
+/// The latest that the 48 bits of a generation can say; some eight thousand years from now.
+const LATEST_UNIX_MS: u64 = (1 << 48) - 1;
+
 /// One history of a source. A later one is greater.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Generation {
@@ -26,8 +29,14 @@ pub struct Generation {
 impl Generation {
     /// A generation that is born now, and after `older` whatever the clock says.
     pub fn after(older: Option<Generation>, now_unix_ms: u64, random: u32) -> Self {
-        let earliest = older.map_or(0, |older| older.born_unix_ms + 1);
-        Self { born_unix_ms: now_unix_ms.max(earliest) & 0xffff_ffff_ffff, random }
+        let earliest = older.map_or(0, |older| older.born_unix_ms.saturating_add(1));
+        // It must not wrap: that would be the oldest of all.
+        Self { born_unix_ms: now_unix_ms.max(earliest).min(LATEST_UNIX_MS), random }
+    }
+
+    /// When it was born, in milliseconds since 1970, by its producer's clock.
+    pub fn born_unix_ms(self) -> u64 {
+        self.born_unix_ms
     }
 }
 
@@ -233,5 +242,12 @@ pub(crate) mod tests {
         let older = generation(1_000);
         assert!(Generation::after(Some(older), 10, 0) > older);
         assert!(Generation::after(Some(older), 2_000, 0) > older);
+    }
+
+    #[test]
+    fn a_generation_at_the_end_of_time_does_not_wrap() {
+        let last = Generation::after(None, u64::MAX, 1);
+        assert_eq!(last.to_string(), "ffffffffffff00000001");
+        assert!(Generation::after(Some(last), 5, 1) >= last);
     }
 }

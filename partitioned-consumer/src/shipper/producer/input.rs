@@ -64,10 +64,10 @@ impl Input {
         }
     }
 
-    /// The state for a checkpoint; none for what cannot be read again.
-    pub(super) fn state(&mut self, offset: u64) -> Option<TailState> {
+    /// The state for a checkpoint, the last of this process or not; none for what cannot be read again.
+    pub(super) fn state(&mut self, offset: u64, last: bool) -> Option<TailState> {
         match self {
-            Self::File(tailer) => Some(tailer.state(offset)),
+            Self::File(tailer) => Some(tailer.state(offset, last)),
             Self::Stdin(_) => None,
         }
     }

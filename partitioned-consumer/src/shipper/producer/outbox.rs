@@ -18,6 +18,13 @@ pub(crate) struct Parcel<P> {
     pub(crate) _permit: P,
 }
 
+impl<P> Parcel<P> {
+    /// Bytes of files that it carries. A gap passes over more offsets than that, and carries none.
+    pub(crate) fn file_bytes(&self) -> u64 {
+        if self.gap.is_some() { 0 } else { self.end - self.start }
+    }
+}
+
 /// The parcels of one source. They are acknowledged in order; a failure goes back to the first that is not.
 #[derive(Debug)]
 pub(crate) struct Outbox<P> {
@@ -111,5 +118,9 @@ mod tests {
         assert_eq!(starts(&mut outbox), [(25, 25, id("25-40", "6"))]);
         outbox.acknowledged();
         assert_eq!((outbox.floor(), outbox.is_empty()), (40, true));
+        let gap = Some(Skipped { why: crate::shipper::head::Gap::Truncated, bytes: 9 });
+        let parcel =
+            |gap| Parcel { start: 40, end: 1 << 28, payload: Bytes::new(), zstd: None, gap, _permit: () };
+        assert_eq!((parcel(None).file_bytes(), parcel(gap).file_bytes()), ((1 << 28) - 40, 0));
     }
 }

@@ -8,11 +8,11 @@ use async_nats::connection::State;
 use bytes::Bytes;
 use tokio::task::block_in_place;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::input::Input;
 use super::journal::Journal;
-use super::shipping::Setup;
+use super::shipping::{Setup, tell_losses};
 use super::status::SourceStatus;
 use crate::shipper::tail::checkpoint::{Mode, replace_lightly};
 use crate::shipper::tail::{Chunk, Step};
@@ -33,10 +33,7 @@ pub(super) struct Plain {
 
 impl Plain {
     /// Publishes until `stop` or the end of the input.
-    ///
-    /// # Errors
-    /// The system's, when a checkpoint cannot be saved.
-    pub(super) async fn run(mut self, stop: CancellationToken) -> io::Result<()> {
+    pub(super) async fn run(mut self, stop: CancellationToken) {
         let status = self.setup.figures.register(&self.setup.path, &self.setup.subject);
         let (clock, mut floor, mut saved_at) = (Instant::now(), self.setup.floor, Instant::now());
         let mut told_away = false;
@@ -60,7 +57,7 @@ impl Plain {
                     floor = chunk.end;
                     self.publish(chunk).await;
                 }
-                Ok(Step::Save) => self.save(floor)?,
+                Ok(Step::Save) => self.save(floor, &status, &stop).await,
                 Ok(Step::Idle) => {
                     self.tell(&status);
                     pause(self.setup.poll, &stop).await;
@@ -71,13 +68,14 @@ impl Plain {
                 }
             }
             if saved_at.elapsed() >= SAVE_EVERY {
-                self.save(floor)?;
+                self.save(floor, &status, &stop).await;
                 saved_at = Instant::now();
             }
         }
-        self.save(floor)?;
+        if let Err(error) = self.try_save(floor, true) {
+            warn!(%error, "the last checkpoint is not saved; what it says is sent again at the next start");
+        }
         self.tell(&status);
-        Ok(())
     }
 
     async fn publish(&self, chunk: Chunk) {
@@ -92,7 +90,9 @@ impl Plain {
         if tokio::time::timeout(FLUSH, client.flush()).await.is_err() {
             warn!(subject, "the broker does not take what is published");
         }
-        figures.bytes.add(chunk.end - chunk.start);
+        if chunk.gap.is_none() {
+            figures.bytes.add(chunk.end - chunk.start);
+        }
     }
 
     fn messages(&self, payload: &Bytes) -> Vec<Bytes> {
@@ -102,8 +102,35 @@ impl Plain {
         payload.split(|byte| *byte == b'\n').map(|line| payload.slice_ref(line)).collect()
     }
 
-    fn save(&mut self, floor: u64) -> io::Result<()> {
-        let (Some(journal), Some(tail)) = (&mut self.journal, self.input.state(floor)) else { return Ok(()) };
+    /// Saves the checkpoint. The disk is waited for: what is published meanwhile would come twice after a crash.
+    async fn save(&mut self, floor: u64, status: &Arc<Mutex<SourceStatus>>, stop: &CancellationToken) {
+        let tell = |error: Option<String>| {
+            status.lock().unwrap_or_else(PoisonError::into_inner).last_error = error;
+        };
+        let mut stopped = false;
+        while let Err(error) = self.try_save(floor, false) {
+            if !std::mem::replace(&mut stopped, true) {
+                let reason = format!("the checkpoint cannot be saved: {error}");
+                error!(subject = self.setup.subject, reason, "reading nothing until it can be");
+                self.setup.figures.stopped.add(1);
+                tell(Some(reason));
+            }
+            pause(SAVE_EVERY, stop).await;
+            if stop.is_cancelled() {
+                break;
+            }
+        }
+        if stopped {
+            let figures = &self.setup.figures;
+            figures.stopped.set(figures.stopped.get().saturating_sub(1));
+            tell(None);
+        }
+    }
+
+    fn try_save(&mut self, floor: u64, last: bool) -> io::Result<()> {
+        let (Some(journal), Some(tail)) = (&mut self.journal, self.input.state(floor, last)) else {
+            return Ok(());
+        };
         let Setup { generation, since, subject, path, .. } = &self.setup;
         block_in_place(|| journal.save(Mode::Core, *generation, subject, *since, path, tail))
     }
@@ -116,6 +143,7 @@ impl Plain {
                 return;
             }
             status.unread_bytes = self.input.unread_bytes();
+            tell_losses(&self.setup.path, status.tally, tally);
             status.tally = tally;
             status.clone()
         };

@@ -1,7 +1,7 @@
 //! A producer from its start to its end.
 
-use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use async_nats::Client;
 use async_nats::jetstream;
 use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, block_in_place};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -18,13 +18,13 @@ use super::input::Input;
 use super::journal::Journal;
 use super::plain::Plain;
 use super::shipping::{PERMIT_BYTES, Setup, Shipping};
-use super::sources::Sources;
-use super::status::Figures;
+use super::sources::{Found, Problem, ProblemKind, Sources};
+use super::status::{Figures, forget_problems, save_problems};
 use crate::shipper::head::{Generation, HEADER, Head};
 use crate::shipper::name::{Source, partition_of_host};
 use crate::shipper::stream::last_message;
 use crate::shipper::tail::From;
-use crate::shipper::tail::checkpoint::Mode;
+use crate::shipper::tail::checkpoint::{Checkpoint, Mode};
 use crate::shipper::units::ByteSize;
 use crate::shipper::{connect, metrics};
 
@@ -36,6 +36,8 @@ const PROGRESS: (Duration, u64) = (Duration::from_secs(5), 64 << 20);
 const AT_THE_DISK: usize = 8;
 /// What a message needs beside its payload.
 const HEAD_ROOM: usize = 4 * 1024;
+/// How far ahead of the broker's clock a generation may be that is taken for one: as far as a consumer takes it.
+const MOST_SKEW_MS: u64 = 86_400_000;
 /// How long an acknowledgement may take.
 const ACK_WITHIN: Duration = Duration::from_secs(10);
 
@@ -47,10 +49,17 @@ struct Producer {
     memory: Arc<Semaphore>,
     disk: Arc<Semaphore>,
     figures: Arc<Figures>,
-    started: BTreeSet<Source>,
+    /// What is shipped, and from where.
+    started: BTreeMap<Source, PathBuf>,
+    /// What is not shipped, as it was told last.
+    problems: BTreeSet<Problem>,
+    /// Paths of started files that were not there at the last look.
+    gone: BTreeSet<PathBuf>,
+    /// Something could not be started.
+    has_to_start: bool,
     /// There were checkpoints at the start.
     was_here_before: bool,
-    tasks: JoinSet<(String, std::io::Result<()>)>,
+    tasks: JoinSet<()>,
     stop: CancellationToken,
 }
 
@@ -72,7 +81,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<()> {
 async fn begin(config: Config, stop: CancellationToken) -> Result<()> {
     let sources = Sources::new(&config.host, &config.files)?;
     // Before anything is waited for.
-    sources.files()?;
+    sources.check()?;
     let client = connect::client(&config.broker, "producer", "shipper-producer", &stop).await?;
     let mut context = jetstream::new(client.clone());
     context.set_timeout(ACK_WITHIN);
@@ -82,8 +91,9 @@ async fn begin(config: Config, stop: CancellationToken) -> Result<()> {
     let memory = Arc::new(Semaphore::new((config.window_bytes as usize).div_ceil(PERMIT_BYTES)));
     let disk = Arc::new(Semaphore::new(AT_THE_DISK));
     let tasks = JoinSet::new();
-    let started = BTreeSet::new();
-    let was_here_before = !super::status::read(&config.state)?.is_empty();
+    let was_here_before = super::status::read(&config.state)?.iter().any(|report| report.mode.is_some());
+    // What an earlier process told is not so any more.
+    forget_problems(&config.state);
     let mut producer = Producer {
         config,
         client,
@@ -92,7 +102,10 @@ async fn begin(config: Config, stop: CancellationToken) -> Result<()> {
         memory,
         disk,
         figures,
-        started,
+        started: BTreeMap::new(),
+        problems: BTreeSet::new(),
+        gone: BTreeSet::new(),
+        has_to_start: false,
         was_here_before,
         tasks,
         stop,
@@ -110,24 +123,19 @@ impl Producer {
         loop {
             let idle = self.tasks.is_empty();
             tokio::select! {
-                ended = self.tasks.join_next(), if !idle => match ended {
-                    Some(Ok((_, Ok(())))) | None => {}
-                    Some(Ok((subject, Err(error)))) => {
-                        self.stop.cancel();
-                        while self.tasks.join_next().await.is_some() {}
-                        bail!("{subject}: the checkpoint cannot be saved: {error}");
+                ended = self.tasks.join_next(), if !idle => {
+                    if let Some(Err(panicked)) = ended {
+                        bail!("a source ended early: {panicked}");
                     }
-                    Some(Err(panicked)) => bail!("a source ended early: {panicked}"),
-                },
+                }
                 () = self.stop.cancelled(), if idle => break,
                 _ = look.tick(), if !self.stop.is_cancelled() => {
-                    if globs && let Err(error) = self.start_files(false).await {
-                        error!(%error, "new files are not shipped");
-                    }
+                    self.start_files(false).await?;
                     progress.tell(&self.figures);
                 }
             }
-            if self.tasks.is_empty() && (!globs || self.stop.is_cancelled()) {
+            let more_may_come = globs || self.has_to_start;
+            if self.tasks.is_empty() && (!more_may_come || self.stop.is_cancelled()) {
                 break;
             }
         }
@@ -144,19 +152,91 @@ impl Producer {
         self.start(source, "-".into(), mode, None, Input::stdin(follow), None).await
     }
 
-    /// Starts what is not shipped yet. A file of a glob that cannot be is left for the next look.
+    /// Starts what is not shipped yet. At the `first` time a file that cannot be shipped is an error, but for a disk that is full;
+    /// later ones are left for the next look.
     async fn start_files(&mut self, first: bool) -> Result<()> {
-        for (source, path) in self.sources.files()? {
-            if self.started.contains(&source) {
+        let Found { by_source, problems } = block_in_place(|| self.sources.files());
+        let mut problems: BTreeSet<Problem> = problems.into_iter().collect();
+        self.has_to_start = false;
+        // While a file is rotated nothing is at its path for a moment: that of a started one is looked at twice.
+        let is_rotated = |problem: &Problem| self.started.values().any(|path| *path == problem.path);
+        problems
+            .retain(|it| it.kind != ProblemKind::Missing || !is_rotated(it) || self.problems.contains(it));
+        for (source, paths) in by_source {
+            let chosen = match self.started.get(&source) {
+                Some(path) => path.clone(),
+                None => self.choose(&source, &paths),
+            };
+            for path in paths.into_iter().filter(|path| *path != chosen) {
+                let reason = format!(
+                    "its name is as good as that of {}: ship one of them with a producer of another SHIPPER_SUBJECT",
+                    chosen.display()
+                );
+                problems.insert(Problem { path, kind: ProblemKind::Refused(reason) });
+            }
+            if self.started.contains_key(&source) {
                 continue;
             }
-            match self.start_file(&source, path.clone(), first).await {
-                Err(error) if first => return Err(error),
-                Err(error) => warn!(path = %path.display(), %error, "not shipped, trying again"),
+            match self.start_file(&source, chosen.clone(), first).await {
+                Err(error) if first && !is_full_disk(&error) => return Err(error),
+                Err(error) => {
+                    self.has_to_start = true;
+                    let kind = ProblemKind::Refused(format!("{error:#}; trying again"));
+                    problems.insert(Problem { path: chosen, kind });
+                }
                 Ok(()) => {}
             }
         }
+        self.tell_problems(problems);
+        self.tell_gone();
         Ok(())
+    }
+
+    /// Of files that would be the same source, that which was before, else the first.
+    fn choose(&self, source: &Source, paths: &[PathBuf]) -> PathBuf {
+        let before = match paths {
+            [_] => None,
+            _ => Checkpoint::read(&self.config.state.join(format!("{source}.json"))).ok().flatten(),
+        };
+        let before = before.map(|checkpoint| checkpoint.path).filter(|path| paths.contains(path));
+        before.unwrap_or_else(|| paths[0].clone())
+    }
+
+    /// Says what is not shipped, once, and again when it is.
+    fn tell_problems(&mut self, problems: BTreeSet<Problem>) {
+        for problem in problems.difference(&self.problems) {
+            match problem.kind {
+                ProblemKind::Refused(_) => error!("{problem}"),
+                ProblemKind::Missing | ProblemKind::NoMatch => warn!("{problem}"),
+            }
+        }
+        for problem in self.problems.difference(&problems) {
+            info!(path = %problem.path.display(), "no longer missing or refused");
+        }
+        let refused = problems.iter().filter(|it| matches!(it.kind, ProblemKind::Refused(_))).count();
+        self.figures.refused_files.set(refused as u64);
+        self.figures.missing_files.set((problems.len() - refused) as u64);
+        let is_news = problems != self.problems;
+        self.problems = problems;
+        if is_news {
+            let rows = self.problems.iter().map(|problem| (problem.path.clone(), problem.to_string()));
+            if let Err(error) = block_in_place(|| save_problems(&self.config.state, rows.collect())) {
+                warn!(%error, "the status cannot be written");
+            }
+        }
+    }
+
+    /// Says which of the shipped files are gone from their path. While one is rotated that is so for a moment.
+    fn tell_gone(&mut self) {
+        let named = |path: &Path| self.problems.iter().any(|problem| problem.path == path);
+        let gone = self.started.values().filter(|path| !path.exists() && !named(path));
+        let gone: BTreeSet<PathBuf> = gone.filter(|path| path.as_os_str() != "-").cloned().collect();
+        let (twice, once): (Vec<_>, Vec<_>) = gone.into_iter().partition(|path| self.gone.contains(path));
+        for path in twice.iter().filter(|path| !self.figures.is_gone(path)) {
+            warn!(path = %path.display(), "the file is gone; what follows at its path is shipped");
+        }
+        self.figures.set_gone(&twice);
+        self.gone = twice.into_iter().chain(once).collect();
     }
 
     async fn start_file(&mut self, source: &Source, path: PathBuf, first: bool) -> Result<()> {
@@ -229,8 +309,8 @@ impl Producer {
         let setup = Setup {
             context: self.context.clone(),
             client: self.client.clone(),
-            subject: subject.clone(),
-            path,
+            subject,
+            path: path.clone(),
             generation,
             since,
             floor,
@@ -243,41 +323,66 @@ impl Producer {
             figures: Arc::clone(&self.figures),
         };
         let stop = self.stop.clone();
-        self.started.insert(source);
+        self.started.insert(source, path);
         match mode {
             Mode::JetStream => {
                 let shipping = Shipping::new(setup, input, journal);
-                self.tasks.spawn(async move { (subject, Box::pin(shipping.run(stop)).await) });
+                self.tasks.spawn(async move { Box::pin(shipping.run(stop)).await });
             }
             Mode::Core => {
                 let plain = Plain { setup, input, journal, events };
-                self.tasks.spawn(async move { (subject, Box::pin(plain.run(stop)).await) });
+                self.tasks.spawn(async move { Box::pin(plain.run(stop)).await });
             }
         }
         Ok(())
     }
 
-    /// A generation that is later than any that the stream has of the source.
+    /// A generation that is later than any that the stream has of the source, by the broker's clock: one of ours that is wrong would
+    /// make all that is shipped later look older.
     async fn new_generation(&self, mode: Mode, source: &Source) -> Result<Generation> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let now_ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
-        let older = match mode {
-            Mode::Core => None,
+        let (older, now_ms) = match mode {
+            Mode::Core => (None, now_ms),
             Mode::JetStream => self.last_generation(source).await?,
         };
+        // What nobody can have made yet is none of ours, and consumers refuse it.
+        let latest_ms = now_ms.saturating_add(MOST_SKEW_MS);
+        let older = older.filter(|older| older.born_unix_ms() <= latest_ms);
         Ok(Generation::after(older, now_ms, fastrand::u32(..)))
     }
 
-    async fn last_generation(&self, source: &Source) -> Result<Option<Generation>> {
+    /// The generation of the newest message, and the broker's time in milliseconds since 1970.
+    async fn last_generation(&self, source: &Source) -> Result<(Option<Generation>, u64)> {
         let stream =
             connect::patiently("the stream", &self.stop, || self.config.stream.open(&self.context)).await?;
+        let ask = || broker_time_ms(&self.client, &self.config.stream.name);
+        let now_ms = connect::patiently("the broker's time", &self.stop, ask).await?;
         let subject = self.config.prefix.of_source(source);
         // Not to know it is not enough: a history that looks older than the last one would be dropped.
         let read = || last_message(&stream, &subject);
-        let Some(last) = connect::patiently("the stream", &self.stop, read).await? else { return Ok(None) };
-        let head = last.headers.get(HEADER).and_then(|head| head.as_str().parse::<Head>().ok());
-        Ok(head.map(|head| head.generation))
+        let last = connect::patiently("the stream", &self.stop, read).await?;
+        let head = last.and_then(|it| it.headers.get(HEADER)?.as_str().parse::<Head>().ok());
+        Ok((head.map(|head| head.generation), now_ms))
     }
+}
+
+/// The broker's clock: an answer about a stream has it.
+async fn broker_time_ms(client: &Client, stream: &str) -> Result<u64> {
+    #[derive(serde::Deserialize)]
+    struct Answer {
+        ts: String,
+    }
+    let answer = client.request(format!("$JS.API.STREAM.INFO.{stream}"), Default::default()).await?;
+    let Answer { ts } = serde_json::from_slice(&answer.payload).context("an answer without the time")?;
+    let now: jiff::Timestamp = ts.parse()?;
+    Ok(u64::try_from(now.as_millisecond()).unwrap_or(0))
+}
+
+/// Whether a disk has no room, which passes.
+fn is_full_disk(error: &anyhow::Error) -> bool {
+    let mut causes = error.chain().filter_map(|cause| cause.downcast_ref::<std::io::Error>());
+    causes.any(|cause| cause.kind() == std::io::ErrorKind::StorageFull)
 }
 
 struct Begun {

@@ -2,8 +2,7 @@
 
 use std::collections::VecDeque;
 use std::future::Future;
-use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -15,7 +14,7 @@ use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::block_in_place;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::input::Input;
 use super::journal::Journal;
@@ -23,7 +22,7 @@ use super::outbox::{Outbox, Parcel};
 use super::status::{Figures, SourceStatus};
 use crate::shipper::head::{Generation, HEADER};
 use crate::shipper::tail::checkpoint::{Mode, replace_lightly};
-use crate::shipper::tail::{Chunk, Step};
+use crate::shipper::tail::{Chunk, Step, Tally};
 
 /// Memory is handed out in units of this many bytes.
 pub(super) const PERMIT_BYTES: usize = 1024;
@@ -73,6 +72,8 @@ pub(super) struct Shipping {
     told: Option<SourceStatus>,
     in_flight_bytes: u64,
     waiting: bool,
+    /// Its checkpoint cannot be saved: nothing is read meanwhile.
+    stopped: bool,
 }
 
 enum Event {
@@ -104,14 +105,12 @@ impl Shipping {
             told: None,
             in_flight_bytes: 0,
             waiting: false,
+            stopped: false,
         }
     }
 
     /// Ships until `stop`, then has acknowledged what was sent, within the time to drain; or until the input is over.
-    ///
-    /// # Errors
-    /// The system's, when a checkpoint cannot be saved: without it a file cannot be left behind.
-    pub(super) async fn run(mut self, stop: CancellationToken) -> io::Result<()> {
+    pub(super) async fn run(mut self, stop: CancellationToken) {
         let mut deadline = None;
         loop {
             self.send().await;
@@ -130,9 +129,9 @@ impl Shipping {
             let disk = Arc::clone(&self.setup.disk);
             let _turn = disk.acquire().await.expect("nobody closes it");
             match event {
-                Event::Settled(Ok(_)) => self.stored()?,
+                Event::Settled(Ok(_)) => self.stored(),
                 Event::Settled(Err(error)) => self.failed(&error),
-                Event::Look => self.look()?,
+                Event::Look => self.look(),
                 Event::Send => {}
                 Event::Stop => {
                     deadline = deadline.or_else(|| Some(Instant::now() + self.setup.drain));
@@ -141,10 +140,14 @@ impl Shipping {
             }
             self.tell();
         }
-        self.save()?;
+        if !self.save(true) {
+            warn!(
+                subject = self.setup.subject,
+                "the last checkpoint is not saved; what it says is sent again at the next start"
+            );
+        }
         self.status_at = Instant::now();
         self.tell();
-        Ok(())
     }
 
     /// Waits for the next thing to do. Cancel safe: acknowledgements stay in their queue.
@@ -194,11 +197,11 @@ impl Shipping {
         }
     }
 
-    fn stored(&mut self) -> io::Result<()> {
+    fn stored(&mut self) {
         if let Some(parcel) = self.outbox.acknowledged() {
             let figures = &self.setup.figures;
             figures.messages.add(1);
-            figures.bytes.add(parcel.end - parcel.start);
+            figures.bytes.add(parcel.file_bytes());
             self.in_flight_bytes -= parcel.payload.len() as u64;
         }
         if self.waiting {
@@ -209,7 +212,9 @@ impl Shipping {
         }
         self.retry = RETRY.0;
         self.look_at = self.look_at.min(Instant::now() + NO_MEMORY);
-        if self.saved.1.elapsed() >= SAVE_EVERY { self.save() } else { Ok(()) }
+        if self.saved.1.elapsed() >= SAVE_EVERY {
+            self.save(false);
+        }
     }
 
     /// Goes back to the first parcel that is not stored, a little later.
@@ -228,12 +233,16 @@ impl Shipping {
         self.status.lock().unwrap_or_else(PoisonError::into_inner).last_error = Some(reason);
     }
 
-    fn look(&mut self) -> io::Result<()> {
+    fn look(&mut self) {
         let now = Instant::now();
+        if self.stopped && !self.save(false) {
+            self.look_at = now + RETRY.1;
+            return;
+        }
         let units = self.setup.batch_bytes.div_ceil(PERMIT_BYTES) as u32;
-        let Ok(mut permit) = Arc::clone(&self.setup.memory).try_acquire_many_owned(units) else {
+        let Ok(permit) = Arc::clone(&self.setup.memory).try_acquire_many_owned(units) else {
             self.look_at = now + NO_MEMORY;
-            return Ok(());
+            return;
         };
         let since = self.clock.elapsed() + Duration::from_nanos(1);
         match block_in_place(|| self.input.look(since)) {
@@ -241,48 +250,76 @@ impl Shipping {
                 self.look_at = now + self.setup.poll;
                 // Nothing moves, so what was acknowledged last is saved now.
                 if self.outbox.is_empty() && self.saved.1.elapsed() >= SAVE_EVERY {
-                    self.save()
-                } else {
-                    Ok(())
+                    self.save(false);
                 }
             }
-            Ok(Step::Save) => self.save(),
-            Ok(Step::Chunk(chunk)) => {
-                let parcel = self.pack(chunk)?;
-                let used = (parcel.payload.len().div_ceil(PERMIT_BYTES) as u32).clamp(1, units);
-                let permit = permit.split(used as usize).expect("at most what was taken");
-                self.in_flight_bytes += parcel.payload.len() as u64;
-                let Parcel { start, end, payload, zstd, gap, .. } = parcel;
-                self.outbox.push(Parcel { start, end, payload, zstd, gap, _permit: permit });
-                Ok(())
+            Ok(Step::Save) => {
+                // Nothing may be read before that is on the disk.
+                if !self.save(false) {
+                    self.look_at = now + RETRY.1;
+                }
             }
+            Ok(Step::Chunk(chunk)) => self.take(chunk, permit, units),
             Err(error) => {
                 warn!(path = %self.setup.path.display(), %error, "the file cannot be read, trying again");
                 self.status.lock().unwrap_or_else(PoisonError::into_inner).last_error =
                     Some(error.to_string());
                 self.look_at = now + RETRY.1;
-                Ok(())
             }
         }
     }
 
-    fn pack(&self, chunk: Chunk) -> io::Result<Parcel<()>> {
-        let Chunk { start, end, payload, gap } = chunk;
-        if !self.setup.compress || payload.is_empty() {
-            return Ok(Parcel { start, end, payload, zstd: None, gap, _permit: () });
-        }
-        let raw = payload.len() as u64;
-        let packed = block_in_place(|| zstd::bulk::compress(&payload, ZSTD_LEVEL))?;
-        Ok(Parcel { start, end, payload: Bytes::from(packed), zstd: Some(raw), gap, _permit: () })
+    /// Puts a chunk into the outbox, with the part of `permit` that it needs.
+    fn take(&mut self, chunk: Chunk, mut permit: OwnedSemaphorePermit, units: u32) {
+        let parcel = self.pack(chunk);
+        let used = (parcel.payload.len().div_ceil(PERMIT_BYTES) as u32).clamp(1, units);
+        let permit = permit.split(used as usize).expect("at most what was taken");
+        self.in_flight_bytes += parcel.payload.len() as u64;
+        let Parcel { start, end, payload, zstd, gap, .. } = parcel;
+        self.outbox.push(Parcel { start, end, payload, zstd, gap, _permit: permit });
     }
 
-    fn save(&mut self) -> io::Result<()> {
+    fn pack(&self, chunk: Chunk) -> Parcel<()> {
+        let Chunk { start, end, payload, gap } = chunk;
+        let packed = (self.setup.compress && !payload.is_empty())
+            .then(|| block_in_place(|| zstd::bulk::compress(&payload, ZSTD_LEVEL)));
+        match packed {
+            Some(Ok(packed)) => {
+                let zstd = Some(payload.len() as u64);
+                Parcel { start, end, payload: Bytes::from(packed), zstd, gap, _permit: () }
+            }
+            // What cannot be packed is sent as it is.
+            _ => Parcel { start, end, payload, zstd: None, gap, _permit: () },
+        }
+    }
+
+    /// Saves the checkpoint, and returns whether it is on the disk. The disk is waited for, as it is full for a while at the most.
+    fn save(&mut self, last: bool) -> bool {
         let floor = self.outbox.floor();
-        let (Some(journal), Some(tail)) = (&mut self.journal, self.input.state(floor)) else { return Ok(()) };
-        let Setup { generation, since, subject, path, .. } = &self.setup;
-        block_in_place(|| journal.save(Mode::JetStream, *generation, subject, *since, path, tail))?;
+        let (Some(journal), Some(tail)) = (&mut self.journal, self.input.state(floor, last)) else {
+            return true;
+        };
+        let Setup { generation, since, subject, path, figures, .. } = &self.setup;
+        let saved =
+            block_in_place(|| journal.save(Mode::JetStream, *generation, subject, *since, path, tail));
+        // Also after a failure: not again with each acknowledgement.
         self.saved = (floor, Instant::now());
-        Ok(())
+        let was_stopped = std::mem::replace(&mut self.stopped, saved.is_err());
+        match (was_stopped, &saved) {
+            (false, Err(error)) => {
+                figures.stopped.add(1);
+                let reason = format!("the checkpoint cannot be saved: {error}");
+                error!(subject, reason, "reading nothing until it can be");
+                self.status.lock().unwrap_or_else(PoisonError::into_inner).last_error = Some(reason);
+            }
+            (true, Ok(())) => {
+                figures.stopped.set(figures.stopped.get().saturating_sub(1));
+                info!(subject, "the checkpoint can be saved again");
+                self.status.lock().unwrap_or_else(PoisonError::into_inner).last_error = None;
+            }
+            _ => {}
+        }
+        saved.is_ok()
     }
 
     /// Tells how it goes, for metrics and `status`.
@@ -296,7 +333,8 @@ impl Shipping {
             let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
             status.unread_bytes = self.input.unread_bytes();
             status.in_flight_bytes = self.in_flight_bytes;
-            status.tally = self.input.tally();
+            let before = std::mem::replace(&mut status.tally, self.input.tally());
+            tell_losses(&self.setup.path, before, status.tally);
             status.clone()
         };
         let Some(journal) = self.journal.as_ref().filter(|_| self.told.as_ref() != Some(&status)) else {
@@ -307,6 +345,18 @@ impl Shipping {
             warn!(%error, "the status cannot be written");
         }
         self.told = Some(status);
+    }
+}
+
+/// Says what happened to a file between two looks at its tally, where lines may be lost by it.
+pub(super) fn tell_losses(path: &Path, before: Tally, now: Tally) {
+    let path = path.display();
+    let lost_bytes = now.lost_bytes - before.lost_bytes;
+    if now.truncations > before.truncations {
+        warn!(%path, lost_bytes, "the file was truncated or rewritten; what was not read of it is lost");
+    }
+    if now.vanished > before.vanished {
+        warn!(%path, lost_bytes, "the file was gone before it was read to its end");
     }
 }
 

@@ -27,6 +27,8 @@ pub(super) enum SourcesError {
         "{one} and {other} would both be {token:?}: ship them with two producers of different SHIPPER_SUBJECT"
     )]
     SameToken { one: PathBuf, other: PathBuf, token: String },
+    #[error("{0}")]
+    Refused(String),
 }
 
 impl Sources {
@@ -54,28 +56,99 @@ impl Sources {
         self.stdin.then(|| Source::new(&self.host, file).map_err(SourcesError::from)).transpose()
     }
 
-    /// The files that there are now, each with its source. What rotation made of one is not another.
-    pub(super) fn files(&self) -> Result<BTreeMap<Source, PathBuf>, SourcesError> {
-        let mut found: Vec<(PathBuf, String)> =
-            self.paths.iter().map(|path| (path.clone(), file_token(&name_of(path)))).collect();
-        for pattern in &self.globs {
-            let matches = glob::glob(pattern)
-                .map_err(|error| SourcesError::Glob { glob: pattern.clone(), reason: error.to_string() })?;
-            let paths: Vec<PathBuf> = matches.filter_map(Result::ok).filter(|path| path.is_file()).collect();
-            let live = paths.iter().filter(|path| !is_rotation_of_one(path, &paths));
-            found.extend(live.map(|path| (path.clone(), token(pattern, path))));
+    /// The files that there are now, by the source that each would be; what rotation made of one is not another. Where several would
+    /// be the same source, named ones come first.
+    pub(super) fn files(&self) -> Found {
+        let mut found = Found::default();
+        for path in &self.paths {
+            if !path.exists() {
+                found.problems.push(Problem { path: path.clone(), kind: ProblemKind::Missing });
+            }
+            found.add(&self.host, path.clone(), self.with_file.then(|| file_token(&name_of(path))));
         }
-        let mut sources = BTreeMap::new();
-        for (path, token) in found {
-            let source = Source::new(&self.host, self.with_file.then_some(token.as_str()))?;
-            match sources.insert(source, path.clone()) {
-                Some(other) if other != path => {
-                    return Err(SourcesError::SameToken { one: other, other: path, token });
-                }
-                _ => {}
+        for pattern in &self.globs {
+            // It was checked when it was read.
+            let matches = glob::glob(pattern).into_iter().flatten();
+            let paths: Vec<PathBuf> = matches.filter_map(Result::ok).filter(|path| path.is_file()).collect();
+            if paths.is_empty() {
+                found.problems.push(Problem { path: pattern.into(), kind: ProblemKind::NoMatch });
+            }
+            let live = paths.iter().filter(|path| !is_rotation_of_one(path, &paths));
+            live.for_each(|path| found.add(&self.host, path.clone(), Some(token(pattern, path))));
+        }
+        found
+    }
+
+    /// Whether files that are named, not matched, can be told apart.
+    pub(super) fn check(&self) -> Result<(), SourcesError> {
+        let named = Self { globs: Vec::new(), ..self.clone() }.files();
+        for (source, paths) in named.by_source {
+            if let [one, other, ..] = &paths[..] {
+                let (one, other) = (one.clone(), other.clone());
+                let token = source.file().unwrap_or_default().to_owned();
+                return Err(SourcesError::SameToken { one, other, token });
             }
         }
-        Ok(sources)
+        let refused = named.problems.into_iter().find(|problem| problem.kind != ProblemKind::Missing);
+        refused.map_or(Ok(()), |problem| Err(SourcesError::Refused(problem.to_string())))
+    }
+}
+
+/// What a look at the paths and globs has found.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// The files that would be a source; more than one where their names differ too little.
+    pub(super) by_source: BTreeMap<Source, Vec<PathBuf>>,
+    /// What is not shipped, and why.
+    pub(super) problems: Vec<Problem>,
+}
+
+impl Found {
+    fn add(&mut self, host: &str, path: PathBuf, token: Option<String>) {
+        match Source::new(host, token.as_deref()) {
+            Ok(source) => {
+                let paths = self.by_source.entry(source).or_default();
+                if !paths.contains(&path) {
+                    paths.push(path);
+                }
+            }
+            Err(error) => {
+                self.problems.push(Problem { path, kind: ProblemKind::Refused(error.to_string()) });
+            }
+        }
+    }
+}
+
+/// Something that the user named and that is not shipped.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Problem {
+    /// A path, or a glob.
+    pub(super) path: PathBuf,
+    pub(super) kind: ProblemKind,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum ProblemKind {
+    /// It is shipped when it turns up.
+    Missing,
+    /// Files are shipped when they turn up.
+    NoMatch,
+    /// It stays away until somebody does something about it.
+    Refused(String),
+}
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let path = self.path.display();
+        match &self.kind {
+            ProblemKind::Missing => {
+                write!(f, "{path} does not exist; it is shipped when it does: is SHIPPER_FILE right")
+            }
+            ProblemKind::NoMatch => {
+                write!(f, "no file matches {path}; files are shipped when they do: is SHIPPER_FILE right")
+            }
+            ProblemKind::Refused(reason) => write!(f, "{path} is not shipped: {reason}"),
+        }
     }
 }
 
@@ -108,13 +181,17 @@ mod tests {
     use super::*;
 
     fn tokens(sources: &Sources) -> Vec<String> {
-        sources.files().unwrap().keys().map(ToString::to_string).collect()
+        sources.files().by_source.keys().map(ToString::to_string).collect()
     }
 
     #[test]
     fn one_file_needs_no_token_and_may_not_exist_yet() {
         let sources = Sources::new("web1", &["/no/such/app.log".into()]).unwrap();
         assert_eq!(tokens(&sources), ["web1"]);
+        assert_eq!(sources.files().problems[0].kind, ProblemKind::Missing);
+        sources.check().unwrap();
+        let glob = Sources::new("web1", &["/no/such/*.log".into()]).unwrap();
+        assert_eq!(glob.files().problems[0].kind, ProblemKind::NoMatch);
     }
 
     #[test]
@@ -131,8 +208,19 @@ mod tests {
     }
 
     #[test]
-    fn two_files_of_one_name_are_refused() {
+    fn two_named_files_of_one_name_are_refused_and_of_a_glob_the_second_one() {
         let sources = Sources::new("web1", &["/a/app.log".into(), "/b/app.log".into()]).unwrap();
-        assert!(sources.files().unwrap_err().to_string().contains("app_log"));
+        assert!(sources.check().unwrap_err().to_string().contains("app_log"));
+        let directory = tempfile::tempdir().unwrap();
+        for name in ["ok.log", "ok_log", "other.log", "---"] {
+            std::fs::write(directory.path().join(name), "").unwrap();
+        }
+        let sources = Sources::new("web1", &[directory.path().join("*").display().to_string()]).unwrap();
+        sources.check().unwrap();
+        let found = sources.files();
+        let counts: Vec<_> =
+            found.by_source.iter().map(|(it, paths)| (it.to_string(), paths.len())).collect();
+        assert_eq!(counts, [("web1.ok_log".into(), 2), ("web1.other_log".into(), 1)]);
+        assert!(found.problems[0].to_string().contains("--- is not shipped"), "{:?}", found.problems);
     }
 }

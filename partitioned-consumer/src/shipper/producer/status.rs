@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::shipper::metrics::{Figure, Kind, Row, page};
 use crate::shipper::tail::Tally;
-use crate::shipper::tail::checkpoint::Checkpoint;
+use crate::shipper::tail::checkpoint::{Checkpoint, replace_lightly};
 
 /// What one source does now; written beside its checkpoint.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,10 +22,33 @@ pub struct SourceStatus {
     pub unread_bytes: u64,
     /// Bytes on their way.
     pub in_flight_bytes: u64,
+    /// There is no file at the path.
+    #[serde(default)]
+    pub gone: bool,
     /// What happened to the file.
     pub tally: Tally,
     /// The last thing that went wrong, until something goes well again.
     pub last_error: Option<String>,
+}
+
+/// What the user named and is not shipped, and why; written into the state directory.
+type Problems = Vec<(PathBuf, String)>;
+
+fn problems_path(directory: &Path) -> PathBuf {
+    // No source has a name that begins with a dot.
+    directory.join(".problems")
+}
+
+/// Writes what `producer status` tells of paths that have no checkpoint.
+pub(super) fn save_problems(directory: &Path, problems: Problems) -> io::Result<()> {
+    std::fs::create_dir_all(directory)?;
+    replace_lightly(&problems_path(directory), &serde_json::to_vec(&problems)?)
+}
+
+/// Forgets them.
+pub(super) fn forget_problems(directory: &Path) {
+    // There are none as a rule; and those that stay are only told of.
+    std::fs::remove_file(problems_path(directory)).unwrap_or_default();
 }
 
 /// One line of `producer status`.
@@ -33,8 +56,8 @@ pub struct SourceStatus {
 pub struct Report {
     /// Host, or host and file.
     pub source: String,
-    /// `core` or `jetstream`.
-    pub mode: crate::shipper::tail::checkpoint::Mode,
+    /// `core` or `jetstream`; none for what is not shipped yet.
+    pub mode: Option<crate::shipper::tail::checkpoint::Mode>,
     /// Whether a producer has it at present.
     pub running: bool,
     /// Bytes of the source's history that are stored.
@@ -69,7 +92,7 @@ pub fn read(directory: &Path) -> io::Result<Vec<Report>> {
         let lock = File::open(path.with_extension("lock"));
         reports.push(Report {
             source: path.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
-            mode: checkpoint.mode,
+            mode: Some(checkpoint.mode),
             running: lock.is_ok_and(|lock| lock.try_lock_shared().is_err()),
             offset: checkpoint.tail.offset,
             lag_bytes: lag(&checkpoint),
@@ -77,6 +100,16 @@ pub fn read(directory: &Path) -> io::Result<Vec<Report>> {
         });
     }
     reports.sort_by(|a, b| a.source.cmp(&b.source));
+    let problems = std::fs::read(problems_path(directory)).ok();
+    let problems: Problems = problems.and_then(|json| serde_json::from_slice(&json).ok()).unwrap_or_default();
+    reports.extend(problems.into_iter().map(|(path, problem)| Report {
+        source: "-".into(),
+        mode: None,
+        running: false,
+        offset: 0,
+        lag_bytes: 0,
+        status: SourceStatus { path, last_error: Some(problem), ..Default::default() },
+    }));
     Ok(reports)
 }
 
@@ -111,11 +144,13 @@ pub fn table(reports: &[Report]) -> String {
     line(&mut text, ["SOURCE", "RUNNING", "MODE", "OFFSET", "LAG BYTES", "SUBJECT", "LAST ERROR"]);
     for report in reports {
         let mode = match report.mode {
-            crate::shipper::tail::checkpoint::Mode::Core => "core",
-            crate::shipper::tail::checkpoint::Mode::JetStream => "jetstream",
+            None => "-",
+            Some(crate::shipper::tail::checkpoint::Mode::Core) => "core",
+            Some(crate::shipper::tail::checkpoint::Mode::JetStream) => "jetstream",
         };
         let running = if report.running { "yes" } else { "no" };
-        let error = report.status.last_error.as_deref().unwrap_or("-");
+        let gone = report.status.gone.then_some("the file is gone");
+        let error = report.status.last_error.as_deref().or(gone).unwrap_or("-");
         let (offset, lag) = (report.offset.to_string(), report.lag_bytes.to_string());
         line(&mut text, [&report.source, running, mode, &offset, &lag, &report.status.subject, error]);
     }
@@ -129,6 +164,11 @@ pub(crate) struct Figures {
     pub(crate) bytes: Figure,
     pub(crate) retries: Figure,
     pub(crate) waiting: Figure,
+    /// Sources whose checkpoint cannot be saved.
+    pub(crate) stopped: Figure,
+    /// Named files that do not exist, and globs that nothing matches.
+    pub(crate) missing_files: Figure,
+    pub(crate) refused_files: Figure,
     /// By source; a snapshot that its task replaces.
     sources: Mutex<Vec<Arc<Mutex<SourceStatus>>>>,
 }
@@ -141,6 +181,24 @@ impl Figures {
         let status = Arc::new(Mutex::new(status));
         self.sources.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&status));
         status
+    }
+
+    /// Whether the file at a path was told to be gone.
+    pub(super) fn is_gone(&self, path: &Path) -> bool {
+        let sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        sources.iter().any(|source| {
+            let source = source.lock().unwrap_or_else(PoisonError::into_inner);
+            source.path == path && source.gone
+        })
+    }
+
+    /// Notes which files are gone.
+    pub(super) fn set_gone(&self, gone: &[PathBuf]) {
+        let sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        for source in sources.iter() {
+            let mut source = source.lock().unwrap_or_else(PoisonError::into_inner);
+            source.gone = gone.contains(&source.path);
+        }
     }
 
     /// The sum over all sources of one of their numbers.
@@ -158,7 +216,7 @@ impl Figures {
         let gauge = |name, help, value| Row { name, help, kind: Kind::Gauge, value };
         page([
             counter("shipper_messages_total", "Messages that the stream acknowledged.", self.messages.get()),
-            counter("shipper_bytes_total", "Bytes of files that are stored or skipped.", self.bytes.get()),
+            counter("shipper_bytes_total", "Bytes of files that are stored.", self.bytes.get()),
             counter(
                 "shipper_retries_total",
                 "Times that a source went back to what is not stored.",
@@ -192,6 +250,17 @@ impl Figures {
                 "Sources that wait for the stream to take more.",
                 self.waiting.get(),
             ),
+            gauge(
+                "shipper_stopped",
+                "Sources whose checkpoint cannot be saved; nothing is read of them.",
+                self.stopped.get(),
+            ),
+            gauge(
+                "shipper_missing_files",
+                "Named files that do not exist, globs that nothing matches, and followed files that are gone.",
+                self.missing_files.get() + self.sum(|s| u64::from(s.gone)),
+            ),
+            gauge("shipper_refused_files", "Files that are not shipped.", self.refused_files.get()),
         ])
     }
 }

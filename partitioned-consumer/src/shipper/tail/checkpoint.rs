@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 use super::state::TailState;
 use crate::shipper::head::Generation;
 
-const VERSION: u32 = 1;
+/// Version 2 has what stands before the offset.
+const VERSION: u32 = 2;
+const OLDEST_VERSION: u32 = 1;
 
 /// How a source is shipped; fixed at its first checkpoint, because a stream that is away later must be waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,9 +75,9 @@ impl Checkpoint {
             Err(error) => return Err(failed(error)),
         };
         let checkpoint: Self = serde_json::from_slice(&json).map_err(|error| failed(error.into()))?;
-        if checkpoint.version != VERSION {
+        if !(OLDEST_VERSION..=VERSION).contains(&checkpoint.version) {
             return Err(failed(io::Error::other(format!(
-                "it has version {}, expected {VERSION}",
+                "it has version {}, expected {OLDEST_VERSION} to {VERSION}",
                 checkpoint.version
             ))));
         }
@@ -128,6 +130,13 @@ mod tests {
             Checkpoint::new(Mode::JetStream, generation, "s.p0.web1".into(), 0, "/a".into(), tail);
         checkpoint.write(&path).unwrap();
         assert_eq!(Checkpoint::read(&path).unwrap(), Some(checkpoint));
+        let of_version_1 = r#"{"version":1,"mode":"jetstream","generation":"0000000000010000000a","subject":"s.p0.web1","since":0,
+            "path":"/a","tail":{"offset":5,"reserved":9,"segments":[],"finished":[]}}"#;
+        fs::write(&path, of_version_1).unwrap();
+        let tail = Checkpoint::read(&path).unwrap().unwrap().tail;
+        assert_eq!((tail.offset, tail.reserved, tail.probe, tail.clean), (5, 9, None, false));
+        fs::write(&path, of_version_1.replace(":1,\"mode", ":3,\"mode")).unwrap();
+        assert!(Checkpoint::read(&path).unwrap_err().to_string().contains("version 3"));
         fs::write(&path, "{").unwrap();
         assert!(Checkpoint::read(&path).unwrap_err().to_string().contains("web1.json"));
     }

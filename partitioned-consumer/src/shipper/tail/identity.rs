@@ -84,6 +84,34 @@ impl Identity {
     }
 }
 
+/// The last bytes before an offset of the run: a file that was rewritten in place has others there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Probe {
+    /// The run's offset behind them.
+    pub offset: u64,
+    /// How many they are.
+    pub bytes: u64,
+    /// FNV-1a (64 bit) of them.
+    pub hash: u64,
+}
+
+impl Probe {
+    /// The probe of the bytes in front of `offset`.
+    pub fn of(offset: u64, bytes: &[u8]) -> Self {
+        Self { offset, bytes: bytes.len() as u64, hash: fnv(bytes) }
+    }
+
+    /// Whether the bytes in front of `file_offset` are these; then they are returned.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(super) fn check(&self, file: &File, file_offset: u64) -> io::Result<Option<Vec<u8>>> {
+        let Some(begin) = file_offset.checked_sub(self.bytes) else { return Ok(None) };
+        let bytes = read_range(file, begin, self.bytes as usize)?;
+        Ok((bytes.len() as u64 == self.bytes && fnv(&bytes) == self.hash).then_some(bytes))
+    }
+}
+
 fn read_up_to(file: &File, bytes: u64) -> io::Result<Vec<u8>> {
     read_range(file, 0, bytes as usize)
 }

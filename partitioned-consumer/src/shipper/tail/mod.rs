@@ -12,7 +12,7 @@ mod tailer;
 #[cfg(test)]
 mod tests;
 
-pub use identity::{Identity, Place};
+pub use identity::{Identity, Place, Probe};
 pub(crate) use siblings::is_rotated_name;
 pub use state::{Chunk, Follow, From, Segment, Step, TailState, Tally};
 pub use tailer::Tailer;

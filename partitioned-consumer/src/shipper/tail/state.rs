@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::identity::Identity;
+use super::identity::{Identity, Probe};
 use crate::shipper::cut::Cutter;
 use crate::shipper::head::Skipped;
 
@@ -64,6 +64,12 @@ pub struct TailState {
     pub segments: Vec<Segment>,
     /// Rotated files that are.
     pub finished: Vec<Identity>,
+    /// What stands before `offset` in its file; none at the beginning of one, and in checkpoints of version 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe: Option<Probe>,
+    /// The process ended in order: nothing above `offset` was sent.
+    #[serde(default)]
+    pub clean: bool,
 }
 
 /// A part of the run, to be sent as one message.
@@ -99,7 +105,8 @@ pub struct Tally {
     pub truncations: u64,
     /// Files gone before they were read to their end.
     pub vanished: u64,
-    /// Bytes known to be lost by that; what was written and cut off between two looks is not among them.
+    /// Bytes known to be lost by that. What was written and cut off between two looks is not among them, and neither is what an earlier
+    /// process may have sent before it crashed: the consumer knows that.
     pub lost_bytes: u64,
     /// Lines above the limit.
     pub long_lines: u64,

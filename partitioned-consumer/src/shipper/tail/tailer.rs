@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::identity::{Identity, Place, read_range};
+use super::identity::{Identity, Place, Probe, read_range};
 use super::siblings;
 use super::state::{Chunk, Follow, From, Segment, Step, TailState, Tally};
 use crate::shipper::cut::{Cut, Situation, payload_of};
@@ -55,6 +55,10 @@ pub struct Tailer {
     file: Option<File>,
     position: u64,
     probe: Vec<u8>,
+    /// What stood before the ends of the chunks that are not known to be stored.
+    probes: VecDeque<Probe>,
+    /// What is not given out of the present file was not given out by an earlier process either.
+    is_ours: bool,
     mid_line: bool,
     seen: (u64, Duration),
     waiting_since: Option<Duration>,
@@ -88,6 +92,8 @@ impl Tailer {
             file: None,
             position: state.offset,
             probe: Vec::new(),
+            probes: state.probe.into_iter().collect(),
+            is_ours: fresh || state.clean,
             mid_line: false,
             seen: (0, Duration::ZERO),
             waiting_since: None,
@@ -134,8 +140,12 @@ impl Tailer {
         self.segments.get(self.reading).map_or(0, |s| s.seen_bytes.saturating_sub(self.file_offset(s)))
     }
 
-    /// The state to save when everything below `offset` is stored elsewhere. Segments below it are forgotten.
-    pub fn state(&mut self, offset: u64) -> TailState {
+    /// The state to save when everything below `offset` is stored elsewhere. Segments below it are forgotten. It is `clean` when nothing
+    /// above was given out, or will be.
+    pub fn state(&mut self, offset: u64, clean: bool) -> TailState {
+        while self.probes.front().is_some_and(|probe| probe.offset < offset) {
+            self.probes.pop_front();
+        }
         while self.reading > 0 && self.segments.get(1).is_some_and(|next| next.start <= offset) {
             let done = self.segments.pop_front().expect("there is a next one");
             self.reading -= 1;
@@ -148,6 +158,8 @@ impl Tailer {
             reserved: self.reserved,
             segments: self.segments.iter().cloned().collect(),
             finished: self.finished.iter().copied().collect(),
+            probe: self.probes.front().filter(|probe| probe.offset == offset).copied(),
+            clean: clean && offset == self.position,
         }
     }
 
@@ -293,6 +305,13 @@ impl Tailer {
                 (offset > segment.file_start).then(|| read_range(&file, offset - 1, 1)).transpose()?;
             self.mid_line = before.is_some_and(|byte| byte != b"\n");
             self.probe.clear();
+            let saved = self.probes.iter().find(|probe| probe.offset == self.position);
+            if let Some(saved) = saved.filter(|_| offset > segment.file_start) {
+                match saved.check(&file, offset)? {
+                    Some(bytes) => self.probe = bytes,
+                    None => return Ok(Found::Other(file)),
+                }
+            }
             return Ok(Found::Here(file));
         }
         Ok(if self.is_still(&before)? { Found::Nowhere } else { Found::Moving })
@@ -316,6 +335,7 @@ impl Tailer {
         if segment.end.is_none() {
             segment.identity.grow(file)?;
         }
+        self.is_ours = true;
         if self.seen.0 != metadata.len() || self.seen.1 == Duration::ZERO {
             self.seen = (metadata.len(), now);
         }
@@ -341,16 +361,17 @@ impl Tailer {
                 self.mid_line = long;
                 self.remember(&buffer[..consumed]);
                 let payload = payload_of(buffer, payload);
-                Some(self.advance(consumed as u64, payload, None))
+                let chunk = self.advance(consumed as u64, payload, None);
+                self.probes.push_back(Probe::of(chunk.end, &self.probe));
+                Some(chunk)
             }
             Cut::Skip(rest) => {
                 self.mid_line = buffer[rest - 1] != b'\n';
                 self.remember(&buffer[..rest]);
-                Some(self.advance(
-                    rest as u64,
-                    Bytes::new(),
-                    Some(Skipped { why: Gap::LongLine, bytes: rest as u64 }),
-                ))
+                let gap = Skipped { why: Gap::LongLine, bytes: rest as u64 };
+                let chunk = self.advance(rest as u64, Bytes::new(), Some(gap));
+                self.probes.push_back(Probe::of(chunk.end, &self.probe));
+                Some(chunk)
             }
         }
     }
@@ -412,10 +433,17 @@ impl Tailer {
                 None => return Ok(Step::Idle),
             },
         };
-        self.tally.lost_bytes += bytes;
+        self.lost(bytes);
         let resume = (self.position + bytes.max(1)).max(self.unused_from);
         self.gap = Some((resume, Skipped { why, bytes }));
         Ok(self.begin(next, not_before_ns, file))
+    }
+
+    /// Counts what cannot be read any more, unless an earlier process may have sent it.
+    fn lost(&mut self, bytes: u64) {
+        if self.is_ours {
+            self.tally.lost_bytes += bytes;
+        }
     }
 
     /// Goes on to the segment behind one whose end is decided; what lies between is a gap.
@@ -426,10 +454,11 @@ impl Tailer {
         if start > self.position {
             let old_end = self.segments[self.reading - 1].end.unwrap_or(start);
             let bytes = old_end.saturating_sub(self.position);
-            self.tally.lost_bytes += bytes;
+            self.lost(bytes);
             self.gap = Some((start, Skipped { why: Gap::Vanished, bytes }));
         }
         self.probe.clear();
+        self.is_ours = false;
         self.mid_line = false;
         self.seen = (0, Duration::ZERO);
         Step::Save

@@ -194,7 +194,7 @@ impl Bench {
         let reached: Vec<u64> = self.boundaries.iter().copied().filter(|b| *b >= floor).collect();
         let offset =
             reached.get(reached.len().saturating_sub(back.saturating_add(1))).copied().unwrap_or(floor);
-        self.saved = Some(self.tailer.state(offset));
+        self.saved = Some(self.tailer.state(offset, false));
         self.contents.iter_mut().for_each(|content| content.seen_saved = content.seen);
     }
 
@@ -407,6 +407,68 @@ fn a_truncation_is_counted_with_the_bytes_that_were_seen() {
 }
 
 #[test]
+fn a_file_that_was_rewritten_in_place_while_nobody_looked_is_read_from_its_beginning() {
+    let mut bench = Bench::new();
+    // More than the head that tells files apart, which the new content has as well.
+    bench.write_lines(200);
+    bench.catch_up();
+    bench.save(0);
+    let old = fs::read_to_string(bench.path()).unwrap();
+    let (head, tail) = old.split_at(1_200);
+    let new = format!("{head}{}\nmore\n", tail.replace("line", "LINE"));
+    fs::write(bench.path(), &new).unwrap();
+    bench.restart();
+    bench.output.clear();
+    bench.mark = 0;
+    for _ in 0..200 {
+        if let Step::Chunk(chunk) = bench.tailer.look(bench.now, false).unwrap() {
+            if chunk.gap.is_none() {
+                bench.output.extend_from_slice(&chunk.payload);
+                bench.output.push(b'\n');
+            }
+        } else {
+            drop(bench.tailer.state(0, false));
+            bench.now += LONG;
+        }
+    }
+    assert_eq!(String::from_utf8_lossy(&bench.output), new);
+    assert_eq!(bench.tailer.tally().truncations, 1);
+}
+
+#[test]
+fn what_an_earlier_process_may_have_sent_is_not_counted_as_lost() {
+    let mut bench = Bench::new();
+    bench.write_lines(1);
+    while bench.look() {}
+    bench.write_lines(20);
+    bench.look();
+    // Looked at and saved, and sent within the second before the crash.
+    bench.save(9);
+    bench.catch_up();
+    let crashed = bench.saved.clone().unwrap();
+    assert!(crashed.segments[0].seen_bytes > crashed.offset && !crashed.clean);
+    bench.truncate();
+    bench.restart();
+    bench.catch_up();
+    let tally = bench.tailer.tally();
+    assert_eq!((tally.truncations, tally.lost_bytes), (1, 0));
+    // A process that ended in order sent nothing more.
+    let mut tailer = Tailer::new(
+        &bench.path(),
+        follow(From::Beginning),
+        Some(TailState { clean: true, ..crashed.clone() }),
+    )
+    .unwrap();
+    let lost = crashed.segments[0].seen_bytes - crashed.offset;
+    for _ in 0..4 {
+        if tailer.look(LONG, false).unwrap() == Step::Save {
+            drop(tailer.state(0, false));
+        }
+    }
+    assert_eq!(tailer.tally().lost_bytes, lost);
+}
+
+#[test]
 fn the_end_of_a_file_is_behind_its_last_whole_line() {
     let mut bench = Bench::new();
     bench.write("old\npart");
@@ -435,7 +497,7 @@ fn what_is_no_file_is_refused_and_never_waited_for() {
     for look in 2..12 {
         match tailer.look(LONG * look, false).unwrap() {
             Step::Chunk(chunk) => sent.extend_from_slice(&chunk.payload),
-            Step::Save => drop(tailer.state(0)),
+            Step::Save => drop(tailer.state(0, false)),
             Step::Idle => {}
         }
     }
@@ -475,7 +537,7 @@ fn a_removed_file_is_let_go_and_what_follows_at_the_path_is_no_loss() {
             bench.output.push(b'\n');
         }
         if step == Step::Save {
-            bench.saved = Some(bench.tailer.state(bench.tailer.position()));
+            bench.saved = Some(bench.tailer.state(bench.tailer.position(), false));
         }
         bench.now += LONG;
     }
