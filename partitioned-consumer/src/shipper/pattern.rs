@@ -94,7 +94,24 @@ impl OutputPattern {
             return Err(failed("it names no file"));
         }
         let dated = if output.contains('%') { output.to_owned() } else { format!("{output}{DEFAULT_DATE}") };
-        let pattern = Self(dated);
+        Self::fixed(&dated)
+    }
+
+    /// Checks `SHIPPER_OUTPUT` for files that are never rotated by time: the same, and nothing is added to a name without a date.
+    ///
+    /// # Errors
+    /// As for [`OutputPattern::parse`].
+    pub fn fixed(output: &str) -> Result<Self, PatternError> {
+        let failed = |reason: &str| PatternError { output: output.to_owned(), reason: reason.to_owned() };
+        if output.is_empty() || output.ends_with('/') {
+            return Err(failed("it names no file"));
+        }
+        if conversions(output).any(|conversion| conversion == 'Q') {
+            return Err(failed(
+                "%Q is the name of a time zone, which not every clock has and which may have a slash in it",
+            ));
+        }
+        let pattern = Self(output.to_owned());
         let sample = Source::new("host", Some("file")).expect("plain names");
         let sample =
             pattern.expand(&sample, &jiff::Timestamp::UNIX_EPOCH.to_zoned(jiff::tz::TimeZone::UTC), 0);
@@ -102,6 +119,17 @@ impl OutputPattern {
             Some(_) => Ok(pattern),
             None => Err(failed("it leaves its directory, or has a conversion that is not known")),
         }
+    }
+
+    /// Whether the name depends on the time.
+    pub fn is_dated(&self) -> bool {
+        let sample = Source::new("host", Some("file")).expect("plain names");
+        let at = |seconds| {
+            let time = jiff::Timestamp::from_second(seconds).expect("within range");
+            self.expand(&sample, &time.to_zoned(jiff::tz::TimeZone::UTC), 0)
+        };
+        // Two moments that have no number or name in common.
+        at(0) != at(2_015_935_495)
     }
 
     /// Whether the file is part of it, so that subjects have a file token.
@@ -127,6 +155,15 @@ impl OutputPattern {
         let host = source.host();
         Some(if part == 0 { format!("{host}/{named}") } else { format!("{host}/{named}.{part}") })
     }
+}
+
+/// The letters of the conversions of a pattern, without what stands between `%` and them.
+fn conversions(pattern: &str) -> impl Iterator<Item = char> + '_ {
+    let mut characters = pattern.chars();
+    std::iter::from_fn(move || {
+        characters.find(|character| *character == '%')?;
+        characters.find(|character| character.is_ascii_alphabetic() || *character == '%')
+    })
 }
 
 #[cfg(test)]
@@ -160,9 +197,20 @@ mod tests {
 
     #[test]
     fn no_pattern_leaves_the_directory() {
-        for output in ["", "/etc/passwd", "../x", "a/../../b", "x/", "%", "%!"] {
+        for output in ["", "/etc/passwd", "../x", "a/../../b", "x/", "%", "%!", "log-%Q", "%Y-%:Q"] {
             assert!(OutputPattern::parse(output).is_err(), "{output:?}");
         }
+    }
+
+    #[test]
+    fn files_that_are_never_rotated_have_no_date() {
+        let fixed = |output: &str| OutputPattern::fixed(output).unwrap();
+        let source = Source::new("h", None).unwrap();
+        let begin = Period::Never.begin(&at("2024-05-06T00:00:00Z[UTC]"));
+        assert_eq!(fixed("syslog").expand(&source, &begin, 0).unwrap(), "h/syslog");
+        assert_eq!(fixed("syslog").expand(&source, &begin, 1).unwrap(), "h/syslog.1");
+        assert!(!fixed("syslog").is_dated() && !fixed("%%Q-log").is_dated());
+        assert!(["%Y", "log-%H", "%j"].iter().all(|output| fixed(output).is_dated()));
     }
 
     #[test]

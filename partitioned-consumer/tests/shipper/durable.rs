@@ -166,3 +166,61 @@ async fn a_file_that_somebody_removes_takes_no_further_line_with_it() {
     consumer.wait_for_line("somebody removed or replaced the file", SOON).await;
     bench.expect("out", "web1", &numbered(100..200)).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_keeps_what_was_written_without_jetstream() {
+    let bench = Bench::core().await;
+    let client = bench.broker.connect().await;
+    let mut last = 0;
+    for restart in 1..4 {
+        let mut consumer = bench.consumer("out").start();
+        consumer.wait_for_line("shipper.p4.>", SOON).await;
+        eventually(SOON, async || {
+            // Nobody says when a subscription is known to the broker.
+            client.publish("shipper.p4.probe", "there".into()).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            bench.output("out").get("probe").is_some_and(|lines| lines.len() > last)
+        })
+        .await;
+        last = bench.output("out")["probe"].len();
+        for line in numbered((restart - 1) * 10..restart * 10) {
+            client.publish("shipper.p2.web1", line.into()).await.unwrap();
+        }
+        bench.expect("out", "web1", &numbered(0..restart * 10)).await;
+        // Of the same day, and so of the same file.
+        if restart % 2 == 0 {
+            consumer.kill9();
+        } else {
+            consumer.terminate();
+            assert!(consumer.wait_exit(SOON).await.success());
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_cluster_and_removed_commits_take_no_lines_from_the_disk() {
+    let bench = Bench::jetstream().await;
+    let file = bench.path("a.log");
+    write(&file, &numbered(0..100));
+    let mut producer = bench.producer("web1", &file).start();
+    let mut consumer = bench.consumer("out").start();
+    bench.expect("out", "web1", &numbered(0..100)).await;
+    producer.terminate();
+    producer.wait_exit(SOON).await;
+    consumer.terminate();
+    consumer.wait_exit(SOON).await;
+    let whole = fs::read_dir(bench.path("out/web1")).unwrap().next().unwrap().unwrap().path();
+    let before = fs::read(&whole).unwrap();
+    let context = jetstream::new(bench.broker.connect().await);
+    context.get_key_value("natsway-shipper").await.unwrap().delete("default.SHIPPER.web1").await.unwrap();
+    let mut consumer = bench.consumer("out").start();
+    consumer.wait_for_line("the commits of this source were removed", SOON).await;
+    consumer.wait_for_line("Waiting for messages", SOON).await;
+    assert_eq!(fs::read(&whole).unwrap(), before);
+    consumer.terminate();
+    consumer.wait_exit(SOON).await;
+    let mut consumer = bench.consumer("out").env("SHIPPER_CLUSTER", "other").start();
+    consumer.wait_for_line("files stay as they are", SOON).await;
+    consumer.wait_for_line("Waiting for messages", SOON).await;
+    assert_eq!(fs::read(&whole).unwrap(), before);
+}

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use natsway_testkit::Process;
 
+use crate::doubts::Hand;
 use crate::support::{Bench, SOON, numbered, page};
 
 const MIB: usize = 1 << 20;
@@ -78,6 +79,42 @@ async fn a_backlog_of_many_files_stays_on_the_disk_while_the_stream_is_full_or_t
     })
     .await;
     stays_bounded(&producer).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_that_unpack_to_very_much_are_refused_and_take_no_memory() {
+    let bench = Bench::jetstream().await;
+    let hand = Hand::on(&bench).await;
+    let huge = |bytes: usize| bytes::Bytes::from(zstd::bulk::compress(&vec![b'x'; bytes], 19).unwrap());
+    let (of_256, of_8) = (huge(256 * MIB), huge(8 * MIB));
+    let port = natsway_testkit::free_port();
+    let consumer = bench.consumer("out").env("SHIPPER_WINDOW", "8MiB");
+    let mut consumer = consumer.env("SHIPPER_METRICS", format!("127.0.0.1:{port}")).start();
+    consumer.wait_for_line("Waiting for messages", SOON).await;
+    // Partitions are read side by side.
+    for partition in 0..4 {
+        let head = format!("1 g=0000000000070badcafe s=0 e={} f=0 z={}", 256 * MIB, 256 * MIB);
+        hand.publish(&format!("shipper.p{partition}.bad{partition}"), &head, of_256.clone()).await;
+        // One that says less than it has.
+        let head = "1 g=0000000000070badcafe s=0 e=100 f=0 z=99";
+        hand.publish(&format!("shipper.p{partition}.worse{partition}"), head, of_256.clone()).await;
+    }
+    let told = consumer.wait_for_line("a message that can never be written is dropped", SOON).await;
+    assert!(told.contains("bad") || told.contains("worse"), "{told}");
+    natsway_testkit::eventually(SOON, async || page(port).contains("shipper_refused_total 8\n")).await;
+    // What is within the bound is written, in turn: it has to fit into the memory before it is unpacked.
+    for partition in 0..4 {
+        let head = format!("1 g=0000000000070badcafe s=0 e={} f=0 z={}", 8 * MIB + 1, 8 * MIB);
+        hand.publish(&format!("shipper.p{partition}.good{partition}"), &head, of_8.clone()).await;
+    }
+    natsway_testkit::eventually(SOON, async || {
+        let lines = bench.output("out").into_iter().map(|(host, lines)| (host, lines.concat().len()));
+        let expected = (0..4).map(|n| (format!("good{n}"), 8 * MIB));
+        lines.eq(expected)
+    })
+    .await;
+    let peak = peak(&consumer);
+    assert!(peak < 4 * 8 * MIB + BESIDE, "{} MiB", peak / MIB);
 }
 
 #[tokio::test(flavor = "multi_thread")]

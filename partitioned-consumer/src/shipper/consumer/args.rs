@@ -111,6 +111,18 @@ pub struct ConsumerArgs {
     #[arg(long, env = "SHIPPER_HANDLES", value_name = "N", default_value_t = 256)]
     handles: usize,
 
+    /// Most sources (hosts, or files of hosts) that the directory takes; lines of further ones are refused
+    #[arg(long, env = "SHIPPER_SOURCES", value_name = "N", default_value_t = 100_000)]
+    sources: usize,
+
+    /// Most bytes of one packed message when it is unpacked; never less than the broker takes as one message
+    #[arg(long, env = "SHIPPER_UNPACKED_LIMIT", value_name = "SIZE", default_value = "8MiB")]
+    unpacked_limit: ByteSize,
+
+    /// How far the clock of a producer may be ahead of the broker's; what is further ahead is refused
+    #[arg(long, env = "SHIPPER_CLOCK_SKEW", value_name = "TIME", default_value = "1d")]
+    clock_skew: humantime::Duration,
+
     /// When lines are made to reach the disk
     #[arg(long, env = "SHIPPER_FSYNC", value_enum, default_value_t)]
     fsync: Fsync,
@@ -165,6 +177,12 @@ pub struct Config {
     pub compression: Compression,
     /// Most files open at once.
     pub handles: usize,
+    /// Most sources of the directory.
+    pub sources: usize,
+    /// Most bytes of a message when it is unpacked.
+    pub unpacked_bytes: u64,
+    /// How far a producer's clock may be ahead of the broker's.
+    pub clock_skew: Duration,
     /// When to sync.
     pub fsync: Fsync,
     /// Most bytes in memory.
@@ -208,8 +226,8 @@ impl ConsumerArgs {
             .output
             .as_deref()
             .ok_or("SHIPPER_OUTPUT is not set: expected a file name such as syslog".into());
-        let output = output
-            .and_then(|text| OutputPattern::parse(text).map_err(|error| format!("SHIPPER_OUTPUT: {error}")));
+        let parse = if self.rotate == Period::Never { OutputPattern::fixed } else { OutputPattern::parse };
+        let output = output.and_then(|text| parse(text).map_err(|error| format!("SHIPPER_OUTPUT: {error}")));
         let output = output.map_err(|fault| faults.push(fault)).ok();
         let broker = self.broker.into_broker().map_err(|error| faults.push(error.to_string())).ok();
         let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
@@ -218,6 +236,12 @@ impl ConsumerArgs {
         }
         if self.handles == 0 {
             faults.push("SHIPPER_HANDLES=0: expected at least 1".into());
+        }
+        if self.sources == 0 {
+            faults.push("SHIPPER_SOURCES=0: expected at least 1".into());
+        }
+        if self.rotate == Period::Never && output.as_ref().is_some_and(OutputPattern::is_dated) {
+            faults.push("SHIPPER_ROTATE=never with a date in SHIPPER_OUTPUT: expected a name without one, since no other file follows".into());
         }
         let shared = self.read_partitions == Partitions::Shared;
         if self.stream_target.is_some() && shared {
@@ -250,6 +274,9 @@ impl ConsumerArgs {
             },
             compression: self.compress_rotated,
             handles: self.handles,
+            sources: self.sources,
+            unpacked_bytes: self.unpacked_limit.0,
+            clock_skew: *self.clock_skew,
             fsync: self.fsync,
             window_bytes: self.window.0,
             metrics: self.metrics,

@@ -3,13 +3,16 @@
 //! One journal for all files, appended to and synced before the first byte goes to a new file. So after a crash it names every
 //! file that may have a tail that was never committed, and retention touches nothing that it did not write.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::ledger::LedgerIdentity;
+use super::steps::step;
+use crate::shipper::name::Source;
 use crate::shipper::tail::checkpoint::{Mode, replace, sync_directory};
 
 const DIRECTORY: &str = ".shipper";
@@ -42,6 +45,9 @@ struct Identity {
     /// The bucket of commits that knows this directory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     ledger_born_ns: Option<i64>,
+    /// Its cluster and stream; earlier versions did not note them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ledger_prefix: Option<String>,
 }
 
 /// See the module. It holds the lock of the directory.
@@ -50,6 +56,8 @@ pub(super) struct Catalogue {
     identity: Identity,
     journal: File,
     entries: BTreeMap<String, Entry>,
+    /// How many files there are of each source.
+    sources: HashMap<String, usize>,
     _lock: File,
 }
 
@@ -73,9 +81,14 @@ impl Catalogue {
         // Written anew, so that it does not grow for ever.
         let lines: Vec<u8> =
             entries.iter().map(|(path, entry)| line(path, Some(entry))).collect::<Vec<_>>().concat();
+        step(|| {})?;
         replace(&path, &lines)?;
         let journal = File::options().append(true).open(&path)?;
-        Ok(Self { directory: directory.to_owned(), identity, journal, entries, _lock: lock })
+        let mut sources = HashMap::new();
+        for entry in entries.values() {
+            *sources.entry(entry.source.clone()).or_default() += 1;
+        }
+        Ok(Self { directory: directory.to_owned(), identity, journal, entries, sources, _lock: lock })
     }
 
     /// The id of the directory; commits name it.
@@ -87,17 +100,21 @@ impl Catalogue {
         self.identity.mode
     }
 
-    /// Whether the bucket of commits, by its time of birth, is the one that knows this directory. The first one is.
-    pub(super) fn trusts(&mut self, ledger_born_ns: i64) -> io::Result<bool> {
-        if self.identity.ledger_born_ns.is_none() {
-            self.trust(ledger_born_ns)?;
+    /// Whether these commits are the ones that know this directory. The first ones are.
+    pub(super) fn trusts(&mut self, ledger: &LedgerIdentity) -> io::Result<bool> {
+        let Identity { ledger_born_ns, ledger_prefix, .. } = &self.identity;
+        let same = ledger_born_ns.is_none_or(|born| born == ledger.born_ns)
+            && ledger_prefix.as_ref().is_none_or(|prefix| *prefix == ledger.prefix);
+        if same && (ledger_born_ns.is_none() || ledger_prefix.is_none()) {
+            self.trust(ledger)?;
         }
-        Ok(self.identity.ledger_born_ns == Some(ledger_born_ns))
+        Ok(same)
     }
 
-    /// From now on this bucket is the one.
-    pub(super) fn trust(&mut self, ledger_born_ns: i64) -> io::Result<()> {
-        self.identity.ledger_born_ns = Some(ledger_born_ns);
+    /// From now on these are the ones.
+    pub(super) fn trust(&mut self, ledger: &LedgerIdentity) -> io::Result<()> {
+        self.identity.ledger_born_ns = Some(ledger.born_ns);
+        self.identity.ledger_prefix = Some(ledger.prefix.clone());
         self.identity.save(&self.directory.join(DIRECTORY).join(IDENTITY))
     }
 
@@ -109,6 +126,15 @@ impl Catalogue {
         self.entries.iter()
     }
 
+    /// The files of a source that may be appended to: one, unless an earlier version wrote here.
+    pub(super) fn open_files_of(&self, source: &Source) -> Vec<(String, Entry)> {
+        let (directory, name) = (format!("{}/", source.host()), source.to_string());
+        let of_host = self.entries.range(directory.clone()..);
+        let of_host = of_host.take_while(|(path, _)| path.starts_with(&directory));
+        let open = of_host.filter(|(_, entry)| entry.open && entry.source == name);
+        open.map(|(path, entry)| (path.clone(), entry.clone())).collect()
+    }
+
     /// Records new states of files; they are on the disk when this returns.
     pub(super) fn record(&mut self, changes: Vec<(String, Option<Entry>)>) -> io::Result<()> {
         if changes.is_empty() {
@@ -117,24 +143,60 @@ impl Catalogue {
         let lines: Vec<u8> =
             changes.iter().map(|(path, entry)| line(path, entry.as_ref())).collect::<Vec<_>>().concat();
         let before = self.journal.metadata()?.len();
-        let written = self.journal.write_all(&lines).and_then(|()| self.journal.sync_data());
+        let mut journal = &self.journal;
+        let written = step(|| drop(journal.write_all(&lines[..lines.len() / 2])));
+        let written = written.and_then(|()| journal.write_all(&lines)).and_then(|()| journal.sync_data());
         if let Err(error) = written {
             // Half a line must not stay in front of the next one.
             self.journal.set_len(before)?;
             return Err(error);
         }
         for (path, entry) in changes {
-            match entry {
-                Some(entry) => drop(self.entries.insert(path, entry)),
-                None => drop(self.entries.remove(&path)),
+            if let Some(entry) = &entry {
+                *self.sources.entry(entry.source.clone()).or_default() += 1;
+            }
+            let before = match entry {
+                Some(entry) => self.entries.insert(path, entry),
+                None => self.entries.remove(&path),
+            };
+            if let Some(before) = before {
+                self.forget_file_of(&before.source);
             }
         }
         Ok(())
     }
 
+    fn forget_file_of(&mut self, source: &str) {
+        let Some(files) = self.sources.get_mut(source) else { return };
+        *files -= 1;
+        if *files == 0 {
+            self.sources.remove(source);
+        }
+    }
+
+    /// Sources that have files here.
+    pub(super) fn sources(&self) -> usize {
+        self.sources.len()
+    }
+
+    pub(super) fn has_source(&self, source: &str) -> bool {
+        self.sources.contains_key(source)
+    }
+
     /// Where a file is.
     pub(super) fn path(&self, relative: &str) -> PathBuf {
         self.directory.join(relative)
+    }
+
+    /// Removes the directories above a file that is gone, as far as nothing else is in them.
+    pub(super) fn remove_empty_directories(&self, relative: &str) {
+        for parent in Path::new(relative).ancestors().skip(1).filter(|parent| !parent.as_os_str().is_empty())
+        {
+            // It fails for one that is not empty, and that is the end.
+            if fs::remove_dir(self.directory.join(parent)).is_err() {
+                return;
+            }
+        }
     }
 
     /// Where the status of this directory is kept.
@@ -148,7 +210,8 @@ fn identity(path: &Path, mode: impl FnOnce() -> Mode) -> io::Result<Identity> {
     if !json.is_empty() {
         return Ok(serde_json::from_slice(&json)?);
     }
-    let identity = Identity { writer: natsway_boot::random_id(), mode: mode(), ledger_born_ns: None };
+    let writer = natsway_boot::random_id();
+    let identity = Identity { writer, mode: mode(), ledger_born_ns: None, ledger_prefix: None };
     identity.save(path)?;
     path.parent().map_or(Ok(()), sync_directory)?;
     Ok(identity)

@@ -9,7 +9,7 @@ use async_nats::jetstream::{self, consumer::pull};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::intake::Intake;
+use super::intake::{Intake, Stored};
 use crate::{Consuming, ElasticConfig, ElasticGroup, Error, Message, OrderBy};
 
 /// How long a crashed consumer keeps its partitions to itself, once it is dropped or comes back.
@@ -85,9 +85,12 @@ impl ElasticReader {
 
 /// Writes one message. `Ok` acknowledges it.
 async fn handle(intake: Intake, message: Message) -> Result<(), &'static str> {
-    let sequence = source_sequence(&message);
-    let offered =
-        intake.offer(message.subject(), message.headers(), message.payload().clone(), sequence).await;
+    let stored = Stored {
+        sequence: source_sequence(&message),
+        // When the group's copy took it, which is later than the stream did.
+        at_unix_ns: message.stored_at_unix_ns().into(),
+    };
+    let offered = intake.offer(message.subject(), message.headers(), message.payload().clone(), stored).await;
     let Ok(receipt) = offered else {
         // It can never be written: out of the way with it.
         drop(message.term_with_reason("it cannot be written").await);

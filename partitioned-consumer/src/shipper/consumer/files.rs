@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::steps::step;
 use crate::shipper::tail::checkpoint::sync_directory;
 
 /// See the module.
@@ -52,6 +53,10 @@ impl Files {
     /// Appends; the file may have a part of it when this fails.
     pub(super) fn append(&mut self, path: &str, pieces: &[impl AsRef<[u8]>]) -> io::Result<Arc<File>> {
         let file = self.open(path)?;
+        step(|| {
+            let all = pieces.iter().flat_map(|piece| [piece.as_ref(), b"\n"]).collect::<Vec<_>>().concat();
+            drop((&*file).write_all(&all[..all.len() / 2]));
+        })?;
         let mut out = io::BufWriter::with_capacity(256 * 1024, &*file);
         for piece in pieces {
             out.write_all(piece.as_ref())?;
@@ -69,6 +74,7 @@ impl Files {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(error),
             Ok(file) if file.metadata()?.len() > bytes => {
+                step(|| {})?;
                 file.set_len(bytes)?;
                 file.sync_all()
             }
@@ -95,6 +101,7 @@ impl Files {
 
 /// Makes a file, and each directory above it that is missing, durably.
 fn create(base: &Path, path: &Path) -> io::Result<File> {
+    step(|| {})?;
     let parents: Vec<&Path> = path.ancestors().skip(1).take_while(|parent| *parent != base).collect();
     for parent in parents.into_iter().rev() {
         match fs::create_dir(parent) {

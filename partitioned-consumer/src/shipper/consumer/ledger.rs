@@ -1,9 +1,12 @@
 //! Commits in a bucket of the broker, by compare-and-set.
 
+use std::future::Future;
+
 use async_nats::jetstream::{self, kv, stream};
 use bytes::Bytes;
 use natsway_stores::catalogue::shipper_commits;
 use natsway_stores::open_or_make;
+use serde::{Deserialize, Serialize};
 
 use crate::shipper::commit::Commit;
 use crate::shipper::stream::last_message;
@@ -38,7 +41,54 @@ pub(super) enum Outcome {
 /// The bucket did not answer as it should.
 #[derive(Debug, thiserror::Error)]
 #[error("commits: {0}")]
-pub(super) struct LedgerError(String);
+pub(super) struct LedgerError(pub(super) String);
+
+/// Where commits are kept: the bucket of a broker, and a map in memory for the model of the writer.
+pub(super) trait Offsets: Clone + Send + Sync + 'static {
+    /// Tells this store from others, and from its successors: what one committed, another does not know.
+    fn identity(&self) -> LedgerIdentity;
+
+    /// The newest commit of a source, given as it stands in keys.
+    fn read(&self, source: &str) -> impl Future<Output = Result<Known, LedgerError>> + Send;
+
+    /// Replaces the commit of `revision`, and returns the new revision; `None` when that is not the newest any more. An error leaves
+    /// open whether it was replaced.
+    fn replace(
+        &self,
+        source: &str,
+        revision: u64,
+        commit: &Commit,
+    ) -> impl Future<Output = Result<Option<u64>, LedgerError>> + Send;
+
+    /// Replaces the commit of `revision`. After an error the same commit may be given again, whatever became of it.
+    fn write(
+        &self,
+        source: &str,
+        revision: u64,
+        commit: &Commit,
+    ) -> impl Future<Output = Result<Outcome, LedgerError>> + Send {
+        async move {
+            if let Some(revision) = self.replace(source, revision, commit).await? {
+                return Ok(Outcome::Done(revision));
+            }
+            let newest = self.read(source).await?;
+            // An attempt of ours that seemed to fail may have been the one.
+            if newest.commit.as_ref() == Some(commit) {
+                return Ok(Outcome::Done(newest.revision));
+            }
+            Ok(Outcome::Overtaken(newest))
+        }
+    }
+}
+
+/// Which commits a directory goes by.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct LedgerIdentity {
+    /// When the bucket was made, in nanoseconds since 1970: another time is another bucket, which knows nothing.
+    pub(super) born_ns: i64,
+    /// The cluster and the stream.
+    pub(super) prefix: String,
+}
 
 impl Ledger {
     /// The commits of a cluster of consumers of a stream.
@@ -59,53 +109,8 @@ impl Ledger {
         context.get_key_value(BUCKET).await.is_ok()
     }
 
-    /// When the bucket was made, in nanoseconds since 1970: another time is another bucket, which knows nothing.
-    pub(super) fn born_ns(&self) -> i64 {
-        let nanoseconds = self.stream.cached_info().created.unix_timestamp_nanos();
-        i64::try_from(nanoseconds).unwrap_or(i64::MAX)
-    }
-
     fn key(&self, source: &str) -> String {
         format!("{}{source}", self.prefix)
-    }
-
-    /// The newest commit of a source, given as it stands in keys. The leader is asked: a follower may be behind, and then a commit would look lost.
-    pub(super) async fn read(&self, source: &str) -> Result<Known, LedgerError> {
-        let subject = format!("$KV.{BUCKET}.{}", self.key(source));
-        match last_message(&self.stream, &subject).await.map_err(|error| LedgerError(error.to_string()))? {
-            None => Ok(Known::default()),
-            Some(message) if message.payload.is_empty() => {
-                Ok(Known { revision: message.sequence, commit: None })
-            }
-            Some(message) => {
-                let commit = serde_json::from_slice(&message.payload).map_err(|error| {
-                    LedgerError(format!("the commit of {source} cannot be read: {error}"))
-                })?;
-                Ok(Known { revision: message.sequence, commit: Some(commit) })
-            }
-        }
-    }
-
-    /// Replaces the commit of `revision`. An error leaves open whether it was replaced: give the same commit again.
-    pub(super) async fn write(
-        &self,
-        source: &str,
-        revision: u64,
-        commit: &Commit,
-    ) -> Result<Outcome, LedgerError> {
-        let json = Bytes::from(serde_json::to_vec(commit).map_err(|error| LedgerError(error.to_string()))?);
-        match self.store.update(self.key(source), json, revision).await {
-            Ok(revision) => Ok(Outcome::Done(revision)),
-            Err(error) if error.kind() == kv::UpdateErrorKind::WrongLastRevision => {
-                let newest = self.read(source).await?;
-                // An attempt of ours that seemed to fail may have been the one.
-                if newest.commit.as_ref() == Some(commit) {
-                    return Ok(Outcome::Done(newest.revision));
-                }
-                Ok(Outcome::Overtaken(newest))
-            }
-            Err(error) => Err(LedgerError(error.to_string())),
-        }
     }
 
     /// All commits of the cluster, by source as text.
@@ -124,5 +129,44 @@ impl Ledger {
         }
         commits.sort_by(|a, b| a.0.cmp(&b.0));
         Ok(commits)
+    }
+}
+
+impl Offsets for Ledger {
+    fn identity(&self) -> LedgerIdentity {
+        let nanoseconds = self.stream.cached_info().created.unix_timestamp_nanos();
+        let born_ns = i64::try_from(nanoseconds).unwrap_or(i64::MAX);
+        LedgerIdentity { born_ns, prefix: self.prefix.clone() }
+    }
+
+    /// The leader is asked: a follower may be behind, and then a commit would look lost.
+    async fn read(&self, source: &str) -> Result<Known, LedgerError> {
+        let subject = format!("$KV.{BUCKET}.{}", self.key(source));
+        match last_message(&self.stream, &subject).await.map_err(|error| LedgerError(error.to_string()))? {
+            None => Ok(Known::default()),
+            Some(message) if message.payload.is_empty() => {
+                Ok(Known { revision: message.sequence, commit: None })
+            }
+            Some(message) => {
+                let commit = serde_json::from_slice(&message.payload).map_err(|error| {
+                    LedgerError(format!("the commit of {source} cannot be read: {error}"))
+                })?;
+                Ok(Known { revision: message.sequence, commit: Some(commit) })
+            }
+        }
+    }
+
+    async fn replace(
+        &self,
+        source: &str,
+        revision: u64,
+        commit: &Commit,
+    ) -> Result<Option<u64>, LedgerError> {
+        let json = Bytes::from(serde_json::to_vec(commit).map_err(|error| LedgerError(error.to_string()))?);
+        match self.store.update(self.key(source), json, revision).await {
+            Ok(revision) => Ok(Some(revision)),
+            Err(error) if error.kind() == kv::UpdateErrorKind::WrongLastRevision => Ok(None),
+            Err(error) => Err(LedgerError(error.to_string())),
+        }
     }
 }

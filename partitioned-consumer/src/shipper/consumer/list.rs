@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::intake::Intake;
+use super::intake::{Intake, Stored};
 use super::unreadable::first_unreadable;
 
 /// Never redelivered while a reader lives; see the module.
@@ -211,9 +211,12 @@ impl ListReader {
                         return Ok(Over::Doubt("messages are missing"));
                     }
                     next_sequence += 1;
-                    let sequence = info.stream_sequence;
+                    let stored = Stored {
+                        sequence: info.stream_sequence,
+                        at_unix_ns: info.published.unix_timestamp_nanos(),
+                    };
                     let offered =
-                        self.intake.offer(&message.subject, message.headers.as_ref(), message.payload.clone(), sequence);
+                        self.intake.offer(&message.subject, message.headers.as_ref(), message.payload.clone(), stored);
                     match offered.await {
                         Ok(receipt) => receipts.push(settle(message, receipt)),
                         Err(_) => message.ack_with(AckKind::Term).await?,

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::intake::{Intake, Refused};
+use super::intake::{Intake, Refused, Stored};
 use super::push::PushOrder;
 
 /// How often the broker is asked whether everything that it counts as delivered is here.
@@ -145,8 +145,10 @@ impl Reading {
     /// Hands a message over; with a `sequence` it is judged by it, and by its head.
     async fn offer(&mut self, message: jetstream::Message, sequence: u64) {
         let payload = message.payload.clone();
+        let at_unix_ns = message.info().map_or(0, |info| info.published.unix_timestamp_nanos());
+        let stored = Stored { sequence, at_unix_ns };
         let intake = if sequence == 0 { self.intake.without_heads() } else { self.intake.clone() };
-        let offered = intake.offer(&message.subject, message.headers.as_ref(), payload, sequence).await;
+        let offered = intake.offer(&message.subject, message.headers.as_ref(), payload, stored).await;
         match offered {
             Ok(receipt) if message.info().is_ok() => self.receipts.push(Box::pin(settle(message, receipt))),
             Ok(_) => {}

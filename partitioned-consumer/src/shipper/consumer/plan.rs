@@ -124,7 +124,8 @@ impl Plan {
     fn write(&mut self, head: &Head, payload: &Bytes, skip: u64, lost: u64) {
         self.lost_bytes += lost;
         match head.gap {
-            Some(gap) => self.skipped_bytes += gap.bytes,
+            // What is missing stands at the beginning, and some of it may have been written before its producer died.
+            Some(gap) => self.skipped_bytes += gap.bytes.saturating_sub(skip),
             None if skip as usize <= payload.len() => self.pieces.push(payload.slice(skip as usize..)),
             // Only the end of a truncated line is above the mark.
             None => {}

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use async_nats::Client;
 use async_nats::jetstream::{self, stream::Stream};
+use jiff::Zoned;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -15,7 +16,7 @@ use super::args::{Config, Partitions};
 use super::catalogue::Catalogue;
 use super::elastic::ElasticReader;
 use super::files::Files;
-use super::intake::{Delivery, Intake};
+use super::intake::{Delivery, Intake, Limits};
 use super::ledger::Ledger;
 use super::list::ListReader;
 use super::liveness::Liveness;
@@ -23,13 +24,15 @@ use super::plain::PlainReader;
 use super::status::Figures;
 use super::sweep::Sweep;
 use super::target::Rotation;
-use super::writer::{Parts, Writer};
+use super::writer::{Bounds, Parts, RETRY, Writer};
 use crate::shipper::producer::Compression;
 use crate::shipper::tail::checkpoint::Mode;
 use crate::shipper::{connect, metrics};
 
 /// How long a commit or another answer of the broker may take.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// Sources whose commits are kept in memory, of some hundred bytes each.
+const PLACES: usize = 10_000;
 const STATUS_EVERY: Duration = Duration::from_secs(2);
 
 struct Consumer {
@@ -95,7 +98,11 @@ impl Consumer {
         let (intake, deliveries) = Intake::new(
             config.prefix.clone(),
             config.output.has_file(),
-            config.window_bytes,
+            Limits {
+                window_bytes: config.window_bytes,
+                unpacked_bytes: config.unpacked_bytes.max(self.client.server_info().max_payload as u64),
+                clock_skew: config.clock_skew,
+            },
             jetstream,
             Arc::clone(&self.figures),
         );
@@ -129,7 +136,7 @@ impl Consumer {
         Ok((stream, Some(ledger)))
     }
 
-    fn parts(&self, catalogue: Catalogue, ledger: Option<Ledger>, stream: Option<Stream>) -> Parts {
+    fn parts(&self, catalogue: Catalogue, ledger: Option<Ledger>, stream: Option<Stream>) -> Parts<Ledger> {
         let config = &self.config;
         Parts {
             prefix: config.prefix.clone(),
@@ -149,6 +156,9 @@ impl Consumer {
                 packing: None,
             },
             figures: Arc::clone(&self.figures),
+            clock: Arc::new(Zoned::now),
+            retry: RETRY,
+            bounds: Bounds { sources: config.sources, places: PLACES },
             give_up: self.give_up.clone(),
         }
     }
@@ -238,7 +248,7 @@ impl Consumer {
     }
 
     /// Writes until all readers have ended; after `stop` not longer than the time to drain.
-    async fn write(&mut self, writer: Writer, deliveries: mpsc::Receiver<Delivery>) {
+    async fn write(&mut self, writer: Writer<Ledger>, deliveries: mpsc::Receiver<Delivery>) {
         let mut writing = tokio::spawn(async move { Box::pin(writer.run(deliveries)).await });
         let mut status = tokio::time::interval(STATUS_EVERY);
         let drain = self.config.drain;

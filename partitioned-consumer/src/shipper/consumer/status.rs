@@ -3,11 +3,13 @@
 use std::io;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use async_nats::jetstream;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
+use tracing::error;
 
 use super::args::{Config, Partitions};
 use super::catalogue::Catalogue;
@@ -17,6 +19,9 @@ use crate::ElasticGroup;
 use crate::shipper::connect;
 use crate::shipper::metrics::{Figure, Kind, Row, page};
 use crate::shipper::tail::checkpoint::replace_lightly;
+
+/// Refused messages are all counted, and told of so often.
+const TELL_REFUSALS_EVERY: Duration = Duration::from_secs(10);
 
 /// What a process counts.
 #[derive(Debug, Default)]
@@ -36,6 +41,9 @@ pub(super) struct Figures {
     pub(super) parked: Figure,
     pub(super) queued_bytes: Figure,
     pub(super) open_files: Figure,
+    pub(super) lookups: Figure,
+    pub(super) sources: Figure,
+    refusal_told: Mutex<Option<Instant>>,
     last_error: Mutex<Option<String>>,
 }
 
@@ -63,6 +71,19 @@ impl Figures {
         let news = last.is_none();
         *last = Some(error);
         news
+    }
+
+    /// Counts messages that can never be written, and says so, naming the host; not for each, since whoever sends one may send many.
+    pub(super) fn refuse(&self, messages: u64, host: &str, reason: &str) {
+        self.refused.add(messages);
+        let mut told = self.refusal_told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.is_some_and(|told| told.elapsed() < TELL_REFUSALS_EVERY) {
+            return;
+        }
+        *told = Some(Instant::now());
+        let (host, total) = (host.to_owned(), self.refused.get());
+        self.failed(format!("messages of {host} were refused: {reason}"));
+        error!(host, reason, total, "a message that can never be written is dropped");
     }
 
     /// Something went well.
@@ -123,6 +144,12 @@ impl Figures {
             gauge("shipper_parked_messages", "Messages that wait for another partition.", &self.parked),
             gauge("shipper_group_bytes", "Bytes of the group that is written.", &self.queued_bytes),
             gauge("shipper_open_files", "Files that are open.", &self.open_files),
+            gauge("shipper_sources", "Sources that the directory has files of.", &self.sources),
+            counter(
+                "shipper_lookups_total",
+                "Messages looked up in the stream to decide on others.",
+                &self.lookups,
+            ),
         ])
     }
 }

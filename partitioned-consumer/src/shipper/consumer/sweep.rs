@@ -11,12 +11,15 @@ use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use super::catalogue::{Catalogue, Entry};
-use crate::shipper::pattern::Period;
+use super::files::Files;
+use super::steps::step;
 use crate::shipper::retain::{Retention, Written};
 use crate::shipper::tail::checkpoint::sync_directory;
 
 pub(super) const SWEEP_EVERY: Duration = Duration::from_secs(30);
 const ZSTD_LEVEL: i32 = 3;
+/// The length of a packed file in the catalogue while it is being made; a whole one has more.
+const UNFINISHED: u64 = 0;
 
 /// See the module.
 pub(super) struct Sweep {
@@ -27,15 +30,14 @@ pub(super) struct Sweep {
 }
 
 impl Sweep {
-    /// One round. `in_use` are the files that sources are written to, with their committed lengths. Gives the files that were
-    /// finished and must not be appended to any more.
+    /// One round. `committed` tells how far open files are. Returns the files that were finished and must not be appended to any more.
     pub(super) fn run(
         &mut self,
-        catalogue: &mut Catalogue,
-        in_use: &HashMap<String, u64>,
-        period: Period,
+        (catalogue, files): (&mut Catalogue, &mut Files),
+        committed: &HashMap<String, u64>,
+        period_begin: &Zoned,
     ) -> io::Result<Vec<String>> {
-        let finished = finish_past(catalogue, in_use, period)?;
+        let finished = finish_past((catalogue, files), committed, period_begin)?;
         self.pack(catalogue)?;
         self.remove(catalogue)?;
         Ok(finished)
@@ -43,7 +45,7 @@ impl Sweep {
 
     fn remove(&self, catalogue: &mut Catalogue) -> io::Result<()> {
         let now = SystemTime::now();
-        let mut written = Vec::new();
+        let (mut written, mut gone) = (Vec::new(), Vec::new());
         for (path, entry) in catalogue.entries() {
             let metadata = match fs::metadata(catalogue.path(path)) {
                 Ok(metadata) => Some(metadata),
@@ -54,6 +56,11 @@ impl Sweep {
                 .as_ref()
                 .and_then(|m| m.modified().ok())
                 .and_then(|time| now.duration_since(time).ok());
+            if metadata.is_none() && !entry.open && entry.bytes != UNFINISHED {
+                // Somebody removed it.
+                gone.push((path.clone(), None));
+                continue;
+            }
             let bytes = metadata.map_or(0, |metadata| metadata.len());
             written.push(Written {
                 path: path.clone(),
@@ -62,14 +69,16 @@ impl Sweep {
                 open: entry.open,
             });
         }
-        let mut changes = Vec::new();
+        let mut changes = gone;
         for path in self.retention.expired(&written) {
             let full = catalogue.path(path);
+            step(|| {})?;
             match fs::remove_file(&full) {
                 Ok(()) => info!(path, "removed by retention"),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
             }
+            catalogue.remove_empty_directories(path);
             changes.push((path.to_owned(), None));
         }
         catalogue.record(changes)
@@ -91,29 +100,37 @@ impl Sweep {
             },
             None => {}
         }
-        let next = catalogue.entries().find(|(path, entry)| !entry.open && !path.ends_with(".zst"));
-        if let Some((path, _)) = next {
-            let full = catalogue.path(path);
-            self.packing = Some((path.clone(), tokio::task::spawn_blocking(move || pack_file(&full))));
+        let is_next = |(path, entry): &(&String, &Entry)| !entry.open && !path.ends_with(".zst");
+        let Some((path, entry)) = catalogue.entries().find(is_next) else { return Ok(()) };
+        let (path, entry) = (path.clone(), entry.clone());
+        if catalogue.get(&format!("{path}.zst")).is_some_and(|packed| packed.bytes != UNFINISHED) {
+            // All but the end was done before.
+            return remove(catalogue, &path);
         }
+        // Known before it is there: a crash must not leave it beside the plain file, with the same lines.
+        catalogue.record(vec![(format!("{path}.zst"), Some(Entry { bytes: UNFINISHED, ..entry }))])?;
+        let full = catalogue.path(&path);
+        self.packing = Some((path, tokio::task::spawn_blocking(move || pack_file(&full))));
         Ok(())
     }
 }
 
-/// Finishes open files that were last written in a past period.
+/// Finishes open files that were last written in a past period. What is not committed of them, because it could not be taken back
+/// before, goes now: nobody looks at a finished file again.
 fn finish_past(
-    catalogue: &mut Catalogue,
-    in_use: &HashMap<String, u64>,
-    period: Period,
+    (catalogue, files): (&mut Catalogue, &mut Files),
+    committed: &HashMap<String, u64>,
+    period_begin: &Zoned,
 ) -> io::Result<Vec<String>> {
-    let begin: SystemTime = period.begin(&Zoned::now()).timestamp().into();
+    let begin: SystemTime = period_begin.timestamp().into();
     let mut changes = Vec::new();
     for (path, entry) in catalogue.entries().filter(|(_, entry)| entry.open) {
         let modified = fs::metadata(catalogue.path(path)).and_then(|metadata| metadata.modified());
         if modified.is_ok_and(|modified| modified >= begin) {
             continue;
         }
-        let bytes = in_use.get(path).copied().unwrap_or(entry.bytes);
+        let bytes = committed.get(path).copied().unwrap_or(entry.bytes);
+        files.cut_to(path, bytes)?;
         changes.push((path.clone(), Some(Entry { bytes, open: false, ..entry.clone() })));
     }
     let finished = changes.iter().map(|(path, _)| path.clone()).collect();
@@ -121,12 +138,36 @@ fn finish_past(
     Ok(finished)
 }
 
-/// The packed file takes the place of the plain one: first in the catalogue, then on the disk.
+/// The packed file takes the place of the plain one: first in the catalogue, then on the disk, and only then the plain one is
+/// forgotten. So whatever a crash leaves is in the catalogue, and [`tidy_packed`] finds it.
 fn packed(catalogue: &mut Catalogue, path: &str, bytes: u64) -> io::Result<()> {
-    let Some(entry) = catalogue.get(path).cloned() else { return Ok(()) };
-    let packed = Entry { bytes, ..entry };
-    catalogue.record(vec![(format!("{path}.zst"), Some(packed)), (path.to_owned(), None)])?;
-    fs::remove_file(catalogue.path(path))
+    let packed = format!("{path}.zst");
+    // Retention may have been faster.
+    let Some(entry) = catalogue.get(path).cloned() else { return remove(catalogue, &packed) };
+    catalogue.record(vec![(packed, Some(Entry { bytes, ..entry }))])?;
+    remove(catalogue, path)
+}
+
+fn remove(catalogue: &mut Catalogue, path: &str) -> io::Result<()> {
+    step(|| {})?;
+    match fs::remove_file(catalogue.path(path)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    catalogue.record(vec![(path.to_owned(), None)])
+}
+
+/// Removes what a crash left beside a packed file: the plain one, whose lines would be there twice, or else what is not packed to its
+/// end.
+pub(super) fn tidy_packed(catalogue: &mut Catalogue) -> io::Result<()> {
+    let packed = catalogue.entries().filter(|(path, _)| path.ends_with(".zst"));
+    let left: Vec<String> = packed
+        .filter_map(|(path, entry)| match entry.bytes {
+            UNFINISHED => Some(path.clone()),
+            _ => path.strip_suffix(".zst").filter(|plain| catalogue.get(plain).is_some()).map(str::to_owned),
+        })
+        .collect();
+    left.iter().try_for_each(|path| remove(catalogue, path))
 }
 
 fn pack_file(path: &Path) -> io::Result<u64> {
@@ -150,6 +191,7 @@ fn pack_file(path: &Path) -> io::Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shipper::pattern::Period;
     use crate::shipper::tail::checkpoint::Mode;
 
     #[tokio::test]
@@ -169,17 +211,21 @@ mod tests {
             }
         }
         let mut sweep = Sweep { retention: Retention::default(), compress: true, packing: None };
-        assert_eq!(sweep.run(&mut catalogue, &HashMap::new(), Period::Day).unwrap(), ["old"]);
+        let (mut files, today) = (Files::new(directory.path(), 4), Period::Day.begin(&Zoned::now()));
+        let mut run = |sweep: &mut Sweep, catalogue: &mut Catalogue| {
+            sweep.run((catalogue, &mut files), &HashMap::new(), &today).unwrap()
+        };
+        assert_eq!(run(&mut sweep, &mut catalogue), ["old"]);
         natsway_testkit::eventually(Duration::from_secs(30), async || {
-            sweep.run(&mut catalogue, &HashMap::new(), Period::Day).unwrap();
-            catalogue.get("old.zst").is_some()
+            run(&mut sweep, &mut catalogue);
+            catalogue.get("old").is_none()
         })
         .await;
         assert!(!directory.path().join("old").exists());
         let unpacked = zstd::decode_all(File::open(directory.path().join("old.zst")).unwrap()).unwrap();
         assert_eq!(unpacked, b"line\n");
         sweep.retention.age = Some(Duration::from_secs(86_400));
-        sweep.run(&mut catalogue, &HashMap::new(), Period::Day).unwrap();
+        run(&mut sweep, &mut catalogue);
         let left: Vec<_> = fs::read_dir(directory.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert!(
             !left.contains(&"old.zst".into())

@@ -32,33 +32,82 @@ pub(super) struct Open {
 /// More parts than that in one period are a mistake of the limits.
 const MOST_PARTS: u32 = 1_000_000;
 
+/// What a file is chosen for.
+pub(super) struct Wanted<'a> {
+    pub(super) source: &'a Source,
+    /// Where the source was written to before, in this process.
+    pub(super) present: Option<&'a Open>,
+    pub(super) commit: Option<&'a Commit>,
+    /// Bytes that are to be written.
+    pub(super) add: u64,
+    pub(super) now: &'a Zoned,
+}
+
+/// New states of files, for the catalogue.
+pub(super) type Changes = Vec<(String, Option<Entry>)>;
+
+/// How far a file is committed. Each of those who know is right up to where it knows: this process about what it wrote, the commit
+/// about the last file of each writer, the catalogue about what was known when the file was noted last.
+pub(super) fn committed_bytes(
+    (path, entry): (&str, &Entry),
+    writer: &str,
+    present: Option<&Open>,
+    commit: Option<&Commit>,
+) -> u64 {
+    let here = present.filter(|open| open.path == path).map(|open| open.bytes);
+    let named = commit.and_then(|commit| commit.length_of(writer, path));
+    entry.bytes.max(here.unwrap_or(0)).max(named.unwrap_or(0))
+}
+
 impl Rotation {
-    /// Chooses the file for `add` more bytes of a source, and appends to `changes` what the catalogue must know before they are
+    /// Chooses the file for more bytes of a source, and appends to `changes` what the catalogue must know before they are
     /// written. A file that is continued is first cut to what is committed of it.
+    ///
+    /// Only one file of a source is open at a time. The next commit names the chosen one and no other, so whatever else is open is
+    /// cut to its length and closed with it, while that length is still known.
     pub(super) fn choose(
         &self,
-        source: &Source,
-        present: Option<&Open>,
-        commit: Option<&Commit>,
-        add: u64,
+        wanted: &Wanted<'_>,
         (catalogue, files): (&Catalogue, &mut Files),
-        changes: &mut Vec<(String, Option<Entry>)>,
+        changes: &mut Changes,
     ) -> io::Result<Open> {
-        let begin = self.period.begin(&Zoned::now());
-        let fits = |bytes: u64| bytes == 0 || self.bytes.is_none_or(|most| bytes + add <= most);
-        let entry = |bytes, open| Some(Entry { source: source.to_string(), bytes, open });
+        let Wanted { source, present, commit, .. } = *wanted;
+        let begin = self.period.begin(wanted.now);
         if let Some(present) = present {
             let is_whole = files.still_has(&present.path, present.bytes);
-            if is_whole && present.begin == begin && fits(present.bytes) {
+            if is_whole && present.begin == begin && self.fits(present.bytes, wanted.add) {
+                files.cut_to(&present.path, present.bytes)?;
                 return Ok(present.clone());
             }
             if !is_whole {
                 warn!(path = present.path, "somebody removed or replaced the file; going on in the next one");
             }
-            changes.push((present.path.clone(), entry(present.bytes, false)));
-            files.close(&present.path);
         }
-        let finished = present.map(|present| present.path.as_str());
+        let chosen = self.go_on_in(wanted, begin, catalogue)?;
+        for (path, entry) in catalogue.open_files_of(source) {
+            files.close(&path);
+            if path != chosen.path {
+                let bytes = committed_bytes((&path, &entry), catalogue.writer(), present, commit);
+                files.cut_to(&path, bytes)?;
+                changes.push((path, Some(Entry { bytes, open: false, ..entry })));
+            }
+        }
+        files.cut_to(&chosen.path, chosen.bytes)?;
+        if catalogue.get(&chosen.path).is_none() {
+            info!("Creating new log {:?}", catalogue.path(&chosen.path));
+            let entry = Entry { source: source.to_string(), bytes: chosen.bytes, open: true };
+            changes.push((chosen.path.clone(), Some(entry)));
+        }
+        Ok(chosen)
+    }
+
+    fn fits(&self, bytes: u64, add: u64) -> bool {
+        bytes == 0 || self.bytes.is_none_or(|most| bytes + add <= most)
+    }
+
+    /// The first file of the period that may be appended to, or does not exist yet.
+    fn go_on_in(&self, wanted: &Wanted<'_>, begin: Zoned, catalogue: &Catalogue) -> io::Result<Open> {
+        let Wanted { source, present, commit, add, .. } = *wanted;
         let name = |part| {
             let path = self.output.expand(source, &begin, part);
             path.ok_or_else(|| io::Error::other("the output pattern leaves its directory"))
@@ -74,30 +123,24 @@ impl Rotation {
             let path = name(part)?;
             let known = catalogue.get(&path);
             let packed = catalogue.path(&format!("{path}.zst"));
-            if Some(path.as_str()) == finished || known.is_some_and(|entry| !entry.open) || packed.exists() {
+            let is_finished = present.is_some_and(|present| present.path == path);
+            if is_finished || known.is_some_and(|entry| !entry.open) || packed.exists() {
                 continue;
             }
             let length = fs::metadata(catalogue.path(&path)).map_or(0, |metadata| metadata.len());
-            let committed = commit.and_then(|commit| commit.length_of(catalogue.writer(), &path));
-            let committed = committed.or(known.map(|entry| entry.bytes)).unwrap_or(length);
-            if length < committed {
+            let named = commit.and_then(|commit| commit.length_of(catalogue.writer(), &path));
+            let bytes = match known {
+                Some(entry) => committed_bytes((&path, entry), catalogue.writer(), present, commit),
+                None => named.unwrap_or(length),
+            };
+            if length < bytes {
                 warn!(
                     path,
-                    length, committed, "the file lost committed lines to somebody; going on in the next one"
+                    length, bytes, "the file lost committed lines to somebody; going on in the next one"
                 );
-                changes.push((path, entry(length, false)));
-                continue;
+            } else if self.fits(bytes, add) {
+                return Ok(Open { path, bytes, begin });
             }
-            if !fits(committed) {
-                changes.push((path, entry(committed, false)));
-                continue;
-            }
-            files.cut_to(&path, committed)?;
-            if known.is_none() {
-                info!("Creating new log {:?}", catalogue.path(&path));
-                changes.push((path.clone(), entry(committed, true)));
-            }
-            return Ok(Open { path, bytes: committed, begin });
         }
         Err(io::Error::other("too many files in one period: raise SHIPPER_ROTATE_SIZE"))
     }

@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::jetstream::stream::Stream;
 use bytes::Bytes;
 use futures_util::future::join_all;
+use jiff::Zoned;
 use tokio::sync::mpsc;
 use tokio::task::block_in_place;
 use tokio_util::sync::CancellationToken;
@@ -18,11 +19,13 @@ use super::args::Fsync;
 use super::catalogue::{Catalogue, Entry};
 use super::files::Files;
 use super::intake::Delivery;
-use super::ledger::{Known, Ledger, LedgerError, Outcome};
+use super::ledger::{Known, LedgerError, Offsets, Outcome};
+use super::parked::Parked;
 use super::plan::{self, Facts, Item, Plan};
 use super::status::Figures;
-use super::sweep::{SWEEP_EVERY, Sweep};
-use super::target::{Open, Rotation};
+use super::steps::step;
+use super::sweep::{self, SWEEP_EVERY, Sweep};
+use super::target::{Changes, Open, Rotation, Wanted, committed_bytes};
 use crate::shipper::accept::{Behind, Mark, wanted};
 use crate::shipper::commit::{Commit, Tail};
 use crate::shipper::head::{HEADER, Head};
@@ -31,38 +34,58 @@ use crate::shipper::name::{Prefix, Source};
 /// A group is committed when it has so many bytes or messages, or when nothing more waits.
 const GROUP_BYTES: usize = 16 << 20;
 const GROUP_MESSAGES: usize = 4096;
-/// How often messages that wait for another partition are looked at again.
-const LOOK_AGAIN: Duration = Duration::from_millis(300);
+/// Messages of the stream that are looked up for one group: each is a round trip to the broker, for which all sources wait.
+const LOOKUPS: u32 = 64;
 /// The pause before what failed is tried again.
-const RETRY: Duration = Duration::from_millis(500);
+pub(super) const RETRY: Duration = Duration::from_millis(500);
 /// Files that are synced at the same time.
 const SYNC_THREADS: usize = 4;
 
+/// What producers may make a writer remember.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    /// Sources that a directory has files of. Lines of further ones are refused.
+    pub(super) sources: usize,
+    /// Sources whose commits are kept in memory. Those of others are read again when they are needed.
+    pub(super) places: usize,
+}
+
+/// Tells the local time, by which files are named.
+pub(super) type Clock = Arc<dyn Fn() -> Zoned + Send + Sync>;
+
 /// What a writer needs.
-pub(super) struct Parts {
+pub(super) struct Parts<O> {
     pub(super) prefix: Prefix,
     pub(super) rotation: Rotation,
     pub(super) fsync: Fsync,
     pub(super) catalogue: Catalogue,
     pub(super) files: Files,
     /// Where commits are; none in core mode.
-    pub(super) ledger: Option<Ledger>,
+    pub(super) ledger: Option<O>,
     /// The stream that messages come from; none in core mode.
     pub(super) stream: Option<Stream>,
     pub(super) sweep: Sweep,
     pub(super) figures: Arc<Figures>,
+    pub(super) clock: Clock,
+    /// The pause before what failed is tried again.
+    pub(super) retry: Duration,
+    pub(super) bounds: Bounds,
     /// Cancelled when waiting for a disk or a broker is no longer of use.
     pub(super) give_up: CancellationToken,
 }
 
 /// See the module.
-pub(super) struct Writer {
-    parts: Parts,
+pub(super) struct Writer<O> {
+    parts: Parts<O>,
     places: HashMap<Source, Place>,
     /// To be judged again at once.
     backlog: Vec<Delivery>,
     /// To be judged again when their predecessors may have been written.
-    parked: Vec<Delivery>,
+    parked: Parked<Delivery>,
+    /// Messages that may still be looked up for the present group.
+    lookups_left: u32,
+    /// Groups so far.
+    groups: u64,
 }
 
 /// What is known of a source.
@@ -70,6 +93,19 @@ pub(super) struct Writer {
 struct Place {
     known: Known,
     open: Option<Open>,
+    /// How far the stream was searched for what decides on a message.
+    searched: Option<Search>,
+    /// The last group that it had a part in.
+    used: u64,
+}
+
+/// A search that has not found anything yet. What was looked at says nothing, now and later.
+#[derive(Clone, Copy)]
+struct Search {
+    /// The sequence of the message that waits, and the mark that it waits for.
+    of: (u64, u64),
+    /// The sequence to go on from.
+    next: u64,
 }
 
 /// A source's part of a group.
@@ -85,9 +121,16 @@ struct Work {
 /// The time to drain is over.
 struct GivenUp;
 
-impl Writer {
-    pub(super) fn new(parts: Parts) -> Self {
-        Self { parts, places: HashMap::new(), backlog: Vec::new(), parked: Vec::new() }
+impl<O: Offsets> Writer<O> {
+    pub(super) fn new(parts: Parts<O>) -> Self {
+        Self {
+            parts,
+            places: HashMap::new(),
+            backlog: Vec::new(),
+            parked: Parked::new(Instant::now()),
+            lookups_left: LOOKUPS,
+            groups: 0,
+        }
     }
 
     /// Cuts what earlier runs left uncommitted.
@@ -95,34 +138,61 @@ impl Writer {
     /// # Errors
     /// The disk's; the broker is waited for.
     pub(super) async fn recover(&mut self) -> anyhow::Result<()> {
-        let Some(ledger) = self.parts.ledger.clone() else { return Ok(()) };
-        let open: Vec<(String, Entry)> = self
-            .parts
-            .catalogue
-            .entries()
-            .filter(|(_, e)| e.open)
-            .map(|(p, e)| (p.clone(), e.clone()))
-            .collect();
-        let mut changes = Vec::new();
-        if !self.parts.catalogue.trusts(ledger.born_ns())? {
+        sweep::tidy_packed(&mut self.parts.catalogue)?;
+        let mut by_source: BTreeMap<String, Vec<(String, Entry)>> = BTreeMap::new();
+        for (path, entry) in self.parts.catalogue.entries().filter(|(_, entry)| entry.open) {
+            by_source.entry(entry.source.clone()).or_default().push((path.clone(), entry.clone()));
+        }
+        let Some(ledger) = self.parts.ledger.clone() else {
+            // Without commits all that is there counts.
+            let open = by_source.into_values().flatten();
+            let changes = open.map(|(path, entry)| self.as_it_is(path, entry, true)).collect();
+            return Ok(self.parts.catalogue.record(changes)?);
+        };
+        if !self.parts.catalogue.trusts(&ledger.identity())? {
             error!(
                 "the bucket of commits is not the one that this directory knows: files stay as they are, and lines of the last moments may be repeated"
             );
-            for (path, entry) in open {
-                let bytes = std::fs::metadata(self.parts.catalogue.path(&path)).map_or(0, |m| m.len());
-                changes.push((path, Some(Entry { bytes, open: false, ..entry })));
-            }
+            let open = by_source.into_values().flatten();
+            let changes = open.map(|(path, entry)| self.as_it_is(path, entry, false)).collect();
             self.parts.catalogue.record(changes)?;
-            return Ok(self.parts.catalogue.trust(ledger.born_ns())?);
+            return Ok(self.parts.catalogue.trust(&ledger.identity())?);
         }
-        for (path, entry) in open {
-            let read = || ledger.read(&entry.source);
+        let mut changes = Vec::new();
+        for (source, files) in by_source {
+            let read = || ledger.read(&source);
             let known = crate::shipper::connect::patiently("the commits", &self.parts.give_up, read).await?;
-            let committed =
-                known.commit.and_then(|commit| commit.length_of(self.parts.catalogue.writer(), &path));
-            let bytes = committed.unwrap_or(entry.bytes);
-            let length =
-                std::fs::metadata(self.parts.catalogue.path(&path)).map_or(0, |metadata| metadata.len());
+            changes.extend(self.recover_source(&source, files, &known)?);
+        }
+        Ok(self.parts.catalogue.record(changes)?)
+    }
+
+    /// Cuts the open files of one source to what is committed of them.
+    fn recover_source(
+        &mut self,
+        source: &str,
+        files: Vec<(String, Entry)>,
+        known: &Known,
+    ) -> io::Result<Changes> {
+        let mut changes = Vec::new();
+        if known.commit.is_none() && known.revision > 0 {
+            warn!(source, "the commits of this source were removed: its files stay as they are");
+            changes.extend(files.into_iter().map(|(path, entry)| self.as_it_is(path, entry, false)));
+            return Ok(changes);
+        }
+        let last = self.last_begun(&files, known.commit.as_ref());
+        for (path, entry) in files {
+            if last.as_ref().is_some_and(|last| *last != path) {
+                warn!(
+                    path,
+                    "an earlier version left this file open, and its length is not known: it stays as it is"
+                );
+                changes.push(self.as_it_is(path, entry, false));
+                continue;
+            }
+            let writer = self.parts.catalogue.writer();
+            let bytes = committed_bytes((&path, &entry), writer, None, known.commit.as_ref());
+            let length = std::fs::metadata(self.parts.catalogue.path(&path)).map_or(0, |m| m.len());
             if length > bytes {
                 info!(path, length, bytes, "cutting what was not committed");
                 self.parts.figures.cut_bytes.add(length - bytes);
@@ -130,16 +200,33 @@ impl Writer {
             self.parts.files.cut_to(&path, bytes)?;
             changes.push((path, Some(Entry { bytes, ..entry })));
         }
-        Ok(self.parts.catalogue.record(changes)?)
+        Ok(changes)
+    }
+
+    /// Of several open files of a source, which only earlier versions left, the one that may have an uncommitted end: that which the
+    /// commit names, else the one that was written last.
+    fn last_begun(&self, files: &[(String, Entry)], commit: Option<&Commit>) -> Option<String> {
+        let writer = self.parts.catalogue.writer();
+        let is_named = |path: &str| commit.is_some_and(|commit| commit.length_of(writer, path).is_some());
+        let modified =
+            |path: &str| std::fs::metadata(self.parts.catalogue.path(path)).and_then(|it| it.modified()).ok();
+        let last = files.iter().map(|(path, _)| path).max_by_key(|path| (is_named(path), modified(path)));
+        last.filter(|_| files.len() > 1).cloned()
+    }
+
+    /// The state of a file all of whose bytes count from now on.
+    fn as_it_is(&self, path: String, entry: Entry, open: bool) -> (String, Option<Entry>) {
+        let bytes = std::fs::metadata(self.parts.catalogue.path(&path)).map_or(0, |metadata| metadata.len());
+        (path, Some(Entry { bytes, open, ..entry }))
     }
 
     /// Writes what comes, until no reader is left.
     pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Delivery>) {
-        let mut look_again = tokio::time::interval(LOOK_AGAIN);
         let mut sweep = tokio::time::interval(SWEEP_EVERY);
         loop {
             let mut group = std::mem::take(&mut self.backlog);
             if group.is_empty() {
+                let look_at = self.parked.look_at();
                 tokio::select! {
                     biased;
                     delivery = queue.recv() => match delivery {
@@ -148,7 +235,7 @@ impl Writer {
                     },
                     // A reader may hang in a broker that does not answer.
                     () = self.parts.give_up.cancelled() => return,
-                    _ = look_again.tick(), if !self.parked.is_empty() => {}
+                    () = tokio::time::sleep_until(look_at.into()), if !self.parked.is_empty() => {}
                     _ = sweep.tick() => {
                         self.sweep();
                         continue;
@@ -156,9 +243,6 @@ impl Writer {
                 }
             }
             let mut bytes: usize = group.iter().map(|delivery| delivery.payload.len()).sum();
-            // Before what came later of the same source.
-            self.forget_abandoned();
-            group.splice(0..0, self.parked.drain(..));
             while bytes < GROUP_BYTES
                 && group.len() < GROUP_MESSAGES
                 && let Ok(delivery) = queue.try_recv()
@@ -166,24 +250,18 @@ impl Writer {
                 bytes += delivery.payload.len();
                 group.push(delivery);
             }
+            self.parked.forget(|parked| parked.done.is_closed());
+            let waited = self.parked.take(group.iter().map(|delivery| &delivery.source), Instant::now());
+            // Before what came later of the same source.
+            group.splice(0..0, waited);
             self.parts.figures.queued_bytes.set(bytes as u64);
             if self.write(group).await.is_err() {
                 return;
             }
             self.parts.figures.parked.set(self.parked.len() as u64);
             self.parts.figures.open_files.set(self.parts.files.count() as u64);
+            self.parts.figures.sources.set(self.parts.catalogue.sources() as u64);
         }
-    }
-
-    /// Drops waiting messages that their reader gave up. All of their source: those behind a missing one would look lost.
-    fn forget_abandoned(&mut self) {
-        let abandoned: std::collections::BTreeSet<Source> = self
-            .parked
-            .iter()
-            .filter(|parked| parked.done.is_closed())
-            .map(|parked| parked.source.clone())
-            .collect();
-        self.parked.retain(|parked| !abandoned.contains(&parked.source));
     }
 
     async fn write(&mut self, group: Vec<Delivery>) -> Result<(), GivenUp> {
@@ -191,17 +269,74 @@ impl Writer {
         for delivery in group {
             by_source.entry(delivery.source.clone()).or_default().push(delivery);
         }
+        self.refuse_too_many(&mut by_source);
         let unknown: Vec<Source> =
             by_source.keys().filter(|source| !self.places.contains_key(*source)).cloned().collect();
         self.load(&unknown).await?;
+        (self.lookups_left, self.groups) = (LOOKUPS, self.groups + 1);
         let mut works = Vec::new();
         for (source, deliveries) in by_source {
+            self.places.entry(source.clone()).or_default().used = self.groups;
             if let Some(work) = self.judge(source, deliveries).await? {
                 works.push(work);
             }
         }
         self.append(&mut works).await?;
-        self.commit(works).await
+        self.commit(works).await?;
+        self.forget_idle();
+        Ok(())
+    }
+
+    /// Drops lines of new sources where the directory has as many as it may.
+    fn refuse_too_many(&self, by_source: &mut BTreeMap<Source, Vec<Delivery>>) {
+        let Parts { catalogue, bounds, figures, .. } = &self.parts;
+        let mut room = bounds.sources.saturating_sub(catalogue.sources());
+        let is_new = |source: &Source| !catalogue.has_source(&source.to_string());
+        let new: Vec<Source> = by_source.keys().filter(|source| is_new(source)).cloned().collect();
+        for source in new {
+            if room > 0 {
+                room -= 1;
+                continue;
+            }
+            let deliveries = by_source.remove(&source).unwrap_or_default();
+            let reason = format!(
+                "the directory has files of {} sources already: if that is right, raise SHIPPER_SOURCES",
+                bounds.sources
+            );
+            figures.refuse(deliveries.len() as u64, source.host(), &reason);
+            deliveries.into_iter().for_each(finish);
+        }
+    }
+
+    /// Forgets the commits of sources that have been quiet for longest, when there are too many. How far their files are committed
+    /// goes to the catalogue first.
+    fn forget_idle(&mut self) {
+        let most = self.parts.bounds.places;
+        if self.places.len() <= most {
+            return;
+        }
+        let committed = self.committed_of_open_files();
+        let mut by_use: Vec<(u64, Source)> =
+            self.places.iter().map(|(source, place)| (place.used, source.clone())).collect();
+        by_use.sort();
+        let idle = by_use.into_iter().map(|(_, source)| source).take(self.places.len() - most * 3 / 4);
+        let idle: Vec<Source> = idle.collect();
+        let catalogue = &self.parts.catalogue;
+        let open = idle.iter().flat_map(|source| catalogue.open_files_of(source));
+        let known = open.filter_map(|(path, entry)| {
+            let bytes = *committed.get(&path)?;
+            (bytes != entry.bytes).then(|| (path, Some(Entry { bytes, ..entry })))
+        });
+        let changes: Changes = known.collect();
+        if let Err(error) = block_in_place(|| self.parts.catalogue.record(changes)) {
+            warn!(%error, "idle sources are kept in memory for now");
+            return;
+        }
+        for source in idle {
+            if let Some(open) = self.places.remove(&source).and_then(|place| place.open) {
+                self.parts.files.close(&open.path);
+            }
+        }
     }
 
     /// Reads the newest commits of sources.
@@ -241,7 +376,7 @@ impl Writer {
         }
         let place = self.places.entry(source).or_default();
         if place.known.revision != known.revision {
-            *place = Place { known, open: None };
+            *place = Place { known, open: None, searched: None, used: place.used };
         }
     }
 
@@ -268,7 +403,7 @@ impl Writer {
                 continue;
             }
             if let Some((index, mark)) = plan.unclear {
-                match self.behind(mark, &items, index, &deliveries[index].subject).await {
+                match self.behind(&source, mark, &items, index, &deliveries[index].subject).await {
                     Some(found) => facts.learn(items[index].sequence, found),
                     None => break plan,
                 }
@@ -281,13 +416,12 @@ impl Writer {
             }
         };
         self.tell(&source, &plan);
-        for index in plan.waiting.iter().rev() {
-            let waiting = deliveries.remove(*index);
-            // One that is not kept comes again in a while.
-            if waiting.may_wait_here {
-                self.parked.insert(0, waiting);
-            }
-        }
+        let mut waiting: Vec<Delivery> =
+            plan.waiting.iter().rev().map(|index| deliveries.remove(*index)).collect();
+        waiting.reverse();
+        // One that is not kept comes again in a while.
+        waiting.retain(|delivery| delivery.may_wait_here);
+        self.parked.park(source.clone(), waiting);
         if !plan.changes(self.places[&source].known.commit.as_ref()) {
             deliveries.into_iter().for_each(finish);
             return Ok(None);
@@ -295,9 +429,11 @@ impl Writer {
         Ok(Some(Work { source, deliveries, plan, target: None, commit: None }))
     }
 
-    /// What stands behind a message that begins above the mark: among those at hand, else in the stream.
+    /// What stands behind a message that begins above the mark: among those at hand, else in the stream. The search there goes on
+    /// from where it ended before, and takes no more than its part of the time.
     async fn behind(
-        &self,
+        &mut self,
+        source: &Source,
         mark: Option<Mark>,
         items: &[Item],
         index: usize,
@@ -309,21 +445,37 @@ impl Writer {
         let stream = self.parts.stream.as_ref()?;
         let head = items[index].head?;
         let mark = wanted(mark, &head).0;
-        let mut sequence = items[index].sequence + 1;
-        loop {
+        let of = (items[index].sequence, mark);
+        let place = self.places.get_mut(source)?;
+        let mut search = place
+            .searched
+            .filter(|search| search.of == of)
+            .unwrap_or(Search { of, next: items[index].sequence + 1 });
+        let mut found = None;
+        while self.lookups_left > 0 && found.is_none() {
+            self.lookups_left -= 1;
+            self.parts.figures.lookups.add(1);
             // The leader is asked. Whatever goes wrong, the message waits and is looked at again.
-            let message = stream.get_first_raw_message_by_subject(subject, sequence).await.ok()?;
+            let Ok(message) = stream.get_first_raw_message_by_subject(subject, search.next).await else {
+                break;
+            };
             let later = message.headers.get(HEADER).and_then(|later| later.as_str().parse::<Head>().ok());
-            if let Some(behind) = later.and_then(|later| Behind::says(mark, &head, &later)) {
-                return Some((message.sequence, behind));
-            }
-            sequence = message.sequence + 1;
+            let behind = later.and_then(|later| Behind::says(mark, &head, &later));
+            found = behind.map(|behind| (message.sequence, behind));
+            search.next = message.sequence + 1;
         }
+        place.searched = Some(search).filter(|_| found.is_none());
+        found
     }
 
     /// Whether the stream has nothing of the source but on this subject: what came before on another one is gone.
-    async fn is_alone(&self, source: &Source, subject: &str) -> bool {
+    async fn is_alone(&mut self, source: &Source, subject: &str) -> bool {
         let Some(stream) = &self.parts.stream else { return false };
+        if self.lookups_left == 0 {
+            return false;
+        }
+        self.lookups_left -= 1;
+        self.parts.figures.lookups.add(1);
         let all = self.parts.prefix.of_source(source);
         stream
             .get_first_raw_message_by_subject(all, 1)
@@ -378,26 +530,26 @@ impl Writer {
     }
 
     fn try_append(&mut self, works: &mut [Work]) -> io::Result<()> {
-        let Parts { rotation, catalogue, files, .. } = &mut self.parts;
-        let mut changes = Vec::new();
+        let Parts { rotation, catalogue, files, clock, .. } = &mut self.parts;
+        let (mut changes, now) = (Vec::new(), clock());
         for work in works.iter_mut().filter(|work| !work.plan.pieces.is_empty()) {
-            let add = added(&work.plan.pieces);
-            let place = &self.places[&work.source];
-            let commit = place.known.commit.as_ref();
             let target = match work.target.take() {
                 // Tried before: from the same length again.
                 Some(target) => {
                     files.cut_to(&target.path, target.bytes)?;
                     target
                 }
-                None => rotation.choose(
-                    &work.source,
-                    place.open.as_ref(),
-                    commit,
-                    add,
-                    (catalogue, files),
-                    &mut changes,
-                )?,
+                None => {
+                    let place = &self.places[&work.source];
+                    let wanted = Wanted {
+                        source: &work.source,
+                        present: place.open.as_ref(),
+                        commit: place.known.commit.as_ref(),
+                        add: added(&work.plan.pieces),
+                        now: &now,
+                    };
+                    rotation.choose(&wanted, (catalogue, files), &mut changes)?
+                }
             };
             work.target = Some(target);
         }
@@ -412,6 +564,7 @@ impl Writer {
                 written.push(files.append(&target.path, &work.plan.pieces)?);
             }
         }
+        step(|| {})?;
         if self.parts.fsync == Fsync::Always { sync(&written) } else { Ok(()) }
     }
 
@@ -495,6 +648,7 @@ impl Writer {
         // Without a ledger nothing is compared with it.
         let commit = work.commit.filter(|_| self.parts.ledger.is_some());
         place.known = Known { revision, commit };
+        place.searched = None;
         if let Some(mut target) = work.target {
             target.bytes += written;
             place.open = Some(target);
@@ -537,21 +691,17 @@ impl Writer {
 
     async fn pause(&self) -> Result<(), GivenUp> {
         tokio::select! {
-            () = tokio::time::sleep(RETRY) => Ok(()),
+            () = tokio::time::sleep(self.parts.retry) => Ok(()),
             () = self.parts.give_up.cancelled() => Err(GivenUp),
         }
     }
 
     /// Finishes, packs and removes files.
     fn sweep(&mut self) {
-        let in_use: HashMap<String, u64> = self
-            .places
-            .values()
-            .filter_map(|place| place.open.as_ref())
-            .map(|open| (open.path.clone(), open.bytes))
-            .collect();
-        let Parts { sweep, catalogue, files, rotation, .. } = &mut self.parts;
-        let finished = match block_in_place(|| sweep.run(catalogue, &in_use, rotation.period)) {
+        let committed = self.committed_of_open_files();
+        let Parts { sweep, catalogue, files, rotation, clock, .. } = &mut self.parts;
+        let begin = rotation.period.begin(&clock());
+        let finished = match block_in_place(|| sweep.run((catalogue, files), &committed, &begin)) {
             Ok(finished) => finished,
             Err(error) => {
                 warn!(%error, "old files are not cleared away");
@@ -564,6 +714,22 @@ impl Writer {
                 place.open.take_if(|open| open.path == path);
             }
         }
+    }
+}
+
+impl<O: Offsets> Writer<O> {
+    /// How far the open files are committed, as far as this process knows more than the catalogue.
+    fn committed_of_open_files(&self) -> HashMap<String, u64> {
+        let mut committed = HashMap::new();
+        for (source, place) in &self.places {
+            for (path, entry) in self.parts.catalogue.open_files_of(source) {
+                let (open, commit) = (place.open.as_ref(), place.known.commit.as_ref());
+                let writer = self.parts.catalogue.writer();
+                let bytes = committed_bytes((&path, &entry), writer, open, commit);
+                committed.insert(path, bytes);
+            }
+        }
+        committed
     }
 }
 
@@ -590,3 +756,7 @@ fn sync(files: &[Arc<File>]) -> io::Result<()> {
         threads.into_iter().try_for_each(|thread| thread.join().expect("syncing does not panic"))
     })
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod model;
