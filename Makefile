@@ -103,7 +103,7 @@ bench-groups: python rust ## Figures of consumer groups beside the Go library's;
 	@$(CARGO) build --release --package natsway-groups-proof --bins
 	@NATSWAY_NATS_SERVER="$$($(PYTHON) scripts/find_broker.py)" $(CARGO) run --quiet --release --package natsway-groups-proof --bin bench-groups
 
-prove-shipper: python rust ## Long chaos of the log shipper, judged line by line; SEED, RUN_SECONDS, FAULTS, LINES and HOSTS from the environment
+prove-shipper: python rust ## Long chaos of the log shipper, judged line by line; SEED, RUN_SECONDS, FAULTS, LINES, HOSTS, LISTED and SHIPPER_ROTATE from the environment
 	@$(CARGO) build --release --package natsway-shipper-proof --package natsway-partitioned-consumer --bins
 	@NATSWAY_NATS_SERVER="$$($(PYTHON) scripts/find_broker.py)" $(CARGO) run --quiet --release --package natsway-shipper-proof --bin prove-shipper
 

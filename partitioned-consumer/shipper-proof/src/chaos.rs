@@ -28,6 +28,10 @@ pub struct Plan {
     pub hosts: usize,
     /// Lines that all hosts write together.
     pub lines: u64,
+    /// The consumers with lists read all partitions, each of them, and so overtake each other all the time.
+    pub overlapping: bool,
+    /// `SHIPPER_ROTATE` of all consumers.
+    pub rotate: Option<String>,
     /// The program `producer`.
     pub producer: PathBuf,
     /// The program `consumer`.
@@ -53,6 +57,8 @@ pub struct Outcome {
     pub faults_total: u32,
     /// Whether there was a disk to fill.
     pub small_disk: bool,
+    /// Commits that were refused since another consumer was first, as far as the logs of the consumers with lists tell.
+    pub overtaken: u64,
     /// Seconds from the last line written until all had arrived.
     pub settle_seconds: f64,
     /// How long all of it took, in seconds.
@@ -73,6 +79,8 @@ const SHARED: usize = 5;
 const SHARED_AT_FIRST: usize = 3;
 /// The lists of the other cluster's two consumers.
 const LISTS: [&str; 2] = ["0,1", "2,3,4"];
+/// Those with which they overtake each other.
+const OVERLAPPING_LISTS: [&str; 2] = ["0,1,2,3,4", "0,1,2,3,4"];
 /// All lines have to have arrived so long after the last was written,
 const SETTLE: Duration = Duration::from_secs(240);
 /// and so long after the last that arrived: longer than any time-out of the programs, their ways back included.
@@ -129,6 +137,7 @@ pub async fn run(plan: Plan) -> Result<Outcome> {
         faults_total: chaos.faults.values().sum(),
         faults: std::mem::take(&mut chaos.faults),
         small_disk: chaos.disk.is_some(),
+        overtaken: chaos.overtaken()?,
         settle_seconds,
         seconds: began.elapsed().as_secs_f64(),
         unclean_stops: chaos.unclean_stops,
@@ -152,6 +161,7 @@ impl Chaos {
             consumer: plan.consumer.clone(),
             logs: directory("logs"),
             state: directory("state"),
+            rotate: plan.rotate.clone(),
         };
         let per_host = plan.lines / plan.hosts as u64;
         let rate = per_host as f64 / plan.duration.as_secs_f64();
@@ -168,8 +178,9 @@ impl Chaos {
             let name = format!("listed-{index}");
             programs.listed(&broker, &name, list, &plan.directory.join(&name))
         };
+        let lists = if plan.overlapping { OVERLAPPING_LISTS } else { LISTS };
         let (shared, listed) =
-            ((0..SHARED).map(shared).collect(), LISTS.iter().enumerate().map(listed).collect());
+            ((0..SHARED).map(shared).collect(), lists.iter().enumerate().map(listed).collect());
         let mut chaos = Self {
             plan,
             random,
@@ -263,6 +274,19 @@ impl Chaos {
                 self.disk_full = false;
             }
         }
+    }
+
+    /// How often a consumer with a list was overtaken.
+    fn overtaken(&self) -> Result<u64> {
+        let mut times = 0;
+        for entry in std::fs::read_dir(self.plan.directory.join("logs"))? {
+            let path = entry?.path();
+            if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("listed-")) {
+                times +=
+                    std::fs::read_to_string(path)?.matches("another consumer committed first").count() as u64;
+            }
+        }
+        Ok(times)
     }
 
     fn later(&mut self, seconds: std::ops::Range<f64>, undo: Undo) {

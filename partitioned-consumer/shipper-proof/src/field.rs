@@ -105,6 +105,7 @@ pub(crate) struct Programs {
     pub(crate) consumer: PathBuf,
     pub(crate) logs: PathBuf,
     pub(crate) state: PathBuf,
+    pub(crate) rotate: Option<String>,
 }
 
 /// Partitions of the shipper.
@@ -141,13 +142,15 @@ impl Programs {
     }
 
     fn consuming(&self, broker: &Broker, directory: &Path) -> Vec<(&'static str, String)> {
-        vec![
+        let mut environment = vec![
             ("NATS_URL", broker.url()),
             ("SHIPPER_SUBJECT", "shipper".to_owned()),
             ("SHIPPER_OUTPUT", "log".to_owned()),
             ("SHIPPER_ROTATE_SIZE", "1MiB".to_owned()),
             ("SHIPPER_DIRECTORY", directory.display().to_string()),
-        ]
+        ];
+        environment.extend(self.rotate.clone().map(|rotate| ("SHIPPER_ROTATE", rotate)));
+        environment
     }
 
     fn program(&self, name: String, binary: PathBuf, environment: Vec<(&'static str, String)>) -> Program {

@@ -17,6 +17,8 @@ async fn every_line_arrives_once_and_in_order_under_chaos() {
         faults: 20,
         hosts: 8,
         lines: 80_000,
+        overlapping: false,
+        rotate: None,
         producer: workspace_binary("producer"),
         consumer: workspace_binary("consumer"),
         directory: directory.path().to_owned(),

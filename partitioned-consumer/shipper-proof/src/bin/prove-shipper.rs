@@ -1,6 +1,8 @@
 //! The long proof: chaos from files to files, judged; one line of JSON at the end.
 //!
 //! `SEED` replays a run's plan. `RUN_SECONDS` (600), `FAULTS` (120), `LINES` (5,000,000) and `HOSTS` (20) set its size.
+//! `LISTED=overlapping` lets two consumers read the same partitions and overtake each other; `SHIPPER_ROTATE`, say `1m`, goes to
+//! all consumers.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -14,6 +16,14 @@ fn number<T: std::str::FromStr>(name: &str, default: T) -> Result<T> {
     match std::env::var(name) {
         Ok(text) => text.parse().ok().with_context(|| format!("{name}={text}: expected a number")),
         Err(_) => Ok(default),
+    }
+}
+
+fn overlapping() -> Result<bool> {
+    match std::env::var("LISTED").as_deref() {
+        Err(_) | Ok("apart") => Ok(false),
+        Ok("overlapping") => Ok(true),
+        Ok(other) => anyhow::bail!("LISTED={other}: expected apart or overlapping"),
     }
 }
 
@@ -32,6 +42,8 @@ async fn main() -> Result<ExitCode> {
         faults: number("FAULTS", 120)?,
         hosts: number("HOSTS", 20)?,
         lines: number("LINES", 5_000_000)?,
+        overlapping: overlapping()?,
+        rotate: std::env::var("SHIPPER_ROTATE").ok(),
         producer: workspace_binary("producer"),
         consumer: workspace_binary("consumer"),
         directory: directory.clone(),
