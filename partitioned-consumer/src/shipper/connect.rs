@@ -32,7 +32,7 @@ pub(crate) async fn client(
     while client.connection_state() != State::Connected {
         // It counts as pending for as long as nothing answers.
         if begin.elapsed() >= PATIENCE && !std::mem::replace(&mut told, true) {
-            warn!(%broker, "the broker is not reached, trying again: is NATS_URL right");
+            warn!(%broker, "the broker is not reached, trying again: is NATS_URL right, unless it says above why it refuses");
         }
         tokio::select! {
             () = tokio::time::sleep(LOOK) => {}

@@ -33,6 +33,11 @@ impl Question {
     }
 }
 
+/// An error with all that it comes from: `credentials file app.creds: No such file or directory`.
+pub(crate) fn whole(error: impl Into<anyhow::Error>) -> String {
+    format!("{:#}", error.into())
+}
+
 /// All faults of what the user typed, one below the other.
 pub fn faults(faults: Vec<String>) -> anyhow::Error {
     anyhow::Error::msg(faults.join("\n          "))

@@ -291,3 +291,15 @@ async fn jetstream_that_is_away_is_waited_for_and_never_replaced_by_core() {
     }
     drop(producer);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn credentials_that_cannot_be_read_are_told_with_the_reason() {
+    let bench = Bench::core().await;
+    let missing = bench.path("none.creds");
+    for program in [bench.producer("web1", &bench.path("a.log")), bench.consumer("out")] {
+        let mut program = program.env("NATS_CREDS", &missing).start();
+        assert!(!program.wait_exit(SOON).await.success());
+        let told = program.stderr();
+        assert!(told.contains("none.creds: No such file or directory"), "{told}");
+    }
+}

@@ -9,6 +9,7 @@ use natsway_boot::{Broker, BrokerArgs};
 use crate::shipper::name::Prefix;
 use crate::shipper::pattern::{OutputPattern, Period};
 use crate::shipper::producer::{Compression, ModeChoice, StreamArgs};
+use crate::shipper::program;
 use crate::shipper::retain::Retention;
 use crate::shipper::stream::StreamPlan;
 use crate::shipper::units::ByteSize;
@@ -229,7 +230,7 @@ impl ConsumerArgs {
         let parse = if self.rotate == Period::Never { OutputPattern::fixed } else { OutputPattern::parse };
         let output = output.and_then(|text| parse(text).map_err(|error| format!("SHIPPER_OUTPUT: {error}")));
         let output = output.map_err(|fault| faults.push(fault)).ok();
-        let broker = self.broker.into_broker().map_err(|error| faults.push(error.to_string())).ok();
+        let broker = self.broker.into_broker().map_err(|error| faults.push(program::whole(error))).ok();
         let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
         if self.cluster.is_empty() || !self.cluster.chars().all(plain) {
             faults.push(format!("SHIPPER_CLUSTER={:?}: expected letters, digits, '-' and '_'", self.cluster));

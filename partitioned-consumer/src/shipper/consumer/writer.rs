@@ -325,7 +325,7 @@ impl<O: Offsets> Writer<O> {
         let open = idle.iter().flat_map(|source| catalogue.open_files_of(source));
         let known = open.filter_map(|(path, entry)| {
             let bytes = *committed.get(&path)?;
-            (bytes != entry.bytes).then(|| (path, Some(Entry { bytes, ..entry })))
+            (bytes != entry.bytes).then_some((path, Some(Entry { bytes, ..entry })))
         });
         let changes: Changes = known.collect();
         if let Err(error) = block_in_place(|| self.parts.catalogue.record(changes)) {

@@ -10,6 +10,7 @@ use regex::bytes::Regex;
 
 use crate::shipper::cut::{Cutter, LongLines};
 use crate::shipper::name::{NameError, Prefix};
+use crate::shipper::program;
 use crate::shipper::stream::StreamPlan;
 use crate::shipper::tail::checkpoint::Mode;
 use crate::shipper::tail::{Follow, From};
@@ -256,7 +257,8 @@ impl ProducerArgs {
                     .map(|_| host)
             });
         let host = host.map_err(|fault| faults.push(fault)).ok();
-        let broker = self.broker.clone().into_broker().map_err(|error| faults.push(error.to_string())).ok();
+        let broker =
+            self.broker.clone().into_broker().map_err(|error| faults.push(program::whole(error))).ok();
         let cutter = self.cutter().map_err(|cutter_faults| faults.extend(cutter_faults)).ok();
         if self.window.0 < self.batch.0 {
             faults.push(format!("SHIPPER_WINDOW={}: expected at least SHIPPER_BATCH", self.window));
