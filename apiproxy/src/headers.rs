@@ -176,15 +176,15 @@ pub fn forward_request<E>(
     mut put: impl FnMut(&str, &[u8]) -> Result<(), E>,
 ) -> Result<(), E> {
     let listed = connection_lists(headers);
-    let mut cookies = cookies(headers);
+    let mut cookies_put = false;
     for (name, value) in headers {
         let ours = is_own(name) || (!origin.caller.trusted && is_proxys(name.as_str()));
         if ours || is_hop_by_hop(name) || (!listed.is_empty() && is_listed(&listed, name)) {
             continue;
         }
         if name == header::COOKIE {
-            if let Some(cookies) = cookies.take() {
-                put(name.as_str(), &cookies)?;
+            if !std::mem::replace(&mut cookies_put, true) {
+                put(name.as_str(), &cookies(headers))?;
             }
             continue;
         }
@@ -203,17 +203,13 @@ pub fn forward_request<E>(
 
 /// All cookies as one field: HTTP/2 parts them to compress them better, and outside of it there is to be one
 /// (RFC 9113 section 8.2.3, RFC 6265 section 5.4).
-fn cookies(headers: &HeaderMap) -> Option<Cow<'_, [u8]>> {
+fn cookies(headers: &HeaderMap) -> Cow<'_, [u8]> {
     let mut fields = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes);
-    let first = fields.next()?;
-    let mut rest = fields.peekable();
-    match rest.peek() {
-        None => Some(first.into()),
-        Some(_) => {
-            let all: Vec<&[u8]> = [first].into_iter().chain(rest).collect();
-            Some(all.join(&b"; "[..]).into())
-        }
-    }
+    let all = match (fields.next(), fields.next()) {
+        (Some(first), Some(second)) => [first, second].into_iter().chain(fields).collect::<Vec<_>>(),
+        (only, _) => return only.unwrap_or_default().into(),
+    };
+    all.join(&b"; "[..]).into()
 }
 
 /// `Forwarded` and its older relatives: what is believed of the way to the peer, and the peer. All of them say the same,
