@@ -75,6 +75,8 @@ pub enum Notice {
     Pinned,
     /// Another instance may get the messages from now on; running handlers were cancelled.
     PinLost(PinLoss),
+    /// Somebody has set the member's consumer to another place in its stream: what comes from there is handled, again too.
+    ConsumerReset,
     /// The group was paused: running handlers end, nothing new begins.
     Paused,
     /// The group goes on.
@@ -116,6 +118,9 @@ impl Notices {
         let Self { group, member, .. } = self;
         match &notice {
             Notice::Retrying(error) => tracing::warn!(%group, %member, %error, "will be tried again"),
+            Notice::ConsumerReset => {
+                tracing::info!(%group, %member, "the consumer was reset: messages come again from there")
+            }
             Notice::HandlerFailed { stream_sequence, error } => {
                 tracing::warn!(%group, %member, stream_sequence, error, "handler failed")
             }

@@ -245,6 +245,13 @@ impl<A: Assign> Engine<A> {
     /// Does everything that the machines have asked for, and what that leads to.
     async fn act(&mut self) {
         loop {
+            if let Some(defect) = self.work.defect() {
+                self.end = Some(Err(ErrorKind::Defect.with(format!(
+                    "the member's order of messages broke, which is a defect of this library ({defect}): report it, \
+                     and start the member again"
+                ))));
+                return;
+            }
             let asked = self.work.actions();
             if asked.is_empty() && self.life_actions.is_empty() {
                 return;
@@ -284,6 +291,7 @@ impl<A: Assign> Engine<A> {
                 self.channels.state.send_replace(MemberState::Standby);
                 self.channels.notices.tell(Notice::PinLost(why));
             }
+            flow::Action::Reset => self.channels.notices.tell(Notice::ConsumerReset),
             flow::Action::Drained => self.life_step(lifecycle::Event::Drained),
         }
     }
@@ -398,6 +406,7 @@ impl<A: Assign> Engine<A> {
         Position {
             question,
             delivered_stream_seq: info.delivered.stream_sequence,
+            delivered_consumer_seq: info.delivered.consumer_sequence,
             ack_floor_stream_seq: info.ack_floor.stream_sequence,
             ack_pending: info.num_ack_pending,
             pinned: crate::api::pinned(info, group),

@@ -50,6 +50,8 @@ pub enum ErrorKind {
     Closed,
     /// The broker did not answer in time.
     Timeout,
+    /// A defect of this library was met. The member has ended, its handlers were cancelled; nothing else was touched.
+    Defect,
     /// The message cannot be acknowledged: it was already settled.
     AlreadySettled,
     /// The broker refused or failed the request; the source says why.

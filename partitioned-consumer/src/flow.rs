@@ -31,6 +31,7 @@ use session::Session;
 pub use terms::PinLoss;
 pub(crate) use terms::{Action, Delivery, Event, FlowConfig, Position, Pull, PullStatus, Run, Settlement};
 
+#[cfg_attr(test, derive(Clone))]
 struct Held<T> {
     deliveries: u64,
     /// Absent while a handler has it.
@@ -38,14 +39,16 @@ struct Held<T> {
     settling: bool,
 }
 
+#[cfg_attr(test, derive(Clone))]
 struct Running {
     lane: u64,
-    stream_seq: u64,
-    /// Whether the message still belongs to this pin; a handler that outlives its pin only keeps its lane busy.
-    current: bool,
+    /// The message, until it is settled or its delivery means nothing any more: a handler that outlives that only keeps
+    /// its lane busy.
+    unsettled: Option<u64>,
 }
 
 /// See the module.
+#[cfg_attr(test, derive(Clone))]
 pub(crate) struct Flow<T> {
     config: FlowConfig,
     attached: bool,
@@ -67,6 +70,8 @@ pub(crate) struct Flow<T> {
     pulls: Pulls,
     runs: u64,
     questions: u64,
+    #[cfg(test)]
+    spoiled: bool,
 }
 
 const ASK_FIRST: Duration = Duration::from_millis(20);
@@ -100,6 +105,8 @@ impl<T> Flow<T> {
             pulls: Pulls::default(),
             runs: 0,
             questions: 0,
+            #[cfg(test)]
+            spoiled: false,
         }
     }
 
@@ -123,9 +130,13 @@ impl<T> Flow<T> {
 
     /// Takes the messages in hand that no handler has, in stream order.
     pub(crate) fn take_buffered(&mut self) -> Vec<T> {
-        let idle: Vec<u64> =
-            self.held.iter().filter(|(_, h)| h.content.is_some()).map(|(seq, _)| *seq).collect();
-        idle.into_iter().filter_map(|seq| self.held.remove(&seq).and_then(|h| h.content)).collect()
+        let idle = self.held.extract_if(.., |_, held| held.content.is_some());
+        let (sequences, contents): (Vec<u64>, Vec<Option<T>>) =
+            idle.map(|(stream_seq, held)| (stream_seq, held.content)).unzip();
+        for lane in self.lanes.values_mut() {
+            sequences.iter().for_each(|stream_seq| lane.remove(*stream_seq));
+        }
+        contents.into_iter().flatten().collect()
     }
 
     /// When [`Event::Tick`] is due at the latest.
@@ -153,6 +164,8 @@ impl<T> Flow<T> {
 
     /// A process that stood still must find out before it touches a message.
     fn expire(&mut self, now: Duration, out: &mut Vec<Action<T>>) {
+        #[cfg(test)]
+        assert!(!self.spoiled, "spoiled");
         self.seen = now;
         if self.session.as_ref().is_some_and(|s| now >= s.lease_until) {
             self.lose(PinLoss::Lapsed, out);
@@ -173,7 +186,7 @@ impl<T> Flow<T> {
             Event::Settling { run } => self.settling(run),
             Event::Settled { run, settlement } => self.settled(run, settlement),
             Event::Finished { run } => self.finished(run),
-            Event::Position(position) => self.position(&position, out),
+            Event::Position(position) => self.position(&position, now, out),
             Event::Reconnected => {
                 self.pulls = self.pulls.next_epoch();
                 self.cut_off(now);
@@ -223,17 +236,21 @@ impl<T> Flow<T> {
             self.begin(pin.into(), delivery.consumer_seq, now, out);
         }
         self.pulls.delivered();
-        let session = self.session.as_mut().expect("a session was found or begun above");
-        if session.next_consumer_seq != delivery.consumer_seq {
+        let Some(session) = &mut self.session else { return };
+        let expected = std::mem::replace(&mut session.next_consumer_seq, delivery.consumer_seq + 1);
+        if delivery.consumer_seq < expected {
+            // Under one pin the number only grows, unless somebody sets the consumer back to another place (ADR-60).
+            self.reset(now, out);
+        } else if delivery.consumer_seq > expected {
             session.unsettle(now);
         }
-        session.next_consumer_seq = delivery.consumer_seq + 1;
         if let Some(held) = self.held.get_mut(&delivery.stream_seq) {
             held.deliveries = delivery.deliveries;
             return;
         }
         let lane = self.lanes.entry(delivery.lane).or_default();
-        if lane.has_done(delivery.stream_seq) {
+        // Whatever comes for the first time is wanted, whatever was handled before.
+        if lane.has_done(delivery.stream_seq) && delivery.deliveries > 1 {
             out.push(Action::Confirm(delivery.content));
             return;
         }
@@ -253,6 +270,7 @@ impl<T> Flow<T> {
             lease_until: now + self.config.lease(),
             settled: false,
             next_consumer_seq: first,
+            delivered_consumer_seq: 0,
             pending: 0,
             question: None,
             ask_at: now,
@@ -299,7 +317,7 @@ impl<T> Flow<T> {
         out.push(Action::AskPosition(self.questions));
     }
 
-    fn position(&mut self, position: &Position, out: &mut Vec<Action<T>>) {
+    fn position(&mut self, position: &Position, now: Duration, out: &mut Vec<Action<T>>) {
         let Some(session) = &mut self.session else { return };
         if session.question.is_none_or(|(number, _)| number != position.question) {
             return;
@@ -307,6 +325,12 @@ impl<T> Flow<T> {
         session.question = None;
         if position.pinned.as_deref() != Some(&*session.pin) {
             self.lose(PinLoss::Taken, out);
+            return;
+        }
+        let told_before =
+            std::mem::replace(&mut session.delivered_consumer_seq, position.delivered_consumer_seq);
+        if position.delivered_consumer_seq < told_before {
+            self.reset(now, out);
             return;
         }
         session.pending = position.ack_pending;
@@ -333,16 +357,30 @@ impl<T> Flow<T> {
         if self.session.take().is_some() {
             out.push(Action::Cancel);
         }
+        self.forget_messages();
+        self.pulls = self.pulls.next_epoch();
+    }
+
+    /// The consumer begins anew elsewhere in its stream: nothing that it delivered before is pending there any more, and
+    /// what was handled may be wanted again. Handlers at work keep their right to run, and their lanes.
+    fn reset(&mut self, now: Duration, out: &mut Vec<Action<T>>) {
+        self.forget_messages();
+        if let Some(session) = &mut self.session {
+            session.unsettle(now);
+        }
+        out.push(Action::Reset);
+    }
+
+    fn forget_messages(&mut self) {
         self.held.clear();
         self.ready.clear();
         self.awaited = 0;
         for running in self.running.values_mut() {
-            running.current = false;
+            running.unsettled = None;
         }
         // A handler that is still on its way out keeps its lane, whatever the pin says.
         self.lanes.retain(|_, lane| lane.busy);
         self.lanes.values_mut().for_each(Lane::forget);
-        self.pulls = self.pulls.next_epoch();
     }
 
     fn pull(&mut self, now: Duration, out: &mut Vec<Action<T>>) {
@@ -386,5 +424,42 @@ impl<T> Flow<T> {
             return (2 * capacity).max(PULL_AHEAD).saturating_sub(outstanding);
         }
         capacity.saturating_sub(self.held.len() + outstanding)
+    }
+
+    /// Makes the next step panic, as a defect would.
+    #[cfg(test)]
+    pub(crate) fn spoil(&mut self) {
+        self.spoiled = true;
+    }
+
+    /// Whether the books agree with each other.
+    #[cfg(test)]
+    fn check(&self) {
+        assert_eq!(self.active, self.running.len(), "handlers at work");
+        assert_eq!(
+            self.awaited,
+            self.lanes.values().map(|lane| lane.awaits().count()).sum::<usize>(),
+            "awaited"
+        );
+        for (id, lane) in &self.lanes {
+            let handlers = self.running.values().filter(|running| running.lane == *id).count();
+            assert_eq!(handlers, usize::from(lane.busy), "handlers of lane {id}");
+            assert!(lane.queued().is_sorted_by(|one, next| one < next), "the order of lane {id}");
+            assert!(lane.queued().all(|seq| !lane.awaits().any(|awaited| awaited == seq)), "lane {id}");
+            assert!(!lane.runnable() || lane.ready, "lane {id} can start, and nobody knows");
+            assert!(!lane.ready || self.ready.contains(id), "lane {id} is not listed");
+        }
+        let queued: BTreeMap<u64, ()> =
+            self.lanes.values().flat_map(Lane::queued).map(|seq| (seq, ())).collect();
+        let running: BTreeMap<u64, ()> =
+            self.running.values().filter_map(|running| running.unsettled).map(|seq| (seq, ())).collect();
+        let in_hand = |idle: bool| {
+            self.held
+                .iter()
+                .filter(move |(_, held)| held.content.is_some() == idle)
+                .map(|(seq, _)| (*seq, ()))
+        };
+        assert_eq!(queued, in_hand(true).collect(), "what waits");
+        assert_eq!(running, in_hand(false).collect(), "what handlers have");
     }
 }

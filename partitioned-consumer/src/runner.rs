@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::future::Future;
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -61,7 +61,14 @@ pub(crate) async fn run_handler<H, F, O>(
 {
     let mut finished = None;
     while let Some(job) = work.take_after(finished.take()).await {
-        finished = run_one(job, &*handler, retry_delay, &notices).await;
+        let stream_sequence = job.message.stream_sequence();
+        // A handler that is dropped may panic in a destructor of its own, and an error while it is written down.
+        let run = AssertUnwindSafe(run_one(job, &*handler, retry_delay, &notices)).catch_unwind().await;
+        finished = run.unwrap_or_else(|panic| {
+            let error = format!("the handler panicked on its way out: {}", caught(panic));
+            notices.tell(Notice::HandlerFailed { stream_sequence, error });
+            None
+        });
         // A handler that never waits would keep everything else of this thread waiting.
         tokio::task::coop::consume_budget().await;
     }
@@ -76,16 +83,16 @@ where
 {
     let Job { message, ticket } = job;
     let stream_sequence = message.stream_sequence();
-    // The handler itself may panic before it gives a future.
-    let work = AssertUnwindSafe(async { handler(message).await }).catch_unwind();
+    // The handler itself may panic before it gives a future, and its error while it is written down.
+    let work = AssertUnwindSafe(async { handler(message).await.verdict() }).catch_unwind();
     let outcome = tokio::select! {
         biased;
         outcome = work => outcome,
         () = ticket.session.cancelled() => return None,
     };
     let verdict = match outcome {
-        Ok(outcome) => outcome.verdict(),
-        Err(panic) => Verdict::Retry(format!("the handler panicked: {}", panic_text(&*panic))),
+        Ok(verdict) => verdict,
+        Err(panic) => Verdict::Retry(format!("the handler panicked: {}", caught(panic))),
     };
     let settled = match verdict {
         Verdict::Leave => Ok(()),
@@ -105,10 +112,16 @@ where
     Some(last.run)
 }
 
-fn panic_text(panic: &(dyn Any + Send)) -> &str {
-    panic
+/// What a panic said. What it carried is dropped with care, since that may panic as well.
+pub(crate) fn caught(panic: Box<dyn Any + Send>) -> String {
+    let text = panic
         .downcast_ref::<&str>()
         .copied()
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("no text")
+        .to_owned();
+    if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
+        std::mem::forget(again);
+    }
+    text
 }

@@ -5,8 +5,9 @@
 //! step asks for besides (pulls, questions, the end of a pin) is left for the engine.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_nats::connection::State as Connection;
@@ -17,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::flow::{Action, Event, Flow, FlowConfig, Run};
 use crate::message::{Message, Received, Ticket};
+use crate::runner::caught;
 
 /// A message on its way to a handler, with the means to follow its run.
 pub(crate) struct Job {
@@ -53,6 +55,8 @@ struct State {
     connected: bool,
     connects: u64,
     closed: bool,
+    /// What a step panicked with: a defect of ours, which ends this member and nothing else of the process.
+    defect: Option<String>,
 }
 
 impl Work {
@@ -67,6 +71,7 @@ impl Work {
             connected: true,
             connects: statistics.connects.load(Ordering::Relaxed),
             closed: false,
+            defect: None,
             flow: Flow::new(config.clone()),
         };
         Arc::new(Self {
@@ -93,9 +98,15 @@ impl Work {
         self.started.elapsed()
     }
 
+    /// Locks the state. Steps catch their own panics, so a poisoned lock hides nothing; and whoever drops a message must
+    /// never panic here, since a panic in a destructor ends the process.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Locks the flow, with what is known of the connection up to date.
     fn lock(&self, now: Duration) -> MutexGuard<'_, State> {
-        let mut state = self.state.lock().expect("no step panics");
+        let mut state = self.state();
         let connected = self.client.connection_state() == Connection::Connected;
         // Whoever is on the other side of a new connection may have given our pin away.
         if state.connected && !connected {
@@ -113,13 +124,15 @@ impl Work {
     /// Unlocks, and wakes whom it concerns.
     fn unlock(&self, state: MutexGuard<'_, State>) {
         let early = state.flow.wake_at().is_some_and(|at| at < state.alarm);
-        let due = early || !state.actions.is_empty();
-        let ready = state.flow.can_start();
+        let due = early || !state.actions.is_empty() || state.defect.is_some();
+        let (ready, closed) = (state.flow.can_start(), state.closed);
         drop(state);
         if due {
             self.due.notify_one();
         }
-        if ready {
+        if closed {
+            self.ready.notify_waiters();
+        } else if ready {
             self.ready.notify_one();
         }
     }
@@ -184,10 +197,7 @@ impl Work {
         if state.closed {
             return Taken::Closed;
         }
-        let State { flow, actions, .. } = &mut *state;
-        let first_new = actions.len();
-        let run = flow.next_run(now, actions);
-        state.heed(first_new);
+        let run = state.next_run(now);
         let taken = run.map(|run| {
             state.replies.insert(run.run, run.content.reply.clone());
             if state.any_reply.is_none() {
@@ -224,7 +234,7 @@ impl Work {
 
     /// The right to settle a message that is buried instead of handled.
     pub(crate) fn burial(self: &Arc<Self>, run: &Run<Box<Received>>) -> Arc<Ticket> {
-        let session = Arc::clone(&self.state.lock().expect("no step panics").session);
+        let session = Arc::clone(&self.state().session);
         self.ticket(run.run, &run.content, session)
     }
 
@@ -240,45 +250,52 @@ impl Work {
 
     /// When the flow wants to be looked at, at the latest; `latest` where it does not care.
     pub(crate) fn set_alarm(&self, latest: Duration) -> Duration {
-        let mut state = self.state.lock().expect("no step panics");
+        let mut state = self.state();
         state.alarm = state.flow.wake_at().map_or(latest, |at| at.min(latest));
         state.alarm
     }
 
     pub(crate) fn configure(&self, edit: impl FnOnce(&mut FlowConfig)) {
-        edit(self.state.lock().expect("no step panics").flow.config_mut());
+        edit(self.state().flow.config_mut());
     }
 
     pub(crate) fn knows_pull(&self, number: u64) -> bool {
-        self.state.lock().expect("no step panics").flow.knows_pull(number)
+        self.state().flow.knows_pull(number)
     }
 
     pub(crate) fn is_pinned(&self) -> bool {
-        self.state.lock().expect("no step panics").flow.is_pinned()
+        self.state().flow.is_pinned()
     }
 
     /// Acknowledgement subjects of everything in hand.
     pub(crate) fn replies(&self) -> Vec<Subject> {
-        let state = self.state.lock().expect("no step panics");
+        let state = self.state();
         let buffered = state.flow.buffered().map(|content| content.reply.clone());
         state.replies.values().cloned().chain(buffered).collect()
     }
 
     /// An acknowledgement subject of the consumer, once a message was started.
     pub(crate) fn any_reply(&self) -> Option<Subject> {
-        self.state.lock().expect("no step panics").any_reply.clone()
+        self.state().any_reply.clone()
     }
 
     /// Takes what no handler has, and gives back its acknowledgement subjects.
     pub(crate) fn take_buffered(&self) -> Vec<Subject> {
-        let buffered = self.state.lock().expect("no step panics").flow.take_buffered();
+        let buffered = self.state().flow.take_buffered();
         buffered.into_iter().map(|content| content.reply).collect()
     }
 
-    /// Ends the handlers' wait for more.
+    /// Ends the handlers' wait for more, and their right to run: nobody renews the pin any longer.
     pub(crate) fn close(&self) {
-        self.state.lock().expect("no step panics").closed = true;
-        self.ready.notify_waiters();
+        let mut state = self.state();
+        state.closed = true;
+        state.session.cancel();
+        self.unlock(state);
+    }
+
+    /// What a step of the flow panicked with, after which this member has to end.
+    pub(crate) fn defect(&self) -> Option<String> {
+        self.state().defect.clone()
     }
 }
 
@@ -290,9 +307,36 @@ enum Taken {
 
 impl State {
     fn step(&mut self, events: impl IntoIterator<Item = Event<Box<Received>>>, now: Duration) {
-        let first_new = self.actions.len();
-        self.flow.step_all(events, now, &mut self.actions);
-        self.heed(first_new);
+        self.guarded(|flow, actions| flow.step_all(events, now, actions));
+    }
+
+    fn next_run(&mut self, now: Duration) -> Option<Run<Box<Received>>> {
+        self.guarded(|flow, actions| flow.next_run(now, actions)).flatten()
+    }
+
+    /// Lets the flow take a step. Should it panic, what it holds means nothing any more: handlers lose their right to run,
+    /// and the engine ends the member.
+    fn guarded<R>(
+        &mut self,
+        step: impl FnOnce(&mut Flow<Box<Received>>, &mut Vec<Action<Box<Received>>>) -> R,
+    ) -> Option<R> {
+        let Self { flow, actions, .. } = self;
+        let first_new = actions.len();
+        match catch_unwind(AssertUnwindSafe(|| step(flow, actions))) {
+            Ok(outcome) => {
+                self.heed(first_new);
+                Some(outcome)
+            }
+            Err(panic) => {
+                self.flow = Flow::new(self.flow.config_mut().clone());
+                self.actions.clear();
+                self.replies.clear();
+                self.session.cancel();
+                self.closed = true;
+                self.defect = Some(caught(panic));
+                None
+            }
+        }
     }
 
     /// The end of a pin waits for nobody.
@@ -306,5 +350,69 @@ impl State {
     fn finish(&mut self, run: u64, now: Duration) {
         self.replies.remove(&run);
         self.step([Event::Finished { run }], now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::Delivery;
+    use crate::message::Meta;
+
+    fn config() -> FlowConfig {
+        FlowConfig {
+            pinned_ttl: Duration::from_secs(60),
+            redelivery_after: Duration::from_secs(60),
+            max_ack_pending: None,
+            buffer: 10,
+            concurrency: 2,
+            acks: true,
+            dead_letter_after: None,
+        }
+    }
+
+    fn delivery(stream_seq: u64) -> Event<Box<Received>> {
+        let meta = Meta { stream_seq, consumer_seq: stream_seq, deliveries: 1, stored_at_ns: 0, pending: 0 };
+        let (subject, reply) = (Subject::from("0.a"), Subject::from("$JS.ACK.S.c.1.1.1.1.1"));
+        let content = Box::new(Received { subject, payload: "".into(), headers: None, reply, meta });
+        let pin = Some("pin".into());
+        Event::Delivered(Delivery {
+            stream_seq,
+            consumer_seq: stream_seq,
+            deliveries: 1,
+            lane: 0,
+            pin,
+            content,
+        })
+    }
+
+    #[tokio::test]
+    async fn a_defect_ends_the_member_even_where_a_message_is_dropped_by_a_panic() {
+        let broker = natsway_testkit::Broker::builder().start().await;
+        let work = Work::new(broker.connect().await, config());
+        work.step_all([Event::Attach, delivery(1)]);
+        work.step(Event::Position(crate::flow::Position {
+            question: 1,
+            delivered_stream_seq: 1,
+            delivered_consumer_seq: 1,
+            ack_floor_stream_seq: 0,
+            ack_pending: 1,
+            pinned: Some("pin".into()),
+        }));
+        let Job { message, ticket } = work.take().await.expect("a message may start");
+        let session = Arc::clone(&ticket.session);
+        drop(ticket);
+        // The next step finds the books wrong, and is taken by the destructor of the message, by a panic of the handler.
+        work.state().flow.spoil();
+        let handler = catch_unwind(AssertUnwindSafe(move || {
+            let _message = message;
+            panic!("the handler panics");
+        }));
+        assert!(handler.is_err());
+        assert!(work.defect().expect("the step has panicked").contains("spoiled"));
+        assert!(session.is_cancelled(), "handlers have lost their right to run");
+        assert!(work.take().await.is_none());
+        work.step(delivery(2));
+        assert!(work.take().await.is_none());
     }
 }

@@ -203,3 +203,101 @@ async fn keys_of_one_partition_run_at_once_where_the_subject_is_the_key() {
     assert!(timeout(Duration::from_millis(300), messages.next()).await.is_err(), "two of one subject");
     consuming.stop();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handler_may_go_on_after_it_has_refused_its_message() {
+    let (_broker, context) = broker().await;
+    let group = group(&context, 1).await;
+    let (ledger, runs) = (Ledger::default(), Arc::new(Mutex::new(Vec::new())));
+    let (book, seen) = (ledger.clone(), Arc::clone(&runs));
+    let member = group.consume("m1").template(template()).concurrency(4).handle(move |message| {
+        let (book, seen) = (book.clone(), Arc::clone(&seen));
+        async move {
+            let entry = book.begin("m1", message.subject());
+            seen.lock().unwrap().push((number(&message), message.deliveries()));
+            if number(&message) % 3 == 2 && message.deliveries() < 3 {
+                message.nak().await.unwrap();
+                // The broker delivers it again at once, long before this ends.
+                tokio::time::sleep(Duration::from_millis(150)).await;
+            } else {
+                message.ack().await.unwrap();
+                entry.succeed("m1", number(&message));
+            }
+        }
+    });
+    let member = member.await.unwrap();
+    publish(&context, 1, 1, 6).await;
+    handles(&ledger, 6).await;
+    everything_is_settled(&context).await;
+    assert_eq!(member.stopped().await.unwrap(), End::Stopped);
+    ledger.check_exactly_once();
+    let refused = |number| [(number, 1), (number, 2), (number, 3)];
+    let order: Vec<(u64, u64)> = [(1, 1)]
+        .into_iter()
+        .chain(refused(2))
+        .chain([(3, 1), (4, 1)])
+        .chain(refused(5))
+        .chain([(6, 1)])
+        .collect();
+    assert_eq!(*runs.lock().unwrap(), order);
+}
+
+/// What a handler may hold: it panics when it is dropped.
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            panic!("a destructor of the handler panics");
+        }
+    }
+}
+
+/// An error that cannot even be written down.
+struct Unspeakable;
+
+impl std::fmt::Display for Unspeakable {
+    fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        panic!("the error of the handler panics")
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn panics_in_destructors_and_errors_cost_a_delivery_and_no_handler() {
+    let (_broker, context) = broker().await;
+    let group = group(&context, 1).await;
+    let ledger = Ledger::default();
+    let book = ledger.clone();
+    let builder = group.consume("m1").template(template()).retry_delay(Duration::from_millis(20));
+    let member = builder.handle(move |message| {
+        let book = book.clone();
+        async move {
+            match (number(&message), message.deliveries()) {
+                // Dropped where it waits, when the pin is lost.
+                (1, 1) => {
+                    let _bomb = Bomb;
+                    book.begin("m1", "at work").succeed("m1", 1);
+                    std::future::pending().await
+                }
+                (2, 1) => {
+                    let _bomb = Bomb;
+                    Ok(())
+                }
+                (3, 1) => Err(Unspeakable),
+                (4, 1) => panic!("the handler panics"),
+                (number, _) => {
+                    book.begin("m1", message.subject()).succeed("m1", number);
+                    Ok(())
+                }
+            }
+        }
+    });
+    let member = member.await.unwrap();
+    publish(&context, 1, 1, 5).await;
+    handles(&ledger, 1).await;
+    group.step_down("m1").await.unwrap();
+    handles(&ledger, 6).await;
+    everything_is_settled(&context).await;
+    assert_eq!(member.stopped().await.unwrap(), End::Stopped);
+    ledger.check_exactly_once();
+}

@@ -150,6 +150,16 @@ async fn handle(log: Arc<Log>, message: Message, work_ms: u64, moody: bool) {
     // What cannot be settled will come again; the ledger sees whether that was right.
     drop(match mood {
         1 => message.nak().await,
+        // Goes on with its message refused, while the broker delivers it again.
+        4 | 5 => {
+            let refused = if mood == 4 {
+                message.nak().await
+            } else {
+                message.nak_with_delay(Duration::from_millis(fastrand::u64(0..40))).await
+            };
+            tokio::time::sleep(Duration::from_millis(fastrand::u64(0..100))).await;
+            refused
+        }
         2 => message.nak_with_delay(Duration::from_millis(100)).await,
         3 => {
             entry.succeed();

@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 
 #[derive(Default)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Lane {
     /// A handler is at work, or on its way out.
     pub(super) busy: bool,
@@ -50,6 +51,11 @@ impl Lane {
         news
     }
 
+    /// Takes a message out that will not run.
+    pub(super) fn remove(&mut self, seq: u64) {
+        self.queue.retain(|queued| *queued != seq);
+    }
+
     pub(super) fn start(&mut self) -> Option<u64> {
         if !self.runnable() {
             return None;
@@ -69,8 +75,9 @@ impl Lane {
         }
     }
 
-    pub(super) fn await_again(&mut self, seq: u64) {
-        self.awaited.insert(seq);
+    /// Holds everything newer back until a message returns; says whether it did not wait for that one before.
+    pub(super) fn await_again(&mut self, seq: u64) -> bool {
+        self.awaited.insert(seq)
     }
 
     /// Gives up on awaited messages up to and including `floor`; says how many.
@@ -90,5 +97,15 @@ impl Lane {
             && self.queue.is_empty()
             && self.awaited.is_empty()
             && self.done.back().is_none_or(|newest| *newest <= floor)
+    }
+
+    #[cfg(test)]
+    pub(super) fn queued(&self) -> impl Iterator<Item = u64> {
+        self.queue.iter().copied()
+    }
+
+    #[cfg(test)]
+    pub(super) fn awaits(&self) -> impl Iterator<Item = u64> {
+        self.awaited.iter().copied()
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::Pull;
 
 #[derive(Default)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Pulls {
     last_number: u64,
     /// Pulls of this epoch that may still be answered.
@@ -17,6 +18,7 @@ pub(super) struct Pulls {
     standby_at: Option<Duration>,
 }
 
+#[cfg_attr(test, derive(Clone))]
 struct Open {
     sent_at: Duration,
     expires_at: Duration,

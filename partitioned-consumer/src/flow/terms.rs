@@ -67,6 +67,7 @@ pub(crate) struct Position {
     /// Which question this answers.
     pub(crate) question: u64,
     pub(crate) delivered_stream_seq: u64,
+    pub(crate) delivered_consumer_seq: u64,
     pub(crate) ack_floor_stream_seq: u64,
     pub(crate) ack_pending: usize,
     pub(crate) pinned: Option<String>,
@@ -140,6 +141,8 @@ pub(crate) enum Action<T> {
     Cancel,
     Pinned,
     PinLost(PinLoss),
+    /// The consumer was set to another place in its stream; what was in hand is forgotten.
+    Reset,
     Drained,
 }
 

@@ -1,10 +1,12 @@
 //! The flow against hand-written events, and against a model of the server under random faults.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::*;
 
 mod model;
+mod orders;
 
 const MS: fn(u64) -> Duration = Duration::from_millis;
 
@@ -23,6 +25,8 @@ fn config() -> FlowConfig {
 struct Bench {
     flow: Flow<u64>,
     now: Duration,
+    /// What was delivered before: the second time, the server counts 2.
+    delivered: BTreeSet<u64>,
 }
 
 #[derive(Debug)]
@@ -41,7 +45,7 @@ impl std::ops::Deref for Outcome {
 
 impl Bench {
     fn new() -> Self {
-        let mut bench = Self { flow: Flow::new(config()), now: Duration::ZERO };
+        let mut bench = Self { flow: Flow::new(config()), now: Duration::ZERO, delivered: BTreeSet::new() };
         bench.step(Event::Attach);
         bench
     }
@@ -63,10 +67,11 @@ impl Bench {
 
     fn deliver_as(&mut self, stream_seq: u64, consumer_seq: u64, lane: u64, pin: &str) -> Outcome {
         let pin = Some(pin.into());
+        let deliveries = 1 + u64::from(!self.delivered.insert(stream_seq));
         self.step(Event::Delivered(Delivery {
             stream_seq,
             consumer_seq,
-            deliveries: 1,
+            deliveries,
             lane,
             pin,
             content: stream_seq,
@@ -77,10 +82,16 @@ impl Bench {
         self.step(Event::Position(Position {
             question,
             delivered_stream_seq: delivered,
+            delivered_consumer_seq: 0,
             ack_floor_stream_seq: 0,
             ack_pending: pending,
             pinned: Some("pin".into()),
         }))
+    }
+
+    /// The newest pull.
+    fn newest_pull(&self) -> u64 {
+        (0..1000).rev().find(|number| self.flow.knows_pull(*number)).unwrap_or_default()
     }
 
     fn hold_off_is_over(&self) -> bool {
@@ -189,6 +200,7 @@ fn a_wrong_pin_ends_everything_at_once() {
     let position = Position {
         question: 2,
         delivered_stream_seq: 2,
+        delivered_consumer_seq: 10,
         ack_floor_stream_seq: 0,
         ack_pending: 2,
         pinned: Some("other".into()),
@@ -310,6 +322,68 @@ fn after_a_restart_only_the_holder_goes_on_at_once() {
     assert!(standby.flow.wake_at().is_some_and(|at| at <= MS(3000)));
     standby.now = MS(3000);
     assert_eq!(started(&standby.step(Event::Tick)), [1]);
+}
+
+#[test]
+fn a_refused_message_that_is_back_before_its_handler_has_ended_waits_for_it() {
+    let mut bench = Bench::new();
+    bench.deliver(1, 1);
+    bench.position(1, 1, 1);
+    bench.deliver(2, 1);
+    assert!(started(&bench.step(Event::Settled { run: 1, settlement: Settlement::Again })).is_empty());
+    assert!(started(&bench.deliver_as(1, 3, 1, "pin")).is_empty(), "its handler is still at work");
+    assert_eq!(started(&bench.step(Event::Finished { run: 1 })), [1]);
+    assert_eq!(started(&bench.finish(2, Settlement::Done)), [2]);
+}
+
+#[test]
+fn what_a_reset_consumer_delivers_is_handled_again() {
+    let mut bench = Bench::new();
+    for seq in 1..=3 {
+        bench.deliver(seq, 1);
+    }
+    bench.position(1, 3, 3);
+    bench.finish(1, Settlement::Done);
+    bench.finish(2, Settlement::Done);
+    // 3 is at work, 4 is in hand; somebody sets the consumer back to 1.
+    bench.deliver(4, 1);
+    bench.delivered.clear();
+    let back = bench.deliver_as(1, 1, 1, "pin");
+    assert!(back.iter().any(|action| matches!(action, Action::Reset)), "{back:?}");
+    assert!(!back.iter().any(|action| matches!(action, Action::Confirm(_) | Action::Cancel)), "{back:?}");
+    bench.position(bench.flow.questions, 1, 1);
+    assert_eq!(started(&bench.finish(3, Settlement::Done)), [1]);
+    for (seq, run) in (2..=4).zip(4..) {
+        assert!(started(&bench.deliver_as(seq, seq, 1, "pin")).is_empty());
+        assert_eq!(started(&bench.finish(run, Settlement::Done)), [seq]);
+    }
+}
+
+#[test]
+fn a_consumer_that_was_set_forward_leaves_nothing_behind() {
+    let mut bench = Bench::new();
+    bench.deliver(1, 1);
+    bench.position(1, 1, 1);
+    bench.deliver(2, 1);
+    let position = |question, delivered_consumer_seq, ack_pending| {
+        Event::Position(Position {
+            question,
+            delivered_stream_seq: 100,
+            delivered_consumer_seq,
+            ack_floor_stream_seq: 0,
+            ack_pending,
+            pinned: Some("pin".into()),
+        })
+    };
+    for (delivered, pending) in [(2, 2), (0, 0)] {
+        bench.now += MS(1000);
+        bench.step(Event::Tick);
+        let number = bench.newest_pull();
+        bench.step(Event::Status { pull: number, status: PullStatus::Accepted { ended: false }, unused: 0 });
+        let told = bench.step(position(bench.flow.questions, delivered, pending));
+        assert_eq!(told.iter().any(|action| matches!(action, Action::Reset)), delivered == 0, "{told:?}");
+    }
+    assert!(started(&bench.finish(1, Settlement::Done)).is_empty(), "2 was skipped");
 }
 
 #[test]

@@ -18,7 +18,7 @@ impl<T> Flow<T> {
             let bury = self.config.dead_letter_after.is_some_and(|limit| held.deliveries > limit);
             self.runs += 1;
             self.active += 1;
-            self.running.insert(self.runs, Running { lane: id, stream_seq, current: true });
+            self.running.insert(self.runs, Running { lane: id, unsettled: Some(stream_seq) });
             let run = Run { run: self.runs, content };
             if !bury {
                 return Some(run);
@@ -40,25 +40,22 @@ impl<T> Flow<T> {
     }
 
     pub(super) fn settling(&mut self, run: u64) {
-        if let Some(held) =
-            self.running.get(&run).filter(|r| r.current).and_then(|r| self.held.get_mut(&r.stream_seq))
-        {
+        let message = self.running.get(&run).and_then(|running| running.unsettled);
+        if let Some(held) = message.and_then(|stream_seq| self.held.get_mut(&stream_seq)) {
             held.settling = true;
         }
     }
 
+    /// Settles the message of a run, once: a handler that goes on after its nak may see the message delivered again before
+    /// it ends, and what is in hand then is another delivery, whose turn is still to come.
     pub(super) fn settled(&mut self, run: u64, settlement: Settlement) {
-        let Some(running) = self.running.get(&run).filter(|r| r.current) else { return };
-        if self.held.remove(&running.stream_seq).is_none() {
-            return;
-        }
-        let lane = self.lanes.get_mut(&running.lane).expect("a running message keeps its lane");
+        let Some(running) = self.running.get_mut(&run) else { return };
+        let Some(stream_seq) = running.unsettled.take() else { return };
+        self.held.remove(&stream_seq);
+        let lane = self.lanes.entry(running.lane).or_default();
         match settlement {
-            Settlement::Done => lane.finish(running.stream_seq),
-            Settlement::Again => {
-                lane.await_again(running.stream_seq);
-                self.awaited += 1;
-            }
+            Settlement::Done => lane.finish(stream_seq),
+            Settlement::Again => self.awaited += usize::from(lane.await_again(stream_seq)),
         }
     }
 
