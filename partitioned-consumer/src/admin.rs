@@ -145,20 +145,28 @@ pub(crate) async fn list(
     kind: GroupKind,
     stream: &str,
 ) -> Result<Vec<String>, Error> {
+    let keys = keys(context, kind).await?;
+    let of_stream = keys.iter().filter_map(|key| key.split_once('.')).filter(|(s, _)| *s == stream);
+    Ok(of_stream.map(|(_, group)| group.to_owned()).collect())
+}
+
+/// The groups of all streams.
+pub(crate) async fn list_all(context: &jetstream::Context, kind: GroupKind) -> Result<Vec<GroupName>, Error> {
+    let keys = keys(context, kind).await?;
+    let names = keys.iter().filter_map(|key| key.split_once('.'));
+    Ok(names.filter_map(|(stream, group)| GroupName::new(stream, group).ok()).collect())
+}
+
+/// The entries of a bucket, in order.
+async fn keys(context: &jetstream::Context, kind: GroupKind) -> Result<Vec<String>, Error> {
     let Some(store) = bucket(context, kind).await? else { return Ok(Vec::new()) };
     let failed = |error: &dyn std::fmt::Display| {
         ErrorKind::Broker.with(format!("the groups could not be listed: {error}"))
     };
     let keys = store.keys().await.map_err(|error| failed(&error))?;
-    let keys: Vec<String> = keys.try_collect().await.map_err(|error| failed(&error))?;
-    let mut groups: Vec<String> = keys
-        .iter()
-        .filter_map(|key| key.split_once('.'))
-        .filter(|(s, _)| *s == stream)
-        .map(|(_, g)| g.to_owned())
-        .collect();
-    groups.sort();
-    Ok(groups)
+    let mut keys: Vec<String> = keys.try_collect().await.map_err(|error| failed(&error))?;
+    keys.sort();
+    Ok(keys)
 }
 
 /// All consumers of a stream.

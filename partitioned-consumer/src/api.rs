@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use async_nats::HeaderMap;
 use async_nats::jetstream::consumer::{self, IntoConsumerConfig, pull};
 use async_nats::jetstream::{self, response::Response};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind};
 
@@ -144,6 +145,45 @@ pub(crate) async fn stream_info(
     stream: &str,
 ) -> Result<jetstream::stream::Info, ApiError> {
     request(context, format!("STREAM.INFO.{stream}"), &Empty {}).await
+}
+
+/// The headers of a stored message; `None` when it has none.
+pub(crate) async fn message(
+    context: &jetstream::Context,
+    stream: &str,
+    sequence: u64,
+) -> Result<Option<HeaderMap>, Error> {
+    let failed = |error: &dyn std::fmt::Display| {
+        ErrorKind::Broker.with(format!("message {sequence} of stream {stream:?} could not be read: {error}"))
+    };
+    let stream = context.get_stream_no_info(stream).await.map_err(|error| failed(&error))?;
+    let message = stream.get_raw_message(sequence).await.map_err(|error| failed(&error))?;
+    Ok(Some(message.headers).filter(|headers| !headers.is_empty()))
+}
+
+/// Sets a consumer to another place in its stream (ADR-60, server 2.14).
+pub(crate) async fn reset_consumer(
+    context: &jetstream::Context,
+    stream: &str,
+    name: &str,
+    seq: u64,
+) -> Result<(), ApiError> {
+    let body = serde_json::json!({ "seq": seq });
+    request::<_, serde_json::Value>(context, format!("CONSUMER.RESET.{stream}.{name}"), &body)
+        .await
+        .map(|_| ())
+}
+
+/// The streams that store what is published to a subject.
+pub(crate) async fn streams_of(context: &jetstream::Context, subject: &str) -> Result<Vec<String>, ApiError> {
+    #[derive(Deserialize)]
+    struct Names {
+        #[serde(default)]
+        streams: Option<Vec<String>>,
+    }
+    let body = serde_json::json!({ "subject": subject });
+    let names: Names = request(context, "STREAM.NAMES".to_owned(), &body).await?;
+    Ok(names.streams.unwrap_or_default())
 }
 
 /// Who is pinned in the priority group of a consumer.

@@ -204,6 +204,7 @@ impl StaticConfig {
     /// What creating a group also asks for: usable filters that do not overlap, and member names.
     pub(crate) fn check_new(&self) -> Result<(), Error> {
         self.check()?;
+        check_each_once(&self.membership)?;
         self.filters.iter().try_for_each(|f| check_filter_subject(f))?;
         // Members of a mapped group take whole partitions, whatever the filters say.
         if !matches!(self.membership, Membership::Mapped(_)) {
@@ -315,6 +316,7 @@ impl ElasticConfig {
     /// What creating a group also asks for: well-formed filters that do not overlap, and usable member names.
     pub(crate) fn check_new(&self) -> Result<(), Error> {
         self.check()?;
+        check_each_once(&self.membership)?;
         self.filters.iter().try_for_each(|f| check_filter_subject(&f.filter))?;
         let filters = self.filters.iter().map(|f| f.filter.as_str());
         check_apart(filters, "a message that both match would have two keys")?;
@@ -416,6 +418,18 @@ fn check_one_distribution(members: &[String], mappings: &[MemberMapping]) -> Res
     }
     Err(ErrorKind::InvalidConfig
         .with("both members and member_mappings are set: expected at most one of them"))
+}
+
+/// Refuses a name that is given twice: somebody meant two.
+fn check_each_once(membership: &Membership) -> Result<(), Error> {
+    let Membership::Balanced(names) = membership else { return Ok(()) };
+    match names.iter().enumerate().find(|(at, name)| names[..*at].contains(name)) {
+        Some((_, name)) => {
+            Err(ErrorKind::InvalidConfig
+                .with(format!("members: {name:?} is given twice: expected each once")))
+        }
+        None => Ok(()),
+    }
 }
 
 /// Refuses filters of which two match the same subject.

@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{ElasticConfig, Generation, StaticConfig};
+use crate::copied::SourceLoss;
 use crate::engine::{Assign, Channels, Engine, Settings};
 use crate::error::{Error, ErrorKind};
 use crate::flow::PinLoss;
@@ -93,6 +94,8 @@ pub enum Notice {
         /// The message.
         stream_sequence: u64,
     },
+    /// The source stream has dropped messages before they were copied: nobody handles them.
+    SourceDropped(SourceLoss),
     /// Something went wrong that will be tried again.
     Retrying(Arc<Error>),
 }
@@ -118,6 +121,10 @@ impl Notices {
         let Self { group, member, .. } = self;
         match &notice {
             Notice::Retrying(error) => tracing::warn!(%group, %member, %error, "will be tried again"),
+            Notice::SourceDropped(SourceLoss { messages, exact, .. }) => tracing::error!(
+                %group, %member, messages, exact,
+                "the source stream has dropped messages before they were copied: let it keep more"
+            ),
             Notice::ConsumerReset => {
                 tracing::info!(%group, %member, "the consumer was reset: messages come again from there")
             }
@@ -293,8 +300,8 @@ impl Consume {
     /// lost; blocking work belongs on `spawn_blocking` and has to watch [`Message::cancellation`].
     ///
     /// # Errors
-    /// [`ErrorKind::StreamNotFound`], [`ErrorKind::GroupNotFound`], [`ErrorKind::CorruptEntry`], [`ErrorKind::InvalidConfig`];
-    /// for a static group also [`ErrorKind::NotAMember`] and [`ErrorKind::ConsumerMismatch`]. A member of an elastic group waits
+    /// [`ErrorKind::StreamNotFound`], [`ErrorKind::GroupNotFound`], [`ErrorKind::CorruptEntry`], [`ErrorKind::InvalidConfig`]
+    /// (a dead-letter subject that cannot be one, too); for a static group also [`ErrorKind::NotAMember`] and [`ErrorKind::ConsumerMismatch`]. A member of an elastic group waits
     /// until it is added.
     ///
     /// # Cancel safety
@@ -361,6 +368,15 @@ impl Consume {
         let group = self.read_group().await?;
         self.check_start(&group).await?;
         self.settings.own_dead_letter = self.settings.dead_letter.is_some();
+        if let Some(DeadLetter { subject, .. }) = &self.settings.dead_letter {
+            let group = crate::Group {
+                context: self.context.clone(),
+                api_prefix: self.settings.api_prefix.clone(),
+                kind: self.settings.kind,
+                name: self.settings.name.clone(),
+            };
+            crate::dead_letter::check_own(&group, subject).await?;
+        }
         if !self.settings.own_dead_letter {
             let shared = settings::read(&self.context, group.kind(), &self.settings.name).await?;
             self.settings.dead_letter = shared.dead_letter();
@@ -420,6 +436,7 @@ impl Consume {
         tokio::spawn(crate::watch::follow(self.context.clone(), settings::BUCKET, shared, settings_sender));
         let notices = Notices::new(&self.settings.name, &self.settings.member);
         let (state_sender, state) = watch::channel(MemberState::Waiting);
+        let (loss_sender, source_loss) = watch::channel(SourceLoss::default());
         let stop = CancellationToken::new();
         let work = Work::new(self.context.client(), self.settings.flow());
         let channels = Channels {
@@ -428,11 +445,12 @@ impl Consume {
             settings,
             state: state_sender,
             notices: notices.clone(),
+            source_loss: loss_sender,
             stop: stop.clone(),
         };
         let follow = Follow { group, member: self.settings.member.clone() };
         let engine = Engine::new(self.settings, self.context, follow, channels);
-        (Consuming { notices, state, stop, task: Some(tokio::spawn(engine.run())) }, work)
+        (Consuming { notices, state, source_loss, stop, task: Some(tokio::spawn(engine.run())) }, work)
     }
 }
 
@@ -441,6 +459,7 @@ impl Consume {
 pub struct Consuming {
     pub(crate) notices: Notices,
     state: watch::Receiver<MemberState>,
+    source_loss: watch::Receiver<SourceLoss>,
     stop: CancellationToken,
     task: Option<JoinHandle<Result<End, Error>>>,
 }
@@ -481,6 +500,12 @@ impl Consuming {
     /// What the member is doing now, and its changes.
     pub fn state(&self) -> watch::Receiver<MemberState> {
         self.state.clone()
+    }
+
+    /// What the source stream of an elastic group dropped before it was copied, for metrics: as of the last look, which a
+    /// pinned instance takes every few seconds.
+    pub fn source_loss(&self) -> watch::Receiver<SourceLoss> {
+        self.source_loss.clone()
     }
 
     /// What happens to the member from now on; a reader that is 256 notices behind misses the oldest.

@@ -6,19 +6,23 @@ use serde::Serialize;
 use crate::admin;
 use crate::api::{self, code};
 use crate::config::{ElasticConfig, Generation, Membership};
+use crate::copied::{self, SourceLoss};
+use crate::dead_letter;
 use crate::elastic_group::{ElasticGroup, partitions_of_stream};
 use crate::error::Error;
 use crate::filter::filters_overlap;
 use crate::inspect::{base, consumers_or_none};
 use crate::name::GroupName;
 use crate::plan::GroupKind;
-use crate::static_group::StaticGroup;
+use crate::static_group::{StaticGroup, StreamPartitions, no_partitions};
 
 /// Something that is wrong with a group.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
     /// A short name for scripts: `uncovered`, `orphan`, `partitions-mismatch`, `overlapping-filters`, `old-generation`,
-    /// `unmatched-filter`, `no-instance`, `surplus-member`, `stream-missing`, `paused`, `repartition-unfinished`.
+    /// `unmatched-filter`, `no-instance`, `surplus-member`, `stream-missing`, `paused`, `repartition-unfinished`,
+    /// `copying-stopped`, `source-dropped`, `source-keeps-little`, `no-partitions`, `dead-letter-subject`,
+    /// `dead-letter-loop`, `dead-letter-unstored`.
     pub code: &'static str,
     /// What it is, and what to do.
     pub text: String,
@@ -37,20 +41,20 @@ impl StaticGroup {
         old_generation(config.generation, &mut findings);
         overlaps(config.filters.iter().map(String::as_str), &mut findings);
         let stream = admin::check_stream(&self.context, self.name().stream()).await?;
-        let transform =
-            stream.config.subject_transform.map(|t| t.destination).unwrap_or_default().to_ascii_lowercase();
-        let written = transform
-            .strip_prefix("{{partition(")
-            .and_then(|rest| rest.split([',', ')']).next()?.parse::<u32>().ok());
-        if let Some(written) = written.filter(|w| *w != config.partitions) {
-            findings.push(Finding {
+        match StreamPartitions::of(&stream.config) {
+            StreamPartitions::Written(written) if written != config.partitions => findings.push(Finding {
                 code: "partitions-mismatch",
                 text: format!(
                     "the stream writes {written} partitions, the group has {}: some are never handled or always empty",
                     config.partitions
                 ),
-            });
+            }),
+            StreamPartitions::Impossible => {
+                findings.push(Finding { code: "no-partitions", text: no_partitions(self.name().stream()) });
+            }
+            StreamPartitions::Written(_) | StreamPartitions::Unknown => {}
         }
+        findings.extend(dead_letter::doctor(self).await?);
         Ok(findings)
     }
 }
@@ -94,6 +98,17 @@ impl ElasticGroup {
                 ),
             });
         }
+        if queue.config.sources.as_ref().is_none_or(Vec::is_empty) {
+            findings.push(Finding {
+                code: "copying-stopped",
+                text: format!(
+                    "stream {:?} copies from nowhere: a reset or a repartition was cut off, give the same command again",
+                    name.work_queue()
+                ),
+            });
+        }
+        self.find_losses(&mut findings).await?;
+        findings.extend(dead_letter::doctor(self).await?);
         if self.settings().await?.repartition.is_some() {
             findings.push(Finding {
                 code: "repartition-unfinished",
@@ -101,6 +116,38 @@ impl ElasticGroup {
             });
         }
         Ok(findings)
+    }
+}
+
+impl ElasticGroup {
+    /// What the source stream dropped, and whether it will again.
+    async fn find_losses(&self, findings: &mut Vec<Finding>) -> Result<(), Error> {
+        let (context, name) = (&self.context, self.name());
+        let Some(look) = copied::look(context, name, None).await? else { return Ok(()) };
+        let account = copied::read(context, name, &look).await?;
+        let SourceLoss { messages, exact, largest_lag_messages } = account.loss();
+        if messages > 0 {
+            findings.push(Finding {
+                code: "source-dropped",
+                text: format!(
+                    "stream {:?} dropped {}{messages} messages before they were copied, and nobody handles them: let it \
+                     keep more, or the group copy faster",
+                    name.stream(),
+                    if exact { "" } else { "about " },
+                ),
+            });
+        }
+        if let Some(kept) = account.keeps_too_few(&look) {
+            findings.push(Finding {
+                code: "source-keeps-little",
+                text: format!(
+                    "the group was {largest_lag_messages} messages behind with copying once, and stream {:?} keeps \
+                     {kept}: the next such lag loses messages",
+                    name.stream()
+                ),
+            });
+        }
+        Ok(())
     }
 }
 

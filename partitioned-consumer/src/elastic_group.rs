@@ -7,6 +7,7 @@ use async_nats::jetstream::{self, stream};
 use crate::admin::{self, Written};
 use crate::api::{self, code};
 use crate::config::{Document, ElasticConfig, Generation, MemberMapping, Membership};
+use crate::copied::{self, Account, Look, SourceLoss};
 use crate::error::{Error, ErrorKind};
 use crate::filter::transforms;
 use crate::group::Group;
@@ -93,7 +94,13 @@ impl ElasticGroup {
         let made =
             api::request::<_, stream::Info>(&self.context, format!("STREAM.CREATE.{}", wanted.name), &wanted)
                 .await;
-        let Err(error) = made else { return Ok(()) };
+        let error = match made {
+            Ok(queue) => {
+                self.begin_account(&source, &queue).await;
+                return Ok(());
+            }
+            Err(error) => error,
+        };
         if matches!(written, Written::Present(_)) {
             return self.check_work_queue(config).await;
         }
@@ -107,6 +114,44 @@ impl ElasticGroup {
             )),
             _ => error.into_error("the work-queue stream could not be created"),
         })
+    }
+
+    /// Notes that copying begins with what the source stream held when the work queue was made.
+    async fn begin_account(&self, source: &stream::Info, queue: &stream::Info) {
+        // Asked again after another has created it, the queue has copies, and they have been counted from the first on.
+        if queue.state.last_sequence > 0 {
+            return;
+        }
+        let look = Look::new(source, queue, None);
+        let begun = async {
+            let store = settings::open(&self.context, &self.name).await?;
+            let beginning = Account::beginning(&look, source.state.first_sequence);
+            copied::write(&store, &self.name, |account| *account = beginning).await
+        };
+        if let Err(error) = begun.await {
+            tracing::debug!(%error, "what is lost is counted from the first look of a member on");
+        }
+    }
+
+    /// Why the source stream may drop messages before they are copied; `None` where it has no limit that makes it.
+    ///
+    /// Such a message is never handled. It takes a group that is behind with copying by more than the stream keeps, which a
+    /// limit of the work queue or a broker at its limits makes likely.
+    ///
+    /// # Errors
+    /// [`ErrorKind::StreamNotFound`], [`ErrorKind::Broker`], [`ErrorKind::Timeout`].
+    pub async fn source_may_drop(&self) -> Result<Option<String>, Error> {
+        let source = admin::check_stream(&self.context, self.name.stream()).await?;
+        Ok(copied::may_drop(&source.config))
+    }
+
+    /// What the source stream dropped before it was copied, as it stands now; `None` when either stream is missing.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Broker`], [`ErrorKind::Timeout`].
+    pub async fn source_loss(&self) -> Result<Option<SourceLoss>, Error> {
+        let Some(look) = copied::look(&self.context, &self.name, None).await? else { return Ok(None) };
+        Ok(Some(copied::read(&self.context, &self.name, &look).await?.loss()))
     }
 
     /// Checks that the work-queue stream copies what the configuration says.
@@ -144,6 +189,7 @@ impl ElasticGroup {
             Err(error) if error.code() == Some(code::STREAM_NOT_FOUND) => {}
             Err(error) => return Err(error.into_error("the work-queue stream could not be deleted")),
         }
+        copied::delete(&self.context, &self.name).await?;
         settings::delete(&self.context, KIND, &self.name).await
     }
 

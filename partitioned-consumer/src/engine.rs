@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Generation;
 use crate::consume::{DeadLetter, MemberState, Notice, Notices, OrderBy};
+use crate::copied::{Copied, SourceLoss};
 use crate::error::{Error, ErrorKind};
 use crate::flow::{self, FlowConfig, Position, Pull};
 use crate::lifecycle::{self, End, Lifecycle, LifecycleConfig, Report};
@@ -73,6 +74,8 @@ pub(crate) struct Channels {
     pub(crate) settings: mpsc::Receiver<News>,
     pub(crate) state: watch::Sender<MemberState>,
     pub(crate) notices: Notices,
+    /// What the group lost before it was copied, as of the last look.
+    pub(crate) source_loss: watch::Sender<SourceLoss>,
     pub(crate) stop: CancellationToken,
 }
 
@@ -102,10 +105,16 @@ pub(crate) struct Engine<A> {
     made_at: Option<DateTime>,
     /// The pin of the last message, so that every message of it shares one.
     pin: Arc<str>,
+    /// The newest copy that came in since the last look at the source stream, where one is wanted (elastic).
+    copied: Option<Copied>,
+    next_look: Duration,
+    looking: bool,
 }
 
 /// How often the connection is looked at, whatever else happens.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How often a pinned instance compares the source stream with what was copied.
+const COMPARE_EVERY_MS: u64 = 5_000;
 
 impl<A: Assign> Engine<A> {
     pub(crate) fn new(
@@ -139,6 +148,9 @@ impl<A: Assign> Engine<A> {
             paused: false,
             made_at: None,
             pin: Arc::default(),
+            copied: None,
+            next_look: Duration::ZERO,
+            looking: false,
         }
     }
 
@@ -201,6 +213,14 @@ impl<A: Assign> Engine<A> {
     fn tick(&mut self) {
         self.flow_step(flow::Event::Tick);
         self.life_step(lifecycle::Event::Tick);
+        let now = self.work.now();
+        let elastic = self.settings.kind == GroupKind::Elastic;
+        if elastic && !self.looking && now >= self.next_look && self.work.is_pinned() {
+            // Members of a group look at different times, and what one has counted the next need not.
+            let spread = COMPARE_EVERY_MS + fastrand::u64(0..COMPARE_EVERY_MS / 2);
+            self.next_look = now + Duration::from_millis(spread);
+            self.look_at_source();
+        }
     }
 
     fn closed(&mut self) {

@@ -120,6 +120,20 @@ pub fn subject_matches(filter: &str, subject: &str) -> bool {
     }
 }
 
+/// Whether a filter takes each subject that another one takes.
+pub(crate) fn takes_all_of(filter: &str, other: &str) -> bool {
+    let (mut wide, mut narrow) = (filter.split('.'), other.split('.'));
+    loop {
+        match (wide.next(), narrow.next()) {
+            (Some(">"), Some(_)) | (None, None) => return true,
+            (_, Some(">")) => return false,
+            (Some("*"), Some(_)) => {}
+            (Some(a), Some(b)) if a == b => {}
+            _ => return false,
+        }
+    }
+}
+
 /// Whether some subject matches both filters: a message there would be copied, or refused, twice.
 pub fn filters_overlap(one: &str, other: &str) -> bool {
     let (mut a, mut b) = (one.split('.'), other.split('.'));
@@ -177,6 +191,17 @@ mod tests {
         assert_eq!(faults("foo.*", &[2]).len(), 1);
         assert_eq!(faults("foo.*.*", &[1, 1]).len(), 1);
         assert!(!faults("foo.*", &[1, 2]).is_empty());
+    }
+
+    #[test]
+    fn a_filter_takes_all_of_what_is_narrower() {
+        for (wide, narrow) in [(">", "a.>"), ("a.*", "a.b"), ("a.*", "a.*"), ("a.>", "a.*.c"), ("*.>", "a.b")]
+        {
+            assert!(takes_all_of(wide, narrow), "{wide} {narrow}");
+        }
+        for (wide, narrow) in [("a.*", "a.>"), ("a.b", "a.*"), ("*.>", ">"), ("a.*", "a.b.c"), ("a.>", "a")] {
+            assert!(!takes_all_of(wide, narrow), "{wide} {narrow}");
+        }
     }
 
     #[test]

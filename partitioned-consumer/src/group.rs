@@ -42,6 +42,14 @@ impl Group {
         self
     }
 
+    /// The groups of one kind on all streams, in order of their names. Entries that are not named like a group are left out.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Broker`](crate::ErrorKind::Broker), [`ErrorKind::Timeout`](crate::ErrorKind::Timeout).
+    pub async fn list_all(context: &jetstream::Context, kind: GroupKind) -> Result<Vec<GroupName>, Error> {
+        admin::list_all(context, kind).await
+    }
+
     /// The stream and the group.
     pub fn name(&self) -> &GroupName {
         &self.name

@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::admin;
 use crate::api;
 use crate::config::{ElasticConfig, Generation, MemberMapping, Membership, StaticConfig};
+use crate::copied::SourceLoss;
 use crate::elastic_group::ElasticGroup;
 use crate::error::{Error, ErrorKind};
 use crate::filter::{PartitioningFilter, subject_matches};
@@ -46,6 +47,8 @@ pub struct GroupReport {
     pub settings: GroupSettings,
     /// Messages of the source stream that were not copied yet (elastic).
     pub uncopied_messages: Option<u64>,
+    /// What the source stream dropped before it was copied (elastic).
+    pub source_loss: Option<SourceLoss>,
     /// Each member, in the order of the configuration.
     pub members: Vec<MemberReport>,
     /// Each partition.
@@ -159,6 +162,7 @@ impl ElasticGroup {
         let queue = name.work_queue();
         report.uncopied_messages =
             api::stream_info(&self.context, &queue).await.ok().map(|i| i.sources.iter().map(|s| s.lag).sum());
+        report.source_loss = self.source_loss().await?;
         count_all(&self.context, &queue, &mut report, |_, _| true).await?;
         add_newest(&self.context, &queue, &mut report).await?;
         report.add_up_absent_members();
@@ -203,6 +207,7 @@ pub(crate) async fn base(
         mappings: if let Membership::Mapped(mappings) = membership { mappings.clone() } else { Vec::new() },
         settings: settings::read(context, kind, name).await?,
         uncopied_messages: None,
+        source_loss: None,
         members: members.collect(),
         by_partition: owners
             .map(|(owner, partition)| PartitionReport {
@@ -249,27 +254,41 @@ async fn count_all(
 }
 
 /// Counts a stream's messages from a sequence on, by a consumer that is deleted again.
-async fn count_from(
+pub(crate) async fn count_from(
     context: &jetstream::Context,
     stream: &str,
     filter_subjects: Vec<String>,
     from: u64,
 ) -> Result<u64, Error> {
-    let config = pull::Config {
+    let from = consumer::DeliverPolicy::ByStartSequence { start_sequence: from.max(1) };
+    let config = passing(from, filter_subjects);
+    let info = passing_consumer(context, stream, &config).await;
+    Ok(info.map_err(|error| error.into_error("the partition could not be counted"))?.num_pending)
+}
+
+pub(crate) fn passing(deliver_policy: consumer::DeliverPolicy, filter_subjects: Vec<String>) -> pull::Config {
+    pull::Config {
         name: Some(format!("count-{:016x}", fastrand::u64(..))),
-        deliver_policy: consumer::DeliverPolicy::ByStartSequence { start_sequence: from },
+        deliver_policy,
         ack_policy: consumer::AckPolicy::None,
         filter_subjects,
         inactive_threshold: std::time::Duration::from_secs(5),
         memory_storage: true,
         ..Default::default()
-    };
+    }
+}
+
+/// What the broker says of a consumer that is made for that alone, and deleted again.
+pub(crate) async fn passing_consumer(
+    context: &jetstream::Context,
+    stream: &str,
+    config: &pull::Config,
+) -> Result<consumer::Info, api::ApiError> {
     let consumer = config.name.clone().unwrap_or_default();
-    let info = api::create_consumer(context, stream, &consumer, &config).await;
-    let info = info.map_err(|error| error.into_error("the partition could not be counted"))?;
+    let info = api::create_consumer(context, stream, &consumer, config).await?;
     // It would go by itself after five seconds.
     drop(api::delete_consumer(context, stream, &consumer).await);
-    Ok(info.num_pending)
+    Ok(info)
 }
 
 async fn add_newest(

@@ -224,13 +224,14 @@ impl ElasticGroup {
         })
     }
 
-    async fn stop_copying(&self) -> Result<(), Error> {
+    pub(crate) async fn stop_copying(&self) -> Result<(), Error> {
         let mut config = admin::check_stream(&self.context, &self.name.work_queue()).await?.config;
         config.sources = None;
         self.update_work_queue(&config).await
     }
 
-    async fn copy_again(&self, cut: u64) -> Result<(), Error> {
+    /// Copies from behind `cut` on.
+    pub(crate) async fn copy_again(&self, cut: u64) -> Result<(), Error> {
         let source = admin::check_stream(&self.context, self.name.stream()).await?.config;
         let mut config = work_queue(&self.name, &source, &self.config().await?);
         for source in config.sources.iter_mut().flatten() {

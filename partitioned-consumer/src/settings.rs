@@ -104,7 +104,7 @@ pub(crate) async fn delete(
 }
 
 /// The bucket, made where there is none as safe as the group's stream.
-async fn open(context: &jetstream::Context, name: &GroupName) -> Result<kv::Store, Error> {
+pub(crate) async fn open(context: &jetstream::Context, name: &GroupName) -> Result<kv::Store, Error> {
     let replicas = crate::api::replicas_of(context, name.stream()).await;
     let opened = natsway_stores::open_or_make(context, catalogue::group_settings(replicas)).await;
     opened

@@ -2,7 +2,7 @@
 
 use std::ops::Deref;
 
-use async_nats::jetstream;
+use async_nats::jetstream::{self, stream};
 
 use crate::admin::{self, Written};
 use crate::api;
@@ -13,6 +13,44 @@ use crate::plan::GroupKind;
 use crate::settings;
 
 const KIND: GroupKind = GroupKind::Static;
+
+/// Which partitions a stream's subjects begin with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StreamPartitions {
+    /// The stream itself writes so many.
+    Written(u32),
+    /// Publishers, or another stream, may write them.
+    Unknown,
+    /// No subject can begin with a number, so no member would ever get a message.
+    Impossible,
+}
+
+impl StreamPartitions {
+    pub(crate) fn of(config: &stream::Config) -> Self {
+        if let Some(transform) = &config.subject_transform {
+            let destination = transform.destination.to_ascii_lowercase();
+            let written = destination.strip_prefix("{{partition(");
+            let written = written.and_then(|rest| rest.split([',', ')']).next()?.parse().ok());
+            return written.map_or(Self::Unknown, Self::Written);
+        }
+        let may_begin = |subject: &String| {
+            let first = subject.split('.').next().unwrap_or_default();
+            matches!(first, "*" | ">") || first.parse::<u32>().is_ok()
+        };
+        let copies = config.sources.is_some() || config.mirror.is_some();
+        if copies || config.subjects.is_empty() || config.subjects.iter().any(may_begin) {
+            return Self::Unknown;
+        }
+        Self::Impossible
+    }
+}
+
+pub(crate) fn no_partitions(stream: &str) -> String {
+    format!(
+        "no subject of stream {stream:?} begins with a partition: give it a subject transform such as \
+         {{{{partition(10,1)}}}}.orders.{{{{wildcard(1)}}}}, or make an elastic group"
+    )
+}
 
 /// A group with a fixed membership, on a stream whose subjects begin with the partition.
 ///
@@ -78,18 +116,38 @@ impl StaticGroup {
     /// Creates the group; one that exists with the same configuration is fine.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidConfig`], [`ErrorKind::InvalidName`], [`ErrorKind::StreamNotFound`], [`ErrorKind::GroupExists`],
-    /// and [`ErrorKind::NameCollision`] where a consumer would have the name of another group's (`a` with member `b-c`,
+    /// [`ErrorKind::InvalidConfig`] (a stream without partitions, or with more, too), [`ErrorKind::InvalidName`],
+    /// [`ErrorKind::StreamNotFound`], [`ErrorKind::GroupExists`], and [`ErrorKind::NameCollision`] where a consumer would have the name of another group's (`a` with member `b-c`,
     /// and `a-b` with member `c`).
     pub async fn create(&self, config: &StaticConfig) -> Result<(), Error> {
         config.check_new()?;
         let info = admin::check_stream(&self.context, self.name.stream()).await?;
         self.check_collisions(config).await?;
         let store = admin::bucket_or_new(&self.context, KIND, info.config.num_replicas).await?;
+        // One that is there already is what it is; the doctor tells.
+        if admin::entry(&store, &self.name).await.is_err() {
+            self.check_partitions(config, &info.config)?;
+        }
         match admin::write_new(&store, &self.name, config.to_json()).await? {
             Written::New => Ok(()),
             Written::Present(json) if StaticConfig::from_json(&json)? == *config => Ok(()),
             Written::Present(_) => Err(admin::exists_differently(&self.name)),
+        }
+    }
+
+    fn check_partitions(&self, config: &StaticConfig, stream: &stream::Config) -> Result<(), Error> {
+        match StreamPartitions::of(stream) {
+            StreamPartitions::Impossible => {
+                Err(ErrorKind::InvalidConfig.with(no_partitions(self.name.stream())))
+            }
+            StreamPartitions::Written(written) if written > config.partitions => {
+                Err(ErrorKind::InvalidConfig.with(format!(
+                    "partitions {}: stream {:?} writes {written}, and nobody would handle the rest",
+                    config.partitions,
+                    self.name.stream()
+                )))
+            }
+            StreamPartitions::Written(_) | StreamPartitions::Unknown => Ok(()),
         }
     }
 

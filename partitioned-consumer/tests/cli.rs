@@ -131,6 +131,7 @@ async fn every_other_command_does_what_it_says() {
     cg(&broker, "elastic pause foo g");
     assert_eq!(json(&broker, "elastic info foo g")["settings"]["paused"], true);
     cg(&broker, "elastic resume foo g");
+    cg(&broker, "elastic setup dead");
     cg(&broker, "elastic dead-letter foo g dead.g --after 3");
     assert_eq!(json(&broker, "elastic info foo g")["settings"]["dead_letter_after"], 3);
     let typed = run(&broker, "elastic prompt", "ls foo\nprocessing-time 5ms\nstatic\nls foo\nbad\nexit\n");
@@ -172,7 +173,7 @@ fn exit_codes_tell_a_mistake_from_a_failure() {
     for mistake in [
         &["--nats-url", "http://x y", "elastic", "ls", "foo"][..],
         &["--nats-url", "nats://127.0.0.1:1", "--nats-user", "ann", "elastic", "ls", "foo"],
-        &["elastic", "ls"],
+        &["elastic", "info"],
         &["bogus"],
     ] {
         assert_eq!(code(mistake), Some(2), "{mistake:?}");
@@ -272,4 +273,146 @@ async fn the_nats_command_line_takes_cg_as_a_plug_in() {
     assert!(nats(&format!("{here} cg elastic add foo g m1 m2")).contains("[m1 m2]"));
     assert!(nats(&format!("{here} cg elastic list foo --json")).contains("\"g\""));
     nats(&format!("{here} cg elastic rm foo g -f"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mistake_is_told_from_a_failure_by_every_command() {
+    let (broker, _context) = broker().await;
+    cg(&broker, "elastic setup foo");
+    cg(&broker, "static setup bar");
+    cg(&broker, "elastic create foo g 4 --filter foo.* --wildcards 1");
+    let said = |line: &str| {
+        let output = run(&broker, line, "");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    for (mistake, reason) in [
+        ("elastic create foo h 4", "nobody is there to ask: give --filter"),
+        ("elastic create foo h 4 --filter foo.*", "nobody is there to ask: give --wildcards"),
+        ("elastic create foo h 4 --filter foo.* --wildcards x", "wildcard index \"x\""),
+        ("elastic create foo h 4 --wildcards 1", "expected at most one each"),
+        ("elastic create foo h 0 --filter foo.* --wildcards 1", "max_members 0"),
+        ("elastic create foo a.b 4 --filter foo.* --wildcards 1", "group name"),
+        ("elastic create-mapping foo g m1", "expected member:0,1,2"),
+        ("elastic create-mapping foo g m1:0,1", "nobody has partition 2, 3"),
+        ("elastic add foo g a.b", "member name"),
+        ("elastic consume foo g m1 --ack-wait 0s", "above zero"),
+        ("elastic dead-letter foo g foo.dead", "takes its own dead letters"),
+        ("elastic dead-letter foo g dead.foo", "no stream stores"),
+        ("elastic dead-letter foo g dead.*", "without wildcards"),
+        ("elastic reset foo g", "--to-seq"),
+        ("elastic reset foo g --to-seq 1 --to-new", "cannot be used"),
+        ("elastic reset foo g --to-seq 9", "has come to 0"),
+        ("static create balanced bar h 10", "no member given"),
+        ("static create balanced bar h 10 m1 m2 m1", "\"m1\" is given twice"),
+        ("static create balanced foo h 10 m1", "begins with a partition"),
+        ("static create mapped bar h 2 m1:0,x", "expected member:0,1,2"),
+    ] {
+        let (code, text) = said(mistake);
+        assert!(code == Some(2) && text.contains(reason), "{mistake}: {code:?} {text}");
+    }
+    for failure in [
+        "elastic info foo none",
+        "elastic create none h 4 --filter foo.* --wildcards 1",
+        "static rm bar none -f",
+    ] {
+        assert_eq!(said(failure).0, Some(1), "{failure}");
+    }
+    assert_eq!(
+        cg(&broker, "elastic ls foo"),
+        "elastic consumer groups: [g]\n",
+        "nothing was made by mistake"
+    );
+    // Everything can be asked for without anybody there.
+    let mut command = Command::new(CG);
+    command.args(["elastic", "create", "foo", "all", "2", "--filter", ">", "--wildcards", ""]);
+    let created = command.env("NATS_URL", broker.url()).stdin(Stdio::null()).output().unwrap();
+    assert!(created.status.success(), "{created:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn groups_of_all_streams_are_listed() {
+    let (broker, _context) = broker().await;
+    for stream in ["foo", "bar"] {
+        cg(&broker, &format!("elastic setup {stream}"));
+        cg(&broker, &format!("elastic create {stream} g 4 --filter {stream}.* --wildcards 1"));
+    }
+    assert_eq!(cg(&broker, "elastic ls"), "elastic consumer groups: [bar/g foo/g]\n");
+    assert_eq!(cg(&broker, "static ls"), "static consumer groups: []\n");
+    assert_eq!(
+        json(&broker, "elastic ls")["groups"][1],
+        serde_json::json!({ "stream": "foo", "group": "g" })
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reset_says_first_what_it_would_do() {
+    let (broker, _context) = broker().await;
+    cg(&broker, "static setup foo");
+    cg(&broker, "static create balanced foo g 10 m1");
+    cg(&broker, "traffic foo --every 1us --count 30");
+    let none = cg(&broker, "static reset foo g --to-seq 1 --dry-run");
+    assert!(none.contains("no member has a consumer"), "{none}");
+    let mut member = consumer(&broker, "static consume foo g m1 --sleep 1ms");
+    eventually(SOON, async || seen(&member) == 30).await;
+    let dry = cg(&broker, "static reset foo g --to-time 1h --dry-run");
+    let expected = "the group would go on with sequence 1; messages from there: 30\n\
+                    member m1: acknowledged up to 30; handled again: 30, passed over: 0\n";
+    assert_eq!(dry, expected);
+    let report = json(&broker, "static reset foo g --to-seq 21");
+    assert_eq!(report["members"][0]["again_messages"], 10, "{report}");
+    eventually(SOON, async || seen(&member) == 40).await;
+    member.terminate();
+    assert!(member.wait_exit(SOON).await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_that_may_lose_messages_is_told_at_the_creation() {
+    let (broker, context) = broker().await;
+    let config = async_nats::jetstream::stream::Config {
+        name: "foo".into(),
+        subjects: vec!["foo.*".into()],
+        max_messages: 20,
+        ..Default::default()
+    };
+    context.create_stream(config).await.unwrap();
+    let created =
+        run(&broker, "elastic create foo g 4 --filter foo.* --wildcards 1 --max-buffered-msgs 5", "");
+    let said = String::from_utf8_lossy(&created.stderr).into_owned();
+    assert!(created.status.success() && said.contains("stream foo keeps 20 messages"), "{said}");
+    // Copying begins a moment after the creation.
+    cg(&broker, "traffic foo --every 1us --count 5");
+    eventually(SOON, async || {
+        let copied: u64 = json(&broker, "elastic info foo g")["by_partition"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|partition| partition["lag_messages"].as_u64().unwrap())
+            .sum();
+        if copied == 5 { Ok(()) } else { Err(copied) }
+    })
+    .await;
+    cg(&broker, "traffic foo --every 1us --count 100");
+    let info = eventually(SOON, async || {
+        let info = cg(&broker, "elastic info foo g");
+        if info.contains("LOST: 80 messages") { Ok(info) } else { Err(info) }
+    })
+    .await;
+    assert!(info.contains("dropped by the stream before they were copied"), "{info}");
+    let doctor = run(&broker, "elastic doctor foo g", "");
+    assert_eq!(doctor.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&doctor.stdout).contains("source-dropped"), "{doctor:?}");
+    assert_eq!(json(&broker, "elastic info foo g")["source_loss"]["messages"], 80);
+}
+
+#[test]
+fn shells_get_their_completion_without_a_broker() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let output = Command::new(CG)
+            .args(["completions", shell])
+            .env("NATS_URL", "nats://127.0.0.1:1")
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success() && text.contains("dead-letter"), "{shell}");
+    }
 }

@@ -11,7 +11,7 @@ use futures_util::{FutureExt, StreamExt};
 use natsway_partitioned_consumer::{
     ElasticConfig, ElasticGroup, End, ErrorKind, Membership, OrderBy, StaticConfig, StaticGroup,
 };
-use natsway_testkit::eventually;
+use natsway_testkit::{Broker, eventually};
 use support::{Ledger, SOON, broker, handler, handles, number, partitioned_stream, publish, stream};
 use tokio::time::timeout;
 
@@ -240,6 +240,29 @@ async fn a_handler_may_go_on_after_it_has_refused_its_message() {
         .chain([(6, 1)])
         .collect();
     assert_eq!(*runs.lock().unwrap(), order);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn acknowledgements_go_where_either_form_of_their_subject_says() {
+    // The form with domain and account hash (ADR-15), which a server from 2.14 on uses when it is told to.
+    for (lines, tokens) in [("", 9), ("feature_flags { js_ack_fc_v2: true }", 11)] {
+        let broker = Broker::builder().jetstream().config_lines(lines).start().await;
+        let context = async_nats::jetstream::new(broker.connect().await);
+        let group = group(&context, 2).await;
+        publish(&context, 4, 1, 3).await;
+        let (mut messages, consuming) =
+            group.consume("m1").template(template()).concurrency(2).messages().await.unwrap();
+        for _ in 0..12 {
+            let message = timeout(SOON, messages.next()).await.unwrap().unwrap();
+            let reply: Vec<&str> = message.reply().split('.').collect();
+            assert!(message.reply().starts_with("$JS.ACK.") && reply.len() == tokens, "{}", message.reply());
+            assert_eq!(message.deliveries(), 1);
+            assert!(message.stream_sequence() <= 12 && message.stored_at_unix_ns() > 0);
+            message.double_ack().await.unwrap();
+        }
+        everything_is_settled(&context).await;
+        consuming.stopped().await.unwrap();
+    }
 }
 
 /// What a handler may hold: it panics when it is dropped.

@@ -7,7 +7,8 @@ use std::time::Duration;
 use async_nats::jetstream::consumer::pull;
 use async_nats::jetstream::{Context, stream as js};
 use natsway_partitioned_consumer::{
-    ElasticConfig, ElasticGroup, ErrorKind, Finding, Membership, StaticConfig, StaticGroup,
+    DeadLetter, ElasticConfig, ElasticGroup, ErrorKind, Finding, MemberMapping, Membership, Notice, ResetTo,
+    StaticConfig, StaticGroup,
 };
 use natsway_testkit::eventually;
 use support::{Ledger, SOON, broker, handler, handles, partitioned_stream, publish, stream};
@@ -196,4 +197,251 @@ async fn a_repartition_that_was_cut_off_anywhere_is_finished_by_the_next() {
     assert!(!codes(&group.doctor().await.unwrap()).contains(&"repartition-unfinished"));
     members.iter().for_each(tokio::task::JoinHandle::abort);
     ledger.check_exactly_once();
+}
+
+#[expect(clippy::unwrap_used, reason = "set-up of tests")]
+async fn bounded_stream(context: &Context, keeps: i64) {
+    let config = js::Config {
+        name: "S".into(),
+        subjects: vec!["foo.*".into()],
+        max_messages: keeps,
+        ..Default::default()
+    };
+    context.create_stream(config).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_source_dropped_before_it_was_copied_is_counted_and_told() {
+    let (_broker, context) = broker().await;
+    bounded_stream(&context, 100).await;
+    let group = ElasticGroup::new(context.clone(), "S", "g").unwrap();
+    group.create(&ElasticConfig::new(2).filter("foo.*", [1]).max_buffered_messages(50)).await.unwrap();
+    let risk = group.source_may_drop().await.unwrap();
+    assert_eq!(risk.as_deref(), Some("keeps 100 messages"));
+    group.add_members(["m1"]).await.unwrap();
+    assert_eq!(group.source_loss().await.unwrap().unwrap().messages, 0);
+    // Nobody is at work, so the work queue takes 50 and the source keeps 100 of the rest.
+    publish(&context, 5, 1, 10).await;
+    eventually(SOON, async || {
+        let waits = group.report().await.unwrap().by_partition.iter().map(|p| p.lag_messages).sum::<u64>();
+        if waits == 50 { Ok(()) } else { Err(waits) }
+    })
+    .await;
+    publish(&context, 5, 11, 190).await;
+    let lost = eventually(SOON, async || {
+        let loss = group.source_loss().await.unwrap().unwrap();
+        if loss.messages >= 850 { Ok(loss) } else { Err(format!("{loss:?}")) }
+    })
+    .await;
+    assert_eq!((lost.messages, lost.exact, lost.largest_lag_messages), (850, true, 950));
+    let findings = group.doctor().await.unwrap();
+    assert_eq!(codes(&findings), ["no-instance", "source-dropped", "source-keeps-little"], "{findings:?}");
+    assert!(findings[1].text.contains("dropped 850 messages"), "{findings:?}");
+
+    let ledger = Ledger::default();
+    let member = group.consume("m1").template(pull::Config { max_ack_pending: 100, ..Default::default() });
+    let member = member.handle(handler(&ledger, "m1", Duration::ZERO)).await.unwrap();
+    let (mut notices, told) = (member.notices(), member.source_loss());
+    handles(&ledger, 150).await;
+    eventually(SOON, async || if told.borrow().messages == 850 { Ok(()) } else { Err("not told yet") }).await;
+    let mut seen = Vec::new();
+    while let Ok(notice) = notices.try_recv() {
+        seen.push(notice);
+    }
+    assert!(
+        seen.iter().any(|n| matches!(n, Notice::SourceDropped(loss) if loss.messages == 850)),
+        "{seen:?}"
+    );
+    // Those that are copied from now on are all there, and those that are gone are not forgotten.
+    publish(&context, 5, 201, 10).await;
+    handles(&ledger, 200).await;
+    member.stopped().await.unwrap();
+    assert_eq!(group.report().await.unwrap().source_loss.unwrap().messages, 1050 - ledger.distinct() as u64);
+    ledger.check_exactly_once();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_drops_what_was_copied_loses_nothing() {
+    let (_broker, context) = broker().await;
+    bounded_stream(&context, 100).await;
+    let other = js::Config { name: "T".into(), subjects: vec!["bar.*".into()], ..Default::default() };
+    context.create_stream(other).await.unwrap();
+    // One group takes everything, the other a part.
+    let all = ElasticGroup::new(context.clone(), "S", "all").unwrap();
+    all.create(&ElasticConfig::new(2)).await.unwrap();
+    let part = ElasticGroup::new(context.clone(), "S", "part").unwrap();
+    let mapped = ElasticConfig::new(2).filter("foo.k1.>", []);
+    part.create(&mapped).await.unwrap();
+    for round in 0..10 {
+        publish(&context, 5, 1 + round * 10, 10).await;
+        eventually(SOON, async || {
+            let report = all.report().await.unwrap();
+            let copied: u64 = report.by_partition.iter().map(|p| p.lag_messages).sum();
+            if copied == 50 * (round + 1) { Ok(()) } else { Err(format!("{copied} copied")) }
+        })
+        .await;
+    }
+    for group in [&all, &part] {
+        assert_eq!(group.source_loss().await.unwrap().unwrap().messages, 0);
+        let findings = group.doctor().await.unwrap();
+        assert!(!codes(&findings).contains(&"source-dropped"), "{findings:?}");
+    }
+    let unlimited = ElasticGroup::new(context.clone(), "T", "g").unwrap();
+    unlimited.create(&ElasticConfig::new(2)).await.unwrap();
+    assert_eq!(unlimited.source_may_drop().await.unwrap(), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_that_go_nowhere_or_come_back_are_refused_and_found() {
+    let (_broker, context) = broker().await;
+    stream(&context, "S", "foo.>").await;
+    stream(&context, "DEAD", "dead.>").await;
+    let elastic = ElasticGroup::new(context.clone(), "S", "g").unwrap();
+    elastic.create(&ElasticConfig::new(2).filter("foo.*", [1])).await.unwrap();
+    let faults = [
+        ("", "dead-letter-subject"),
+        ("dead.*", "dead-letter-subject"),
+        ("nowhere.x", "dead-letter-unstored"),
+        ("foo.dead", "dead-letter-loop"),
+    ];
+    for (subject, code) in faults {
+        let letter = DeadLetter { after_deliveries: 3, subject: subject.into() };
+        let refused = elastic.set_dead_letter(Some(letter.clone())).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::InvalidConfig, "{subject:?}: {refused}");
+        // As an older program may have written it.
+        elastic
+            .change_settings(|settings| {
+                settings.dead_letter_after = 3;
+                settings.dead_letter_subject = Some(subject.into());
+            })
+            .await
+            .unwrap();
+        assert_eq!(codes(&elastic.doctor().await.unwrap()), ["uncovered", code], "{subject:?}");
+        let started = elastic.consume("m1").dead_letter(letter).handle(|_| async {}).await;
+        let refused = started.err().map(|error| error.kind());
+        let expected = (code != "dead-letter-unstored").then_some(ErrorKind::InvalidConfig);
+        assert_eq!(refused, expected, "{subject:?}");
+    }
+    for fine in ["dead.billing", "foo.a.dead"] {
+        let letter = DeadLetter { after_deliveries: 3, subject: fine.into() };
+        elastic.set_dead_letter(Some(letter)).await.unwrap();
+        assert_eq!(codes(&elastic.doctor().await.unwrap()), ["uncovered"], "{fine}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_static_group_is_made_where_subjects_carry_its_partitions() {
+    let (_broker, context) = broker().await;
+    stream(&context, "PLAIN", "bar.*").await;
+    stream(&context, "HAND", "0.baz.>").await;
+    partitioned_stream(&context, "WRITTEN", 4).await;
+    let create = async |stream: &str, partitions| {
+        let group = StaticGroup::new(context.clone(), stream, "g").unwrap();
+        group.create(&StaticConfig::new(partitions, Membership::balanced(["a"]))).await.map_err(|e| e.kind())
+    };
+    assert_eq!(create("PLAIN", 4).await, Err(ErrorKind::InvalidConfig));
+    assert_eq!(create("WRITTEN", 3).await, Err(ErrorKind::InvalidConfig), "one partition would be nobody's");
+    assert_eq!(create("WRITTEN", 4).await, Ok(()));
+    assert_eq!(create("HAND", 4).await, Ok(()), "whoever publishes may write them");
+    let plain = StaticGroup::new(context.clone(), "PLAIN", "g").unwrap();
+    write_entry(&context, "static-consumer-groups", "PLAIN.g", r#"{"max_members":4,"members":["a"]}"#).await;
+    assert!(codes(&plain.doctor().await.unwrap()).contains(&"no-partitions"));
+    let twice = StaticConfig::new(4, Membership::balanced(["a", "b", "a"]));
+    let refused = plain.create(&twice).await.unwrap_err();
+    assert!(refused.to_string().contains("\"a\" is given twice"), "{refused}");
+    let mapped = Membership::Mapped(vec![MemberMapping::new("a", [0]), MemberMapping::new("a", [1])]);
+    assert_eq!(
+        plain.create(&StaticConfig::new(2, mapped)).await.unwrap_err().kind(),
+        ErrorKind::InvalidConfig
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn running_members_of_a_static_group_replay_what_a_reset_asks_for() {
+    let (_broker, context) = broker().await;
+    partitioned_stream(&context, "foo", 4).await;
+    let group = StaticGroup::new(context.clone(), "foo", "g").unwrap();
+    group.create(&StaticConfig::new(4, Membership::balanced(["a", "b"]))).await.unwrap();
+    publish(&context, 8, 1, 5).await;
+    let ledger = Ledger::default();
+    let mut members = Vec::new();
+    for (name, max_ack_pending) in [("a", 1), ("b", 100)] {
+        let member = group.consume(name).template(pull::Config { max_ack_pending, ..Default::default() });
+        members.push(member.handle(handler(&ledger, name, Duration::ZERO)).await.unwrap());
+    }
+    let counted = async |count: usize| {
+        eventually(SOON, async || if ledger.count() == count { Ok(()) } else { Err(ledger.count()) }).await;
+        eventually(SOON, async || {
+            let lags: Vec<u64> =
+                group.report().await.unwrap().members.iter().map(|m| m.lag_messages).collect();
+            if lags == [0, 0] { Ok(()) } else { Err(lags) }
+        })
+        .await;
+    };
+    counted(40).await;
+    let tried = group.reset(ResetTo::Sequence(1), true).await.unwrap();
+    let again: u64 = tried.members.iter().filter_map(|member| member.again_messages).sum();
+    assert_eq!((tried.sequence, tried.messages, again), (1, Some(40), 40), "{tried:?}");
+    counted(40).await;
+    group.reset(ResetTo::Sequence(1), false).await.unwrap();
+    counted(80).await;
+    group.reset(ResetTo::Sequence(31), false).await.unwrap();
+    counted(90).await;
+    let future = std::time::SystemTime::now() + Duration::from_secs(60);
+    assert_eq!(group.reset(ResetTo::Time(future), true).await.unwrap().sequence, 41);
+    let past = std::time::SystemTime::now() - Duration::from_secs(600);
+    assert_eq!(group.reset(ResetTo::Time(past), false).await.unwrap().sequence, 1);
+    counted(130).await;
+    assert_eq!(group.reset(ResetTo::Sequence(99), true).await.unwrap_err().kind(), ErrorKind::InvalidConfig);
+    for member in members {
+        member.stopped().await.unwrap();
+    }
+    publish(&context, 8, 6, 1).await;
+    let passed_over = group.reset(ResetTo::New, false).await.unwrap();
+    let skipped: u64 = passed_over.members.iter().filter_map(|member| member.skipped_messages).sum();
+    assert_eq!((passed_over.sequence, skipped), (49, 8), "{passed_over:?}");
+    ledger.check();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_elastic_group_copies_again_from_where_a_reset_asks_for() {
+    let (_broker, context) = broker().await;
+    stream(&context, "S", "foo.*").await;
+    let group = ElasticGroup::new(context.clone(), "S", "g").unwrap();
+    group.create(&ElasticConfig::new(4).filter("foo.*", [1])).await.unwrap();
+    group.add_members(["a", "b"]).await.unwrap();
+    publish(&context, 8, 1, 5).await;
+    let ledger = Ledger::default();
+    let mut members = Vec::new();
+    for name in ["a", "b"] {
+        let member = group.consume(name).template(pull::Config { max_ack_pending: 20, ..Default::default() });
+        members.push(member.handle(handler(&ledger, name, Duration::ZERO)).await.unwrap());
+    }
+    let counted = async |count: usize| {
+        eventually(SOON, async || if ledger.count() == count { Ok(()) } else { Err(ledger.count()) }).await;
+    };
+    counted(40).await;
+    assert_eq!(group.reset(ResetTo::Sequence(11), true).await.unwrap().messages, Some(30));
+    group.reset(ResetTo::Sequence(11), false).await.unwrap();
+    counted(70).await;
+    for member in members {
+        member.stopped().await.unwrap();
+    }
+    publish(&context, 8, 6, 5).await;
+    eventually(SOON, async || {
+        let waits = group.report().await.unwrap().by_partition.iter().map(|p| p.lag_messages).sum::<u64>();
+        if waits == 40 { Ok(()) } else { Err(waits) }
+    })
+    .await;
+    let skipped = group.reset(ResetTo::New, false).await.unwrap();
+    assert_eq!((skipped.sequence, skipped.messages, skipped.dropped_from_queue), (81, Some(0), Some(40)));
+    publish(&context, 8, 11, 1).await;
+    let member = group.consume("a").template(pull::Config { max_ack_pending: 20, ..Default::default() });
+    let member = member.handle(handler(&ledger, "a", Duration::ZERO)).await.unwrap();
+    group.drop_members(["b"]).await.unwrap();
+    counted(78).await;
+    member.stopped().await.unwrap();
+    // What was passed over on purpose is no loss.
+    assert_eq!(group.source_loss().await.unwrap().unwrap().messages, 0);
+    assert!(group.doctor().await.unwrap().iter().all(|finding| finding.code == "no-instance"));
 }

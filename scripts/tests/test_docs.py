@@ -72,7 +72,6 @@ CG = {
     "cg elastic doctor foo cg": Known(ENDS, shows="m2", status=1),
     "cg static setup bar": Known(ENDS),
     "cg static create balanced bar cg 10 '>' m1 m2": Known(ENDS),
-    "cg static create balanced foo cg 10 '>' m1 m2": Known(ENDS),
     "cg traffic bar --every 10ms &": Known(SERVES, stays=True),
     "cg static consume bar cg m1 --sleep 20ms": Known(SERVES, stays=True),
     "cargo install --path partitioned-consumer --bin cg": Known("would install outside the checkout; the same program is built for the tests"),

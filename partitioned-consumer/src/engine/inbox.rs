@@ -6,8 +6,10 @@ use async_nats::Subscriber;
 use futures_util::{FutureExt, StreamExt};
 
 use super::{Assign, Engine};
+use crate::copied::Copied;
 use crate::flow::{Delivery, Event, PullStatus};
 use crate::message::{Meta, Received};
+use crate::plan::GroupKind;
 
 /// Most messages that are taken in before anything else is looked at.
 const BURST: usize = 64;
@@ -36,6 +38,13 @@ impl<A: Assign> Engine<A> {
         let reply = message.reply?;
         let meta = Meta::parse(&reply)?;
         let pin = message.headers.as_ref().and_then(|headers| headers.get(async_nats::header::NATS_PIN_ID));
+        // One copy for each look will do.
+        if self.copied.is_none()
+            && self.settings.kind == GroupKind::Elastic
+            && let Some(headers) = &message.headers
+        {
+            self.copied = Copied::of(meta.stream_seq, headers);
+        }
         let pin = pin.map(|pin| {
             if *self.pin != *pin.as_str() {
                 self.pin = pin.as_str().into();

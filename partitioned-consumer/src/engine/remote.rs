@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use super::{Assign, Engine};
 use crate::api::{self, ApiError, code};
 use crate::consume::Notice;
+use crate::copied::{self, SourceLoss};
 use crate::error::Error;
 use crate::flow::{self, Position, Run};
 use crate::lifecycle::{self, CreateFault, Existing};
@@ -32,6 +33,8 @@ pub(super) enum Answer {
     /// The question failed and will be asked again in time.
     Nothing,
     Buried(Notice),
+    /// What a look at the source stream found, when it could be had.
+    Compared(Option<SourceLoss>),
 }
 
 impl<A: Assign> Engine<A> {
@@ -44,7 +47,41 @@ impl<A: Assign> Engine<A> {
             }
             Answer::Position(position) => self.flow_step(flow::Event::Position(position)),
             Answer::Buried(notice) => self.channels.notices.tell(notice),
+            Answer::Compared(found) => {
+                self.looking = false;
+                if let Some(found) = found {
+                    self.compared(found);
+                }
+            }
             Answer::Nothing => {}
+        }
+    }
+
+    /// Compares the source stream with what was copied, and brings the group's account up to date.
+    pub(super) fn look_at_source(&mut self) {
+        self.looking = true;
+        let (context, name, sample) = (self.context.clone(), self.settings.name.clone(), self.copied.take());
+        self.answers.push(
+            async move {
+                let compared = async {
+                    let Some(look) = copied::look(&context, &name, sample).await? else { return Ok(None) };
+                    let account = copied::update(&context, &name, &look).await?;
+                    Ok::<_, Error>(Some(account.loss()))
+                };
+                Answer::Compared(compared.await.unwrap_or_else(|error| {
+                    // A member without the permissions goes on without; who has them tells.
+                    tracing::debug!(%error, "the source stream was not compared with what was copied");
+                    None
+                }))
+            }
+            .boxed(),
+        );
+    }
+
+    fn compared(&mut self, found: SourceLoss) {
+        let before = self.channels.source_loss.send_replace(found);
+        if found.messages > before.messages {
+            self.channels.notices.tell(Notice::SourceDropped(found));
         }
     }
 

@@ -1,6 +1,6 @@
 //! What the user typed.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use clap::{Args, Parser, Subcommand};
 use natsway_boot::BrokerArgs;
@@ -44,6 +44,11 @@ pub(crate) enum Mode {
     },
     /// Publish numbered messages to SUBJECT.KEY, for trying groups
     Traffic(Traffic),
+    /// Print what a shell needs to complete commands
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
 }
 
 #[derive(Args, Clone)]
@@ -119,7 +124,7 @@ pub(crate) struct Consume {
     #[arg(long, default_value_t = 1)]
     pub(crate) max_ack_pending: i64,
     /// How long the broker waits for an acknowledgement
-    #[arg(long, default_value = "2s", value_parser = duration)]
+    #[arg(long, default_value = "2s", value_parser = positive)]
     pub(crate) ack_wait: Duration,
     /// Partitions handled at once
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
@@ -141,6 +146,32 @@ pub(crate) struct DeadLetter {
     pub(crate) off: bool,
 }
 
+/// Where a group goes on.
+#[derive(Args, Clone)]
+#[group(required = true, multiple = false)]
+pub(crate) struct Place {
+    /// Go on with this sequence of the stream
+    #[arg(long, value_name = "SEQUENCE", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) to_seq: Option<u64>,
+    /// Go on with what was stored at a time or later: 2026-01-31T08:00:00Z, or 90m for so long ago
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub(crate) to_time: Option<SystemTime>,
+    /// Go on with what is stored from now on
+    #[arg(long)]
+    pub(crate) to_new: bool,
+}
+
+#[derive(Args, Clone)]
+pub(crate) struct Reset {
+    #[command(flatten)]
+    pub(crate) group: Group,
+    #[command(flatten)]
+    pub(crate) place: Place,
+    /// Only say what would be handled again, or passed over
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
 #[derive(Args, Clone)]
 pub(crate) struct Setup {
     /// The stream to create; it takes the subjects that begin with its name and have one token more
@@ -152,11 +183,11 @@ pub(crate) struct Setup {
 
 #[derive(Subcommand, Clone)]
 pub(crate) enum Common {
-    /// List the groups of a stream
+    /// List the groups of a stream, or of all streams
     #[command(visible_alias = "list")]
     Ls {
-        /// The stream
-        stream: String,
+        /// The stream; all without
+        stream: Option<String>,
     },
     /// Show a group, with lag and activity per member and per partition
     Info(Group),
@@ -180,6 +211,8 @@ pub(crate) enum Common {
     Resume(Group),
     /// Move messages that keep failing to a subject
     DeadLetter(DeadLetter),
+    /// Go on elsewhere in the stream: handle messages again, or pass over them
+    Reset(Reset),
     /// Create a stream to try groups with
     Setup(Setup),
     /// Ask for commands one by one
@@ -270,6 +303,25 @@ pub(crate) enum ElasticCommand {
     },
 }
 
+/// A duration above zero.
+fn positive(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        Duration::ZERO => Err(format!("{text:?}: expected a duration above zero")),
+        duration => Ok(duration),
+    }
+}
+
+/// A point in time, or how long ago it was.
+fn time(text: &str) -> Result<SystemTime, String> {
+    if let Ok(ago) = duration(text) {
+        return SystemTime::now().checked_sub(ago).ok_or_else(|| format!("{text:?}: too long ago"));
+    }
+    let time = async_nats::datetime::parse_rfc3339(text);
+    time.map(SystemTime::from).map_err(|_| {
+        format!("{text:?}: expected a time such as 2026-01-31T08:00:00Z, or a duration such as 90m for so long ago")
+    })
+}
+
 /// `20ms`, `1.5s`, `2m`, `1h`; several in a row add up, as in `1m30s`.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let expected = || format!("{text:?}: expected a duration such as 20ms, 1.5s or 2m");
@@ -315,6 +367,18 @@ mod tests {
         assert_eq!(duration("1.5s"), Ok(Duration::from_millis(1500)));
         for bad in ["", "5", "ms", "-1s", "3x"] {
             assert!(duration(bad).is_err(), "{bad:?}");
+        }
+        assert!(positive("0s").is_err() && positive("1ms").is_ok());
+    }
+
+    #[test]
+    fn times_are_points_or_as_long_ago() {
+        assert_eq!(time("1970-01-01T00:00:02Z"), Ok(SystemTime::UNIX_EPOCH + Duration::from_secs(2)));
+        let before = SystemTime::now();
+        let ago = before.duration_since(time("90m").unwrap()).unwrap();
+        assert!((5_300..5_401).contains(&ago.as_secs()), "{ago:?}");
+        for bad in ["", "yesterday", "2026-01-31"] {
+            assert!(time(bad).is_err(), "{bad:?}");
         }
     }
 }

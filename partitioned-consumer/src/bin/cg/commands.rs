@@ -7,15 +7,16 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use async_nats::jetstream::stream;
 use natsway_partitioned_consumer::{
-    ElasticConfig, ElasticGroup, Group, GroupKind, MemberMapping, Membership, StaticConfig, StaticGroup,
+    DeadLetter, ElasticConfig, ElasticGroup, Group, GroupKind, MemberMapping, Membership, ResetTo,
+    StaticConfig, StaticGroup,
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::args::{
-    Common, CreateStatic, ElasticCommand, Group as Names, Mode, NewElastic, NewStatic, StaticCommand,
+    Common, CreateStatic, ElasticCommand, Group as Names, Mode, NewElastic, NewStatic, Place, StaticCommand,
 };
 use crate::connect::Connection;
-use crate::{consume, print, prompt, traffic};
+use crate::{Mistake, consume, print, prompt, traffic};
 
 /// What every command needs.
 #[derive(Clone)]
@@ -57,6 +58,7 @@ pub(crate) async fn run(connection: Connection, json: bool, command: Mode) -> Re
         Mode::Static { work, command } => fixed(&session(work.sleep), command).await,
         Mode::Elastic { work, command } => elastic(&session(work.sleep), command).await,
         Mode::Traffic(wanted) => traffic::run(&connection, &wanted).await,
+        Mode::Completions { .. } => Ok(ExitCode::SUCCESS),
     }
 }
 
@@ -82,7 +84,8 @@ fn static_config(new: &NewStatic, mapped: bool) -> Result<StaticConfig> {
     let filters = new.filters.iter().chain(new.members.iter().filter(is_filter));
     let members: Vec<String> = new.members.iter().filter(|m| !is_filter(m)).cloned().collect();
     if members.is_empty() {
-        bail!("no member given: expected at least one {}", if mapped { "member:0,1,2" } else { "name" });
+        let one = if mapped { "member:0,1,2" } else { "name" };
+        return Err(Mistake(format!("no member given: expected at least one {one}")).into());
     }
     let membership =
         if mapped { Membership::Mapped(mappings(&members)?) } else { Membership::balanced(members) };
@@ -97,7 +100,9 @@ pub(crate) async fn elastic(session: &Session, command: ElasticCommand) -> Resul
         ElasticCommand::Common(command) => return common(session, GroupKind::Elastic, command).await,
         ElasticCommand::Create(new) => {
             let config = elastic_config(&new)?;
-            session.elastic(&new.group)?.create(&config).await?;
+            let group = session.elastic(&new.group)?;
+            group.create(&config).await?;
+            warn_of_losses(&group, &config).await?;
         }
         ElasticCommand::Add(change) => {
             let members = session.elastic(&change.group)?.add_members(change.members).await?;
@@ -136,11 +141,9 @@ fn elastic_config(new: &NewElastic) -> Result<ElasticConfig> {
         .max_buffered_messages(new.max_buffered_msgs)
         .max_buffered_bytes(new.max_buffered_bytes);
     if new.wildcards.len() > new.filters.len() {
-        bail!(
-            "--wildcards: {} given for {} --filter: expected at most one each",
-            new.wildcards.len(),
-            new.filters.len()
-        );
+        let (indexes, filters) = (new.wildcards.len(), new.filters.len());
+        let text = format!("--wildcards: {indexes} given for {filters} --filter: expected at most one each");
+        return Err(Mistake(text).into());
     }
     let mut given = new.wildcards.iter();
     for filter in &new.filters {
@@ -150,8 +153,12 @@ fn elastic_config(new: &NewElastic) -> Result<ElasticConfig> {
         };
         config = config.filter(filter, indexes);
     }
+    let mut nobody = "no --filter is given, and nobody is there to ask: give --filter and --wildcards, or --filter '>' \
+                      --wildcards '' to take everything by its whole subject";
     while new.filters.is_empty() {
-        let Some(filter) = ask("filter to partition by (empty line for no more)")? else { break };
+        let question = "filter to partition by (empty line for no more)";
+        let Some(filter) = answer(question, nobody)? else { break };
+        nobody = "";
         let indexes = ask_indexes(&filter)?;
         config = config.filter(filter, indexes);
     }
@@ -159,44 +166,92 @@ fn elastic_config(new: &NewElastic) -> Result<ElasticConfig> {
 }
 
 fn ask_indexes(filter: &str) -> Result<Vec<u32>> {
-    let answer = ask(&format!(
-        "wildcards of {filter} that make up the key, as 1 2 (empty line for the whole subject)"
-    ))?;
-    parse_indexes(&answer.unwrap_or_default())
+    let question =
+        format!("wildcards of {filter} that make up the key, as 1 2 (empty line for the whole subject)");
+    let nobody = format!(
+        "no --wildcards are given for {filter}, and nobody is there to ask: give --wildcards 1, say, or --wildcards '' for \
+         the whole subject"
+    );
+    parse_indexes(&answer(&question, &nobody)?.unwrap_or_default())
+}
+
+/// Asks a line, of somebody who has to be there; without `nobody`, the end of the input is an empty line.
+fn answer(question: &str, nobody: &str) -> Result<Option<String>> {
+    match ask_line(question)? {
+        None if !nobody.is_empty() => Err(Mistake(nobody.to_owned()).into()),
+        line => Ok(line.filter(|line| !line.is_empty())),
+    }
 }
 
 fn parse_indexes(text: &str) -> Result<Vec<u32>> {
     let parts = text.split([' ', ',']).filter(|part| !part.is_empty());
     parts
         .map(|part| {
-            part.parse().with_context(|| format!("wildcard index {part:?}: expected a number from 1"))
+            part.parse()
+                .map_err(|_| Mistake(format!("wildcard index {part:?}: expected a number from 1")).into())
         })
         .collect()
 }
 
 /// Asks a line; an empty one, or the end of the input, is no answer.
 pub(crate) fn ask(question: &str) -> Result<Option<String>> {
+    Ok(ask_line(question)?.filter(|line| !line.is_empty()))
+}
+
+/// Asks a line; `None` at the end of the input.
+fn ask_line(question: &str) -> Result<Option<String>> {
     eprint!("{question}: ");
     std::io::stderr().flush()?;
     let mut line = String::new();
-    std::io::stdin().lock().read_line(&mut line)?;
-    Ok(Some(line.trim().to_owned()).filter(|line| !line.is_empty()))
+    let read = std::io::stdin().lock().read_line(&mut line)?;
+    Ok((read > 0).then(|| line.trim().to_owned()))
 }
 
 fn mappings(texts: &[String]) -> Result<Vec<MemberMapping>> {
     let parse = |text: &String| {
-        let expected = || format!("mapping {text:?}: expected member:0,1,2");
-        let (member, partitions) = text.split_once(':').with_context(expected)?;
+        let expected = format!("mapping {text:?}: expected member:0,1,2");
+        let Some((member, partitions)) = text.split_once(':') else { return Err(Mistake(expected).into()) };
         let partitions: Result<Vec<u32>, _> = partitions.split(',').map(str::parse).collect();
-        Ok(MemberMapping::new(member, partitions.with_context(expected)?))
+        let partitions = partitions.map_err(|error| Mistake(format!("{expected}: {error}")))?;
+        Ok(MemberMapping::new(member, partitions))
     };
     texts.iter().map(parse).collect()
+}
+
+/// A limit that drops messages before they are copied shows late, and then it is too late.
+async fn warn_of_losses(group: &ElasticGroup, config: &ElasticConfig) -> Result<()> {
+    let Some(limits) = group.source_may_drop().await? else { return Ok(()) };
+    let stream = group.name().stream();
+    let pauses = config.max_buffered_messages > 0 || config.max_buffered_bytes > 0;
+    let when = if pauses {
+        "copying pauses while the work queue is at its limit, and"
+    } else {
+        "where the group is further behind with copying,"
+    };
+    eprintln!(
+        "cg: warning: stream {stream} {limits}; {when} what it drops before it is copied is never handled (`cg elastic doctor` \
+         tells how much)"
+    );
+    Ok(())
+}
+
+fn place(place: &Place) -> Result<ResetTo> {
+    match (place.to_seq, place.to_time, place.to_new) {
+        (Some(sequence), None, false) => Ok(ResetTo::Sequence(sequence)),
+        (None, Some(time), false) => Ok(ResetTo::Time(time)),
+        (None, None, true) => Ok(ResetTo::New),
+        _ => Err(Mistake("expected one of --to-seq, --to-time and --to-new".into()).into()),
+    }
 }
 
 async fn common(session: &Session, kind: GroupKind, command: Common) -> Result<ExitCode> {
     let fixed = kind == GroupKind::Static;
     match command {
-        Common::Ls { stream } => {
+        Common::Ls { stream: None } => {
+            let groups = Group::list_all(&session.connection.jetstream, kind).await?;
+            print::groups_of_all(session, kind, &groups);
+        }
+        Common::Ls { stream: Some(stream) } => {
             let jetstream = &session.connection.jetstream;
             let groups = if fixed {
                 StaticGroup::list(jetstream, &stream).await?
@@ -248,11 +303,18 @@ async fn common(session: &Session, kind: GroupKind, command: Common) -> Result<E
         Common::Pause(group) => session.group(kind, &group)?.pause().await?,
         Common::Resume(group) => session.group(kind, &group)?.resume().await?,
         Common::DeadLetter(wanted) => {
-            let edit = |settings: &mut natsway_partitioned_consumer::GroupSettings| {
-                settings.dead_letter_subject = wanted.subject.clone().filter(|_| !wanted.off);
-                settings.dead_letter_after = if wanted.off { 0 } else { wanted.after };
+            let subject = wanted.subject.filter(|_| !wanted.off);
+            let letter = subject.map(|subject| DeadLetter { after_deliveries: wanted.after, subject });
+            session.group(kind, &wanted.group)?.set_dead_letter(letter).await?;
+        }
+        Common::Reset(wanted) => {
+            let to = place(&wanted.place)?;
+            let report = if fixed {
+                session.fixed(&wanted.group)?.reset(to, wanted.dry_run).await?
+            } else {
+                session.elastic(&wanted.group)?.reset(to, wanted.dry_run).await?
             };
-            session.group(kind, &wanted.group)?.change_settings(edit).await?;
+            print::reset(session, &report, wanted.dry_run)?;
         }
         Common::Setup(wanted) => {
             let (source, partitions) = (format!("{}.*", wanted.stream), wanted.partitions);

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches};
+use natsway_partitioned_consumer::ErrorKind;
 
 mod args;
 mod commands;
@@ -21,6 +22,10 @@ async fn main() -> ExitCode {
     }
     let matches = args::Cli::command().get_matches();
     let cli = args::Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    if let args::Mode::Completions { shell } = cli.command {
+        clap_complete::generate(shell, &mut args::Cli::command(), "cg", &mut std::io::stdout());
+        return ExitCode::SUCCESS;
+    }
     natsway_boot::logs::init_for_commands();
     let url_given =
         matches.value_source("nats_url").is_some_and(|s| s != clap::parser::ValueSource::DefaultValue);
@@ -32,11 +37,31 @@ async fn main() -> ExitCode {
         Ok(connection) => commands::run(connection, cli.json, cli.command).await,
         Err(error) => Err(error),
     };
-    outcome.unwrap_or_else(|error| fail(&error, ExitCode::FAILURE))
+    outcome.unwrap_or_else(|error| {
+        let code = if is_mistake(&error) { ExitCode::from(MISTAKE) } else { ExitCode::FAILURE };
+        fail(&error, code)
+    })
 }
 
 /// Something has to be changed before another try; also clap's own code for arguments that it refuses.
 const MISTAKE: u8 = 2;
+
+/// What was asked for can never work, whoever asks again.
+#[derive(Debug)]
+struct Mistake(String);
+
+impl std::fmt::Display for Mistake {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Mistake {}
+
+fn is_mistake(error: &anyhow::Error) -> bool {
+    let refused = error.downcast_ref::<natsway_partitioned_consumer::Error>().map(|error| error.kind());
+    error.is::<Mistake>() || matches!(refused, Some(ErrorKind::InvalidName | ErrorKind::InvalidConfig))
+}
 
 fn fail(error: &anyhow::Error, code: ExitCode) -> ExitCode {
     eprintln!("cg: {}", whole(error));

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use anyhow::Result;
 use natsway_partitioned_consumer::{
-    Finding, Generation, GroupKind, GroupReport, MemberMapping, Repartitioned,
+    Finding, Generation, GroupKind, GroupName, GroupReport, MemberMapping, Repartitioned, ResetReport,
 };
 use serde_json::json;
 
@@ -35,6 +35,48 @@ pub(crate) fn groups(session: &Session, kind: GroupKind, groups: &[String]) {
     } else {
         say!("{} consumer groups: {}", kind.as_str(), list(groups));
     }
+}
+
+/// The groups of all streams, each as `stream/group`.
+pub(crate) fn groups_of_all(session: &Session, kind: GroupKind, groups: &[GroupName]) {
+    if session.json {
+        let groups: Vec<_> =
+            groups.iter().map(|name| json!({ "stream": name.stream(), "group": name.group() })).collect();
+        say!("{}", json!({ "kind": kind.as_str(), "groups": groups }));
+    } else {
+        let names: Vec<String> = groups.iter().map(ToString::to_string).collect();
+        say!("{} consumer groups: {}", kind.as_str(), list(&names));
+    }
+}
+
+pub(crate) fn reset(session: &Session, report: &ResetReport, dry_run: bool) -> Result<()> {
+    if session.json {
+        say!("{}", serde_json::to_string(report)?);
+        return Ok(());
+    }
+    let known = |count: Option<u64>| count.map_or_else(|| "unknown".to_owned(), |count| count.to_string());
+    let would = if dry_run { "would go" } else { "goes" };
+    say!(
+        "the group {would} on with sequence {}; messages from there: {}",
+        report.sequence,
+        known(report.messages)
+    );
+    if let Some(dropped) = report.dropped_from_queue {
+        say!("messages that wait in the work queue, and leave it: {dropped}");
+    }
+    for member in &report.members {
+        say!(
+            "member {}: acknowledged up to {}; handled again: {}, passed over: {}",
+            member.member,
+            member.acknowledged_to,
+            known(member.again_messages),
+            known(member.skipped_messages)
+        );
+    }
+    if report.dropped_from_queue.is_none() && report.members.is_empty() {
+        say!("no member has a consumer: members that join begin by their delivery policy");
+    }
+    Ok(())
 }
 
 pub(crate) fn members(session: &Session, what: &str, members: &[String]) {
@@ -138,6 +180,10 @@ fn extras(report: &GroupReport) {
     }
     if let Some(uncopied) = report.uncopied_messages.filter(|n| *n > 0) {
         say!("not copied yet: {uncopied} messages");
+    }
+    if let Some(loss) = report.source_loss.filter(|loss| loss.messages > 0) {
+        let about = if loss.exact { "" } else { "about " };
+        say!("LOST: {about}{} messages, dropped by the stream before they were copied", loss.messages);
     }
     if !report.members.is_empty() {
         say!(

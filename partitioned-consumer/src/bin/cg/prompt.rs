@@ -42,7 +42,7 @@ const COMMANDS: &[Known] = &[
     known("static", "", "(switch to static groups)"),
     known("elastic", "", "(switch to elastic groups)"),
     known("processing-time", "", "DURATION"),
-    known("ls", "list", "STREAM"),
+    known("ls", "list", "[STREAM]"),
     known("info", "", "STREAM GROUP"),
     known("doctor", "", "STREAM GROUP"),
     known(
@@ -62,6 +62,7 @@ const COMMANDS: &[Known] = &[
     known("pause", "", "STREAM GROUP"),
     known("resume", "", "STREAM GROUP"),
     known("dead-letter", "", "STREAM GROUP SUBJECT"),
+    known("reset", "", "STREAM GROUP --to-seq N|--to-time TIME|--to-new [--dry-run]"),
     known("repartition", "", "STREAM GROUP PARTITIONS (elastic)"),
     known("setup", "", "STREAM"),
 ];
