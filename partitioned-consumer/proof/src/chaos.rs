@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use async_nats::jetstream;
 use natsway_partitioned_consumer::{Error, GroupKind, MemberMapping, Membership};
-use natsway_testkit::{Broker, Process};
+use natsway_testkit::{Broker, Cluster, Process};
 use serde::Serialize;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
@@ -37,6 +37,8 @@ pub struct Plan {
     pub logs: PathBuf,
     /// The consumers' limit.
     pub max_ack_pending: i64,
+    /// Copies of everything: with more than one, a cluster of as many brokers, one of which restarts at a time.
+    pub replicas: usize,
 }
 
 /// What a run did, and whether the promises held.
@@ -48,6 +50,8 @@ pub struct Outcome {
     pub seed: u64,
     /// The consumers' limit.
     pub max_ack_pending: i64,
+    /// Copies of everything.
+    pub replicas: usize,
     /// Changes of the membership.
     pub membership_changes: u32,
     /// Processes killed with SIGKILL.
@@ -88,10 +92,51 @@ struct Ended {
     killed_ns: Option<u64>,
 }
 
+enum Brokers {
+    One(Broker),
+    Cluster(Cluster),
+}
+
+impl Brokers {
+    async fn start(replicas: usize) -> Self {
+        let settings = Broker::builder().jetstream();
+        match replicas {
+            1 => Self::One(settings.port(natsway_testkit::free_port()).start().await),
+            more => Self::Cluster(settings.start_cluster(more).await),
+        }
+    }
+
+    fn url(&self) -> String {
+        match self {
+            Self::One(broker) => broker.url(),
+            Self::Cluster(cluster) => cluster.url(),
+        }
+    }
+
+    fn log(&self) -> String {
+        match self {
+            Self::One(broker) => broker.log(),
+            Self::Cluster(cluster) => cluster.iter().map(Broker::log).collect(),
+        }
+    }
+
+    async fn restart(&mut self, drawn: usize) {
+        match self {
+            Self::One(broker) => broker.restart().await,
+            Self::Cluster(cluster) => {
+                let at = drawn % cluster.len();
+                cluster[at].restart().await;
+                // Two that are away at once are more than three copies can bear.
+                cluster.ready().await;
+            }
+        }
+    }
+}
+
 struct Chaos {
     plan: Plan,
     random: fastrand::Rng,
-    broker: Broker,
+    brokers: Brokers,
     stage: Stage,
     context: jetstream::Context,
     running: Vec<Option<Instance>>,
@@ -109,13 +154,14 @@ struct Chaos {
 pub async fn run(plan: Plan) -> Result<Outcome> {
     let began = Instant::now();
     std::fs::create_dir_all(&plan.logs).context("the directory for logs cannot be made")?;
-    let broker = Broker::builder().jetstream().port(natsway_testkit::free_port()).start().await;
-    let context = jetstream::new(broker.connect().await);
-    let stage = Stage::set(&context, plan.kind).await?;
+    let brokers = Brokers::start(plan.replicas).await;
+    let context = jetstream::new(async_nats::connect(brokers.url()).await?);
+    let stage = Stage::set(&context, plan.kind, plan.replicas).await?;
     let outcome = Outcome {
         kind: plan.kind.as_str(),
         seed: plan.seed,
         max_ack_pending: plan.max_ack_pending,
+        replicas: plan.replicas,
         membership_changes: 0,
         kills: 0,
         stops: 0,
@@ -130,7 +176,7 @@ pub async fn run(plan: Plan) -> Result<Outcome> {
     let mut chaos = Chaos {
         plan,
         random,
-        broker,
+        brokers,
         stage,
         context: context.clone(),
         running: Vec::new(),
@@ -191,7 +237,7 @@ impl Chaos {
         let name = format!("{member}-{}", self.started);
         let log = self.plan.logs.join(format!("{name}.log"));
         let orders = Orders {
-            url: self.broker.url(),
+            url: self.brokers.url(),
             stream: STREAM.into(),
             group: GROUP.into(),
             member: member.into(),
@@ -253,7 +299,8 @@ impl Chaos {
             _ => {
                 self.faults.push(now_ns());
                 self.note("restart the broker")?;
-                self.broker.restart().await;
+                let drawn = if self.plan.replicas > 1 { self.random.usize(..) } else { 0 };
+                self.brokers.restart(drawn).await;
                 self.note("the broker is back")?;
                 self.faults.push(now_ns());
                 self.outcome.broker_restarts += 1;
@@ -371,7 +418,7 @@ impl Chaos {
                 ledger.read(&ended.log, &ended.name, ended.killed_ns)?;
             }
         }
-        std::fs::write(self.plan.logs.join("broker.txt"), self.broker.log())?;
+        std::fs::write(self.plan.logs.join("broker.txt"), self.brokers.log())?;
         self.outcome.verdict = ledger.judge();
         Ok(self.outcome)
     }

@@ -19,6 +19,8 @@ struct Run {
     begun_ns: u64,
     /// When it ended, was dropped, or its process was killed.
     ended_ns: u64,
+    /// When it refused its message, and went on.
+    refused_ns: Option<u64>,
     succeeded: bool,
 }
 
@@ -88,12 +90,25 @@ impl Ledger {
                     let (instance, key) = (instance.to_owned(), (*key).to_owned());
                     open.insert(
                         id,
-                        Run { instance, key, number, begun_ns: at, ended_ns: u64::MAX, succeeded: false },
+                        Run {
+                            instance,
+                            key,
+                            number,
+                            begun_ns: at,
+                            ended_ns: u64::MAX,
+                            refused_ns: None,
+                            succeeded: false,
+                        },
                     );
                 }
                 ("S", _) => {
                     if let Some(run) = open.get_mut(&id) {
                         run.succeeded = true;
+                    }
+                }
+                ("N", _) => {
+                    if let Some(run) = open.get_mut(&id) {
+                        run.refused_ns = Some(at);
                     }
                 }
                 ("E", _) => {
@@ -135,19 +150,29 @@ impl Ledger {
     }
 
     fn judge_overlaps(&self, runs: &[&Run], verdict: &mut Verdict) {
-        let mut latest: Option<&Run> = None;
+        let mut open: Vec<&Run> = Vec::new();
         for run in runs {
-            if let Some(before) = latest.filter(|before| run.begun_ns < before.ended_ns) {
+            open.retain(|before| run.begun_ns < before.ended_ns);
+            if let Some(before) = open.iter().find(|before| run.begun_ns < self.protected_until(before, run))
+            {
                 verdict.overlaps += 1;
                 verdict.example(format!(
                     "{}: {} began {} while {} was at {}",
                     run.key, run.instance, run.number, before.instance, before.number
                 ));
             }
-            if latest.is_none_or(|before| run.ended_ns > before.ended_ns) {
-                latest = Some(run);
-            }
+            open.push(run);
         }
+    }
+
+    /// Until when nobody may begin beside a handler. One that goes on after it has refused its message is protected by the
+    /// pin alone, which a fault may take at once.
+    fn protected_until(&self, before: &Run, by: &Run) -> u64 {
+        let excuse = before.refused_ns.filter(|_| before.instance != by.instance).filter(|refused| {
+            let window = refused.saturating_sub(FAULT_REACH_NS)..=by.begun_ns;
+            self.faults_ns.iter().any(|fault| window.contains(fault))
+        });
+        excuse.unwrap_or(before.ended_ns)
     }
 
     fn judge_order(&self, runs: &[&Run], verdict: &mut Verdict) {
@@ -227,6 +252,16 @@ mod tests {
         assert_eq!(judge(&[twice], None, &[]).unexplained_duplicates, 1);
         let explained = judge(&[twice], None, &[12]);
         assert_eq!((explained.duplicates, explained.kept()), (1, true));
+    }
+
+    #[test]
+    fn a_handler_that_goes_on_after_its_refusal_is_protected_by_the_pin() {
+        let refused = "B 10 1 k 1\nN 12 1\nE 20 1\n";
+        let next = "B 14 1 k 1\nS 15 1\nE 16 1\nB 17 2 k 2\nS 18 2\nE 19 2\n";
+        assert_eq!(judge(&[refused, next], None, &[]).overlaps, 2);
+        assert!(judge(&[refused, next], None, &[13]).kept());
+        let same = "B 10 1 k 1\nN 12 1\nB 14 2 k 1\nS 15 2\nE 16 2\nE 17 1\nB 18 3 k 2\nS 19 3\nE 20 3\n";
+        assert_eq!(judge(&[same], None, &[13]).overlaps, 1);
     }
 
     #[test]

@@ -82,6 +82,12 @@ impl Entry {
     }
 }
 
+impl Entry {
+    fn refuse(&self) {
+        self.log.write(&format!("N {} {}\n", now_ns(), self.run));
+    }
+}
+
 impl Drop for Entry {
     fn drop(&mut self) {
         self.log.write(&format!("E {} {}\n", now_ns(), self.run));
@@ -152,6 +158,7 @@ async fn handle(log: Arc<Log>, message: Message, work_ms: u64, moody: bool) {
         1 => message.nak().await,
         // Goes on with its message refused, while the broker delivers it again.
         4 | 5 => {
+            entry.refuse();
             let refused = if mood == 4 {
                 message.nak().await
             } else {

@@ -6,7 +6,7 @@ use std::process::Command;
 /// A generation of the Go library.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
-    /// v0.2.1: several filters, members pin under one name.
+    /// v0.2.2: several filters, members pin under one name.
     Current,
     /// v0.1.0: one filter, members pin under their own names. Some module proxies carry this version only.
     Older,
@@ -31,7 +31,7 @@ impl Peer {
     /// The version of the library.
     pub fn version(self) -> &'static str {
         match self {
-            Self::Current => "v0.2.1",
+            Self::Current => "v0.2.2",
             Self::Older => "v0.1.0",
         }
     }

@@ -21,6 +21,7 @@ async fn promises_hold(kind: GroupKind, changes: u32) {
         member: PathBuf::from(env!("CARGO_BIN_EXE_groups-member")),
         logs: logs.path().to_owned(),
         max_ack_pending: 100,
+        replicas: 1,
     };
     let outcome = chaos::run(plan).await.expect("the chaos can be made");
     assert!(outcome.verdict.kept(), "{outcome:#?}");

@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
@@ -15,7 +16,7 @@ use natsway_groups_proof::ledger::{Ledger, Verdict};
 use natsway_groups_proof::member::{Orders, now_ns};
 use natsway_groups_proof::peer::{Peer, Unavailable};
 use natsway_partitioned_consumer::{
-    ElasticConfig, ElasticGroup, ErrorKind, Generation, Membership, StaticConfig, StaticGroup,
+    ElasticConfig, ElasticGroup, ErrorKind, Generation, Membership, ResetTo, StaticConfig, StaticGroup,
 };
 use natsway_testkit::{Broker, Process, eventually};
 use serde_json::{Value, json};
@@ -103,8 +104,23 @@ impl Stage {
         Process::builder(self.programs.join("interop")).name(name).arg(self.orders(orders)).start()
     }
 
-    fn rust_member(&self, name: &str, member: &str, work_ms: u64) -> Process {
-        let orders = Orders {
+    /// A stream that writes four partitions before `bar.<key>`.
+    async fn partitioned_stream(&self) {
+        let transform = stream::SubjectTransform {
+            source: "bar.*".into(),
+            destination: "{{partition(4,1)}}.bar.{{wildcard(1)}}".into(),
+        };
+        let config = stream::Config {
+            name: "P".into(),
+            subjects: vec!["bar.*".into()],
+            subject_transform: Some(transform),
+            ..Default::default()
+        };
+        self.context.create_stream(config).await.unwrap();
+    }
+
+    fn rust_orders(&self, name: &str, member: &str, work_ms: u64) -> Orders {
+        Orders {
             url: self.broker.url(),
             stream: "S".into(),
             group: "g".into(),
@@ -116,8 +132,11 @@ impl Stage {
             work_ms,
             moody: false,
             log: self.log(name).to_string_lossy().into_owned(),
-        };
-        let orders = serde_json::to_string(&orders).unwrap();
+        }
+    }
+
+    fn rust_member(&self, name: &str, member: &str, work_ms: u64) -> Process {
+        let orders = serde_json::to_string(&self.rust_orders(name, member, work_ms)).unwrap();
         Process::builder(env!("CARGO_BIN_EXE_groups-member")).name(name).arg(orders).start()
     }
 
@@ -185,12 +204,69 @@ async fn each_side_reads_what_the_other_writes() {
     assert_eq!((&read["max_members"], &read["partitioning_filters"]), (&json!(4), &Value::Null));
     stage.go(json!({ "do": "create-elastic", "group": "ours", "partitions": 4 })).unwrap();
 
-    let fixed = StaticGroup::new(stage.context.clone(), "S", "fixed").unwrap();
+    stage.partitioned_stream().await;
+    let fixed = StaticGroup::new(stage.context.clone(), "P", "fixed").unwrap();
     fixed.create(&StaticConfig::new(4, Membership::balanced(["m1"]))).await.unwrap();
-    assert_eq!(stage.go(json!({ "do": "get-static", "group": "fixed" })).unwrap()["members"], json!(["m1"]));
-    stage.go(json!({ "do": "create-static", "group": "theirs", "partitions": 4, "members": ["x"] })).unwrap();
-    let theirs = StaticGroup::new(stage.context.clone(), "S", "theirs").unwrap();
+    let read = stage.go(json!({ "do": "get-static", "stream": "P", "group": "fixed" })).unwrap();
+    assert_eq!(read["members"], json!(["m1"]));
+    let order =
+        json!({ "do": "create-static", "stream": "P", "group": "theirs", "partitions": 4, "members": ["x"] });
+    stage.go(order).unwrap();
+    let theirs = StaticGroup::new(stage.context.clone(), "P", "theirs").unwrap();
     assert_eq!(theirs.config().await.unwrap(), StaticConfig::new(4, Membership::balanced(["x"])));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_golden_distributions_are_those_of_the_library() {
+    let Some(stage) = Stage::set(Peer::Current).await else { return };
+    let vectors: Value = serde_json::from_str(include_str!("../../tests/golden/partitions.json")).unwrap();
+    let expected: Vec<Value> =
+        vectors.as_array().unwrap().iter().map(|vector| vector["Out"].clone()).collect();
+    assert!(expected.len() > 70);
+    let answers = stage.go(json!({ "do": "partition-filters", "vectors": vectors })).unwrap();
+    for (answer, expected) in answers.as_array().unwrap().iter().zip(&expected) {
+        // The library has no list, or an empty one, where a member gets nothing.
+        let filled = |of: &Value| -> BTreeMap<String, Vec<Value>> {
+            let filters = |filters: &Value| filters.as_array().cloned().unwrap_or_default();
+            of.as_object().unwrap().iter().map(|(member, list)| (member.clone(), filters(list))).collect()
+        };
+        assert_eq!(filled(answer), filled(expected));
+    }
+    assert_eq!(answers.as_array().unwrap().len(), expected.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_of_both_kinds_follow_a_reset() {
+    let Some(stage) = Stage::set(Peer::Current).await else { return };
+    stage.partitioned_stream().await;
+    let group = StaticGroup::new(stage.context.clone(), "P", "g").unwrap();
+    group.create(&StaticConfig::new(4, Membership::balanced(["a", "b"]))).await.unwrap();
+    let orders = json!({
+        "do": "consume-static", "stream": "P", "member": "a", "max_ack_pending": 1, "ack_wait_ms": 2000, "work_ms": 1,
+        "log": stage.log("go"),
+    });
+    let _go = Process::builder(stage.programs.join("interop")).name("go").arg(stage.orders(orders)).start();
+    let orders = Orders { stream: "P".into(), fixed: true, ..stage.rust_orders("rust", "b", 1) };
+    let orders = serde_json::to_string(&orders).unwrap();
+    let _rust = Process::builder(env!("CARGO_BIN_EXE_groups-member")).name("rust").arg(orders).start();
+    for number in 1..=5 {
+        for key in 0..8 {
+            let ack = stage.context.publish(format!("bar.k{key}"), number.to_string().into()).await.unwrap();
+            ack.await.unwrap();
+        }
+    }
+    let handled = async |go: usize, rust: usize| {
+        eventually(SOON, async || {
+            let seen = (stage.handled("go"), stage.handled("rust"));
+            if seen == (go, rust) { Ok(()) } else { Err(seen) }
+        })
+        .await;
+    };
+    eventually(SOON, async || stage.handled("go") + stage.handled("rust") == 40).await;
+    let (go, rust) = (stage.handled("go"), stage.handled("rust"));
+    assert!(go > 0 && rust > 0, "{go} by Go, {rust} by Rust");
+    group.reset(ResetTo::Sequence(1), false).await.unwrap();
+    handled(2 * go, 2 * rust).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,7 +1,8 @@
 //! The long proof: chaos until enough membership changes were made, judged; then a fifth as many disturbances of a
 //! static group. One line of JSON for each.
 //!
-//! `SEED` replays a run's plan, `CHANGES` sets its length (1,000), `MAX_ACK_PENDING` the consumers' limit (200).
+//! `SEED` replays a run's plan, `CHANGES` sets its length (1,000), `MAX_ACK_PENDING` the consumers' limit (200), and
+//! `REPLICAS` how many copies there are of everything, on as many brokers (1).
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -28,11 +29,13 @@ async fn main() -> Result<ExitCode> {
     eprintln!("SEED={seed}, logs under {}", logs.display());
     let changes = number("CHANGES", 1_000)?;
     let max_ack_pending = number("MAX_ACK_PENDING", 200)?;
+    let replicas = number("REPLICAS", 1)?;
     let member = std::env::current_exe()?.with_file_name("groups-member");
     let mut kept = true;
     for (kind, changes) in [(GroupKind::Elastic, changes), (GroupKind::Static, changes / 5)] {
         let logs = logs.join(kind.as_str());
-        let plan = Plan { seed, kind, changes, member: member.clone(), logs: logs.clone(), max_ack_pending };
+        let member = member.clone();
+        let plan = Plan { seed, kind, changes, member, logs: logs.clone(), max_ack_pending, replicas };
         let outcome = chaos::run(plan).await?;
         let line = serde_json::to_string(&outcome)?;
         std::fs::write(logs.join("outcome.json"), &line)?;

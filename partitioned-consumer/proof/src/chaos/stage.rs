@@ -17,9 +17,13 @@ pub(super) enum Stage {
 
 impl Stage {
     /// Makes the stream and the group, with every member in it.
-    pub(super) async fn set(context: &jetstream::Context, kind: GroupKind) -> Result<Self> {
-        let mut config =
-            stream::Config { name: STREAM.into(), subjects: vec!["orders.*".into()], ..Default::default() };
+    pub(super) async fn set(context: &jetstream::Context, kind: GroupKind, replicas: usize) -> Result<Self> {
+        let mut config = stream::Config {
+            name: STREAM.into(),
+            subjects: vec!["orders.*".into()],
+            num_replicas: replicas,
+            ..Default::default()
+        };
         if kind == GroupKind::Static {
             config.subject_transform = Some(stream::SubjectTransform {
                 source: "orders.*".into(),

@@ -35,6 +35,13 @@ type orders struct {
 	Log           string   `json:"log"`
 	Messages      int      `json:"messages"`
 	Work          *work    `json:"work"`
+	Vectors       []vector `json:"vectors"`
+}
+
+// vector is a group whose distribution is asked for.
+type vector struct {
+	Partitions uint     `json:"P"`
+	Members    []string `json:"Members"`
 }
 
 // work is what a handler does before it acknowledges.
@@ -91,10 +98,26 @@ func (o orders) run(ctx context.Context, js jetstream.JetStream) (any, error) {
 		return pcgroups.ListElasticActiveMembers(ctx, js, o.Stream, o.Group)
 	case "bench":
 		return o.bench(ctx, js)
+	case "partition-filters":
+		return o.partitionFilters(), nil
 	case "consume-elastic", "consume-static":
 		return nil, o.consume(ctx, js)
 	}
 	return nil, fmt.Errorf("unknown order %q", o.Do)
+}
+
+// partitionFilters gives each member's filters, group by group.
+func (o orders) partitionFilters() []map[string][]string {
+	var answers []map[string][]string
+	for _, v := range o.Vectors {
+		config := pcgroups.ElasticConsumerGroupConfig{MaxMembers: v.Partitions, Members: v.Members}
+		answer := map[string][]string{}
+		for _, member := range v.Members {
+			answer[member] = pcgroups.ElasticGetPartitionFilters(config, member)
+		}
+		answers = append(answers, answer)
+	}
+	return answers
 }
 
 func (o orders) consume(ctx context.Context, js jetstream.JetStream) error {
