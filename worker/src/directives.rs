@@ -3,8 +3,12 @@
 //! A directive is a message of a queue group, so one worker of the service gets it. Workers that cannot obey it are not
 //! in its queue group: those at their ceiling hear no scale-out, those at their floor of one set no scale-in. So when
 //! nobody can obey, whoever asks is told at once that there is nobody.
+//!
+//! The message must say what its subject says. What does not is refused, answered with an `error`, and counted.
 
 use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_nats::{Client, Message, Subscriber};
 use bytes::Bytes;
@@ -12,13 +16,17 @@ use futures_util::StreamExt;
 use natsway_boot::Broker;
 use natsway_wire::Subject;
 use natsway_wire::control::{Directive, directive_subject, is_inbox};
+use serde::Deserialize;
 use serde_json::json;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tower::Service;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use crate::{Body, BoxError, Error, Options, Summary, serve};
+
+/// So much of a wrong directive is told.
+const LONGEST_SHOWN: usize = 40;
 
 /// The queue group of directives.
 const QUEUE_GROUP: &str = "scale";
@@ -46,6 +54,7 @@ where
     B::Data: Send,
     B::Error: Into<BoxError>,
 {
+    // The first set, which is never told to leave, tells what was refused.
     let config = options.clone().check()?;
     let further = options.clone().without_instance();
     let open = move |options: Options| {
@@ -59,6 +68,7 @@ where
         most: most_sets.get(),
         open_sets: Vec::new(),
         left: Vec::new(),
+        refused: Arc::clone(&config.refused_directives),
     };
     let obeying = sets.obey(&config.broker, &config.subjects[0], &config.instance);
     let mut first_ended = first.serving;
@@ -92,6 +102,8 @@ struct Sets<F> {
     open_sets: Vec<Set>,
     /// Those that were told to leave.
     left: Vec<JoinHandle<Result<Summary, Error>>>,
+    /// Directives that were refused.
+    refused: Arc<AtomicU64>,
 }
 
 impl<F: Fn() -> Set> Sets<F> {
@@ -115,12 +127,18 @@ impl<F: Fn() -> Set> Sets<F> {
             };
             // The client has ended, with the process.
             let Some(message) = message else { return std::future::pending().await };
-            if !is_directive(&message, directive) {
-                debug!(%directive, "ignored: it does not say what its subject says, or wants no answer");
-                continue;
-            }
-            self.act(directive);
-            answer(&client, message, instance, 1 + self.open_sets.len()).await;
+            let said = match check(directive, &message.payload, message.reply.as_deref()) {
+                Ok(()) => {
+                    self.act(directive);
+                    json!({ "instance": instance, "sets": 1 + self.open_sets.len() })
+                }
+                Err(error) => {
+                    self.refused.fetch_add(1, Ordering::Relaxed);
+                    warn!(subject = %message.subject, %error, "directive refused");
+                    json!({ "instance": instance, "sets": 1 + self.open_sets.len(), "error": error })
+                }
+            };
+            answer(&client, message, said).await;
         }
     }
 
@@ -156,20 +174,28 @@ impl<F: Fn() -> Set> Sets<F> {
 }
 
 /// Whether a message says what its subject says, and where to answer. Others are not from who gives directives.
-fn is_directive(message: &Message, directive: Directive) -> bool {
-    #[derive(serde::Deserialize)]
+fn check(directive: Directive, message: &[u8], reply: Option<&str>) -> Result<(), String> {
+    #[derive(Deserialize)]
     struct Said {
         directive: String,
     }
-    let said = serde_json::from_slice::<Said>(&message.payload);
-    said.is_ok_and(|said| said.directive == directive.to_string())
-        && message.reply.as_ref().is_some_and(|reply| is_inbox(reply))
+    if !reply.is_some_and(is_inbox) {
+        return Err("it wants no answer, or not in an inbox: expected a request".to_owned());
+    }
+    let expected = || format!("expected {{\"directive\":\"{directive}\"}} on this subject");
+    let Ok(said) = serde_json::from_slice::<Said>(message) else {
+        return Err(format!("{} bytes that are no directive: {}", message.len(), expected()));
+    };
+    if said.directive == directive.to_string() {
+        return Ok(());
+    }
+    let other: String = said.directive.chars().take(LONGEST_SHOWN).collect();
+    Err(format!("directive {other:?}: {}", expected()))
 }
 
-async fn answer(client: &Client, message: Message, instance: &str, sets: usize) {
-    let Some(reply) = message.reply else { return };
-    let answer = json!({ "instance": instance, "sets": sets }).to_string();
-    if let Err(error) = client.publish(reply, Bytes::from(answer)).await {
+async fn answer(client: &Client, message: Message, answer: serde_json::Value) {
+    let Some(reply) = message.reply.filter(|reply| is_inbox(reply)) else { return };
+    if let Err(error) = client.publish(reply, Bytes::from(answer.to_string())).await {
         warn!(%error, "directive not answered");
     }
 }
@@ -199,5 +225,29 @@ async fn listen(
             Ok(subscribed) => *subscriber = Some(subscribed),
             Err(error) => warn!(%error, %directive, "directives are not heard"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directive_says_what_its_subject_says() {
+        let out = Directive::ScaleOut;
+        let check = |directive, message: &[u8]| check(directive, message, Some("_INBOX_provisioner.x"));
+        assert_eq!(check(out, br#"{"directive":"scale-out","by":"somebody"}"#), Ok(()));
+        for rubbish in ["", "scale-out", "{}", r#"{"directive":7}"#, "\u{0}"] {
+            let error = check(out, rubbish.as_bytes()).unwrap_err();
+            assert!(
+                error.contains("bytes that are no directive: expected {\"directive\":\"scale-out\"}"),
+                "{error}"
+            );
+        }
+        let error = check(Directive::ScaleIn, br#"{"directive":"scale-out"}"#).unwrap_err();
+        assert!(
+            error.contains("\"scale-out\": expected {\"directive\":\"scale-in\"} on this subject"),
+            "{error}"
+        );
     }
 }

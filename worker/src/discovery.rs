@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -78,6 +79,8 @@ struct Data {
     cancelled: u64,
     overran: u64,
     without_reply: u64,
+    /// Directives that the worker refused.
+    refused_directives: u64,
 }
 
 impl Question {
@@ -130,7 +133,12 @@ impl Instance {
         for endpoint in 0..self.config.subjects.len() {
             sum += self.endpoint_summary(endpoint);
         }
+        sum.refused_directives = self.refused_directives();
         sum
+    }
+
+    fn refused_directives(&self) -> u64 {
+        self.config.refused_directives.load(Ordering::Relaxed)
     }
 
     /// The JSON document that answers `question`.
@@ -189,6 +197,7 @@ impl Instance {
                 cancelled: sum.cancelled,
                 overran: sum.overran,
                 without_reply: sum.without_reply,
+                refused_directives: self.refused_directives(),
             },
         }
     }
@@ -246,7 +255,9 @@ mod tests {
 
     #[test]
     fn a_ping_says_who_it_is() {
-        let instance = instance();
+        let mut instance = instance();
+        // What whoever runs the tests is started as.
+        instance.config.metadata.remove(crate::options::PROVISIONED);
         let expected = json!({
             "type": "io.nats.micro.v1.ping_response",
             "name": "math", "id": instance.id(), "version": "1.2.3",

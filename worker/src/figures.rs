@@ -128,6 +128,8 @@ pub struct Summary {
     pub unfinished: u64,
     /// Messages without a reply subject, ignored.
     pub without_reply: u64,
+    /// Directives of an autoscaler that were none, or another subject's.
+    pub refused_directives: u64,
     /// The last error, empty when there was none.
     pub last_error: String,
 }
@@ -158,6 +160,7 @@ impl Figures {
             overran: self.overran.load(Relaxed),
             unfinished: self.unfinished.load(Relaxed),
             without_reply: self.without_reply.load(Relaxed),
+            refused_directives: 0,
             last_error: self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         }
     }
@@ -174,6 +177,7 @@ impl AddAssign for Summary {
         self.overran += other.overran;
         self.unfinished += other.unfinished;
         self.without_reply += other.without_reply;
+        self.refused_directives += other.refused_directives;
         if !other.last_error.is_empty() {
             self.last_error = other.last_error;
         }

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use natsway_boot::Broker;
@@ -41,6 +43,7 @@ pub struct Options {
     readers: Option<NonZeroUsize>,
     on_cancel: OnCancel,
     traced: Wanted,
+    refused_directives: Arc<AtomicU64>,
 }
 
 /// What to do with a handler whose caller went away.
@@ -78,6 +81,8 @@ pub(crate) struct Config {
     pub(crate) readers: Option<NonZeroUsize>,
     pub(crate) on_cancel: OnCancel,
     pub(crate) traced: Wanted,
+    /// Directives that the worker refused; only its first set counts them.
+    pub(crate) refused_directives: Arc<AtomicU64>,
 }
 
 impl Options {
@@ -103,6 +108,7 @@ impl Options {
             readers: None,
             on_cancel: OnCancel::default(),
             traced: Wanted::None,
+            refused_directives: Arc::default(),
         }
     }
 
@@ -146,6 +152,7 @@ impl Options {
     /// The same for another instance.
     pub(crate) fn without_instance(mut self) -> Options {
         self.instance = None;
+        self.refused_directives = Arc::default();
         self
     }
 
@@ -267,6 +274,9 @@ impl Options {
         };
         default("natsway.version", last_token(&self.subjects[0]));
         default("natsway.wire", &natsway_wire::WIRE_VERSION.to_string());
+        if let Some(id) = provisioned(|name| std::env::var(name).ok()) {
+            default(PROVISIONED, &id);
+        }
         match broker {
             Some(broker) if errors.is_empty() => Ok(Config {
                 broker,
@@ -281,10 +291,22 @@ impl Options {
                 readers: self.readers,
                 on_cancel: self.on_cancel,
                 traced: self.traced,
+                refused_directives: self.refused_directives,
             }),
             _ => Err(Error::Options(errors)),
         }
     }
+}
+
+/// Says what this instance was started as, so that whoever started it knows whose answer it reads.
+pub(crate) const PROVISIONED: &str = "natsway.provisioned";
+
+/// What whoever started this process calls it: the provisioner's id, or that of the container, by which engines name the host.
+fn provisioned(variable: impl Fn(&str) -> Option<String>) -> Option<String> {
+    const SHORT_ID: usize = 12;
+    let is_container = |name: &String| name.len() == SHORT_ID && name.bytes().all(|b| b.is_ascii_hexdigit());
+    let by_provisioner = variable("NATSWAY_PROVISIONED").filter(|id| is_service_name(id));
+    by_provisioner.or_else(|| variable("HOSTNAME").filter(is_container))
 }
 
 /// `svc.math.blue` gives `blue`.
@@ -350,6 +372,20 @@ mod tests {
         for part in ["\"svc.*\"", "\"a b\"", "\"x.y\"", "\"blue\"", "instance \"\"", "max_in_flight 0"] {
             assert!(error.contains(part), "{part} in {error}");
         }
+    }
+
+    #[test]
+    fn an_instance_says_what_it_was_started_as() {
+        let told = |pairs: &[(&str, &str)]| {
+            let pairs: BTreeMap<String, String> =
+                pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+            provisioned(|name| pairs.get(name).cloned())
+        };
+        let container = ("HOSTNAME", "0123456789ab");
+        assert_eq!(told(&[("NATSWAY_PROVISIONED", "a1b2"), container]).as_deref(), Some("a1b2"));
+        assert_eq!(told(&[container]).as_deref(), Some("0123456789ab"));
+        assert_eq!(told(&[("HOSTNAME", "a-machine")]), None, "a machine's name is nobody's business");
+        assert_eq!(told(&[("NATSWAY_PROVISIONED", "a b")]), None);
     }
 
     #[test]

@@ -50,6 +50,7 @@ struct Data {
     expired: u64,
     cancelled: u64,
     overran: u64,
+    refused_directives: u64,
 }
 
 /// The worker that answered; what is no answer, or not of one of ours, is none.
@@ -105,6 +106,12 @@ pub(super) fn page(workers: &Roster<Worker>) -> String {
         "natsway_worker_processing_seconds_total",
         "Time that requests took, from their arrival to their encoded answer.",
         &|endpoint| endpoint.processing_time as f64 / 1e9,
+    );
+    counter(
+        &mut page,
+        "natsway_worker_refused_directives_total",
+        "Directives of an autoscaler that were none, or another subject's.",
+        &|endpoint| endpoint.data.refused_directives as f64,
     );
     reasons(
         workers,
