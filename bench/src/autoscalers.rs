@@ -8,7 +8,7 @@ use natsway_testkit::repository_root;
 use serde::{Deserialize, Serialize};
 
 /// Seeds that no parameter was chosen on.
-const SEEDS: std::ops::Range<u64> = 2_001..2_011;
+const SEEDS: std::ops::Range<u64> = 3_001..3_011;
 
 /// The comparison for people.
 #[derive(Clone, Debug, Serialize, Deserialize)]

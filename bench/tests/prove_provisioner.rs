@@ -20,3 +20,11 @@ async fn a_flash_crowd_is_met_and_sent_home_without_a_failed_request() {
     assert!(broken.is_empty(), "{broken:#?}");
     assert_eq!(report.scenarios(), ["flash_crowd"], "it ran");
 }
+
+#[tokio::test]
+async fn a_frozen_worker_goes_and_the_healthy_ones_stay() {
+    let size = Size { seed: 1, requests: 0, rounds: 1, connections: 0, only: "frozen_workers".to_owned() };
+    let report = provisioner::prove(&size).await.expect("everything starts");
+    assert!(report.broken().is_empty(), "{:#?}", report.broken());
+    assert_eq!(report.scenarios(), ["frozen_workers"], "it ran");
+}

@@ -5,6 +5,7 @@ use crate::policy::{Policy, View};
 use crate::sample::{Fault, Fleet, Sample};
 use crate::scale::{Limiter, ScaleRules, Traffic};
 use crate::service_rate::ServiceRate;
+use crate::starts::Starts;
 use crate::window::{Window, WindowRules};
 
 /// What a controller is told about its target.
@@ -12,12 +13,14 @@ use crate::window::{Window, WindowRules};
 pub struct ControllerRules {
     /// How looks are kept and believed.
     pub window: WindowRules,
-    /// How far ahead growing arrivals are planned for, in seconds: as long as an instance takes to start.
+    /// How long an instance takes to start, in seconds, until one was seen to: growing arrivals are planned for so far ahead.
     pub lead_s: f64,
     /// Messages a second of one instance to begin with, if that is known.
     pub service_rate: Option<f64>,
     /// Messages that one instance handles at a time.
     pub concurrency: f64,
+    /// Messages that one instance takes at a time, where the configuration says it; otherwise as instances say themselves.
+    pub slots: Option<f64>,
     /// Messages that one instance fetches ahead.
     pub prefetch: u32,
     /// A load this close to what the present instances are for is no reason to change: 0.1 is 10 %.
@@ -36,6 +39,7 @@ pub struct Controller {
     limiter: Limiter,
     decided: Option<u32>,
     last_ready: u32,
+    starts: Starts,
     learned_until_ms: u64,
     /// Since when nothing has waited, while the rate of an instance is not known.
     quiet_since_ms: Option<u64>,
@@ -57,6 +61,7 @@ impl Controller {
             policies,
             decided: None,
             last_ready: 0,
+            starts: Starts::default(),
             learned_until_ms: 0,
             quiet_since_ms: None,
         }
@@ -85,6 +90,7 @@ impl Controller {
     /// Within the bounds always. A look that cannot be acted on changes nothing: what was decided last stays.
     pub fn decide(&mut self, now_ms: u64, fleet: Fleet, look: Result<Sample, Fault>) -> Decision {
         let sample = look.as_ref().ok().cloned();
+        self.starts.look(now_ms, fleet);
         let mut decision = match self.window.push(now_ms, look) {
             Err(fault) => self.freeze(now_ms, fleet, fault),
             Ok(()) => self.act(now_ms, fleet),
@@ -98,7 +104,13 @@ impl Controller {
     /// The decision when nothing can be decided.
     pub fn freeze(&self, now_ms: u64, fleet: Fleet, fault: Fault) -> Decision {
         let from = fleet.present();
-        let to = self.limiter.rules().bounded(self.decided.unwrap_or(from));
+        let scale = self.limiter.rules();
+        let decided = scale.bounded(self.decided.unwrap_or(from));
+        // Where nobody answers, whether others would is tried with the fewest that there may be.
+        let to = match fault {
+            Fault::Silence { .. } => scale.min.max(1).max(from).min(decided.max(1)),
+            _ => decided,
+        };
         Decision {
             target: self.target.clone(),
             at_ms: now_ms,
@@ -107,6 +119,8 @@ impl Controller {
             fleet,
             frozen: Some(fault),
             view: None,
+            attendance: None,
+            renewal: None,
             answers: Vec::new(),
             wanted: None,
             limits: Vec::new(),
@@ -145,6 +159,8 @@ impl Controller {
             fleet,
             frozen: None,
             view: Some(view),
+            attendance: None,
+            renewal: None,
             answers,
             wanted,
             limits,
@@ -185,22 +201,48 @@ impl Controller {
     fn view(&self, now_ms: u64, fleet: Fleet) -> View {
         let window = &self.window;
         let newest = window.newest();
-        let arrival_rate = window.arrival_rate().unwrap_or(0.0) + window.arrival_growth() * self.rules.lead_s;
+        let start_s = self.starts.start_s(self.rules.lead_s);
+        let (waiting, in_hand) = self.unfinished(fleet);
+        let arrival_rate = window.arrival_rate().unwrap_or(0.0) + window.arrival_growth() * start_s;
         View {
             now_ms,
             fleet,
             arrival_rate,
             completion_rate: window.completion_rate().unwrap_or(0.0),
-            waiting: newest.and_then(|sample| sample.waiting).unwrap_or(0),
-            in_hand: newest.and_then(|sample| sample.in_hand).unwrap_or(0),
+            waiting,
+            in_hand,
+            waiting_pulls: newest.and_then(|sample| sample.waiting_pulls),
             service_rate: self.service_rate.per_second(),
             utilisation: self.utilisation(fleet),
-            free_share: window.free_share(),
+            refusal_rate: window.refusal_rate(),
+            capacity: self.capacity(fleet),
+            finished: window.finished(),
+            refused: window.refused(),
             prefetch: self.rules.prefetch,
+            start_s,
+            started_s: self.starts.started_s(now_ms),
             count: window.count(),
             since_ms: window.since_ms().unwrap_or(now_ms),
             last_arrival_ms: window.last_arrival_ms(),
         }
+    }
+
+    /// Messages that the instances take at a time: as many as the configuration says, or else as they say themselves.
+    fn capacity(&self, fleet: Fleet) -> Option<u64> {
+        let said = self.rules.slots.map(|slots| (f64::from(fleet.ready) * slots) as u64);
+        said.or_else(|| self.window.newest()?.capacity)
+    }
+
+    /// Messages that wait, and those that instances hold. Where nobody counts those that wait, they are what is out beyond what
+    /// the instances take at a time.
+    fn unfinished(&self, fleet: Fleet) -> (u64, u64) {
+        let Some(sample) = self.window.newest() else { return (0, 0) };
+        let in_hand = sample.in_hand.unwrap_or(0);
+        if let Some(waiting) = sample.waiting {
+            return (waiting, in_hand);
+        }
+        let held = self.capacity(fleet).map_or(in_hand, |capacity| in_hand.min(capacity));
+        (in_hand - held, held)
     }
 
     fn utilisation(&self, fleet: Fleet) -> Option<f64> {
@@ -222,6 +264,7 @@ mod tests {
             lead_s: 0.0,
             service_rate: Some(100.0),
             concurrency: 1.0,
+            slots: None,
             prefetch: 0,
             tolerance: 0.0,
             scale: ScaleRules::between(1, 10),
@@ -277,6 +320,19 @@ mod tests {
     }
 
     #[test]
+    fn where_nobody_answers_the_fewest_are_started_beside_them_and_no_more() {
+        let mut controller = controller();
+        controller.decide(0, fleet(1), look(0, 450));
+        assert_eq!(controller.decide(1_000, fleet(1), look(1, 450)).to, 5);
+        let silence = || Err(Fault::Silence { instances: 5 });
+        let silent = Fleet { silent: 5, ..Fleet::default() };
+        assert_eq!(controller.decide(2_000, silent, silence()).to, 1);
+        let relieved = controller.decide(3_000, Fleet { starting: 1, ..silent }, silence());
+        assert_eq!((relieved.from, relieved.to), (1, 1));
+        assert!(relieved.reason().contains("5 instances have ceased to answer"), "{relieved}");
+    }
+
+    #[test]
     fn bounds_need_no_data() {
         let frozen = controller().decide(0, fleet(0), Err(Fault::Missing("nothing".into())));
         assert_eq!(frozen.to, 1);
@@ -298,7 +354,7 @@ mod tests {
         let text = decision.to_string();
         assert!(text.contains("orders: 1 -> 3 (out)"), "{text}");
         assert!(text.contains("step           6 -> 3  2 at the most within 1000 ms"), "{text}");
-        assert!(decision.reason().starts_with("lag: 100.0/s and a lag of 500"), "{}", decision.reason());
+        assert!(decision.reason().starts_with("lag: 1.0 to carry 100.0/s"), "{}", decision.reason());
     }
 
     #[test]

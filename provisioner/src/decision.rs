@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::policy::View;
+use crate::roll_call::Attendance;
 use crate::sample::{Fault, Fleet, Sample};
 use crate::scale::Limit;
 
@@ -28,6 +29,12 @@ pub struct Decision {
     /// What was seen, when it could be believed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub view: Option<View>,
+    /// Who answered, where the signal asks instances.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attendance: Option<Attendance>,
+    /// What is done about instances that were started by other rules than those in force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub renewal: Option<String>,
     /// Each policy's answer.
     #[serde(default)]
     pub answers: Vec<PolicyAnswer>,
@@ -92,15 +99,18 @@ impl Decision {
 
     /// One line for a log.
     pub fn reason(&self) -> String {
+        let silence = self.attendance.as_ref().and_then(Attendance::describe);
+        let silence = silence.map(|silence| format!("; {silence}")).unwrap_or_default();
         if let Some(fault) = &self.frozen {
-            return fault.to_string();
+            return format!("{fault}{silence}");
         }
         let largest = self.answers.iter().filter(|answer| answer.instances == self.wanted);
         let asked: Vec<_> = largest.map(|answer| format!("{}: {}", answer.policy, answer.because)).collect();
         let asked = if asked.is_empty() { "no policy can tell".to_owned() } else { asked.join("; ") };
-        self.limits.iter().fold(asked, |text, limit| {
+        let limited = self.limits.iter().fold(asked, |text, limit| {
             format!("{text}; {} {} -> {} ({})", limit.rule, limit.from, limit.to, limit.because)
-        })
+        });
+        limited + &silence
     }
 }
 
@@ -118,9 +128,24 @@ impl fmt::Display for Course {
 impl fmt::Display for Decision {
     /// The whole explanation, several lines.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Fleet { ready, starting, stopping } = self.fleet;
+        let Fleet { ready, starting, stopping, silent } = self.fleet;
         writeln!(f, "{}: {} -> {} ({})", self.target, self.from, self.to, self.course())?;
-        writeln!(f, "  instances      {ready} ready, {starting} starting, {stopping} stopping")?;
+        let silent = if silent > 0 { format!(", {silent} silent") } else { String::new() };
+        writeln!(f, "  instances      {ready} ready, {starting} starting, {stopping} stopping{silent}")?;
+        if let Some(attendance) = &self.attendance {
+            let Attendance { answers, unmatched, .. } = attendance;
+            let unmatched = match unmatched {
+                0 => String::new(),
+                _ => format!(", {unmatched} of them by none of these instances: their silence is not seen"),
+            };
+            writeln!(f, "  answers        {answers}{unmatched}")?;
+            if let Some(silence) = attendance.describe() {
+                writeln!(f, "  silence        {silence}")?;
+            }
+        }
+        if let Some(renewal) = &self.renewal {
+            writeln!(f, "  renewal        {renewal}")?;
+        }
         if let Some(obstacle) = &self.obstacle {
             writeln!(f, "  not done       {obstacle}")?;
         }
@@ -137,6 +162,12 @@ impl fmt::Display for Decision {
             )?;
             writeln!(f, "  backlog        {} waiting, {} in hand", view.waiting, view.in_hand)?;
             writeln!(f, "  service rate   {learned}")?;
+            if let Some(refused) = view.refusal_rate {
+                writeln!(f, "  refused        {refused:.1}/s for want of capacity")?;
+            }
+            if let Some(capacity) = view.capacity {
+                writeln!(f, "  capacity       {capacity} at a time")?;
+            }
         }
         let redelivered = self.sample.as_ref().and_then(|sample| sample.redelivered);
         if let Some(redelivered) = redelivered.filter(|count| *count > 0) {

@@ -7,9 +7,12 @@
 //! - [`sample`]: what a signal says of a target at one moment, or why it says nothing.
 //! - [`window`]: the last looks, what may be believed of them, and the rates between them.
 //! - [`service_rate`]: how much one instance can do, learned.
+//! - [`starts`]: how long one takes to start, learned.
 //! - [`policy`]: how many instances there should be, one small type for each way to say so.
 //! - [`scale`]: what stands between that and the number that is set.
 //! - [`controller`]: all of it together: a look in, a [`decision`] with its reasons out.
+//! - [`roll_call`]: which instances answer; who does not counts no more, and is stopped first.
+//! - [`renewal`]: instances of a former command or environment are replaced, one at a time.
 //! - [`restarts`]: what is started and ends at once is started ever more rarely.
 //! - [`simulate`]: the core and its rivals on seeded traffic, by a virtual clock; [`replay`]: on recorded looks.
 //!
@@ -28,13 +31,16 @@ pub mod graph;
 pub mod lease;
 pub mod policy;
 pub mod reload;
+pub mod renewal;
 pub mod replay;
 pub mod restarts;
+pub mod roll_call;
 pub mod run;
 pub mod sample;
 pub mod scale;
 pub mod service_rate;
 pub mod signal;
 pub mod simulate;
+pub mod starts;
 pub mod target;
 pub mod window;

@@ -1,8 +1,9 @@
 //! What would another setting have done? Recorded looks, decided about once more.
 
+use std::collections::BTreeMap;
 use std::io::BufRead;
 
-use crate::config::Target;
+use crate::config::{Config, Target};
 use crate::controller::Controller;
 use crate::decision::Decision;
 use crate::sample::{Fault, Fleet};
@@ -31,14 +32,50 @@ pub fn read(recording: impl BufRead) -> Result<Vec<Decision>, String> {
     Ok(decisions)
 }
 
-/// Decides anew, by the rules of `target`, about the recorded looks of it or of the only target that was recorded.
+/// A recording by its targets.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Parts {
+    /// Each with the target of the configuration that decides about it.
+    pub of: Vec<(Target, Vec<Decision>)>,
+    /// Recorded targets about which nobody decides, and how many decisions about each were recorded.
+    pub left_out: BTreeMap<String, usize>,
+}
+
+/// Takes a recording apart: each recorded target is decided about by the one of its name, or whose pattern its name matches. The only
+/// target that was recorded is decided about by the only one that there is, whatever its name. With `only`, by that target alone.
+pub fn parts(recording: &[Decision], config: &Config, only: Option<&str>) -> Parts {
+    let deciding: Vec<&Target> =
+        config.targets.iter().filter(|target| only.is_none_or(|name| target.name() == name)).collect();
+    let mut recorded: BTreeMap<&str, Vec<Decision>> = BTreeMap::new();
+    for decision in recording {
+        recorded.entry(&decision.target).or_default().push(decision.clone());
+    }
+    let is_alone = recorded.len() == 1 && deciding.len() == 1;
+    let mut parts = Parts::default();
+    for (name, decisions) in recorded {
+        let of_name = deciding.iter().find_map(|target| concrete(target, name));
+        match of_name.or_else(|| deciding.first().filter(|_| is_alone).map(|target| (*target).clone())) {
+            Some(target) => parts.of.push((target, decisions)),
+            None => {
+                parts.left_out.insert(name.to_owned(), decisions.len());
+            }
+        }
+    }
+    parts
+}
+
+/// The target itself if that is its name, or the one of its pattern with that name.
+fn concrete(target: &Target, name: &str) -> Option<Target> {
+    let Some(pattern) = target.pattern() else { return (target.name() == name).then(|| target.clone()) };
+    let matched = name.strip_prefix(target.name())?.strip_prefix('-')?;
+    pattern.matches(matched).then(|| target.of(matched))
+}
+
+/// Decides anew, by the rules of `target`, about recorded looks.
 ///
 /// The traffic is as it was; instances are those that the new decisions would have started. What those would have
 /// finished sooner or later nobody knows, so the backlog is the recorded one.
 pub fn replay(recording: &[Decision], target: &Target) -> Vec<Replayed> {
-    let is_of = |decision: &&Decision| decision.target == target.name();
-    let named: Vec<&Decision> = recording.iter().filter(is_of).collect();
-    let of_target = if named.is_empty() { recording.iter().collect() } else { named };
     let mut controller = Controller::new(target.name(), target.rules(), target.policies());
     let decide = |recorded: &Decision| {
         let present = controller.decided().unwrap_or(recorded.from);
@@ -50,13 +87,12 @@ pub fn replay(recording: &[Decision], target: &Target) -> Vec<Replayed> {
         let fleet = Fleet { ready: present, ..Fleet::default() };
         Replayed { recorded: recorded.clone(), decided: controller.decide(recorded.at_ms, fleet, look) }
     };
-    of_target.into_iter().map(decide).collect()
+    recording.iter().map(decide).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Config;
     use crate::sample::Sample;
     use crate::simulate::{frozen_policies, frozen_rules};
 
@@ -90,6 +126,25 @@ mod tests {
             replay(&recording, &target("policy = [{ kind = \"example\", rate_per_instance = 200 }]"));
         let course: Vec<u32> = example.iter().map(|replayed| replayed.decided.to).collect();
         assert_eq!(course, [1, 2, 3, 4, 4, 4, 4, 4, 4, 4]);
+    }
+
+    #[test]
+    fn a_target_that_nobody_decides_about_is_told() {
+        let of = |name: &str| {
+            let controller = Controller::new(name, frozen_rules(1, 0), frozen_policies());
+            controller.freeze(0, Fleet::default(), Fault::WarmingUp)
+        };
+        let config = |text: &str| Config { targets: vec![target(text)] };
+        let names = |parts: &Parts| -> Vec<String> {
+            parts.of.iter().map(|(target, _)| target.name().to_owned()).collect()
+        };
+        let recording = [of("orders"), of("mails"), of("mails")];
+        let some = parts(&recording, &config(""), None);
+        assert_eq!((names(&some), some.left_out["mails"]), (vec!["orders".to_owned()], 2));
+        let alone = parts(&recording[1..], &config(""), None);
+        assert_eq!((names(&alone), alone.left_out.len()), (vec!["orders".to_owned()], 0));
+        let none = parts(&recording, &config(""), Some("other"));
+        assert_eq!((none.of.len(), none.left_out.len()), (0, 2));
     }
 
     #[test]

@@ -167,7 +167,7 @@ mod tests {
                 for _ in from..wanted {
                     self.made += 1;
                     let id = format!("{}", self.made);
-                    let instance = Instance { id, state: InstanceState::Ready, since_ms: now_ms };
+                    let instance = Instance::new(id, InstanceState::Ready, now_ms);
                     self.living.push((instance, now_ms, lives_ms));
                     self.starts.push(now_ms);
                 }
@@ -248,7 +248,7 @@ mod tests {
 
     #[test]
     fn what_was_there_before_is_old_and_an_order_is_what_appears_for_it() {
-        let instance = |id: &str| Instance { id: id.to_owned(), state: InstanceState::Starting, since_ms: 0 };
+        let instance = |id: &str| Instance::new(id, InstanceState::Starting, 0);
         let mut restarts = Restarts::default();
         assert_eq!(restarts.look(0, &[instance("adopted")]), None);
         assert_eq!(restarts.look(1_000, &[]), None, "it may have worked for days");

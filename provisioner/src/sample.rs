@@ -38,6 +38,9 @@ pub struct Sample {
     /// Requests that were ever turned away for want of capacity.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<u64>,
+    /// Messages that the instances that answered take at a time, all together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capacity: Option<u64>,
 }
 
 impl Sample {
@@ -68,6 +71,12 @@ pub enum Fault {
     /// What came cannot be true beside what came before.
     #[error("contradictory: {0}")]
     Contradictory(String),
+    /// The broker answers, and none of the instances does that answered before.
+    #[error("silence: {instances} instances have ceased to answer, and nobody else does")]
+    Silence {
+        /// So many that count no more.
+        instances: u32,
+    },
     /// There is one look only, and a rate needs two.
     #[error("warming up: one look so far")]
     WarmingUp,
@@ -82,6 +91,9 @@ pub struct Fleet {
     pub starting: u32,
     /// Those that were told to stop and finish what they hold.
     pub stopping: u32,
+    /// Those that run and have not answered for so long that they count no more.
+    #[serde(default)]
+    pub silent: u32,
 }
 
 impl Fleet {

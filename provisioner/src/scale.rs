@@ -24,6 +24,11 @@ pub struct ScaleRules {
     pub down_step: Option<Step>,
     /// Do not scale in for so long after a change, in milliseconds.
     pub cooldown_ms: u64,
+    /// Instances that were wanted again after they had gone stay next time for as long as that pause, and for so long
+    /// at the most, in milliseconds. 0: they never do.
+    pub hold_ms: u64,
+    /// Fewer by no more than this share of the present number, in percent, are no reason to change.
+    pub in_tolerance_percent: u32,
     /// With a minimum of 0: the last instance goes when nothing has come for so long, in milliseconds, and nothing
     /// waits or is in hand.
     pub zero_after_ms: u64,
@@ -72,7 +77,28 @@ pub struct Limiter {
     changes: VecDeque<(u64, i64)>,
     /// What was set last. Bringing back what was lost of it is no change.
     set: Option<u32>,
+    /// Numbers that were wanted again after a pause.
+    returns: Vec<Return>,
 }
+
+/// A number of instances that was wanted again after fewer had been for a while.
+#[derive(Clone, Copy, Debug)]
+struct Return {
+    instances: u32,
+    /// For how long they stay next time, in milliseconds.
+    hold_ms: u64,
+    /// When they were wanted again.
+    at_ms: u64,
+}
+
+/// So much longer than the pause that was seen instances stay: the next one may be a little longer.
+const HOLD_STRETCH: f64 = 1.25;
+
+/// A return is forgotten when it has not been seen again for so many times what it has instances held.
+const HOLDS_REMEMBERED: u64 = 6;
+
+/// The most returns that are remembered, the newest.
+const MOST_RETURNS: usize = 32;
 
 impl ScaleRules {
     /// Bounds and nothing else: what is wanted is set at once.
@@ -86,6 +112,8 @@ impl ScaleRules {
             up_step: None,
             down_step: None,
             cooldown_ms: 0,
+            hold_ms: 0,
+            in_tolerance_percent: 0,
             zero_after_ms: 0,
         }
     }
@@ -99,7 +127,7 @@ impl ScaleRules {
 impl Limiter {
     /// A limiter that remembers nothing.
     pub fn new(rules: ScaleRules) -> Limiter {
-        Limiter { rules, wanted: VecDeque::new(), changes: VecDeque::new(), set: None }
+        Limiter { rules, wanted: VecDeque::new(), changes: VecDeque::new(), set: None, returns: Vec::new() }
     }
 
     /// Other rules from now on; what is remembered stays.
@@ -121,6 +149,8 @@ impl Limiter {
         self.add_spares(&mut course);
         self.bound(&mut course);
         self.stabilise(now_ms, current, &mut course);
+        self.hold(now_ms, current, &mut course);
+        self.tolerate(current, &mut course);
         self.cool_down(now_ms, current, &mut course);
         self.step(now_ms, current, &mut course);
         self.bound(&mut course);
@@ -158,19 +188,14 @@ impl Limiter {
     /// As Kubernetes does it: out to the least that was wanted within one window, in to the most within the other.
     fn stabilise(&mut self, now_ms: u64, current: u32, course: &mut Course) {
         let ScaleRules { up_window_ms, down_window_ms, .. } = self.rules;
+        self.note_return(now_ms, current, course.number);
         self.wanted.push_back((now_ms, course.number));
-        let longest_ms = up_window_ms.max(down_window_ms);
+        let longest_ms = up_window_ms.max(down_window_ms).max(self.rules.hold_ms);
         while self.wanted.front().is_some_and(|(at_ms, _)| now_ms.saturating_sub(*at_ms) > longest_ms) {
             self.wanted.pop_front();
         }
-        let within = |window_ms: u64| {
-            self.wanted
-                .iter()
-                .filter(move |(at_ms, _)| now_ms.saturating_sub(*at_ms) <= window_ms)
-                .map(|(_, n)| *n)
-        };
-        let least = within(up_window_ms).min().unwrap_or(course.number);
-        let most = within(down_window_ms).max().unwrap_or(course.number);
+        let least = self.wanted_within(now_ms, up_window_ms).min().unwrap_or(course.number);
+        let most = self.wanted_within(now_ms, down_window_ms).max().unwrap_or(course.number);
         let stable = if current < least {
             least
         } else if current > most {
@@ -182,6 +207,59 @@ impl Limiter {
             course.set("stabilisation", stable, || format!("not wanted for all of {up_window_ms} ms"));
         } else {
             course.set("stabilisation", stable, || format!("{most} were wanted within {down_window_ms} ms"));
+        }
+    }
+
+    /// What was wanted within the last so many milliseconds.
+    fn wanted_within(&self, now_ms: u64, window_ms: u64) -> impl Iterator<Item = u32> {
+        let is_within = move |at_ms: u64| now_ms.saturating_sub(at_ms) <= window_ms;
+        self.wanted.iter().filter(move |(at_ms, _)| is_within(*at_ms)).map(|(_, number)| *number)
+    }
+
+    /// Notices that more are wanted than there are, and were before.
+    fn note_return(&mut self, now_ms: u64, current: u32, wanted: u32) {
+        let (base_ms, most_ms) = (self.rules.down_window_ms, self.rules.hold_ms);
+        self.returns.retain(|of| now_ms.saturating_sub(of.at_ms) < of.hold_ms * HOLDS_REMEMBERED);
+        let before = self.wanted.iter().rposition(|(_, number)| *number > current);
+        let Some(before) = before.filter(|_| wanted > current) else { return };
+        let pause_ms = now_ms.saturating_sub(self.wanted[before].0);
+        let hold_ms = ((pause_ms as f64 * HOLD_STRETCH) as u64).min(most_ms);
+        if hold_ms <= base_ms {
+            return;
+        }
+        let most_before = self.wanted.range(..=before).map(|(_, number)| *number).max().unwrap_or(0);
+        let new = Return { instances: wanted.min(most_before), hold_ms, at_ms: now_ms };
+        self.returns.retain(|old| old.instances > new.instances || old.hold_ms > new.hold_ms);
+        self.returns.push(new);
+        if self.returns.len() > MOST_RETURNS {
+            self.returns.remove(0);
+        }
+    }
+
+    /// Keeps what was wanted again after such a pause as this one may become.
+    fn hold(&self, now_ms: u64, current: u32, course: &mut Course) {
+        let held = |of: &Return| {
+            let most = self.wanted_within(now_ms, of.hold_ms).max().unwrap_or(0);
+            (of.instances.min(most).min(current), of.hold_ms)
+        };
+        let Some((held, hold_ms)) = self.returns.iter().map(held).max() else { return };
+        if held > course.number {
+            course.set("hold", held, || {
+                let pause_s = (hold_ms as f64 / HOLD_STRETCH / 1_000.0).round();
+                format!("they were wanted again {pause_s} s after fewer had been; they stay for {hold_ms} ms")
+            });
+        }
+    }
+
+    /// A few less are not worth a change.
+    fn tolerate(&self, current: u32, course: &mut Course) {
+        let percent = self.rules.in_tolerance_percent;
+        let is_fewer = course.number < current && course.number > self.rules.min;
+        let least = u64::from(current) * u64::from(100_u32.saturating_sub(percent));
+        if is_fewer && u64::from(course.number) * 100 > least {
+            course.set("tolerance", current, || {
+                format!("fewer by less than {percent} % are no reason to change")
+            });
         }
     }
 
@@ -319,6 +397,42 @@ mod tests {
     }
 
     #[test]
+    fn what_was_wanted_again_after_a_pause_stays_as_long_next_time() {
+        let rules = ScaleRules { down_window_ms: MINUTE_MS, hold_ms: 5 * MINUTE_MS, ..FREE };
+        let wave = [8, 2, 2, 2, 8, 2, 2, 2, 8, 2, 2, 2, 2, 2, 2];
+        assert_eq!(course(rules, 8, &wave), [8, 8, 2, 2, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 2]);
+        let rules = ScaleRules { hold_ms: 2 * MINUTE_MS, ..rules };
+        assert_eq!(course(rules, 8, &wave[..9]), [8, 8, 2, 2, 8, 8, 2, 2, 8], "a longer pause is none");
+        let rules = ScaleRules { hold_ms: 0, ..rules };
+        assert_eq!(course(rules, 8, &wave[..9]), [8, 8, 2, 2, 8, 8, 2, 2, 8]);
+    }
+
+    #[test]
+    fn only_as_many_are_held_as_came_back() {
+        let rules = ScaleRules { down_window_ms: MINUTE_MS, hold_ms: 9 * MINUTE_MS, ..FREE };
+        let wave = [20, 2, 2, 2, 5, 2, 2, 2, 2];
+        assert_eq!(course(rules, 20, &wave), [20, 20, 2, 2, 5, 5, 5, 5, 5], "twenty came once");
+    }
+
+    #[test]
+    fn what_was_seen_to_return_is_forgotten() {
+        let rules = ScaleRules { down_window_ms: MINUTE_MS, hold_ms: 5 * MINUTE_MS, ..FREE };
+        let mut limiter = Limiter::new(rules);
+        let mut current = 8;
+        for (minute, wanted) in [(0, 8), (1, 2), (2, 2), (4, 8), (5, 2), (60, 8), (61, 2), (63, 2)] {
+            current = limiter.limit(minute * MINUTE_MS, current, wanted, BUSY).0;
+        }
+        assert_eq!((current, limiter.returns.len()), (2, 0), "an hour later it is a burst like any other");
+    }
+
+    #[test]
+    fn a_few_less_are_no_reason_to_change() {
+        let rules = ScaleRules { in_tolerance_percent: 10, min: 17, ..FREE };
+        assert_eq!(course(rules, 20, &[19, 18, 19]), [20, 18, 19]);
+        assert_eq!(course(rules, 18, &[17]), [17], "the least that there may be is none of these");
+    }
+
+    #[test]
     fn nothing_is_stopped_right_after_a_change() {
         let rules = ScaleRules { cooldown_ms: 2 * MINUTE_MS, ..FREE };
         assert_eq!(course(rules, 1, &[5, 1, 1, 1]), [5, 5, 1, 1]);
@@ -356,6 +470,7 @@ mod tests {
                 min, max: min + more, warm_spares: spares,
                 up_window_ms: windows.0, down_window_ms: windows.1, cooldown_ms: windows.2,
                 up_step: step(steps.0), down_step: step(steps.1), zero_after_ms: 0,
+                hold_ms: windows.0 * 3, in_tolerance_percent: spares * 10,
             };
             let mut limiter = Limiter::new(rules);
             let mut now_ms = 0;

@@ -37,8 +37,8 @@ pub struct Window {
     looks: VecDeque<Sample>,
     contradictions: u32,
     chance: Chance,
-    /// When the counting began, and what had arrived by then.
-    since: Option<(u64, u64)>,
+    /// The look with which the counting began.
+    since: Option<Sample>,
     last_arrival_ms: Option<u64>,
 }
 
@@ -120,13 +120,27 @@ impl Window {
 
     /// When the first look was taken, since a reset if there was one.
     pub fn since_ms(&self) -> Option<u64> {
-        self.since.map(|(at_ms, _)| at_ms)
+        self.since.as_ref().map(|first| first.at_ms)
     }
 
     /// Messages that came since then.
     pub fn count(&self) -> u64 {
-        let (_, before) = self.since.unwrap_or_default();
-        self.newest().map_or(0, |sample| sample.arrived.saturating_sub(before))
+        self.since_first(arrived)
+    }
+
+    /// Messages that were finished since then.
+    pub fn finished(&self) -> u64 {
+        self.since_first(|sample| sample.completed)
+    }
+
+    /// Messages that were turned away since then.
+    pub fn refused(&self) -> u64 {
+        self.since_first(|sample| sample.refused.unwrap_or(0))
+    }
+
+    fn since_first(&self, count: impl Fn(&Sample) -> u64) -> u64 {
+        let pair = self.since.as_ref().zip(self.newest());
+        pair.map_or(0, |(first, newest)| count(newest).saturating_sub(count(first)))
     }
 
     /// When the last message came, as far as is known.
@@ -136,10 +150,16 @@ impl Window {
 
     /// Messages a second that came. A rise that chance does not explain counts before the window is full of it.
     pub fn arrival_rate(&self) -> Option<f64> {
-        let whole = self.rate(self.rules.span_ms, |sample| sample.arrived)?;
-        let newest = self.rate(NEWEST_MS, |sample| sample.arrived)?;
+        let whole = self.rate(self.rules.span_ms, arrived)?;
+        Some(self.jump().unwrap_or(whole))
+    }
+
+    /// The newest rate, when chance does not explain how far it is above that of the window.
+    fn jump(&self) -> Option<f64> {
+        let whole = self.rate(self.rules.span_ms, arrived)?;
+        let newest = self.rate(NEWEST_MS, arrived)?;
         let chance = SIGMAS * self.chance.deviation(whole, NEWEST_MS as f64 / 1_000.0);
-        Some(if newest > whole + chance { newest } else { whole })
+        (newest > whole + chance).then_some(newest)
     }
 
     /// Messages a second that were finished.
@@ -159,7 +179,7 @@ impl Window {
     }
 
     /// How much the arrival rate grew over the window, in messages a second for each second; 0 when it did not, or
-    /// not by more than chance explains.
+    /// not by more than chance explains, or came at once: a jump is no slope.
     pub fn arrival_growth(&self) -> f64 {
         let (Some(first), Some(last)) = (self.looks.front(), self.looks.back()) else { return 0.0 };
         let middle_ms = u64::midpoint(first.at_ms, last.at_ms);
@@ -170,19 +190,29 @@ impl Window {
         };
         let half_s = (last.at_ms - first.at_ms) as f64 / 2_000.0;
         let chance = SIGMAS * self.chance.deviation(early, half_s / 2.0);
-        if late - early > chance { (late - early) / half_s } else { 0.0 }
+        if late - early > chance { ((late - early) / half_s).min(self.usual_slope()) } else { 0.0 }
     }
 
-    /// The share of time, 0 to 1, in which a message found an instance free: looks without a message that waits, or
-    /// with a pull request that waits.
-    pub fn free_share(&self) -> Option<f64> {
-        let judged = self.looks.iter().filter_map(|sample| {
-            let waiting = sample.waiting?;
-            Some(waiting == 0 || sample.waiting_pulls.is_some_and(|pulls| pulls > 0))
-        });
-        let (free, all) =
-            judged.fold((0_u32, 0_u32), |(free, all), is_free| (free + u32::from(is_free), all + 1));
-        (all > 0).then(|| f64::from(free) / f64::from(all))
+    /// How much the rate grew from second to second in most of the window's seconds, 0 or more: a jump is in one of them or two.
+    fn usual_slope(&self) -> f64 {
+        let mut apart: Vec<&Sample> = Vec::new();
+        for sample in self.looks.iter().rev() {
+            if apart.last().is_none_or(|later| later.at_ms.saturating_sub(sample.at_ms) >= NEWEST_MS) {
+                apart.push(sample);
+            }
+        }
+        let rate = |pair: &[&Sample]| Some((between(pair[1], pair[0], arrived)?, pair[0].at_ms));
+        let rates: Vec<(f64, u64)> = apart.windows(2).filter_map(rate).collect();
+        let slope = |pair: &[(f64, u64)]| (pair[0].0 - pair[1].0) * 1_000.0 / (pair[0].1 - pair[1].1) as f64;
+        let mut slopes: Vec<f64> = rates.windows(2).map(slope).collect();
+        slopes.sort_by(f64::total_cmp);
+        slopes.len().checked_sub(1).map_or(0.0, |last| slopes[last / 2].max(0.0))
+    }
+
+    /// Messages a second that were turned away, where that is counted.
+    pub fn refusal_rate(&self) -> Option<f64> {
+        self.looks.iter().all(|sample| sample.refused.is_some()).then_some(())?;
+        self.rate(self.rules.span_ms, |sample| sample.refused.unwrap_or(0))
     }
 
     fn rate(&self, span_ms: u64, count: impl Fn(&Sample) -> u64) -> Option<f64> {
@@ -194,7 +224,7 @@ impl Window {
 
     fn begin(&mut self, sample: Sample) {
         self.looks.clear();
-        self.since = Some((sample.at_ms, sample.arrived));
+        self.since = Some(sample.clone());
         self.contradictions = 0;
         self.chance.before = None;
         self.note_arrival(sample.backlog() > 0, &sample);
@@ -310,6 +340,17 @@ mod tests {
         let growth = window.arrival_growth();
         assert!((800.0..1_200.0).contains(&growth), "{growth}");
         assert!(steady(500, 20).arrival_growth().abs() < f64::EPSILON);
+    }
+
+    #[test]
+    fn a_jump_is_no_growth() {
+        let mut window = steady(100, 10);
+        let mut arrived = 1_000;
+        for (second, came) in [(11, 600), (12, 1_000), (13, 1_000), (14, 1_000), (15, 1_000), (16, 1_000)] {
+            arrived += came;
+            window.push(second * 1_000, look(second * 1_000, arrived)).unwrap();
+            assert!(window.arrival_growth() < 1.0, "{second}: {}", window.arrival_growth());
+        }
     }
 
     #[test]

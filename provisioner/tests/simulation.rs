@@ -7,17 +7,16 @@ use natsway_provisioner::simulate::{
     Autoscaler, Ours, Run, SERVICE_RATE, TICK_MS, Trace, TraceKind, compare, plot, run, table, verdict,
 };
 
-/// The parameters were chosen on seeds below 1000; these are the published ones.
-const HELD_OUT: std::ops::Range<u64> = 2_001..2_011;
+/// The parameters were chosen on seeds below 1000; these are the published ones, and nobody had run them before.
+const HELD_OUT: std::ops::Range<u64> = 3_001..3_011;
 
 #[test]
 fn the_aims_are_reached_on_held_out_seeds_and_what_is_published_is_true() {
     let standings = compare(&TraceKind::ALL, &HELD_OUT.collect::<Vec<_>>());
     let (verdict, table) = (verdict(&standings), table(&standings));
     assert_eq!(table, include_str!("../../docs/autoscalers.md"), "`make autoscalers` writes it anew");
-    assert_eq!(verdict.better_than_default.len(), 8, "{verdict:?}\n{table}");
-    assert!(verdict.as_good_as_tuned.len() >= 6, "{verdict:?}\n{table}");
-    assert!(verdict.unbeaten_by_grid.len() >= 6, "{verdict:?}\n{table}");
+    assert!(verdict.better_than_default.len() >= 14, "{verdict:?}\n{table}");
+    assert!(verdict.near_best_of_grid.len() >= 13, "{verdict:?}\n{table}");
     assert!(verdict.reversals_per_step <= 2, "{verdict:?}\n{table}");
     let noise =
         standings.iter().rfind(|standing| standing.trace == TraceKind::Noise).expect("ours is the last");

@@ -130,6 +130,7 @@ OTHERS = {
     "provisioner record --out monday.jsonl": Known(SERVES),
     "provisioner replay monday.jsonl --config other.toml": Known(ENDS),
     "provisioner simulate step flash-crowd --svg comparison.svg": Known(ENDS, shows="flash-crowd"),
+    "provisioner simulate --trace monday.csv --service-rate 40": Known("needs such a file: provisioner/tests/it/running.rs runs it with one"),
     "apiproxy --routes routes.toml --otlp-endpoint http://collector:4318": Known(SERVES),
     "OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4318 worker --subject svc.shop.blue": Known(SERVES),
     "SHIPPER_SUBJECT=shipper SHIPPER_OUTPUT=logfile NATS_URL=localhost:4222 SHIPPER_READ_PARTITIONS=\"0,1,2,3,4\" "

@@ -250,4 +250,13 @@ mod tests {
             "{error}"
         );
     }
+
+    #[test]
+    fn a_directive_wants_an_answer_in_an_inbox() {
+        let message = br#"{"directive":"scale-out"}"#;
+        for reply in [None, Some("svc.demo.blue")] {
+            let error = check(Directive::ScaleOut, message, reply).unwrap_err();
+            assert!(error.contains("expected a request"), "{error}");
+        }
+    }
 }

@@ -42,6 +42,7 @@ struct Fleet {
     ready: u32,
     starting: u32,
     stopping: u32,
+    silent: u32,
 }
 
 /// What was seen; passed over where nobody counts it.
@@ -82,8 +83,9 @@ pub(super) fn page(targets: &Roster<Target>) -> String {
     let name = "natsway_target_instances";
     page.family(name, "gauge", "Instances of what a provisioner scales, by what they are about.");
     for (target, told) in targets.iter() {
-        let Fleet { ready, starting, stopping } = told.fleet;
-        for (state, count) in [("ready", ready), ("starting", starting), ("stopping", stopping)] {
+        let Fleet { ready, starting, stopping, silent } = told.fleet;
+        let states = [("ready", ready), ("starting", starting), ("stopping", stopping), ("silent", silent)];
+        for (state, count) in states {
             page.sample(name, &format!("target=\"{target}\",state=\"{state}\""), count);
         }
     }
@@ -156,6 +158,7 @@ mod tests {
         let page = page(&roster);
         for line in [
             "natsway_target_instances{target=\"orders\",state=\"starting\"} 2",
+            "natsway_target_instances{target=\"orders\",state=\"silent\"} 0",
             "natsway_target_wanted_instances{target=\"orders\"} 3",
             "natsway_target_lag_messages{target=\"orders\"} 6",
             "natsway_target_decisions_total{target=\"orders\",course=\"out\"} 2",

@@ -153,6 +153,7 @@ fn rules() -> ControllerRules {
         lead_s: 0.0,
         service_rate: None,
         concurrency: 1.0,
+        slots: None,
         prefetch: 5,
         tolerance: 0.0,
         scale: ScaleRules::between(0, 10),

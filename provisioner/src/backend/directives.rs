@@ -64,12 +64,9 @@ impl Directives {
         self.ordered.drain(..appeared);
         self.ordered.retain(|since| since.elapsed() < APPEARS_WITHIN);
         self.known = ids.len();
-        let ready = ids.into_iter().map(|id| Instance { id, state: InstanceState::Ready, since_ms: 0 });
-        let starting = (0..self.ordered.len()).map(|place| Instance {
-            id: format!("ordered {place}"),
-            state: InstanceState::Starting,
-            since_ms: 1,
-        });
+        let ready = ids.into_iter().map(|id| Instance::new(id, InstanceState::Ready, 0));
+        let ordered = |place| Instance::new(format!("ordered {place}"), InstanceState::Starting, 1);
+        let starting = (0..self.ordered.len()).map(ordered);
         Ok(ready.chain(starting).collect())
     }
 
@@ -85,15 +82,22 @@ impl Directives {
             return Err(BackendError::new(what(), "the broker is away"));
         }
         match tokio::time::timeout(OBEYED_WITHIN, self.client.request(subject, message.into())).await {
-            Ok(Ok(_)) => Ok(()),
+            Ok(Ok(answer)) => match refusal(&answer.payload) {
+                None => Ok(()),
+                Some(refusal) => Err(BackendError::new(what(), refusal)),
+            },
             Ok(Err(error)) if error.kind() == async_nats::RequestErrorKind::NoResponders => {
-                let why = match directive {
-                    Directive::ScaleOut => {
-                        "no worker may open another set: start workers, or raise their --max-sets"
-                    }
-                    Directive::ScaleIn => "every worker is down to one set: stop workers by other means",
-                };
-                Err(BackendError::new(what(), why))
+                Err(match directive {
+                    Directive::ScaleOut => BackendError::new(
+                        what(),
+                        "no worker may open another set: start workers, or raise their --max-sets",
+                    ),
+                    // Fewer sets than workers are more than a directive can do, and no trouble.
+                    Directive::ScaleIn => BackendError::floor(
+                        what(),
+                        "every worker is down to one set: stop workers by other means",
+                    ),
+                })
             }
             Ok(Err(error)) => Err(BackendError::new(what(), error)),
             Err(_) => Err(BackendError::new(what(), "nobody said that it is obeyed")),
@@ -113,6 +117,16 @@ impl Directives {
     }
 }
 
+/// Why a worker did not obey, if it says so.
+fn refusal(answer: &[u8]) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    struct Answer {
+        error: Option<String>,
+    }
+    let answer: Answer = serde_json::from_slice(answer).ok()?;
+    answer.error.map(|error| format!("a worker refused it: {error}"))
+}
+
 impl Backend for Directives {
     fn instances(&mut self) -> BoxFuture<'_, Result<Vec<Instance>, BackendError>> {
         self.survey().boxed()
@@ -125,5 +139,9 @@ impl Backend for Directives {
     /// Whichever worker the broker chooses drains its newest set; the id is not heeded.
     fn stop<'a>(&'a mut self, _: &'a str) -> BoxFuture<'a, Result<(), BackendError>> {
         self.scale_in().boxed()
+    }
+
+    fn stops_whom_it_is_told(&self) -> bool {
+        false
     }
 }

@@ -17,11 +17,8 @@
 //!
 //! impl Backend for Machines {
 //!     fn instances(&mut self) -> BoxFuture<'_, Result<Vec<Instance>, BackendError>> {
-//!         let instance = |(id, since_ms): (&String, &u64)| Instance {
-//!             id: id.clone(),
-//!             state: InstanceState::Ready,
-//!             since_ms: *since_ms,
-//!         };
+//!         let instance =
+//!             |(id, since_ms): (&String, &u64)| Instance::new(id, InstanceState::Ready, *since_ms);
 //!         ready(Ok(self.running.iter().map(instance).collect())).boxed()
 //!     }
 //!
@@ -53,6 +50,7 @@ pub mod tasks;
 use futures_util::future::BoxFuture;
 use serde::Serialize;
 
+use crate::roll_call::{self, Standing};
 use crate::sample::Fleet;
 
 /// Starts and stops the instances of one target.
@@ -68,6 +66,11 @@ pub trait Backend: Send {
 
     /// Tells one to stop: it takes nothing new, finishes what it holds, and goes. Not an error when it is gone already.
     fn stop<'a>(&'a mut self, id: &'a str) -> BoxFuture<'a, Result<(), BackendError>>;
+
+    /// Whether it is the one that is named that stops. Where somebody else chooses, nobody is stopped because they do not answer.
+    fn stops_whom_it_is_told(&self) -> bool {
+        true
+    }
 }
 
 /// An instance as its backend sees it.
@@ -80,6 +83,10 @@ pub struct Instance {
     /// When it was started, in milliseconds since the Unix epoch, or any other number that grows: the newest is
     /// stopped first.
     pub since_ms: u64,
+    /// Whether it is known to do nothing, though it runs: a process that was stopped, a container that is paused.
+    pub is_frozen: bool,
+    /// Whether it was started by other rules than those in force: another command, another environment.
+    pub is_outdated: bool,
 }
 
 /// Whether an instance works.
@@ -94,32 +101,42 @@ pub enum InstanceState {
     Stopping,
 }
 
+impl Instance {
+    /// An instance of which nothing else is known.
+    pub fn new(id: impl Into<String>, state: InstanceState, since_ms: u64) -> Instance {
+        Instance { id: id.into(), state, since_ms, is_frozen: false, is_outdated: false }
+    }
+}
+
 /// Why a backend did not do what it was asked. The next poll tries again.
 #[derive(Debug, thiserror::Error)]
 #[error("{what}: {reason}")]
 pub struct BackendError {
     what: String,
     reason: String,
+    is_floor: bool,
 }
 
 impl BackendError {
     /// What was to be done, and why it was not.
     pub fn new(what: impl Into<String>, reason: impl ToString) -> BackendError {
-        BackendError { what: what.into(), reason: reason.to_string() }
+        BackendError { what: what.into(), reason: reason.to_string(), is_floor: false }
+    }
+
+    /// Nothing more can be stopped, since what is left is not the backend's to stop. That is a bound, and no trouble.
+    pub fn floor(what: impl Into<String>, reason: impl ToString) -> BackendError {
+        BackendError { is_floor: true, ..BackendError::new(what, reason) }
+    }
+
+    /// Whether it is a bound of the backend and no trouble.
+    pub fn is_floor(&self) -> bool {
+        self.is_floor
     }
 }
 
 /// Counts instances by their state.
 pub fn fleet(instances: &[Instance]) -> Fleet {
-    let count = |state: InstanceState| {
-        let number = instances.iter().filter(|instance| instance.state == state).count();
-        u32::try_from(number).unwrap_or(u32::MAX)
-    };
-    Fleet {
-        ready: count(InstanceState::Ready),
-        starting: count(InstanceState::Starting),
-        stopping: count(InstanceState::Stopping),
-    }
+    roll_call::fleet(instances, &vec![Standing::Good; instances.len()])
 }
 
 /// Starts or stops instances until there are `wanted`, those that start included. The newest are stopped first: they
@@ -129,16 +146,25 @@ pub fn fleet(instances: &[Instance]) -> Fleet {
 /// The first [`BackendError`]; what was done until then stays done.
 pub async fn set(backend: &mut dyn Backend, wanted: u32) -> Result<(), BackendError> {
     let instances = backend.instances().await?;
-    let present = fleet(&instances).present();
-    for _ in present..wanted {
+    let standings = vec![Standing::Good; instances.len()];
+    let start = wanted.saturating_sub(fleet(&instances).present());
+    change(backend, start, &roll_call::surplus(&instances, &standings, wanted)).await
+}
+
+/// Starts so many and stops these.
+///
+/// # Errors
+/// The first [`BackendError`]; what was done until then stays done.
+pub(crate) async fn change(
+    backend: &mut dyn Backend,
+    start: u32,
+    stop: &[String],
+) -> Result<(), BackendError> {
+    for _ in 0..start {
         backend.start().await?;
     }
-    let mut present: Vec<Instance> =
-        instances.into_iter().filter(|instance| instance.state != InstanceState::Stopping).collect();
-    present.sort_by(|one, other| (other.since_ms, &other.id).cmp(&(one.since_ms, &one.id)));
-    let surplus = present.len().saturating_sub(wanted as usize);
-    for instance in &present[..surplus] {
-        backend.stop(&instance.id).await?;
+    for id in stop {
+        backend.stop(id).await?;
     }
     Ok(())
 }

@@ -59,10 +59,10 @@ where
 {
     fn instances(&mut self) -> BoxFuture<'_, Result<Vec<Instance>, BackendError>> {
         self.running.retain(|task| !task.handle.is_finished());
-        let instance = |task: &Task| Instance {
-            id: task.id.clone(),
-            state: if task.stop.is_cancelled() { InstanceState::Stopping } else { InstanceState::Ready },
-            since_ms: task.since_ms,
+        let instance = |task: &Task| {
+            let is_leaving = task.stop.is_cancelled();
+            let state = if is_leaving { InstanceState::Stopping } else { InstanceState::Ready };
+            Instance::new(task.id.clone(), state, task.since_ms)
         };
         ready(Ok(self.running.iter().map(instance).collect())).boxed()
     }
@@ -116,7 +116,7 @@ mod tests {
         set(&mut tasks, 3).await.unwrap();
         set(&mut tasks, 1).await.unwrap();
         let counted = fleet(&tasks.instances().await.unwrap());
-        assert_eq!(counted, Fleet { ready: 1, starting: 0, stopping: 2 });
+        assert_eq!(counted, Fleet { ready: 1, stopping: 2, ..Fleet::default() });
         let ids: Vec<String> =
             tasks.instances().await.unwrap().into_iter().map(|instance| instance.id).collect();
         assert_eq!(ids, ["task-1", "task-2", "task-3"], "none was aborted");

@@ -9,12 +9,13 @@ use async_nats::{Client, StatusCode};
 use clap::Args;
 use futures_util::StreamExt;
 use humantime_serde::re::humantime::format_duration;
-use natsway_boot::{Broker, Dial, Dialer};
+use natsway_boot::{Broker, Clock, Dial, Dialer};
 use tokio::time::Instant;
 
 use crate::decision::Decision;
 use crate::events::{Status, decision_subject, status_subject};
 use crate::graph::Graph;
+use crate::signal::now_ms;
 
 /// The inbox prefix of people and pipelines.
 const INBOX_PREFIX: &str = "_INBOX_operator";
@@ -25,14 +26,20 @@ const WITHIN: Duration = Duration::from_secs(5);
 /// How much later than the first answer others may come.
 const OTHERS_WITHIN: Duration = Duration::from_millis(300);
 
+/// Columns where there is no terminal.
+const COLUMNS: usize = 80;
+
+/// How often the picture is drawn anew at the least.
+const REDRAW: Duration = Duration::from_secs(1);
+
 /// Clears the terminal and begins at its top.
 const CLEAR: &str = "\x1b[2J\x1b[H";
 
 #[derive(Args)]
 pub(super) struct TopArgs {
-    /// Decisions that are shown side by side
-    #[arg(long, value_name = "COUNT", default_value = "60")]
-    width: usize,
+    /// Decisions that are shown side by side; as many as the terminal has room for by default
+    #[arg(long, value_name = "COUNT")]
+    width: Option<usize>,
 
     /// Leave after so many decisions
     #[arg(long, value_name = "COUNT")]
@@ -98,8 +105,8 @@ pub(super) async fn status(broker: Broker) -> anyhow::Result<ExitCode> {
         let led = SystemTime::now().duration_since(since).unwrap_or_default();
         println!("{leader} leads {lease} for {}", format_duration(Duration::from_secs(led.as_secs())));
         println!(
-            "{:<24} {:>5} {:>5} {:>9} {:>9} {:>8}  DECISION",
-            "TARGET", "HAS", "WANTS", "RATE/S", "LAG", "STARTING"
+            "{:<24} {:>5} {:>5} {:>9} {:>9} {:>9} {:>8} {:>6}  DECISION",
+            "TARGET", "HAS", "WANTS", "RATE/S", "LAG", "IN HAND", "STARTING", "SILENT"
         );
         targets.iter().for_each(print_row);
     }
@@ -109,12 +116,14 @@ pub(super) async fn status(broker: Broker) -> anyhow::Result<ExitCode> {
 fn print_row(decision: &Decision) {
     let view = decision.view.as_ref();
     let rate = view.map_or("-".to_owned(), |view| format!("{:.1}", view.arrival_rate));
-    let lag = view.map_or("-".to_owned(), |view| view.backlog().to_string());
+    let lag = view.map_or("-".to_owned(), |view| view.waiting.to_string());
+    let in_hand = view.map_or("-".to_owned(), |view| view.in_hand.to_string());
     let Decision { target, from, to, fleet, .. } = decision;
     let trouble = decision.trouble().map(|trouble| format!(": {trouble}")).unwrap_or_default();
     println!(
-        "{target:<24} {from:>5} {to:>5} {rate:>9} {lag:>9} {:>8}  {}{trouble}",
+        "{target:<24} {from:>5} {to:>5} {rate:>9} {lag:>9} {in_hand:>9} {:>8} {:>6}  {}{trouble}",
         fleet.starting,
+        fleet.silent,
         decision.course()
     );
 }
@@ -123,15 +132,25 @@ impl TopArgs {
     pub(super) async fn run(self, broker: Broker) -> anyhow::Result<ExitCode> {
         let client = connect(&broker).await?;
         let mut decisions = client.subscribe(decision_subject("*")).await?;
-        let mut graph = Graph::new(self.width.clamp(10, 500));
+        let columns = terminal_size::terminal_size().map_or(COLUMNS, |(width, _)| usize::from(width.0));
+        let mut graph = Graph::new(columns, self.width);
+        let clock = Clock::start();
         let mut out = std::io::stdout();
         let mut seen = 0;
-        write!(out, "{CLEAR}{}", graph.draw())?;
-        out.flush()?;
-        while let Some(message) = decisions.next().await {
+        // Without a decision the age of the last one is what there is to show.
+        let mut pace = tokio::time::interval(REDRAW);
+        loop {
+            let message = tokio::select! {
+                message = decisions.next() => message.context("the connection has ended")?,
+                _ = pace.tick() => {
+                    write!(out, "{CLEAR}{}", graph.draw(now_ms(&clock)))?;
+                    out.flush()?;
+                    continue;
+                }
+            };
             let Ok(decision) = serde_json::from_slice(&message.payload) else { continue };
-            graph.push(decision);
-            write!(out, "{CLEAR}{}", graph.draw())?;
+            graph.push(now_ms(&clock), decision);
+            write!(out, "{CLEAR}{}", graph.draw(now_ms(&clock)))?;
             out.flush()?;
             seen += 1;
             if self.count == Some(seen) {

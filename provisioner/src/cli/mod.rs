@@ -53,6 +53,7 @@ const EXAMPLES: &str = "Examples:
   provisioner record --out monday.jsonl
   provisioner replay monday.jsonl --config other.toml
   provisioner simulate step --svg step.svg
+  provisioner simulate --trace monday.jsonl --service-rate 40
 
 A configuration file:
   [[target]]

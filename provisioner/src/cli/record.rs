@@ -5,7 +5,7 @@ use std::io::{BufReader, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use clap::Args;
 use futures_util::StreamExt;
 use natsway_boot::{Broker, shutdown};
@@ -13,8 +13,9 @@ use natsway_boot::{Broker, shutdown};
 use super::ask::connect;
 use super::{read, refused};
 use crate::config::{Config, Target};
+use crate::decision::Decision;
 use crate::events::decision_subject;
-use crate::replay::{self, replay};
+use crate::replay::{self, Parts, replay};
 
 #[derive(Args)]
 pub(super) struct RecordArgs {
@@ -39,7 +40,7 @@ pub(super) struct ReplayArgs {
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
 
-    /// The target of that file; the first by default
+    /// Only by this target of that file
     #[arg(long, value_name = "NAME")]
     target: Option<String>,
 
@@ -76,14 +77,42 @@ impl RecordArgs {
 impl ReplayArgs {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let config = Config::read(&read(&self.config)?).with_context(|| refused(&self.config))?;
-        let is_asked_for = |target: &&Target| self.target.as_deref().is_none_or(|name| target.name() == name);
-        let target =
-            config.targets.iter().find(is_asked_for).context("the configuration has no such target")?;
+        if let Some(name) = &self.target {
+            let names: Vec<&str> = config.targets.iter().map(Target::name).collect();
+            ensure!(
+                names.contains(&name.as_str()),
+                "{} has no target {name}; it has: {}",
+                self.config.display(),
+                names.join(", ")
+            );
+        }
         let recording = File::open(&self.recording).with_context(|| self.recording.display().to_string())?;
         let recording = replay::read(BufReader::new(recording)).map_err(anyhow::Error::msg)?;
-        let replayed = replay(&recording, target);
+        let Parts { of, left_out } = replay::parts(&recording, &config, self.target.as_deref());
+        let left_out: Vec<String> =
+            left_out.iter().map(|(name, count)| format!("{name} ({count} decisions)")).collect();
+        let told = format!(
+            "{} decides about none of these recorded targets: {}",
+            self.config.display(),
+            left_out.join(", ")
+        );
+        ensure!(!of.is_empty() || left_out.is_empty(), "{told}");
+        for (target, recording) in &of {
+            self.replay(target, recording);
+        }
+        if !left_out.is_empty() {
+            eprintln!("provisioner: left out: {told}");
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn replay(&self, target: &Target, recording: &[Decision]) {
+        let replayed = replay(recording, target);
         let began_ms = replayed.first().map_or(0, |first| first.recorded.at_ms);
         let (mut then, mut now) = (0_u64, 0_u64);
+        if let Some(first) = replayed.first() {
+            println!("{} by the rules of {}", first.recorded.target, target.name());
+        }
         println!("{:>9} {:>5} {:>5}  WHY", "SECOND", "THEN", "NOW");
         let mut before = None;
         for pair in &replayed {
@@ -99,6 +128,5 @@ impl ReplayArgs {
             }
         }
         println!("{} decisions; instances times decisions: {then} then, {now} now", replayed.len());
-        Ok(ExitCode::SUCCESS)
     }
 }

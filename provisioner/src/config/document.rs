@@ -83,13 +83,14 @@ pub enum SignalDocument {
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields, default)]
 pub struct InstanceDocument {
-    /// Messages that one handles at a time.
-    pub concurrency: f64,
+    /// Messages that one handles at a time. Without, 1 to learn what one can do, and what instances say themselves to tell
+    /// whether they are full.
+    pub concurrency: Option<f64>,
     /// Messages that one fetches ahead.
     pub prefetch: u32,
     /// Messages a second of one, to begin with; learned in any case.
     pub service_rate: Option<f64>,
-    /// How long one takes to start: growing arrivals are planned for so far ahead.
+    /// How long one takes to start, until one was seen to: what is started now helps so much later.
     #[serde(with = "humantime_serde")]
     pub starts_within: Duration,
     /// Over how long rates are taken.
@@ -98,17 +99,20 @@ pub struct InstanceDocument {
     /// From which age figures are stale; three polls when it is not given.
     #[serde(with = "humantime_serde")]
     pub stale_after: Option<Duration>,
+    /// Looks in a row without an answer after which one counts no more and is replaced; 0 is never.
+    pub silent_after: u32,
 }
 
 impl Default for InstanceDocument {
     fn default() -> InstanceDocument {
         InstanceDocument {
-            concurrency: 1.0,
+            concurrency: None,
             prefetch: 1,
             service_rate: None,
             starts_within: Duration::from_secs(3),
             window: Duration::from_secs(5),
             stale_after: None,
+            silent_after: 5,
         }
     }
 }
@@ -192,6 +196,9 @@ pub struct ScaleDocument {
     /// Scale in no sooner than so long after a change.
     #[serde(with = "humantime_serde")]
     pub cooldown: Duration,
+    /// Instances that were wanted again after they had gone stay next time for as long as that pause, up to so long.
+    #[serde(with = "humantime_serde")]
+    pub hold: Duration,
     /// With `min = 0`: the last one goes after so long without a message.
     #[serde(with = "humantime_serde")]
     pub zero_after: Duration,
@@ -205,10 +212,11 @@ impl Default for ScaleDocument {
             warm_spares: 0,
             tolerance: 0.1,
             out_window: Duration::ZERO,
-            in_window: Duration::from_secs(15),
+            in_window: Duration::from_secs(10),
             out_step: None,
             in_step: None,
-            cooldown: Duration::ZERO,
+            cooldown: Duration::from_secs(15),
+            hold: Duration::from_secs(120),
             zero_after: Duration::from_secs(10),
         }
     }

@@ -24,6 +24,9 @@ const POLLS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 /// More instances of one target than anybody means.
 const MOST_INSTANCES: u32 = 10_000;
 
+/// The longest pause that is remembered: what was wanted at each poll of it is kept.
+const LONGEST_HOLD: Duration = Duration::from_secs(3_600);
+
 /// A checked configuration.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Config {
@@ -138,7 +141,8 @@ impl Target {
             },
             lead_s: instance.starts_within.as_secs_f64(),
             service_rate: instance.service_rate,
-            concurrency: instance.concurrency,
+            concurrency: instance.concurrency.unwrap_or(1.0),
+            slots: instance.concurrency,
             prefetch: instance.prefetch,
             tolerance: scale.tolerance,
             scale: ScaleRules {
@@ -150,9 +154,16 @@ impl Target {
                 up_step: step(scale.out_step),
                 down_step: step(scale.in_step),
                 cooldown_ms: ms(scale.cooldown),
+                hold_ms: ms(scale.hold),
+                in_tolerance_percent: (scale.tolerance * 100.0).round() as u32,
                 zero_after_ms: ms(scale.zero_after),
             },
         }
+    }
+
+    /// Looks in a row without an answer after which an instance counts no more; 0 is never.
+    pub fn silent_after(&self) -> u32 {
+        self.document.instance.silent_after
     }
 
     /// Its policies, which have seen nothing yet.
@@ -243,6 +254,7 @@ fn check(target: &TargetDocument, faults: &mut Vec<String>) {
 fn check_instance(instance: &InstanceDocument, faults: &mut Faults<'_>) {
     let InstanceDocument { concurrency, service_rate, window, .. } = *instance;
     let positive = |value: f64| value.is_finite() && value > 0.0;
+    let concurrency = concurrency.unwrap_or(1.0);
     faults.unless(positive(concurrency), "instance.concurrency", concurrency, "a number above 0");
     let rate = service_rate.unwrap_or(1.0);
     faults.unless(positive(rate), "instance.service_rate", rate, "messages a second, above 0");
@@ -293,6 +305,9 @@ fn check_policy(policy: &PolicyDocument, faults: &mut Faults<'_>) {
 fn check_scale(target: &TargetDocument, faults: &mut Faults<'_>) {
     let ScaleDocument { min, max, tolerance, .. } = target.scale;
     faults.unless(max <= MOST_INSTANCES, "scale.max", max, "0 (only watched) to 10000");
+    let hold = target.scale.hold;
+    let shown = humantime_serde::re::humantime::format_duration(hold);
+    faults.unless(hold <= LONGEST_HOLD, "scale.hold", shown, "1h or less");
     faults.unless(min <= max, "scale.min", min, "scale.max or less");
     faults.unless((0.0..1.0).contains(&tolerance), "scale.tolerance", tolerance, "0 or more, below 1");
     let keeps_messages =

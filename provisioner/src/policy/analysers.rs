@@ -4,17 +4,18 @@
 //! |---|---|---|
 //! | `ConsumerUtilisationTooLow` | messages find an instance free less often than the threshold | out |
 //! | `ConsumptionRateIncreased` | the rate of arrivals (so it is, whatever its name) rose by the difference | out |
-//! | `DispatchRateDecreased` | the rate of deliveries fell by the difference while messages wait | out |
-//! | `QueueLengthIncreased` | the queue is longer than the threshold and grew by the difference | out |
-//! | `ConsumptionRateDecreased` | arrivals fell by the difference, or there are none, and the queue is short | in |
+//! | `DispatchRateDecreased` | the rate of completions fell by the difference while messages are unfinished | out |
+//! | `QueueLengthIncreased` | more messages than the threshold are unfinished, and more by the difference | out |
+//! | `ConsumptionRateDecreased` | arrivals fell by the difference, or there are none, and none waits | in |
 //! | `Stable` | otherwise | none |
 //!
-//! On NATS, *consumer utilisation* is the share of looks at which no message waited or a pull request did, so a
-//! message found an instance free; the *dispatch rate* is that of completions.
+//! On NATS, *consumer utilisation* is the share of looks at which a message found an instance free, and the share of messages that
+//! were not turned away; the smaller of both counts. The *queue length* is that of RabbitMQ, which counts what consumers hold too.
 //!
 //! What is mended: differences are taken of the earlier figure, not the later, so that a total stall is -100 %; the
-//! queue's growth is no integer division; nobody is sent away while the queue is long, and nobody called because a
-//! queue that is empty is dispatched slower; rates below [`Thresholds::least_rate`] are no rates.
+//! queue's growth is no integer division; nobody is sent away while messages wait. And no link fires on what chance explains: each
+//! asks whether its change, or its share, is further from none than four standard deviations of a Poisson stream. So a
+//! load that fluctuates does not bounce.
 //!
 //! <https://insidethecpu.com/2015/09/11/microservices-in-c-part-5-autoscaling/>
 
@@ -51,16 +52,31 @@ impl Default for Thresholds {
     }
 }
 
-/// What a queue showed at one poll.
+/// A link fires on what is further from chance than so many standard deviations. Four are exceeded by chance once in 30,000
+/// comparisons: at one each 5 s, once in two days.
+const SIGMAS: f64 = 4.0;
+
+/// Fewer looks than this say nothing of a share; they are judged with those of the next comparison.
+const LEAST_LOOKS: u32 = 5;
+
+/// What a queue showed between one comparison and the next.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct QueueMetric {
-    /// Share of time in which a message found an instance free, in percent, where it is counted.
-    pub utilisation_percent: Option<f64>,
-    /// Arrivals a second.
-    pub publish_rate: f64,
-    /// Completions a second.
-    pub dispatch_rate: f64,
-    /// Messages that wait.
+    /// How long that was, in seconds.
+    pub elapsed_s: f64,
+    /// Messages that came meanwhile.
+    pub published: u64,
+    /// Messages that were finished meanwhile.
+    pub dispatched: u64,
+    /// Messages that were turned away meanwhile for want of capacity.
+    pub refused: u64,
+    /// Looks meanwhile at which a message that came would have found no instance free.
+    pub full_looks: u32,
+    /// All looks meanwhile.
+    pub looks: u32,
+    /// Messages that wait now.
+    pub waiting: u64,
+    /// Messages that are not finished now, those that wait included.
     pub length: u64,
 }
 
@@ -108,7 +124,10 @@ impl Analyser for ConsumerUtilisationTooLow {
         Some(Directive::ScaleOut)
     }
     fn fires(&self, now: &QueueMetric, _: &QueueMetric, thresholds: &Thresholds) -> bool {
-        now.utilisation_percent.is_some_and(|percent| percent < thresholds.utilisation_percent)
+        let tolerated = 1.0 - thresholds.utilisation_percent / 100.0;
+        let asked = now.dispatched + now.refused;
+        surely_above(u64::from(now.full_looks), u64::from(now.looks), tolerated)
+            || surely_above(now.refused, asked, tolerated)
     }
 }
 
@@ -120,7 +139,8 @@ impl Analyser for ConsumptionRateIncreased {
         Some(Directive::ScaleOut)
     }
     fn fires(&self, now: &QueueMetric, before: &QueueMetric, thresholds: &Thresholds) -> bool {
-        thresholds.change(before.publish_rate, now.publish_rate) >= thresholds.difference_percent
+        let (earlier, later) = (before.count(before.published), now.count(now.published));
+        thresholds.change(earlier, later) >= thresholds.difference_percent && later.is_surely_above(earlier)
     }
 }
 
@@ -132,8 +152,15 @@ impl Analyser for DispatchRateDecreased {
         Some(Directive::ScaleOut)
     }
     fn fires(&self, now: &QueueMetric, before: &QueueMetric, thresholds: &Thresholds) -> bool {
-        let change = thresholds.change(before.dispatch_rate, now.dispatch_rate);
-        now.length > 0 && change <= -thresholds.difference_percent
+        let (earlier, later) = (before.count(before.dispatched), now.count(now.dispatched));
+        let change = thresholds.change(earlier, later);
+        // What is finished less because less comes is no fault of the instances.
+        let is_behind =
+            now.count(now.published).rate() > later.rate() * (1.0 + thresholds.difference_percent / 100.0);
+        now.length > 0
+            && is_behind
+            && change <= -thresholds.difference_percent
+            && earlier.is_surely_above(later)
     }
 }
 
@@ -146,7 +173,10 @@ impl Analyser for QueueLengthIncreased {
     }
     fn fires(&self, now: &QueueMetric, before: &QueueMetric, thresholds: &Thresholds) -> bool {
         let change = percent(before.length as f64, now.length as f64);
-        now.length > thresholds.queue_length && change >= thresholds.difference_percent
+        // Coming and going alone make it walk that far.
+        let chance = SIGMAS * ((now.published + now.dispatched) as f64).sqrt();
+        let grown = now.length.saturating_sub(before.length) as f64;
+        now.length > thresholds.queue_length && change >= thresholds.difference_percent && grown > chance
     }
 }
 
@@ -158,9 +188,12 @@ impl Analyser for ConsumptionRateDecreased {
         Some(Directive::ScaleIn)
     }
     fn fires(&self, now: &QueueMetric, before: &QueueMetric, thresholds: &Thresholds) -> bool {
-        let change = thresholds.change(before.publish_rate, now.publish_rate);
-        let fewer = change <= -thresholds.difference_percent || now.publish_rate < thresholds.least_rate;
-        now.length <= thresholds.queue_length && fewer
+        let (earlier, later) = (before.count(before.published), now.count(now.published));
+        let fell = thresholds.change(earlier, later) <= -thresholds.difference_percent
+            && earlier.is_surely_above(later);
+        let idle = before.published + now.published == 0;
+        let is_strained = now.waiting > thresholds.queue_length || now.full_looks > 0 || now.refused > 0;
+        !is_strained && (fell || idle)
     }
 }
 
@@ -178,10 +211,51 @@ impl Analyser for Stable {
 
 impl Thresholds {
     /// The change from one rate to another, in percent; rates too low to count are 0.
-    fn change(&self, before: f64, now: f64) -> f64 {
-        let counted = |rate: f64| if rate < self.least_rate { 0.0 } else { rate };
+    fn change(&self, before: Count, now: Count) -> f64 {
+        let counted = |count: Count| if count.rate() < self.least_rate { 0.0 } else { count.rate() };
         percent(counted(before), counted(now))
     }
+}
+
+impl QueueMetric {
+    fn count(&self, messages: u64) -> Count {
+        Count { messages: messages as f64, elapsed_s: self.elapsed_s }
+    }
+}
+
+/// Messages that were counted within a time.
+#[derive(Clone, Copy, Debug)]
+struct Count {
+    messages: f64,
+    elapsed_s: f64,
+}
+
+impl Count {
+    fn rate(self) -> f64 {
+        if self.elapsed_s > 0.0 { self.messages / self.elapsed_s } else { 0.0 }
+    }
+
+    /// Whether its rate is above the other's by more than chance explains, both being Poisson. Square roots of counts have the
+    /// same deviation, a half, whatever the rate (F. Anscombe, 1948); so this holds for a few messages too.
+    fn is_surely_above(self, other: Count) -> bool {
+        if self.elapsed_s <= 0.0 || other.elapsed_s <= 0.0 {
+            return false;
+        }
+        let root = |count: Count| ((count.messages + 0.375) / count.elapsed_s).sqrt();
+        let deviation = (0.25 / self.elapsed_s + 0.25 / other.elapsed_s).sqrt();
+        root(self) - root(other) > SIGMAS * deviation
+    }
+}
+
+/// Whether `count` of `all` is surely a larger share than another (E. Wilson, 1927). One may always be chance.
+fn surely_above(count: u64, all: u64, share: f64) -> bool {
+    if all == 0 {
+        return false;
+    }
+    let (all, z2) = (all as f64, SIGMAS * SIGMAS);
+    let seen = count.saturating_sub(1) as f64 / all;
+    let spread = SIGMAS * (seen * (1.0 - seen) / all + z2 / (4.0 * all * all)).sqrt();
+    (seen + z2 / (2.0 * all) - spread) / (1.0 + z2 / all) > share
 }
 
 /// The change in percent of `before`; something after nothing is 100 %.
@@ -209,15 +283,39 @@ pub fn chain() -> Vec<Box<dyn Analyser>> {
 pub struct Analysers {
     thresholds: Thresholds,
     chain: Vec<Box<dyn Analyser>>,
-    before: Option<(u64, QueueMetric)>,
+    /// What was counted up to the last comparison.
+    since: Option<Counted>,
+    /// What the comparison before the next one showed.
+    before: Option<QueueMetric>,
+    looks: u32,
+    full_looks: u32,
     /// What was wanted since the last comparison, and why.
     standing: Option<(u32, Verdict)>,
+}
+
+/// Counters as they stood at a comparison.
+#[derive(Clone, Copy, Debug)]
+struct Counted {
+    at_ms: u64,
+    /// When the counting began: at another time, it began anew.
+    begun_ms: u64,
+    arrived: u64,
+    finished: u64,
+    refused: u64,
 }
 
 impl Analysers {
     /// The six analysers with these thresholds.
     pub fn new(thresholds: Thresholds) -> Analysers {
-        Analysers { thresholds, chain: chain(), before: None, standing: None }
+        Analysers {
+            thresholds,
+            chain: chain(),
+            since: None,
+            before: None,
+            looks: 0,
+            full_looks: 0,
+            standing: None,
+        }
     }
 
     /// What the chain says of two polls.
@@ -227,6 +325,13 @@ impl Analysers {
         let fired = fired.expect("the last of the chain always fires");
         Verdict { analyser: fired.name(), directive: fired.directive() }
     }
+
+    fn begin(&mut self, now: Counted) {
+        self.since = Some(now);
+        if self.looks >= LEAST_LOOKS {
+            (self.looks, self.full_looks) = (0, 0);
+        }
+    }
 }
 
 impl Policy for Analysers {
@@ -235,26 +340,43 @@ impl Policy for Analysers {
     }
 
     fn desire(&mut self, view: &View) -> Answer {
-        let now = QueueMetric {
-            utilisation_percent: view.free_share.map(|share| share * 100.0),
-            publish_rate: view.arrival_rate,
-            dispatch_rate: view.completion_rate,
-            length: view.waiting,
+        let now = Counted {
+            at_ms: view.now_ms,
+            begun_ms: view.since_ms,
+            arrived: view.count,
+            finished: view.finished,
+            refused: view.refused,
         };
-        let current = view.fleet.present();
-        let Some((at_ms, before)) = self.before else {
-            self.before = Some((view.now_ms, now));
+        let Some(since) = self.since.filter(|since| since.begun_ms == now.begun_ms) else {
+            self.begin(now);
+            self.before = None;
             return Answer::none("the first poll is only kept, to compare the next one with");
         };
-        if view.now_ms.saturating_sub(at_ms) >= self.thresholds.every_ms {
-            let verdict = self.analyse(&now, &before);
-            let wanted = match verdict.directive {
-                Some(Directive::ScaleOut) => current.saturating_add(1),
-                Some(Directive::ScaleIn) => current.saturating_sub(1).max(1),
-                None => current,
+        self.looks += 1;
+        self.full_looks += u32::from(view.is_full());
+        let elapsed_ms = now.at_ms.saturating_sub(since.at_ms);
+        if elapsed_ms >= self.thresholds.every_ms {
+            let metric = QueueMetric {
+                elapsed_s: elapsed_ms as f64 / 1_000.0,
+                published: now.arrived.saturating_sub(since.arrived),
+                dispatched: now.finished.saturating_sub(since.finished),
+                refused: now.refused.saturating_sub(since.refused),
+                full_looks: self.full_looks,
+                looks: self.looks,
+                waiting: view.waiting,
+                length: view.backlog(),
             };
-            self.before = Some((view.now_ms, now));
-            self.standing = Some((wanted, verdict));
+            self.begin(now);
+            if let Some(before) = self.before.replace(metric) {
+                let verdict = self.analyse(&metric, &before);
+                let current = view.fleet.present();
+                let wanted = match verdict.directive {
+                    Some(Directive::ScaleOut) => current.saturating_add(1),
+                    Some(Directive::ScaleIn) => current.saturating_sub(1).max(1),
+                    None => current,
+                };
+                self.standing = Some((wanted, verdict));
+            }
         }
         match self.standing {
             Some((wanted, verdict)) => Answer::exactly(wanted, verdict.analyser),
@@ -265,14 +387,19 @@ impl Policy for Analysers {
 
 #[cfg(test)]
 mod tests {
+    use fastrand::Rng;
+
     use super::*;
-    use crate::policy::tests::wanted;
     use crate::sample::Fleet;
 
     const CALM: QueueMetric = QueueMetric {
-        utilisation_percent: Some(100.0),
-        publish_rate: 100.0,
-        dispatch_rate: 100.0,
+        elapsed_s: 5.0,
+        published: 500,
+        dispatched: 500,
+        refused: 0,
+        full_looks: 0,
+        looks: 5,
+        waiting: 0,
         length: 0,
     };
 
@@ -282,16 +409,14 @@ mod tests {
 
     #[test]
     fn each_analyser_fires_for_its_own_reason() {
+        let longer = |length| QueueMetric { length, ..CALM };
         let cases = [
-            (QueueMetric { utilisation_percent: Some(98.0), ..CALM }, CALM, "ConsumerUtilisationTooLow"),
-            (QueueMetric { publish_rate: 120.0, ..CALM }, CALM, "ConsumptionRateIncreased"),
-            (QueueMetric { dispatch_rate: 80.0, length: 1, ..CALM }, CALM, "DispatchRateDecreased"),
-            (
-                QueueMetric { length: 240, ..CALM },
-                QueueMetric { length: 200, ..CALM },
-                "QueueLengthIncreased",
-            ),
-            (QueueMetric { publish_rate: 80.0, ..CALM }, CALM, "ConsumptionRateDecreased"),
+            (QueueMetric { full_looks: 2, ..CALM }, CALM, "ConsumerUtilisationTooLow"),
+            (QueueMetric { refused: 50, ..CALM }, CALM, "ConsumerUtilisationTooLow"),
+            (QueueMetric { published: 700, ..CALM }, CALM, "ConsumptionRateIncreased"),
+            (QueueMetric { dispatched: 300, length: 200, ..CALM }, CALM, "DispatchRateDecreased"),
+            (longer(500), longer(200), "QueueLengthIncreased"),
+            (QueueMetric { published: 300, dispatched: 300, ..CALM }, CALM, "ConsumptionRateDecreased"),
             (CALM, CALM, "Stable"),
         ];
         for (now, before, name) in cases {
@@ -300,31 +425,138 @@ mod tests {
     }
 
     #[test]
+    fn what_chance_explains_fires_nothing() {
+        let few = QueueMetric { published: 10, dispatched: 10, ..CALM };
+        for (now, before) in [
+            (QueueMetric { published: 18, ..few }, few),
+            (QueueMetric { published: 4, ..few }, few),
+            (QueueMetric { dispatched: 4, length: 6, ..few }, few),
+            (QueueMetric { full_looks: 1, ..few }, few),
+            (QueueMetric { refused: 1, ..few }, few),
+            (QueueMetric { length: 240, ..CALM }, QueueMetric { length: 200, ..CALM }),
+            (QueueMetric { published: 0, dispatched: 0, ..few }, QueueMetric { published: 5, ..few }),
+        ] {
+            assert_eq!(verdict(now, before), "Stable", "{now:?} after {before:?}");
+        }
+    }
+
+    #[test]
     fn a_total_stall_is_seen() {
-        let stalled = QueueMetric { dispatch_rate: 0.0, length: 50, ..CALM };
+        let stalled = QueueMetric { dispatched: 0, length: 500, ..CALM };
         assert_eq!(verdict(stalled, CALM), "DispatchRateDecreased");
     }
 
     #[test]
-    fn nobody_is_sent_away_before_a_long_queue() {
-        let ended = QueueMetric { publish_rate: 0.0, length: 10_000, ..CALM };
+    fn nobody_is_sent_away_while_messages_wait_or_are_turned_away() {
+        let ended = QueueMetric { published: 0, dispatched: 0, waiting: 10_000, length: 10_000, ..CALM };
         assert_eq!(verdict(ended, QueueMetric { length: 10_000, ..CALM }), "Stable");
+        let refused = QueueMetric { published: 300, dispatched: 299, refused: 1, ..CALM };
+        assert_eq!(verdict(refused, CALM), "Stable");
+    }
+
+    #[test]
+    fn nothing_for_two_comparisons_is_idleness_however_little_came_before() {
+        let nothing = QueueMetric { published: 0, dispatched: 0, ..CALM };
+        assert_eq!(verdict(nothing, nothing), "ConsumptionRateDecreased");
+    }
+
+    /// A service by a virtual clock: `sets` of them, each of which takes `slots` at a time for `work_s`, and turns the rest away.
+    struct Service {
+        rng: Rng,
+        sets: u32,
+        slots: u64,
+        work_s: f64,
+        /// When each that is at work will be finished.
+        held: Vec<f64>,
+        view: View,
+        policy: Analysers,
+        course: Vec<u32>,
+    }
+
+    impl Service {
+        fn new(seed: u64, sets: u32, slots: u64, work_s: f64) -> Service {
+            let policy = Analysers::new(Thresholds::default());
+            let (rng, held, course) = (Rng::with_seed(seed), Vec::new(), vec![sets]);
+            Service { rng, sets, slots, work_s, held, view: View::default(), policy, course }
+        }
+
+        /// A second of Poisson arrivals, and a look at its end.
+        fn second(&mut self, rate: f64) {
+            let from_s = self.view.now_ms as f64 / 1_000.0;
+            let mut at_s = from_s;
+            loop {
+                at_s += -(1.0 - self.rng.f64()).ln() / rate.max(1e-9);
+                let now_s = at_s.min(from_s + 1.0);
+                let before = self.held.len();
+                self.held.retain(|done_s| *done_s > now_s);
+                self.view.finished += (before - self.held.len()) as u64;
+                if at_s >= from_s + 1.0 {
+                    break;
+                }
+                self.view.count += 1;
+                if (self.held.len() as u64) < u64::from(self.sets) * self.slots {
+                    self.held.push(at_s + self.work_s);
+                } else {
+                    self.view.refused += 1;
+                }
+            }
+            self.view.now_ms += 1_000;
+            self.view.in_hand = self.held.len() as u64;
+            self.view.capacity = Some(u64::from(self.sets) * self.slots);
+            self.view.fleet = Fleet { ready: self.sets, ..Fleet::default() };
+            let wanted = self.policy.desire(&self.view).instances(self.sets, 0.0).unwrap_or(self.sets);
+            let is_news = self.view.now_ms.is_multiple_of(5_000);
+            self.sets = if is_news { wanted } else { self.sets };
+            if self.course.last() != Some(&self.sets) {
+                self.course.push(self.sets);
+            }
+        }
+    }
+
+    #[test]
+    fn a_few_random_requests_with_an_idle_worker_never_bounce() {
+        for seed in 0..20 {
+            let mut service = Service::new(seed, 2, 8, 0.05);
+            for _ in 0..3_600 {
+                service.second(2.2);
+            }
+            assert_eq!(service.course, [2], "seed {seed}: an hour of 2.2/s");
+        }
+    }
+
+    #[test]
+    fn steady_overload_scales_out_until_it_is_carried_and_then_rests() {
+        for seed in 0..20 {
+            // 150/s on one set that does 80/s.
+            let mut service = Service::new(seed, 1, 8, 0.1);
+            for _ in 0..20 {
+                service.second(150.0);
+            }
+            assert!(service.sets >= 2 && service.course.is_sorted(), "seed {seed}: {:?}", service.course);
+            for _ in 0..600 {
+                service.second(150.0);
+            }
+            assert!((2..=5).contains(&service.sets), "seed {seed}: {:?}", service.course);
+            assert!(service.course.is_sorted(), "seed {seed}: {:?}", service.course);
+            assert!(service.view.refused < service.view.count / 20, "seed {seed}");
+        }
     }
 
     #[test]
     fn the_policy_compares_every_five_seconds_and_stands_by_it_between() {
         let mut policy = Analysers::new(Thresholds::default());
-        let view = |second: u64, rate: f64| View {
-            now_ms: second * 1_000,
-            fleet: Fleet { ready: 3, ..Fleet::default() },
-            arrival_rate: rate,
-            completion_rate: rate,
-            ..View::default()
+        let mut view = View { fleet: Fleet { ready: 3, ..Fleet::default() }, ..View::default() };
+        let mut at = |second: u64, came: u64| {
+            view.now_ms = second * 1_000;
+            view.count += came;
+            view.finished += came;
+            policy.desire(&view).instances(3, 0.0)
         };
-        assert_eq!(wanted(&mut policy, &view(0, 100.0)), None);
-        assert_eq!(wanted(&mut policy, &view(1, 900.0)), None);
-        assert_eq!(wanted(&mut policy, &view(5, 900.0)), Some(4));
-        assert_eq!(wanted(&mut policy, &view(6, 0.0)), Some(4), "one comparison, one instance");
-        assert_eq!(wanted(&mut policy, &view(10, 0.0)), Some(2));
+        assert_eq!(at(0, 0), None);
+        assert_eq!(at(5, 500), None, "the first of two to compare");
+        assert_eq!(at(6, 200), None);
+        assert_eq!(at(10, 800), Some(4));
+        assert_eq!(at(11, 0), Some(4), "one comparison, one instance");
+        assert_eq!(at(15, 0), Some(2));
     }
 }

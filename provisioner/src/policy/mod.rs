@@ -40,10 +40,29 @@ pub struct View {
     pub service_rate: Option<f64>,
     /// The share of their capacity that instances used, 0 to 1, where the time spent is counted.
     pub utilisation: Option<f64>,
-    /// The share of time, 0 to 1, in which a message found an instance free, where that is counted.
-    pub free_share: Option<f64>,
+    /// Messages that the instances take at a time, all together, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capacity: Option<u64>,
+    /// Pull requests that wait for messages, where they are counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting_pulls: Option<u64>,
+    /// Messages a second that were turned away for want of capacity, where that is counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refusal_rate: Option<f64>,
+    /// Messages that were ever finished, since the first look.
+    #[serde(default)]
+    pub finished: u64,
+    /// Messages that were ever turned away for want of capacity, since the first look.
+    #[serde(default)]
+    pub refused: u64,
     /// Messages that one instance fetches ahead.
     pub prefetch: u32,
+    /// How long an instance takes to start, in seconds.
+    #[serde(default)]
+    pub start_s: f64,
+    /// The seconds that those that start have behind them, all together.
+    #[serde(default)]
+    pub started_s: f64,
     /// Messages that ever came, since the first look.
     pub count: u64,
     /// When the first look was taken.
@@ -58,9 +77,33 @@ impl View {
         self.now_ms.saturating_sub(self.last_arrival_ms.unwrap_or(self.since_ms))
     }
 
+    /// Whether a message that comes now finds no instance free, where that can be told: one waits already and nobody asks for it,
+    /// or as many are held as can be.
+    pub fn is_full(&self) -> bool {
+        let is_full = self.capacity.is_some_and(|capacity| self.in_hand >= capacity && capacity > 0);
+        (self.waiting > 0 || is_full) && self.waiting_pulls.is_none_or(|pulls| pulls == 0)
+    }
+
     /// Messages that have come and are not finished.
     pub fn backlog(&self) -> u64 {
         self.waiting.saturating_add(self.in_hand)
+    }
+
+    /// Instances that are there or on their way.
+    pub fn present(&self) -> f64 {
+        f64::from(self.fleet.ready) + f64::from(self.fleet.starting)
+    }
+
+    /// Instances with which a backlog of `messages` is gone `within_s` after another instance could have started, when each
+    /// does `service_rate`; `None` when those that are present do it. Those that start already are credited with the time that
+    /// they will have had by then: a backlog that grows while they start asks for no others.
+    pub fn clearing(&self, messages: u64, service_rate: f64, within_s: f64) -> Option<f64> {
+        let (ready, starting) = (f64::from(self.fleet.ready), f64::from(self.fleet.starting));
+        let horizon_s = self.start_s + within_s;
+        let to_do = messages as f64 + self.arrival_rate * horizon_s;
+        let started_s = self.started_s.min(starting * self.start_s);
+        let done = (ready * horizon_s + starting * within_s + started_s) * service_rate;
+        (to_do > done).then(|| self.present() + (to_do - done) / (service_rate * within_s))
     }
 }
 

@@ -81,7 +81,7 @@ pub async fn services(client: &Client, pattern: &Pattern) -> Result<Vec<String>,
     if client.connection_state() != State::Connected {
         return Err("the broker is away".to_owned());
     }
-    let pongs: Vec<Pong> = gather(client, "$SRV.PING".to_owned(), 0).await?;
+    let pongs: Vec<Pong> = gather(client, "$SRV.PING".to_owned(), 0).await?.answers;
     // Whoever answers says what it likes; names become subjects and paths, so only those of ADR-32 count.
     let is_name = |name: &String| {
         !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))

@@ -39,8 +39,8 @@ impl Gateways {
     /// # Errors
     /// [`Fault::Missing`] when no gateway answers.
     pub async fn look(&mut self) -> Result<Out, Fault> {
-        let reports: Vec<Report> =
-            gather(&self.client, report_subject(), self.known).await.map_err(Fault::Missing)?;
+        let gathered = gather(&self.client, report_subject(), self.known).await;
+        let reports: Vec<Report> = gathered.map_err(Fault::Missing)?.answers;
         let Via { route, version } = &self.via;
         if reports.is_empty() {
             return Err(Fault::Missing(format!("no gateway tells of route {route}, version {version}")));

@@ -25,6 +25,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::BoxFuture;
 use natsway_boot::Clock;
 
+use crate::roll_call::Answers;
 use crate::sample::{Fault, Sample};
 
 /// How long the broker may take to answer one question.
@@ -34,6 +35,11 @@ pub(crate) const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 pub trait Signal: Send {
     /// The counters as they stand now, or why they cannot be had. Ends within a few seconds, whatever happens.
     fn look(&mut self) -> BoxFuture<'_, Result<Sample, Fault>>;
+
+    /// Who answered at the last look, where instances are asked and the broker was heard; otherwise nobody can be missed.
+    fn answers(&self) -> Option<&Answers> {
+        None
+    }
 }
 
 /// Now, in milliseconds since the Unix epoch.

@@ -1,6 +1,6 @@
 //! Core request/reply services: `$SRV.STATS` of their instances, and what gateways have out to them.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::time::Duration;
 
 use async_nats::{Client, StatusCode};
@@ -11,10 +11,17 @@ use natsway_boot::Clock;
 use serde::Deserialize;
 
 use super::{Counters, Gateways, Signal, Totals, now_ms};
+use crate::roll_call::Answers;
 use crate::sample::{Fault, Sample};
 
 /// How long instances may take to answer. A look ends sooner when all that were known have.
 const GATHER: Duration = Duration::from_millis(400);
+
+/// One that has not answered for so many looks is not waited for any more.
+const WAITED_FOR: u32 = 10;
+
+/// Says what an instance was started as: the id that its provisioner gave it.
+const PROVISIONED: &str = "natsway.provisioned";
 
 /// The version of a route by which gateways send to a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,7 +42,11 @@ pub struct ServicesSignal {
     name: String,
     clock: Clock,
     totals: Totals,
-    known: HashSet<String>,
+    /// Those that answer, and how many looks ago each did last.
+    known: HashMap<String, u32>,
+    answers: Option<Answers>,
+    /// Requests that ever came, as far as instances tell.
+    come: u64,
     gateways: Option<Gateways>,
 }
 
@@ -45,6 +56,8 @@ struct Stats {
     id: String,
     #[serde(default)]
     started: String,
+    #[serde(default)]
+    metadata: Option<HashMap<String, String>>,
     #[serde(default)]
     endpoints: Vec<Endpoint>,
 }
@@ -64,7 +77,11 @@ struct Endpoint {
 #[serde(default)]
 struct Data {
     in_flight: u64,
+    max_in_flight: u64,
     shed: u64,
+    expired: u64,
+    cancelled: u64,
+    overran: u64,
 }
 
 impl ServicesSignal {
@@ -76,7 +93,9 @@ impl ServicesSignal {
             name: name.into(),
             clock: Clock::start(),
             totals: Totals::default(),
-            known: HashSet::new(),
+            known: HashMap::new(),
+            answers: None,
+            come: 0,
         }
     }
 
@@ -89,30 +108,51 @@ impl ServicesSignal {
         };
         let answers = gather(&self.client, format!("$SRV.STATS.{}", self.name), self.known.len());
         let (answers, gateways) = tokio::join!(answers, gateways);
-        let missing = |why: String| Fault::Missing(format!("service {}: {why}", self.name));
-        let answers: Vec<Stats> = answers.map_err(missing)?;
+        let name = self.name.clone();
+        let missing = |why: String| Fault::Missing(format!("service {name}: {why}"));
+        self.answers = None;
+        let Gathered { answers, is_heard } = answers.map_err(missing)?;
+        self.note_who(&answers, is_heard);
         if answers.is_empty() {
             return Err(missing("no instance answers".to_owned()));
         }
-        self.known = answers.iter().map(|stats| stats.id.clone()).collect();
         // Ours say the same of each endpoint: what they hold is the worker's as a whole.
         let in_flight = answers.iter().filter_map(|stats| stats.data().map(|data| data.in_flight).max());
         let in_flight: u64 = in_flight.sum();
+        let capacity = answers.iter().map(|stats| stats.data().map(|data| data.max_in_flight).max());
+        let capacity: Option<u64> = capacity.sum::<Option<u64>>().filter(|capacity| *capacity > 0);
         let counted = self.totals.look(answers.iter().map(|stats| (stats.identity(), stats.counters())));
         let out = gateways.transpose()?;
         let in_hand = in_flight.max(out.map_or(0, |out| out.in_flight));
-        let asked = counted.completed + counted.refused;
+        // Those that instances hold have come too, or a stall would look like a load that has ended. Who leaves takes along what it
+        // held, and what ever came does not fall.
+        let come = counted.completed + counted.refused + counted.dropped + in_flight;
+        self.come = self.come.max(come);
         Ok(Sample {
             at_ms: now_ms(&self.clock),
             source: self.name.clone(),
-            // What is in hand may fall without being finished here, when it is cancelled; what ever came does not.
-            arrived: out.map_or(asked, |out| out.asked),
+            arrived: out.map_or(self.come, |out| out.asked),
             completed: counted.completed,
             in_hand: Some(in_hand),
             busy_ms: Some(counted.busy_ns / 1_000_000),
             refused: Some(counted.refused),
+            capacity,
             ..Sample::default()
         })
+    }
+}
+
+impl ServicesSignal {
+    /// Remembers who answers: whoever did is waited for at the next looks too, so that one that is slow once is not missed at each
+    /// of them.
+    fn note_who(&mut self, answers: &[Stats], is_heard: bool) {
+        for looks in self.known.values_mut() {
+            *looks += 1;
+        }
+        self.known.extend(answers.iter().map(|stats| (stats.id.clone(), 0)));
+        self.known.retain(|_, looks| *looks < WAITED_FOR);
+        let names = answers.iter().map(Stats::names).collect();
+        self.answers = is_heard.then_some(Answers(names));
     }
 }
 
@@ -120,11 +160,21 @@ impl Signal for ServicesSignal {
     fn look(&mut self) -> BoxFuture<'_, Result<Sample, Fault>> {
         self.ask().boxed()
     }
+
+    fn answers(&self) -> Option<&Answers> {
+        self.answers.as_ref()
+    }
 }
 
 impl Stats {
     fn identity(&self) -> String {
         format!("{} {}", self.id, self.started)
+    }
+
+    /// What it goes by: its own id, and what it says that it was started as.
+    fn names(&self) -> Vec<String> {
+        let started_as = self.metadata.as_ref().and_then(|metadata| metadata.get(PROVISIONED));
+        std::iter::once(&self.id).chain(started_as).cloned().collect()
     }
 
     fn data(&self) -> impl Iterator<Item = &Data> {
@@ -134,26 +184,38 @@ impl Stats {
     fn counters(&self) -> Counters {
         Counters {
             completed: self.endpoints.iter().map(|endpoint| endpoint.num_requests).sum(),
-            refused: self.data().map(|data| data.shed).sum(),
+            // What came after its deadline had waited for too long.
+            refused: self.data().map(|data| data.shed + data.expired).sum(),
+            dropped: self.data().map(|data| data.cancelled + data.overran).sum(),
             busy_ns: self.endpoints.iter().map(|endpoint| endpoint.processing_time).sum(),
         }
     }
 }
 
-/// Asks everybody and reads the answers, until as many have come as are known, or the time is over and at least
-/// somebody was heard.
+/// What a question to all came to.
+pub(super) struct Gathered<T> {
+    pub(super) answers: Vec<T>,
+    /// Whether the broker was heard, so that who did not answer was silent.
+    pub(super) is_heard: bool,
+}
+
+/// Asks everybody and reads the answers, until as many have come as are known, or the time is over. A message to oneself tells
+/// whether the broker passes on what it is given.
 pub(super) async fn gather<T: serde::de::DeserializeOwned>(
     client: &Client,
     subject: String,
     known: usize,
-) -> Result<Vec<T>, String> {
+) -> Result<Gathered<T>, String> {
     let inbox = client.new_inbox();
     let mut answers = Vec::new();
+    let mut is_heard = false;
     let collect = async {
         let mut replies = client.subscribe(inbox.clone()).await.map_err(|error| error.to_string())?;
-        let asked = client.publish_with_reply(subject, inbox, Bytes::new()).await;
+        let asked = client.publish_with_reply(subject, inbox.clone(), Bytes::new()).await;
         asked.map_err(|error| error.to_string())?;
+        client.publish(inbox, Bytes::new()).await.map_err(|error| error.to_string())?;
         while let Some(reply) = replies.next().await {
+            is_heard = true;
             if reply.status == Some(StatusCode::NO_RESPONDERS) {
                 break;
             }
@@ -172,6 +234,6 @@ pub(super) async fn gather<T: serde::de::DeserializeOwned>(
     };
     match tokio::time::timeout(GATHER, collect).await {
         Ok(Err(error)) => Err(error),
-        Ok(Ok(())) | Err(_) => Ok(answers),
+        Ok(Ok(())) | Err(_) => Ok(Gathered { answers, is_heard }),
     }
 }

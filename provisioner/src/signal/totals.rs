@@ -13,6 +13,8 @@ pub struct Counters {
     pub completed: u64,
     /// Requests that were ever turned away.
     pub refused: u64,
+    /// Requests that were begun and never finished: cancelled, or past their deadline.
+    pub dropped: u64,
     /// Time that was ever spent, in nanoseconds.
     pub busy_ns: u64,
 }
@@ -34,6 +36,7 @@ impl Counters {
     fn add(&mut self, other: Counters) {
         self.completed = self.completed.saturating_add(other.completed);
         self.refused = self.refused.saturating_add(other.refused);
+        self.dropped = self.dropped.saturating_add(other.dropped);
         self.busy_ns = self.busy_ns.saturating_add(other.busy_ns);
     }
 
@@ -41,6 +44,7 @@ impl Counters {
         Counters {
             completed: self.completed.max(other.completed),
             refused: self.refused.max(other.refused),
+            dropped: self.dropped.max(other.dropped),
             busy_ns: self.busy_ns.max(other.busy_ns),
         }
     }

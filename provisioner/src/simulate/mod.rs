@@ -8,6 +8,7 @@
 mod faults;
 mod hpa;
 mod oracle;
+pub mod own;
 mod plant;
 mod plot;
 mod rivals;
@@ -20,8 +21,8 @@ pub use faults::fault_sequence;
 pub use hpa::{GRID, Hpa, HpaRules};
 pub use oracle::oracle;
 pub use plant::Plant;
-pub use plot::plot;
-pub use rivals::{Rival, Standing, compare};
+pub use plot::{plot, plot_on};
+pub use rivals::{BestOfGrid, Rival, Standing, compare, compare_on};
 pub use seeds::{NatsExample, QueueWatch};
 pub use settings::{Ours, frozen_policies, frozen_rules};
 pub use table::{Verdict, table, verdict};
@@ -84,7 +85,7 @@ impl Run {
 
 /// Runs a trace against an autoscaler.
 pub fn run(trace: &Trace, autoscaler: &mut dyn Autoscaler) -> Run {
-    let mut plant = Plant::new(trace.first_instances());
+    let mut plant = Plant::of(trace.kind(), trace.first_instances());
     let mut lies = trace.lies();
     let mut run = Run::default();
     let mut last_direction = 0;
@@ -103,6 +104,7 @@ pub fn run(trace: &Trace, autoscaler: &mut dyn Autoscaler) -> Run {
             }
             plant.set(now_ms, wanted);
         }
+        plant.set_fitness(trace.fitness()[tick as usize]);
         plant.tick(now_ms, *arrivals);
         if now_ms.is_multiple_of(1_000) {
             run.instances.push(plant.fleet().present());
@@ -115,7 +117,7 @@ pub fn run(trace: &Trace, autoscaler: &mut dyn Autoscaler) -> Run {
             run.scaled_after_s = Some((now_ms - changed_ms) as f64 / 1_000.0);
         }
     }
-    run.messages = plant.arrived();
+    run.messages = plant.messages();
     run.late = plant.late_by(trace.arrivals().len() as u64 * TICK_MS);
     run.instance_s = plant.instance_s();
     run.most_waiting = plant.most_waiting();

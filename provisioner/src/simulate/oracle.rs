@@ -1,6 +1,6 @@
 //! The instances of somebody who knows the future.
 
-use super::{COLD_START_MS, SERVICE_RATE, SLO_MS, TICK_MS, Trace};
+use super::{SERVICE_RATE, SLO_MS, TICK_MS, Trace};
 
 /// Instance-seconds of the smoothest service that makes no message late, whole instances, cold starts included.
 ///
@@ -20,12 +20,15 @@ pub fn oracle(trace: &Trace) -> f64 {
         .map(|second| if second == end { came[end] } else { came[second.saturating_sub(slack)] })
         .collect();
     let rates = taut_string(&due, &came);
-    let needed = rates.iter().map(|rate| (rate / SERVICE_RATE - 1e-9).ceil().max(0.0) as u32);
+    let fitness = trace.fitness().chunks(per_second).map(|ticks| ticks.iter().copied().fold(1.0, f64::min));
+    let needed = rates.iter().zip(fitness);
+    let needed = needed.map(|(rate, fit)| (rate / (SERVICE_RATE * fit) - 1e-9).ceil().max(0.0) as u32);
     let mut instances: Vec<u32> = needed.map(|count| count.max(trace.kind().min_instances())).collect();
-    keep_over_gaps(&mut instances, (COLD_START_MS / 1_000) as usize);
+    let cold_start_ms = trace.kind().cold_start_ms();
+    keep_over_gaps(&mut instances, (cold_start_ms / 1_000) as usize);
     let starts: u32 = instances.windows(2).map(|pair| pair[1].saturating_sub(pair[0])).sum();
     let held: u32 = instances.iter().sum();
-    f64::from(held) + f64::from(starts) * COLD_START_MS as f64 / 1_000.0
+    f64::from(held) + f64::from(starts) * cold_start_ms as f64 / 1_000.0
 }
 
 /// The slopes of the shortest line between two rising curves that meet at both ends.

@@ -1,6 +1,6 @@
 //! The comparison as a picture: for each trace, the instances that everybody had.
 
-use super::{Rival, SERVICE_RATE, Standing, TICK_MS, Trace};
+use super::{Rival, SERVICE_RATE, Standing, TICK_MS, Trace, TraceKind};
 
 const PANEL: (f64, f64) = (560.0, 170.0);
 const MARGIN: (f64, f64) = (46.0, 34.0);
@@ -9,6 +9,11 @@ const COLUMNS: usize = 2;
 /// An SVG with a panel for each kind of trace: the load in instances (grey), and the instances of each autoscaler on the
 /// first of the seeds.
 pub fn plot(standings: &[Standing], first_seed: u64) -> String {
+    plot_on(standings, |kind| Trace::new(kind, first_seed))
+}
+
+/// The same for the traces that `trace` gives for each kind.
+pub fn plot_on(standings: &[Standing], trace: impl Fn(TraceKind) -> Trace) -> String {
     let mut kinds = Vec::new();
     for standing in standings {
         if !kinds.contains(&standing.trace) {
@@ -40,7 +45,7 @@ pub fn plot(standings: &[Standing], first_seed: u64) -> String {
     for (index, kind) in kinds.into_iter().enumerate() {
         let origin = (MARGIN.0 + width * (index % COLUMNS) as f64, 44.0 + height * (index / COLUMNS) as f64);
         let of_kind: Vec<&Standing> = standings.iter().filter(|standing| standing.trace == kind).collect();
-        svg.push_str(&panel(origin, &Trace::new(kind, first_seed), &of_kind));
+        svg.push_str(&panel(origin, &trace(kind), &of_kind));
     }
     svg.push_str("</svg>\n");
     svg

@@ -53,11 +53,22 @@ pub struct Standing {
     pub scaled_after_s: Option<f64>,
     /// The longest queue.
     pub most_waiting: u64,
-    /// The least late messages, in percent, of any setting of the grid that costs no more than this; only for ours.
-    pub best_of_grid_percent: Option<f64>,
+    /// The setting of the grid with the least late messages among those that cost no more than this; only for ours.
+    pub best_of_grid: Option<BestOfGrid>,
     /// The first seed's run, for the plot.
     #[serde(skip)]
     pub example: Run,
+}
+
+/// The setting of the grid with the least late messages among those that cost no more than ours.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct BestOfGrid {
+    /// The setting.
+    pub rules: HpaRules,
+    /// Its late messages, in percent of all.
+    pub late_percent: f64,
+    /// Its changes.
+    pub events: f64,
 }
 
 impl Rival {
@@ -103,7 +114,7 @@ impl Rival {
             reversals: mean(&|(run, _)| f64::from(run.reversals)),
             most_reversals: runs.iter().map(|(run, _)| run.reversals).max().unwrap_or(0),
             scaled_after_s: scaled.map(|seconds| seconds.iter().sum::<f64>() / seconds.len() as f64),
-            best_of_grid_percent: None,
+            best_of_grid: None,
             most_waiting: runs.iter().map(|(run, _)| run.most_waiting).max().unwrap_or(0),
             example: runs.into_iter().next().map(|(run, _)| run).unwrap_or_default(),
         }
@@ -117,25 +128,23 @@ impl Standing {
     }
 }
 
-/// Traces of some seeds, each with the oracle's instance-seconds.
-fn traces(kind: TraceKind, seeds: &[u64]) -> Vec<(Trace, f64)> {
-    let with_oracle = |seed: &u64| {
-        let trace = Trace::new(kind, *seed);
+/// Everybody on these kinds of traces. KEDA is tuned on the very seeds that it is judged on.
+pub fn compare(kinds: &[TraceKind], seeds: &[u64]) -> Vec<Standing> {
+    let traces = |kind: &TraceKind| seeds.iter().map(|seed| Trace::new(*kind, *seed)).collect();
+    kinds.iter().flat_map(|kind| compare_on(traces(kind))).collect()
+}
+
+/// Everybody on these traces of one kind, of which there is one at the least.
+pub fn compare_on(traces: Vec<Trace>) -> Vec<Standing> {
+    let with_oracle = |trace: Trace| {
         let oracle_s = oracle(&trace);
         (trace, oracle_s)
     };
-    seeds.iter().map(with_oracle).collect()
-}
-
-/// Everybody on these kinds of traces. KEDA is tuned on the very seeds that it is judged on.
-pub fn compare(kinds: &[TraceKind], seeds: &[u64]) -> Vec<Standing> {
-    kinds.iter().flat_map(|kind| compare_on(&traces(*kind, seeds))).collect()
-}
-
-fn compare_on(traces: &[(Trace, f64)]) -> Vec<Standing> {
-    let grid: Vec<Standing> =
-        HpaRules::grid().into_iter().map(|rules| Rival::KedaTuned(rules).stand(traces)).collect();
-    let tuned = grid.iter().min_by(|one, other| one.regret().total_cmp(&other.regret()));
+    let traces: &[(Trace, f64)] = &traces.into_iter().map(with_oracle).collect::<Vec<_>>();
+    let grid: Vec<(HpaRules, Standing)> =
+        HpaRules::grid().into_iter().map(|rules| (rules, Rival::KedaTuned(rules).stand(traces))).collect();
+    let of_grid = || grid.iter().map(|(_, standing)| standing);
+    let tuned = of_grid().min_by(|one, other| one.regret().total_cmp(&other.regret()));
     let mut standings: Vec<Standing> = [Rival::NatsExample, Rival::QueueWatch, Rival::KedaDefault]
         .into_iter()
         .map(|rival| rival.stand(traces))
@@ -144,8 +153,13 @@ fn compare_on(traces: &[(Trace, f64)]) -> Vec<Standing> {
     let spares = if traces[0].0.kind() == TraceKind::Spike { &[0, SPIKE_SPARES][..] } else { &[0] };
     for warm_spares in spares {
         let mut ours = Rival::Ours { warm_spares: *warm_spares }.stand(traces);
-        let no_dearer = grid.iter().filter(|of_grid| of_grid.cost <= ours.cost);
-        ours.best_of_grid_percent = no_dearer.map(|of_grid| of_grid.late_percent).min_by(f64::total_cmp);
+        let no_dearer = grid.iter().filter(|(_, standing)| standing.cost <= ours.cost);
+        let best = no_dearer.min_by(|(_, one), (_, other)| one.late_percent.total_cmp(&other.late_percent));
+        ours.best_of_grid = best.map(|(rules, standing)| BestOfGrid {
+            rules: *rules,
+            late_percent: standing.late_percent,
+            events: standing.events,
+        });
         standings.push(ours);
     }
     standings

@@ -14,11 +14,15 @@ pub fn frozen_rules(min: u32, warm_spares: u32) -> ControllerRules {
         lead_s: COLD_START_MS as f64 / 1_000.0,
         service_rate: None,
         concurrency: 1.0,
+        slots: None,
         prefetch: 1,
         tolerance: 0.1,
         scale: ScaleRules {
             warm_spares,
-            down_window_ms: 15_000,
+            down_window_ms: 10_000,
+            cooldown_ms: 15_000,
+            hold_ms: 120_000,
+            in_tolerance_percent: 10,
             zero_after_ms: 10_000,
             ..ScaleRules::between(min, MAX_INSTANCES)
         },

@@ -5,7 +5,7 @@ use std::f64::consts::TAU;
 use fastrand::Rng;
 use serde::Serialize;
 
-use super::{SERVICE_RATE, TICK_MS};
+use super::{COLD_START_MS, SERVICE_RATE, TICK_MS};
 use crate::sample::{Fault, Sample};
 
 /// How long every trace lasts, in seconds: twice the scale-in window of Kubernetes.
@@ -31,6 +31,22 @@ pub enum TraceKind {
     Noise,
     /// Steps under metrics that are missing, stale, wrong or begin anew.
     Lying,
+    /// A low load and bursts that come by chance, most of them small and short, a few large and long (Pareto).
+    Bursty,
+    /// Two surges under which whoever waited too long asks once more.
+    RetryStorm,
+    /// The same load all along, while instances can do ever less, down to half.
+    SlowLeak,
+    /// A deploy halves what an instance can do; 200 s later it is taken back.
+    Deploy,
+    /// Steps, and instances that take 15 s to start.
+    SlowStarts,
+    /// Climbs for a minute and a half and falls at once, again and again.
+    Sawtooth,
+    /// Two peaks with a saddle between them, as a working day has them.
+    DoubleHump,
+    /// Somebody's own traffic; none of [`TraceKind::ALL`].
+    Own,
 }
 
 /// One trace: how many messages come in each tick.
@@ -41,12 +57,14 @@ pub struct Trace {
     /// Messages a second that come on average, for each tick.
     loads: Vec<f64>,
     arrivals: Vec<u32>,
+    /// What an instance can do, as a share of its best, for each tick.
+    fitness: Vec<f64>,
     first_change: Option<(u64, f64)>,
 }
 
 impl TraceKind {
     /// All of them.
-    pub const ALL: [TraceKind; 8] = [
+    pub const ALL: [TraceKind; 15] = [
         TraceKind::Step,
         TraceKind::Ramp,
         TraceKind::Sine,
@@ -55,6 +73,13 @@ impl TraceKind {
         TraceKind::OnOff,
         TraceKind::Noise,
         TraceKind::Lying,
+        TraceKind::Bursty,
+        TraceKind::RetryStorm,
+        TraceKind::SlowLeak,
+        TraceKind::Deploy,
+        TraceKind::SlowStarts,
+        TraceKind::Sawtooth,
+        TraceKind::DoubleHump,
     ];
 
     /// Its name on the command line and in tables.
@@ -68,6 +93,33 @@ impl TraceKind {
             TraceKind::OnOff => "on-off",
             TraceKind::Noise => "noise",
             TraceKind::Lying => "lying",
+            TraceKind::Bursty => "bursty",
+            TraceKind::RetryStorm => "retry-storm",
+            TraceKind::SlowLeak => "slow-leak",
+            TraceKind::Deploy => "deploy",
+            TraceKind::SlowStarts => "slow-starts",
+            TraceKind::Sawtooth => "sawtooth",
+            TraceKind::DoubleHump => "double-hump",
+            TraceKind::Own => "own",
+        }
+    }
+
+    /// How long an instance takes to start on it, in milliseconds.
+    pub fn cold_start_ms(self) -> u64 {
+        if self == TraceKind::SlowStarts { 15_000 } else { COLD_START_MS }
+    }
+
+    /// Whether whoever waits too long asks once more.
+    pub fn has_retries(self) -> bool {
+        self == TraceKind::RetryStorm
+    }
+
+    /// What an instance can do `at_s`, as a share of what it can do at its best.
+    fn fitness(self, at_s: f64) -> f64 {
+        match self {
+            TraceKind::SlowLeak => 1.0 - 0.5 * (at_s / LENGTH_S as f64).clamp(0.0, 1.0),
+            TraceKind::Deploy if (200.0..400.0).contains(&at_s) => 0.5,
+            _ => 1.0,
         }
     }
 
@@ -91,17 +143,33 @@ impl Trace {
         let ticks = LENGTH_S * 1_000 / TICK_MS;
         let mut noise = 1.0;
         let mut loads = Vec::with_capacity(ticks as usize);
+        let mut fitness = Vec::with_capacity(ticks as usize);
         for tick in 0..ticks {
             if (tick * TICK_MS).is_multiple_of(1_000) {
                 noise = 0.75 + 0.5 * rng.f64();
             }
             let at_s = tick as f64 * TICK_MS as f64 / 1_000.0 - shift_s;
             loads.push(height * load(kind, at_s, noise));
+            fitness.push(kind.fitness(at_s));
+        }
+        if kind == TraceKind::Bursty {
+            add_bursts(&mut rng, &mut loads);
         }
         let arrivals = loads.iter().map(|load| poisson(&mut rng, load * TICK_MS as f64 / 1_000.0)).collect();
         let first_change =
             changes(kind).map(|(at_s, load)| (((at_s + shift_s) * 1_000.0) as u64, load * height));
-        Trace { kind, seed, loads, arrivals, first_change }
+        Trace { kind, seed, loads, arrivals, fitness, first_change }
+    }
+
+    /// Somebody's own traffic: messages a second for each second, with Poisson arrivals by the seed.
+    pub fn own(rates: &[f64], seed: u64) -> Trace {
+        let ticks_of_second = (1_000 / TICK_MS) as usize;
+        let ticks = |rate: &f64| std::iter::repeat_n(*rate, ticks_of_second);
+        let loads: Vec<f64> = rates.iter().flat_map(ticks).collect();
+        let mut rng = Rng::with_seed(seed);
+        let arrivals = loads.iter().map(|load| poisson(&mut rng, load * TICK_MS as f64 / 1_000.0)).collect();
+        let fitness = vec![1.0; loads.len()];
+        Trace { kind: TraceKind::Own, seed, loads, arrivals, fitness, first_change: None }
     }
 
     /// The kind.
@@ -117,6 +185,11 @@ impl Trace {
     /// Messages a second that come on average, for each tick.
     pub fn loads(&self) -> &[f64] {
         &self.loads
+    }
+
+    /// What an instance can do, as a share of its best, for each tick.
+    pub fn fitness(&self) -> &[f64] {
+        &self.fitness
     }
 
     /// When the load first jumps, in milliseconds, and to how many messages a second.
@@ -183,7 +256,52 @@ fn load(kind: TraceKind, at_s: f64, noise: f64) -> f64 {
                 300.0
             }
         }
+        TraceKind::Bursty => 150.0,
+        TraceKind::RetryStorm => {
+            if within(120.0, 180.0) || within(360.0, 420.0) {
+                1_100.0
+            } else {
+                400.0
+            }
+        }
+        TraceKind::SlowLeak => 600.0,
+        TraceKind::Deploy => 500.0,
+        TraceKind::SlowStarts => {
+            if within(80.0, 250.0) || within(380.0, 500.0) {
+                1_000.0
+            } else {
+                250.0
+            }
+        }
+        TraceKind::Sawtooth => 100.0 + 900.0 * at_s.rem_euclid(90.0) / 90.0,
+        TraceKind::DoubleHump => {
+            let hump = |middle_s: f64| (-((at_s - middle_s) / 60.0).powi(2)).exp();
+            100.0 + 900.0 * (hump(170.0) + hump(410.0))
+        }
+        TraceKind::Own => 0.0,
     }
+}
+
+/// A burst each quarter of a minute, on average. How high and how long each is has a heavy tail.
+fn add_bursts(rng: &mut Rng, loads: &mut [f64]) {
+    const EVERY_S: f64 = 15.0;
+    let ticks_of = |seconds: f64| (seconds * 1_000.0 / TICK_MS as f64) as usize;
+    let mut at_s = 0.0;
+    loop {
+        at_s += -EVERY_S * (1.0 - rng.f64()).ln();
+        let (height, length_s) = (pareto(rng, 1.5, 100.0, 2_000.0), pareto(rng, 1.3, 2.0, 60.0));
+        let begin = ticks_of(at_s);
+        if begin >= loads.len() {
+            return;
+        }
+        let end = (begin + ticks_of(length_s)).min(loads.len());
+        loads[begin..end].iter_mut().for_each(|load| *load += height);
+    }
+}
+
+/// A number of a Pareto distribution that begins at `least`, cut off at `most`.
+fn pareto(rng: &mut Rng, shape: f64, least: f64, most: f64) -> f64 {
+    (least * (1.0 - rng.f64()).powf(-1.0 / shape)).min(most)
 }
 
 /// When the load first jumps, and to what.
@@ -192,6 +310,8 @@ fn changes(kind: TraceKind) -> Option<(f64, f64)> {
         TraceKind::Step => Some((100.0, 1_000.0)),
         TraceKind::Spike => Some((120.0, 1_500.0)),
         TraceKind::FlashCrowd => Some((120.0, 1_000.0)),
+        TraceKind::RetryStorm => Some((120.0, 1_100.0)),
+        TraceKind::SlowStarts => Some((80.0, 1_000.0)),
         _ => None,
     }
 }

@@ -8,6 +8,7 @@ use axum::routing::get;
 use natsway_provisioner::backend::directives::Directives;
 use natsway_provisioner::backend::{Backend, fleet, set};
 use natsway_testkit::{Broker, eventually};
+use natsway_wire::control::{Directive, directive_subject};
 use natsway_worker::{Options, serve_scaled};
 use tokio_util::sync::CancellationToken;
 
@@ -46,8 +47,21 @@ async fn sets_follow_directives_between_the_workers_bounds() {
     reach(&mut backend, 2).await;
     let error = eventually(DEADLINE, async || backend.stop("").await.err()).await.to_string();
     assert!(error.contains("down to one set"), "{error}");
-    stop.cancel();
-    for worker in workers {
-        worker.await.unwrap().unwrap();
+    assert!(backend.stop("").await.unwrap_err().is_floor(), "two workers with one set each are no trouble");
+
+    // A directive says what its subject says; what does not is refused, and counted.
+    let client = broker.connect().await;
+    let subject = directive_subject(Directive::ScaleOut, &SUBJECT.parse().unwrap());
+    for message in ["rubbish", r#"{"directive":"scale-in"}"#] {
+        let answer = client.request(subject.clone(), message.into()).await.unwrap();
+        let answer: serde_json::Value = serde_json::from_slice(&answer.payload).unwrap();
+        assert!(answer["error"].as_str().unwrap().contains("expected"), "{answer}");
     }
+    assert_eq!(fleet(&backend.instances().await.unwrap()).ready, 2, "nobody obeyed");
+    stop.cancel();
+    let mut refused = 0;
+    for worker in workers {
+        refused += worker.await.unwrap().unwrap().refused_directives;
+    }
+    assert_eq!(refused, 2);
 }

@@ -54,13 +54,15 @@ async fn containers_are_cloned_for_compose_and_the_newest_leave_first() {
         }
     }
     set(&mut docker, 2).await.unwrap();
-    assert_eq!(counted(&mut docker).await, Fleet { ready: 2, starting: 0, stopping: 2 });
+    assert_eq!(counted(&mut docker).await, Fleet { ready: 2, starting: 0, stopping: 2, ..Fleet::default() });
     // Another provisioner sees that they leave, and does not stop two more.
     let mut other = self::docker(&engine);
-    assert_eq!(counted(&mut other).await, Fleet { ready: 2, starting: 0, stopping: 2 });
+    assert_eq!(counted(&mut other).await, Fleet { ready: 2, starting: 0, stopping: 2, ..Fleet::default() });
     eventually(DEADLINE, async || {
         let counted = counted(&mut other).await;
-        (counted == Fleet { ready: 2, starting: 0, stopping: 0 }).then_some(()).ok_or(counted)
+        (counted == Fleet { ready: 2, starting: 0, stopping: 0, ..Fleet::default() })
+            .then_some(())
+            .ok_or(counted)
     })
     .await;
     let containers = engine.containers();
@@ -99,7 +101,7 @@ async fn what_another_began_to_stop_is_stopped() {
     set(&mut docker, 2).await.unwrap();
     // It renamed the newest, and was killed before it told it.
     engine.containers()[1].name.push_str("-natsway-leaving");
-    assert_eq!(counted(&mut docker).await, Fleet { ready: 1, starting: 0, stopping: 1 });
+    assert_eq!(counted(&mut docker).await, Fleet { ready: 1, starting: 0, stopping: 1, ..Fleet::default() });
     eventually(DEADLINE, async || {
         counted(&mut docker).await;
         let containers = engine.containers();

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 
+mod analysers;
 mod directives;
 mod docker;
 mod engine;
@@ -9,3 +10,4 @@ mod processes;
 mod running;
 mod seed;
 mod signals;
+mod silence;

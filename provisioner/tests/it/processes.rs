@@ -119,3 +119,51 @@ async fn a_process_told_to_stop_before_it_appeared_never_does() {
     set(&mut processes, 0).await.unwrap();
     counts(&mut processes, ready(0)).await;
 }
+
+#[tokio::test]
+async fn a_program_that_does_not_exist_is_not_called_started() {
+    let directory = tempfile::tempdir().unwrap();
+    let state = directory.path().join("state");
+    let file = directory.path().join("no-program");
+    std::fs::write(&file, "text").unwrap();
+    for (program, part) in [
+        ("no-such-program-anywhere", "no program no-such-program-anywhere in PATH"),
+        (file.to_str().unwrap(), "is no program that may be run"),
+    ] {
+        let rules = ProcessRules { command: vec![program.to_owned()], ..rules(&state, "") };
+        let mut processes = take_over(rules).await;
+        let error = processes.start().await.unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
+        assert_eq!(processes.instances().await.unwrap(), []);
+    }
+}
+
+#[tokio::test]
+async fn instances_of_another_environment_or_command_are_outdated_and_stopped_ones_frozen() {
+    let directory = tempfile::tempdir().unwrap();
+    let state = directory.path().join("state");
+    let first = rules(&state, WORK);
+    let mut processes = Processes::open(first.clone()).unwrap();
+    set(&mut processes, 1).await.unwrap();
+    counts(&mut processes, ready(1)).await;
+    let is_outdated = async |processes: &mut Processes| processes.instances().await.unwrap()[0].is_outdated;
+    assert!(!is_outdated(&mut processes).await);
+    drop(processes);
+    let mut environment = first.environment.clone();
+    environment.push(("MORE".to_owned(), "1".to_owned()));
+    let mut processes = take_over(ProcessRules { environment, ..first.clone() }).await;
+    assert!(is_outdated(&mut processes).await, "another environment");
+    drop(processes);
+    let mut processes = take_over(first).await;
+    assert!(!is_outdated(&mut processes).await, "the former one again");
+    if cfg!(target_os = "linux") {
+        let instance = processes.instances().await.unwrap().remove(0);
+        let stat = std::fs::read_to_string(state.join(&instance.id).join("pid")).unwrap();
+        let pid = nix::unistd::Pid::from_raw(stat.split(' ').next().unwrap().parse().unwrap());
+        nix::sys::signal::killpg(pid, nix::sys::signal::Signal::SIGSTOP).unwrap();
+        eventually(DEADLINE, async || processes.instances().await.unwrap()[0].is_frozen).await;
+        nix::sys::signal::killpg(pid, nix::sys::signal::Signal::SIGCONT).unwrap();
+    }
+    set(&mut processes, 0).await.unwrap();
+    counts(&mut processes, ready(0)).await;
+}

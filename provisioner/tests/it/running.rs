@@ -307,11 +307,22 @@ async fn decisions_are_explained_drawn_recorded_and_decided_again() {
     let recording = recording.to_str().unwrap();
     let recorded = stage.ask(&["record", "--out", recording, "--count", "10"]).await;
     assert!(recorded.status.success(), "{}", text(&recorded));
+    let own = ["simulate", "--trace", recording, "--service-rate", "10", "--seeds", "1", "--json"];
+    let own: serde_json::Value = serde_json::from_slice(&stage.ask(&own).await.stdout).unwrap();
+    assert_eq!(own["standings"][0]["trace"], "own");
+    let csv = stage.directory.path().join("monday.csv");
+    std::fs::write(&csv, "time,rate\n0,100\n20,900\n60,0\n").unwrap();
+    let own = ["simulate", "--trace", csv.to_str().unwrap(), "--service-rate", "40", "--seeds", "2"];
+    let own = text(&stage.ask(&own).await);
+    assert!(own.contains("| own | Natsway |"), "{own}");
     stage.configure("*", 2);
     let file = stage.file();
     let replayed = text(&stage.ask(&["replay", recording, "--config", file.to_str().unwrap()]).await);
     assert!(replayed.contains("10 decisions; instances times decisions: 40 then, "), "{replayed}");
     assert!(replayed.lines().any(|line| line.contains("    4     2  ")), "{replayed}");
+    let unknown =
+        stage.ask(&["replay", recording, "--config", file.to_str().unwrap(), "--target", "none"]).await;
+    assert!(!unknown.status.success() && text(&unknown).contains("it has: work"), "{}", text(&unknown));
 }
 
 #[tokio::test]

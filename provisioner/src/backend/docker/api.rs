@@ -70,6 +70,11 @@ impl Container {
         matches!(self.state.as_str(), "running" | "restarting" | "paused")
     }
 
+    /// Whether its processes are frozen.
+    pub(super) fn is_paused(&self) -> bool {
+        self.state == "paused"
+    }
+
     /// Whether it ran and does not any more.
     pub(super) fn has_ended(&self) -> bool {
         matches!(self.state.as_str(), "exited" | "dead")

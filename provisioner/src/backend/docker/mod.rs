@@ -98,7 +98,8 @@ impl Docker {
             } else {
                 InstanceState::Ready
             };
-            instances.push(Instance { id: container.id, state, since_ms });
+            let is_frozen = container.is_paused();
+            instances.push(Instance { is_frozen, ..Instance::new(container.id, state, since_ms) });
         }
         Ok(instances)
     }

@@ -23,6 +23,12 @@ impl Identity {
         self.pid
     }
 
+    /// Whether the process is there and was stopped (SIGSTOP), so that it does nothing. Only Linux tells.
+    pub(super) fn is_stopped(&self) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+    }
+
     /// Whether the very process is there, and is no zombie.
     pub(super) fn is_alive(&self) -> bool {
         if fs::exists("/proc/self/stat").unwrap_or(false) {

@@ -7,6 +7,7 @@
 //! - `<id>/` is one instance. It is made before the process is; the process writes `<id>/pid` itself, with the time when
 //!   it was started, before it becomes the program; where it cannot, because the directory is gone, it ends. So a
 //!   directory without a pid is a process that will appear at once or never.
+//! - `<id>/rules` says by which command and environment it was started, so that others are told apart when these change.
 //! - `<id>/stop` says since when it is told to stop, so that whoever goes on knows when to kill it.
 //! - `<id>/log` has what the process writes; when it has ended, it goes to `logs/`, which keeps the newest twenty.
 //!
@@ -17,8 +18,9 @@ mod state;
 
 use std::ffi::OsString;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -57,6 +59,45 @@ pub struct ProcessRules {
     pub ready_after: Duration,
     /// How long a process may take to leave after SIGTERM; then it is killed.
     pub stop_deadline: Duration,
+}
+
+impl ProcessRules {
+    /// A number for what an instance is started by: another one for another command or environment (FNV-1a).
+    fn fingerprint(&self) -> u64 {
+        // The number of words comes first, so that none can pass from one list to the other.
+        let count = self.command.len().to_string();
+        let environment = self.environment.iter().flat_map(|(key, value)| [key, value]);
+        let words = std::iter::once(&count).chain(&self.command).chain(environment);
+        let bytes = words.flat_map(|word| word.bytes().chain([0]));
+        bytes.fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        })
+    }
+
+    /// Looks for the program as the shell will: what is not there must not be called started.
+    fn find_program(&self) -> io::Result<()> {
+        let program = &self.command[0];
+        let is_program = |path: &Path| {
+            path.metadata().is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
+        };
+        let own =
+            self.environment.iter().find(|(key, _)| key == "PATH").map(|(_, value)| OsString::from(value));
+        let path = own.or_else(|| std::env::var_os("PATH")).unwrap_or_default();
+        let is_found = match program.contains('/') {
+            true => is_program(Path::new(program)),
+            false => std::env::split_paths(&path).any(|directory| is_program(&directory.join(program))),
+        };
+        match is_found {
+            true => Ok(()),
+            false if program.contains('/') => {
+                Err(io::Error::other(format!("{program} is no program that may be run: is it installed?")))
+            }
+            false => Err(io::Error::other(format!(
+                "no program {program} in PATH ({}): is it installed?",
+                path.display()
+            ))),
+        }
+    }
 }
 
 /// Starts and stops processes.
@@ -98,7 +139,9 @@ impl Processes {
     }
 
     fn judge(&self, now_ms: u64, entry: &Entry) -> io::Result<Option<Instance>> {
-        let instance = |state| Some(Instance { id: entry.id.clone(), state, since_ms: entry.since_ms });
+        let is_outdated = entry.rules.is_some_and(|rules| rules != self.rules.fingerprint());
+        let instance =
+            |state| Some(Instance { is_outdated, ..Instance::new(&entry.id, state, entry.since_ms) });
         let age = Duration::from_millis(now_ms.saturating_sub(entry.since_ms));
         let Some(identity) = self.state.identity(entry)? else {
             if age < APPEARS_WITHIN {
@@ -121,7 +164,8 @@ impl Processes {
         }
         let Some(told_ms) = entry.stop_ms else {
             let works = age >= self.rules.ready_after;
-            return Ok(instance(if works { InstanceState::Ready } else { InstanceState::Starting }));
+            let instance = instance(if works { InstanceState::Ready } else { InstanceState::Starting });
+            return Ok(instance.map(|of| Instance { is_frozen: identity.is_stopped(), ..of }));
         };
         if Duration::from_millis(now_ms.saturating_sub(told_ms)) >= self.rules.stop_deadline {
             warn!(instance = %entry.id, pid = identity.pid(), "did not leave in time, killed");
@@ -131,8 +175,9 @@ impl Processes {
     }
 
     fn launch(&mut self) -> io::Result<()> {
+        self.rules.find_program()?;
         let id = natsway_boot::random_id();
-        let directory = self.state.add(&id, self.now_ms())?;
+        let directory = self.state.add(&id, self.now_ms(), self.rules.fingerprint())?;
         let fill = |part: &String| OsString::from(part.replace("{instance}", &id));
         let mut command = Command::new("sh");
         command.args(["-c", LAUNCH, "launch"]).arg(&directory).args(self.rules.command.iter().map(fill));

@@ -27,6 +27,8 @@ pub(super) struct Entry {
     pub(super) since_ms: u64,
     /// Since when it is told to stop.
     pub(super) stop_ms: Option<u64>,
+    /// By which rules it was started; `None` when an older provisioner did.
+    pub(super) rules: Option<u64>,
 }
 
 impl StateDirectory {
@@ -42,11 +44,12 @@ impl StateDirectory {
     }
 
     /// Writes a new instance down and gives its directory.
-    pub(super) fn add(&self, id: &str, since_ms: u64) -> io::Result<PathBuf> {
+    pub(super) fn add(&self, id: &str, since_ms: u64, rules: u64) -> io::Result<PathBuf> {
         // Made under another name first, so that nobody sees it without its time.
         let (made, directory) = (self.path.join(format!("new.{id}")), self.path.join(id));
         fs::create_dir(&made)?;
         fs::write(made.join("since"), since_ms.to_string())?;
+        fs::write(made.join("rules"), rules.to_string())?;
         fs::rename(made, &directory)?;
         Ok(directory)
     }
@@ -64,7 +67,8 @@ impl StateDirectory {
             }
             let Some(since_ms) = number(&found.path().join("since"))? else { continue };
             let stop_ms = number(&found.path().join("stop"))?;
-            entries.push(Entry { id, since_ms, stop_ms });
+            let rules = number(&found.path().join("rules"))?;
+            entries.push(Entry { id, since_ms, stop_ms, rules });
         }
         Ok(entries)
     }
@@ -130,8 +134,8 @@ mod tests {
         let state = StateDirectory::open(directory.path()).unwrap();
         let refused = StateDirectory::open(directory.path()).unwrap_err();
         assert!(refused.to_string().contains("another provisioner"), "{refused}");
-        let entry = Entry { id: "abc".to_owned(), since_ms: 7, stop_ms: None };
-        state.add("abc", 7).unwrap();
+        let entry = Entry { id: "abc".to_owned(), since_ms: 7, stop_ms: None, rules: Some(5) };
+        state.add("abc", 7, 5).unwrap();
         state.note_stop(&entry, 9).unwrap();
         drop(state);
         // A test that forks at this moment holds all locks until its child runs.
