@@ -250,8 +250,8 @@ pub(crate) async fn look(
     let Some(source) = ask(name.stream()).await? else { return Ok(None) };
     let Some(queue) = ask(&name.work_queue()).await? else { return Ok(None) };
     let mut newest = sample;
-    if queue.state.messages > 0 && sample.is_none_or(|sample| sample.queue < queue.state.last_sequence) {
-        // It may be handled and gone by now; then the next look will know.
+    if queue.state.last_sequence > sample.map_or(0, |sample| sample.queue) {
+        // It may be handled and gone; then the next look will know.
         let last = api::message(context, &name.work_queue(), queue.state.last_sequence).await;
         newest = last.ok().and_then(|headers| Copied::of(queue.state.last_sequence, &headers?)).or(sample);
     }

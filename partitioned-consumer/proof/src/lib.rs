@@ -10,3 +10,4 @@ pub mod ledger;
 pub mod member;
 pub mod peer;
 pub mod speed;
+pub mod usage;

@@ -14,6 +14,11 @@ struct Demo {
 
 #[tokio::main]
 async fn main() -> Result<()> {
+    natsway_groups_proof::usage::answer_help(
+        "Walks through static and elastic groups, on a broker of its own",
+        "demo-groups",
+        &[],
+    );
     let cg = std::env::current_exe()?.with_file_name("cg");
     let demo = Demo { broker: Broker::builder().jetstream().start().await, cg };
     demo.fixed().await?;

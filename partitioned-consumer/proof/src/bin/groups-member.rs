@@ -8,6 +8,11 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[tokio::main]
 async fn main() -> Result<()> {
+    natsway_groups_proof::usage::answer_help(
+        "One member of a group that writes down what its handlers do",
+        "groups-member ORDERS (JSON)",
+        &[],
+    );
     let orders = std::env::args().nth(1).context("expected orders as JSON")?;
     natsway_groups_proof::member::run(serde_json::from_str(&orders)?).await
 }

@@ -9,6 +9,11 @@ use tokio::runtime::Builder;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> Result<()> {
+    natsway_groups_proof::usage::answer_help(
+        "One member that handles stored messages as fast as it can",
+        "groups-speed ORDERS (JSON)",
+        &[],
+    );
     let orders = std::env::args().nth(1).context("expected orders as JSON")?;
     let orders: speed::Orders = serde_json::from_str(&orders)?;
     let mut runtime = match orders.means {

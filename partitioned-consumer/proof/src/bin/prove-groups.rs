@@ -20,6 +20,16 @@ fn number<T: std::str::FromStr>(name: &str, default: T) -> Result<T> {
 
 #[tokio::main]
 async fn main() -> Result<ExitCode> {
+    natsway_groups_proof::usage::answer_help(
+        "Chaos of consumer groups, judged: exit code 1 when a promise was broken. A line of JSON for each kind of group",
+        "prove-groups",
+        &[
+            ("SEED", "replays a run's plan (random)"),
+            ("CHANGES", "changes of the membership; a fifth as many disturbances of a static group (1000)"),
+            ("MAX_ACK_PENDING", "the consumers' limit (200)"),
+            ("REPLICAS", "copies of everything, on as many brokers (1)"),
+        ],
+    );
     let seed = number("SEED", fastrand::u64(..))?;
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
     let logs = std::path::absolute(target.join("prove/groups").join(seed.to_string()))?;

@@ -43,6 +43,15 @@ fn number(name: &str, default: u64) -> Result<u64> {
 
 #[tokio::main]
 async fn main() -> Result<()> {
+    natsway_groups_proof::usage::answer_help(
+        "Figures of consumer groups beside the Go library's, as JSON",
+        "bench-groups",
+        &[
+            ("PARTS", "which to measure: throughput,handlers,take-over,rebalance,hazard (all)"),
+            ("MESSAGES", "messages of each throughput run (100000)"),
+            ("HAZARD_SECONDS", "length of the hazard run (40)"),
+        ],
+    );
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
     let logs = std::path::absolute(target.join("bench/groups"))?;
     if logs.exists() {
