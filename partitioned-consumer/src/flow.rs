@@ -330,6 +330,7 @@ impl<T> Flow<T> {
         let told_before =
             std::mem::replace(&mut session.delivered_consumer_seq, position.delivered_consumer_seq);
         if position.delivered_consumer_seq < told_before {
+            session.next_consumer_seq = 1;
             self.reset(now, out);
             return;
         }
@@ -366,6 +367,7 @@ impl<T> Flow<T> {
     fn reset(&mut self, now: Duration, out: &mut Vec<Action<T>>) {
         self.forget_messages();
         if let Some(session) = &mut self.session {
+            session.delivered_consumer_seq = 0;
             session.unsettle(now);
         }
         out.push(Action::Reset);

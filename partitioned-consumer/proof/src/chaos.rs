@@ -155,7 +155,8 @@ pub async fn run(plan: Plan) -> Result<Outcome> {
     let began = Instant::now();
     std::fs::create_dir_all(&plan.logs).context("the directory for logs cannot be made")?;
     let brokers = Brokers::start(plan.replicas).await;
-    let context = jetstream::new(async_nats::connect(brokers.url()).await?);
+    let url = brokers.url();
+    let context = jetstream::new(async_nats::connect(url.split(',').collect::<Vec<_>>()).await?);
     let stage = Stage::set(&context, plan.kind, plan.replicas).await?;
     let outcome = Outcome {
         kind: plan.kind.as_str(),

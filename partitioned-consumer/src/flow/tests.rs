@@ -82,7 +82,8 @@ impl Bench {
         self.step(Event::Position(Position {
             question,
             delivered_stream_seq: delivered,
-            delivered_consumer_seq: 0,
+            // As in `deliver`.
+            delivered_consumer_seq: delivered,
             ack_floor_stream_seq: 0,
             ack_pending: pending,
             pinned: Some("pin".into()),
@@ -351,7 +352,9 @@ fn what_a_reset_consumer_delivers_is_handled_again() {
     let back = bench.deliver_as(1, 1, 1, "pin");
     assert!(back.iter().any(|action| matches!(action, Action::Reset)), "{back:?}");
     assert!(!back.iter().any(|action| matches!(action, Action::Confirm(_) | Action::Cancel)), "{back:?}");
-    bench.position(bench.flow.questions, 1, 1);
+    // The server's answer counts anew as well, and that is no second reset.
+    let settled = bench.position(bench.flow.questions, 1, 1);
+    assert!(!settled.iter().any(|action| matches!(action, Action::Reset)), "{settled:?}");
     assert_eq!(started(&bench.finish(3, Settlement::Done)), [1]);
     for (seq, run) in (2..=4).zip(4..) {
         assert!(started(&bench.deliver_as(seq, seq, 1, "pin")).is_empty());

@@ -109,6 +109,8 @@ struct World {
     replay: BTreeSet<u64>,
     pin_losses: u64,
     resets: u64,
+    /// Resets that a flow has noticed.
+    noticed: u64,
     /// Messages that came again while the handler that had refused them was still at work.
     lingered: u64,
 }
@@ -146,6 +148,7 @@ impl World {
             replay: BTreeSet::new(),
             pin_losses: 0,
             resets: 0,
+            noticed: 0,
             lingered: 0,
         };
         for _ in 0..3 {
@@ -227,7 +230,8 @@ impl World {
             Action::AskPosition(question) => self.send_server(instance, ToServer::Ask(question)),
             Action::Cancel => self.cancel(instance),
             Action::PinLost(_) => self.pin_losses += 1,
-            Action::Pinned | Action::Drained | Action::Reset => {}
+            Action::Reset => self.noticed += 1,
+            Action::Pinned | Action::Drained => {}
         }
     }
 
@@ -573,6 +577,13 @@ impl World {
             }
         }
         assert_eq!(self.successes.len(), MESSAGES as usize, "a message was acknowledged that nobody handled");
+        // What is dropped without need comes again after an ack wait only.
+        assert!(
+            self.noticed <= self.resets,
+            "{} resets, of which {} were noticed",
+            self.resets,
+            self.noticed
+        );
         assert!(self.replay.is_empty(), "not handled again after the consumer was reset: {:?}", self.replay);
     }
 }
