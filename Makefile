@@ -1,7 +1,7 @@
 # Everything that is done with Natsway in a checkout. `make help` lists it.
 
 .DEFAULT_GOAL := help
-.PHONY: help run docs prove-security test compose-test lint fmt bench bench-micro bench-compare autoscalers prove-gateway prove-http prove-cluster prove-versions prove-provisioner prove-groups demo-groups bench-groups prove-shipper bench-shipper tools peers fuzz clean cargo-deny python rust
+.PHONY: help run docs prove-security test compose-test lint fmt bench bench-micro bench-compare autoscalers prove-gateway prove-http prove-memory prove-cluster prove-versions prove-provisioner prove-groups demo-groups bench-groups prove-shipper bench-shipper tools peers fuzz clean cargo-deny python rust
 
 PYTHON ?= python3
 CARGO ?= cargo
@@ -84,6 +84,10 @@ prove-gateway: python rust ## Long proof of the gateway's promises under faults;
 prove-http: python rust ## Real clients (Go, Node) whose uploads are refused read why, and nginx on our cases of HTTP/1; skips what is not installed
 	@$(CARGO) build --package natsway-apiproxy
 	@$(PYTHON) scripts/prove_http.py
+
+prove-memory: python rust ## Attackers on a gateway's memory, with what docker-compose.yml gives it; SEED, SECONDS, PERCENT and ONLY from the environment
+	@$(CARGO) build --release --bin apiproxy
+	$(CARGO) run --release --package natsway-bench --bin bench -- prove memory $(ARGS)
 
 prove-cluster: python rust ## Long proof of three brokers, each killed and frozen under load; SEED and sizes from the environment
 	@$(CARGO) build --release --bin apiproxy --bin worker --bin groups-member

@@ -11,14 +11,17 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
-use crate::held::Held;
-use crate::stall::{OnItsWay, Unsent};
+use crate::memory::Held;
+use crate::memory::cost::{COPIED_BYTES, body_bytes};
+use crate::stall::{StallDetector, Unsent};
 
-/// A response's body: one piece, and trailers where there are some.
+/// A response's body: one piece, and trailers where there are some. It carries what its response holds of the memory.
 #[derive(Debug, Default)]
 pub struct ReplyBody {
     data: Option<Piece>,
     trailers: Option<HeaderMap>,
+    /// Where there is no piece to carry it.
+    held: Option<Held>,
 }
 
 /// The one piece of a body.
@@ -26,7 +29,9 @@ pub struct ReplyBody {
 pub struct Piece {
     bytes: Bytes,
     /// Whether it gets on, where that is watched.
-    on_its_way: Option<OnItsWay>,
+    unsent: Option<Unsent>,
+    /// Given back when the client has taken it whole.
+    _held: Option<Held>,
 }
 
 impl Buf for Piece {
@@ -40,8 +45,8 @@ impl Buf for Piece {
 
     fn advance(&mut self, count: usize) {
         self.bytes.advance(count);
-        if let Some(on_its_way) = &mut self.on_its_way {
-            on_its_way.got_on();
+        if let Some(unsent) = &mut self.unsent {
+            unsent.got_on(count);
         }
     }
 }
@@ -49,17 +54,41 @@ impl Buf for Piece {
 impl ReplyBody {
     /// A body with trailers; without any it is a body of known length.
     pub fn new(data: Bytes, trailers: HeaderMap) -> ReplyBody {
-        let piece = |bytes| Piece { bytes, on_its_way: None };
+        let piece = |bytes| Piece { bytes, unsent: None, _held: None };
         let data = Some(data).filter(|data| !data.is_empty()).map(piece);
-        ReplyBody { data, trailers: Some(trailers).filter(|trailers| !trailers.is_empty()) }
+        ReplyBody { data, trailers: Some(trailers).filter(|trailers| !trailers.is_empty()), held: None }
+    }
+
+    /// Has it carry what its response holds, until its client has taken it.
+    #[must_use]
+    pub fn holding(mut self, held: Held) -> ReplyBody {
+        match &mut self.data {
+            Some(piece) => piece._held = Some(held),
+            None => self.held = Some(held),
+        }
+        self
     }
 
     /// Counts it among what its connection has not sent yet, until all of it is.
-    pub fn watch(&mut self, unsent: &Rc<Unsent>) {
+    pub fn watch(&mut self, unsent: &Rc<StallDetector>) {
         if let Some(piece) = &mut self.data {
-            piece.on_its_way = Some(unsent.begin());
+            piece.unsent = Some(unsent.begin(piece.bytes.len()));
         }
     }
+}
+
+impl Drop for ReplyBody {
+    fn drop(&mut self) {
+        if let Some(held) = self.held.take() {
+            // Its head is still to be written.
+            held.until_flushed();
+        }
+    }
+}
+
+/// Returns a body that keeps nothing else in memory: a small one is cut out of the buffer that it came in.
+pub fn compact(body: Bytes) -> Bytes {
+    if body.len() <= COPIED_BYTES { Bytes::copy_from_slice(&body) } else { body }
 }
 
 impl From<Bytes> for ReplyBody {
@@ -105,20 +134,20 @@ pub enum ReadError {
     NoRoom,
 }
 
+/// The least that hyper reads into at once: a piece that is much smaller keeps all of that.
+const PIECE_BYTES: usize = 4 * 1024;
+
 /// Reads a whole body of at most `limit_bytes`; nothing is read of one that says itself that it is longer. With the
-/// `head_bytes` before it, `held` counts what it says that it will have, and what it has once that is more.
+/// `head_bytes` before it, `held` counts it as it comes: who only says that much will come holds nothing.
 pub async fn read_whole(
     mut body: Incoming,
     limit_bytes: usize,
     head_bytes: usize,
-    held: &mut Held<'_>,
+    held: &mut Held,
 ) -> Result<Bytes, ReadError> {
     let said_bytes = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
     if said_bytes > limit_bytes {
         return Err(ReadError::TooLarge);
-    }
-    if !held.reach(head_bytes + said_bytes) {
-        return Err(ReadError::NoRoom);
     }
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();
@@ -129,12 +158,12 @@ pub async fn read_whole(
         if read_bytes > limit_bytes {
             return Err(ReadError::TooLarge);
         }
-        if !held.reach(head_bytes + read_bytes) {
+        if !held.reach(head_bytes + body_bytes(read_bytes)) {
             return Err(ReadError::NoRoom);
         }
         // Most bodies come in one piece, which is then used as it is.
         if first.is_empty() && rest.is_empty() {
-            first = data;
+            first = if data.len() < PIECE_BYTES { Bytes::copy_from_slice(&data) } else { data };
         } else {
             if rest.is_empty() {
                 rest.extend_from_slice(&std::mem::take(&mut first));

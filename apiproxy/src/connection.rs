@@ -1,34 +1,65 @@
 //! One client's connection: which HTTP it speaks, and how it ends.
 
 use std::cell::Cell;
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use http::{Request, Response};
+use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::task::spawn_local;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use crate::body::ReplyBody;
 use crate::core::Core;
 use crate::headers::Caller;
 use crate::linger::Lingering;
+use crate::memory::Account;
+use crate::metrics::ClientClose;
 use crate::proxy;
-use crate::stall::{Timely, Unsent};
+use crate::stall::{FirstBytes, Inbound, Pace, StallDetector, WriteTimeoutStream};
 
 /// What every HTTP/2 client with prior knowledge sends first (RFC 9113 section 3.4).
-const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const HTTP2_PREFACE: [u8; FirstBytes::MOST] = *b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// The least that hyper takes for HTTP/1's read buffer.
 const HTTP1_BUFFER_BYTES: usize = 8 * 1024;
 
+/// What HTTP/1's read buffer may have without being counted: part of what every connection is planned to cost.
+const HTTP1_FREE_BYTES: usize = 2 * HTTP1_BUFFER_BYTES;
+
 /// The header fields that hyper takes at the most unless told otherwise.
 const HTTP1_FIELDS: usize = 100;
+
+/// What HTTP/2's buffer may have without being counted: part of what every connection is planned to cost.
+const HTTP2_BUFFER_BYTES: usize = 16 * 1024;
+
+/// What an HTTP/2 client may send of one body before it is read, and of all of them. Bodies are read as they come, so
+/// this bounds what is on its way alone.
+const HTTP2_STREAM_WINDOW: u32 = 256 * 1024;
+const HTTP2_CONNECTION_WINDOW: u32 = 512 * 1024;
+
+/// The largest frame that is read, the least that HTTP/2 allows: as much is buffered.
+const HTTP2_FRAME_BYTES: u32 = 16 * 1024;
+
+/// What HTTP/2 keeps of one answer beside the answer itself, which is in one piece and counted already.
+const HTTP2_SEND_BUFFER_BYTES: usize = 64 * 1024;
+
+/// Streams that a client may reset before they were looked at, until it is taken for an attacker (CVE-2023-44487).
+const HTTP2_PENDING_RESETS: usize = 20;
+
+/// Streams that HTTP/2 itself resets for a client's mistakes, until the client is taken for an attacker.
+const HTTP2_LOCAL_RESETS: usize = 256;
+
+/// How long an idle client has to close its connection when it is asked to.
+const GOAWAY_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long a connection that has never brought a whole request may stay once the gateway closes: what was on its way
 /// when the listener closed arrives in this time.
@@ -56,18 +87,21 @@ pub async fn serve(core: Rc<Core>, stream: TcpStream, peer: SocketAddr, leaving:
     if let Err(error) = stream.set_nodelay(true) {
         debug!(%error, "nodelay not set");
     }
-    let detecting = tokio::time::timeout(core.settings.client.head_timeout, speaks_http2(&stream));
+    let mut stream = stream;
+    let detecting = tokio::time::timeout(core.settings.client.head_timeout, first_bytes(&mut stream));
     let detected = tokio::select! {
         biased;
         detected = detecting => detected,
         () = patience_ends(&leaving) => return,
     };
+    // It said nothing in time, or left.
+    let Ok(Ok(first)) = detected else { return };
     let caller = Rc::new(Caller::new(peer, core.settings.trusted_proxies.trusts(peer.ip())));
-    let served = match detected {
-        Ok(Ok(true)) => serve_http2(core, stream, caller, leaving).await,
-        Ok(Ok(false)) => serve_http1(core, stream, caller, leaving).await,
-        // It said nothing in time, or left.
-        Ok(Err(_)) | Err(_) => return,
+    let client = ClientConnection::new(core, caller);
+    // In boxes: a connection that says nothing has neither, and none has both.
+    let served = match first.bytes == HTTP2_PREFACE {
+        true => Box::pin(serve_http2(client, stream, first, leaving)).await,
+        false => Box::pin(serve_http1(client, stream, first, leaving)).await,
     };
     if let Err(error) = served {
         debug!(%peer, %error, "client connection ended");
@@ -80,40 +114,113 @@ async fn patience_ends(leaving: &Leaving) {
     tokio::time::sleep(SILENT_PATIENCE).await;
 }
 
-/// Whether the client begins with HTTP/2's preface, found without taking anything off the socket.
-async fn speaks_http2(stream: &TcpStream) -> std::io::Result<bool> {
-    let mut begins = [0; HTTP2_PREFACE.len()];
-    loop {
-        let seen = stream.peek(&mut begins).await?;
-        if seen == 0 {
-            return Err(std::io::ErrorKind::UnexpectedEof.into());
+/// Reads until it is clear whether the client begins with HTTP/2's preface: whether that is all that was read.
+async fn first_bytes(stream: &mut TcpStream) -> std::io::Result<FirstBytes> {
+    let mut first = FirstBytes { bytes: [0; FirstBytes::MOST], count: 0 };
+    while first.count < FirstBytes::MOST && first.bytes[..first.count] == HTTP2_PREFACE[..first.count] {
+        match stream.read(&mut first.bytes[first.count..]).await? {
+            0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+            count => first.count += count,
         }
-        if begins[..seen] != HTTP2_PREFACE[..seen] {
-            return Ok(false);
+    }
+    Ok(first)
+}
+
+/// A client's connection as its parts share it.
+struct ClientConnection {
+    core: Rc<Core>,
+    caller: Rc<Caller>,
+    account: Rc<Account>,
+    /// The answers that it takes.
+    answers: Rc<StallDetector>,
+    inbound: Rc<Inbound>,
+    /// Requests that are not answered yet.
+    requests: Cell<usize>,
+    /// When the last of them was answered.
+    idle_since: Cell<Instant>,
+}
+
+impl ClientConnection {
+    fn new(core: Rc<Core>, caller: Rc<Caller>) -> Rc<ClientConnection> {
+        let account = core.memory.open();
+        let answers = StallDetector::new(core.settings.client.send);
+        let (inbound, requests, idle_since) = (Rc::default(), Cell::new(0), Cell::new(Instant::now()));
+        Rc::new(ClientConnection { core, caller, account, answers, inbound, requests, idle_since })
+    }
+
+    /// The socket; buffers of up to `free_bytes` are counted elsewhere.
+    fn io(&self, stream: TcpStream, first: FirstBytes, free_bytes: usize) -> WriteTimeoutStream {
+        let (limit, inbound) = (self.core.settings.client.send.span, Rc::clone(&self.inbound));
+        WriteTimeoutStream::new(stream, first, limit, inbound, &self.account, free_bytes)
+    }
+
+    /// Answers one request, and has it watched how the answer is taken.
+    async fn answer(
+        self: Rc<ClientConnection>,
+        closing: bool,
+        request: Request<Incoming>,
+    ) -> Result<Response<ReplyBody>, proxy::NoRoom> {
+        let _open = OpenRequest::begin(&self);
+        let (core, account) = (Rc::clone(&self.core), Rc::clone(&self.account));
+        let mut answer = proxy::handle(core, account, Rc::clone(&self.caller), closing, request).await?;
+        answer.body_mut().watch(&self.answers);
+        Ok(answer)
+    }
+
+    /// Waits until there was neither a request nor an answer for so long.
+    async fn idle(&self, limit: Duration) {
+        loop {
+            let is_busy = self.requests.get() > 0 || self.answers.answers() > 0;
+            let since = if is_busy { Instant::now() } else { self.idle_since.get() };
+            if since.elapsed() >= limit {
+                return;
+            }
+            tokio::time::sleep_until((since + limit).into()).await;
         }
-        if seen == HTTP2_PREFACE.len() {
-            return Ok(true);
+    }
+}
+
+/// A request of a connection, until it is answered or given up.
+struct OpenRequest<'c>(&'c ClientConnection);
+
+impl OpenRequest<'_> {
+    fn begin(client: &ClientConnection) -> OpenRequest<'_> {
+        client.inbound.begin_request();
+        client.requests.set(client.requests.get() + 1);
+        OpenRequest(client)
+    }
+}
+
+impl Drop for OpenRequest<'_> {
+    fn drop(&mut self) {
+        let OpenRequest(client) = self;
+        client.requests.set(client.requests.get() - 1);
+        if client.requests.get() == 0 {
+            client.inbound.end_request();
+            client.idle_since.set(Instant::now());
         }
-        // The rest of the preface is on its way. The socket stays readable, so there is nothing to wait on but time.
-        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
 async fn serve_http1(
-    core: Rc<Core>,
+    client: Rc<ClientConnection>,
     stream: TcpStream,
-    caller: Rc<Caller>,
+    first: FirstBytes,
     leaving: Leaving,
 ) -> Result<(), hyper::Error> {
+    let core = Rc::clone(&client.core);
     let limits = core.settings.client;
     let draining = leaving.draining.clone();
     let begun = Rc::new(Cell::new(false));
-    let (unread, lingered) = (Rc::clone(&caller.unread), Arc::clone(&core.metrics.lingered));
+    let io = client.io(stream, first, HTTP1_FREE_BYTES);
+    let (answers, account) = (Rc::clone(&client.answers), Rc::clone(&client.account));
+    let (unread, lingered) = (Rc::clone(&client.caller.unread), Arc::clone(&core.metrics.lingered));
+    let io = TokioIo::new(Lingering::new(io, unread, limits.linger, lingered));
     let service = service_fn({
         let begun = Rc::clone(&begun);
         move |request| {
             begun.set(true);
-            proxy::handle(Rc::clone(&core), Rc::clone(&caller), draining.is_cancelled(), request)
+            Rc::clone(&client).answer(draining.is_cancelled(), request)
         }
     });
     let mut http = http1::Builder::new();
@@ -125,12 +232,19 @@ async fn serve_http1(
         // Only where it must be: hyper's own limit costs nothing, any other an allocation a request.
         http.max_headers(limits.header_fields);
     }
-    let stream = Timely::new(stream, limits.send_timeout);
-    let io = TokioIo::new(Lingering::new(stream, unread, limits.linger, lingered));
     let mut connection = std::pin::pin!(http.serve_connection(io, service));
+    let mut stalled = std::pin::pin!(answers.stalled());
     tokio::select! {
         biased;
         served = &mut connection => return served,
+        () = account.evicted() => {
+            core.metrics.closed(ClientClose::NoRoom);
+            return Ok(());
+        }
+        _ = &mut stalled => {
+            core.metrics.closed(ClientClose::Slow);
+            return Ok(());
+        }
         () = leaving.closing.cancelled() => connection.as_mut().graceful_shutdown(),
     }
     tokio::select! {
@@ -155,45 +269,68 @@ impl<F: Future + 'static> hyper::rt::Executor<F> for OnThisCore {
 }
 
 async fn serve_http2(
-    core: Rc<Core>,
+    client: Rc<ClientConnection>,
     stream: TcpStream,
-    caller: Rc<Caller>,
+    first: FirstBytes,
     leaving: Leaving,
 ) -> Result<(), hyper::Error> {
-    let limits = core.settings.client;
-    let unsent = Rc::<Unsent>::default();
+    let metrics = Rc::clone(&client.core);
+    let metrics = &metrics.metrics;
+    let limits = client.core.settings.client;
+    client.inbound.expect_frames();
+    let io = TokioIo::new(client.io(stream, first, HTTP2_BUFFER_BYTES));
     let service = service_fn({
-        let unsent = Rc::clone(&unsent);
-        move |request| {
-            let answer = proxy::handle(Rc::clone(&core), Rc::clone(&caller), false, request);
-            let unsent = Rc::clone(&unsent);
-            async move {
-                let mut answer = answer.await?;
-                answer.body_mut().watch(&unsent);
-                Ok::<_, Infallible>(answer)
-            }
-        }
+        let client = Rc::clone(&client);
+        // In a box: a stream keeps the room of what answered it until its answer is taken.
+        move |request| Box::pin(Rc::clone(&client).answer(false, request))
     });
-    let io = TokioIo::new(Timely::new(stream, limits.send_timeout));
     let mut connection = std::pin::pin!(
         http2::Builder::new(OnThisCore)
             .timer(TokioTimer::new())
             .max_concurrent_streams(limits.http2_streams)
             .max_header_list_size(u32::try_from(limits.header_bytes + limits.path_bytes).unwrap_or(u32::MAX))
+            .initial_stream_window_size(HTTP2_STREAM_WINDOW)
+            .initial_connection_window_size(HTTP2_CONNECTION_WINDOW)
+            .max_frame_size(HTTP2_FRAME_BYTES)
+            .max_send_buf_size(HTTP2_SEND_BUFFER_BYTES)
+            .max_pending_accept_reset_streams(HTTP2_PENDING_RESETS)
+            .max_local_error_reset_streams(HTTP2_LOCAL_RESETS)
             .keep_alive_interval(limits.head_timeout)
             .keep_alive_timeout(limits.head_timeout)
             .serve_connection(io, service)
     );
-    tokio::select! {
+    let mut stalled = std::pin::pin!(client.answers.stalled());
+    let closes = tokio::select! {
         served = &mut connection => return served,
-        () = leaving.draining.cancelled() => {}
-        () = unsent.stalled(limits.send_timeout) => {}
-    }
+        () = client.account.evicted() => {
+            metrics.closed(ClientClose::NoRoom);
+            return Ok(());
+        }
+        () = leaving.draining.cancelled() => None,
+        pace = &mut stalled => {
+            metrics.closed(ClientClose::Slow);
+            if pace == Pace::TooSlow {
+                return Ok(());
+            }
+            Some(ClientClose::Slow)
+        }
+        () = client.idle(limits.http2_idle_timeout) => {
+            metrics.closed(ClientClose::Idle);
+            client.idle_since.set(Instant::now());
+            Some(ClientClose::Idle)
+        }
+    };
     // GOAWAY: streams that are open are finished, new ones go to another connection.
     connection.as_mut().graceful_shutdown();
     tokio::select! {
         served = &mut connection => served,
+        () = client.account.evicted() => {
+            metrics.closed(ClientClose::NoRoom);
+            Ok(())
+        }
         // One stream that stands still does not end the others before they had that time as well.
-        () = unsent.stalled(limits.send_timeout) => Ok(()),
+        _ = client.answers.stalled() => Ok(()),
+        // Who was idle and takes no leave is not waited for.
+        () = client.idle(GOAWAY_PATIENCE), if closes == Some(ClientClose::Idle) => Ok(()),
     }
 }

@@ -1,6 +1,7 @@
 //! One core of the gateway: a thread with a runtime, broker connections, a view of the routes and figures of its own.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -16,6 +17,8 @@ use natsway_routes::table::{Codec, Route, RouteTable};
 use natsway_routes::watch::InForce;
 
 use crate::listener::Failures;
+use crate::memory::MemoryBudget;
+use crate::memory::room::Room;
 use crate::metrics::{CoreMetrics, TargetStats};
 use crate::settings::Settings;
 use crate::trace::Spans;
@@ -35,6 +38,12 @@ pub struct Core {
     pub bad_replies: RefCell<Failures>,
     /// Makes spans, when traces are exported.
     pub spans: Option<Spans>,
+    /// The memory that this core holds for its clients.
+    pub memory: Rc<MemoryBudget>,
+    /// Room for answers.
+    pub room: Room,
+    /// Requests that wait for room to be told that they are refused.
+    pub refusing: Cell<usize>,
     lanes: Lanes,
     in_force: InForce,
     view: RefCell<Rc<RouteView>>,
@@ -45,6 +54,8 @@ pub struct RouteView {
     /// The table.
     pub table: Arc<RouteTable>,
     targets: Vec<Vec<TargetView>>,
+    /// A number for the name of each route.
+    kinds: Vec<u64>,
 }
 
 /// A version as a core uses it.
@@ -67,7 +78,18 @@ impl RouteView {
                 .collect()
         };
         let targets = table.routes().iter().map(view).collect();
-        RouteView { table, targets }
+        let number = |route: &Arc<Route>| {
+            let mut hasher = DefaultHasher::new();
+            route.name.hash(&mut hasher);
+            hasher.finish()
+        };
+        let kinds = table.routes().iter().map(number).collect();
+        RouteView { table, targets, kinds }
+    }
+
+    /// A number that stands for a route's name, by its place.
+    pub fn kind(&self, route_index: usize) -> u64 {
+        self.kinds[route_index]
     }
 
     /// A version by its route's and its own place.
@@ -83,10 +105,15 @@ impl Core {
         let role = Role { name: "apiproxy".to_owned(), inbox_prefix: INBOX_PREFIX.to_owned() };
         let (connections, limits) = (settings.connections_per_core, settings.link);
         let lanes = Lanes::new(role, connections, limits, &metrics.links);
+        let memory =
+            MemoryBudget::new(settings.memory.limits(settings.coming_bytes), Arc::clone(&metrics.memory));
         Rc::new(Core {
             spans: settings.traced.map(Spans::new),
             settings,
             metrics,
+            room: Room::new(Rc::clone(&memory), Instant::now()),
+            memory,
+            refusing: Cell::new(0),
             budget: RefCell::new(Budget::new(Instant::now())),
             bad_replies: RefCell::default(),
             lanes,

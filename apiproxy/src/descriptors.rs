@@ -19,7 +19,7 @@ const CORE: usize = 4;
 /// The most client connections there may be at once: those of the settings, or fewer if the system allows no more,
 /// which is said. Raises the limit on open files first.
 pub fn allowed_connections(settings: &Settings) -> usize {
-    let wanted = settings.client.connections;
+    let wanted = settings.memory.connections;
     let open_files = match rlimit::increase_nofile_limit(u64::MAX) {
         Ok(open_files) => usize::try_from(open_files).unwrap_or(usize::MAX),
         Err(error) => {

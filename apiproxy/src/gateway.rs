@@ -24,6 +24,8 @@ use crate::core::{Core, INBOX_PREFIX};
 use crate::descriptors::allowed_connections;
 use crate::identity::Identity;
 use crate::listener::{Accepted, Seat, accept, bind};
+use crate::memory::LOOK_INTERVAL;
+use crate::memory::plan::MemoryPlan;
 use crate::metrics::CoreMetrics;
 use crate::rollout::driver::{Driver, Progresses};
 use crate::settings::Settings;
@@ -84,6 +86,7 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), StartError> {
     let settings = Arc::new(settings);
+    say_memory(&settings.memory);
     let most_connections = allowed_connections(&settings);
     let listener = listen(settings.listen)?;
     let admin_listener = listen(settings.admin_listen)?;
@@ -176,6 +179,22 @@ fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
     TcpListener::from_std(bind(address).map_err(failed)?).map_err(failed)
 }
 
+/// Says what the process may need, and warns when it may not have as much.
+fn say_memory(plan: &MemoryPlan) {
+    const MIB: usize = 1 << 20;
+    let MemoryPlan { connections, held_bytes, limit_bytes, .. } = *plan;
+    let (needed_mib, limit_mib) = (plan.needed_bytes().div_ceil(MIB), limit_bytes.map(|bytes| bytes / MIB));
+    info!(needed_mib, limit_mib, connections, held_bytes, "memory that clients may make it need");
+    if !plan.fits() {
+        warn!(
+            needed_mib,
+            limit_mib,
+            "clients may make the gateway need more than nine tenths of its memory, and the system would kill it: \
+             lower --max-connections, --max-held-bytes or --cores, or raise the limit (mem_limit, MemoryMax)"
+        );
+    }
+}
+
 /// Says that it is not ready, goes on accepting for the grace period, then finishes what is in hand.
 async fn drain(
     settings: &Settings,
@@ -237,6 +256,15 @@ impl CoreThread {
         let revisions = self.in_force.revisions.subscribe();
         let core = Core::new(self.settings, Arc::clone(&self.metrics), self.in_force);
         core.keep_connected(&self.broker);
+        let waiting = Rc::clone(&core);
+        spawn_local(async move { waiting.room.look_after().await });
+        let memory = Rc::clone(&core.memory);
+        spawn_local(async move {
+            loop {
+                tokio::time::sleep(LOOK_INTERVAL).await;
+                memory.look();
+            }
+        });
         spawn_local(follow_routes(Rc::clone(&core), revisions));
         let connections = TaskTracker::new();
         while let Some(Accepted { stream, peer, permit }) = handed_over.recv().await {

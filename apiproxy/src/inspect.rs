@@ -158,20 +158,20 @@ mod tests {
 
     use super::*;
     use crate::linger::LingerLimits;
+    use crate::stall::SendRate;
 
     const LIMITS: ClientLimits = ClientLimits {
-        connections: 10,
         path_bytes: 20,
         header_bytes: 64,
         header_fields: 3,
         head_timeout: Duration::from_secs(1),
         body_timeout: Duration::from_secs(1),
-        send_timeout: Duration::from_secs(1),
+        send: SendRate { span: Duration::from_secs(1), bytes_per_second: 1 },
+        http2_idle_timeout: Duration::from_secs(1),
         half_close: false,
         linger: LingerLimits { time: Duration::ZERO, bytes: 1 },
         strict_queries: false,
         http2_streams: 1,
-        held_bytes: 1,
     };
 
     fn head(request: http::request::Builder) -> Parts {

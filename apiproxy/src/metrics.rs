@@ -15,6 +15,7 @@ use natsway_routes::report::VersionFigures;
 use natsway_routes::watch::Reading;
 
 use crate::linger::LingerCounts;
+use crate::memory::MemoryFigures;
 
 /// Upper bounds of the latency buckets, in microseconds: half a millisecond to half a minute.
 const BOUNDS_US: [u64; 15] = [
@@ -71,13 +72,40 @@ impl TargetStats {
     }
 }
 
+/// Why a client's connection was closed that would have stayed open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientClose {
+    /// It took its answers too slowly, or not at all.
+    Slow,
+    /// It had no request for a while.
+    Idle,
+    /// There was no room for what it began.
+    NoRoom,
+}
+
+impl ClientClose {
+    /// Every reason, for metrics.
+    pub const ALL: [ClientClose; 3] = [ClientClose::Slow, ClientClose::Idle, ClientClose::NoRoom];
+
+    /// The name that metrics use.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ClientClose::Slow => "slow",
+            ClientClose::Idle => "idle",
+            ClientClose::NoRoom => "no_room",
+        }
+    }
+}
+
 /// One core's figures.
 #[derive(Debug, Default)]
 pub struct CoreMetrics {
     /// Connections of clients that are open.
     pub connections: Gauge,
-    /// Bytes of requests with bodies that are held.
-    pub held_bytes: Gauge,
+    /// The memory that it holds for clients.
+    pub memory: Arc<MemoryFigures>,
+    /// Connections that were closed because their clients took too little, by [`ClientClose`].
+    closes: [Counter; ClientClose::ALL.len()],
     /// Requests that came in.
     pub requests: Counter,
     /// Tries that gave no response, by kind.
@@ -106,6 +134,11 @@ impl CoreMetrics {
     pub fn missed(&self, miss: Miss) {
         let index = Miss::ALL.iter().position(|kind| *kind == miss).expect("all kinds are listed");
         self.misses[index].inc();
+    }
+
+    /// Counts a client's connection that was closed.
+    pub fn closed(&self, reason: ClientClose) {
+        self.closes[reason as usize].inc();
     }
 
     /// Counts an error that the gateway answered by itself; `code` is of a small closed set.
@@ -173,8 +206,28 @@ pub fn render(cores: &[Arc<CoreMetrics>], routes: &Reading) -> String {
 
     page.family("natsway_client_connections", "gauge", "Open connections of clients.");
     page.sample("natsway_client_connections", "", sum(|core| core.connections.get()));
-    page.family("natsway_held_bytes", "gauge", "Bytes of requests with bodies that wait to be answered.");
-    page.sample("natsway_held_bytes", "", sum(|core| core.held_bytes.get()));
+    page.family("natsway_client_closes_total", "counter", "Connections of clients that the gateway closed.");
+    for reason in ClientClose::ALL {
+        let total: u64 = cores.iter().map(|core| core.closes[reason as usize].get()).sum();
+        let total = match reason {
+            // The reader of a connection counts these.
+            ClientClose::NoRoom => total + count(|core| &core.memory.closed),
+            _ => total,
+        };
+        page.sample("natsway_client_closes_total", &format!("reason=\"{}\"", reason.as_str()), total);
+    }
+    page.family("natsway_held_bytes", "gauge", "Bytes that are held for clients: requests and answers.");
+    page.sample("natsway_held_bytes", "", sum(|core| core.memory.held_bytes.get()));
+    page.family("natsway_arriving_bytes", "gauge", "Bytes of these for requests that are not here whole.");
+    page.sample("natsway_arriving_bytes", "", sum(|core| core.memory.arriving_bytes.get()));
+    page.family(
+        "natsway_expected_reply_bytes",
+        "gauge",
+        "Bytes of answers that the broker is expected to bring.",
+    );
+    page.sample("natsway_expected_reply_bytes", "", sum(|core| core.memory.coming_bytes.get()));
+    page.family("natsway_room_waits_total", "counter", "Requests that waited for room for their answers.");
+    page.sample("natsway_room_waits_total", "", count(|core| &core.memory.waits));
     page.family("natsway_requests_total", "counter", "Requests that came in.");
     page.sample("natsway_requests_total", "", count(|core| &core.requests));
     page.family("natsway_retries_total", "counter", "Tries after a request's first.");

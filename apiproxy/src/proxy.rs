@@ -1,7 +1,6 @@
 //! The path of a request: match, encode, publish, wait, answer.
 
 use std::borrow::Cow;
-use std::convert::Infallible;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -17,27 +16,40 @@ use natsway_wire::envelope;
 use natsway_wire::native::NativeReply;
 use tracing::{info, warn};
 
-use crate::body::{ReadError, ReplyBody, read_whole};
+use crate::body::{ReadError, ReplyBody, compact, read_whole};
 use crate::client_address::{Client, client_address};
 use crate::core::{Core, RouteView, TargetView};
 use crate::headers::{
     Caller, Forwarded, Origin, REQUEST_ID, announced, check_response, has_content, passable_trailers,
     sound_request_id,
 };
-use crate::held::Held;
-use crate::inspect::{authority, header_bytes, inspect};
-use crate::metrics::TargetStats;
+use crate::inspect::{authority, inspect};
+use crate::memory::sizes::Kind;
+use crate::memory::{Account, Held, Reservation, cost};
+use crate::metrics::{ClientClose, TargetStats};
 use crate::problem::Problem;
 use crate::target::{forwardable, is_server_wide, preflight_method};
 use crate::trace::{RequestSpan, TraceFields, Traced, TrySpan};
 
+/// What a problem costs until its client has taken it.
+const PROBLEM_BYTES: usize = cost::REPLY_BYTES + 512;
+
+/// There is no room to answer, not even that there is none.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("no room for one more answer of this connection")]
+pub struct NoRoom;
+
 /// Answers one request, whatever happens to it.
+///
+/// # Errors
+/// [`NoRoom`]: HTTP then ends the stream or the connection.
 pub async fn handle(
     core: Rc<Core>,
+    account: Rc<Account>,
     caller: Rc<Caller>,
     closing: bool,
     request: Request<Incoming>,
-) -> Result<Response<ReplyBody>, Infallible> {
+) -> Result<Response<ReplyBody>, NoRoom> {
     let started = Instant::now();
     core.metrics.requests.inc();
     core.budget.borrow_mut().deposit();
@@ -51,13 +63,24 @@ pub async fn handle(
     let span = core.spans.as_ref().map(|spans| RequestSpan::begin(spans, &request, &caller, &client));
 
     let from = From { caller: &caller, client: &client, request_id: &request_id };
-    let served = serve(&core, from, span.as_ref(), request, started).await;
+    let mut held = Held::arriving(&account);
+    let served = serve(&core, from, span.as_ref(), request, started, &mut held).await;
     let mut problem_code = None;
-    let mut response = served.unwrap_or_else(|problem| {
-        core.metrics.problem(problem.code);
-        problem_code = Some(problem.code);
-        problem.into_response(&request_id)
-    });
+    let mut response = match served {
+        Ok(response) => response,
+        Err(problem) => {
+            core.metrics.problem(problem.code);
+            problem_code = Some(problem.code);
+            held.arrived();
+            held.shrink_to(PROBLEM_BYTES);
+            // In a box: it is rare, and the room would be kept in every request's future.
+            if !held.reach(PROBLEM_BYTES) && !Box::pin(room_for_problem(&core, &mut held)).await {
+                core.metrics.closed(ClientClose::NoRoom);
+                return Err(NoRoom);
+            }
+            problem.into_response(&request_id).map(|body| body.holding(held))
+        }
+    };
 
     if let Some(path) = logged {
         let (status, duration) = (response.status().as_u16(), started.elapsed());
@@ -85,9 +108,37 @@ struct From<'c> {
     request_id: &'c str,
 }
 
+/// Waits a moment until there is room for a problem: others are written meanwhile.
+async fn room_for_problem(core: &Core, held: &mut Held) -> bool {
+    const TIMES: u32 = 20;
+    const MOST_WAITING: usize = 1_024;
+    if core.refusing.get() >= MOST_WAITING {
+        return false;
+    }
+    core.refusing.set(core.refusing.get() + 1);
+    let _refusing = Refusing(core);
+    for _ in 0..TIMES {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        if held.reach(PROBLEM_BYTES) {
+            return true;
+        }
+    }
+    false
+}
+
+/// A request that waits to be told that it is refused.
+struct Refusing<'c>(&'c Core);
+
+impl Drop for Refusing<'_> {
+    fn drop(&mut self) {
+        self.0.refusing.set(self.0.refusing.get() - 1);
+    }
+}
+
 /// What stays the same over the tries of one request.
 struct Call<'c> {
     core: &'c Core,
+    account: &'c Rc<Account>,
     started: Instant,
     head: http::request::Parts,
     body: Bytes,
@@ -102,8 +153,10 @@ async fn serve(
     span: Option<&RequestSpan>,
     request: Request<Incoming>,
     started: Instant,
+    held: &mut Held,
 ) -> Result<Response<ReplyBody>, Problem> {
     let (head, body) = request.into_parts();
+    let account = &Rc::clone(held.account());
     match body.is_end_stream() {
         true => from.caller.unread.request_ended(),
         false => from.caller.unread.body_began(),
@@ -111,18 +164,28 @@ async fn serve(
     inspect(&head, &core.settings.client)?;
     let authority = authority(&head)?;
     if is_server_wide(&head) {
-        return Ok(Response::new(ReplyBody::default()));
+        let held = Held::take(account, cost::REPLY_BYTES).ok_or_else(memory_full)?;
+        return Ok(Response::new(ReplyBody::default().holding(held)));
     }
-    let mut call = Call { core, started, head, body: Bytes::new(), from, authority, span };
+    let mut call = Call { core, account, started, head, body: Bytes::new(), from, authority, span };
     let mut first = call.resolve()?;
     // Given back when the request is answered, not before: a body may have to wait for another try.
-    let mut held = Held::new(&core.metrics.held_bytes, core.settings.client.held_bytes);
-    if !body.is_end_stream() {
+    let path_bytes = call.head.uri.path_and_query().map_or(0, |path| path.as_str().len());
+    let head_bytes = cost::head_bytes(path_bytes, &call.head.headers);
+    let is_whole = body.is_end_stream();
+    if is_whole {
+        held.arrived();
+    }
+    if !held.reach(head_bytes) {
+        return Err(memory_full());
+    }
+    if !is_whole {
         // In a box: most requests have no body, and the room would be kept in every request's future.
         let limit_bytes = first.route().limits.body_bytes;
-        let reading = read_whole(body, limit_bytes, header_bytes(&call.head.headers), &mut held);
+        let reading = read_whole(body, limit_bytes, head_bytes, held);
         call.body = Box::pin(in_time(reading, limit_bytes, core.settings.client.body_timeout)).await?;
         from.caller.unread.request_ended();
+        held.arrived();
         // A slow body must not go to a version that has been drained meanwhile.
         first = call.resolve()?;
     }
@@ -137,9 +200,7 @@ async fn in_time(
     let read = tokio::time::timeout(patience, reading).await;
     read.map_err(|_| request_timeout())?.map_err(|error| match error {
         ReadError::TooLarge => too_large(limit_bytes),
-        ReadError::NoRoom => {
-            unavailable("memory_full", "the gateway holds as many bytes of requests as it may")
-        }
+        ReadError::NoRoom => memory_full(),
         ReadError::Broken => {
             Problem::new(StatusCode::BAD_REQUEST, "broken_body", "the body broke off or is malformed")
         }
@@ -204,6 +265,8 @@ impl Call<'_> {
         let mut tries = Tries::new(first.route().retry, idempotent, self.started, deadline);
         let mut resolved = first;
         let mut encoded = None;
+        let kind = Kind::of(resolved.view.kind(resolved.index), &self.head.method, self.head.uri.path());
+        let mut room = None;
         if let Some(span) = self.span {
             span.routed(&self.head.method, resolved.route(), &self.authority);
         }
@@ -218,6 +281,17 @@ impl Call<'_> {
                 }
                 link => link,
             };
+            if let (Some(link), None) = (&link, &room) {
+                let most_bytes = link.max_payload();
+                room = self.core.room.reserve(self.account, kind, most_bytes, Instant::now());
+                if room.is_none() {
+                    let waiting = self.core.room.wait(self.account, kind, most_bytes, deadline);
+                    room = Some(Box::pin(waiting).await.ok_or_else(memory_full)?);
+                    resolved = self.resolve_anew(&resolved, &mut encoded)?;
+                    // The connection may be gone by now.
+                    continue;
+                }
+            }
             let route = resolved.route();
             let (headers, client) = (&self.head.headers, self.from.client.address);
             let Some(target) = route.selection.choose(&route.split, headers, client, fastrand::u32(..))
@@ -250,16 +324,19 @@ impl Call<'_> {
             let miss = match answer {
                 Answer::Miss(miss) => miss,
                 Answer::Http(response) | Answer::Native(NativeReply::Response(response)) => {
-                    return self.respond(response, &target.stats);
+                    return self.respond(response, &target.stats, kind, room);
                 }
                 Answer::Native(NativeReply::ServiceError { status, text, headers, body }) => {
                     let reply = envelope::Response { status, headers, trailers: HeaderMap::new(), body };
-                    return self.respond(service_error(reply, text, self.from.request_id), &target.stats);
+                    let reply = service_error(reply, text, self.from.request_id);
+                    return self.respond(reply, &target.stats, kind, room);
                 }
                 Answer::Unreadable(reason) => {
                     return self.bad_reply(&target.stats, format!("unreadable reply: {reason}"));
                 }
             };
+            // Nothing comes back of this try.
+            room = None;
             match self.after_miss(miss, &mut tries) {
                 Next::GiveUp => return self.fail(&target.stats, given_up(miss, &tries)),
                 Next::RetryAfter(Duration::ZERO) => {}
@@ -316,13 +393,15 @@ impl Call<'_> {
             Some(encoded) => encoded.stamped(sending),
             none => none.insert(self.encode(route, sending, trace)?).first(),
         };
-        link.admit(message.bytes()).map_err(not_admitted)?;
+        let bytes = message.bytes();
+        link.admit(bytes).map_err(not_admitted)?;
         let manners = message.manners(route.cancel, tries.is_idempotent());
         Ok(Outgoing {
             subject: target.subject.clone(),
             manners,
             payload: message.payload,
             headers: message.headers,
+            bytes,
             deadline: until,
             doubt_from: tries.doubt_from(now, until).filter(|_| manners.signals),
         })
@@ -366,8 +445,19 @@ impl Call<'_> {
         &self,
         reply: envelope::Response,
         stats: &TargetStats,
+        kind: Kind,
+        room: Option<Reservation>,
     ) -> Result<Response<ReplyBody>, Problem> {
         let envelope::Response { status, mut headers, trailers, body } = reply;
+        let fields_bytes = cost::reply_fields_bytes(&headers) + cost::reply_fields_bytes(&trailers);
+        self.core.room.sizes.record(kind, fields_bytes + body.len(), Instant::now());
+        let reply_bytes = fields_bytes + cost::reply_bytes(body.len());
+        let Some(held) = room.and_then(|room| room.arrived(reply_bytes)) else {
+            let detail =
+                "the answer is larger than those before, and the gateway has no room for it; the request ran";
+            return self.fail(stats, bad_gateway("no_room_for_answer", detail.to_owned()));
+        };
+        let body = compact(body);
         if let Err(fault) = check_response(&self.head.method, status, &mut headers, body.len()) {
             return self.bad_reply(stats, format!("the worker's response is wrong: {fault}"));
         }
@@ -380,7 +470,7 @@ impl Call<'_> {
             headers.insert(header::TRAILER, names);
         }
         let body = if content { ReplyBody::new(body, trailers) } else { ReplyBody::default() };
-        let mut response = Response::new(body);
+        let mut response = Response::new(body.holding(held));
         *response.status_mut() = status;
         *response.headers_mut() = headers;
         stats.responded(status, self.started.elapsed());
@@ -468,6 +558,10 @@ fn given_up(miss: Miss, tries: &Tries) -> Problem {
 
 fn unavailable(code: &'static str, detail: &'static str) -> Problem {
     Problem::new(StatusCode::SERVICE_UNAVAILABLE, code, detail)
+}
+
+fn memory_full() -> Problem {
+    unavailable("memory_full", "the gateway holds as much for its clients, or for this one, as it may")
 }
 
 fn bad_gateway(code: &'static str, detail: String) -> Problem {

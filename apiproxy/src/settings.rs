@@ -9,6 +9,8 @@ use natsway_caller::link::LinkLimits;
 
 use crate::client_address::TrustedProxies;
 use crate::linger::LingerLimits;
+use crate::memory::plan::MemoryPlan;
+use crate::stall::SendRate;
 
 /// The settings of one gateway process.
 #[derive(Clone, Debug)]
@@ -31,6 +33,10 @@ pub struct Settings {
     pub client: ClientLimits,
     /// Bounds of what may be out on one broker connection.
     pub link: LinkLimits,
+    /// Bounds of the memory.
+    pub memory: MemoryPlan,
+    /// Bytes of answers that each thread may have out at the broker.
+    pub coming_bytes: usize,
     /// How to stop.
     pub drain: Drain,
 }
@@ -38,8 +44,6 @@ pub struct Settings {
 /// Bounds of what clients may send and hold.
 #[derive(Clone, Copy, Debug)]
 pub struct ClientLimits {
-    /// Open connections; above it, new ones wait in the listener's backlog.
-    pub connections: usize,
     /// Bytes of a path with its query: 414 above it.
     pub path_bytes: usize,
     /// Bytes of all header names and values: 431 above it.
@@ -50,8 +54,10 @@ pub struct ClientLimits {
     pub head_timeout: Duration,
     /// Time for a request's body to arrive: 408 after it.
     pub body_timeout: Duration,
-    /// Time in which a client must take some of what it is sent: its connection is closed after it.
-    pub send_timeout: Duration,
+    /// How fast a client must take what it is sent: its connection is closed if it does not.
+    pub send: SendRate,
+    /// Time after which an HTTP/2 connection without a request is asked to close.
+    pub http2_idle_timeout: Duration,
     /// Whether an HTTP/1 client that has ended its side of the connection still waits for its answer. If not, it is
     /// taken to have left, as one that closed its connection looks the same; then its work is cancelled.
     pub half_close: bool,
@@ -61,8 +67,6 @@ pub struct ClientLimits {
     pub strict_queries: bool,
     /// Requests at a time on one HTTP/2 connection.
     pub http2_streams: u32,
-    /// Bytes of requests with bodies that a core holds, from the first byte of a body to the answer: 503 above it.
-    pub held_bytes: usize,
 }
 
 /// How a gateway leaves.

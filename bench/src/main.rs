@@ -69,6 +69,8 @@ enum Promise {
     Versions(prove::versions::Size),
     /// Three brokers with JetStream: any one dies or freezes, and gateways, workers and groups go on
     Cluster(prove::Size),
+    /// Attackers on a gateway's memory, while another client is served
+    Memory(prove::memory::Size),
     /// The provisioner against its rivals by a virtual clock, and under crowds and kills on real processes
     Provisioner(prove::Size),
 }
@@ -97,6 +99,9 @@ async fn main() -> ExitCode {
         }
         Command::Prove { promise: Promise::Cluster(size) } => {
             prove::cluster::prove(&size).await.map(prove::Report::conclude)
+        }
+        Command::Prove { promise: Promise::Memory(size) } => {
+            prove::memory::prove(&size).await.map(prove::Report::conclude)
         }
         Command::Prove { promise: Promise::Provisioner(size) } => {
             prove::provisioner::prove(&size).await.map(prove::Report::conclude)

@@ -24,7 +24,10 @@ use natsway_routes::store::BUCKET;
 
 use crate::client_address::{ProxyField, TrustedProxies};
 use crate::linger::LingerLimits;
+use crate::memory::container;
+use crate::memory::plan::{MemoryPlan, MemoryRequest};
 use crate::settings::{ClientLimits, Drain, Settings};
+use crate::stall::SendRate;
 
 /// The gateway: takes HTTP requests and has workers on NATS answer them
 ///
@@ -154,9 +157,13 @@ A route file:
 #[derive(Args)]
 #[command(next_help_heading = "Limits")]
 struct LimitArgs {
-    /// Open client connections; above it, new ones wait
-    #[arg(long, env = "NATSWAY_MAX_CONNECTIONS", value_name = "COUNT", default_value = "16384")]
-    max_connections: NonZeroUsize,
+    /// Memory that the process may use [default: the container's limit, if there is one]
+    #[arg(long, env = "NATSWAY_MEMORY_LIMIT", value_name = "BYTES")]
+    memory_limit: Option<NonZeroUsize>,
+
+    /// Open client connections; above it, new ones wait [default: 16384, fewer where the memory is too little]
+    #[arg(long, env = "NATSWAY_MAX_CONNECTIONS", value_name = "COUNT")]
+    max_connections: Option<NonZeroUsize>,
 
     /// Bytes of a path with its query: 414 above it
     #[arg(long, env = "NATSWAY_MAX_PATH_BYTES", value_name = "BYTES", default_value = "8192")]
@@ -178,9 +185,13 @@ struct LimitArgs {
     #[arg(long, env = "NATSWAY_BODY_TIMEOUT", value_name = "TIME", default_value = "30s", value_parser = duration)]
     body_timeout: Duration,
 
-    /// Time in which a client must take some of what it is sent: its connection is closed after it
+    /// Time over which it is judged whether a client takes what it is sent: its connection is closed if it does not
     #[arg(long, env = "NATSWAY_SEND_TIMEOUT", value_name = "TIME", default_value = "30s", value_parser = duration)]
     send_timeout: Duration,
+
+    /// Bytes a second that a client must take, for each MiB of answers that waits for it; 0 for a byte now and then
+    #[arg(long, env = "NATSWAY_MIN_SEND_RATE", value_name = "BYTES", default_value = "2048")]
+    min_send_rate: u32,
 
     /// Time in which a client that was refused may go on sending its request, so that it reads why; 0s for none
     #[arg(long, env = "NATSWAY_LINGER_TIME", value_name = "TIME", default_value = "5s", value_parser = duration)]
@@ -199,9 +210,19 @@ struct LimitArgs {
     #[arg(long, env = "NATSWAY_HTTP2_STREAMS", value_name = "COUNT", default_value = "128")]
     http2_streams: NonZeroU32,
 
-    /// Bytes of requests with bodies that each thread holds, until they are answered: 503 above it
-    #[arg(long, env = "NATSWAY_MAX_HELD_BYTES", value_name = "BYTES", default_value = "67108864")]
-    max_held_bytes: NonZeroUsize,
+    /// Time after which an HTTP/2 connection without a request is closed
+    #[arg(long, env = "NATSWAY_HTTP2_IDLE_TIMEOUT", value_name = "TIME", default_value = "60s", value_parser = duration)]
+    http2_idle_timeout: Duration,
+
+    /// Bytes that each thread holds for clients, requests and answers: 503 above it [default: 67108864, fewer where
+    /// the memory is too little]
+    #[arg(long, env = "NATSWAY_MAX_HELD_BYTES", value_name = "BYTES")]
+    max_held_bytes: Option<NonZeroUsize>,
+
+    /// Bytes of answers that each thread expects from the broker at a time; requests wait above it. The broker drops
+    /// a client for which 64 MiB are pending
+    #[arg(long, env = "NATSWAY_MAX_REPLY_BYTES", value_name = "BYTES", default_value = "33554432")]
+    max_reply_bytes: NonZeroUsize,
 
     /// Requests out on one broker connection: 503 above it
     #[arg(long, env = "NATSWAY_MAX_IN_FLIGHT", value_name = "COUNT", default_value = "8192")]
@@ -252,10 +273,17 @@ impl RunArgs {
                 self.admin_listen
             );
         }
+        let cores = self.cores.unwrap_or_else(|| std::thread::available_parallelism().unwrap_or(one));
+        let memory = MemoryPlan::new(MemoryRequest {
+            shards: cores,
+            connections: limits.max_connections.map(NonZeroUsize::get),
+            held_bytes: limits.max_held_bytes.map(NonZeroUsize::get),
+            limit_bytes: limits.memory_limit.map(NonZeroUsize::get).or_else(container::memory_limit),
+        });
         Ok(Settings {
             listen: self.listen,
             admin_listen: self.admin_listen,
-            cores: self.cores.unwrap_or_else(|| std::thread::available_parallelism().unwrap_or(one)),
+            cores,
             connections_per_core: self.connections_per_core,
             trusted_proxies: TrustedProxies {
                 networks: limits.trusted_proxies.clone(),
@@ -264,19 +292,20 @@ impl RunArgs {
             access_log: self.access_log,
             traced: self.traces.head_sampler(),
             client: ClientLimits {
-                connections: limits.max_connections.get(),
                 path_bytes: limits.max_path_bytes.get(),
                 header_bytes: limits.max_header_bytes.get(),
                 header_fields: limits.max_header_fields.get(),
                 head_timeout: limits.head_timeout,
                 body_timeout: limits.body_timeout,
-                send_timeout: limits.send_timeout,
+                send: SendRate { span: limits.send_timeout, bytes_per_second: limits.min_send_rate },
+                http2_idle_timeout: limits.http2_idle_timeout,
                 half_close: limits.allow_half_close,
                 linger: LingerLimits { time: limits.linger_time, bytes: limits.max_linger_bytes.get() },
                 strict_queries: limits.strict_queries,
                 http2_streams: limits.http2_streams.get(),
-                held_bytes: limits.max_held_bytes.get(),
             },
+            memory,
+            coming_bytes: limits.max_reply_bytes.get(),
             link: LinkLimits {
                 in_flight: limits.max_in_flight.get(),
                 in_flight_bytes: limits.max_in_flight_bytes.get(),
@@ -309,6 +338,8 @@ mod tests {
             ["max-in-flight", "max-in-flight-bytes", "http2-streams", "max-held-bytes", "max-connections"]
                 .into_iter()
                 .chain([
+                    "memory-limit",
+                    "max-reply-bytes",
                     "max-path-bytes",
                     "max-header-bytes",
                     "max-header-fields",

@@ -19,6 +19,7 @@ mod hostile;
 mod http1;
 mod limits;
 mod live;
+mod memory;
 mod native;
 mod retries;
 mod rollout;

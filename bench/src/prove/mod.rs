@@ -18,11 +18,13 @@ macro_rules! scenarios {
     }};
 }
 
+pub mod attackers;
 pub mod cluster;
 pub mod crowd;
 pub mod gateway;
 pub mod ledger;
 pub mod load;
+pub mod memory;
 pub mod provisioner;
 pub mod stand;
 pub mod versions;

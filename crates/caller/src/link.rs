@@ -39,7 +39,7 @@ const LATE_TICK: Duration = Duration::from_millis(100);
 /// nobody listens there, it is lost at once.
 const PINGS_UNANSWERED: u32 = 3;
 
-/// What a NATS message costs besides its payload: verb, subjects, lengths. Rounded up.
+/// What a NATS message costs besides its payload and headers: verb, subjects, lengths. Rounded up.
 const MESSAGE_OVERHEAD_BYTES: usize = 512;
 
 /// How one try ended.
@@ -102,6 +102,8 @@ pub struct Outgoing {
     pub payload: Bytes,
     /// NATS headers, for native backends.
     pub headers: Option<HeaderMap>,
+    /// What counts against the broker's `max_payload`: the payload and the headers.
+    pub bytes: usize,
     /// What may come back.
     pub manners: Manners,
     /// When the request is given up.
@@ -184,6 +186,11 @@ impl Link {
         self.clock.unix_ms_at(now)
     }
 
+    /// The largest message that the broker takes, and so the largest answer.
+    pub fn max_payload(&self) -> usize {
+        self.client.max_payload()
+    }
+
     /// Whether one more request may be out that counts so many bytes against the broker's `max_payload`.
     ///
     /// # Errors
@@ -205,11 +212,11 @@ impl Link {
     /// When the future is dropped, nobody waits any more: the work is cancelled at its worker, if the request's
     /// manners say so, and what comes back is dropped.
     pub async fn call(self: &Rc<Link>, outgoing: Outgoing, give_up: impl Fn() -> bool) -> Answer {
-        let Outgoing { subject, payload, headers, manners, deadline, doubt_from } = outgoing;
+        let Outgoing { subject, payload, headers, bytes, manners, deadline, doubt_from } = outgoing;
         if self.lost.get() {
             return Answer::Miss(Miss::NotConnected);
         }
-        let mut wait = Wait::new(self, deadline, manners, payload.len());
+        let mut wait = Wait::new(self, deadline, manners, bytes);
         if let Some(moment) = doubt_from {
             self.slots.borrow_mut().doubt_from(wait.key, moment);
         }
@@ -369,9 +376,11 @@ impl Link {
     }
 
     async fn ping(self: Rc<Link>, instance: Rc<str>) {
+        let payload = WorkerCommand::Ping.encode();
         let outgoing = Outgoing {
             subject: worker_subject(&instance).into(),
-            payload: WorkerCommand::Ping.encode(),
+            bytes: payload.len(),
+            payload,
             headers: None,
             manners: Manners { signals: false, cancel: false, repeatable: false },
             deadline: Instant::now() + UPKEEP_INTERVAL,
@@ -436,8 +445,8 @@ struct Wait<'l> {
 }
 
 impl<'l> Wait<'l> {
-    fn new(link: &'l Rc<Link>, deadline: Instant, manners: Manners, payload_bytes: usize) -> Wait<'l> {
-        let bytes = payload_bytes + MESSAGE_OVERHEAD_BYTES;
+    fn new(link: &'l Rc<Link>, deadline: Instant, manners: Manners, message_bytes: usize) -> Wait<'l> {
+        let bytes = message_bytes + MESSAGE_OVERHEAD_BYTES;
         link.bytes_in_flight.set(link.bytes_in_flight.get() + bytes);
         let key = link.slots.borrow_mut().insert(deadline, manners, natsway_boot::random_u64());
         if link.expiry_parked.get() {

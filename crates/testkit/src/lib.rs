@@ -24,6 +24,7 @@ mod cluster;
 mod eventually;
 mod group;
 mod guard;
+pub mod http2;
 mod link;
 mod ports;
 mod process;

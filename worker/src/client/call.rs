@@ -183,7 +183,8 @@ impl Carried<'_> {
             Some((codec, encoded)) if *codec == route.codec => encoded.stamped(sending),
             other => other.insert((route.codec, self.encode(route.codec, sending)?)).1.first(),
         };
-        link.admit(message.bytes()).map_err(|refused| match refused {
+        let bytes = message.bytes();
+        link.admit(bytes).map_err(|refused| match refused {
             Refused::TooLarge { most_bytes } => {
                 let reason =
                     format!("with its headers it is above the broker's max_payload, {most_bytes} bytes");
@@ -197,6 +198,7 @@ impl Carried<'_> {
             manners,
             payload: message.payload,
             headers: message.headers,
+            bytes,
             deadline: until,
             doubt_from: tries.doubt_from(now, until).filter(|_| manners.signals),
         })
