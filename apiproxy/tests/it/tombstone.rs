@@ -1,10 +1,10 @@
 //! A gateway stands in for the last worker of a subject, and goes when one is back.
 
 use bytes::Bytes;
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use natsway_testkit::{Broker, eventually};
 use natsway_wire::Subject;
-use natsway_wire::control::{presence_subject, tombstone_subject};
+use natsway_wire::control::{presence_subject, report_subject, tombstone_subject};
 
 use crate::backend::{Backend, SUBJECT};
 use crate::fixture::{DEADLINE, Gateway, ROUTES};
@@ -62,4 +62,27 @@ async fn requests_for_a_tombstone_that_name_no_service_are_ignored() {
     let service: Subject = SUBJECT.parse().unwrap();
     eventually(DEADLINE, async || client.request(tombstone_subject(&service), "q".into()).await).await;
     assert_eq!(gateway.process.stderr().matches("standing in for the last worker").count(), 1);
+}
+
+#[tokio::test]
+async fn a_gateway_answers_to_inboxes_only() {
+    let broker = Broker::start().await;
+    let _gateway = Gateway::start(&broker, ROUTES, &[]).await;
+    let client = broker.connect().await;
+    let service: Subject = SUBJECT.parse().unwrap();
+    let questions = [(tombstone_subject(&service), "q"), (report_subject(), ""), (SUBJECT.to_owned(), "")];
+    // From here on it stands in, so it answers requests too.
+    eventually(DEADLINE, async || client.request(questions[0].0.clone(), "q".into()).await).await;
+    // Where the gateway may publish and others may not.
+    let elsewhere = "$KV.natsway-routes.demo";
+    let mut heard = client.subscribe(elsewhere).await.unwrap();
+    for (subject, payload) in &questions {
+        client.publish_with_reply(subject.clone(), elsewhere, (*payload).into()).await.unwrap();
+    }
+    for (subject, payload) in &questions {
+        // The same subscription hears it, later.
+        client.request(subject.clone(), (*payload).into()).await.expect("an inbox is answered");
+    }
+    crate::backend::settled(&client).await;
+    assert!(heard.next().now_or_never().is_none(), "a subject that is no inbox is not answered");
 }

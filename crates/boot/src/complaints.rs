@@ -116,6 +116,10 @@ fn hint(operation: &str, subject: &str) -> &'static str {
     if subject.starts_with("$JS.API.STREAM.CREATE.") {
         return "a program makes what is not there: run `apiproxy setup` as an administrator (docs/security.md)";
     }
+    if subject.starts_with("$JS.API.DIRECT.GET.KV_natsway-") {
+        return "the bucket was made by an older version: run `apiproxy setup` as an administrator, then restart this \
+                program (docs/security.md)";
+    }
     match (operation, subject.starts_with("_INBOX")) {
         ("publish", true) => {
             "a reply; add the asker's inbox prefix to this user's permissions, never allow_responses (docs/security.md)"
@@ -151,6 +155,17 @@ mod tests {
             assert_eq!(Forbidden::read(text), Some(Forbidden { operation, subject }));
         }
         assert_eq!(Forbidden::read("maximum payload violation"), None);
+    }
+
+    #[test]
+    fn what_an_administrator_has_to_make_is_no_missing_permission() {
+        for subject in [
+            "$JS.API.STREAM.CREATE.KV_natsway-routes",
+            "$JS.API.DIRECT.GET.KV_natsway-routes.$KV.natsway-routes.a",
+        ] {
+            assert!(hint("publish", subject).contains("`apiproxy setup`"), "{subject}");
+        }
+        assert!(!hint("publish", "svc.demo.blue").contains("setup"));
     }
 
     #[test]

@@ -91,6 +91,13 @@ pub fn report_subject() -> String {
 /// Whoever asks names the subject of the answer, and the broker lets a program publish wherever its own permissions say. So a program that
 /// answered anywhere would lend them to whoever may ask: its answer could be a route, or have workers leave. The same goes for what
 /// JetStream delivers or answers on a subject that somebody named: it has another reply subject, or none.
+///
+/// ```
+/// use natsway_wire::control::is_inbox;
+///
+/// assert!(is_inbox("_INBOX_apiproxy.a.b") && is_inbox("_R_.x.y"));
+/// assert!(!is_inbox("$KV.natsway-routes.demo") && !is_inbox("natsway.drain.svc.demo.blue"));
+/// ```
 pub fn is_inbox(reply: &str) -> bool {
     reply.starts_with("_INBOX") || reply.starts_with("_R_.")
 }
