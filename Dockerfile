@@ -7,7 +7,11 @@
 # The compiler runs on the builder's own processor, and nothing below runs on the target's, so no emulation is needed.
 ARG BIN_SOURCE=compile
 
-FROM --platform=$BUILDPLATFORM rust:1.95.0-bookworm AS compile
+# A tag can be moved. To build on what was looked at once: --build-arg DEBIAN_DIGEST=@sha256:..., as .env has it for images that are run.
+ARG RUST_DIGEST=
+ARG DEBIAN_DIGEST=
+
+FROM --platform=$BUILDPLATFORM rust:1.95.0-bookworm${RUST_DIGEST} AS compile
 ARG BUILDARCH
 ARG TARGETARCH
 WORKDIR /src
@@ -41,16 +45,16 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
     && cd "target/$CARGO_BUILD_TARGET/release" \
     && cp apiproxy worker provisioner producer consumer cg /etc/ssl/certs/ca-certificates.crt /out/
 
-FROM debian:bookworm-20260803-slim AS prebuilt
+FROM debian:bookworm-20260803-slim${DEBIAN_DIGEST} AS prebuilt
 COPY dist/ /out/
 
 FROM ${BIN_SOURCE} AS bins
 
-FROM --platform=$BUILDPLATFORM debian:bookworm-20260803-slim AS tree
+FROM --platform=$BUILDPLATFORM debian:bookworm-20260803-slim${DEBIAN_DIGEST} AS tree
 RUN mkdir --mode=0700 --parents /tree/data
 
 # What all of them stand on: no shell is needed, no package is installed, nobody is root.
-FROM debian:bookworm-20260803-slim AS base
+FROM debian:bookworm-20260803-slim${DEBIAN_DIGEST} AS base
 COPY --from=bins /out/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 # Volumes that are mounted at /data are writable for the user below.
 COPY --from=tree --chown=65532:65532 /tree/ /

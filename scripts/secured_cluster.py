@@ -43,7 +43,7 @@ class SecuredCluster(Stage):
         self.broker = broker
         self.secrets = self.directory / "secrets"
         subprocess.run([str(SHIPPED / "make-secrets.sh"), str(self.secrets)], capture_output=True, text=True, check=True)
-        lines = (self.secrets / "compose.env").read_text(encoding="utf-8").splitlines()
+        lines = (self.secrets / "passwords.env").read_text(encoding="utf-8").splitlines()
         self.settings = dict(line.split("=", 1) for line in lines)
         self.members = [Member(name, self.directory / name) for name in NAMES]
         for member in self.members:
@@ -57,6 +57,7 @@ class SecuredCluster(Stage):
         here = {
             "port: 4222\n": f"host: 127.0.0.1\nport: {member.port}\ntrace: true\nlogfile: \"{member.home}/server.log\"\n",
             "http_port: 8222\n": f"http: \"127.0.0.1:{member.monitor}\"\n",
+            "http: \"127.0.0.1:8222\"\n": f"http: \"127.0.0.1:{member.monitor}\"\n",
             "store_dir: /jetstream\n": f"store_dir: \"{member.home}/jetstream\"\n",
             "port: 6222\n": f"host: 127.0.0.1\nport: {member.route}\n",
             "\"/tls/": f"\"{self.secrets}/",

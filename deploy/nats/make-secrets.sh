@@ -1,5 +1,6 @@
 #!/bin/sh
-# Makes what docker-compose.secured.yml needs: an authority, the broker's certificate by it, and a password for each role.
+# Makes what docker-compose.secured.yml needs: an authority, the broker's certificate by it, and a file with a password for each
+# role.
 #
 #   deploy/nats/make-secrets.sh [DIRECTORY] [NAME,...]
 #
@@ -44,18 +45,25 @@ rm broker.csr broker.ext
         -addext extendedKeyUsage=serverAuth,clientAuth -out cluster.pem
 }
 
-[ -f compose.env ] || {
+# Each program is given a file with its own password, the broker one with all of them.
+[ -f compose.env ] || touch compose.env
+: > passwords.env
+for role in admin gateway worker caller operator provisioner groups member producer consumer; do
+    variable=NATSWAY_$(echo "$role" | tr a-z A-Z)_PASSWORD
+    # They stood in compose.env once.
+    [ -s "$role.password" ] || sed -n "s/^$variable=//p" compose.env > "$role.password"
+    # A letter first: to the broker a variable is configuration, and what begins with digits may be a number.
+    [ -s "$role.password" ] || echo "p$(openssl rand -hex 24)" > "$role.password"
+    echo "$variable=$(cat "$role.password")" >> passwords.env
+done
+{
     echo "NATSWAY_SECRETS=$PWD"
-    # Workers that are added by demand get it too.
-    echo "NATSWAY_WORKER_MOUNTS=$PWD/authority.pem"
+    # Workers that are added by demand get them too.
+    echo "NATSWAY_WORKER_MOUNTS=$PWD/authority.pem,$PWD/worker.password"
     # From here on `docker compose` means both files.
     echo COMPOSE_FILE=docker-compose.yml:docker-compose.secured.yml
 } > compose.env
-for role in ADMIN GATEWAY WORKER CALLER OPERATOR PROVISIONER GROUPS MEMBER PRODUCER CONSUMER; do
-    # A letter first: to the broker a variable is configuration, and what begins with digits may be a number.
-    grep -q "^NATSWAY_${role}_PASSWORD=" compose.env || echo "NATSWAY_${role}_PASSWORD=p$(openssl rand -hex 24)" >> compose.env
-done
 
 # Containers see these, each mounted by itself, and are nobody here. Others on this machine stop at the directory.
-chmod 644 authority.pem broker.pem broker.key cluster.pem cluster.key
+chmod 644 authority.pem broker.pem broker.key cluster.pem cluster.key passwords.env ./*.password
 echo "$PWD is ready: keep authority.key elsewhere" >&2

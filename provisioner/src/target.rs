@@ -352,11 +352,12 @@ fn open_signal(client: &Client, document: &SignalDocument) -> Box<dyn Signal> {
 
 fn open_backend(client: &Client, document: &BackendDocument) -> Result<Box<dyn Backend>, BackendError> {
     Ok(match document.clone() {
-        BackendDocument::Processes { command, environment, state, ready_after, stop_deadline } => {
+        BackendDocument::Processes { command, environment, inherit, state, ready_after, stop_deadline } => {
             let environment = environment.into_iter().collect();
             Box::new(Processes::open(ProcessRules {
                 command,
                 environment,
+                inherit,
                 state,
                 ready_after,
                 stop_deadline,

@@ -115,6 +115,27 @@ class Compose(unittest.TestCase):
         for image in images:
             self.assertRegex(image, r":(v?\d+\.\d+\.\d+|bookworm-\d{8}-)", "no tag, or one that moves")
 
+    def test_each_image_of_others_can_be_pinned_by_digest(self):
+        for name, service in self.services.items():
+            if "build" not in service:
+                self.assertRegex(service["image"], r"\$\{NATSWAY_\w+_DIGEST:-\}$", name)
+        # Arguments of a build, in the same form.
+        for image in re.findall(r"(?m)^FROM (?:--platform=\S+ )?(\S+:\S+)", self.dockerfile):
+            self.assertRegex(image, r"\$\{(RUST|DEBIAN)_DIGEST\}$")
+
+    def test_nobody_can_log_in_to_the_dashboards(self):
+        settings = self.services["grafana"]["environment"]
+        self.assertEqual(settings["GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION"], "true")
+        self.assertEqual(settings["GF_AUTH_DISABLE_LOGIN_FORM"], "true")
+        self.assertEqual(settings["GF_AUTH_BASIC_ENABLED"], "false")
+        self.assertEqual(settings["GF_AUTH_ANONYMOUS_ORG_ROLE"], "Viewer")
+
+    def test_what_the_engines_proxy_lets_through_is_said_where_the_profile_is_offered(self):
+        text = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
+        said = text[: text.index("\n  engine-proxy:")].rpartition("\n\n")[2]
+        for word in ("Privileged", "Devices", "PidMode", "inspect"):
+            self.assertIn(word, said)
+
     def test_programs_are_given_more_time_to_leave_than_they_take(self):
         for name, service, program in self.ours():
             self.assertGreaterEqual(seconds(service["stop_grace_period"]), DRAIN_LIMITS[program] + 2, name)

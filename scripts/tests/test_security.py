@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import time
 import unittest
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import permissions
 from find_broker import find_broker
 from permissions import Permission, matches
 from prove_security import drop, whole
-from stage import ROLES, Stage
+from stage import ROLES, Stage, free_port
 from tooling import ROOT
 
 # How many permissions are dropped here, each of another role: chosen anew by SECURITY_SEED.
@@ -29,7 +30,7 @@ class Reading(unittest.TestCase):
             ("svc.>", "svc", False),
             ("natsway.worker.*", "natsway.worker.x", True),
             ("natsway.worker.*", "natsway.worker.x.y", False),
-            ("natsway.figures.*", "natsway.figures.*", True),
+            ("natsway.metrics.*.*", "natsway.metrics.*.*", True),
             ("a.*", "a.>", False),
         ):
             self.assertEqual(matches(pattern, subject), whether, (pattern, subject))
@@ -130,10 +131,13 @@ class Deployment(unittest.TestCase):
             maker = [str(folder / "make-secrets.sh"), str(made), "broker.example,10.1.2.3"]
             subprocess.run(maker, capture_output=True, text=True, check=True)
             self.assertEqual(made.stat().st_mode & 0o777, 0o700)
-            settings = dict(line.split("=", 1) for line in (made / "compose.env").read_text(encoding="utf-8").splitlines())
-            passwords = {name: value for name, value in settings.items() if name.endswith("_PASSWORD")}
+            self.assertNotIn("PASSWORD", (made / "compose.env").read_text(encoding="utf-8"), "the shell sees none")
+            passwords = dict(line.split("=", 1) for line in (made / "passwords.env").read_text(encoding="utf-8").splitlines())
             self.assertEqual(set(passwords), {f"NATSWAY_{role.upper()}_PASSWORD" for role in ROLES})
             self.assertEqual(len(set(passwords.values())), len(ROLES))
+            for role in ROLES:
+                own = (made / f"{role}.password").read_text(encoding="utf-8")
+                self.assertEqual(own, passwords[f"NATSWAY_{role.upper()}_PASSWORD"] + "\n")
             # Where the container has them.
             for name in ("nats.conf", "permissions.conf"):
                 shutil.copy(folder / name, home)
@@ -150,11 +154,19 @@ class Deployment(unittest.TestCase):
                 self.assertIn("does match", shown(made / "broker.pem", "-checkip", address))
             self.assertIn("does NOT match", shown(made / "broker.pem", "-checkhost", "elsewhere.example"))
             # Again: another certificate, by the same authority, and what was handed out stays.
-            kept = {name: (made / name).read_bytes() for name in ("authority.key", "authority.pem", "compose.env")}
+            kept = {name: (made / name).read_bytes() for name in ("authority.key", "authority.pem", "compose.env", "passwords.env")}
             first = (made / "broker.pem").read_bytes()
             subprocess.run(maker, capture_output=True, text=True, check=True)
             self.assertNotEqual((made / "broker.pem").read_bytes(), first)
             self.assertEqual({name: (made / name).read_bytes() for name in kept}, kept)
+            # Passwords that an earlier version put into compose.env are kept, and no longer there.
+            (made / "worker.password").unlink()
+            with (made / "compose.env").open("a", encoding="utf-8") as file:
+                file.write("NATSWAY_WORKER_PASSWORD=pold\n")
+            subprocess.run(maker, capture_output=True, text=True, check=True)
+            self.assertEqual((made / "worker.password").read_text(encoding="utf-8"), "pold\n")
+            self.assertIn("NATSWAY_WORKER_PASSWORD=pold\n", (made / "passwords.env").read_text(encoding="utf-8"))
+            self.assertEqual((made / "compose.env").read_bytes(), kept["compose.env"])
             (made / "authority.key").unlink()
             refused = subprocess.run(maker, capture_output=True, text=True, check=False)
             self.assertNotEqual(refused.returncode, 0)
@@ -171,9 +183,33 @@ class Deployment(unittest.TestCase):
             user = re.search(r"NATS_USER: (\w+)", body)
             if user:
                 self.assertIn(user.group(1), ROLES)
-                self.assertIn(f"${{NATSWAY_{user.group(1).upper()}_PASSWORD}}", body)
-        for role in ROLES:
-            self.assertIn(f"NATSWAY_{role.upper()}_PASSWORD: ${{NATSWAY_{role.upper()}_PASSWORD:?", secured)
+                self.assertIn(f"NATS_PASSWORD_FILE: /run/secrets/{user.group(1)}\n", body)
+                self.assertIn(f"    secrets: [{user.group(1)}]\n", body)
+                self.assertIn(f"  {user.group(1)}: {{ file: ", secured)
+        # Whoever may inspect containers sees no password: none is in a variable of one.
+        self.assertNotRegex(secured, r"PASSWORD: |\$\{\w+_PASSWORD")
+
+    def test_the_monitoring_pages_are_for_the_brokers_own_container(self):
+        text = (permissions.PERMISSIONS.parent / "secured.conf").read_text(encoding="utf-8")
+        monitor, client = free_port(), free_port()
+        with tempfile.TemporaryDirectory(prefix="natsway-monitor-") as home:
+            lines = re.search(r"(?m)^http: .*$", text)
+            self.assertIsNotNone(lines, "secured.conf says nothing of them")
+            plain = (permissions.PERMISSIONS.parent / "nats.conf").read_text(encoding="utf-8")
+            plain = plain.replace("4222", str(client)).replace("8222", str(monitor)).replace("/jetstream", f"{home}/js")
+            config = Path(home, "server.conf")
+            config.write_text(plain + lines.group(0).replace("8222", str(monitor)) + "\n", encoding="utf-8")
+            with (Path(home, "log")).open("w+", encoding="utf-8") as log:
+                server = subprocess.Popen([str(find_broker()), "--config", str(config)], stderr=log, env={**os.environ, "SERVER_NAME": "x"})
+                try:
+                    deadline = time.monotonic() + 30
+                    while "Server is ready" not in (told := Path(home, "log").read_text(encoding="utf-8")):
+                        self.assertLess(time.monotonic(), deadline, told)
+                        time.sleep(0.05)
+                finally:
+                    server.kill()
+                    server.wait()
+            self.assertIn(f"Starting http monitor on 127.0.0.1:{monitor}", told)
 
 
 def shown(certificate, *question):

@@ -37,7 +37,8 @@ def image_named(file: str, name: str) -> str:
     found = re.search(rf"(?:image:|FROM|FROM --platform=\S+) ({re.escape(name)}:\S+)", (ROOT / file).read_text(encoding="utf-8"))
     if found is None:
         raise Missing(f"{file} names no image {name}")
-    return found.group(1)
+    # By tag: a digest comes from a setting, which nobody has set here.
+    return re.sub(r"\$\{\w+(?::-[^}]*)?\}", "", found.group(1))
 
 
 # What stands in for a shell, too, where the images that are tested have none.

@@ -39,9 +39,9 @@ def secured(stack: Stack, images: Images) -> str:
         expect(len(blocks) == 2, f"{PAGE} does not say how to start, or how to look: {blocks}")
         shown = followed(stack, "\n".join(blocks), directory, nats)
         expect("demo" in shown and '"svc.demo.blue"' in shown, f"routes ls and kv get show {shown[-600:]}")
-        settings = read(directory / "compose.env")
+        settings = read(directory / "passwords.env")
         stack.files = SECURED
-        stack.settings.update(settings)
+        stack.settings.update(read(directory / "compose.env"))
         stack.await_healthy("nats", "apiproxy")
         stack.instances(2)
         expect(stack.get("/sum?n=1&n=2&n=3").json() == {"sum": 6}, "/sum is not answered")
@@ -73,14 +73,17 @@ def read(file: Path) -> Dict[str, str]:
 
 
 def handed_out(stack: Stack, settings: Dict[str, str]) -> str:
-    """Nobody but the broker has a password that is another's, and nobody the authority's key."""
-    own = {"apiproxy": "GATEWAY", "worker": "WORKER"}
-    for service in PROGRAMS:
+    """Whoever inspects containers sees no password, and each program is given its own and nothing of the others'."""
+    own = {"apiproxy": "gateway", "worker": "worker", "nats": "passwords"}
+    for service, secret in own.items():
         for told in stack.engine.inspect(*stack.containers(service)):
-            has = {name for name, value in settings.items() if name.endswith("_PASSWORD") and value in str(told["Config"])}
-            expect(has == {f"NATSWAY_{own[service]}_PASSWORD"}, f"{service} was handed {sorted(has)}")
-            mounted = {Path(mount["Source"]).name for mount in told["Mounts"] if "/tls/" in mount["Destination"]}
-            expect(mounted == {"authority.pem"}, f"{service} sees {sorted(mounted)}")
+            shows = {name for name, value in settings.items() if value in str(told)}
+            expect(not shows, f"{service} shows {sorted(shows)}")
+            mounted = {mount["Destination"] for mount in told["Mounts"] if mount["Destination"].startswith("/run/secrets/")}
+            expect(mounted == {f"/run/secrets/{secret}"}, f"{service} was handed {sorted(mounted)}")
+            if service != "nats":
+                mounted = {Path(mount["Source"]).name for mount in told["Mounts"] if "/tls/" in mount["Destination"]}
+                expect(mounted == {"authority.pem"}, f"{service} sees {sorted(mounted)}")
     return "each was handed its own password only"
 
 

@@ -26,14 +26,28 @@ pub struct BrokerArgs {
     nats_url: String,
 
     /// Credentials file (JWT and seed)
-    #[arg(long, global = true, env = "NATS_CREDS", value_name = "FILE", value_parser = maybe_path())]
+    #[arg(
+        long,
+        global = true,
+        env = "NATS_CREDS",
+        value_name = "FILE",
+        value_parser = maybe_path(),
+        hide_env_values = true
+    )]
     nats_creds: Option<PathBuf>,
 
     /// File that holds an NKey seed
-    #[arg(long, global = true, env = "NATS_NKEY", value_name = "FILE", value_parser = maybe_path())]
+    #[arg(
+        long,
+        global = true,
+        env = "NATS_NKEY",
+        value_name = "FILE",
+        value_parser = maybe_path(),
+        hide_env_values = true
+    )]
     nats_nkey: Option<PathBuf>,
 
-    /// User name; the password comes from NATS_PASSWORD
+    /// User name; the password comes from NATS_PASSWORD_FILE or NATS_PASSWORD
     #[arg(long, global = true, env = "NATS_USER", value_name = "NAME")]
     nats_user: Option<String>,
 
@@ -41,9 +55,31 @@ pub struct BrokerArgs {
     #[arg(long, global = true, env = "NATS_PASSWORD", value_name = "PASSWORD", hide_env_values = true)]
     nats_password: Option<String>,
 
+    /// File that holds the password of the user, on one line
+    #[arg(
+        long,
+        global = true,
+        env = "NATS_PASSWORD_FILE",
+        value_name = "FILE",
+        value_parser = maybe_path(),
+        hide_env_values = true
+    )]
+    nats_password_file: Option<PathBuf>,
+
     /// Authentication token
     #[arg(long, global = true, env = "NATS_TOKEN", value_name = "TOKEN", hide_env_values = true)]
     nats_token: Option<String>,
+
+    /// File that holds the token, on one line
+    #[arg(
+        long,
+        global = true,
+        env = "NATS_TOKEN_FILE",
+        value_name = "FILE",
+        value_parser = maybe_path(),
+        hide_env_values = true
+    )]
+    nats_token_file: Option<PathBuf>,
 
     /// Certificate authorities to trust in place of the system's, PEM; makes TLS mandatory
     #[arg(long, global = true, env = "NATS_CA", value_name = "FILE", value_parser = maybe_path())]
@@ -54,7 +90,14 @@ pub struct BrokerArgs {
     nats_certificate: Option<PathBuf>,
 
     /// Key of our own certificate, PEM
-    #[arg(long, global = true, env = "NATS_KEY", value_name = "FILE", value_parser = maybe_path())]
+    #[arg(
+        long,
+        global = true,
+        env = "NATS_KEY",
+        value_name = "FILE",
+        value_parser = maybe_path(),
+        hide_env_values = true
+    )]
     nats_key: Option<PathBuf>,
 
     /// Begin with TLS at once, for a broker with handshake_first
@@ -86,7 +129,9 @@ impl BrokerArgs {
             nkey: said_path(self.nats_nkey),
             user: self.nats_user.and_then(said),
             password: self.nats_password.and_then(said),
+            password_file: said_path(self.nats_password_file),
             token: self.nats_token.and_then(said),
+            token_file: said_path(self.nats_token_file),
             ca: said_path(self.nats_ca),
             certificate: said_path(self.nats_certificate),
             key: said_path(self.nats_key),
@@ -157,6 +202,17 @@ mod tests {
     }
 
     #[test]
+    fn help_shows_no_value_of_what_may_be_secret() {
+        use clap::CommandFactory;
+        let secret = ["url", "creds", "nkey", "password", "password_file", "token", "token_file", "key"];
+        let command = Cli::command();
+        for argument in command.get_arguments().filter(|argument| argument.get_env().is_some()) {
+            let name = argument.get_id().as_str().trim_start_matches("nats_");
+            assert_eq!(argument.is_hide_env_values_set(), secret.contains(&name), "{name}");
+        }
+    }
+
+    #[test]
     fn addresses_are_ip_and_port() {
         assert_eq!(address("[::]:80").unwrap().port(), 80);
         for wrong in ["localhost:80", ":80", "80", "127.0.0.1"] {
@@ -172,8 +228,20 @@ mod tests {
 
     #[test]
     fn what_is_set_and_empty_is_not_said() {
-        let empty =
-            ["url", "creds", "nkey", "user", "password", "token", "ca", "certificate", "key", "inbox-prefix"];
+        let empty = [
+            "url",
+            "creds",
+            "nkey",
+            "user",
+            "password",
+            "password-file",
+            "token",
+            "token-file",
+            "ca",
+            "certificate",
+            "key",
+            "inbox-prefix",
+        ];
         let arguments: Vec<String> = empty.iter().map(|name| format!("--nats-{name}=")).collect();
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         assert_eq!(broker(&arguments).unwrap().to_string(), "127.0.0.1:4222");

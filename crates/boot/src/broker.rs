@@ -1,10 +1,12 @@
 //! Where the broker is, and how to prove to it who we are.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
 use std::{fmt, fs, io};
 
+use async_nats::rustls;
 use async_nats::rustls::pki_types::pem::PemObject;
 use async_nats::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use async_nats::{Client, ClientError, ConnectOptions, Event, ServerAddr};
@@ -71,8 +73,9 @@ pub enum BrokerError {
         /// The URLs, without their user parts.
         url: String,
     },
-    /// A file of credentials or certificates cannot be read, or is not one.
-    #[error("{what} {path}")]
+    /// A file of credentials or certificates cannot be read, or is not one. What was given for its path is shown only where
+    /// it is one: it may be the secret itself, put where a path belongs.
+    #[error("{what} {}", shown(path))]
     File {
         /// What the file should be.
         what: &'static str,
@@ -144,6 +147,7 @@ impl Broker {
         if let Some((certificate, key)) = tls.identity {
             checked("certificate file", &certificate, has_certificates)?;
             checked("key file", &key, has_key)?;
+            checked("key file", &key, |key| belongs_to(key, &certificate))?;
             options = options.add_client_certificate(certificate, key).require_tls(true);
         }
         Ok(Broker { servers, options, who, inbox_prefix: None })
@@ -221,8 +225,9 @@ impl Broker {
         Ok((client, refused))
     }
 
-    /// Tries each server once and says why it cannot be had: the client tells a kind of failure and no more.
-    async fn diagnose(&self) -> Option<(DialErrorKind, String)> {
+    /// Tries each server once and says why it cannot be had, with what to do; `None` when one of them can. A client that
+    /// keeps trying tells a kind of failure and no more. Takes some seconds where nothing answers.
+    pub async fn diagnose(&self) -> Option<(DialErrorKind, String)> {
         let mut told = None;
         for server in &self.servers {
             let tried = self.options.clone().name("natsway diagnosis").connect(server.clone()).await;
@@ -322,6 +327,48 @@ pub(crate) fn backoff(attempt: usize) -> Duration {
     Duration::from_millis(full / 2 + fastrand::u64(0..=full / 2))
 }
 
+impl Credentials {
+    /// The NKey whose seed a file holds.
+    ///
+    /// # Errors
+    /// [`BrokerError::File`].
+    pub fn nkey_file(path: PathBuf) -> Result<Credentials, BrokerError> {
+        read_seed(path).map(Credentials::NKey)
+    }
+}
+
+/// The longest password or token that is read from a file, in bytes: more is another file.
+const SECRET_BYTES: u64 = 4_096;
+
+/// Reads a password or token, `what`, from its file: one line, whose end is no part of it.
+pub(crate) fn read_secret(what: &'static str, path: PathBuf) -> Result<String, BrokerError> {
+    checked(what, &path, |path| {
+        let mut secret = String::new();
+        fs::File::open(path)?.take(SECRET_BYTES + 1).read_to_string(&mut secret)?;
+        let line = secret.strip_suffix('\n').unwrap_or(&secret);
+        let line = line.strip_suffix('\r').unwrap_or(line);
+        match line {
+            "" => Err(invalid("it is empty".to_owned())),
+            _ if secret.len() as u64 > SECRET_BYTES || line.contains('\n') => {
+                Err(invalid("it holds more than one line of at most 4096 bytes".to_owned()))
+            }
+            line => Ok(line.to_owned()),
+        }
+    })
+}
+
+/// What was given for a path, where it is one that exists, or could: else only how long it is.
+fn shown(path: &Path) -> String {
+    let is_directory = |parent: &Path| parent.parent().is_some() && parent.is_dir();
+    if path.symlink_metadata().is_ok() || path.parent().is_some_and(is_directory) {
+        return path.display().to_string();
+    }
+    let length = path.as_os_str().len();
+    format!(
+        "({length} bytes that name no file; not shown, for they may be the secret itself: give the path of a file)"
+    )
+}
+
 /// Reads the seed of an NKey from its file.
 pub(crate) fn read_seed(path: PathBuf) -> Result<String, BrokerError> {
     checked("nkey file", &path, |path| {
@@ -363,6 +410,23 @@ fn has_key(path: &Path) -> io::Result<()> {
     let pem = fs::read(path)?;
     let key = PrivateKeyDer::from_pem_slice(&pem);
     key.map(drop).map_err(|_| invalid("it holds no private key in PEM".to_owned()))
+}
+
+/// Whether a private key is that of the certificate, which is the first of its file.
+fn belongs_to(key: &Path, certificate: &Path) -> io::Result<()> {
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&fs::read(certificate)?).collect();
+    let certificates = certificates.map_err(|error| invalid(error.to_string()))?;
+    let key = PrivateKeyDer::from_pem_slice(&fs::read(key)?)
+        .map_err(|_| invalid("it holds no private key".to_owned()))?;
+    let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(&key)
+        .map_err(|error| invalid(error.to_string()))?;
+    match rustls::sign::CertifiedKey::new(certificates, key).keys_match() {
+        Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::KeyMismatch)) => {
+            Err(invalid(format!("it is the key of another certificate than that of {}", shown(certificate))))
+        }
+        // What cannot be told is for the broker to refuse.
+        _ => Ok(()),
+    }
 }
 
 fn invalid(reason: String) -> io::Error {
@@ -416,7 +480,8 @@ mod tests {
     fn files_are_looked_into_and_named() {
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(&file, "nonsense").unwrap();
-        for (path, readable) in [(Path::new("no/such.file"), false), (file.path(), true)] {
+        let missing = file.path().with_extension("missing");
+        for (path, readable) in [(missing.as_path(), false), (file.path(), true)] {
             let path = path.to_owned();
             let other = file.path().to_owned();
             let credentials = refused(Credentials::File(path.clone()), Tls::default());
@@ -440,6 +505,49 @@ mod tests {
         }
         let user = nkeys::KeyPair::new_user().seed().unwrap();
         Broker::with("a", Credentials::NKey(user), Tls::default()).unwrap();
+    }
+
+    #[test]
+    fn a_secret_in_the_place_of_a_path_is_not_shown() {
+        let seed = nkeys::KeyPair::new_user().seed().unwrap();
+        let jwt = "eyJ0eXAiOiJKV1QiLCJhbGciOiJlZDI1NTE5LW5rZXkifQ.eyJqdGkiOiJ4In0.c2ln";
+        for secret in
+            [seed.as_str(), jwt, "s3cr3t", "a+b/c==", "/a+b/c==", "/s3cr3t", "-----BEGIN PRIVATE KEY-----"]
+        {
+            let path = PathBuf::from(secret);
+            let identity = Some((path.clone(), path.clone()));
+            for told in [
+                refused(Credentials::File(path.clone()), Tls::default()),
+                refused(Credentials::None, Tls { ca: Some(path.clone()), ..Tls::default() }),
+                refused(Credentials::None, Tls { identity, ..Tls::default() }),
+                read_seed(path.clone()).unwrap_err().to_string(),
+                format!("{:?}", Credentials::nkey_file(path.clone()).err().map(|error| error.to_string())),
+                read_secret("password file", path.clone()).unwrap_err().to_string(),
+            ] {
+                assert!(!told.contains(secret) && told.contains("give the path of a file"), "{told}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_secret_is_the_one_line_of_its_file() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let read = |text: &str| {
+            fs::write(&file, text).unwrap();
+            read_secret("password file", file.path().to_owned())
+        };
+        for text in ["s3cr3t", "s3cr3t\n", "s3cr3t\r\n"] {
+            assert_eq!(read(text).unwrap(), "s3cr3t");
+        }
+        assert_eq!(read(" with blanks \n").unwrap(), " with blanks ");
+        for text in ["", "\n", "two\nlines\n", &"x".repeat(4_097)] {
+            let error = read(text).unwrap_err();
+            let reason = std::error::Error::source(&error).unwrap().to_string();
+            assert!(
+                error.to_string().contains("password file") && !reason.contains("two"),
+                "{error}: {reason}"
+            );
+        }
     }
 
     #[test]

@@ -19,9 +19,30 @@ pub(crate) fn explain(error: &ConnectError, who: Option<&str>) -> (DialErrorKind
         }
         ConnectErrorKind::Tls => (DialErrorKind::Untrusted, format!("TLS is not possible: {}", chain(error))),
         ConnectErrorKind::TimedOut => (DialErrorKind::Unavailable, TIMED_OUT.to_owned()),
+        _ if is_silent_close(error) => (DialErrorKind::Unavailable, CLOSED.to_owned()),
         _ => (DialErrorKind::Unavailable, format!("is not reachable: {}", chain(error))),
     }
 }
+
+/// Whether the other end took the connection, and closed it before it said anything.
+fn is_silent_close(error: &ConnectError) -> bool {
+    let mut next: Option<&(dyn Error + 'static)> = Some(error);
+    while let Some(error) = next {
+        let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+        if matches!(kind, Some(io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset)) {
+            return true;
+        }
+        // The client library's word for the end of the stream in place of the greeting.
+        if error.to_string().ends_with("expected INFO, got nothing") {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
+
+const CLOSED: &str = "took the connection and closed it without a word: a broker with handshake_first waits for us to \
+                      begin with TLS (NATS_TLS_FIRST=true); else it is no broker's port, or the broker is being stopped";
 
 const TIMED_OUT: &str =
     "did not answer in time (a broker with handshake_first waits for us: NATS_TLS_FIRST=true)";

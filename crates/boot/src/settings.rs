@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::broker::read_seed;
+use crate::broker::{read_secret, read_seed};
 use crate::{Broker, BrokerError, Credentials, Tls};
 
 /// Where the broker is when nobody says.
@@ -16,7 +16,9 @@ pub(crate) struct BrokerSettings {
     pub(crate) nkey: Option<PathBuf>,
     pub(crate) user: Option<String>,
     pub(crate) password: Option<String>,
+    pub(crate) password_file: Option<PathBuf>,
     pub(crate) token: Option<String>,
+    pub(crate) token_file: Option<PathBuf>,
     pub(crate) ca: Option<PathBuf>,
     pub(crate) certificate: Option<PathBuf>,
     pub(crate) key: Option<PathBuf>,
@@ -35,7 +37,9 @@ impl BrokerSettings {
             nkey: path("NATS_NKEY"),
             user: text("NATS_USER"),
             password: text("NATS_PASSWORD"),
+            password_file: path("NATS_PASSWORD_FILE"),
             token: text("NATS_TOKEN"),
+            token_file: path("NATS_TOKEN_FILE"),
             ca: path("NATS_CA"),
             certificate: path("NATS_CERTIFICATE"),
             key: path("NATS_KEY"),
@@ -48,11 +52,24 @@ impl BrokerSettings {
     pub(crate) fn into_broker(self) -> Result<Broker, BrokerError> {
         let identity =
             both(self.certificate, self.key, "NATS_CERTIFICATE and NATS_KEY go together: give both or none")?;
-        let user =
-            both(self.user, self.password, "NATS_USER and NATS_PASSWORD go together: give both or none")?;
+        let password = itself_or_file(
+            self.password,
+            self.password_file.map(|path| read_secret("password file", path)),
+            "give NATS_PASSWORD or NATS_PASSWORD_FILE, not both",
+        )?;
+        let token = itself_or_file(
+            self.token,
+            self.token_file.map(|path| read_secret("token file", path)),
+            "give NATS_TOKEN or NATS_TOKEN_FILE, not both",
+        )?;
+        let user = both(
+            self.user,
+            password,
+            "NATS_USER goes together with NATS_PASSWORD or NATS_PASSWORD_FILE: give both or none",
+        )?;
         let user = user.map(|(user, password)| Credentials::UserPassword(user, password));
         let nkey = self.nkey.map(read_seed).transpose()?.map(Credentials::NKey);
-        let token = self.token.map(Credentials::Token);
+        let token = token.map(Credentials::Token);
         let file = self.creds.map(Credentials::File);
         let mut given = [user, nkey, token, file].into_iter().flatten();
         let credentials = given.next().unwrap_or_default();
@@ -73,6 +90,18 @@ impl BrokerSettings {
 
 fn switch(text: &str) -> Result<bool, BrokerError> {
     text.parse().map_err(|_| BrokerError::Conflict("NATS_TLS_FIRST: expected true or false"))
+}
+
+/// A secret that was given itself, or by the file that holds it.
+fn itself_or_file(
+    itself: Option<String>,
+    read: Option<Result<String, BrokerError>>,
+    rule: &'static str,
+) -> Result<Option<String>, BrokerError> {
+    match (itself, read) {
+        (Some(_), Some(_)) => Err(BrokerError::Conflict(rule)),
+        (itself, read) => Ok(itself.or(read.transpose()?)),
+    }
 }
 
 /// Two that go together.
@@ -122,10 +151,31 @@ mod tests {
         assert!(matches!(broker(&[("NATS_USER", "me")]), Err(BrokerError::Conflict(_))));
         let both = [("NATS_USER", "me"), ("NATS_PASSWORD", "p"), ("NATS_TOKEN", "t")];
         assert!(matches!(broker(&both), Err(BrokerError::Conflict(_))));
-        for variable in ["NATS_CREDS", "NATS_NKEY", "NATS_CA"] {
-            let error = broker(&[(variable, "no/such.file")]).unwrap_err();
+        let directory = tempfile::tempdir().unwrap();
+        let missing = directory.path().join("no-such.file").display().to_string();
+        for variable in ["NATS_CREDS", "NATS_NKEY", "NATS_CA", "NATS_TOKEN_FILE", "NATS_PASSWORD_FILE"] {
+            let error = broker(&[(variable, &missing)]).unwrap_err();
             assert!(matches!(error, BrokerError::File { .. }), "{error:?}");
-            assert!(error.to_string().contains("no/such.file"), "{error}");
+            assert!(error.to_string().contains(&missing), "{error}");
+        }
+    }
+
+    #[test]
+    fn passwords_and_tokens_come_from_files_too() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, "s3cr3t\n").unwrap();
+        let path = file.path().to_str().unwrap();
+        let by_file = broker(&[("NATS_USER", "me"), ("NATS_PASSWORD_FILE", path)]).unwrap();
+        assert_eq!(by_file.who.as_deref(), Some("user \"me\""));
+        let by_file = broker(&[("NATS_TOKEN_FILE", path)]).unwrap();
+        assert_eq!(by_file.who.as_deref(), Some("the token"));
+        for wrong in [
+            &[("NATS_PASSWORD_FILE", path)][..],
+            &[("NATS_USER", "me"), ("NATS_PASSWORD", "p"), ("NATS_PASSWORD_FILE", path)],
+            &[("NATS_TOKEN", "t"), ("NATS_TOKEN_FILE", path)],
+            &[("NATS_TOKEN_FILE", path), ("NATS_USER", "me"), ("NATS_PASSWORD_FILE", path)],
+        ] {
+            assert!(matches!(broker(wrong), Err(BrokerError::Conflict(_))), "{wrong:?}");
         }
     }
 }

@@ -44,18 +44,22 @@ impl Authority {
         (certificate_path, key_path)
     }
 
-    /// A server with a certificate for `name`; `more` stands in its `tls` block.
-    async fn serve(&self, name: &str, more: &str) -> Server {
+    /// The `tls` block of a server with a certificate for `name`, with `more` in it.
+    fn tls(&self, name: &str, more: &str) -> String {
         let (certificate, key) = self.sign(name);
         let quoted = |path: &Path| format!("{:?}", path.display().to_string());
-        let tls = format!(
+        format!(
             "tls {{ cert_file: {}, key_file: {}, ca_file: {}, {more} }}",
             quoted(&certificate),
             quoted(&key),
             quoted(&self.ca())
-        );
+        )
+    }
+
+    /// A server with a certificate for `name`; `more` stands in its `tls` block.
+    async fn serve(&self, name: &str, more: &str) -> Server {
         // The testkit looks for a greeting in the clear, which a server with handshake_first gives after a moment.
-        Server::builder().config_lines(&tls).start().await
+        Server::builder().config_lines(&self.tls(name, more)).start().await
     }
 }
 
@@ -136,6 +140,42 @@ async fn tls_can_come_before_the_servers_greeting() {
     let (kind, told) = refused(&plain.url(), Credentials::None, first).await;
     assert_eq!(kind, DialErrorKind::Untrusted);
     assert!(told.contains("NATS_TLS_FIRST"), "{told}");
+}
+
+/// A broker that waits for TLS from us closes the connection after two seconds, without a word.
+#[tokio::test]
+async fn a_server_that_waits_for_tls_is_told_from_one_that_is_not_there() {
+    let authority = Authority::new();
+    let mut server = authority.serve("127.0.0.1", "handshake_first: false").await;
+    dial(&server.url(), Credentials::None, trust(&authority)).await.unwrap();
+    for (wait, words) in [("true", "closed it without a word"), ("\"9s\"", "did not answer in time")] {
+        let tls = authority.tls("127.0.0.1", &format!("handshake_first: {wait}"));
+        server.reload(&tls).await;
+        let (kind, told) = refused(&server.url(), Credentials::None, trust(&authority)).await;
+        assert_eq!(kind, DialErrorKind::Unavailable);
+        assert!(told.contains(words) && told.contains("NATS_TLS_FIRST=true"), "{told}");
+        let first = Tls { first: true, ..trust(&authority) };
+        dial(&server.url(), Credentials::None, first).await.unwrap();
+    }
+    server.stop().await;
+    let (_, told) = refused(&server.url(), Credentials::None, trust(&authority)).await;
+    assert!(told.contains("is not reachable") && !told.contains("NATS_TLS_FIRST"), "{told}");
+}
+
+#[test]
+fn a_key_of_another_certificate_is_refused_before_anything_is_dialled() {
+    let authority = Authority::new();
+    let (certificate, key) = authority.sign("gateway");
+    let (_, other_key) = authority.sign("worker");
+    let with = |key: &Path| {
+        let identity = Some((certificate.clone(), key.to_owned()));
+        Broker::with("127.0.0.1", Credentials::None, Tls { identity, ..Tls::default() })
+    };
+    with(&key).unwrap();
+    let error = with(&other_key).unwrap_err();
+    let reason = std::error::Error::source(&error).unwrap().to_string();
+    assert!(error.to_string().contains("worker-key.pem"), "{error}");
+    assert!(reason.contains("another certificate") && reason.contains("gateway-certificate.pem"), "{reason}");
 }
 
 #[tokio::test]

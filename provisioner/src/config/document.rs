@@ -248,6 +248,10 @@ pub enum BackendDocument {
         /// Variables added to the environment.
         #[serde(default)]
         environment: std::collections::BTreeMap<String, String>,
+        /// Variables of the provisioner's own that begin with `NATS_` and are passed on; without, `NATS_URL` where it
+        /// names no user, `NATS_CA` and `NATS_TLS_FIRST`.
+        #[serde(default)]
+        inherit: Option<Vec<String>>,
         /// Where the state is kept; one directory for each target.
         state: PathBuf,
         /// How long one takes until it works.

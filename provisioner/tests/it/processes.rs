@@ -14,6 +14,7 @@ fn rules(state: &Path, script: &str) -> ProcessRules {
     ProcessRules {
         command: vec!["sh".to_owned(), "-c".to_owned(), script.to_owned(), "{instance}".to_owned()],
         environment: vec![("OUT".to_owned(), state.parent().unwrap().display().to_string())],
+        inherit: None,
         state: state.to_owned(),
         ready_after: Duration::ZERO,
         stop_deadline: Duration::from_secs(10),

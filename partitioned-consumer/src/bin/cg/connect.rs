@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use async_nats::jetstream;
-use natsway_boot::{Broker, BrokerArgs, Credentials, Tls};
+use natsway_boot::{Broker, BrokerArgs, Credentials, DialErrorKind, Tls};
 use serde::Deserialize;
 
 /// A connection, and the prefix of its JetStream API.
@@ -55,6 +55,9 @@ pub(crate) fn choose(args: BrokerArgs, url_given: bool, context: Option<&str>) -
     })
 }
 
+/// How long a connection may take before it is looked why.
+const PATIENCE: Duration = Duration::from_millis(500);
+
 /// How long the broker may take to answer.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 
@@ -67,11 +70,32 @@ pub(crate) async fn connect(chosen: Chosen) -> Result<Connection> {
             tokio::time::sleep(Duration::from_millis(20)).await
         }
     };
-    if tokio::time::timeout(CONNECT_WITHIN, connected).await.is_err() {
-        bail!("broker {broker} does not answer: is it the right one? --nats-url or --context name another");
+    if tokio::time::timeout(PATIENCE, connected).await.is_err() {
+        why_not(&broker, &client).await?;
     }
     let jetstream = jetstream::context::ContextBuilder::new().api_prefix(api_prefix.clone()).build(client);
     Ok(Connection { jetstream, api_prefix })
+}
+
+/// Waits on for a broker that is not reachable; ends at once with what is wrong where waiting mends nothing.
+async fn why_not(broker: &Broker, client: &async_nats::Client) -> Result<()> {
+    let until = tokio::time::Instant::now() + CONNECT_WITHIN;
+    loop {
+        let found = broker.diagnose().await;
+        if client.connection_state() == async_nats::connection::State::Connected {
+            return Ok(());
+        }
+        let is_over = tokio::time::Instant::now() >= until;
+        match found {
+            Some((DialErrorKind::Unavailable, reason)) if is_over => {
+                bail!("{reason}: is it the right one? --nats-url or --context name another")
+            }
+            Some((DialErrorKind::Unavailable, _)) | None if !is_over => {}
+            Some((_, reason)) => bail!("{reason}"),
+            None => bail!("broker {broker} does not answer"),
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
 }
 
 fn context_directory() -> PathBuf {
@@ -102,9 +126,7 @@ fn broker_of(context: &NatsContext) -> Result<Broker> {
     let credentials = if let Some(file) = path(&context.creds) {
         Credentials::File(file)
     } else if let Some(file) = path(&context.nkey) {
-        let seed = std::fs::read_to_string(&file)
-            .with_context(|| format!("nkey file {} cannot be read", file.display()))?;
-        Credentials::NKey(seed.trim().to_owned())
+        Credentials::nkey_file(file)?
     } else if let Some(token) = given(&context.token) {
         Credentials::Token(token)
     } else if let Some(user) = given(&context.user) {

@@ -16,7 +16,7 @@
 mod identity;
 mod state;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
@@ -53,6 +53,9 @@ pub struct ProcessRules {
     pub command: Vec<String>,
     /// Variables added to the environment.
     pub environment: Vec<(String, String)>,
+    /// Variables whose name begins with `NATS_` and that are passed on; without, those that say where the broker is and
+    /// not who we are.
+    pub inherit: Option<Vec<String>>,
     /// Where the state is kept; one directory for each target.
     pub state: PathBuf,
     /// How long a process takes until it works: it counts as starting until then.
@@ -181,6 +184,10 @@ impl Processes {
         let fill = |part: &String| OsString::from(part.replace("{instance}", &id));
         let mut command = Command::new("sh");
         command.args(["-c", LAUNCH, "launch"]).arg(&directory).args(self.rules.command.iter().map(fill));
+        let inherit = self.rules.inherit.as_deref();
+        for (name, _) in std::env::vars_os().filter(|(name, value)| !passes_on(inherit, name, value)) {
+            command.env_remove(name);
+        }
         command.envs(self.rules.environment.iter().map(|(key, value)| (key, value)));
         command.env("NATSWAY_PROVISIONED", &id);
         // A group of its own: what ends the provisioner, Ctrl-C included, does not end it.
@@ -212,6 +219,21 @@ impl Processes {
     }
 }
 
+/// What a process inherits of the variables by which a program connects to the broker, where nothing else is configured: a
+/// worker is another user of the broker than the provisioner, whose rights it must not have.
+const WHERE_THE_BROKER_IS: [&str; 3] = ["NATS_URL", "NATS_CA", "NATS_TLS_FIRST"];
+
+/// Whether a variable of ours is passed on to a process.
+fn passes_on(inherit: Option<&[String]>, name: &OsStr, value: &OsStr) -> bool {
+    let Some(name) = name.to_str() else { return true };
+    match inherit {
+        _ if !name.starts_with("NATS_") => true,
+        Some(named) => named.iter().any(|named| named == name),
+        // An address may have a user and a password in it.
+        None => WHERE_THE_BROKER_IS.contains(&name) && !value.as_encoded_bytes().contains(&b'@'),
+    }
+}
+
 /// Sends a signal to the whole group of a process that was just seen alive.
 fn signal(identity: &Identity, signal: Signal) {
     if let Err(error) = killpg(Pid::from_raw(identity.pid()), signal) {
@@ -234,5 +256,36 @@ impl Backend for Processes {
     fn stop<'a>(&'a mut self, id: &'a str) -> BoxFuture<'a, Result<(), BackendError>> {
         let told = self.tell_to_stop(id);
         ready(told.map_err(|error| BackendError::new(format!("stop process {id}"), error))).boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_inherits_where_the_broker_is_and_not_who_we_are() {
+        let passes = |inherit: Option<&[String]>, name: &str, value: &str| {
+            passes_on(inherit, OsStr::new(name), OsStr::new(value))
+        };
+        for (name, value, expected) in [
+            ("PATH", "/bin", true),
+            ("NATSWAY_LOG", "info", true),
+            ("NATS_URL", "nats://a,tls://b:1", true),
+            ("NATS_URL", "nats://a,nats://me:s3cr3t@b", false),
+            ("NATS_CA", "/tls/ca.pem", true),
+            ("NATS_PASSWORD", "s3cr3t", false),
+            ("NATS_PASSWORD_FILE", "/run/secrets/x", false),
+            ("NATS_CREDS", "/x", false),
+            ("NATS_ANYTHING_ELSE", "x", false),
+        ] {
+            assert_eq!(passes(None, name, value), expected, "{name}={value}");
+        }
+        let named = ["NATS_CREDS".to_owned(), "NATS_URL".to_owned()];
+        for (name, expected) in [("NATS_CREDS", true), ("NATS_URL", true), ("NATS_CA", false), ("HOME", true)]
+        {
+            assert_eq!(passes(Some(&named), name, "me:s3cr3t@b"), expected, "{name}");
+        }
+        assert!(!passes(Some(&[]), "NATS_URL", "a"));
     }
 }
