@@ -99,7 +99,7 @@ prove-versions: python rust ## Long proof of switches, rollouts and rollbacks; S
 prove-provisioner: python rust ## Long proof of the autoscaler: rivals simulated, crowds and kills live; SEED and ROUNDS from the environment
 	$(CARGO) run --release --package natsway-bench --bin bench -- prove provisioner $(ARGS)
 
-prove-groups: python rust ## Long chaos of consumer groups, judged; SEED, CHANGES and MAX_ACK_PENDING from the environment
+prove-groups: python rust ## Long chaos of consumer groups, judged; SEED, CHANGES, MAX_ACK_PENDING and REPLICAS from the environment
 	@$(CARGO) build --release --package natsway-groups-proof --bins
 	@NATSWAY_NATS_SERVER="$$($(PYTHON) scripts/find_broker.py)" $(CARGO) run --quiet --release --package natsway-groups-proof --bin prove-groups
 

@@ -37,7 +37,7 @@ pub struct SourceLoss {
 }
 
 /// A copied message: its sequence in the work queue, and the one that it had in the source stream.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Copied {
     pub(crate) queue: u64,
     pub(crate) source: u64,
@@ -249,6 +249,8 @@ pub(crate) async fn look(
     // In this order: see `Look`.
     let Some(source) = ask(name.stream()).await? else { return Ok(None) };
     let Some(queue) = ask(&name.work_queue()).await? else { return Ok(None) };
+    // One of an earlier queue of that name says nothing.
+    let sample = sample.filter(|sample| sample.queue <= queue.state.last_sequence);
     let mut newest = sample;
     if queue.state.last_sequence > sample.map_or(0, |sample| sample.queue) {
         // It may be handled and gone; then the next look will know.

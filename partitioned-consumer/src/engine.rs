@@ -105,10 +105,12 @@ pub(crate) struct Engine<A> {
     made_at: Option<DateTime>,
     /// The pin of the last message, so that every message of it shares one.
     pin: Arc<str>,
-    /// The newest copy that came in since the last look at the source stream, where one is wanted (elastic).
+    /// The newest copy that came in (elastic).
     copied: Option<Copied>,
     next_look: Duration,
     looking: bool,
+    /// What the log says about how few messages the source keeps.
+    kept_told: Option<u64>,
 }
 
 /// How often the connection is looked at, whatever else happens.
@@ -151,6 +153,7 @@ impl<A: Assign> Engine<A> {
             copied: None,
             next_look: Duration::ZERO,
             looking: false,
+            kept_told: None,
         }
     }
 

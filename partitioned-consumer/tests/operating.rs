@@ -10,7 +10,7 @@ use natsway_partitioned_consumer::{
     DeadLetter, ElasticConfig, ElasticGroup, ErrorKind, Finding, MemberMapping, Membership, Notice, ResetTo,
     StaticConfig, StaticGroup,
 };
-use natsway_testkit::eventually;
+use natsway_testkit::{Broker, eventually};
 use support::{Ledger, SOON, broker, handler, handles, partitioned_stream, publish, stream};
 
 fn codes(findings: &[Finding]) -> Vec<&str> {
@@ -455,4 +455,46 @@ async fn an_elastic_group_copies_again_from_where_a_reset_asks_for() {
     // What was passed over on purpose is no loss.
     assert_eq!(group.source_loss().await.unwrap().unwrap().messages, 0);
     assert!(group.doctor().await.unwrap().iter().all(|finding| finding.code == "no-instance"));
+}
+
+/// The source keeps fewer messages than a burst has, and every broker of the cluster has its copy of all.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clustered_source_that_drops_a_burst_is_counted_to_the_message() {
+    let cluster = Broker::builder().jetstream().start_cluster(3).await;
+    let context = async_nats::jetstream::new(cluster[0].connect().await);
+    let config = js::Config {
+        name: "S".into(),
+        subjects: vec!["foo.*".into()],
+        max_messages: 300,
+        num_replicas: 3,
+        ..Default::default()
+    };
+    context.create_stream(config).await.unwrap();
+    let group = ElasticGroup::new(context.clone(), "S", "g").unwrap();
+    group.create(&ElasticConfig::new(4).filter("foo.*", [1]).max_buffered_messages(200)).await.unwrap();
+    group.add_members(["a", "b"]).await.unwrap();
+    let ledger = Ledger::default();
+    let mut members = Vec::new();
+    for name in ["a", "b"] {
+        let member = group.consume(name).template(pull::Config { max_ack_pending: 50, ..Default::default() });
+        members.push(member.handle(handler(&ledger, name, Duration::from_millis(1))).await.unwrap());
+    }
+    const KEYS: u64 = 8;
+    const NUMBERS: u64 = 500;
+    publish(&context, KEYS, 1, NUMBERS).await;
+    let lost = eventually(SOON * 2, async || {
+        let queue = context.get_stream("S-g").await.unwrap().get_info().await.unwrap();
+        let source = context.get_stream("S").await.unwrap().get_info().await.unwrap();
+        let loss = group.source_loss().await.unwrap().unwrap();
+        let missing = KEYS * NUMBERS - ledger.distinct() as u64;
+        let settled = queue.state.messages == 0 && source.state.last_sequence == KEYS * NUMBERS;
+        if settled && loss.messages == missing { Ok(loss) } else { Err(format!("{missing} of {loss:?}")) }
+    })
+    .await;
+    assert!(lost.messages > 0 && lost.exact, "{lost:?}: the burst was too small to lose anything");
+    assert!(codes(&group.doctor().await.unwrap()).contains(&"source-dropped"));
+    for member in members {
+        member.stopped().await.unwrap();
+    }
+    ledger.check();
 }

@@ -29,22 +29,27 @@ impl<A: Assign> Engine<A> {
             }
             next = (events.len() < BURST).then(|| inbox.next().now_or_never().flatten()).flatten();
         }
+        if let Some(Event::Delivered(newest)) = events.last() {
+            self.note_copy(&newest.content);
+        }
         if !events.is_empty() {
             self.work.step_all(events);
         }
+    }
+
+    /// Notes how far the group has copied, once for all that came together: it costs a look into the headers.
+    fn note_copy(&mut self, newest: &Received) {
+        if self.settings.kind != GroupKind::Elastic {
+            return;
+        }
+        let seen = newest.headers.as_ref().and_then(|headers| Copied::of(newest.meta.stream_seq, headers));
+        self.copied = self.copied.max(seen);
     }
 
     fn delivery(&mut self, message: async_nats::Message) -> Option<Event<Box<Received>>> {
         let reply = message.reply?;
         let meta = Meta::parse(&reply)?;
         let pin = message.headers.as_ref().and_then(|headers| headers.get(async_nats::header::NATS_PIN_ID));
-        // One copy for each look will do.
-        if self.copied.is_none()
-            && self.settings.kind == GroupKind::Elastic
-            && let Some(headers) = &message.headers
-        {
-            self.copied = Copied::of(meta.stream_seq, headers);
-        }
         let pin = pin.map(|pin| {
             if *self.pin != *pin.as_str() {
                 self.pin = pin.as_str().into();

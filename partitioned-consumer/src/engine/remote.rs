@@ -34,7 +34,14 @@ pub(super) enum Answer {
     Nothing,
     Buried(Notice),
     /// What a look at the source stream found, when it could be had.
-    Compared(Option<SourceLoss>),
+    Compared(Option<Compared>),
+}
+
+/// What a look at the source stream found.
+pub(super) struct Compared {
+    loss: SourceLoss,
+    /// How many messages the source keeps, when that is fewer than the group was behind.
+    keeps_too_few: Option<u64>,
 }
 
 impl<A: Assign> Engine<A> {
@@ -60,13 +67,14 @@ impl<A: Assign> Engine<A> {
     /// Compares the source stream with what was copied, and brings the group's account up to date.
     pub(super) fn look_at_source(&mut self) {
         self.looking = true;
-        let (context, name, sample) = (self.context.clone(), self.settings.name.clone(), self.copied.take());
+        let (context, name, sample) = (self.context.clone(), self.settings.name.clone(), self.copied);
         self.answers.push(
             async move {
                 let compared = async {
                     let Some(look) = copied::look(&context, &name, sample).await? else { return Ok(None) };
                     let account = copied::update(&context, &name, &look).await?;
-                    Ok::<_, Error>(Some(account.loss()))
+                    let keeps_too_few = account.keeps_too_few(&look);
+                    Ok::<_, Error>(Some(Compared { loss: account.loss(), keeps_too_few }))
                 };
                 Answer::Compared(compared.await.unwrap_or_else(|error| {
                     // A member without the permissions goes on without; who has them tells.
@@ -78,11 +86,19 @@ impl<A: Assign> Engine<A> {
         );
     }
 
-    fn compared(&mut self, found: SourceLoss) {
-        let before = self.channels.source_loss.send_replace(found);
-        if found.messages > before.messages {
-            self.channels.notices.tell(Notice::SourceDropped(found));
+    fn compared(&mut self, Compared { loss, keeps_too_few }: Compared) {
+        let before = self.channels.source_loss.send_replace(loss);
+        if loss.messages > before.messages {
+            self.channels.notices.tell(Notice::SourceDropped(loss));
         }
+        if keeps_too_few.is_some() && self.kept_told != keeps_too_few {
+            let (group, lag_messages) = (&self.settings.name, loss.largest_lag_messages);
+            tracing::warn!(
+                %group, lag_messages, kept_messages = keeps_too_few,
+                "the source stream keeps less than the group was behind with copying: the next such lag loses messages"
+            );
+        }
+        self.kept_told = keeps_too_few;
     }
 
     fn plan_for(&self, filters: &[String]) -> Result<ConsumerPlan, Error> {
