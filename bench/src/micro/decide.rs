@@ -12,7 +12,7 @@ use super::{Micro, Operation};
 /// The autoscaler's whole step: a look, the policies, the limits.
 fn policy_step() -> Operation {
     let mut controller = Controller::new("bench", frozen_rules(1, 0), frozen_policies());
-    let fleet = Fleet { ready: 10, starting: 0, stopping: 0 };
+    let fleet = Fleet { ready: 10, ..Fleet::default() };
     let mut look = Sample { source: "bench".to_owned(), ..Sample::default() };
     Box::new(move || {
         look.at_ms += 1_000;
