@@ -112,7 +112,7 @@ def furnish(stage: Stage) -> None:
     stage.admin_stream("orders")
     stage.admin_stream("events", partitions=4)
     stage.run_admin("cg", "elastic", "create", "orders", "workers", "4", "--filter", "orders.*", "--wildcards", "1")
-    stage.run_admin("cg", "elastic", "create", "LOGS", "default", "2", "--filter", "logs.>")
+    stage.run_admin("cg", "elastic", "create", "LOGS", "default", "2", "--filter", "logs.>", "--wildcards", "")
     with stage.intruder("setup") as owner:
         for subject in ("$KV.natsway-routes.demo", "logs.p0.host", "orders.1", "events.1"):
             assert owner.ask(subject, b"the owner's") is not None, f"nobody keeps {subject}"

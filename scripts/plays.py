@@ -345,7 +345,7 @@ def shared(stage: Stage) -> None:
         stage.until(f"{text} arrived", lambda: text in written(lines))
 
     stage.set_up("--shipper", "--member-timeout", "2s")
-    stage.run_admin("cg", "elastic", "create", "LOGS", "default", "2", "--filter", "logs.>")
+    stage.run_admin("cg", "elastic", "create", "LOGS", "default", "2", "--filter", "logs.>", "--wildcards", "")
     one = consumer("one")
     producer = stage.start("producer", "producer", **variables)
     line("line 1")
