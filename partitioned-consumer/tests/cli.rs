@@ -327,6 +327,7 @@ async fn a_mistake_is_told_from_a_failure_by_every_command() {
     command.args(["elastic", "create", "foo", "all", "2", "--filter", ">", "--wildcards", ""]);
     let created = command.env("NATS_URL", broker.url()).stdin(Stdio::null()).output().unwrap();
     assert!(created.status.success(), "{created:?}");
+    cg(&broker, "elastic create bar whole 2 --filter bar.>");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -166,6 +166,10 @@ fn elastic_config(new: &NewElastic) -> Result<ElasticConfig> {
 }
 
 fn ask_indexes(filter: &str) -> Result<Vec<u32>> {
+    // Without a `*` the whole subject is all that there is.
+    if !filter.split('.').any(|token| token == "*") {
+        return Ok(Vec::new());
+    }
     let question =
         format!("wildcards of {filter} that make up the key, as 1 2 (empty line for the whole subject)");
     let nobody = format!(
