@@ -50,7 +50,7 @@ pub struct TargetStats {
     /// From the request's head to the response's.
     duration: Histogram,
     /// The tries that were made with it.
-    pub tries: Recorder,
+    pub tries: Arc<Recorder>,
 }
 
 impl TargetStats {
@@ -157,7 +157,7 @@ impl CoreMetrics {
             version: version.to_owned(),
             responses: Default::default(),
             duration: Histogram::default(),
-            tries: Recorder::default(),
+            tries: Arc::default(),
         });
         targets.entry(route.to_owned()).or_default().insert(version.to_owned(), Arc::clone(&stats));
         stats
@@ -330,6 +330,14 @@ fn render_targets(page: &mut Page, cores: &[Arc<CoreMetrics>]) {
     );
     for (labels, tries) in &tries {
         page.sample("natsway_try_errors_total", labels, tries.errors);
+    }
+    page.family(
+        "natsway_second_replies_total",
+        "counter",
+        "Replies to tries that were answered already: a second queue group listens there, and both run everything.",
+    );
+    for (labels, tries) in &tries {
+        page.sample("natsway_second_replies_total", labels, tries.second_replies);
     }
     page.family("natsway_try_seconds", "histogram", "From sending a try to its end, however it ended.");
     for (labels, tries) in &tries {

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -404,6 +405,7 @@ impl Call<'_> {
             bytes,
             deadline: until,
             doubt_from: tries.doubt_from(now, until).filter(|_| manners.signals),
+            version: Some(Arc::clone(&target.stats.tries)),
         })
     }
 

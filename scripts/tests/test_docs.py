@@ -106,7 +106,7 @@ OTHERS = {
     "curl http://127.0.0.1:8080/hello": Known("needs that worker"),
     'PATH="$PWD/target/release:$PATH"': Known("set for all"),
     'nats="$(python3 scripts/find_nats_cli.py)"': Known("set for all"),
-    "\"$nats\" reply svc.greet.v1 'hello from a shell'": Known(SERVES),
+    "\"$nats\" reply --queue q svc.greet.v1 'hello from a shell'": Known(SERVES),
     "nats sub 'natsway.figures.*'": Known(SERVES, shows="natsway.figures"),
     "nats req --replies=0 natsway.report ''": Known(ENDS),
     "nats micro ls": Known(ENDS, shows="demo"),

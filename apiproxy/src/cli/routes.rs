@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
+use async_nats::Client;
 use clap::{Args, Subcommand};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use natsway_routes::document::RouteDocument;
@@ -15,6 +16,7 @@ use serde_json::json;
 
 use super::bucket::{BucketArgs, CONFLICT, NOT_FOUND, is_conflict, no_such_route};
 use super::columns::columns;
+use super::{groups, status};
 use crate::config::read_routes;
 
 /// Arguments of `apiproxy routes`.
@@ -32,7 +34,7 @@ pub struct RoutesArgs {
 
 #[derive(Subcommand)]
 enum Action {
-    /// List the routes with their versions, weights and faults
+    /// List the routes with their versions, weights and faults, and say where requests run twice
     Ls,
     /// Print a route's document
     Get {
@@ -90,13 +92,13 @@ impl RoutesArgs {
     /// Anything but a conflict or a missing route, which have exit codes of their own.
     pub async fn run(self) -> anyhow::Result<ExitCode> {
         const NAME: &str = "apiproxy routes";
-        let (_session, store) = match &self.action {
+        let (session, store) = match &self.action {
             Action::Put { .. } | Action::Import { .. } => self.bucket.open_or_make(NAME).await?,
             _ => self.bucket.open(NAME).await?,
         };
         let json = self.bucket.json;
         let done = match &self.action {
-            Action::Ls => list(&store, json).await,
+            Action::Ls => list(&store, session.client(), json).await,
             Action::Get { name } => get(&store, name, json).await,
             Action::Put { file, revision } => put(&store, file, *revision, json).await,
             Action::Rm { name, revision } => remove(&store, name, *revision).await,
@@ -123,8 +125,9 @@ fn feed(documents: &[Stored]) -> Feed {
     feed
 }
 
-async fn list(store: &RouteStore, json: bool) -> anyhow::Result<ExitCode> {
+async fn list(store: &RouteStore, client: &Client, json: bool) -> anyhow::Result<ExitCode> {
     let documents = store.list().await?;
+    let (announced, reports) = tokio::try_join!(groups::ask(client), status::ask(client))?;
     let mut feed = feed(&documents);
     let table = feed.table();
     let refusals = feed.refusals();
@@ -134,6 +137,7 @@ async fn list(store: &RouteStore, json: bool) -> anyhow::Result<ExitCode> {
         let route = table.routes().iter().find(|route| route.name == *name);
         let fault =
             refusals.iter().find(|refusal| refusal.name == *name).map(|refusal| refusal.reason.clone());
+        let warnings = route.map(|route| groups::warnings(route, &announced, &reports)).unwrap_or_default();
         values.push(json!({
             "name": name,
             "revision": revision,
@@ -142,6 +146,7 @@ async fn list(store: &RouteStore, json: bool) -> anyhow::Result<ExitCode> {
             "internal": route.is_some_and(|route| route.internal),
             "weights": route.map(|route| weights(route)),
             "fault": fault,
+            "warnings": warnings,
         }));
         let (host, path, versions) = match route {
             Some(route) => {
@@ -151,7 +156,10 @@ async fn list(store: &RouteStore, json: bool) -> anyhow::Result<ExitCode> {
         };
         let state = match fault {
             Some(fault) => format!("refused: {}", fault.replace('\n', "; ")),
-            None => rollout_state(bytes).unwrap_or("ok".to_owned()),
+            None => {
+                let said: Vec<String> = rollout_state(bytes).into_iter().chain(warnings).collect();
+                if said.is_empty() { "ok".to_owned() } else { said.join("; ") }
+            }
         };
         rows.push([name.clone(), revision.to_string(), host, path, versions, state]);
     }

@@ -1,6 +1,6 @@
 //! The figures of workers: `$SRV.STATS`, as ADR-32 has it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use natsway_wire::Subject;
 use serde::Deserialize;
@@ -31,6 +31,9 @@ struct Stats {
 #[derive(Debug, Deserialize)]
 struct Endpoint {
     subject: String,
+    /// Counted only, and never shown.
+    #[serde(default)]
+    queue_group: Option<String>,
     num_requests: u64,
     num_errors: u64,
     /// In nanoseconds.
@@ -81,6 +84,18 @@ pub(super) fn page(workers: &Roster<Worker>) -> String {
     page.family("natsway_workers", "gauge", "Workers that answer, by the subject that they serve.");
     for (subject, count) in counts {
         page.sample("natsway_workers", &format!("subject=\"{subject}\""), count);
+    }
+    let mut groups = BTreeMap::<&str, BTreeSet<Option<&str>>>::new();
+    for (_, endpoint) in endpoints(workers) {
+        groups.entry(&endpoint.subject).or_default().insert(endpoint.queue_group.as_deref());
+    }
+    page.family(
+        "natsway_queue_groups",
+        "gauge",
+        "Queue groups that the workers of a subject are in: with two, every request runs twice.",
+    );
+    for (subject, groups) in groups {
+        page.sample("natsway_queue_groups", &format!("subject=\"{subject}\""), groups.len());
     }
     page.family("natsway_workers_left_out", "gauge", "Workers that are too many to be told of one by one.");
     page.sample("natsway_workers_left_out", "", workers.left_out());
@@ -211,6 +226,16 @@ mod tests {
         ] {
             assert!(page.lines().any(|have| have == line), "{line} is not in:\n{page}");
         }
+    }
+
+    #[test]
+    fn two_queue_groups_of_a_subject_are_counted() {
+        let text = |answer: Vec<u8>| String::from_utf8(answer).unwrap();
+        let other = text(answer("b", 1)).replace(r#""queue_group":"q""#, r#""queue_group":"other""#);
+        let one = told(&[&answer("a", 1), &answer("c", 1)]);
+        assert!(one.contains("natsway_queue_groups{subject=\"svc.math.blue\"} 1"), "{one}");
+        let two = told(&[&answer("a", 1), other.as_bytes()]);
+        assert!(two.contains("natsway_queue_groups{subject=\"svc.math.blue\"} 2"), "{two}");
     }
 
     #[test]

@@ -377,3 +377,47 @@ async fn a_file_is_imported_while_a_rollout_sets_the_weights_of_its_route() {
     let put = cli(&broker, &["put", "-"], &document("/{*rest}", [100, 0]).to_json()).await;
     assert_eq!(put.status.code(), Some(1));
 }
+
+/// Answers every request on a subject as a member of a queue group, as `nats reply` does.
+async fn replies(broker: &Broker, subject: &'static str, group: &str) {
+    let client = broker.connect().await;
+    let mut requests = client.queue_subscribe(subject, group.to_owned()).await.unwrap();
+    settled(&client).await;
+    tokio::spawn(async move {
+        while let Some(request) = requests.next().await {
+            client.publish(request.reply.unwrap(), "hello".into()).await.unwrap();
+        }
+    });
+}
+
+#[tokio::test]
+async fn two_queue_groups_on_one_subject_are_noticed_and_named() {
+    const NATIVE: &str = r#"
+        [[route]]
+        name = "greet"
+        path = "/greet"
+        codec = "native"
+        target = [{ version = "v1", subject = "svc.greet.v1" }]
+    "#;
+    const SECONDS: &str = "natsway_second_replies_total{route=\"greet\",version=\"v1\"}";
+    let broker = Broker::builder().jetstream().start().await;
+    let gateway = Gateway::launch_live(&broker, NATIVE);
+    gateway.ready().await;
+    replies(&broker, "svc.greet.v1", "q").await;
+    for _ in 0..20 {
+        assert_eq!(gateway.post("/greet", "x").await.status, 200);
+    }
+    assert_eq!(gateway.metric(SECONDS).await, 0.0);
+    let listed = out(&cli(&broker, &["ls"], "").await);
+    assert!(!listed.contains("twice"), "{listed}");
+
+    // The group that `nats reply` has unless it is told.
+    replies(&broker, "svc.greet.v1", "NATS-RPLY-22").await;
+    eventually(DEADLINE, async || {
+        gateway.post("/greet", "x").await;
+        gateway.metric(SECONDS).await > 0.0
+    })
+    .await;
+    let listed = out(&cli(&broker, &["ls"], "").await);
+    assert!(listed.contains("requests were answered twice") && listed.contains("svc.greet.v1"), "{listed}");
+}

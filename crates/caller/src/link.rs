@@ -13,7 +13,7 @@ use async_nats::{Client, HeaderMap, Message, StatusCode as NatsStatus, Subject, 
 use bytes::Bytes;
 use futures_util::StreamExt;
 use natsway_boot::{Clock, Session};
-use natsway_routes::figures::Attempt;
+use natsway_routes::figures::{Attempt, Recorder};
 use natsway_wire::control::{WorkerCommand, worker_subject};
 use natsway_wire::envelope::{NotRun, Reply, Response, Signal, decode_reply};
 use natsway_wire::native::{self, NativeReply};
@@ -24,6 +24,7 @@ use tracing::{debug, warn};
 
 use crate::counter::LinkCounts;
 use crate::retry::Miss;
+use crate::seconds::Seconds;
 use crate::slots::{Accepted, Key, Manners, Slots};
 
 /// How often a link asks after the instances that run its requests.
@@ -110,6 +111,8 @@ pub struct Outgoing {
     pub deadline: Instant,
     /// From when on it is in doubt: neither answered nor accepted, it may be lost.
     pub doubt_from: Option<Instant>,
+    /// The version that it goes to, which is told of a second reply; none for what is no request.
+    pub version: Option<Arc<Recorder>>,
 }
 
 /// A connection, and the requests that are out on it.
@@ -119,6 +122,7 @@ pub struct Link {
     /// The reply subject up to its last token, dot included.
     inbox: String,
     slots: RefCell<Slots<Answer>>,
+    seconds: RefCell<Seconds>,
     limits: LinkLimits,
     bytes_in_flight: Cell<usize>,
     counts: Arc<LinkCounts>,
@@ -162,6 +166,7 @@ impl Link {
             server_id: session.server_id().to_owned(),
             inbox,
             slots: RefCell::default(),
+            seconds: RefCell::default(),
             limits,
             bytes_in_flight: Cell::new(0),
             counts,
@@ -212,13 +217,16 @@ impl Link {
     /// When the future is dropped, nobody waits any more: the work is cancelled at its worker, if the request's
     /// manners say so, and what comes back is dropped.
     pub async fn call(self: &Rc<Link>, outgoing: Outgoing, give_up: impl Fn() -> bool) -> Answer {
-        let Outgoing { subject, payload, headers, bytes, manners, deadline, doubt_from } = outgoing;
+        let Outgoing { subject, payload, headers, bytes, manners, deadline, doubt_from, version } = outgoing;
         if self.lost.get() {
             return Answer::Miss(Miss::NotConnected);
         }
         let mut wait = Wait::new(self, deadline, manners, bytes);
         if let Some(moment) = doubt_from {
             self.slots.borrow_mut().doubt_from(wait.key, moment);
+        }
+        if let Some(version) = version {
+            self.seconds.borrow_mut().begin(wait.key, version);
         }
         let reply = self.reply_subject(wait.key);
         let mut published = pin!(async {
@@ -324,7 +332,7 @@ impl Link {
     fn dispatch(self: &Rc<Link>, message: Message) {
         let key = message.subject.strip_prefix(&self.inbox).and_then(Key::parse);
         let signals = key.and_then(|key| self.slots.borrow_mut().expects_signals(key));
-        let (Some(key), Some(signals)) = (key, signals) else { return self.counts.late_replies.inc() };
+        let (Some(key), Some(signals)) = (key, signals) else { return self.unexpected(key) };
         let answer = if message.status == Some(NatsStatus::NO_RESPONDERS) && message.payload.is_empty() {
             Answer::Miss(Miss::NoResponders)
         } else if signals {
@@ -337,8 +345,20 @@ impl Link {
         } else {
             read_native(&message)
         };
-        if !self.slots.borrow_mut().deliver(key, answer) {
-            self.counts.late_replies.inc();
+        let is_reply = !matches!(answer, Answer::Miss(Miss::NoResponders));
+        let is_first = self.slots.borrow_mut().deliver(key, answer);
+        match is_first {
+            true if is_reply => self.seconds.borrow_mut().answered(key),
+            true => {}
+            false => self.unexpected(Some(key)),
+        }
+    }
+
+    /// Counts a reply that nobody waits for: a late one, or a second one.
+    fn unexpected(&self, key: Option<Key>) {
+        self.counts.late_replies.inc();
+        if let Some(key) = key {
+            self.seconds.borrow().unexpected(key);
         }
     }
 
@@ -385,6 +405,7 @@ impl Link {
             manners: Manners { signals: false, cancel: false, repeatable: false },
             deadline: Instant::now() + UPKEEP_INTERVAL,
             doubt_from: None,
+            version: None,
         };
         let lost = match self.call(outgoing, || false).await {
             Answer::Miss(Miss::NoResponders) => true,

@@ -86,6 +86,11 @@ impl Key {
         std::array::from_fn(|place| DIGITS[(value >> (90 - 6 * place) & 0x3f) as usize])
     }
 
+    /// Where it waits; another may wait there later.
+    pub fn place(self) -> usize {
+        self.index as usize
+    }
+
     /// Reads what [`token`](Key::token) wrote.
     pub fn parse(token: &str) -> Option<Key> {
         let token: &[u8; Key::TOKEN_BYTES] = token.as_bytes().try_into().ok()?;

@@ -125,6 +125,13 @@ pub struct Figures {
     /// How long tries took, those with errors and those that nobody waited for to the end included.
     #[serde(default)]
     pub latency: Histogram,
+    /// Replies to tries that were answered already: somebody outside of the queue group has run them too.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub second_replies: u64,
+}
+
+fn is_none(count: &u64) -> bool {
+    *count == 0
 }
 
 impl Figures {
@@ -137,6 +144,7 @@ impl Figures {
     pub fn since(&self, earlier: &Figures) -> Figures {
         let mut since = self.clone();
         since.errors = since.errors.saturating_sub(earlier.errors);
+        since.second_replies = since.second_replies.saturating_sub(earlier.second_replies);
         for (count, before) in since.latency.counts.iter_mut().zip(earlier.latency.counts.iter()) {
             *count = count.saturating_sub(*before);
         }
@@ -148,6 +156,7 @@ impl AddAssign<&Figures> for Figures {
     fn add_assign(&mut self, other: &Figures) {
         self.errors += other.errors;
         self.in_flight += other.in_flight;
+        self.second_replies += other.second_replies;
         self.latency += &other.latency;
     }
 }
@@ -157,6 +166,7 @@ impl AddAssign<&Figures> for Figures {
 pub struct Recorder {
     errors: AtomicU64,
     in_flight: AtomicI64,
+    second_replies: AtomicU64,
     /// Made at the first try: most versions of a large table have none.
     latency: OnceLock<Box<[AtomicU64; BUCKETS]>>,
 }
@@ -174,6 +184,7 @@ impl Recorder {
             errors: self.errors.load(Ordering::Relaxed),
             in_flight: self.in_flight.load(Ordering::Acquire),
             latency: Histogram::default(),
+            second_replies: self.second_replies.load(Ordering::Relaxed),
         };
         if let Some(buckets) = self.latency.get() {
             for (count, bucket) in figures.latency.counts.iter_mut().zip(buckets.iter()) {
@@ -181,6 +192,11 @@ impl Recorder {
             }
         }
         figures
+    }
+
+    /// A reply came to a try that was answered already.
+    pub fn second_reply(&self) {
+        self.second_replies.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Whether it has anything to tell.

@@ -1,6 +1,7 @@
 //! One call: its route by name, a version of it, tries until there is an answer.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -201,6 +202,7 @@ impl Carried<'_> {
             bytes,
             deadline: until,
             doubt_from: tries.doubt_from(now, until).filter(|_| manners.signals),
+            version: Some(Arc::clone(&target.tries)),
         })
     }
 

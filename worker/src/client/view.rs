@@ -2,7 +2,6 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
-use std::rc::Rc;
 use std::sync::Arc;
 
 use async_nats::Subject;
@@ -27,17 +26,17 @@ pub(super) struct TargetView {
     /// Its subject, in the client's type: a clone is a count.
     pub(super) subject: Subject,
     /// The tries that were made with it.
-    pub(super) tries: Rc<Recorder>,
+    pub(super) tries: Arc<Recorder>,
 }
 
 /// The tries with every version of every route that there ever was: kept over every change of the table.
 #[derive(Default)]
-pub(super) struct Tried(RefCell<BTreeMap<(String, String), Rc<Recorder>>>);
+pub(super) struct Tried(RefCell<BTreeMap<(String, String), Arc<Recorder>>>);
 
 impl Tried {
-    fn of(&self, route: &str, version: &str) -> Rc<Recorder> {
+    fn of(&self, route: &str, version: &str) -> Arc<Recorder> {
         let key = (route.to_owned(), version.to_owned());
-        Rc::clone(self.0.borrow_mut().entry(key).or_default())
+        Arc::clone(self.0.borrow_mut().entry(key).or_default())
     }
 
     /// The figures of all versions that were tried.

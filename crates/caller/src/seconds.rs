@@ -1,0 +1,98 @@
+//! Second replies to one request: pure.
+//!
+//! A queue group gives a request to one of its members. Where two groups listen on one subject, each gets it and both
+//! run it, which nobody but the caller can see: it has two answers.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use natsway_routes::figures::Recorder;
+
+use crate::slots::Key;
+
+/// Requests that are remembered after they were answered: a second answer comes soon or not at all.
+const REMEMBERED: usize = 256;
+
+/// Who is to be told of a second reply, for requests that are out and for those that were answered last.
+#[derive(Debug, Default)]
+pub struct Seconds {
+    /// By the request's place.
+    out: Vec<Option<Arc<Recorder>>>,
+    answered: VecDeque<(Key, Arc<Recorder>)>,
+}
+
+impl Seconds {
+    /// A request goes out to a version.
+    pub fn begin(&mut self, key: Key, version: Arc<Recorder>) {
+        let place = key.place();
+        if self.out.len() <= place {
+            self.out.resize_with(place + 1, || None);
+        }
+        self.out[place] = Some(version);
+    }
+
+    /// Its first reply is there.
+    pub fn answered(&mut self, key: Key) {
+        if let Some(version) = self.out.get_mut(key.place()).and_then(Option::take) {
+            if self.answered.len() == REMEMBERED {
+                self.answered.pop_front();
+            }
+            self.answered.push_back((key, version));
+        }
+    }
+
+    /// A reply came that nobody waits for: counts it with its version if it is the second one.
+    pub fn unexpected(&self, key: Key) {
+        if let Some((_, version)) = self.answered.iter().rev().find(|(answered, _)| *answered == key) {
+            version.second_reply();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::slots::{Manners, Slots};
+
+    const MANNERS: Manners = Manners { signals: true, cancel: false, repeatable: false };
+
+    #[test]
+    fn a_reply_after_the_first_is_the_second_and_one_after_a_time_out_is_not() {
+        let (mut slots, mut seconds) = (Slots::<()>::new(), Seconds::default());
+        let later = Instant::now() + Duration::from_secs(60);
+        let version = Arc::<Recorder>::default();
+        let counted = || version.read().second_replies;
+        let key = slots.insert(later, MANNERS, natsway_boot::random_u64());
+        seconds.begin(key, Arc::clone(&version));
+        slots.abandon(key);
+        seconds.unexpected(key);
+        assert_eq!(counted(), 0, "it is late, and the first");
+
+        let key = slots.insert(later, MANNERS, natsway_boot::random_u64());
+        seconds.begin(key, Arc::clone(&version));
+        seconds.answered(key);
+        slots.abandon(key);
+        // Another has its place by then.
+        let next = slots.insert(later, MANNERS, natsway_boot::random_u64());
+        seconds.begin(next, Arc::default());
+        assert_eq!(next.place(), key.place());
+        seconds.unexpected(key);
+        assert_eq!(counted(), 1);
+        seconds.unexpected(next);
+        assert_eq!(counted(), 1);
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let (mut slots, mut seconds) = (Slots::<()>::new(), Seconds::default());
+        let later = Instant::now() + Duration::from_secs(60);
+        for _ in 0..2 * REMEMBERED {
+            let key = slots.insert(later, MANNERS, natsway_boot::random_u64());
+            seconds.begin(key, Arc::default());
+            seconds.answered(key);
+        }
+        assert_eq!(seconds.answered.len(), REMEMBERED);
+    }
+}
