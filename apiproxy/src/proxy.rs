@@ -9,9 +9,10 @@ use bytes::Bytes;
 use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::{Body, Incoming};
-use natsway_caller::encode::{Encoded, Sending};
+use natsway_caller::encode::{Encoded, Sending, TraceFields};
 use natsway_caller::link::{Answer, Link, Outgoing, Refused};
 use natsway_caller::retry::{Miss, Next, Tries};
+use natsway_caller::trace::{Begun, Hop, TrySpans};
 use natsway_routes::table::{Lookup, Route};
 use natsway_wire::envelope;
 use natsway_wire::native::NativeReply;
@@ -30,7 +31,7 @@ use crate::memory::{Account, Held, Reservation, cost};
 use crate::metrics::{ClientClose, TargetStats};
 use crate::problem::Problem;
 use crate::target::{forwardable, is_server_wide, preflight_method};
-use crate::trace::{RequestSpan, TraceFields, Traced, TrySpan};
+use crate::trace::{RequestSpan, Traced};
 
 /// What a problem costs until its client has taken it.
 const PROBLEM_BYTES: usize = cost::REPLY_BYTES + 512;
@@ -268,6 +269,7 @@ impl Call<'_> {
         let mut encoded = None;
         let kind = Kind::of(resolved.view.kind(resolved.index), &self.head.method, self.head.uri.path());
         let mut room = None;
+        let mut spans = self.span.map(RequestSpan::tries).unwrap_or_default();
         if let Some(span) = self.span {
             span.routed(&self.head.method, resolved.route(), &self.authority);
         }
@@ -308,17 +310,14 @@ impl Call<'_> {
                 }
                 None => Answer::Miss(Miss::NotConnected),
                 Some(link) => {
-                    let span = self.begin_try(target, &tries, &mut encoded);
-                    let trace = span.as_ref().and_then(TrySpan::fields);
+                    let trace = self.begin_try(&mut spans, target, &link, &tries, &mut encoded);
                     let outgoing =
                         self.prepare(route, target, &link, &tries, trace.as_ref(), &mut encoded)?;
                     let attempt = target.stats.tries.begin();
                     let give_up = || self.core.budget.borrow_mut().withdraw(Instant::now());
                     let answer = link.call(outgoing, give_up).await;
                     answer.count(attempt);
-                    if let Some(span) = span {
-                        span.end(&answer);
-                    }
+                    spans.end(&answer);
                     answer
                 }
             };
@@ -357,24 +356,24 @@ impl Call<'_> {
         Ok(now)
     }
 
-    /// The span of the next try, when the request is traced.
+    /// Begins the span of the next try, when the request is traced; gives what the message carries of it.
     fn begin_try(
         &self,
+        spans: &mut TrySpans,
         target: &TargetView,
+        link: &Link,
         tries: &Tries,
         encoded: &mut Option<Encoded>,
-    ) -> Option<TrySpan> {
-        let span = self.span?.try_with(
-            self.core.spans.as_ref()?,
-            &target.subject,
-            target.stats.version(),
-            tries.made(),
-        );
-        if span.is_recording() {
-            // The worker's span is this try's child, so each try has a message of its own.
+    ) -> Option<TraceFields> {
+        let tracer = self.core.spans.as_ref()?.tracer();
+        let (subject, version) = (&target.subject, target.stats.version());
+        let hop = Hop { subject, version, broker: link.address(), resends: tries.made() };
+        let Begun { fields, are_new } = spans.begin(tracer, hop);
+        if are_new {
+            // The worker's span is this try's child, so it has a message of its own.
             *encoded = None;
         }
-        Some(span)
+        fields
     }
 
     /// The message of one try, within the bounds of the link.

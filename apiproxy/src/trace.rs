@@ -1,21 +1,19 @@
 //! A request's spans, by OpenTelemetry's conventions for HTTP servers and for messaging.
 //!
-//! A request has a span of its own, a child of the client's if the client sent one, and under it one for each try,
-//! which is the parent of the worker's. What a span is not for: queries and header fields, which may hold secrets. A
+//! A request has a span of its own, a child of the client's if the client sent one, and under it those of its tries
+//! ([`TrySpans`]), which are the parents of the worker's. What a span is not for: queries and header fields, which may hold secrets. A
 //! request that is not sampled has none of it: it costs a look at its `traceparent`, or else a random number, and the
 //! word to the worker that it is not.
 
 use http::uri::Authority;
-use http::{HeaderValue, Method, Request, StatusCode, Version, header};
-use natsway_boot::trace::{
-    Head, HeadSampler, PARENT_BYTES, Seen, TRACEPARENT, TRACESTATE, Unseen, extract, fields,
-};
-use natsway_caller::encode::Fields;
-use natsway_caller::link::Answer;
+use http::{Method, Request, StatusCode, Version, header};
+use natsway_boot::trace::conventions::{failed, method_attributes, method_in_name, scope};
+use natsway_boot::trace::{Head, HeadSampler, Seen, TRACEPARENT, TRACESTATE, Unseen, extract};
+use natsway_caller::encode::{Fields, TraceFields};
+use natsway_caller::trace::TrySpans;
 use natsway_routes::table::Route;
-use natsway_wire::native::NativeReply;
 use opentelemetry::global::BoxedTracer;
-use opentelemetry::trace::{Link, SpanKind, Status, TraceContextExt, TraceId, Tracer};
+use opentelemetry::trace::{Link, SpanKind, TraceContextExt, TraceId, Tracer};
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_semantic_conventions::attribute as key;
 
@@ -37,15 +35,6 @@ pub enum RequestSpan {
     Unseen(Unseen),
 }
 
-/// One try's part in it: publish, broker, worker, and back.
-#[derive(Debug)]
-pub enum TrySpan {
-    /// It has a span.
-    Seen(OpenSpan),
-    /// It has none, whatever the sampler, since its request has none.
-    Unseen(Unseen),
-}
-
 /// A span that ends as a failure when it is dropped.
 #[derive(Debug)]
 pub struct OpenSpan {
@@ -53,13 +42,6 @@ pub struct OpenSpan {
     /// The kind of error, if nobody ends it before.
     dropped: &'static str,
     ended: bool,
-}
-
-/// The fields that a message carries so that its receiver continues the trace.
-#[derive(Clone, Debug)]
-pub struct TraceFields {
-    parent: [u8; PARENT_BYTES],
-    state: Option<HeaderValue>,
 }
 
 /// What a worker is to see of a request: the client's word of a trace stands unless there is ours.
@@ -74,7 +56,13 @@ pub struct Traced<'a> {
 impl Spans {
     /// By the tracer of this process, which boot has set up to sample as `sampler` does.
     pub fn new(sampler: HeadSampler) -> Spans {
-        Spans { tracer: opentelemetry::global::tracer("natsway-apiproxy"), sampler }
+        let tracer = opentelemetry::global::tracer_with_scope(scope("natsway-apiproxy"));
+        Spans { tracer, sampler }
+    }
+
+    /// Makes the spans of tries.
+    pub fn tracer(&self) -> &BoxedTracer {
+        &self.tracer
     }
 }
 
@@ -110,11 +98,11 @@ impl RequestSpan {
         }
     }
 
-    /// Begins a try with the version behind `subject`; `resends` tries were made before it.
-    pub fn try_with(&self, spans: &Spans, subject: &str, version: &str, resends: u32) -> TrySpan {
+    /// The part that its tries have in it.
+    pub fn tries(&self) -> TrySpans {
         match self {
-            RequestSpan::Seen(span) => TrySpan::Seen(span.try_with(spans, subject, version, resends)),
-            RequestSpan::Unseen(unseen) => TrySpan::Unseen(*unseen),
+            RequestSpan::Seen(span) => TrySpans::of(span.context.clone()),
+            RequestSpan::Unseen(unseen) => TrySpans::Unseen(*unseen),
         }
     }
 
@@ -134,9 +122,9 @@ impl OpenSpan {
         caller: &Caller,
         client: &Client,
     ) -> Box<OpenSpan> {
-        let method = known_method(request.method());
+        let name = method_in_name(request.method());
         let said = extract(request.headers());
-        let mut builder = spans.tracer.span_builder(method).with_kind(SpanKind::Server);
+        let mut builder = spans.tracer.span_builder(name).with_kind(SpanKind::Server);
         if !caller.trusted && said.has_active_span() {
             builder = builder.with_links(vec![Link::with_context(said.span().span_context().clone())]);
         }
@@ -145,23 +133,19 @@ impl OpenSpan {
         let context = Context::new().with_span(span);
         // Hyper drops a request whose client left.
         let begun = Box::new(OpenSpan { context, dropped: "client_gone", ended: false });
-        begun.describe(request, method, caller, client);
+        begun.describe(request, caller, client);
         begun
     }
 
-    fn describe<B>(&self, request: &Request<B>, method: &'static str, caller: &Caller, client: &Client) {
+    fn describe<B>(&self, request: &Request<B>, caller: &Caller, client: &Client) {
         let span = self.context.span();
+        span.set_attributes(method_attributes(request.method()));
         let mut attributes = vec![
-            KeyValue::new(key::HTTP_REQUEST_METHOD, method),
             KeyValue::new(key::URL_PATH, request.uri().path().to_owned()),
             KeyValue::new(key::URL_SCHEME, client.scheme.as_str()),
             KeyValue::new(key::CLIENT_ADDRESS, client.address.to_string()),
             KeyValue::new(key::NETWORK_PEER_ADDRESS, caller.peer.ip().to_canonical().to_string()),
         ];
-        if method == OTHER_METHOD {
-            let original = request.method().as_str().to_owned();
-            attributes.push(KeyValue::new(key::HTTP_REQUEST_METHOD_ORIGINAL, original));
-        }
         if let Some(version) = protocol_version(request.version()) {
             attributes.push(KeyValue::new(key::NETWORK_PROTOCOL_VERSION, version));
         }
@@ -173,31 +157,13 @@ impl OpenSpan {
 
     fn routed(&self, method: &Method, route: &Route, authority: &Authority) {
         let span = self.context.span();
-        span.update_name(format!("{} {}", known_method(method), route.path));
+        span.update_name(format!("{} {}", method_in_name(method), route.path));
         span.set_attribute(KeyValue::new(key::HTTP_ROUTE, route.path.to_string()));
         span.set_attribute(KeyValue::new("natsway.route", route.name.clone()));
         span.set_attribute(KeyValue::new(key::SERVER_ADDRESS, authority.host().to_owned()));
         if let Some(port) = authority.port_u16() {
             span.set_attribute(KeyValue::new(key::SERVER_PORT, i64::from(port)));
         }
-    }
-
-    fn try_with(&self, spans: &Spans, subject: &str, version: &str, resends: u32) -> OpenSpan {
-        let builder = spans.tracer.span_builder(format!("send {subject}")).with_kind(SpanKind::Producer);
-        let span = spans.tracer.build_with_context(builder, &self.context);
-        let context = Context::new().with_span(span);
-        let span = context.span();
-        span.set_attributes([
-            KeyValue::new(key::MESSAGING_SYSTEM, "nats"),
-            KeyValue::new(key::MESSAGING_OPERATION_TYPE, "send"),
-            KeyValue::new(key::MESSAGING_OPERATION_NAME, "request"),
-            KeyValue::new(key::MESSAGING_DESTINATION_NAME, subject.to_owned()),
-            KeyValue::new("natsway.version", version.to_owned()),
-        ]);
-        if resends > 0 {
-            span.set_attribute(KeyValue::new(key::HTTP_REQUEST_RESEND_COUNT, i64::from(resends)));
-        }
-        OpenSpan { context, dropped: "abandoned", ended: false }
     }
 
     fn responded(mut self, status: StatusCode, problem: Option<&'static str>) {
@@ -210,24 +176,6 @@ impl OpenSpan {
         span.end();
         self.ended = true;
     }
-
-    fn answered(mut self, answer: &Answer) {
-        let outcome = match answer {
-            Answer::Http(response) | Answer::Native(NativeReply::Response(response)) => Ok(response.status),
-            Answer::Native(NativeReply::ServiceError { status, .. }) => Ok(*status),
-            Answer::Miss(miss) => Err(miss.as_str()),
-            Answer::Unreadable(_) => Err("bad_reply"),
-        };
-        match outcome {
-            Ok(status) => {
-                let status = i64::from(status.as_u16());
-                self.context.span().set_attribute(KeyValue::new(key::HTTP_RESPONSE_STATUS_CODE, status));
-            }
-            Err(kind) => failed(&self.context, kind.to_owned()),
-        }
-        self.context.span().end();
-        self.ended = true;
-    }
 }
 
 impl Drop for OpenSpan {
@@ -235,31 +183,6 @@ impl Drop for OpenSpan {
         if !self.ended {
             failed(&self.context, self.dropped.to_owned());
             self.context.span().end();
-        }
-    }
-}
-
-impl TrySpan {
-    /// What the message carries; nothing of its own where the client's word stands.
-    pub fn fields(&self) -> Option<TraceFields> {
-        match self {
-            TrySpan::Seen(span) => {
-                let (parent, state) = fields(span.context.span().span_context())?;
-                Some(TraceFields { parent, state })
-            }
-            TrySpan::Unseen(unseen) => Some(TraceFields { parent: unseen.parent()?, state: None }),
-        }
-    }
-
-    /// Whether anybody will see it. If not, all tries of a request may carry the same fields.
-    pub fn is_recording(&self) -> bool {
-        matches!(self, TrySpan::Seen(_))
-    }
-
-    /// Ends with what came back.
-    pub fn end(self, answer: &Answer) {
-        if let TrySpan::Seen(span) = self {
-            span.answered(answer);
         }
     }
 }
@@ -280,29 +203,6 @@ impl Fields for Traced<'_> {
         })?;
         put(parent, &trace.parent)?;
         trace.state.as_ref().map_or(Ok(()), |state| put(TRACESTATE.as_str(), state.as_bytes()))
-    }
-}
-
-fn failed(context: &Context, kind: String) {
-    let span = context.span();
-    span.set_status(Status::error(kind.clone()));
-    span.set_attribute(KeyValue::new(key::ERROR_TYPE, kind));
-}
-
-/// What the conventions have for a method that is not of RFC 9110 or 5789: names of spans are a small set.
-const OTHER_METHOD: &str = "_OTHER";
-
-fn known_method(method: &Method) -> &'static str {
-    match *method {
-        Method::GET => "GET",
-        Method::HEAD => "HEAD",
-        Method::POST => "POST",
-        Method::PUT => "PUT",
-        Method::DELETE => "DELETE",
-        Method::OPTIONS => "OPTIONS",
-        Method::PATCH => "PATCH",
-        Method::TRACE => "TRACE",
-        _ => OTHER_METHOD,
     }
 }
 

@@ -277,6 +277,7 @@ impl<F: Start> Reader<F> {
         let client = Arc::clone(link.client());
         self.deaf.take();
         self.intake.desk.outbox.set(Some(Arc::clone(&client)));
+        self.intake.desk.spans.connected(session.address());
         self.announce(&client).await;
         let leave = CancellationToken::new();
         // Unconstrained, for a task's budget would make every handler that it starts here and now wait for a second

@@ -2,13 +2,15 @@
 //! parent of whatever spans the handler makes.
 
 use std::fmt;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
 
 use http::{HeaderValue, Request, StatusCode};
+use natsway_boot::trace::conventions::{broker_attributes, failed, method_attributes, scope};
 use natsway_boot::trace::{Head, HeadSampler, PARENT_BYTES, Seen, TRACEPARENT, extract, fields};
 use natsway_wire::{QueueGroup, Subject};
 use opentelemetry::global::{self, BoxedTracer};
-use opentelemetry::trace::{SpanKind, Status, TraceContextExt, Tracer};
+use opentelemetry::trace::{SpanKind, TraceContextExt, Tracer};
 use opentelemetry::{Context, ContextGuard, KeyValue};
 use opentelemetry_semantic_conventions::attribute as key;
 
@@ -31,6 +33,8 @@ struct Tracing {
     sampler: Option<HeadSampler>,
     /// What all requests of a subject have in common, by subject.
     subjects: Vec<Known>,
+    /// The broker that requests come over now.
+    broker: Mutex<Vec<KeyValue>>,
 }
 
 struct Known {
@@ -71,8 +75,17 @@ impl Spans {
             Wanted::Asked => None,
             Wanted::Sampled(sampler) => Some(sampler),
         };
-        let tracer = global::tracer("natsway-worker");
-        Spans(Some(Tracing { tracer, sampler, subjects: subjects.iter().map(known).collect() }))
+        let tracer = global::tracer_with_scope(scope("natsway-worker"));
+        let (subjects, broker) = (subjects.iter().map(known).collect(), Mutex::default());
+        Spans(Some(Tracing { tracer, sampler, subjects, broker }))
+    }
+
+    /// Requests come over the broker at this address from now on.
+    pub(crate) fn connected(&self, address: &str) {
+        if let Some(tracing) = &self.0 {
+            *tracing.broker.lock().unwrap_or_else(PoisonError::into_inner) =
+                broker_attributes(address).collect();
+        }
     }
 
     /// Begins the span of a request that arrived at `arrived` on a subject. It takes the place of its own parent in the
@@ -101,7 +114,10 @@ impl Spans {
             let known = &tracing.subjects[endpoint];
             span.update_name(known.name.clone());
             span.set_attributes(known.attributes.iter().cloned());
-            span.set_attribute(KeyValue::new(key::HTTP_REQUEST_METHOD, request.method().as_str().to_owned()));
+            span.set_attributes(
+                tracing.broker.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned(),
+            );
+            span.set_attributes(method_attributes(request.method()));
             span.set_attribute(KeyValue::new(key::URL_PATH, request.uri().path().to_owned()));
         }
         // Where nobody will see it, its parent serves as well.
@@ -145,16 +161,10 @@ impl Open {
         let span = self.context.span();
         span.set_attribute(KeyValue::new(key::HTTP_RESPONSE_STATUS_CODE, i64::from(status.as_u16())));
         if status.is_server_error() {
-            self.failed(status.as_str().to_owned());
+            failed(&self.context, status.as_str().to_owned());
         }
         span.end();
         self.ended = true;
-    }
-
-    fn failed(&self, kind: String) {
-        let span = self.context.span();
-        span.set_status(Status::error(kind.clone()));
-        span.set_attribute(KeyValue::new(key::ERROR_TYPE, kind));
     }
 }
 
@@ -162,7 +172,7 @@ impl Drop for Open {
     /// A handler that is cancelled or runs past its deadline is dropped with its span.
     fn drop(&mut self) {
         if !self.ended {
-            self.failed("dropped".to_owned());
+            failed(&self.context, "dropped".to_owned());
             self.context.span().end();
         }
     }

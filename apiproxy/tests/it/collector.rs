@@ -22,6 +22,9 @@ use tonic::{Request, Response, Status};
 #[derive(Clone, Debug)]
 pub struct Collected {
     pub service: String,
+    /// The version of what made it, and the conventions by which it did.
+    pub scope_version: String,
+    pub schema_url: String,
     pub span: Span,
 }
 
@@ -77,8 +80,16 @@ impl Collector {
         for resource in request.resource_spans {
             let attributes = resource.resource.map(|resource| resource.attributes).unwrap_or_default();
             let service = text(&attributes, "service.name").unwrap_or_default();
-            let spans = resource.scope_spans.into_iter().flat_map(|scope| scope.spans);
-            kept.extend(spans.map(|span| Collected { service: service.clone(), span }));
+            for scope in resource.scope_spans {
+                let scope_version = scope.scope.map(|scope| scope.version).unwrap_or_default();
+                let collected = |span| Collected {
+                    service: service.clone(),
+                    scope_version: scope_version.clone(),
+                    schema_url: scope.schema_url.clone(),
+                    span,
+                };
+                kept.extend(scope.spans.into_iter().map(collected));
+            }
         }
     }
 }

@@ -4,7 +4,7 @@ use natsway_testkit::{Broker, Process, workspace_binary};
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 
-use crate::collector::Collector;
+use crate::collector::{Collected, Collector};
 use crate::fixture::{DEADLINE, Gateway, ROUTES};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
@@ -168,7 +168,7 @@ async fn a_strangers_trace_is_linked_to_where_its_request_is_sampled() {
 }
 
 #[tokio::test]
-async fn every_try_has_a_span_of_its_own() {
+async fn tries_that_find_no_worker_are_one_span_with_an_event_for_each() {
     let (collector, url) = Collector::over_http().await;
     let broker = Broker::start().await;
     let mut gateway = Gateway::start(&broker, ROUTES, &["--otlp-endpoint", &url]).await;
@@ -178,15 +178,136 @@ async fn every_try_has_a_span_of_its_own() {
     let request = collector.the("GET /{*rest}");
     assert_eq!(request.attribute("error.type").as_deref(), Some("no_responders"));
     assert_eq!(request.span.status.as_ref().unwrap().code(), StatusCode::Error);
-    let tries: Vec<_> =
-        collector.all().into_iter().filter(|span| span.span.name.starts_with("send ")).collect();
-    assert!(tries.len() > 1, "{tries:#?}");
-    for (number, one) in tries.iter().enumerate() {
-        assert_eq!(one.parent(), request.id());
-        assert_eq!(one.attribute("error.type").as_deref(), Some("no_responders"));
-        let resends = (number > 0).then(|| number.to_string());
-        assert_eq!(one.attribute("http.request.resend_count"), resends);
+    let tries = collector.the("send svc.test.blue");
+    assert_eq!(tries.parent(), request.id());
+    assert_eq!(tries.attribute("error.type").as_deref(), Some("no_responders"));
+    assert_eq!(tries.span.status.as_ref().unwrap().code(), StatusCode::Error);
+    assert!(tries.span.events.len() > 1, "{tries:#?}");
+    assert_eq!(tries.attribute("natsway.tries"), Some(tries.span.events.len().to_string()));
+    assert!(tries.span.end_time_unix_nano <= request.span.end_time_unix_nano);
+}
+
+#[tokio::test]
+async fn a_try_that_may_have_run_has_a_span_of_its_own() {
+    use crate::backend::{Backend, ok};
+    let (collector, url) = Collector::over_http().await;
+    let broker = Broker::start().await;
+    // It does not answer the first time.
+    let _backend =
+        Backend::start(&broker, |number, _| if number == 0 { Vec::new() } else { vec![ok("x")] }).await;
+    let mut gateway = Gateway::start(&broker, ROUTES, &["--otlp-endpoint", &url]).await;
+    assert_eq!(gateway.get("/").await.status, 200);
+    gateway.process.terminate();
+    assert!(gateway.process.wait_exit(DEADLINE).await.success());
+    let mut tries: Vec<_> =
+        collector.all().into_iter().filter(|span| span.span.name == "send svc.test.blue").collect();
+    tries.sort_by_key(|one| one.span.start_time_unix_nano);
+    let [first, second] = &tries[..] else { panic!("{tries:#?}") };
+    assert!(first.attribute("error.type").is_some());
+    assert_eq!(first.attribute("http.request.resend_count"), None);
+    assert_eq!(second.attribute("http.request.resend_count").as_deref(), Some("1"));
+    assert_eq!(second.attribute("http.response.status_code").as_deref(), Some("200"));
+}
+
+#[tokio::test]
+async fn spans_say_what_the_conventions_ask_for() {
+    let (collector, url) = Collector::over_http().await;
+    let mut stand = Stand::start(&["--otlp-endpoint", &url]).await;
+    stand.get("/version", "").await;
+    // A method that nobody knows, and a try that is answered with an error.
+    let odd = "BREW /echo HTTP/1.1\r\nhost: test\r\n\r\n";
+    stand.gateway.client().await.exchange(odd).await.unwrap();
+    assert_eq!(stand.gateway.get("/status/500").await.status, 500);
+    stand.stop().await;
+
+    let all = collector.all();
+    assert!(all.iter().all(|span| !span.schema_url.is_empty()), "{all:#?}");
+    assert!(all.iter().all(|span| span.scope_version == env!("CARGO_PKG_VERSION")), "{all:#?}");
+    let named = |name: &'static str| all.iter().filter(move |span| span.span.name == name);
+    let port = stand._broker.url().rsplit_once(':').unwrap().1.to_owned();
+    for (name, operation) in [("send svc.test.blue", "send"), ("process svc.test.blue", "process")] {
+        assert_eq!(named(name).count(), 3);
+        for span in named(name) {
+            assert_eq!(span.attribute("messaging.operation.name").as_deref(), Some(operation));
+            assert_eq!(span.attribute("server.address").as_deref(), Some("127.0.0.1"));
+            assert_eq!(span.attribute("server.port").as_deref(), Some(port.as_str()));
+        }
     }
+    assert_eq!(named("HTTP /{*rest}").count(), 1, "{all:#?}");
+    let is_odd = |span: &&Collected| span.attribute("http.request.method").as_deref() == Some("_OTHER");
+    let odd: Vec<_> = all.iter().filter(is_odd).collect();
+    assert_eq!(odd.len(), 2, "the gateway's and the worker's: {all:#?}");
+    assert!(odd.iter().all(|span| span.attribute("http.request.method_original").as_deref() == Some("BREW")));
+    let failed: Vec<_> =
+        named("send svc.test.blue").filter(|span| span.attribute("error.type").is_some()).collect();
+    let [failed] = &failed[..] else { panic!("{failed:#?}") };
+    assert_eq!(failed.attribute("error.type").as_deref(), Some("500"));
+    assert_eq!(failed.span.status.as_ref().unwrap().code(), StatusCode::Error);
+}
+
+#[tokio::test]
+async fn a_workers_call_has_a_span_and_so_have_its_tries() {
+    use natsway_routes::document::RouteDocument;
+    use natsway_routes::store::{BUCKET, RouteStore};
+    let (collector, url) = Collector::over_http().await;
+    let broker = Broker::builder().jetstream().start().await;
+    let store = RouteStore::open_or_create(broker.connect().await, BUCKET, 1).await.unwrap();
+    let inner = r#"{"name":"inner","path":"/inner","target":[{"version":"v1","subject":"svc.inner.v1"}]}"#;
+    store.put(&RouteDocument::from_json(inner.as_bytes()).unwrap(), None).await.unwrap();
+    let worker = |arguments: &[&str]| {
+        Process::builder(workspace_binary("worker"))
+            .args(["--nats-url", &broker.url(), "--otlp-endpoint", &url])
+            .args(arguments)
+            .start()
+    };
+    let mut workers = [
+        worker(&["--subject", "svc.test.blue", "--forward-to", "inner"]),
+        worker(&["--subject", "svc.inner.v1"]),
+    ];
+    for worker in &mut workers {
+        worker.wait_for_line("serving", DEADLINE).await;
+    }
+    let mut gateway = Gateway::start(&broker, ROUTES, &["--otlp-endpoint", &url]).await;
+    assert_eq!(gateway.get("/version").await.status, 200);
+    for process in std::iter::once(&mut gateway.process).chain(&mut workers) {
+        process.terminate();
+        assert!(process.wait_exit(DEADLINE).await.success());
+    }
+    let call = collector.the("GET inner");
+    assert_eq!(call.span.kind(), SpanKind::Client);
+    assert_eq!(call.parent(), collector.the("process svc.test.blue").id());
+    for (key, expected) in [
+        ("http.request.method", "GET"),
+        ("http.response.status_code", "200"),
+        ("natsway.route", "inner"),
+        ("server.address", "inner"),
+        ("url.full", "http://inner/version"),
+    ] {
+        assert_eq!(call.attribute(key).as_deref(), Some(expected), "{key}");
+    }
+    let hop = collector.the("send svc.inner.v1");
+    assert_eq!((hop.parent(), hop.span.kind()), (call.id(), SpanKind::Producer));
+    assert_eq!(hop.attribute("server.address").as_deref(), Some("127.0.0.1"));
+    assert_eq!(collector.the("process svc.inner.v1").parent(), hop.id());
+    let trace = call.trace();
+    assert!(collector.all().iter().all(|span| span.trace() == trace));
+}
+
+#[tokio::test]
+async fn the_address_for_traces_is_taken_as_it_is_and_the_sdk_can_be_off() {
+    let (collector, url) = Collector::over_http().await;
+    let nobody = format!("http://127.0.0.1:{}", natsway_testkit::free_port());
+    let own = format!("{url}/v1/traces");
+    let mut stand = Stand::start(&["--otlp-endpoint", &nobody, "--otlp-traces-endpoint", &own]).await;
+    stand.get("/version", "").await;
+    stand.stop().await;
+    assert_eq!(collector.all().len(), 3, "{:#?}", collector.all());
+
+    let mut stand = Stand::start(&["--otlp-endpoint", &url, "--otel-sdk-disabled", "TRUE"]).await;
+    let echoed = stand.get("/echo", &sampled(true)).await;
+    assert!(echoed.contains(&format!("00-{TRACE}-{PARENT}-01")), "{echoed}");
+    stand.stop().await;
+    assert_eq!(collector.all().len(), 3, "{:#?}", collector.all());
 }
 
 #[tokio::test]
@@ -205,6 +326,11 @@ async fn a_collector_that_is_away_costs_no_request_and_no_exit() {
     let mut stand = Stand::start(&["--otlp-endpoint", &nobody]).await;
     stand.get("/slow?ms=1", "").await;
     stand.stop().await;
+    let said = stand.gateway.process.stderr();
+    assert!(
+        said.contains(&format!("collector {nobody}/v1/traces")),
+        "it says whom it does not reach: {said}"
+    );
 }
 
 #[tokio::test]

@@ -15,13 +15,14 @@ use opentelemetry::trace::{SpanId, TraceId, TracerProvider};
 use opentelemetry_otlp::tonic_types::transport::{Certificate, ClientTlsConfig};
 use opentelemetry_otlp::{Protocol as Wire, SpanExporter as Otlp, WithExportConfig, WithTonicConfig};
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
 use opentelemetry_sdk::trace::{
     IdGenerator, RandomIdGenerator, Sampler, SdkTracer, SdkTracerProvider, SpanData, SpanExporter,
 };
 use tokio::runtime::{Builder, Runtime};
 use tracing::warn;
 
+use crate::trace::conventions::scope;
 use crate::trace::{HeadSampler, begun_trace};
 
 /// Where a collector listens unless another address is given, by protocol.
@@ -45,6 +46,21 @@ pub struct TraceArgs {
     /// Address of the collector, such as http://collector:4318 [default: this machine]
     #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
     otlp_endpoint: Option<String>,
+
+    /// Address of the collector for traces alone, taken as it is: over HTTP with its path
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", value_name = "URL")]
+    otlp_traces_endpoint: Option<String>,
+
+    /// Whether OpenTelemetry is off altogether: `true`, or anything else for no
+    #[arg(
+        long,
+        env = "OTEL_SDK_DISABLED",
+        value_name = "BOOL",
+        default_value = "false",
+        value_parser = is_true,
+        action = clap::ArgAction::Set
+    )]
+    otel_sdk_disabled: bool,
 
     /// Certificate authority of a collector behind TLS (gRPC), PEM [default: the system's]
     #[arg(long, env = "OTEL_EXPORTER_OTLP_CERTIFICATE", value_name = "FILE")]
@@ -125,13 +141,14 @@ struct Exporting {
     provider: SdkTracerProvider,
     // Exports run here, since the runtimes of a program end before its last span.
     runtime: Runtime,
+    collector: String,
 }
 
 impl TraceArgs {
     /// Whether traces are exported.
     pub fn is_on(&self) -> bool {
-        let named = self.otlp_endpoint.is_some();
-        self.traces_exporter.map_or(named, |exporter| exporter == Exporter::Otlp)
+        let named = self.otlp_endpoint.is_some() || self.otlp_traces_endpoint.is_some();
+        !self.otel_sdk_disabled && self.traces_exporter.map_or(named, |exporter| exporter == Exporter::Otlp)
     }
 
     /// How requests are sampled, if traces are exported.
@@ -172,40 +189,52 @@ impl TraceArgs {
         };
         let name = self.service_name.clone().unwrap_or_else(|| program.to_owned());
         let provider = SdkTracerProvider::builder()
-            .with_batch_exporter(OnRuntime { exporter, runtime: runtime.handle().clone() })
+            .with_batch_exporter(OnRuntime {
+                exporter,
+                runtime: runtime.handle().clone(),
+                collector: shown(&self.collector()),
+            })
             .with_sampler(self.sampler())
             .with_id_generator(Ids::default())
             .with_resource(Resource::builder().with_service_name(name).build())
             .build();
         global::set_tracer_provider(provider.clone());
-        let tracer = provider.tracer(program);
-        Ok((Traces(Some(Exporting { provider, runtime })), Some(tracer)))
+        let tracer = provider.tracer_with_scope(scope(program));
+        let collector = shown(&self.collector());
+        Ok((Traces(Some(Exporting { provider, runtime, collector })), Some(tracer)))
+    }
+
+    /// Where spans go: the address for traces as it is, else the collector's with the path of traces.
+    fn collector(&self) -> String {
+        let general =
+            |local: &str| self.otlp_endpoint.as_deref().unwrap_or(local).trim_end_matches('/').to_owned();
+        match (&self.otlp_traces_endpoint, self.otlp_protocol) {
+            (Some(url), _) => url.clone(),
+            (None, Protocol::Grpc) => general(LOCAL_GRPC),
+            (None, Protocol::Http) => format!("{}/{HTTP_PATH}", general(LOCAL_HTTP)),
+        }
     }
 
     fn exporter(&self) -> Result<Otlp, String> {
-        let given = self.otlp_endpoint.as_deref().map(|url| url.trim_end_matches('/'));
-        let shown = given.unwrap_or("this machine");
+        let url = self.collector();
         let built = match self.otlp_protocol {
             Protocol::Grpc => {
-                let url = given.unwrap_or(LOCAL_GRPC);
-                let exporter = Otlp::builder().with_tonic().with_endpoint(url);
+                let exporter = Otlp::builder().with_tonic().with_endpoint(&url);
                 match url.starts_with("https:") {
                     true => exporter.with_tls_config(self.tls()?).build(),
                     false => exporter.build(),
                 }
             }
             Protocol::Http => {
-                let url = given.unwrap_or(LOCAL_HTTP);
                 if !url.starts_with("http:") {
                     return Err(format!(
                         "collector {url}: expected http://host:port; https needs protocol grpc"
                     ));
                 }
-                let url = format!("{url}/{HTTP_PATH}");
-                Otlp::builder().with_http().with_protocol(Wire::HttpBinary).with_endpoint(url).build()
+                Otlp::builder().with_http().with_protocol(Wire::HttpBinary).with_endpoint(&url).build()
             }
         };
-        built.map_err(|error| format!("collector {shown}: {error}"))
+        built.map_err(|error| format!("collector {url}: {error}"))
     }
 
     fn tls(&self) -> Result<ClientTlsConfig, String> {
@@ -231,9 +260,9 @@ impl TraceArgs {
 impl Traces {
     /// Exports what is left, for 2 s at the most. Blocks, so not on a runtime.
     pub fn finish(self) {
-        let Some(Exporting { provider, runtime }) = self.0 else { return };
+        let Some(Exporting { provider, runtime, collector }) = self.0 else { return };
         if let Err(error) = provider.shutdown_with_timeout(LAST_EXPORT) {
-            warn!(%error, "last spans not exported");
+            warn!(collector, %error, "last spans not exported");
         }
         runtime.shutdown_background();
     }
@@ -264,6 +293,7 @@ impl IdGenerator for Ids {
 struct OnRuntime {
     exporter: Otlp,
     runtime: tokio::runtime::Handle,
+    collector: String,
 }
 
 impl SpanExporter for OnRuntime {
@@ -274,6 +304,8 @@ impl SpanExporter for OnRuntime {
             exporting.as_mut().poll(context)
         })
         .await
+        // The SDK tells it in the log, and does not know whom it was to tell.
+        .map_err(|error| OTelSdkError::InternalFailure(format!("collector {}: {error}", self.collector)))
     }
 
     fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
@@ -288,6 +320,21 @@ impl SpanExporter for OnRuntime {
     fn set_resource(&mut self, resource: &Resource) {
         self.exporter.set_resource(resource);
     }
+}
+
+/// What OpenTelemetry's specification takes for true: that word, in any case.
+fn is_true(text: &str) -> Result<bool, std::convert::Infallible> {
+    Ok(text.eq_ignore_ascii_case("true"))
+}
+
+/// An address without a user or a password, for logs.
+fn shown(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let end = rest.find('/').unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(end);
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    // A path may hold a key; that of OpenTelemetry does not.
+    format!("{scheme}://{host}{}", if path.ends_with(HTTP_PATH) { path } else { "" })
 }
 
 fn ratio(text: &str) -> Result<f64, String> {

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use async_nats::HeaderMap;
 use bytes::Bytes;
+use http::HeaderValue;
 use http::Method;
 use natsway_routes::table::Codec;
 use natsway_wire::Error;
@@ -11,6 +12,15 @@ use natsway_wire::envelope::{RequestEncoder, restamp_request};
 use natsway_wire::native::{DEADLINE, METHOD, PATH, canonical_name, is_reserved, may_join};
 
 use crate::slots::Manners;
+
+/// The fields that a message carries so that its receiver continues the trace (W3C Trace Context).
+#[derive(Clone, Debug)]
+pub struct TraceFields {
+    /// `traceparent`.
+    pub parent: [u8; 55],
+    /// `tracestate`, if there is one.
+    pub state: Option<HeaderValue>,
+}
 
 /// What differs from try to try.
 #[derive(Clone, Copy, Debug)]

@@ -14,3 +14,5 @@ pub mod links;
 pub mod retry;
 pub mod seconds;
 pub mod slots;
+#[cfg(feature = "trace")]
+pub mod trace;

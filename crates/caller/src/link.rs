@@ -119,6 +119,7 @@ pub struct Outgoing {
 pub struct Link {
     client: Client,
     server_id: String,
+    address: String,
     /// The reply subject up to its last token, dot included.
     inbox: String,
     slots: RefCell<Slots<Answer>>,
@@ -164,6 +165,7 @@ impl Link {
         let link = Link {
             client: session.client().clone(),
             server_id: session.server_id().to_owned(),
+            address: session.address().to_owned(),
             inbox,
             slots: RefCell::default(),
             seconds: RefCell::default(),
@@ -184,6 +186,11 @@ impl Link {
     /// The id of the server at the other end.
     pub fn server_id(&self) -> &str {
         &self.server_id
+    }
+
+    /// The address that was dialled, `host:port`.
+    pub fn address(&self) -> &str {
+        &self.address
     }
 
     /// The time to stamp a request with that is sent at `now`, in milliseconds of this link's clock.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
-use natsway_caller::encode::{Encoded, Fields, Sending};
+use natsway_caller::encode::{Encoded, Fields, Sending, TraceFields};
 use natsway_caller::link::{Answer, Link, Outgoing, Refused};
 use natsway_caller::retry::{Miss, Next, Tries};
 use natsway_routes::table::{Codec, Route};
@@ -15,9 +15,10 @@ use natsway_wire::envelope;
 use natsway_wire::native::NativeReply;
 use tokio::sync::oneshot;
 
-use super::context::REQUEST_ID;
+use super::context::{REQUEST_ID, TRACEPARENT, TRACESTATE};
 use super::desk::Desk;
 use super::error::{CallError, CallErrorKind};
+use super::spans::TrySpans;
 use super::view::{TargetView, View};
 use crate::{Body, Deadline};
 
@@ -47,7 +48,13 @@ async fn carry(desk: &Desk, request: Request<Body>, started: Instant) -> Result<
     head.headers.entry(REQUEST_ID).or_insert_with(|| {
         HeaderValue::try_from(natsway_boot::random_id()).expect("letters and digits are a header value")
     });
-    Carried { desk, name, head, body: body.into_bytes(), started }.run().await
+    let span = desk.spans.begin(&name, &head);
+    let mut spans = span.tries();
+    let carried = Carried { desk, name, head, body: body.into_bytes(), started }.run(&mut spans).await;
+    // The last try ends before the call does.
+    drop(spans);
+    span.end(&carried);
+    carried
 }
 
 /// The route that a request's authority names.
@@ -79,7 +86,7 @@ struct Carried<'d> {
 impl Carried<'_> {
     /// Tries until there is an answer, or no try is left. Each looks the route up anew: what the one before missed may
     /// be because it changed.
-    async fn run(&self) -> Result<Response<Body>, CallError> {
+    async fn run(&self, spans: &mut TrySpans) -> Result<Response<Body>, CallError> {
         let (mut tries, deadline) = self.begin(&self.desk.routes())?;
         if deadline <= Instant::now() {
             return Err(CallError::too_late(&self.name));
@@ -87,7 +94,7 @@ impl Carried<'_> {
         self.desk.budget.borrow_mut().deposit();
         let mut encoded = None;
         loop {
-            let miss = match self.try_once(&tries, &mut encoded).await? {
+            let miss = match self.try_once(&tries, spans, &mut encoded).await? {
                 Answer::Miss(miss) => miss,
                 Answer::Http(response) | Answer::Native(NativeReply::Response(response)) => {
                     return Ok(http_response(response));
@@ -139,6 +146,7 @@ impl Carried<'_> {
     async fn try_once(
         &self,
         tries: &Tries,
+        spans: &mut TrySpans,
         encoded: &mut Option<(Codec, Encoded)>,
     ) -> Result<Answer, CallError> {
         let links = self.desk.lanes.of(self.find(&self.desk.routes())?.0.codec);
@@ -150,7 +158,7 @@ impl Carried<'_> {
         let view = self.desk.routes();
         let (route, targets) = self.find(&view)?;
         let chosen = route.selection.choose(&route.split, &self.head.headers, None, fastrand::u32(..));
-        let Some(target) = chosen.map(|place| &targets[place]) else {
+        let Some((place, target)) = chosen.map(|place| (place, &targets[place])) else {
             return Err(self.error(CallErrorKind::NoVersion, "no version of this service takes traffic now"));
         };
         let Some(link) = link else {
@@ -160,11 +168,19 @@ impl Carried<'_> {
                 false => Err(CallError::given_up(&self.name, Miss::NotConnected, false)),
             };
         };
-        let outgoing = self.prepare(route, target, &link, tries, encoded)?;
+        let version = route.split.targets()[place].version.as_str();
+        let (trace, is_news) =
+            self.desk.spans.begin_try(spans, &target.subject, version, &link, tries.made());
+        if is_news {
+            // The worker's span is this try's child, so it has a message of its own.
+            *encoded = None;
+        }
+        let outgoing = self.prepare(route, target, &link, tries, trace.as_ref(), encoded)?;
         let attempt = target.tries.begin();
         let give_up = || self.desk.budget.borrow_mut().withdraw(Instant::now());
         let answer = link.call(outgoing, give_up).await;
         answer.count(attempt);
+        spans.end(&answer);
         Ok(answer)
     }
 
@@ -175,6 +191,7 @@ impl Carried<'_> {
         target: &TargetView,
         link: &Link,
         tries: &Tries,
+        trace: Option<&TraceFields>,
         encoded: &mut Option<(Codec, Encoded)>,
     ) -> Result<Outgoing, CallError> {
         let now = Instant::now();
@@ -182,7 +199,7 @@ impl Carried<'_> {
         let sending = Sending::new(now, until, link.unix_ms_at(now));
         let message = match encoded {
             Some((codec, encoded)) if *codec == route.codec => encoded.stamped(sending),
-            other => other.insert((route.codec, self.encode(route.codec, sending)?)).1.first(),
+            other => other.insert((route.codec, self.encode(route.codec, sending, trace)?)).1.first(),
         };
         let bytes = message.bytes();
         link.admit(bytes).map_err(|refused| match refused {
@@ -206,9 +223,15 @@ impl Carried<'_> {
         })
     }
 
-    fn encode(&self, codec: Codec, sending: Sending) -> Result<Encoded, CallError> {
+    fn encode(
+        &self,
+        codec: Codec,
+        sending: Sending,
+        trace: Option<&TraceFields>,
+    ) -> Result<Encoded, CallError> {
         let path = self.head.uri.path_and_query().map_or("/", |path| path.as_str());
-        Encoded::new(codec, sending, &self.head.method, path, self, &self.body)
+        let fields = Told { call: self, trace };
+        Encoded::new(codec, sending, &self.head.method, path, &fields, &self.body)
             .map_err(|error| self.error(CallErrorKind::Refused, format!("it cannot be sent: {error}")))
     }
 
@@ -227,20 +250,35 @@ const NOT_SENT: [HeaderName; 6] = [
     header::UPGRADE,
 ];
 
-impl Fields for Carried<'_> {
+/// What a worker is to see of a call: its word of a trace stands unless there is ours.
+struct Told<'c> {
+    call: &'c Carried<'c>,
+    trace: Option<&'c TraceFields>,
+}
+
+impl Fields for Told<'_> {
     fn bytes(&self) -> usize {
-        let own: usize =
-            self.head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 6).sum();
-        own + self.name.len() + 40
+        let Carried { name, head, .. } = self.call;
+        let own: usize = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 6).sum();
+        own + name.len() + 40 + self.trace.map_or(0, |_| 80)
     }
 
     fn each<E>(&self, mut put: impl FnMut(&str, &[u8]) -> Result<(), E>) -> Result<(), E> {
-        for (name, value) in self.head.headers.iter().filter(|(name, _)| !NOT_SENT.contains(name)) {
+        let Carried { name: route, head, body, .. } = self.call;
+        let is_ours = |name: &HeaderName| self.trace.is_some() && (name == TRACEPARENT || name == TRACESTATE);
+        let sent = |(name, _): &(&HeaderName, &HeaderValue)| !NOT_SENT.contains(name) && !is_ours(name);
+        for (name, value) in head.headers.iter().filter(sent) {
             put(name.as_str(), value.as_bytes())?;
         }
-        put("host", self.name.as_bytes())?;
-        if !self.body.is_empty() {
-            put("content-length", self.body.len().to_string().as_bytes())?;
+        if let Some(TraceFields { parent, state }) = self.trace {
+            put(TRACEPARENT.as_str(), parent)?;
+            if let Some(state) = state {
+                put(TRACESTATE.as_str(), state.as_bytes())?;
+            }
+        }
+        put("host", route.as_bytes())?;
+        if !body.is_empty() {
+            put("content-length", body.len().to_string().as_bytes())?;
         }
         Ok(())
     }

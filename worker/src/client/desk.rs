@@ -20,6 +20,7 @@ use tracing::{info, warn};
 
 use super::call::{self, Call};
 use super::options::Config;
+use super::spans::Spans;
 use super::view::{Tried, View};
 use crate::Error;
 
@@ -37,6 +38,7 @@ pub(super) struct Desk {
     in_force: InForce,
     view: RefCell<Rc<View>>,
     tried: Tried,
+    pub(super) spans: Spans,
     /// The revision of the routes by which every call goes that is sent from now on.
     goes_by: Cell<u64>,
     identity: Identity,
@@ -145,6 +147,7 @@ impl Desk {
             in_force,
             view: RefCell::new(Rc::new(view)),
             tried,
+            spans: Spans::new(config.traced),
             goes_by: Cell::new(0),
             identity: Identity::new(&config.name),
         });

@@ -9,6 +9,8 @@ mod context;
 mod desk;
 mod error;
 mod options;
+#[cfg_attr(not(feature = "trace"), path = "no_spans.rs")]
+mod spans;
 mod view;
 
 use std::future::Future;
@@ -125,6 +127,7 @@ impl Client {
         mut request: Request<Body>,
     ) -> impl Future<Output = Result<Response<Body>, CallError>> + Send + use<> {
         self.context.apply(&mut request);
+        spans::follow_current(request.headers_mut());
         let (handover, started) = (Arc::clone(&self.handover), Instant::now());
         async move {
             let (answer, answered) = oneshot::channel();

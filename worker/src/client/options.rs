@@ -3,9 +3,12 @@
 use std::time::Duration;
 
 use natsway_boot::Broker;
+#[cfg(feature = "trace")]
+use natsway_boot::trace::HeadSampler;
 use natsway_caller::link::LinkLimits;
 use natsway_routes::store::BUCKET;
 
+use super::spans::Wanted;
 use crate::Error;
 
 /// How to call others. Only the name of who calls must be given.
@@ -17,6 +20,7 @@ pub struct ClientOptions {
     bucket: String,
     limits: LinkLimits,
     patience: Duration,
+    traced: Wanted,
 }
 
 /// Options that were checked.
@@ -27,6 +31,7 @@ pub(super) struct Config {
     pub(super) bucket: String,
     pub(super) limits: LinkLimits,
     pub(super) patience: Duration,
+    pub(super) traced: Wanted,
 }
 
 impl ClientOptions {
@@ -38,6 +43,7 @@ impl ClientOptions {
             bucket: BUCKET.to_owned(),
             limits: LinkLimits { in_flight: 8_192, in_flight_bytes: 32 << 20 },
             patience: Duration::from_secs(5),
+            traced: None,
         }
     }
 
@@ -72,6 +78,20 @@ impl ClientOptions {
         self
     }
 
+    /// Whether calls and their tries have spans, children of the request that is being handled: `false` without. They go to
+    /// OpenTelemetry's global tracer provider; what a request's own trace says of sampling goes for its calls.
+    #[cfg(feature = "trace")]
+    pub fn traced(self, traced: bool) -> ClientOptions {
+        let sampler = traced.then(|| HeadSampler::share(1.0).heeding_parent());
+        ClientOptions { traced: sampler, ..self }
+    }
+
+    /// Spans as with [`traced`](Self::traced), for a tracer provider that samples as `sampler` does.
+    #[cfg(feature = "trace")]
+    pub fn sampled(self, sampler: HeadSampler) -> ClientOptions {
+        ClientOptions { traced: Some(sampler), ..self }
+    }
+
     /// Checks every option.
     pub(super) fn check(self) -> Result<Config, Error> {
         let mut errors = Vec::new();
@@ -90,8 +110,8 @@ impl ClientOptions {
         }
         match self.broker.or_else(|| Broker::new("nats://127.0.0.1:4222").ok()) {
             Some(broker) if errors.is_empty() => {
-                let ClientOptions { name, bucket, limits, patience, .. } = self;
-                Ok(Config { name, broker, bucket, limits, patience })
+                let ClientOptions { name, bucket, limits, patience, traced, .. } = self;
+                Ok(Config { name, broker, bucket, limits, patience, traced })
             }
             _ => Err(Error::Options(errors)),
         }

@@ -213,7 +213,9 @@ impl Args {
         let instance = natsway_boot::random_id();
         let whoami = Whoami::new(&first, &instance);
         let broker = self.broker.into_broker()?;
-        let forward = forward_to.map(|route| Forward { broker: broker.clone(), name: first.clone(), route });
+        let traced = self.traces.head_sampler();
+        let forward =
+            forward_to.map(|route| Forward { broker: broker.clone(), name: first.clone(), route, traced });
         let mut options = Options::new(first)
             .broker(broker)
             .instance(instance)
@@ -227,7 +229,7 @@ impl Args {
                 Cancelled::Drop => OnCancel::Drop,
                 Cancelled::Finish => OnCancel::Finish,
             });
-        if let Some(sampler) = self.traces.head_sampler() {
+        if let Some(sampler) = traced {
             options = options.sampled(sampler);
         }
         options = subjects.fold(options, Options::and_subject);

@@ -7,7 +7,7 @@ use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use natsway_boot::Broker;
-use natsway_worker::{Body, Client, ClientOptions};
+use natsway_worker::{Body, Client, ClientOptions, HeadSampler};
 
 /// Where requests are passed on to, and how.
 pub(crate) struct Forward {
@@ -16,6 +16,8 @@ pub(crate) struct Forward {
     pub(crate) name: String,
     /// The other route's name.
     pub(crate) route: String,
+    /// How requests are sampled, if traces are exported.
+    pub(crate) traced: Option<HeadSampler>,
 }
 
 impl Forward {
@@ -24,7 +26,11 @@ impl Forward {
     /// # Errors
     /// The client cannot be had.
     pub(crate) async fn connect(self) -> Result<(Router, Client), natsway_worker::Error> {
-        let client = Client::connect(ClientOptions::new(self.name).broker(self.broker)).await?;
+        let mut options = ClientOptions::new(self.name).broker(self.broker);
+        if let Some(sampler) = self.traced {
+            options = options.sampled(sampler);
+        }
+        let client = Client::connect(options).await?;
         let service = Router::new().fallback(pass_on).with_state((client.clone(), self.route));
         Ok((service, client))
     }
