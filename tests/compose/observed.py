@@ -135,9 +135,10 @@ def figures_of(stack: Stack, expression: str) -> list:
 
 
 def expressions() -> Iterator[Tuple[str, str]]:
+    """What the panels ask for, with every variable at "all", as the dashboard begins."""
     for panel in json.loads(BOARD.read_text(encoding="utf-8"))["panels"]:
         for target in panel.get("targets", []):
-            yield panel["title"], target["expr"]
+            yield panel["title"], re.sub(r"\$[a-z]\w*", ".*", target["expr"])
 
 
 def asking(stack: Stack, what: str, expression: str) -> dict:
