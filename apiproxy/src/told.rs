@@ -1,6 +1,9 @@
 //! What workers and provisioners tell of themselves, for `/metrics`: they have no port of their own to be asked at, so the
 //! gateway asks them over the broker whenever somebody wants its page, and not otherwise.
 
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod roster;
 mod targets;
 mod workers;

@@ -61,6 +61,9 @@ mod engine;
 mod error;
 mod filter;
 mod flow;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod group;
 mod inspect;
 mod lifecycle;

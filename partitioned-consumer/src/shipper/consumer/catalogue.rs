@@ -227,7 +227,7 @@ fn empty_if_missing(error: io::Error) -> io::Result<Vec<u8>> {
     if error.kind() == io::ErrorKind::NotFound { Ok(Vec::new()) } else { Err(error) }
 }
 
-fn line(path: &str, entry: Option<&Entry>) -> Vec<u8> {
+pub(super) fn line(path: &str, entry: Option<&Entry>) -> Vec<u8> {
     let line = Line { path: path.to_owned(), entry: entry.cloned() };
     let mut json = serde_json::to_vec(&line).expect("plain fields serialize");
     json.push(b'\n');
@@ -235,7 +235,7 @@ fn line(path: &str, entry: Option<&Entry>) -> Vec<u8> {
 }
 
 /// Replays a journal. A last line that a crash cut off was not relied on by anybody.
-fn replay(journal: &[u8]) -> BTreeMap<String, Entry> {
+pub(super) fn replay(journal: &[u8]) -> BTreeMap<String, Entry> {
     let mut entries = BTreeMap::new();
     for line in journal.split_inclusive(|byte| *byte == b'\n') {
         let Ok(Line { path, entry }) = serde_json::from_slice::<Line>(line) else { continue };

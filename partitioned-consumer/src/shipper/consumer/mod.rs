@@ -7,6 +7,8 @@ mod args;
 mod catalogue;
 mod elastic;
 mod files;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod intake;
 mod ledger;
 mod list;

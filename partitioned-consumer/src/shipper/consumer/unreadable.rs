@@ -36,7 +36,12 @@ pub(super) async fn first_unreadable(
 ) -> Result<Option<u64>, Failure> {
     let question = json!({ "seq": from, "next_by_subj": filter }).to_string();
     let answer = client.request(format!("$JS.API.STREAM.MSG.GET.{stream}"), question.into()).await?;
-    let Some(stored) = serde_json::from_slice::<Answer>(&answer.payload)?.message else { return Ok(None) };
+    read_answer(&answer.payload)
+}
+
+/// The sequence of the message of an answer, if it cannot be read.
+pub(super) fn read_answer(answer: &[u8]) -> Result<Option<u64>, Failure> {
+    let Some(stored) = serde_json::from_slice::<Answer>(answer)?.message else { return Ok(None) };
     let headers = STANDARD.decode(&stored.hdrs)?;
     Ok((!is_readable(&headers)).then_some(stored.seq))
 }
