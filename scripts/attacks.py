@@ -332,7 +332,9 @@ def keeps(stream: Dict[str, Dict[str, object]]) -> bool:
 def said_for_others(role: str, own: List[Permission]) -> Set[Fact]:
     """What a role may say in another's name, because the subject says who speaks and all of the kind may use it."""
     names = {
-        "figures-of-others": "natsway.figures.another",
+        "metrics-of-gateways": "natsway.metrics.gateway.another",
+        "metrics-of-callers": "natsway.metrics.caller.another",
+        "metrics-of-anybody": "natsway.figures.another",
         "cancels-and-pings-any-worker": "natsway.worker.another",
         "ends-consumers-of-others": "$JS.API.CONSUMER.DELETE.KV_natsway-routes.another",
         "floods-inboxes-of-gateways": "_INBOX_apiproxy.another.token",

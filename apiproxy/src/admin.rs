@@ -16,6 +16,7 @@ use natsway_wire::control;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::{CoreMetrics, render};
+use crate::rollout::driver::Beliefs;
 use crate::told::Told;
 
 /// What the admin address looks at.
@@ -31,6 +32,8 @@ pub struct Watched {
     pub refused: Refused,
     /// Cancelled when the gateway begins to leave.
     pub draining: CancellationToken,
+    /// The reports of senders that are not believed.
+    pub beliefs: Arc<Beliefs>,
 }
 
 /// How often a gateway that starts looks whether it is ready.
@@ -69,7 +72,7 @@ impl Watched {
 pub(crate) fn is_needed(subject: &str) -> bool {
     subject.starts_with("_INBOX")
         || subject == control::report_subject()
-        || subject == control::figures_subject("*")
+        || subject == control::metrics_subject("*", "*")
         || subject.strip_suffix(".>").is_some_and(|prefix| prefix == control::tombstone_prefix())
 }
 
@@ -92,5 +95,5 @@ async fn ready(State(watched): State<Watched>) -> impl IntoResponse {
 async fn metrics(State(watched): State<Watched>) -> impl IntoResponse {
     let told = watched.told.page().await;
     let own = render(&watched.cores, &watched.routes.reading.load());
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], own + &told)
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], own + &watched.beliefs.page() + &told)
 }

@@ -102,7 +102,11 @@ impl Core {
     /// A core that is not connected yet.
     pub fn new(settings: Arc<Settings>, metrics: Arc<CoreMetrics>, in_force: InForce) -> Rc<Core> {
         let view = RouteView::new(in_force.table.load_full(), &metrics);
-        let role = Role { name: "apiproxy".to_owned(), inbox_prefix: INBOX_PREFIX.to_owned() };
+        let role = Role {
+            name: "apiproxy".to_owned(),
+            inbox_prefix: INBOX_PREFIX.to_owned(),
+            says_reply_subject: settings.across_accounts,
+        };
         let (connections, limits) = (settings.connections_per_core, settings.link);
         let lanes = Lanes::new(role, connections, limits, &metrics.links);
         let memory =

@@ -12,6 +12,7 @@ use natsway_boot::{Broker, Refused};
 use natsway_routes::report;
 use natsway_routes::table::RouteTable;
 use natsway_routes::watch::{Bucket, InForce, follow};
+use natsway_wire::control;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{LocalSet, spawn_local};
@@ -27,7 +28,7 @@ use crate::listener::{Accepted, Seat, accept, bind};
 use crate::memory::LOOK_INTERVAL;
 use crate::memory::plan::MemoryPlan;
 use crate::metrics::CoreMetrics;
-use crate::rollout::driver::{Driver, Progresses};
+use crate::rollout::driver::{Beliefs, Driver, Progresses};
 use crate::settings::Settings;
 use crate::told::Told;
 use crate::{admin, tombstone};
@@ -117,24 +118,45 @@ pub async fn run(
     let cores: Arc<[Arc<CoreMetrics>]> = seats.iter().map(|seat| Arc::clone(&seat.metrics)).collect();
     let identity = Identity::new(settings.listen);
     let progresses = Progresses::default();
+    let beliefs = Arc::<Beliefs>::default();
     if let Some(bucket) = bucket {
-        let rollouts = Driver::new(control.clone(), &bucket, in_force.clone(), Arc::clone(&progresses));
+        let rollouts = Driver::new(
+            control.clone(),
+            &bucket,
+            in_force.clone(),
+            Arc::clone(&progresses),
+            settings.peers,
+            Arc::clone(&beliefs),
+        );
         tokio::spawn(follow(control.clone(), bucket, in_force.clone()));
         tokio::spawn(rollouts.run(identity.id.clone()));
-        tokio::spawn(tombstone::of_rollouts(control.clone(), in_force.clone()));
+        if !settings.across_accounts {
+            tokio::spawn(tombstone::of_rollouts(control.clone(), in_force.clone()));
+        }
     }
     let finished = CancellationToken::new();
     let (figures, known) = (Arc::clone(&cores), in_force.clone());
     let reporting = tokio::spawn(report::keep(
         control.clone(),
+        control::GATEWAY_SOURCE,
         move || identity.report(&figures, &known, &progresses),
         finished.clone().cancelled_owned(),
     ));
     let told = Told::by(control.clone());
     tokio::spawn(ask_again(control.clone(), refused.clone()));
-    tokio::spawn(tombstone::keep(control));
-    let watched =
-        admin::Watched { cores, routes: in_force, told, refused, draining: leaving.draining.clone() };
+    // Beside an import from another account a queue group here is one more receiver, not a member of the workers': both would
+    // get each request.
+    if !settings.across_accounts {
+        tokio::spawn(tombstone::keep(control));
+    }
+    let watched = admin::Watched {
+        cores,
+        routes: in_force,
+        told,
+        refused,
+        draining: leaving.draining.clone(),
+        beliefs,
+    };
     let ready = watched.clone();
     let admin = axum::serve(admin_listener, admin::router(watched));
     tokio::spawn(async move {

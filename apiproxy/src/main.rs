@@ -25,6 +25,10 @@ fn main() -> ExitCode {
         Some(Command::Routes(routes)) => command(routes.run()),
         Some(Command::Rollout(rollout)) => command(rollout.run()),
         Some(Command::Setup(setup)) => command(setup.run()),
+        Some(Command::StandIn(stand_in)) => match stand_in.prepare() {
+            Ok(broker) => one_thread().and_then(|runtime| runtime.block_on(cli::stand_in::serve(broker))),
+            Err(mistake) => return fail(&mistake, ExitCode::from(MISTAKE)),
+        },
         Some(Command::Healthcheck(health)) => health.run(),
         Some(Command::Completions { shell }) => {
             cli::print_completions(shell);

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use natsway_boot::trace::HeadSampler;
 use natsway_caller::link::LinkLimits;
+use natsway_routes::peers::PeerLimits;
 
 use crate::client_address::TrustedProxies;
 use crate::linger::LingerLimits;
@@ -37,6 +38,11 @@ pub struct Settings {
     pub memory: MemoryPlan,
     /// Bytes of answers that each thread may have out at the broker.
     pub coming_bytes: usize,
+    /// Services live in other accounts of the broker: requests say where they are answered, and who stands in for workers
+    /// has to be in their account.
+    pub across_accounts: bool,
+    /// Bounds of what is kept of those who report that they send requests.
+    pub peers: PeerLimits,
     /// How to stop.
     pub drain: Drain,
 }

@@ -31,7 +31,7 @@ impl<F: Start> House<F> {
     /// Subscribes on a session.
     pub(crate) async fn open(&self, client: &Client) -> Result<SelectAll<Subscriber>, async_nats::Error> {
         let config = &self.instance.config;
-        let mut subjects = vec![control::worker_subject(&config.instance)];
+        let mut subjects = vec![control::worker_subject(&config.full_instance())];
         subjects.extend(config.subjects.iter().map(control::presence_subject));
         if self.speaks {
             subjects.extend(self.instance.question_subjects());
@@ -65,7 +65,7 @@ impl<F: Start> House<F> {
             return Some(Bytes::from(self.instance.answer(question)));
         }
         let id = || Bytes::copy_from_slice(self.instance.id().as_bytes());
-        if *message.subject == *control::worker_subject(self.instance.id()) {
+        if *message.subject == *control::worker_subject(&self.instance.config.full_instance()) {
             return match WorkerCommand::decode(&message.payload) {
                 Ok(WorkerCommand::Ping) => Some(id()),
                 Ok(WorkerCommand::Cancel { reply }) => {

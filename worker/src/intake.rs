@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::{Request, Uri};
 use natsway_boot::Clock;
 use natsway_wire::envelope::{self, NotRun, Signal, encode_signal};
-use natsway_wire::{ErrorKind, Limits};
+use natsway_wire::{ErrorKind, Limits, control};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
@@ -110,7 +110,7 @@ impl<F: Start> Intake<F> {
             Figures::count(&figures.shed);
             return refuse(reply, NotRun::Overloaded);
         };
-        let request = match envelope::decode_request(&message.payload, Limits::DEFAULT) {
+        let mut request = match envelope::decode_request(&message.payload, Limits::DEFAULT) {
             Ok(request) => request,
             Err(error) if error.kind() == ErrorKind::Unsupported => {
                 figures.failed(error.to_string());
@@ -125,7 +125,16 @@ impl<F: Start> Intake<F> {
         let started = Instant::now();
         let received_ms = self.clock.unix_ms_at(started);
         let (sent_ms, deadline_ms) = (request.sent_ms, request.deadline_ms);
-        let age = self.staleness.borrow_mut().judge(&reply, sent_ms, deadline_ms, received_ms);
+        let asked_at = request.reply_subject.take().filter(|_| control::is_mapped(&reply));
+        let age = match &asked_at {
+            None if control::is_mapped(&reply) => {
+                Staleness::judge_stranger(sent_ms, deadline_ms, received_ms)
+            }
+            asked_at => {
+                let reply = asked_at.as_deref().unwrap_or(&reply);
+                self.staleness.borrow_mut().judge(reply, sent_ms, deadline_ms, received_ms)
+            }
+        };
         let Age::Fresh { age_ms } = age else {
             Figures::count(&figures.expired);
             return refuse(reply, NotRun::Expired);
@@ -141,7 +150,8 @@ impl<F: Start> Intake<F> {
             endpoint,
         };
         if let Some(join) = (self.start)(job) {
-            self.running.borrow_mut().started(started, deadline, reply, Task { join, endpoint });
+            let (asked_at, task) = (asked_at.map(Into::into), Task { join, endpoint });
+            self.running.borrow_mut().started(started, deadline, reply, asked_at, task);
             if self.watch_parked.get() {
                 self.watch.notify_one();
             }

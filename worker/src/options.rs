@@ -37,6 +37,7 @@ pub struct Options {
     name: Option<String>,
     version: String,
     instance: Option<String>,
+    namespace: Option<String>,
     description: String,
     metadata: BTreeMap<String, String>,
     limits: Limits,
@@ -75,6 +76,7 @@ pub(crate) struct Config {
     pub(crate) name: String,
     pub(crate) version: String,
     pub(crate) instance: String,
+    pub(crate) namespace: Option<String>,
     pub(crate) description: String,
     pub(crate) metadata: BTreeMap<String, String>,
     pub(crate) limits: Limits,
@@ -96,6 +98,7 @@ impl Options {
             name: None,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             instance: None,
+            namespace: None,
             description: String::new(),
             metadata: BTreeMap::new(),
             limits: Limits {
@@ -146,6 +149,14 @@ impl Options {
     /// The id of this instance, which must be no other's: letters, digits, `-` and `_`, 64 at the most. Random without.
     pub fn instance(mut self, id: impl Into<String>) -> Options {
         self.instance = Some(id.into());
+        self
+    }
+
+    /// Takes commands on `natsway.worker.<namespace>.<instance>`: one token that permissions, and imports of other accounts, can
+    /// name. Letters, digits, `-` and `_`, 32 at the most. Without, on `natsway.worker.<instance>`. Gateways before 0.2 do not
+    /// understand it.
+    pub fn namespace(mut self, namespace: impl Into<String>) -> Options {
+        self.namespace = Some(namespace.into());
         self
     }
 
@@ -252,8 +263,14 @@ impl Options {
             errors.push(format!("name {name:?}: expected letters, digits, `-` and `_`"));
         }
         let instance = self.instance.unwrap_or_else(natsway_boot::random_id);
-        if !is_service_name(&instance) || instance.len() > 64 {
-            errors.push(format!("instance {instance:?}: expected up to 64 letters, digits, `-` and `_`"));
+        let most = if self.namespace.is_some() { 31 } else { 64 };
+        if !is_service_name(&instance) || instance.len() > most {
+            errors.push(format!("instance {instance:?}: expected up to {most} letters, digits, `-` and `_`"));
+        }
+        if let Some(namespace) = &self.namespace
+            && (!is_service_name(namespace) || namespace.len() > 32)
+        {
+            errors.push(format!("namespace {namespace:?}: expected up to 32 letters, digits, `-` and `_`"));
         }
         if !is_semver(&self.version) {
             errors.push(format!("version {:?}: expected a SemVer such as 1.2.3", self.version));
@@ -285,6 +302,7 @@ impl Options {
                 name,
                 version: self.version,
                 instance,
+                namespace: self.namespace,
                 description: self.description,
                 metadata,
                 limits: self.limits,
@@ -307,6 +325,16 @@ fn provisioned(variable: impl Fn(&str) -> Option<String>) -> Option<String> {
     let is_container = |name: &String| name.len() == SHORT_ID && name.bytes().all(|b| b.is_ascii_hexdigit());
     let by_provisioner = variable("NATSWAY_PROVISIONED").filter(|id| is_service_name(id));
     by_provisioner.or_else(|| variable("HOSTNAME").filter(is_container))
+}
+
+impl Config {
+    /// The instance as gateways know it: with its namespace, if it has one.
+    pub(crate) fn full_instance(&self) -> String {
+        match &self.namespace {
+            Some(namespace) => format!("{namespace}.{}", self.instance),
+            None => self.instance.clone(),
+        }
+    }
 }
 
 /// `svc.math.blue` gives `blue`.

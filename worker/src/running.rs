@@ -31,6 +31,8 @@ struct Entry<H> {
     started: Instant,
     deadline: Instant,
     reply: Subject,
+    /// Where its sender hears the answer, if the broker put another subject in the place of that one.
+    asked_at: Option<Box<str>>,
     accepted: bool,
     handler: H,
 }
@@ -44,20 +46,33 @@ pub(crate) struct Tick<H> {
     pub(crate) overran: Vec<H>,
 }
 
+impl<H> Entry<H> {
+    fn is_asked_at(&self, reply: &str) -> bool {
+        self.asked_at.as_deref().unwrap_or(self.reply.as_str()) == reply
+    }
+}
+
 impl<H: Handler> Running<H> {
     pub(crate) fn new(accepted_after: Duration) -> Running<H> {
         Running { accepted_after, recent: VecDeque::new(), long: Vec::new() }
     }
 
     /// Takes note of a handler that was started.
-    pub(crate) fn started(&mut self, started: Instant, deadline: Instant, reply: Subject, handler: H) {
+    pub(crate) fn started(
+        &mut self,
+        started: Instant,
+        deadline: Instant,
+        reply: Subject,
+        asked_at: Option<Box<str>>,
+        handler: H,
+    ) {
         // Keeps the queue as short as what really runs, at constant cost.
         for _ in 0..2 {
             if self.recent.front().is_some_and(|oldest| oldest.handler.is_finished()) {
                 self.recent.pop_front();
             }
         }
-        let entry = Entry { started, deadline, reply, accepted: false, handler };
+        let entry = Entry { started, deadline, reply, asked_at, accepted: false, handler };
         if deadline < started + self.accepted_after {
             self.long.push(entry);
         } else {
@@ -96,13 +111,13 @@ impl<H: Handler> Running<H> {
         tick
     }
 
-    /// Drops the handler that answers to `reply`, and gives it if it was at work.
+    /// Drops the handler whose sender hears the answer at `reply`, and gives it if it was at work.
     pub(crate) fn cancel(&mut self, reply: &str) -> Option<H> {
-        let found = self.long.iter().position(|entry| entry.reply.as_str() == reply);
+        let found = self.long.iter().position(|entry| entry.is_asked_at(reply));
         let entry = match found {
             Some(index) => self.long.swap_remove(index),
             None => {
-                let found = self.recent.iter().position(|entry| entry.reply.as_str() == reply);
+                let found = self.recent.iter().position(|entry| entry.is_asked_at(reply));
                 self.recent.remove(found?)?
             }
         };
@@ -170,7 +185,7 @@ mod tests {
         fn start(&mut self, at_ms: u64, deadline_ms: u64, reply: &str) -> Fake {
             let fake = Fake::default();
             let (started, deadline) = (self.at(at_ms), self.at(deadline_ms));
-            self.running.started(started, deadline, Subject::from(reply), fake.clone());
+            self.running.started(started, deadline, Subject::from(reply), None, fake.clone());
             fake
         }
 
@@ -213,6 +228,18 @@ mod tests {
         assert!(long.aborted.get() && recent.aborted.get());
         assert!(scene.running.cancel("a").is_none() && scene.running.cancel("c").is_none());
         assert!(scene.running.is_empty());
+    }
+
+    #[test]
+    fn between_accounts_a_handler_is_known_by_the_subject_that_its_sender_knows() {
+        let mut scene = Scene::new();
+        let (now, later) = (scene.at(0), scene.at(10_000));
+        for (reply, asked_at) in [("_R_.x.1", "_INBOX_apiproxy.s.1"), ("_R_.x.2", "_INBOX_apiproxy.s.2")] {
+            scene.running.started(now, later, reply.into(), Some(asked_at.into()), Fake::default());
+        }
+        assert!(scene.running.cancel("_R_.x.1").is_none());
+        assert!(scene.running.cancel("_INBOX_apiproxy.s.2").is_some());
+        assert_eq!(scene.tick(60).0, ["_R_.x.1"], "and accepted where the broker listens");
     }
 
     #[test]

@@ -146,7 +146,8 @@ where
         let (instance, starter, leave) = (Arc::clone(&instance), starter.clone(), leave.clone());
         let leave_all = leave.clone();
         ends.push(spawn_reader(index, leave, move || {
-            let intake = Intake::new(desk, load, instance.id(), limits.accepted_after, starter());
+            let intake =
+                Intake::new(desk, load, &instance.config.full_instance(), limits.accepted_after, starter());
             Reader::new(instance, index, intake, leave_all)
         })?);
     }

@@ -62,12 +62,20 @@ impl Staleness {
         if sent_ms == 0 {
             return if deadline_ms == 0 { Age::Expired } else { Age::Fresh { age_ms: 0 } };
         }
-        let signed = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
         let now_ms = signed(received_ms);
         let difference = now_ms.saturating_sub(signed(sent_ms));
         let name = reply.rsplit_once('.').map_or(reply, |(sender, _)| sender);
         let index = self.index_of(name, difference, now_ms);
         self.senders[index].judge(difference, i64::from(deadline_ms), now_ms)
+    }
+
+    /// Judges a request of a sender that cannot be told from others: the Unix clocks decide as they stand.
+    pub(crate) fn judge_stranger(sent_ms: u64, deadline_ms: u32, received_ms: u64) -> Age {
+        let difference = if sent_ms == 0 { 0 } else { signed(received_ms).saturating_sub(signed(sent_ms)) };
+        match u32::try_from(difference.max(0)) {
+            Ok(age_ms) if age_ms < deadline_ms => Age::Fresh { age_ms },
+            _ => Age::Expired,
+        }
     }
 
     fn index_of(&mut self, name: &str, difference: i64, now_ms: i64) -> usize {
@@ -92,6 +100,10 @@ impl Staleness {
         self.by_name.insert(name.into(), self.last);
         self.last
     }
+}
+
+fn signed(ms: u64) -> i64 {
+    i64::try_from(ms).unwrap_or(i64::MAX)
 }
 
 impl Sender {
@@ -178,6 +190,16 @@ mod tests {
             Staleness::default().judge(REPLY, NOW_MS + 9_000, 1_000, NOW_MS),
             Age::Fresh { age_ms: 0 }
         );
+    }
+
+    #[test]
+    fn a_stranger_is_judged_by_the_unix_clocks_alone() {
+        let judge = |sent, deadline_ms| Staleness::judge_stranger(sent, deadline_ms, NOW_MS);
+        assert_eq!(judge(NOW_MS - 700, 1_000), Age::Fresh { age_ms: 700 });
+        assert_eq!(judge(NOW_MS - 1_000, 1_000), Age::Expired);
+        assert_eq!(judge(NOW_MS + 9_000, 1_000), Age::Fresh { age_ms: 0 });
+        assert_eq!((judge(0, 1), judge(0, 0)), (Age::Fresh { age_ms: 0 }, Age::Expired));
+        assert_eq!((judge(1, u32::MAX), judge(u64::MAX, 1)), (Age::Expired, Age::Fresh { age_ms: 0 }));
     }
 
     #[test]

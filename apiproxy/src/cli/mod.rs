@@ -7,6 +7,7 @@ pub mod health;
 pub mod rollout;
 pub mod routes;
 pub mod setup;
+pub mod stand_in;
 mod status;
 
 use std::net::SocketAddr;
@@ -21,6 +22,7 @@ use natsway_boot::logs::LogArgs;
 use natsway_boot::traces::TraceArgs;
 use natsway_boot::{BrokerArgs, address, duration};
 use natsway_caller::link::LinkLimits;
+use natsway_routes::peers::PeerLimits;
 use natsway_routes::store::BUCKET;
 
 use crate::client_address::{ProxyField, TrustedProxies};
@@ -62,6 +64,8 @@ pub enum Command {
     Rollout(rollout::RolloutArgs),
     /// Make the buckets and streams that programs need, as an administrator; on a broker where they may not themselves
     Setup(setup::SetupArgs),
+    /// Stand in for the last worker of a subject in an account of its own, as gateways do in theirs
+    StandIn(stand_in::StandInArgs),
     /// Say whether the gateway of this machine is ready; exits with 0 if it is
     Healthcheck(health::HealthArgs),
     /// Print a script that completes this command line in a shell
@@ -115,6 +119,11 @@ pub struct RunArgs {
     /// Broker connections of each thread; more than one costs more than it gives
     #[arg(long, env = "NATSWAY_CONNECTIONS_PER_CORE", value_name = "COUNT", default_value = "1")]
     connections_per_core: NonZeroUsize,
+
+    /// Services live in other accounts of the broker (deploy/nats/accounts.conf): requests say where they are answered, and
+    /// who stands in for the last worker of a subject is an `apiproxy stand-in` in its account
+    #[arg(long, env = "NATSWAY_ACROSS_ACCOUNTS")]
+    across_accounts: bool,
 
     /// One log line for each request
     #[arg(long, env = "NATSWAY_ACCESS_LOG")]
@@ -233,6 +242,14 @@ struct LimitArgs {
     #[arg(long, env = "NATSWAY_MAX_IN_FLIGHT_BYTES", value_name = "BYTES", default_value = "33554432")]
     max_in_flight_bytes: NonZeroUsize,
 
+    /// Senders of requests that are followed, of each source (gateways, callers, a team's account); rollouts name the rest
+    #[arg(long, env = "NATSWAY_MAX_SENDERS", value_name = "COUNT", default_value = "256")]
+    max_senders: NonZeroUsize,
+
+    /// Versions that the senders of a source may tell of, summed over them: each takes about 3 KiB
+    #[arg(long, env = "NATSWAY_MAX_SENDER_VERSIONS", value_name = "COUNT", default_value = "8192")]
+    max_sender_versions: NonZeroUsize,
+
     /// Refuse queries that are not percent-encoded as RFC 3986 has it; otherwise ?q=100% and raw UTF-8 pass
     #[arg(long, env = "NATSWAY_STRICT_QUERIES")]
     strict_queries: bool,
@@ -310,6 +327,11 @@ impl RunArgs {
             link: LinkLimits {
                 in_flight: limits.max_in_flight.get(),
                 in_flight_bytes: limits.max_in_flight_bytes.get(),
+            },
+            across_accounts: self.across_accounts,
+            peers: PeerLimits {
+                senders: limits.max_senders.get(),
+                versions: limits.max_sender_versions.get(),
             },
             drain: Drain { grace: self.drain.drain_grace, limit: self.drain.drain_limit },
         })

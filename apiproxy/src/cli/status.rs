@@ -8,6 +8,7 @@ use async_nats::Client;
 use futures_util::StreamExt;
 use natsway_routes::document::RouteDocument;
 use natsway_routes::figures::Figures;
+use natsway_routes::peers::attributed;
 use natsway_routes::report::{Parts, Progress, Report, Role};
 use natsway_routes::rollout::Rollout;
 use natsway_wire::control;
@@ -15,26 +16,33 @@ use serde_json::{Value, json};
 
 use super::columns::columns;
 
-/// How long senders may take to tell their figures.
-const REPORT_LIMIT: Duration = Duration::from_millis(400);
+/// How long senders may take to tell their figures: they answer all who ask within [`ANSWER_GAP`] at once.
+///
+/// [`ANSWER_GAP`]: natsway_routes::report::ANSWER_GAP
+const REPORT_LIMIT: Duration = Duration::from_millis(600);
+
+/// The most senders that are shown.
+const MOST_REPORTS: usize = 1_024;
 
 /// The reports of everybody who sends requests and answers in time.
 pub(super) async fn ask(client: &Client) -> anyhow::Result<Vec<Report>> {
-    let inbox = client.new_inbox();
-    let mut answers = client.subscribe(inbox.clone()).await?;
-    client.publish_with_reply(control::report_subject(), inbox, "".into()).await?;
+    let mut answers = client.subscribe(control::metrics_subject("*", "*")).await?;
+    client.publish(control::report_subject(), "".into()).await?;
     let mut parts = HashMap::<String, Parts>::new();
     let mut reports: Vec<Report> = Vec::new();
     let until = tokio::time::Instant::now() + REPORT_LIMIT;
     while let Ok(Some(answer)) = tokio::time::timeout_at(until, answers.next()).await {
-        if answer.status == Some(async_nats::StatusCode::NO_RESPONDERS) {
-            break;
+        let Some((source, part)) = attributed(&answer.subject, &answer.payload) else { continue };
+        let key = format!("{source}.{}", part.id);
+        if !parts.contains_key(&key) && parts.len() >= MOST_REPORTS {
+            continue;
         }
-        let Some(part) = Report::read(&answer.payload) else { continue };
-        let Some(report) = parts.entry(part.id.clone()).or_default().take(part) else { continue };
-        match reports.iter_mut().find(|known| known.id == report.id) {
-            // An older release does not say how many messages its report has.
-            Some(known) => known.versions.extend(report.versions),
+        let Some(report) = parts.entry(key).or_default().take(part) else { continue };
+        if !report.whole || report.leaving {
+            continue;
+        }
+        match reports.iter_mut().find(|known| known.id == report.id && known.role == report.role) {
+            Some(known) => *known = report,
             None => reports.push(report),
         }
     }

@@ -4,15 +4,16 @@
 //! one with the lease acts.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_nats::connection::State;
-use async_nats::{Client, Subscriber};
+use async_nats::{Client, Message, Subscriber};
 use futures_util::StreamExt;
 use natsway_routes::document::RouteDocument;
-use natsway_routes::report::{Progress, Report};
+use natsway_routes::peers::{Disbelief, PeerLimits};
+use natsway_routes::report::{ANSWER_GAP, Progress};
 use natsway_routes::rollout::{Phase, Rollout};
 use natsway_routes::store::{RouteStore, StoreErrorKind};
 use natsway_routes::table::Route;
@@ -27,6 +28,7 @@ use super::analysis::Verdict;
 use super::fleet::{Baseline, Fleet};
 use super::machine::{Action, Seen, Workers, behind, next, verdict};
 use super::{check, lease, unix_ms};
+use crate::metrics::Page;
 
 /// How often it looks.
 const PACE: Duration = Duration::from_millis(100);
@@ -34,11 +36,33 @@ const PACE: Duration = Duration::from_millis(100);
 /// Looks between two verdicts on latency: one second, as often as there are new figures.
 const LOOKS_PER_VERDICT: u32 = 10;
 
-/// How often it asks senders of which it has missed something: what they say all answer to.
-const ASK_PACE: Duration = Duration::from_secs(1);
-
 /// After a pause of this length nothing that was seen before is trusted: others have gone on meanwhile.
 const STALL: Duration = Duration::from_secs(2);
+
+/// Between two words about reports that are not believed: whoever forges them must not fill the log.
+const COMPLAINT_GAP: Duration = Duration::from_secs(60);
+
+/// The reports that were not believed, by why.
+#[derive(Debug, Default)]
+pub struct Beliefs([AtomicU64; Disbelief::ALL.len()]);
+
+impl Beliefs {
+    fn count(&self, disbelief: Disbelief) {
+        self.0[disbelief as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The counts in the text format of Prometheus.
+    pub fn page(&self) -> String {
+        let mut page = Page::default();
+        let name = "natsway_reports_disbelieved_total";
+        page.family(name, "counter", "Reports of senders that were not believed, by why.");
+        for why in Disbelief::ALL {
+            let count = self.0[why as usize].load(Ordering::Relaxed);
+            page.sample(name, &format!("reason=\"{}\"", why.as_str()), count);
+        }
+        page.text()
+    }
+}
 
 /// How far the rollouts are, for this gateway's reports.
 pub type Progresses = Arc<Mutex<Vec<Progress>>>;
@@ -53,14 +77,18 @@ pub struct Driver {
     fleet: Fleet,
     watched: BTreeMap<String, Watched>,
     jobs: JoinSet<(String, Key, Done)>,
-    inbox: String,
+    beliefs: Arc<Beliefs>,
+    /// When disbelief was last told in the log.
+    told: Option<Instant>,
+    /// Whether all senders are to be asked.
+    asks: bool,
     wanted: watch::Sender<bool>,
     last_look: Instant,
     /// Since when it hears everybody's reports.
     listening_since: Instant,
     /// How often the client had connected by then: what was said in between was said to nobody here.
     connects: u64,
-    /// When it asked for what it had missed last.
+    /// When it asked all senders last.
     asked: Option<Instant>,
 }
 
@@ -92,18 +120,26 @@ enum Done {
 
 impl Driver {
     /// A driver of the rollouts in the routes of `bucket`.
-    pub fn new(client: Client, bucket: &Bucket, in_force: InForce, progresses: Progresses) -> Driver {
-        let inbox = client.new_inbox();
+    pub fn new(
+        client: Client,
+        bucket: &Bucket,
+        in_force: InForce,
+        progresses: Progresses,
+        limits: PeerLimits,
+        beliefs: Arc<Beliefs>,
+    ) -> Driver {
         Driver {
             client,
             bucket: bucket.name.clone(),
             replicas: bucket.replicas,
             in_force,
             progresses,
-            fleet: Fleet::default(),
+            fleet: Fleet::new(limits),
             watched: BTreeMap::new(),
             jobs: JoinSet::new(),
-            inbox,
+            beliefs,
+            told: None,
+            asks: true,
             wanted: watch::Sender::new(false),
             last_look: Instant::now(),
             listening_since: Instant::now(),
@@ -115,10 +151,11 @@ impl Driver {
     /// Watches and drives for ever, as the gateway `id`.
     pub async fn run(mut self, id: String) {
         let subscribed = async {
-            let reports = self.client.subscribe(control::figures_subject("*")).await?;
-            Ok::<_, async_nats::SubscribeError>((reports, self.client.subscribe(self.inbox.clone()).await?))
+            let reports = self.client.subscribe(control::metrics_subject("*", "*")).await?;
+            let old = self.client.subscribe(control::old_metrics_subject("*")).await?;
+            Ok::<_, async_nats::SubscribeError>((reports, old))
         };
-        let (mut reports, mut answers): (Subscriber, Subscriber) = match subscribed.await {
+        let (mut reports, mut old_reports): (Subscriber, Subscriber) = match subscribed.await {
             Ok(subscribed) => subscribed,
             Err(error) => return warn!(%error, "rollouts are not driven from here"),
         };
@@ -126,13 +163,12 @@ impl Driver {
         let has_lease = held.subscribe();
         tokio::spawn(lease::keep(self.client.clone(), id, self.replicas, holds, held));
         self.listening_since = Instant::now();
-        self.ask_senders().await;
         let mut pace = tokio::time::interval(PACE);
         pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                Some(message) = reports.next() => self.hear(&message.payload).await,
-                Some(message) = answers.next() => self.hear(&message.payload).await,
+                Some(message) = reports.next() => self.hear(&message),
+                Some(message) = old_reports.next() => self.hear(&message),
                 Some(Ok((route, key, done))) = self.jobs.join_next() => self.done(&route, &key, done),
                 _ = pace.tick() => {
                     let drives = *has_lease.borrow();
@@ -142,19 +178,25 @@ impl Driver {
         }
     }
 
-    async fn hear(&mut self, message: &[u8]) {
-        let Some(report) = Report::read(message) else { return };
-        let now = Instant::now();
-        let has_missed = !self.fleet.hear(report, now);
-        if has_missed && self.asked.is_none_or(|asked| now.duration_since(asked) >= ASK_PACE) {
-            self.asked = Some(now);
-            self.ask_senders().await;
+    fn hear(&mut self, message: &Message) {
+        let heard = self.fleet.hear(&message.subject, &message.payload, Instant::now());
+        self.asks |= heard.is_incomplete;
+        let Some(disbelief) = heard.disbelief else { return };
+        self.beliefs.count(disbelief);
+        if self.told.is_none_or(|at| at.elapsed() > COMPLAINT_GAP) {
+            self.told = Some(Instant::now());
+            let (subject, why) = (&message.subject, disbelief.as_str());
+            warn!(%subject, why, "a sender's report is not believed: see natsway_reports_disbelieved_total");
         }
     }
 
-    async fn ask_senders(&self) {
-        let asked = self.client.publish_with_reply(control::report_subject(), self.inbox.clone(), "".into());
-        if let Err(error) = asked.await {
+    /// Asks all senders for all of their metrics, if that is wanted and was not just done.
+    async fn ask_senders(&mut self) {
+        if !self.asks || self.asked.is_some_and(|at| at.elapsed() < ANSWER_GAP) {
+            return;
+        }
+        (self.asks, self.asked) = (false, Some(Instant::now()));
+        if let Err(error) = self.client.publish(control::report_subject(), "".into()).await {
             debug!(%error, "senders not asked");
         }
     }
@@ -200,20 +242,17 @@ impl Driver {
         self.wanted
             .send_if_modified(|wanted| std::mem::replace(wanted, !active.is_empty()) == active.is_empty());
         let mut progresses = Vec::new();
-        let mut asks = false;
         for (revision, document, rollout) in active.into_values() {
             let (progress, action) = self.decide(reading.bucket, revision, document, rollout, now);
             progresses.push(Progress { driving: drives, ..progress });
             match action {
-                Some(Action::AskSenders) if drives => asks = true,
+                Some(Action::AskSenders) if drives => self.asks = true,
                 Some(action) if drives => self.act(revision, document, action),
                 _ => {}
             }
         }
         *self.progresses.lock().unwrap_or_else(PoisonError::into_inner) = progresses;
-        if asks {
-            self.ask_senders().await;
-        }
+        self.ask_senders().await;
     }
 
     fn decide(
@@ -243,7 +282,7 @@ impl Driver {
         if watched.key != key {
             *watched = begin();
         }
-        let window = fleet.window(route, from, to, &watched.baseline);
+        let window = fleet.window(route, from, to, &watched.baseline, now);
         let verdict = verdict(rollout, &window);
         watched.looks += 1;
         if watched.looks.is_multiple_of(LOOKS_PER_VERDICT) {

@@ -1,10 +1,15 @@
 //! Everybody who sends requests, by what they report: pure.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use natsway_routes::figures::Figures;
-use natsway_routes::report::{Heard, Known, Parts, Report};
+use natsway_routes::peers::{Heard, Peer, PeerKey, PeerLimits, PeerRegistry};
+
+#[cfg(test)]
+use natsway_routes::report::Report;
+#[cfg(test)]
+use natsway_wire::control::{GATEWAY_SOURCE, metrics_subject};
 
 use super::analysis::Window;
 use super::machine::Sender;
@@ -15,26 +20,9 @@ const FORGOTTEN: Duration = Duration::from_secs(60);
 /// How long the figures of a sender that is gone are kept: longer than a step is held.
 const KEPT: Duration = Duration::from_secs(3_600);
 
-/// By route and version.
-type ByVersion = HashMap<(String, String), Figures>;
-
 /// All senders that were heard of.
 #[derive(Debug, Default)]
-pub struct Fleet(BTreeMap<String, Member>);
-
-#[derive(Debug)]
-struct Member {
-    name: String,
-    heard: Instant,
-    started: Instant,
-    has_left: bool,
-    /// Reports of which messages are missing.
-    parts: Parts,
-    /// What its reports say.
-    known: Known,
-    /// What it had counted when all of it was heard for the first time; what is newer than that counts from nothing.
-    first: Option<ByVersion>,
-}
+pub struct Fleet(PeerRegistry);
 
 /// The figures of two versions at the beginning of a stretch of time.
 #[derive(Clone, Debug)]
@@ -45,74 +33,81 @@ pub struct Baseline {
 }
 
 impl Fleet {
-    /// Takes a message of a report in; gives false when all of the sender's figures should be asked for, because a report
-    /// was missed that this one goes by.
-    pub fn hear(&mut self, message: Report, now: Instant) -> bool {
-        let age = Duration::from_millis(message.age_ms);
-        let member = self.0.entry(message.id.clone()).or_insert_with(|| Member {
-            name: message.host.clone(),
-            heard: now,
-            started: now.checked_sub(age).unwrap_or(now),
-            has_left: false,
-            parts: Parts::default(),
-            known: Known::default(),
-            first: None,
-        });
-        member.heard = now;
-        member.has_left |= message.leaving;
-        // Not before its last message: what is out by older routes may be in any of them.
-        let Some(report) = member.parts.take(message) else { return true };
-        let heard = member.known.hear(report);
-        if member.first.is_none() && member.known.is_whole() {
-            member.first = Some(member.known.figures.clone());
-        }
-        heard != Heard::Missed
+    /// Nobody yet.
+    pub fn new(limits: PeerLimits) -> Fleet {
+        Fleet(PeerRegistry::new(limits))
+    }
+
+    /// Takes in a message that came on `subject`.
+    pub fn hear(&mut self, subject: &str, message: &[u8], now: Instant) -> Heard {
+        self.0.hear(subject, message, now)
+    }
+
+    /// Takes in a message of a gateway; says whether nothing was missed.
+    #[cfg(test)]
+    pub(super) fn hear_gateway(&mut self, message: &Report, now: Instant) -> bool {
+        let subject = metrics_subject(GATEWAY_SOURCE, &message.id);
+        let text = serde_json::to_vec(message).expect("a report is plain values");
+        let heard = self.hear(&subject, &text, now);
+        assert_eq!(heard.disbelief, None, "{message:?}");
+        !heard.is_incomplete
     }
 
     /// Drops those that are gone for long.
     pub fn forget(&mut self, now: Instant) {
-        self.0.retain(|_, member| now.duration_since(member.heard) < KEPT);
+        self.0.forget(KEPT, now);
     }
 
     /// All who send requests now or may again, and what each has out to a version; their revisions are those of `bucket`.
     pub fn senders(&self, bucket: u64, route: &str, version: &str, now: Instant) -> Vec<Sender> {
         let key = (route.to_owned(), version.to_owned());
-        let sender = |(_, member): (&String, &Member)| {
-            let silent = now.duration_since(member.heard);
-            (!member.has_left && silent < FORGOTTEN).then(|| Sender {
-                name: member.name.clone(),
-                revision: member.known.revision_in(bucket),
-                refuses: member.known.refused.iter().any(|refused| refused == route),
+        let sender = |(of, peer): (PeerKey<'_>, &Peer)| {
+            let silent = now.duration_since(peer.heard());
+            (!peer.is_gone(now) && silent < FORGOTTEN).then(|| Sender {
+                name: match peer.is_doubted(now) {
+                    true => format!("{} (reports of {of} contradict each other)", peer.name()),
+                    false => peer.name().to_owned(),
+                },
+                revision: peer.revision(bucket, now),
+                refuses: peer.refuses(route),
                 silent,
-                in_flight: member.known.figures.get(&key).map_or(0, |figures| figures.in_flight),
+                in_flight: peer.latest().get(&key).map_or(0, |figures| figures.in_flight),
             })
         };
-        self.0.iter().filter_map(sender).collect()
+        // Nobody knows what they send. They are as good as silent, which a drain waits for a while and then names.
+        let unknown = |(source, since): (&str, Instant)| Sender {
+            name: format!("senders of {source:?} beyond those that are followed"),
+            revision: None,
+            refuses: false,
+            silent: now.duration_since(since).max(FORGOTTEN),
+            in_flight: 0,
+        };
+        self.0.peers().filter_map(sender).chain(self.0.crowded(now).map(unknown)).collect()
     }
 
     /// The beginning of a stretch of time in which two versions are watched.
     pub fn baseline(&self, route: &str, old: &str, new: &str, now: Instant) -> Baseline {
         let of = |version: &str| {
             let key = (route.to_owned(), version.to_owned());
-            let whole = self.0.iter().filter(|(_, member)| member.first.is_some());
+            let whole = self.0.peers().filter(|(_, peer)| peer.first().is_some());
             whole
-                .map(|(id, member)| (id.clone(), member.known.figures.get(&key).cloned().unwrap_or_default()))
+                .map(|(of, peer)| (of.to_string(), peer.latest().get(&key).cloned().unwrap_or_default()))
                 .collect()
         };
         Baseline { began: now, old: of(old), new: of(new) }
     }
 
-    /// What happened at all senders since the baseline.
-    pub fn window(&self, route: &str, old: &str, new: &str, baseline: &Baseline) -> Window {
+    /// What happened at all senders since the baseline, but at those in doubt.
+    pub fn window(&self, route: &str, old: &str, new: &str, baseline: &Baseline, now: Instant) -> Window {
         let since = |version: &str, before: &HashMap<String, Figures>| {
             let key = (route.to_owned(), version.to_owned());
             let mut sum = Figures::default();
-            for (id, member) in &self.0 {
-                let Some(latest) = member.known.figures.get(&key) else { continue };
-                let base = match (before.get(id), &member.first) {
+            for (of, peer) in self.0.peers().filter(|(_, peer)| !peer.is_doubted(now)) {
+                let Some(latest) = peer.latest().get(&key) else { continue };
+                let base = match (before.get(&of.to_string()), peer.first()) {
                     (Some(before), _) => before.clone(),
                     // It began later, so all of it counts.
-                    (None, Some(_)) if member.started >= baseline.began => Figures::default(),
+                    (None, Some(_)) if peer.began() >= baseline.began => Figures::default(),
                     // It was heard of later: what it had counted by then may be older.
                     (None, Some(first)) => first.get(&key).cloned().unwrap_or_default(),
                     (None, None) => continue,
@@ -127,7 +122,8 @@ impl Fleet {
 
 #[cfg(test)]
 mod tests {
-    use natsway_routes::report::VersionFigures;
+    use natsway_routes::report::{Role, VersionFigures};
+    use natsway_wire::control::CALLER_SOURCE;
 
     use super::*;
 
@@ -146,7 +142,7 @@ mod tests {
     }
 
     fn counted(fleet: &Fleet, baseline: &Baseline) -> u64 {
-        let window = fleet.window("math", "blue", "green", baseline);
+        let window = fleet.window("math", "blue", "green", baseline, baseline.began);
         assert_eq!(window.old.requests(), window.new.requests());
         window.new.requests()
     }
@@ -154,23 +150,25 @@ mod tests {
     #[test]
     fn only_what_happened_since_the_baseline_counts_whoever_comes_or_goes() {
         let (mut fleet, start) = (Fleet::default(), Instant::now());
-        fleet.hear(report("old", 60_000, 100), start);
+        fleet.hear_gateway(&report("old", 60_000, 100), start);
         let baseline = fleet.baseline("math", "blue", "green", start);
         assert_eq!(counted(&fleet, &baseline), 0);
-        fleet.hear(report("old", 61_000, 130), start + SECOND);
+        fleet.hear_gateway(&report("old", 61_000, 130), start + SECOND);
         assert_eq!(counted(&fleet, &baseline), 30);
         // It started after the baseline: everything that it says is new.
-        fleet.hear(report("new", 500, 7), start + SECOND);
+        fleet.hear_gateway(&report("new", 500, 7), start + SECOND);
         assert_eq!(counted(&fleet, &baseline), 37);
         // It started long before, but nobody had heard of it.
-        fleet.hear(report("late", 90_000, 1_000), start + SECOND);
+        fleet.hear_gateway(&report("late", 90_000, 1_000), start + SECOND);
         assert_eq!(counted(&fleet, &baseline), 37);
-        fleet.hear(report("late", 91_000, 1_005), start + 2 * SECOND);
+        fleet.hear_gateway(&report("late", 91_000, 1_005), start + 2 * SECOND);
         assert_eq!(counted(&fleet, &baseline), 42);
         // What those that leave have counted stays.
-        fleet.hear(Report { leaving: true, ..report("old", 62_000, 140) }, start + 2 * SECOND);
+        fleet.hear_gateway(&Report { leaving: true, ..report("old", 62_000, 140) }, start + 2 * SECOND);
         assert_eq!(counted(&fleet, &baseline), 52);
-        assert_eq!(fleet.senders(0, "math", "blue", start + 2 * SECOND).len(), 2);
+        // They are gone when nothing more came of them.
+        assert_eq!(fleet.senders(0, "math", "blue", start + 2 * SECOND).len(), 3);
+        assert_eq!(fleet.senders(0, "math", "blue", start + 4 * SECOND).len(), 2);
     }
 
     #[test]
@@ -178,16 +176,16 @@ mod tests {
         let (mut fleet, start) = (Fleet::default(), Instant::now());
         let baseline = fleet.baseline("math", "blue", "green", start);
         let part = Report { whole: false, ..report("a", 60_000, 100) };
-        assert!(!fleet.hear(part, start), "ask for all of it");
+        assert!(!fleet.hear_gateway(&part, start), "ask for all of it");
         assert_eq!(counted(&fleet, &baseline), 0);
-        assert!(fleet.hear(report("a", 60_000, 100), start));
+        assert!(fleet.hear_gateway(&report("a", 60_000, 100), start));
         assert_eq!(counted(&fleet, &baseline), 0);
     }
 
     #[test]
     fn a_sender_that_is_silent_is_named_for_a_minute() {
         let (mut fleet, start) = (Fleet::default(), Instant::now());
-        fleet.hear(Report { revision: 7, ..report("a", 0, 1) }, start);
+        fleet.hear_gateway(&Report { revision: 7, ..report("a", 0, 1) }, start);
         let [sender] = &fleet.senders(0, "math", "blue", start + 9 * SECOND)[..] else { panic!("one") };
         assert_eq!((sender.silent, sender.revision, sender.in_flight), (9 * SECOND, Some(7), 3));
         assert!(fleet.senders(0, "math", "blue", start + FORGOTTEN).is_empty());
@@ -202,16 +200,17 @@ mod tests {
         };
         // Only what changed was heard of: a request that is out for long is not among it.
         let news = Report { revision: 8, whole: false, since: 1, versions: Vec::new(), ..numbered(2, 1) };
-        assert!(!fleet.hear(news, start));
+        assert!(!fleet.hear_gateway(&news, start));
         assert_eq!(state(&fleet), (None, 0, false));
-        fleet.hear(Report { revision: 8, ..numbered(4, 1) }, start);
+        fleet.hear_gateway(&Report { revision: 8, ..numbered(4, 1) }, start);
         assert_eq!(state(&fleet), (Some(8), 3, false));
-        fleet.hear(Report { revision: 7, ..numbered(3, 1) }, start);
+        fleet.hear_gateway(&Report { revision: 7, ..numbered(3, 1) }, start);
         assert_eq!(state(&fleet), (Some(8), 3, false), "it is older than what was heard");
         let part = Report { revision: 9, parts: 2, versions: Vec::new(), ..numbered(5, 1) };
-        assert!(fleet.hear(part, start));
+        assert!(fleet.hear_gateway(&part, start));
         assert_eq!(state(&fleet), (Some(8), 3, false), "more is to come");
-        fleet.hear(Report { revision: 9, refused: vec!["math".to_owned()], ..numbered(6, 1) }, start);
+        fleet
+            .hear_gateway(&Report { revision: 9, refused: vec!["math".to_owned()], ..numbered(6, 1) }, start);
         assert_eq!(state(&fleet), (Some(9), 3, true));
     }
 
@@ -224,9 +223,45 @@ mod tests {
     fn revisions_of_a_bucket_that_was_made_anew_are_not_those_of_the_old_one() {
         let (mut fleet, start) = (Fleet::default(), Instant::now());
         let revision = |fleet: &Fleet, bucket| fleet.senders(bucket, "math", "blue", start)[0].revision;
-        fleet.hear(Report { bucket: 1, revision: 57, ..report("a", 0, 1) }, start);
+        fleet.hear_gateway(&Report { bucket: 1, revision: 57, ..report("a", 0, 1) }, start);
         assert_eq!((revision(&fleet, 1), revision(&fleet, 2)), (Some(57), None));
-        fleet.hear(Report { bucket: 2, revision: 3, ..report("a", 0, 1) }, start);
+        fleet.hear_gateway(&Report { bucket: 2, revision: 3, ..report("a", 0, 1) }, start);
         assert_eq!((revision(&fleet, 1), revision(&fleet, 2)), (None, Some(3)));
+    }
+
+    fn hear_of(fleet: &mut Fleet, source: &str, report: &Report, now: Instant) -> Heard {
+        fleet.hear(&metrics_subject(source, &report.id), &report.messages()[0], now)
+    }
+
+    /// What a caller does that would have a drain end, or a canary be judged, by what a gateway never said.
+    #[test]
+    fn a_caller_s_word_changes_nothing_about_a_gateway() {
+        let (mut fleet, start) = (Fleet::default(), Instant::now());
+        fleet.hear_gateway(&Report { revision: 7, ..report("gateway", 60_000, 100) }, start);
+        let baseline = fleet.baseline("math", "blue", "green", start);
+        let forged = Report { revision: 99, leaving: true, ..report("gateway", 60_001, 100_000) };
+        for role in [Role::Gateway, Role::Caller] {
+            hear_of(&mut fleet, CALLER_SOURCE, &Report { role, ..forged.clone() }, start);
+        }
+        let later = start + 3 * SECOND;
+        let senders = fleet.senders(0, "math", "blue", later);
+        let gateways: Vec<_> = senders.iter().filter(|sender| sender.revision == Some(7)).collect();
+        assert_eq!((gateways.len(), gateways[0].in_flight), (1, 3), "it is still waited for: {senders:?}");
+        assert_eq!(counted(&fleet, &baseline), 0, "a caller that is not known yet has counted nothing since");
+    }
+
+    #[test]
+    fn senders_that_are_too_many_are_named() {
+        let (mut fleet, start) = (Fleet::new(PeerLimits { senders: 4, versions: 64 }), Instant::now());
+        fleet.hear_gateway(&report("gateway", 0, 1), start);
+        for number in 0..1_000 {
+            let report = Report { role: Role::Caller, ..report(&format!("c{number}"), 0, 1) };
+            hear_of(&mut fleet, CALLER_SOURCE, &report, start);
+        }
+        let senders = fleet.senders(0, "math", "blue", start);
+        assert_eq!(senders.len(), 1 + 4 + 1);
+        let beyond = senders.last().unwrap();
+        assert_eq!((beyond.revision, beyond.silent >= FORGOTTEN), (None, true));
+        assert!(beyond.name.contains("caller"), "{}", beyond.name);
     }
 }

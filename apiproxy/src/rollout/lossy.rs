@@ -251,7 +251,7 @@ impl World {
             let sender = self.senders.iter_mut().find(|sender| sender.id == report.id).unwrap();
             sender.heard = Some(step);
             let now = self.now();
-            if !self.fleet.hear(report, now) {
+            if !self.fleet.hear_gateway(&report, now) {
                 self.ask();
             }
         }

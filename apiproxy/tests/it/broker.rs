@@ -118,7 +118,7 @@ async fn a_gateway_that_may_not_hear_what_it_needs_is_not_ready_and_names_it() {
     for (missing, told) in
         [("natsway.tombstone.>", "natsway.tombstone.>"), ("_INBOX_apiproxy.>", "_INBOX_apiproxy.")]
     {
-        let needed = ["_INBOX_apiproxy.>", "natsway.figures.*", "natsway.report", "natsway.tombstone.>"];
+        let needed = ["_INBOX_apiproxy.>", "natsway.metrics.*.*", "natsway.report", "natsway.tombstone.>"];
         let allowed: Vec<_> = needed.into_iter().filter(|subject| *subject != missing).collect();
         let lines = format!(
             "authorization {{ users: [{{ user: g, password: p, permissions: {{ publish: \">\", subscribe: {{ allow: {allowed:?} }} }} }}] }}"

@@ -1,23 +1,27 @@
 //! What gateways tell of their versions, and by which routes they say that they go.
 
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
+use natsway_routes::peers::attributed;
 use natsway_routes::report::{Report, VersionFigures};
 use natsway_routes::store::{BUCKET, RouteStore};
 use natsway_testkit::{Broker, eventually};
-use natsway_wire::control::{figures_subject, report_subject};
+use natsway_wire::control::{GATEWAY_SOURCE, metrics_subject, report_subject};
 
 use crate::backend::{Backend, response};
 use crate::fixture::{DEADLINE, Gateway, ROUTES};
 
 /// The reports of all gateways, by asking.
 async fn ask(client: &async_nats::Client, expected: usize) -> Vec<Report> {
-    let inbox = client.new_inbox();
-    let mut answers = client.subscribe(inbox.clone()).await.unwrap();
-    client.publish_with_reply(report_subject(), inbox, "".into()).await.unwrap();
-    let mut reports = Vec::new();
+    let mut answers = client.subscribe(metrics_subject("*", "*")).await.unwrap();
+    client.publish(report_subject(), "".into()).await.unwrap();
+    let mut reports: Vec<Report> = Vec::new();
     while reports.len() < expected {
         let answer = tokio::time::timeout(DEADLINE, answers.next()).await.expect("gateways answer").unwrap();
-        reports.extend(Report::read(&answer.payload));
+        let (source, report) = attributed(&answer.subject, &answer.payload).expect("a report");
+        assert_eq!(source, GATEWAY_SOURCE);
+        if report.whole && reports.iter().all(|known| known.id != report.id) {
+            reports.push(report);
+        }
     }
     reports
 }
@@ -59,10 +63,43 @@ async fn every_gateway_tells_how_its_tries_ended_and_by_which_routes_it_goes() {
     .await;
 }
 
+/// What anybody could do who may ask: today's gateway gave a whole report for each question.
+#[tokio::test]
+async fn questions_without_number_are_answered_a_few_times_and_never_at_a_subject_of_the_askers_choice() {
+    let broker = Broker::builder().jetstream().start().await;
+    let gateway = Gateway::launch_live(&broker, ROUTES);
+    gateway.ready().await;
+    let client = broker.connect().await;
+    let mut told = client.subscribe(metrics_subject("*", "*")).await.unwrap();
+    let mut ordered = client.subscribe("natsway.drain.>").await.unwrap();
+    let mut asked = client.subscribe("_INBOX_asker.*").await.unwrap();
+    let begun = std::time::Instant::now();
+    for number in 0..2_000 {
+        client
+            .publish_with_reply(report_subject(), format!("_INBOX_asker.{number}"), "".into())
+            .await
+            .unwrap();
+        client.publish_with_reply(report_subject(), "natsway.drain.svc.test.blue", "".into()).await.unwrap();
+    }
+    // Asked last, so that what comes for it comes after all of these were heard.
+    let last = ask(&client, 1).await;
+    assert_eq!(last.len(), 1);
+    // Twenty at once, then in each gap one answer, to at most eight inboxes; and its own report each second.
+    let gaps = begun.elapsed().as_millis() / 250 + 23;
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    let count = |subscriber: &mut async_nats::Subscriber| {
+        std::iter::from_fn(|| tokio::task::unconstrained(subscriber.next()).now_or_never().flatten()).count()
+    };
+    let (published, answered, obeyed) = (count(&mut told), count(&mut asked), count(&mut ordered));
+    assert!(published as u128 <= 2 * gaps, "{published} reports in {gaps} gaps");
+    assert!(answered as u128 <= 8 * gaps, "{answered} answers in {gaps} gaps");
+    assert_eq!(obeyed, 0, "a gateway published what the asker wished");
+}
+
 #[tokio::test]
 async fn a_gateway_that_leaves_says_so_after_its_last_request() {
     let broker = Broker::start().await;
-    let mut told = broker.connect().await.subscribe(figures_subject("*")).await.unwrap();
+    let mut told = broker.connect().await.subscribe(metrics_subject("*", "*")).await.unwrap();
     let mut gateway = Gateway::start(&broker, ROUTES, &["--drain-grace", "10ms"]).await;
     let first = Report::read(&told.next().await.unwrap().payload).unwrap();
     assert!(!first.leaving);

@@ -15,7 +15,9 @@ use futures_util::StreamExt;
 use natsway_boot::{Clock, Session};
 use natsway_routes::figures::{Attempt, Recorder};
 use natsway_wire::control::{WorkerCommand, worker_subject};
-use natsway_wire::envelope::{NotRun, Reply, Response, Signal, decode_reply};
+use natsway_wire::envelope::{
+    NotRun, REPLY_SUBJECT_OVERHEAD_BYTES, Reply, Response, Signal, decode_reply, with_reply_subject,
+};
 use natsway_wire::native::{self, NativeReply};
 use natsway_wire::{ErrorKind, Limits};
 use tokio::sync::Notify;
@@ -125,6 +127,7 @@ pub struct Link {
     slots: RefCell<Slots<Answer>>,
     seconds: RefCell<Seconds>,
     limits: LinkLimits,
+    says_reply_subject: bool,
     bytes_in_flight: Cell<usize>,
     counts: Arc<LinkCounts>,
     clock: Clock,
@@ -155,6 +158,7 @@ impl Link {
         session: &Session,
         limits: LinkLimits,
         counts: Arc<LinkCounts>,
+        says_reply_subject: bool,
     ) -> Result<(Rc<Link>, Subscriber), async_nats::SubscribeError> {
         let inbox = format!("{}.{}.", session.inbox_prefix(), natsway_boot::random_id());
         let mut replies = session.client().subscribe(format!("{inbox}*")).await?;
@@ -170,6 +174,7 @@ impl Link {
             slots: RefCell::default(),
             seconds: RefCell::default(),
             limits,
+            says_reply_subject,
             bytes_in_flight: Cell::new(0),
             counts,
             clock: Clock::start(),
@@ -208,7 +213,12 @@ impl Link {
     /// # Errors
     /// [`Refused`].
     pub fn admit(&self, bytes: usize) -> Result<(), Refused> {
-        let most_bytes = self.client.max_payload();
+        let longer = if self.says_reply_subject {
+            self.inbox.len() + Key::TOKEN_BYTES + REPLY_SUBJECT_OVERHEAD_BYTES
+        } else {
+            0
+        };
+        let most_bytes = self.client.max_payload().saturating_sub(longer);
         if bytes > most_bytes {
             return Err(Refused::TooLarge { most_bytes });
         }
@@ -236,6 +246,11 @@ impl Link {
             self.seconds.borrow_mut().begin(wait.key, version);
         }
         let reply = self.reply_subject(wait.key);
+        // Other messages that are answered in envelopes there are none; a native backend's are its own.
+        let payload = match self.says_reply_subject && manners.signals {
+            true => with_reply_subject(&payload, &reply).unwrap_or(payload),
+            false => payload,
+        };
         let mut published = pin!(async {
             match headers {
                 None => self.client.publish_with_reply(subject, reply, payload).await,

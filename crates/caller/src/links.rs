@@ -42,6 +42,8 @@ pub struct Role {
     pub name: String,
     /// The role's own inbox prefix, so that its permissions can be static.
     pub inbox_prefix: String,
+    /// Whether envelopes say where they are answered: services in other accounts of the broker cannot tell otherwise.
+    pub says_reply_subject: bool,
 }
 
 impl Links {
@@ -156,7 +158,8 @@ impl Links {
         before: Option<Replaced>,
         dialer: &mut Dialer,
     ) -> Option<(Session, Option<Replaced>)> {
-        let opened = Link::open(&session, self.limits, Arc::clone(&self.counts)).await;
+        let opened =
+            Link::open(&session, self.limits, Arc::clone(&self.counts), self.role.says_reply_subject).await;
         let (link, replies) = match opened {
             Ok(opened) => opened,
             Err(error) => {

@@ -4,6 +4,8 @@
 //! A report is a JSON object, or several when there are many versions; unknown members are skipped. Every tenth second and
 //! when asked (see [`control::report_subject`]) it has all versions, else those whose figures have changed since then.
 //!
+//! Whoever asks hears the answer where all reports go, for there the broker vouches for who it is from ([`crate::peers`]).
+//!
 //! Messages are published at most once and may be lost, or come in another order. So a report is numbered and cumulative:
 //! [`Reporter`] makes it, [`Parts`] takes it in once all of its messages are there, and [`Known`] says what follows. A
 //! reader that has missed a whole report knows it, and asks for one.
@@ -13,7 +15,7 @@ mod parts;
 mod reporter;
 
 use std::future::Future;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::{Client, Subject};
 use bytes::Bytes;
@@ -30,8 +32,18 @@ use crate::figures::Figures;
 /// How often figures are told unasked.
 pub const PERIOD: Duration = Duration::from_secs(1);
 
+/// The time between two answers once [`ANSWERS_AT_ONCE`] were given: whoever asks meanwhile hears the second one. So no
+/// number of questions makes a sender say more than that.
+pub const ANSWER_GAP: Duration = Duration::from_millis(250);
+
+/// Answers that are given without a gap, where none was given for long.
+pub const ANSWERS_AT_ONCE: u32 = 20;
+
+/// Askers that wait for an answer at their own inbox, as programs before 0.2 do; more get none.
+const MOST_WAITING: usize = 8;
+
 /// Versions in one message: some 100 KB when all of their buckets are in use, far below what a broker takes.
-const VERSIONS_PER_MESSAGE: usize = 128;
+pub(crate) const VERSIONS_PER_MESSAGE: usize = 128;
 
 /// What one sender of requests tells.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
@@ -158,11 +170,17 @@ impl Report {
     }
 }
 
-/// Tells what `report` gives, each second and whenever asked, until `leave` completes; then once more, as the last.
+/// Publishes what `report` gives below `source`, each second and whenever asked, until `leave` completes; then once more, as
+/// the last.
 ///
 /// # Cancel safety
 /// Dropping it ends the reports without a last one; others notice after some seconds.
-pub async fn keep(client: Client, mut report: impl FnMut() -> Report, leave: impl Future<Output = ()>) {
+pub async fn keep(
+    client: Client,
+    source: &str,
+    mut report: impl FnMut() -> Report,
+    leave: impl Future<Output = ()>,
+) {
     let mut asked = match client.subscribe(control::report_subject()).await {
         Ok(asked) => asked,
         Err(error) => return debug!(%error, "no figures are told: not connected"),
@@ -171,26 +189,68 @@ pub async fn keep(client: Client, mut report: impl FnMut() -> Report, leave: imp
     let mut pace = tokio::time::interval(PERIOD);
     pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut reporter = Reporter::default();
+    let mut questions = Questions::default();
     loop {
+        let due = questions.due();
         tokio::select! {
             _ = pace.tick() => {
-                let due = reporter.due(report());
-                let subject = control::figures_subject(&due.id);
-                publish(&client, subject.into(), &due).await;
+                let news = reporter.due(report());
+                publish(&client, own_subject(source, &news), &news).await;
             }
             question = asked.next() => match question {
-                Some(question) => {
-                    if let Some(reply) = question.reply.filter(|reply| control::is_inbox(reply)) {
-                        publish(&client, reply, &reporter.whole(report())).await;
-                    }
-                }
+                Some(question) => questions.take(question.reply, Instant::now()),
                 None => return,
             },
+            () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now).into()), if due.is_some() => {
+                let whole = reporter.whole(report());
+                publish(&client, own_subject(source, &whole), &whole).await;
+                for inbox in questions.answered(Instant::now()) {
+                    publish(&client, inbox, &whole).await;
+                }
+            }
             () = &mut leave => break,
         }
     }
     let last = reporter.whole(Report { leaving: true, ..report() });
-    publish(&client, control::figures_subject(&last.id).into(), &last).await;
+    publish(&client, own_subject(source, &last), &last).await;
+}
+
+fn own_subject(source: &str, report: &Report) -> Subject {
+    control::metrics_subject(source, &report.id).into()
+}
+
+/// Questions that wait for their answer. Pure.
+#[derive(Debug, Default)]
+struct Questions {
+    /// When the first of those came that wait.
+    since: Option<Instant>,
+    inboxes: Vec<Subject>,
+    /// When the answers that were given would have been over, one a gap (the generic cell rate algorithm, ITU-T I.371).
+    paid_until: Option<Instant>,
+}
+
+impl Questions {
+    /// Takes one in. Whoever names an inbox wants the answer there too.
+    fn take(&mut self, reply: Option<Subject>, now: Instant) {
+        self.since.get_or_insert(now);
+        let inbox = reply.filter(|reply| control::is_inbox(reply) && !self.inboxes.contains(reply));
+        self.inboxes.extend(inbox.filter(|_| self.inboxes.len() < MOST_WAITING));
+    }
+
+    /// When they are to be answered; `None` while there are none.
+    fn due(&self) -> Option<Instant> {
+        let since = self.since?;
+        let earliest =
+            self.paid_until.and_then(|until| until.checked_sub(ANSWER_GAP * (ANSWERS_AT_ONCE - 1)));
+        Some(earliest.map_or(since, |earliest| earliest.max(since)))
+    }
+
+    /// They are being answered; gives the inboxes.
+    fn answered(&mut self, now: Instant) -> Vec<Subject> {
+        self.since = None;
+        self.paid_until = Some(self.paid_until.map_or(now, |until| until.max(now)) + ANSWER_GAP);
+        std::mem::take(&mut self.inboxes)
+    }
 }
 
 async fn publish(client: &Client, subject: Subject, report: &Report) {
@@ -228,6 +288,45 @@ mod tests {
                 whole.versions
             );
         }
+    }
+
+    #[test]
+    fn questions_are_answered_together_and_no_more_often_than_the_gap() {
+        let (mut questions, start) = (Questions::default(), Instant::now());
+        assert_eq!(questions.due(), None);
+        // One a millisecond for ten seconds, answered as soon as that is due.
+        let mut answers = 0;
+        for ms in 0..10_000 {
+            let now = start + Duration::from_millis(ms);
+            questions.take(Some(format!("_INBOX_operator.{ms}").into()), now);
+            if questions.due().unwrap() <= now {
+                answers += 1;
+                assert!(questions.answered(now).len() <= MOST_WAITING);
+                assert_eq!(questions.due(), None);
+            }
+        }
+        assert_eq!(answers, ANSWERS_AT_ONCE + 39);
+        questions.answered(start + Duration::from_secs(10));
+        // After a while in which nobody asked, all of them may come at once again.
+        let later = start + Duration::from_secs(60);
+        for _ in 0..ANSWERS_AT_ONCE {
+            questions.take(None, later);
+            assert_eq!(questions.due(), Some(later));
+            questions.answered(later);
+        }
+        questions.take(None, later);
+        assert_eq!(questions.due(), Some(later + ANSWER_GAP));
+    }
+
+    #[test]
+    fn a_question_does_not_have_the_answer_published_where_the_asker_could_not() {
+        let (mut questions, now) = (Questions::default(), Instant::now());
+        for reply in ["natsway.drain.svc.demo.blue", "$KV.natsway-routes.demo", "svc.demo.blue"] {
+            questions.take(Some(reply.into()), now);
+        }
+        questions.take(Some("_INBOX_operator.x".into()), now);
+        questions.take(Some("_R_.x".into()), now);
+        assert_eq!(questions.answered(now), ["_INBOX_operator.x".into(), "_R_.x".into()]);
     }
 
     #[test]

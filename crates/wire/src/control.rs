@@ -11,8 +11,8 @@
 //! | `natsway.tombstone.<service subject>` | every gateway | queue group name; each answers once it stands in for the subject |
 //! | `natsway.drain.<service subject>` | every worker of that subject | empty; each that serves nothing else leaves, and answers with its id first |
 //! | `natsway.scale-out.<service subject>`, `natsway.scale-in...` | one worker of that subject that can obey | a [`Directive`], JSON; it answers how many subscription sets it has then |
-//! | `natsway.figures.<sender>` | gateways, command lines | the figures of whoever sends requests, each second; JSON |
-//! | `natsway.report` | whoever sends requests | empty, with a reply subject: each answers with all of its figures |
+//! | `natsway.metrics.<source>.<sender>` | gateways, provisioners, command lines | the metrics of whoever sends requests, each second; JSON |
+//! | `natsway.report` | whoever sends requests | empty: each publishes all of its metrics, where it always does |
 
 use bytes::Bytes;
 
@@ -76,8 +76,32 @@ pub fn drain_subject(service: &Subject) -> String {
     format!("{CONTROL_PREFIX}.drain.{service}")
 }
 
-/// The subject on which a sender of requests tells its figures; `*` in its stead is all of them.
-pub fn figures_subject(sender: &str) -> String {
+/// The source of gateways' metrics: see [`metrics_subject`].
+pub const GATEWAY_SOURCE: &str = "gateway";
+
+/// The source of the metrics of services that call others, in the account of the gateways.
+pub const CALLER_SOURCE: &str = "caller";
+
+/// The subject on which a sender of requests publishes its metrics; `*` in place of either is all of them.
+///
+/// Who may publish below a `source` is for the broker to say: by permissions, or by the import that maps what comes
+/// out of another account. So the source is what is known of a sender that the sender did not say itself.
+pub fn metrics_subject(source: &str, sender: &str) -> String {
+    format!("{CONTROL_PREFIX}.metrics.{source}.{sender}")
+}
+
+/// Splits what [`metrics_subject`] and [`old_metrics_subject`] make into source and sender; the latter has no source.
+pub fn metrics_sender(subject: &str) -> Option<(&str, &str)> {
+    let (kind, sender) = subject.strip_prefix(CONTROL_PREFIX)?.strip_prefix('.')?.split_once('.')?;
+    match kind {
+        "metrics" => sender.split_once('.').filter(|(_, sender)| !sender.contains('.')),
+        "figures" => Some(("", sender)).filter(|(_, sender)| !sender.contains('.')),
+        _ => None,
+    }
+}
+
+/// The subject on which programs before 0.2 publish their metrics: anybody's, as far as the broker knows.
+pub fn old_metrics_subject(sender: &str) -> String {
     format!("{CONTROL_PREFIX}.figures.{sender}")
 }
 
@@ -102,14 +126,21 @@ pub fn is_inbox(reply: &str) -> bool {
     reply.starts_with("_INBOX") || reply.starts_with("_R_.")
 }
 
-/// Checks an instance id from the wire, since it becomes a token of a subject.
+/// Checks an instance id from the wire, since it becomes a token of a subject, or two: `<namespace>.<instance>`.
 pub(crate) fn instance_id(bytes: &[u8]) -> Result<String, Error> {
     const LONGEST: usize = 64;
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
-    if bytes.is_empty() || bytes.len() > LONGEST || !bytes.iter().all(plain) {
+    let is_token = |token: &[u8]| !token.is_empty() && token.iter().all(plain);
+    let mut tokens = bytes.split(|byte| *byte == b'.');
+    if bytes.len() > LONGEST || tokens.clone().count() > 2 || !tokens.all(is_token) {
         return Err(Error::malformed("instance"));
     }
     String::from_utf8(bytes.to_vec()).map_err(|_| Error::malformed("instance"))
+}
+
+/// Whether a broker put a reply subject of its own in the place of the sender's, since they are in different accounts.
+pub fn is_mapped(reply: &str) -> bool {
+    reply.starts_with("_R_.")
 }
 
 impl std::fmt::Display for Directive {

@@ -93,6 +93,9 @@ fn a_stranger_reads_a_request() {
         binary(b"hello"),
     ]);
     assert_eq!(read_by_a_stranger("request_post"), post);
+    let Value::Array(mut across) = read_by_a_stranger("request_get") else { unreachable!("it is one") };
+    across.push(Value::from("_INBOX_apiproxy.7"));
+    assert_eq!(read_by_a_stranger("request_across"), Value::Array(across));
 }
 
 #[test]

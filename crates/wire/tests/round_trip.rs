@@ -72,7 +72,7 @@ prop_compose! {
         headers in headers(),
         body in body(),
     ) -> Request {
-        Request { deadline_ms, sent_ms, method, path_and_query, headers, body }
+        Request { deadline_ms, sent_ms, method, path_and_query, headers, body, reply_subject: None }
     }
 }
 

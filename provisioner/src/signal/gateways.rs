@@ -1,22 +1,33 @@
 //! What gateways have out to one version of a route, as each of them tells it.
 
-use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
-use async_nats::Client;
-use natsway_routes::report::Report;
-use natsway_wire::control::report_subject;
+use async_nats::{Client, Subscriber};
+use futures_util::{FutureExt, StreamExt};
+use natsway_routes::peers::{PeerLimits, PeerRegistry};
+use natsway_wire::control::{metrics_subject, report_subject};
 
-use super::services::gather;
 use super::{Counters, Totals, Via};
 use crate::sample::Fault;
 
-/// Asks all gateways, and whoever else sends requests, for their figures of one version.
+/// How long gateways may take to answer; they report each second anyway. A look ends sooner when all that were known have.
+const GATHER: Duration = Duration::from_millis(400);
+
+/// Whoever was silent for longer has nothing out that is known: more than two reports.
+const SILENT: Duration = Duration::from_millis(2_500);
+
+/// Whoever was silent for longer is forgotten.
+const FORGOTTEN: Duration = Duration::from_secs(60);
+
+/// Asks all gateways, and whoever else sends requests, for their figures of one version, and believes of them what
+/// [`PeerRegistry`] does.
 #[derive(Debug)]
 pub struct Gateways {
     client: Client,
     via: Via,
     totals: Totals,
-    known: usize,
+    peers: PeerRegistry,
+    reports: Option<Subscriber>,
 }
 
 /// What is out.
@@ -31,7 +42,8 @@ pub struct Out {
 impl Gateways {
     /// A reader of the figures of `via`.
     pub fn new(client: Client, via: Via) -> Gateways {
-        Gateways { client, via, totals: Totals::default(), known: 0 }
+        let peers = PeerRegistry::new(PeerLimits::default());
+        Gateways { client, via, totals: Totals::default(), peers, reports: None }
     }
 
     /// What is out now.
@@ -39,26 +51,60 @@ impl Gateways {
     /// # Errors
     /// [`Fault::Missing`] when no gateway answers.
     pub async fn look(&mut self) -> Result<Out, Fault> {
-        let gathered = gather(&self.client, report_subject(), self.known).await;
-        let reports: Vec<Report> = gathered.map_err(Fault::Missing)?.answers;
+        let told = |error: String| Fault::Missing(format!("gateways not asked: {error}"));
+        tokio::time::timeout(GATHER, self.gather()).await.unwrap_or(Ok(())).map_err(told)?;
+        let now = Instant::now();
+        self.peers.forget(FORGOTTEN, now);
         let Via { route, version } = &self.via;
-        if reports.is_empty() {
+        let key = (route.clone(), version.clone());
+        let mut senders = Vec::new();
+        for (of, peer) in self.peers.peers() {
+            let speaks = now.duration_since(peer.heard()) < SILENT && peer.first().is_some();
+            if !speaks || peer.is_gone(now) || peer.is_doubted(now) {
+                continue;
+            }
+            let figures = peer.latest().get(&key);
+            let out = figures.map_or(0, |figures| u64::try_from(figures.in_flight).unwrap_or(0));
+            let ended = figures.map_or(0, |figures| figures.requests());
+            senders.push((of.to_string(), ended, out));
+        }
+        if senders.is_empty() {
             return Err(Fault::Missing(format!("no gateway tells of route {route}, version {version}")));
         }
-        self.known = reports.len();
-        let mut senders: HashMap<String, (u64, u64)> = HashMap::new();
-        for report in reports {
-            let sender = senders.entry(report.id).or_default();
-            for of in report.versions.iter().filter(|of| of.route == *route && of.version == *version) {
-                sender.0 += of.figures.requests();
-                sender.1 += u64::try_from(of.figures.in_flight).unwrap_or(0);
-            }
-        }
-        let in_flight = senders.values().map(|(_, in_flight)| in_flight).sum();
+        let in_flight = senders.iter().map(|(_, _, out)| out).sum();
         let counters = |completed| Counters { completed, ..Counters::default() };
         let ended = self
             .totals
-            .look(senders.into_iter().map(|(id, (completed, out))| (id, counters(completed + out))));
+            .look(senders.into_iter().map(|(id, ended, out)| (id, counters(ended.saturating_add(out)))));
         Ok(Out { in_flight, asked: ended.completed })
+    }
+
+    /// Takes in what was reported since the last look, asks, and takes in the answers of all that are known.
+    async fn gather(&mut self) -> Result<(), String> {
+        if self.reports.is_none() {
+            let reports = self.client.subscribe(metrics_subject("*", "*")).await;
+            self.reports = Some(reports.map_err(|error| error.to_string())?);
+        }
+        let reports = self.reports.as_mut().expect("it was just put there");
+        while let Some(Some(report)) = tokio::task::unconstrained(reports.next()).now_or_never() {
+            self.peers.hear(&report.subject, &report.payload, Instant::now());
+        }
+        let asked = Instant::now();
+        self.client.publish(report_subject(), "".into()).await.map_err(|error| error.to_string())?;
+        loop {
+            let Some(report) = reports.next().await else {
+                self.reports = None;
+                return Err("the connection was closed".to_owned());
+            };
+            let now = Instant::now();
+            self.peers.hear(&report.subject, &report.payload, now);
+            let mut awaited = self.peers.peers().filter(|(_, peer)| {
+                let is_known = now.duration_since(peer.heard()) < SILENT;
+                is_known && (peer.heard() < asked || peer.first().is_none())
+            });
+            if awaited.next().is_none() {
+                return Ok(());
+            }
+        }
     }
 }

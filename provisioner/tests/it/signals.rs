@@ -16,7 +16,7 @@ use natsway_provisioner::signal::{
 use natsway_routes::figures::Figures;
 use natsway_routes::report::{Report, VersionFigures};
 use natsway_testkit::{Broker, eventually};
-use natsway_wire::control::report_subject;
+use natsway_wire::control::{CALLER_SOURCE, GATEWAY_SOURCE, metrics_subject, report_subject};
 use natsway_worker::{Options, serve};
 use tokio_util::sync::CancellationToken;
 
@@ -179,13 +179,18 @@ async fn services_are_counted_through_restarts_and_with_what_gateways_have_out()
     let answering = tokio::spawn({
         let client = client.clone();
         async move {
-            while let Some(question) = asked.next().await {
+            let mut age_ms = 0;
+            while asked.next().await.is_some() {
+                age_ms += 1;
                 let figures = Figures { in_flight: 40, ..Figures::default() };
                 let (route, version) = ("shop".to_owned(), "blue".to_owned());
                 let versions = vec![VersionFigures { route, version, figures }];
-                let report = Report { id: "gateway".to_owned(), versions, ..Report::default() };
+                let id = "gateway".to_owned();
+                let report = Report { id, age_ms, whole: true, versions, ..Report::default() };
                 for message in report.messages() {
-                    client.publish(question.reply.clone().unwrap(), message).await.unwrap();
+                    let forged = metrics_subject(CALLER_SOURCE, &report.id);
+                    client.publish(forged, message.clone()).await.unwrap();
+                    client.publish(metrics_subject(GATEWAY_SOURCE, &report.id), message).await.unwrap();
                 }
             }
         }

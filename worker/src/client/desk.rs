@@ -97,7 +97,9 @@ async fn run(
     };
     let left = CancellationToken::new();
     let figures = Rc::clone(&desk);
-    let reporting = report::keep(control.clone(), move || figures.report(), left.clone().cancelled_owned());
+    let leave = left.clone().cancelled_owned();
+    let source = natsway_wire::control::CALLER_SOURCE;
+    let reporting = report::keep(control.clone(), source, move || figures.report(), leave);
     let reporting = spawn_local(reporting);
     if tokio::time::timeout(config.patience, desk.ready()).await.is_err() {
         warn!(patience = ?config.patience, broker = %config.broker, "cannot call others yet: no broker, or no routes in it");
@@ -131,7 +133,12 @@ async fn run(
 impl Desk {
     /// Connects for calls, and once more for the routes and figures: that connection may come back by itself.
     async fn open(config: &Config) -> Result<(Rc<Desk>, async_nats::Client), Error> {
-        let role = Role { name: format!("caller {}", config.name), inbox_prefix: INBOX_PREFIX.to_owned() };
+        let role = Role {
+            name: format!("caller {}", config.name),
+            inbox_prefix: INBOX_PREFIX.to_owned(),
+            // What callers need of the routes bucket has no safe way between accounts.
+            says_reply_subject: false,
+        };
         let lanes = Lanes::new(role, NonZeroUsize::MIN, config.limits, &LaneCounts::default());
         lanes.connect(&config.broker).await?;
         let control = config.broker.connect(&format!("caller {} control", config.name), INBOX_PREFIX).await;

@@ -8,6 +8,7 @@ use async_nats::Client;
 use async_nats::jetstream::kv;
 use futures_util::StreamExt;
 use natsway_testkit::{Broker, Process, eventually, free_port, workspace_binary};
+use natsway_wire::control;
 use serde_json::Value;
 
 use crate::probe;
@@ -154,13 +155,15 @@ impl Fleet {
 
     /// Who sends requests and answers within a moment, by the name of the host.
     pub(super) async fn reports(&self) -> anyhow::Result<Vec<Value>> {
-        let inbox = self.client.new_inbox();
-        let mut answers = self.client.subscribe(inbox.clone()).await?;
-        self.client.publish_with_reply(natsway_wire::control::report_subject(), inbox, "".into()).await?;
-        let mut reports = Vec::new();
-        let until = tokio::time::Instant::now() + Duration::from_millis(300);
+        let mut answers = self.client.subscribe(control::metrics_subject("*", "*")).await?;
+        self.client.publish(control::report_subject(), "".into()).await?;
+        let mut reports: Vec<Value> = Vec::new();
+        let until = tokio::time::Instant::now() + Duration::from_millis(600);
         while let Ok(Some(answer)) = tokio::time::timeout_at(until, answers.next()).await {
-            reports.push(serde_json::from_slice(&answer.payload).context("a report is JSON")?);
+            let report: Value = serde_json::from_slice(&answer.payload).context("a report is JSON")?;
+            if report["whole"] == true && reports.iter().all(|known| known["id"] != report["id"]) {
+                reports.push(report);
+            }
         }
         Ok(reports)
     }

@@ -47,6 +47,24 @@ impl Known {
         (self.is_whole && self.bucket == bucket).then_some(self.revision)
     }
 
+    /// The number of the newest report; 0 when there was none, or none with a number.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Whether a report that is newer contradicts what is known: what is counted does not fall, nor does the revision of
+    /// one bucket.
+    pub fn is_contradicted_by(&self, report: &Report) -> bool {
+        let goes_back = report.bucket == self.bucket && report.revision < self.revision;
+        let counts_down = |of: &super::VersionFigures| {
+            let before = self.figures.get(&(of.route.clone(), of.version.clone()));
+            before.is_some_and(|before| {
+                of.figures.requests() < before.requests() || of.figures.errors < before.errors
+            })
+        };
+        goes_back || report.versions.iter().any(counts_down)
+    }
+
     /// Takes in a report, of which all messages are there.
     pub fn hear(&mut self, report: Report) -> Heard {
         if report.number == 0 {

@@ -18,6 +18,11 @@ struct Incomplete {
 }
 
 impl Parts {
+    /// Versions in the reports of which messages are missing.
+    pub fn versions(&self) -> usize {
+        self.0.iter().map(|incomplete| incomplete.report.versions.len()).sum()
+    }
+
     /// Takes a message in, whichever order they come in and however often; gives the report when it is the last that was
     /// missing. The oldest of too many is given up.
     pub fn take(&mut self, message: Report) -> Option<Report> {

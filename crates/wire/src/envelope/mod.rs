@@ -15,7 +15,10 @@ mod reply;
 mod request;
 
 pub use reply::{NotRun, Reply, Response, Signal, decode_reply, encode_response, encode_signal};
-pub use request::{Request, RequestEncoder, decode_request, restamp_request};
+pub use request::{
+    REPLY_SUBJECT_OVERHEAD_BYTES, Request, RequestEncoder, decode_request, restamp_request,
+    with_reply_subject,
+};
 
 use crate::elements::Elements;
 use crate::msgpack::Reader;

@@ -27,6 +27,8 @@ pub struct Request {
     pub headers: HeaderMap,
     /// The whole body.
     pub body: Bytes,
+    /// Where the sender hears the answer, if it says so: see [`with_reply_subject`].
+    pub reply_subject: Option<String>,
 }
 
 /// What each of our requests begins with: an array of eight, the version, no flags. The deadline and the sending time
@@ -120,6 +122,29 @@ pub fn restamp_request(message: &[u8], deadline_ms: u32, sent_ms: u64) -> Result
     Ok(copy.into())
 }
 
+/// A copy of an encoded request that says behind its body at which subject its sender hears the answer.
+///
+/// Between accounts the broker puts a reply subject of its own in its place, of which nothing says who asks. Workers tell
+/// senders, and the requests that are cancelled, by this one then.
+///
+/// # Errors
+/// [`ErrorKind::Malformed`](crate::ErrorKind::Malformed) when `message` is not the work of [`RequestEncoder`].
+pub fn with_reply_subject(message: &[u8], reply_subject: &str) -> Result<Bytes, Error> {
+    const ONE_MORE: [u8; 3] = [HEAD[0] + 1, HEAD[1], HEAD[2]];
+    let rest = message.strip_prefix(&HEAD).ok_or(Error::malformed("request"))?;
+    let mut longer = Vec::with_capacity(message.len() + reply_subject.len() + REPLY_SUBJECT_OVERHEAD_BYTES);
+    longer.extend_from_slice(&ONE_MORE);
+    longer.extend_from_slice(rest);
+    put_str(&mut longer, reply_subject);
+    Ok(longer.into())
+}
+
+/// What a reply subject takes in a request besides its own bytes.
+pub const REPLY_SUBJECT_OVERHEAD_BYTES: usize = 3;
+
+/// The longest reply subject that is kept; what is longer is no broker's.
+const REPLY_SUBJECT_BYTES: usize = 256;
+
 /// Reads a request; its body is a slice of `message`, not a copy.
 ///
 /// # Errors
@@ -134,8 +159,10 @@ pub fn decode_request(message: &Bytes, limits: Limits) -> Result<Request, Error>
     let path_and_query = elements.required("path", read_path)?;
     let headers = elements.optional("headers", read_fields)?;
     let body = elements.optional("body", read_body)?;
+    let reply_subject = elements.optional("reply subject", read_reply_subject)?;
     elements.finish()?;
-    Ok(Request { deadline_ms, sent_ms, method, path_and_query, headers, body: message.slice_ref(body) })
+    let body = message.slice_ref(body);
+    Ok(Request { deadline_ms, sent_ms, method, path_and_query, headers, body, reply_subject })
 }
 
 /// Reads a path and query as a request line has it: from the root (or `*`) and without a fragment, which the `http`
@@ -145,4 +172,12 @@ fn read_path(reader: &mut Reader<'_>, what: &'static str) -> Result<PathAndQuery
     let from_root = path.starts_with(b"/") || path == b"*";
     let parsed = PathAndQuery::try_from(path).ok().filter(|_| from_root && !path.contains(&b'#'));
     parsed.ok_or(Error::malformed(what))
+}
+
+/// Reads a reply subject; anything else that a newer writer may have put there is passed over.
+fn read_reply_subject(reader: &mut Reader<'_>, what: &'static str) -> Result<Option<String>, Error> {
+    let element = reader.span(1, what)?;
+    let text = Reader::new(element, reader.limits()).field(what).ok();
+    let text = text.and_then(|text| std::str::from_utf8(text).ok());
+    Ok(text.filter(|text| text.len() <= REPLY_SUBJECT_BYTES).map(str::to_owned))
 }

@@ -9,6 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use natsway_wire::control::WorkerCommand;
 use natsway_wire::envelope::{
     NotRun, Reply, Request, RequestEncoder, Response, Signal, encode_response, encode_signal,
+    with_reply_subject,
 };
 
 /// The bytes that text in hexadecimal stands for, less comments (`#` to the end of a line) and white space.
@@ -48,7 +49,12 @@ pub fn request_get() -> Request {
         path_and_query: "/".parse().unwrap(),
         headers: HeaderMap::new(),
         body: Bytes::new(),
+        reply_subject: None,
     }
+}
+
+pub fn request_across() -> Request {
+    Request { reply_subject: Some("_INBOX_apiproxy.7".to_owned()), ..request_get() }
 }
 
 pub fn request_post() -> Request {
@@ -59,6 +65,7 @@ pub fn request_post() -> Request {
         path_and_query: "/sum?n=1%20".parse().unwrap(),
         headers: fields(&[("content-type", b"text/plain"), ("x-tag", b"one"), ("x-tag", b"two\xe9")]),
         body: Bytes::from_static(b"hello"),
+        reply_subject: None,
     }
 }
 
@@ -81,8 +88,8 @@ pub fn response_trailers() -> Response {
 }
 
 /// Every golden request by name.
-pub fn requests() -> [(&'static str, Request); 2] {
-    [("request_get", request_get()), ("request_post", request_post())]
+pub fn requests() -> [(&'static str, Request); 3] {
+    [("request_get", request_get()), ("request_post", request_post()), ("request_across", request_across())]
 }
 
 /// Every golden reply by name.
@@ -108,13 +115,17 @@ pub fn commands() -> [(&'static str, WorkerCommand); 2] {
 
 pub fn encode_request(request: &Request) -> Bytes {
     let path_and_query = request.path_and_query.as_str();
-    let Request { deadline_ms, sent_ms, method, headers, body, .. } = request;
+    let Request { deadline_ms, sent_ms, method, headers, body, reply_subject, .. } = request;
     let mut encoder =
         RequestEncoder::new(*deadline_ms, *sent_ms, method.as_str(), path_and_query, 64).unwrap();
     for (name, value) in headers {
         encoder.header(name.as_str(), value.as_bytes()).unwrap();
     }
-    encoder.finish(body)
+    let message = encoder.finish(body);
+    match reply_subject {
+        Some(reply_subject) => with_reply_subject(&message, reply_subject).unwrap(),
+        None => message,
+    }
 }
 
 pub fn encode_reply(reply: &Reply) -> Bytes {

@@ -79,6 +79,11 @@ struct ServiceArgs {
     #[arg(long, env = "NATSWAY_NAME", value_name = "NAME")]
     name: Option<String>,
 
+    /// Namespace of this instance, one token: commands come to natsway.worker.<namespace>.<instance>, so that the broker can
+    /// keep them from other teams' workers
+    #[arg(long, env = "NATSWAY_NAMESPACE", value_name = "NAME")]
+    namespace: Option<String>,
+
     /// Version that `nats micro` shows, a SemVer; by default that of this program
     #[arg(long, env = "NATSWAY_VERSION", value_name = "SEMVER")]
     service_version: Option<String>,
@@ -235,6 +240,9 @@ impl Args {
         options = subjects.fold(options, Options::and_subject);
         if let Some(name) = name {
             options = options.name(name);
+        }
+        if let Some(namespace) = self.service.namespace.clone() {
+            options = options.namespace(namespace);
         }
         if let Some(version) = service_version {
             options = options.version(version);

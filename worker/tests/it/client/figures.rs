@@ -9,7 +9,7 @@ use natsway_routes::document::RouteDocument;
 use natsway_routes::report::{self, Report, Role};
 use natsway_routes::rollout::Phase;
 use natsway_testkit::{Process, eventually, free_port, workspace_binary};
-use natsway_wire::control::figures_subject;
+use natsway_wire::control::metrics_subject;
 use tokio::sync::Semaphore;
 
 use super::{DEADLINE, Stage, ask, goes_by, post};
@@ -107,7 +107,7 @@ async fn a_rollout_waits_for_what_a_client_has_out_to_the_version_that_it_leaves
 async fn a_client_says_that_it_leaves_after_its_last_call() {
     for by_closing in [true, false] {
         let stage = Stage::new(&[("test", BLUE)]).await;
-        let mut told = stage.nats.subscribe(figures_subject("*")).await.unwrap();
+        let mut told = stage.nats.subscribe(metrics_subject("*", "*")).await.unwrap();
         let first = Report::read(&told.next().await.unwrap().payload).unwrap();
         assert!(!first.leaving && first.role == Role::Caller);
         if by_closing {

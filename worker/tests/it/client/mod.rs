@@ -1,5 +1,6 @@
 //! A client that calls workers by the names of their routes: on a real broker, with real workers.
 
+mod accounts;
 mod context;
 mod errors;
 mod figures;
