@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use async_nats::{Client, Message, Subscriber};
+use async_nats::{Client, HeaderMap, Message, Subscriber};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::SelectAll;
@@ -82,7 +82,7 @@ impl<F: Start> House<F> {
         }
         if self.is_drain(&message.subject) {
             // An answer of JetStream's to another question, sent here by whoever asked that, says something.
-            if !message.payload.is_empty() || message.headers.is_some() {
+            if !message.payload.is_empty() || !says_nothing(message.headers.as_ref()) {
                 debug!(subject = %message.subject, "ignored: a request to leave says nothing");
                 return None;
             }
@@ -108,4 +108,12 @@ impl<F: Start> House<F> {
         }
         true
     }
+}
+
+/// What a broker adds to a question from another account.
+const REQUEST_INFO: &str = "Nats-Request-Info";
+
+/// Whether all that headers say was added by the broker on the way.
+fn says_nothing(headers: Option<&HeaderMap>) -> bool {
+    headers.is_none_or(|headers| headers.iter().all(|(name, _)| AsRef::<str>::as_ref(name) == REQUEST_INFO))
 }

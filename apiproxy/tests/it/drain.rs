@@ -114,10 +114,14 @@ async fn a_port_in_use_is_said_and_nothing_is_served() {
 #[tokio::test]
 async fn what_has_to_be_changed_first_is_said_once_with_exit_code_2() {
     let listen = format!("127.0.0.1:{}", natsway_testkit::free_port());
+    // In a directory that there is: what cannot be a path is not shown, for it may be the secret itself.
+    let directory = tempfile::tempdir().unwrap();
+    let [creds, nkey, pem] = ["no-such.creds", "no-such.nkey", "no-such.pem"]
+        .map(|name| directory.path().join(name).display().to_string());
     for (arguments, told) in [
-        (["--nats-creds", "no/such.creds"], "credentials file no/such.creds: No such file"),
-        (["--nats-nkey", "no/such.nkey"], "nkey file no/such.nkey: No such file"),
-        (["--nats-ca", "no/such.pem"], "file of certificate authorities no/such.pem: No such file"),
+        (["--nats-creds", &creds], format!("credentials file {creds}: No such file").as_str()),
+        (["--nats-nkey", &nkey], format!("nkey file {nkey}: No such file").as_str()),
+        (["--nats-ca", &pem], format!("certificate authorities {pem}: No such file").as_str()),
         (["--nats-ca", "/dev/null"], "authorities /dev/null: it holds no certificate in PEM"),
         (["--max-in-flight", "0"], "'0' for '--max-in-flight"),
     ] {

@@ -162,7 +162,7 @@ mod tests {
     use async_nats::jetstream::stream::Republish;
 
     use super::*;
-    use crate::catalogue::{lines, rollout_lease, routes};
+    use crate::catalogue::{group_settings, lines, rollout_lease, routes};
 
     #[test]
     fn what_is_missing_is_made_and_what_is_there_stays() {
@@ -194,7 +194,7 @@ mod tests {
 
     #[test]
     fn other_settings_are_somebodys_choice_and_are_told() {
-        let wanted = rollout_lease(1);
+        let wanted = group_settings(1);
         let found = Config { storage: StorageType::Memory, ..wanted.clone() };
         assert!(
             matches!(step(Some(&found), &wanted, true), Step::Leave { differences } if differences.len() == 1)

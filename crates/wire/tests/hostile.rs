@@ -240,7 +240,7 @@ fn what_http_cannot_carry_is_malformed() {
         let instance = detail.to_owned();
         natsway_wire::envelope::encode_signal(&natsway_wire::envelope::Signal::Accepted { instance })
     };
-    for instance in ["", "a.b", "a b", "*", ">", "é", &"a".repeat(65)] {
+    for instance in ["", ".", "a.", ".a", "a.b.c", "a b", "*", ">", "é", &"a".repeat(65)] {
         assert_eq!(
             kind(decode_reply(&detail(instance), Limits::DEFAULT)),
             ErrorKind::Malformed,
