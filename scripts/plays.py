@@ -249,6 +249,11 @@ def scout(stage: Stage) -> None:
         reached = f"found-demo {least} {most}"
         stage.until(f"there are {least} sets", lambda: reached in " ".join(status(stage).split()))
     stage.until("the tally's consumer is found as well", lambda: "queue-count" in status(stage))
+    # Gateways show the targets.
+    (stage.directory / "routes.toml").write_text(ROUTES, encoding="utf-8")
+    gateway = start_gateway(stage, stage.listen, stage.admin)
+    stage.until("the gateway's page has the targets", lambda: "natsway_target_" in stage.metrics())
+    stage.stop(gateway)
     stage.admin_traffic("orders")
     stage.until("messages are counted", lambda: stage.count("provisioner", "PUB $JS.ACK.orders.count."))
     standby = stage.start("provisioner", "provisioner", "run", "--config", str(path))

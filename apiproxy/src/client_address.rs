@@ -150,17 +150,26 @@ fn first_listed(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
     value.split(',').next().map(|first| first.trim().to_owned())
 }
 
+/// The most hops that are read, from the right: a stranger writes as many commas as a head may hold, and each is repeated
+/// to workers several times as long.
+const MOST_HOPS: usize = 32;
+
 fn listed_hops(headers: &HeaderMap) -> Vec<Hop> {
     let hop = |text: &str| Hop { address: node(text.trim()), ..Hop::default() };
-    values(headers, &FORWARDED_FOR).flat_map(|value| value.split(',').map(hop).collect::<Vec<_>>()).collect()
+    let lines: Vec<_> = values(headers, &FORWARDED_FOR).collect();
+    let from_the_right = lines.iter().rev().flat_map(|line| line.rsplit(','));
+    let mut hops: Vec<Hop> = from_the_right.take(MOST_HOPS).map(hop).collect();
+    hops.reverse();
+    hops
 }
 
 fn forwarded_hops(headers: &HeaderMap) -> Vec<Hop> {
-    let hops = |value: Cow<'_, str>| {
-        let elements = parts(&value, ',').into_iter().filter(|element| !element.trim().is_empty());
-        elements.map(forwarded_hop).collect::<Vec<_>>()
-    };
-    values(headers, &FORWARDED).flat_map(hops).collect()
+    let lines: Vec<_> = values(headers, &FORWARDED).collect();
+    let elements = lines.iter().rev().flat_map(|line| parts(line, ',').into_iter().rev());
+    let elements = elements.filter(|element| !element.trim().is_empty());
+    let mut hops: Vec<Hop> = elements.take(MOST_HOPS).map(forwarded_hop).collect();
+    hops.reverse();
+    hops
 }
 
 /// One element of `Forwarded`: pairs with semicolons between, in any order, names in any case.

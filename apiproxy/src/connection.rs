@@ -233,27 +233,38 @@ async fn serve_http1(
         http.max_headers(limits.header_fields);
     }
     let mut connection = std::pin::pin!(http.serve_connection(io, service));
-    let mut stalled = std::pin::pin!(answers.stalled());
+    // Also while the gateway leaves: a client that does not read must not hold its answer until then.
+    let mut given_up = std::pin::pin!(async {
+        tokio::select! {
+            () = account.evicted() => ClientClose::NoRoom,
+            _ = answers.stalled() => ClientClose::Slow,
+        }
+    });
+    let close = |why| {
+        core.metrics.closed(why);
+        Ok(())
+    };
     tokio::select! {
         biased;
         served = &mut connection => return served,
-        () = account.evicted() => {
-            core.metrics.closed(ClientClose::NoRoom);
-            return Ok(());
-        }
-        _ = &mut stalled => {
-            core.metrics.closed(ClientClose::Slow);
-            return Ok(());
-        }
+        why = &mut given_up => return close(why),
         () = leaving.closing.cancelled() => connection.as_mut().graceful_shutdown(),
     }
     tokio::select! {
         biased;
         served = &mut connection => return served,
+        why = &mut given_up => return close(why),
         () = tokio::time::sleep(SILENT_PATIENCE) => {}
     }
     // Hyper waits for the rest of a head until its own time-out; nothing is lost when that was the first one.
-    if begun.get() { connection.await } else { Ok(()) }
+    if !begun.get() {
+        return Ok(());
+    }
+    tokio::select! {
+        biased;
+        served = &mut connection => served,
+        why = &mut given_up => close(why),
+    }
 }
 
 /// Runs HTTP/2's streams on this core.

@@ -59,7 +59,8 @@ pub struct MemberReset {
 
 /// The sequence that is meant.
 async fn sequence_of(context: &jetstream::Context, stream: &str, to: ResetTo) -> Result<u64, Error> {
-    let next = admin::check_stream(context, stream).await?.state.last_sequence + 1;
+    let state = admin::check_stream(context, stream).await?.state;
+    let next = state.last_sequence + 1;
     match to {
         ResetTo::New => Ok(next),
         ResetTo::Sequence(0) => Err(ErrorKind::InvalidConfig.with("sequence 0: expected at least 1")),
@@ -67,7 +68,8 @@ async fn sequence_of(context: &jetstream::Context, stream: &str, to: ResetTo) ->
             "sequence {sequence}: stream {stream:?} has come to {}, and messages before it would be passed over unseen",
             next - 1
         ))),
-        ResetTo::Sequence(sequence) => Ok(sequence),
+        // What the stream dropped long ago is nothing that the group loses now.
+        ResetTo::Sequence(sequence) => Ok(sequence.max(state.first_sequence.min(next))),
         ResetTo::Time(time) => {
             let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_nanos();
             let time = i128::try_from(since).ok().and_then(|nanos| datetime::from_nanos(nanos).ok());

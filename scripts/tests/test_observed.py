@@ -63,6 +63,7 @@ class Observed(unittest.TestCase):
         cls.stage = Stage(find_broker(), permissions.PERMISSIONS.read_text(encoding="utf-8"))
         cls.addClassCleanup(cls.stage.__exit__)
         stage = cls.stage
+        stage.set_up("--shipper")
         (stage.directory / "routes.toml").write_text(ROUTES, encoding="utf-8")
         listen = ("--listen", f"127.0.0.1:{stage.listen}", "--admin-listen", f"127.0.0.1:{stage.admin}")
         traced = {"NATSWAY_ACCESS_LOG": "true", "OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}

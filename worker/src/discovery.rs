@@ -197,7 +197,8 @@ impl Instance {
                 cancelled: sum.cancelled,
                 overran: sum.overran,
                 without_reply: sum.without_reply,
-                refused_directives: self.refused_directives(),
+                // The worker's, not the subject's: said once, since readers add up.
+                refused_directives: if index == 0 { self.refused_directives() } else { 0 },
             },
         }
     }

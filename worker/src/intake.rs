@@ -101,7 +101,7 @@ impl<F: Start> Intake<F> {
     pub(crate) fn accept(&self, endpoint: usize, message: Message) -> Option<Refusal> {
         let figures = &self.desk.figures[endpoint];
         // What JetStream delivers names a subject of its own to acknowledge at. It may be anything that somebody has stored.
-        let Some(reply) = message.reply.filter(|reply| !reply.starts_with('$')) else {
+        let Some(reply) = message.reply.filter(|reply| control::is_inbox(reply)) else {
             Figures::count(&figures.without_reply);
             return None;
         };

@@ -147,7 +147,7 @@ struct Exporting {
 impl TraceArgs {
     /// Whether traces are exported.
     pub fn is_on(&self) -> bool {
-        let named = self.otlp_endpoint.is_some() || self.otlp_traces_endpoint.is_some();
+        let named = is_set(&self.otlp_endpoint).is_some() || is_set(&self.otlp_traces_endpoint).is_some();
         !self.otel_sdk_disabled && self.traces_exporter.map_or(named, |exporter| exporter == Exporter::Otlp)
     }
 
@@ -207,9 +207,9 @@ impl TraceArgs {
     /// Where spans go: the address for traces as it is, else the collector's with the path of traces.
     fn collector(&self) -> String {
         let general =
-            |local: &str| self.otlp_endpoint.as_deref().unwrap_or(local).trim_end_matches('/').to_owned();
-        match (&self.otlp_traces_endpoint, self.otlp_protocol) {
-            (Some(url), _) => url.clone(),
+            |local: &str| is_set(&self.otlp_endpoint).unwrap_or(local).trim_end_matches('/').to_owned();
+        match (is_set(&self.otlp_traces_endpoint), self.otlp_protocol) {
+            (Some(url), _) => url.to_owned(),
             (None, Protocol::Grpc) => general(LOCAL_GRPC),
             (None, Protocol::Http) => format!("{}/{HTTP_PATH}", general(LOCAL_HTTP)),
         }
@@ -228,13 +228,14 @@ impl TraceArgs {
             Protocol::Http => {
                 if !url.starts_with("http:") {
                     return Err(format!(
-                        "collector {url}: expected http://host:port; https needs protocol grpc"
+                        "collector {}: expected http://host:port; https needs protocol grpc",
+                        shown(&url)
                     ));
                 }
                 Otlp::builder().with_http().with_protocol(Wire::HttpBinary).with_endpoint(&url).build()
             }
         };
-        built.map_err(|error| format!("collector {url}: {error}"))
+        built.map_err(|error| format!("collector {}: {error}", shown(&url)))
     }
 
     fn tls(&self) -> Result<ClientTlsConfig, String> {
@@ -325,6 +326,11 @@ impl SpanExporter for OnRuntime {
 /// What OpenTelemetry's specification takes for true: that word, in any case.
 fn is_true(text: &str) -> Result<bool, std::convert::Infallible> {
     Ok(text.eq_ignore_ascii_case("true"))
+}
+
+/// An endpoint that is given: to OpenTelemetry's specification an empty variable is none.
+fn is_set(endpoint: &Option<String>) -> Option<&str> {
+    endpoint.as_deref().filter(|url| !url.is_empty())
 }
 
 /// An address without a user or a password, for logs.

@@ -242,9 +242,7 @@ impl Link {
         if let Some(moment) = doubt_from {
             self.slots.borrow_mut().doubt_from(wait.key, moment);
         }
-        if let Some(version) = version {
-            self.seconds.borrow_mut().begin(wait.key, version);
-        }
+        self.seconds.borrow_mut().begin(wait.key, version);
         let reply = self.reply_subject(wait.key);
         // Other messages that are answered in envelopes there are none; a native backend's are its own.
         let payload = match self.says_reply_subject && manners.signals {

@@ -22,13 +22,13 @@ pub struct Seconds {
 }
 
 impl Seconds {
-    /// A request goes out to a version.
-    pub fn begin(&mut self, key: Key, version: Arc<Recorder>) {
+    /// A request goes out, to a version if it is of one. Whoever had its place before is forgotten.
+    pub fn begin(&mut self, key: Key, version: Option<Arc<Recorder>>) {
         let place = key.place();
         if self.out.len() <= place {
             self.out.resize_with(place + 1, || None);
         }
-        self.out[place] = Some(version);
+        self.out[place] = version;
     }
 
     /// Its first reply is there.
@@ -65,18 +65,18 @@ mod tests {
         let version = Arc::<Recorder>::default();
         let counted = || version.read().second_replies;
         let key = slots.insert(later, MANNERS, natsway_boot::random_u64());
-        seconds.begin(key, Arc::clone(&version));
+        seconds.begin(key, Some(Arc::clone(&version)));
         slots.abandon(key);
         seconds.unexpected(key);
         assert_eq!(counted(), 0, "it is late, and the first");
 
         let key = slots.insert(later, MANNERS, natsway_boot::random_u64());
-        seconds.begin(key, Arc::clone(&version));
+        seconds.begin(key, Some(Arc::clone(&version)));
         seconds.answered(key);
         slots.abandon(key);
         // Another has its place by then.
         let next = slots.insert(later, MANNERS, natsway_boot::random_u64());
-        seconds.begin(next, Arc::default());
+        seconds.begin(next, Some(Arc::default()));
         assert_eq!(next.place(), key.place());
         seconds.unexpected(key);
         assert_eq!(counted(), 1);
@@ -90,7 +90,7 @@ mod tests {
         let later = Instant::now() + Duration::from_secs(60);
         for _ in 0..2 * REMEMBERED {
             let key = slots.insert(later, MANNERS, natsway_boot::random_u64());
-            seconds.begin(key, Arc::default());
+            seconds.begin(key, Some(Arc::default()));
             seconds.answered(key);
         }
         assert_eq!(seconds.answered.len(), REMEMBERED);

@@ -48,6 +48,11 @@ impl Default for Histogram {
     }
 }
 
+/// The sum, whatever peers have said.
+fn total(counts: &[u64]) -> u64 {
+    counts.iter().fold(0, |sum, count| sum.saturating_add(*count))
+}
+
 impl Histogram {
     /// Counts latencies of so many microseconds.
     pub fn add(&mut self, us: u64, count: u64) {
@@ -56,12 +61,12 @@ impl Histogram {
 
     /// How many there are.
     pub fn count(&self) -> u64 {
-        self.counts.iter().sum()
+        total(&self.counts[..])
     }
 
     /// How many are in a later bucket than `us` is.
     pub fn above(&self, us: u64) -> u64 {
-        self.counts[bucket(us) + 1..].iter().sum()
+        total(&self.counts[bucket(us) + 1..])
     }
 
     /// The last microsecond of the bucket that holds the quantile, 0.0 to 1.0; `None` when nothing was counted.
@@ -71,7 +76,7 @@ impl Histogram {
         let rank = (quantile * count as f64).ceil().max(1.0) as u64;
         let mut so_far = 0;
         let holds = |number: &u64| {
-            so_far += number;
+            so_far = u64::saturating_add(so_far, *number);
             so_far >= rank
         };
         let place = self.counts.iter().position(holds).filter(|_| count > 0)?;
@@ -81,7 +86,7 @@ impl Histogram {
     /// Counts up to the end of each octave, in microseconds: the buckets for Prometheus.
     pub fn cumulative_by_octave(&self) -> Vec<(u64, u64)> {
         let end = |octave: usize| octave * PER_OCTAVE + 1;
-        let cumulative = |octave| (lower_end(end(octave)), self.counts[..end(octave)].iter().sum());
+        let cumulative = |octave| (lower_end(end(octave)), total(&self.counts[..end(octave)]));
         // The last octave has what is above all bounds as well, so it is none of them.
         (0..OCTAVES).map(cumulative).collect()
     }
@@ -90,7 +95,7 @@ impl Histogram {
 impl AddAssign<&Histogram> for Histogram {
     fn add_assign(&mut self, other: &Histogram) {
         for (count, more) in self.counts.iter_mut().zip(other.counts.iter()) {
-            *count += more;
+            *count = count.saturating_add(*more);
         }
     }
 }
@@ -106,8 +111,8 @@ impl<'de> Deserialize<'de> for Histogram {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Histogram, D::Error> {
         let mut histogram = Histogram::default();
         for (place, count) in Vec::<(usize, u64)>::deserialize(deserializer)? {
-            // A sender with more buckets than we know has them above ours. Sums of a thousand senders must not overflow.
-            histogram.counts[place.min(BUCKETS - 1)] = count.min(1 << 50);
+            // A sender with more buckets than we know has them above ours.
+            histogram.counts[place.min(BUCKETS - 1)] = count;
         }
         Ok(histogram)
     }
@@ -154,9 +159,10 @@ impl Figures {
 
 impl AddAssign<&Figures> for Figures {
     fn add_assign(&mut self, other: &Figures) {
-        self.errors += other.errors;
-        self.in_flight += other.in_flight;
-        self.second_replies += other.second_replies;
+        // What a peer says may be anything.
+        self.errors = self.errors.saturating_add(other.errors);
+        self.in_flight = self.in_flight.saturating_add(other.in_flight);
+        self.second_replies = self.second_replies.saturating_add(other.second_replies);
         self.latency += &other.latency;
     }
 }

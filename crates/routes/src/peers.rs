@@ -48,8 +48,8 @@ const VERSION_BYTES: usize = 64;
 /// The most messages of one report.
 const MOST_PARTS: usize = 64;
 
-/// The most refused routes of one sender that are kept.
-const REFUSED_ROUTES: usize = 1_024;
+/// The most refused routes of one sender that are kept; one that refuses more is believed in no revision.
+const REFUSED_ROUTES: usize = 256;
 
 /// Metrics by route and version.
 pub type ByVersion = HashMap<(String, String), Figures>;
@@ -165,6 +165,10 @@ impl PeerRegistry {
             source.peers.retain(|_, peer| now.duration_since(peer.heard) < kept);
             source.versions = source.peers.values().map(Peer::versions).sum();
         }
+        // A source that nobody is of makes room for another.
+        let is_crowded =
+            |of: &Source| of.crowded.is_some_and(|since| now.duration_since(since) < CROWDED_FOR);
+        self.sources.retain(|_, of| !of.peers.is_empty() || is_crowded(of));
     }
 
     /// All senders, each with a key of its own.
@@ -326,10 +330,15 @@ impl Peer {
             self.said_goodbye = message.leaving;
             (self.heard, self.age, self.number) = (now, age, message.number);
         }
+        // What is kept takes no more room than it says: the parts of a report wait for each other.
+        let refuses_too_many = message.refused.len() > REFUSED_ROUTES;
         message.refused.truncate(REFUSED_ROUTES);
         message.refused.retain(|route| route.len() <= VERSION_BYTES);
-        message.rollouts.clear();
+        message.refused.shrink_to_fit();
+        message.rollouts = Vec::new();
+        message.host = String::new();
         message.versions.retain(|of| of.route.len() <= VERSION_BYTES && of.version.len() <= VERSION_BYTES);
+        message.versions.shrink_to_fit();
         if self.is_too_much(&message, room) {
             self.is_cut = true;
             return Taken { contradicts, has_missed: false };
@@ -338,7 +347,7 @@ impl Peer {
         if report.number > self.known.number() || report.number == 0 {
             contradicts |= self.known.is_contradicted_by(&report);
         }
-        self.is_cut &= !report.whole;
+        self.is_cut = (self.is_cut && !report.whole) || refuses_too_many;
         let heard = self.known.hear(report);
         if self.first.is_none() && self.known.is_whole() {
             self.first = Some(self.known.figures.clone());

@@ -14,14 +14,17 @@ mod known;
 mod parts;
 mod reporter;
 
+use std::fmt;
 use std::future::Future;
+use std::marker::PhantomData;
 use std::time::{Duration, Instant};
 
 use async_nats::{Client, Subject};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use natsway_wire::control;
-use serde::{Deserialize, Serialize};
+use serde::de::{IgnoredAny, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use tracing::debug;
 
 pub use self::known::{Heard, Known};
@@ -62,7 +65,7 @@ pub struct Report {
     /// The bucket that this is a revision of: when it was made. One that is made anew counts from 1.
     pub bucket: u64,
     /// Routes whose newest document it refuses: it goes by the one before, or has no such route.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "at_most::<_, _, REFUSED_READ>")]
     pub refused: Vec<String>,
     /// It sends no more requests after this report.
     pub leaving: bool,
@@ -79,9 +82,10 @@ pub struct Report {
     /// Every version that it has tried is among the figures, not only those that changed.
     pub whole: bool,
     /// Its figures of each version since its start.
+    #[serde(deserialize_with = "at_most::<_, _, VERSIONS_READ>")]
     pub versions: Vec<VersionFigures>,
     /// How far the rollouts are, as a gateway sees it.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "at_most::<_, _, ROLLOUTS_READ>")]
     pub rollouts: Vec<Progress>,
 }
 
@@ -131,9 +135,53 @@ pub struct Progress {
     pub behind: Vec<String>,
 }
 
+/// The longest message that is read, in bytes: three times what our largest has.
+const REPORT_BYTES: usize = 1024 * 1024;
+
+/// Versions that are read of one message: one more than it has, so that one with too many is known for what it is.
+const VERSIONS_READ: usize = VERSIONS_PER_MESSAGE + 1;
+
+/// Refused routes that are read of one message.
+const REFUSED_READ: usize = 1_024;
+
+/// Rollouts that are read of one message: a few bytes of each claim several KiB of histograms.
+const ROLLOUTS_READ: usize = 64;
+
+/// Reads the first `MOST` of a sequence, and passes over the others without taking memory for them.
+fn at_most<'de, D: Deserializer<'de>, T: Deserialize<'de>, const MOST: usize>(
+    input: D,
+) -> Result<Vec<T>, D::Error> {
+    struct First<T, const MOST: usize>(PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>, const MOST: usize> Visitor<'de> for First<T, MOST> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a sequence")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Vec<T>, A::Error> {
+            let mut first = Vec::new();
+            while first.len() < MOST {
+                match sequence.next_element()? {
+                    Some(element) => first.push(element),
+                    None => return Ok(first),
+                }
+            }
+            while sequence.next_element::<IgnoredAny>()?.is_some() {}
+            Ok(first)
+        }
+    }
+
+    input.deserialize_seq(First::<T, MOST>(PhantomData))
+}
+
 impl Report {
     /// Reads a message; `None` when it is no report.
     pub fn read(message: &[u8]) -> Option<Report> {
+        if message.len() > REPORT_BYTES {
+            return None;
+        }
         serde_json::from_slice(message).ok().filter(|report: &Report| !report.id.is_empty())
     }
 
@@ -258,6 +306,39 @@ async fn publish(client: &Client, subject: Subject, report: &Report) {
         if let Err(error) = client.publish(subject.clone(), message).await {
             return debug!(%error, "figures not told");
         }
+    }
+}
+
+#[cfg(test)]
+mod bounds {
+    use super::*;
+
+    /// A few bytes must not claim many: each rollout and version is read with its histograms.
+    #[test]
+    fn no_more_is_read_of_a_message_than_a_sender_of_ours_would_say() {
+        let many = |element: &str, count: usize| vec![element; count].join(",");
+        let message = format!(
+            r#"{{"id":"a","rollouts":[{}],"refused":[{}],"versions":[{}]}}"#,
+            many("{}", 100_000),
+            many(r#""r""#, 50_000),
+            many(r#"{"route":"r","version":"v"}"#, 10_000),
+        );
+        let report = Report::read(message.as_bytes()).unwrap();
+        assert_eq!(report.rollouts.len(), ROLLOUTS_READ);
+        assert_eq!(report.refused.len(), REFUSED_READ);
+        assert_eq!(report.versions.len(), VERSIONS_READ);
+        let long = format!(r#"{{"id":"a","host":"{}"}}"#, "h".repeat(REPORT_BYTES));
+        assert_eq!(Report::read(long.as_bytes()), None);
+    }
+
+    #[test]
+    fn what_peers_count_is_added_without_overflow() {
+        let text = r#"{"route":"r","version":"v","errors":18446744073709551615,"in_flight":9223372036854775807,
+            "latency":[[0,18446744073709551615],[7,18446744073709551615]]}"#;
+        let of: VersionFigures = serde_json::from_str(text).unwrap();
+        let mut sum = of.figures.clone();
+        sum += &of.figures;
+        assert_eq!((sum.errors, sum.requests(), sum.in_flight), (u64::MAX, u64::MAX, i64::MAX));
     }
 }
 

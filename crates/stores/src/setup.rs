@@ -72,10 +72,7 @@ pub fn step(found: Option<&Config>, wanted: &Config, asked_for_copies: bool) -> 
     if forgets && found.storage == StorageType::Memory && wanted.storage == StorageType::File {
         return Step::MakeAnew;
     }
-    let differences = differences(found, wanted);
-    if !differences.is_empty() {
-        return Step::Leave { differences };
-    }
+    // Changes come first: what is left as it is, is told as long as it differs.
     let mut changes = Vec::new();
     if asked_for_copies && found.num_replicas != wanted.num_replicas {
         changes.push(Change::Copies { from: found.num_replicas, to: wanted.num_replicas });
@@ -83,7 +80,12 @@ pub fn step(found: Option<&Config>, wanted: &Config, asked_for_copies: bool) -> 
     if found.allow_direct && !wanted.allow_direct {
         changes.push(Change::NoDirectGets);
     }
-    if changes.is_empty() { Step::Nothing } else { Step::Change(changes) }
+    let differences = differences(found, wanted);
+    match (changes.is_empty(), differences.is_empty()) {
+        (false, _) => Step::Change(changes),
+        (true, false) => Step::Leave { differences },
+        (true, true) => Step::Nothing,
+    }
 }
 
 /// What lasts no longer than this may be forgotten at any time: leases and turns.
@@ -190,6 +192,9 @@ mod tests {
         let wanted = routes("natsway-routes", 1);
         let found = Config { allow_direct: true, ..wanted.clone() };
         assert_eq!(step(Some(&found), &wanted, false), Step::Change(vec![Change::NoDirectGets]));
+        // Also where somebody has chosen other settings.
+        let chosen = Config { max_messages_per_subject: 7, ..found };
+        assert_eq!(step(Some(&chosen), &wanted, false), Step::Change(vec![Change::NoDirectGets]));
     }
 
     #[test]

@@ -21,6 +21,11 @@ impl Figure {
         self.0.fetch_add(more, Ordering::Relaxed);
     }
 
+    /// Counts down, where several have counted up.
+    pub(crate) fn sub(&self, less: u64) {
+        self.0.fetch_sub(less, Ordering::Relaxed);
+    }
+
     /// Sets it.
     pub(crate) fn set(&self, value: u64) {
         self.0.store(value, Ordering::Relaxed);

@@ -126,7 +126,10 @@ impl ServicesSignal {
         let in_hand = in_flight.max(out.map_or(0, |out| out.in_flight));
         // Those that instances hold have come too, or a stall would look like a load that has ended. Who leaves takes along what it
         // held, and what ever came does not fall.
-        let come = counted.completed + counted.refused + counted.dropped + in_flight;
+        // What a worker says may be anything.
+        let come = [counted.refused, counted.dropped, in_flight]
+            .into_iter()
+            .fold(counted.completed, u64::saturating_add);
         self.come = self.come.max(come);
         Ok(Sample {
             at_ms: now_ms(&self.clock),
@@ -185,8 +188,14 @@ impl Stats {
         Counters {
             completed: self.endpoints.iter().map(|endpoint| endpoint.num_requests).sum(),
             // What came after its deadline had waited for too long.
-            refused: self.data().map(|data| data.shed + data.expired).sum(),
-            dropped: self.data().map(|data| data.cancelled + data.overran).sum(),
+            refused: self
+                .data()
+                .map(|data| data.shed.saturating_add(data.expired))
+                .fold(0, u64::saturating_add),
+            dropped: self
+                .data()
+                .map(|data| data.cancelled.saturating_add(data.overran))
+                .fold(0, u64::saturating_add),
             busy_ns: self.endpoints.iter().map(|endpoint| endpoint.processing_time).sum(),
         }
     }

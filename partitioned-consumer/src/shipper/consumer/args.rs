@@ -14,6 +14,9 @@ use crate::shipper::retain::Retention;
 use crate::shipper::stream::StreamPlan;
 use crate::shipper::units::ByteSize;
 
+/// The most that a producer's clock may be ahead: producers begin a new history after none that is further ahead.
+const MOST_CLOCK_SKEW: Duration = Duration::from_secs(86_400);
+
 /// When lines are made to reach the disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Fsync {
@@ -120,7 +123,7 @@ pub struct ConsumerArgs {
     #[arg(long, env = "SHIPPER_UNPACKED_LIMIT", value_name = "SIZE", default_value = "8MiB")]
     unpacked_limit: ByteSize,
 
-    /// How far the clock of a producer may be ahead of the broker's; what is further ahead is refused
+    /// How far the clock of a producer may be ahead of the broker's, at most a day; what is further ahead is refused
     #[arg(long, env = "SHIPPER_CLOCK_SKEW", value_name = "TIME", default_value = "1d")]
     clock_skew: humantime::Duration,
 
@@ -240,6 +243,12 @@ impl ConsumerArgs {
         }
         if self.sources == 0 {
             faults.push("SHIPPER_SOURCES=0: expected at least 1".into());
+        }
+        if *self.clock_skew > MOST_CLOCK_SKEW {
+            faults.push(format!(
+                "SHIPPER_CLOCK_SKEW={}: expected at most 1d, since producers pass over a history that is further ahead",
+                self.clock_skew
+            ));
         }
         if self.rotate == Period::Never && output.as_ref().is_some_and(OutputPattern::is_dated) {
             faults.push("SHIPPER_ROTATE=never with a date in SHIPPER_OUTPUT: expected a name without one, since no other file follows".into());

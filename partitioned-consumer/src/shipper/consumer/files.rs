@@ -70,6 +70,8 @@ impl Files {
     /// Cuts a file to `bytes` where it is longer. One that does not exist is short enough.
     pub(super) fn cut_to(&mut self, path: &str, bytes: u64) -> io::Result<()> {
         let full = self.directory.join(path);
+        // That it cannot even be opened must cost no committed line either.
+        step(|| {})?;
         match File::options().write(true).open(full) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(error),

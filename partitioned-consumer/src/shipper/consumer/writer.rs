@@ -531,31 +531,31 @@ impl<O: Offsets> Writer<O> {
 
     fn try_append(&mut self, works: &mut [Work]) -> io::Result<()> {
         let Parts { rotation, catalogue, files, clock, .. } = &mut self.parts;
-        let (mut changes, now) = (Vec::new(), clock());
-        for work in works.iter_mut().filter(|work| !work.plan.pieces.is_empty()) {
-            let target = match work.target.take() {
-                // Tried before: from the same length again.
-                Some(target) => {
+        let (mut changes, mut fresh, now) = (Vec::new(), Vec::new(), clock());
+        let mut choose_all = || {
+            for (index, work) in works.iter_mut().enumerate().filter(|(_, work)| !work.plan.pieces.is_empty())
+            {
+                if let Some(target) = &work.target {
+                    // Tried before: from the same length again.
                     files.cut_to(&target.path, target.bytes)?;
-                    target
+                    continue;
                 }
-                None => {
-                    let place = &self.places[&work.source];
-                    let wanted = Wanted {
-                        source: &work.source,
-                        present: place.open.as_ref(),
-                        commit: place.known.commit.as_ref(),
-                        add: added(&work.plan.pieces),
-                        now: &now,
-                    };
-                    rotation.choose(&wanted, (catalogue, files), &mut changes)?
-                }
-            };
-            work.target = Some(target);
-        }
-        if let Err(error) = catalogue.record(changes) {
-            // What is not in the catalogue must not be written.
-            works.iter_mut().for_each(|work| work.target = None);
+                let place = &self.places[&work.source];
+                let wanted = Wanted {
+                    source: &work.source,
+                    present: place.open.as_ref(),
+                    commit: place.known.commit.as_ref(),
+                    add: added(&work.plan.pieces),
+                    now: &now,
+                };
+                work.target = Some(rotation.choose(&wanted, (catalogue, files), &mut changes)?);
+                fresh.push(index);
+            }
+            catalogue.record(std::mem::take(&mut changes))
+        };
+        if let Err(error) = choose_all() {
+            // What is not in the catalogue must not be written: whichever step failed, no file of this round is in it.
+            fresh.into_iter().for_each(|index| works[index].target = None);
             return Err(error);
         }
         let mut written = Vec::new();

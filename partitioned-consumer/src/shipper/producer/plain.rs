@@ -122,7 +122,7 @@ impl Plain {
         }
         if stopped {
             let figures = &self.setup.figures;
-            figures.stopped.set(figures.stopped.get().saturating_sub(1));
+            figures.stopped.sub(1);
             tell(None);
         }
     }

@@ -313,7 +313,7 @@ impl Shipping {
                 self.status.lock().unwrap_or_else(PoisonError::into_inner).last_error = Some(reason);
             }
             (true, Ok(())) => {
-                figures.stopped.set(figures.stopped.get().saturating_sub(1));
+                figures.stopped.sub(1);
                 info!(subject, "the checkpoint can be saved again");
                 self.status.lock().unwrap_or_else(PoisonError::into_inner).last_error = None;
             }
