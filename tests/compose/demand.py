@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from images import DEBIAN, Images, image_named
@@ -15,6 +16,14 @@ LEAST, MOST = 2, 8
 # Requests of a tenth of a second at this rate keep 20 places busy: three workers and a bit at 8 places each.
 PATH, PER_SECOND, CONNECTIONS = "/slow?ms=100", 200, 64
 WANTED = 3
+# Ways to a directory of the host, of which no worker of these files has one.
+MOUNTS = (
+    {"Binds": ["/:/host"]},
+    {"Mounts": [{"Type": "bind", "Source": "/etc", "Target": "/host"}]},
+    {"Mounts": [{"Type": "volume", "Target": "/host", "VolumeOptions": {"DriverConfig": {"Options": {"type": "none", "o": "bind", "device": "/"}}}}]},
+    {"VolumesFrom": ["natsway-engine-proxy-1"]},
+)
+NOWHERE = "natsway/nowhere:none"
 
 
 def provisioner(stack: Stack, images: Images) -> str:
@@ -78,15 +87,30 @@ def refused(stack: Stack) -> None:
     ):
         status = asked(stack, method, path)
         expect(status == 403, f"{method} {path} through the proxy: {status}")
+    for host in MOUNTS:
+        for version in ("", "/v1.40"):
+            status = created(stack, host, version)
+            expect(status == 403, f"a container with {host} at `{version}`: {status}")
+    # What docs/provisioner.md says is not kept apart; the engine itself refuses the image.
+    for host in ({}, {"Privileged": True}, {"PidMode": "host"}):
+        status = created(stack, host)
+        expect(status == 404, f"a container with {host or 'nothing special'}: {status}")
     expect(asked(stack, "GET", "/containers/json") == 200, "the proxy refuses what it should pass on")
 
 
-def asked(stack: Stack, method: str, path: str) -> int:
+def created(stack: Stack, host: dict, version: str = "") -> int:
+    """The status when a container of an image that is nowhere is asked for."""
+    return asked(stack, "POST", f"{version}/containers/create", json.dumps({"Image": NOWHERE, "HostConfig": host}))
+
+
+def asked(stack: Stack, method: str, path: str, body: str = "") -> int:
     """The status of a request to the proxy's socket, from where the provisioner sends it."""
     script = (
         "use IO::Socket::UNIX; my $s = IO::Socket::UNIX->new(Peer => '/run/engine/docker.sock') or die $!;"
-        f" print $s qq({method} {path} HTTP/1.0\\r\\nHost: docker\\r\\nContent-Length: 0\\r\\n\\r\\n); print scalar <$s>;"
+        " my ($line, $body) = @ARGV; my $fields = 'Content-Type: application/json';"
+        " print $s qq($line HTTP/1.0\\r\\nHost: docker\\r\\n$fields\\r\\nContent-Length: ${\\length $body}\\r\\n\\r\\n$body);"
+        " print scalar <$s>;"
     )
     volumes = ("--volumes-from", stack.the("engine-proxy"), "--user", "65532:65532", "--network", "none")
-    told = stack.engine.run("run", "--rm", *volumes, DEBIAN, "perl", "-e", script)
+    told = stack.engine.run("run", "--rm", *volumes, DEBIAN, "perl", "-e", script, f"{method} {path}", body)
     return int(told.split()[1])

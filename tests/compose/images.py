@@ -1,8 +1,9 @@
 """The images that docker-compose.yml and the Dockerfile name, pulled, or made here where there is no registry.
 
 A stand-in bears the real name and tag, so that the files are used unedited. It is made of what the machine's package
-sources have: a Debian by debootstrap, the broker's own program over busybox, the host's Rust toolchain, and programs
-that the caller names. Each is announced as STAND-IN, and removed in the end when this run has made it.
+sources have: a Debian by debootstrap, the broker's own program over busybox, the host's Rust toolchain, programs that the
+caller names, and engine-proxy/ in place of the socket proxy. Each is announced as STAND-IN, and removed in the end when
+this run has made it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Callable, Dict, List, Optional
 from engine import Engine, Missing
 from find_broker import find_broker
 from find_promtool import unpacked
-from tooling import ROOT, ToolError, say
+from tooling import ROOT, ToolError, say, tools_dir
 
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 # Programs that only their authors or a language's package source publish, and the variable that names a file of them.
@@ -166,7 +167,7 @@ class Images:
 
     def named_program(self, image: str) -> None:
         variable, target, more = NAMED_PROGRAMS[image.rpartition(":")[0]]
-        program = os.environ.get(variable) or (prometheus_of_debian() if variable == "NATSWAY_PROMETHEUS" else None)
+        program = os.environ.get(variable) or OTHERWISE.get(variable, lambda: None)()
         if not program or not os.access(program, os.X_OK):
             raise Missing(f"it cannot be pulled here; {variable} may name a build of the program for this system")
         self.need(DEBIAN)
@@ -207,6 +208,25 @@ def prometheus_of_debian() -> Optional[str]:
         return str(unpacked("prometheus"))
     except ToolError:
         return None
+
+
+def engine_proxy() -> str:
+    """Ours, which obeys the same arguments."""
+    go = shutil.which("go")
+    if go is None:
+        raise Missing("it cannot be pulled here: install Go >= 1.25, which builds what stands in for it, or name a build of it in NATSWAY_SOCKET_PROXY")
+    program = tools_dir() / "engine-proxy"
+    source = ROOT / "tests" / "compose" / "engine-proxy"
+    # Without a C library, since its image is another system than this.
+    step(["env", "CGO_ENABLED=0", go, "build", "-C", str(source), "-trimpath", "-buildvcs=false", "-o", str(program), "."])
+    return str(program)
+
+
+# What is tried where no variable names a program.
+OTHERWISE: Dict[str, Callable[[], Optional[str]]] = {
+    "NATSWAY_PROMETHEUS": prometheus_of_debian,
+    "NATSWAY_SOCKET_PROXY": engine_proxy,
+}
 
 
 def require(program: str, remedy: str) -> str:

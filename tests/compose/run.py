@@ -5,8 +5,8 @@ It needs an engine (20.10 or newer), Compose, oha (`make tools`) and, where imag
 Nothing of a project `natsway` that is there already is touched: then it refuses. The exit code is 0 when every promise
 held, 1 when one did not, and 2 when something that is needed is missing.
 
-    BIN_SOURCE=prebuilt   takes the programs of target/release, as `cargo build --release` leaves them, instead of
-                          compiling in the Dockerfile
+    BIN_SOURCE=prebuilt   takes the programs of target/release, as `cargo build --release` leaves them, or those of
+                          NATSWAY_BIN_DIR, instead of compiling in the Dockerfile
     ONLY=scale,cluster    only these; --list names all
     KEEP=1                leaves the stack up when something failed
 """
@@ -88,11 +88,12 @@ def services_of_ours() -> List[str]:
 
 
 def gather() -> None:
-    """Puts the programs of target/release where BIN_SOURCE=prebuilt looks for them."""
+    """Puts the programs of target/release, or of NATSWAY_BIN_DIR, where BIN_SOURCE=prebuilt looks for them."""
     home = ROOT / "dist"
     home.mkdir(exist_ok=True)
+    named = os.environ.get("NATSWAY_BIN_DIR")
     for program in PROGRAMS:
-        built = target_dir() / "release" / program
+        built = (Path(named) if named else target_dir() / "release") / program
         if not built.exists():
             raise Missing(f"{built} is not there: cargo build --release --bins --features natsway-partitioned-consumer/cli")
         shutil.copy2(built, home / program)
