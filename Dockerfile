@@ -40,7 +40,8 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
     . /cross \
     && cargo build --locked --release \
         --package natsway-apiproxy --package natsway-worker --package natsway-provisioner \
-        --package natsway-partitioned-consumer --bins --features natsway-partitioned-consumer/cli \
+        --package natsway-partitioned-consumer --package natsway-shipper \
+        --bins --features natsway-partitioned-consumer/cli \
     && mkdir /out \
     && cd "target/$CARGO_BUILD_TARGET/release" \
     && cp apiproxy worker provisioner producer consumer cg /etc/ssl/certs/ca-certificates.crt /out/

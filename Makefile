@@ -112,11 +112,11 @@ bench-groups: python rust ## Figures of consumer groups beside the Go library's;
 	@NATSWAY_NATS_SERVER="$$($(PYTHON) scripts/find_broker.py)" $(CARGO) run --quiet --release --package natsway-groups-proof --bin bench-groups
 
 prove-shipper: python rust ## Long chaos of the log shipper, judged line by line; SEED, RUN_SECONDS, FAULTS, LINES, HOSTS, LISTED and SHIPPER_ROTATE from the environment
-	@$(CARGO) build --release --package natsway-shipper-proof --package natsway-partitioned-consumer --bins
+	@$(CARGO) build --release --package natsway-shipper-proof --package natsway-shipper --bins
 	@NATSWAY_NATS_SERVER="$$($(PYTHON) scripts/find_broker.py)" $(CARGO) run --quiet --release --package natsway-shipper-proof --bin prove-shipper
 
 bench-shipper: python rust ## Throughput of the log shipper, acknowledged and synced, beside rsyslog's; MEBIBYTES from the environment
-	@$(CARGO) build --release --package natsway-shipper-proof --package natsway-partitioned-consumer --bins
+	@$(CARGO) build --release --package natsway-shipper-proof --package natsway-shipper --bins
 	@NATSWAY_NATS_SERVER="$$($(PYTHON) scripts/find_broker.py)" $(CARGO) run --quiet --release --package natsway-shipper-proof --bin bench-shipper
 
 tools: python cargo-deny ## Install oha, cargo-deny and the nats command line under target/tools

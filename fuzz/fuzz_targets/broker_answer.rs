@@ -3,11 +3,12 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use natsway_partitioned_consumer::fuzzing;
+use natsway_partitioned_consumer::fuzzing as groups;
+use natsway_shipper::fuzzing as shipper;
 
 fuzz_target!(|data: &[u8]| {
-    fuzzing::stored_message(data);
+    shipper::stored_message(data);
     if let Ok(text) = std::str::from_utf8(data) {
-        fuzzing::acknowledgement_subject(text);
+        groups::acknowledgement_subject(text);
     }
 });

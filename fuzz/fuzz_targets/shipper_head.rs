@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use natsway_partitioned_consumer::shipper::head::Head;
+use natsway_shipper::head::Head;
 
 fuzz_target!(|text: &str| {
     let Ok(head) = text.parse::<Head>() else { return };

@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use natsway_partitioned_consumer::fuzzing;
+use natsway_shipper::fuzzing;
 
 fuzz_target!(|data: &[u8]| {
     fuzzing::file_index(data);

@@ -5,9 +5,6 @@
 use crate::config::Document;
 use crate::message::Meta;
 use crate::settings::GroupSettings;
-use crate::shipper::commit::Commit;
-use crate::shipper::consumer::fuzzing as consumer;
-use crate::shipper::tail::checkpoint::Checkpoint;
 
 /// An entry that is edited in place keeps what is not edited.
 pub fn group_document(data: &[u8]) {
@@ -31,29 +28,4 @@ pub fn acknowledgement_subject(text: &str) {
         assert!(text.starts_with("$JS.ACK."));
         assert!(meta.stored_at_ns >= 0);
     }
-}
-
-/// An answer to a direct question for a message.
-pub fn stored_message(data: &[u8]) {
-    consumer::stored_message(data);
-}
-
-/// The index of a consumer's files.
-pub fn file_index(data: &[u8]) {
-    consumer::file_index(data);
-}
-
-/// A commit survives being written.
-pub fn commit(data: &[u8]) {
-    let Ok(commit) = serde_json::from_slice::<Commit>(data) else { return };
-    let json = serde_json::to_vec(&commit).expect("plain fields serialize");
-    assert_eq!(serde_json::from_slice::<Commit>(&json).expect("it is ours"), commit);
-}
-
-/// A checkpoint that can be read can be written and read again.
-pub fn checkpoint(data: &[u8]) {
-    let Ok(checkpoint) = serde_json::from_slice::<Checkpoint>(data) else { return };
-    let json = serde_json::to_vec(&checkpoint).expect("plain fields serialize");
-    let again: Checkpoint = serde_json::from_slice(&json).expect("it is ours");
-    assert_eq!(serde_json::to_vec(&again).expect("plain fields serialize"), json);
 }

@@ -76,8 +76,6 @@ mod repartition;
 mod reset;
 mod runner;
 mod settings;
-#[cfg(feature = "shipper")]
-pub mod shipper;
 mod static_group;
 mod watch;
 mod work;

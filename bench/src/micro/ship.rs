@@ -5,9 +5,9 @@ use std::num::NonZeroUsize;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use natsway_partitioned_consumer::shipper::cut::{Cutter, LongLines, Situation};
-use natsway_partitioned_consumer::shipper::name::Source;
-use natsway_partitioned_consumer::shipper::pattern::{OutputPattern, Period};
+use natsway_shipper::cut::{Cutter, LongLines, Situation};
+use natsway_shipper::name::Source;
+use natsway_shipper::pattern::{OutputPattern, Period};
 
 use super::{Micro, Operation};
 

@@ -1,0 +1,114 @@
+//! Reads the partitions that an elastic group gives to this consumer.
+//!
+//! The group's own copy of the stream is split by the whole subject, so a source stays in one partition, and the member hands out
+//! a subject's messages one at a time, in order, also over changes of the membership.
+
+use std::time::Duration;
+
+use async_nats::jetstream::{self, consumer::pull};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::intake::{Intake, Stored};
+use natsway_partitioned_consumer::{Consuming, ElasticConfig, ElasticGroup, Error, Message, OrderBy};
+
+/// How long a crashed consumer keeps its partitions to itself, once it is dropped or comes back.
+const ACK_WAIT: Duration = Duration::from_secs(5);
+/// Messages in hand; with those of the largest size they are some 64 MiB.
+const BUFFER: usize = 128;
+/// Sources that may have a message in one group of the writer.
+const AT_ONCE: usize = 1024;
+const RETRY: Duration = Duration::from_secs(1);
+
+/// See the module.
+pub(super) struct ElasticReader {
+    pub(super) context: jetstream::Context,
+    pub(super) stream: String,
+    pub(super) cluster: String,
+    pub(super) member: String,
+    pub(super) filter: String,
+    pub(super) partitions: u32,
+    pub(super) intake: Intake,
+    pub(super) drain: Duration,
+}
+
+impl ElasticReader {
+    /// The group, made by whoever comes first.
+    pub(super) async fn group(&self) -> Result<ElasticGroup, Error> {
+        let group = ElasticGroup::new(self.context.clone(), &self.stream, &self.cluster)?;
+        // Made by another with other partitions, it is as good.
+        if group.config().await.is_err() {
+            group.create(&ElasticConfig::new(self.partitions).filter(&self.filter, [])).await?;
+        }
+        Ok(group)
+    }
+
+    /// Takes part until `stop`. Whoever watches over the membership adds and drops this member.
+    pub(super) async fn run(self, group: ElasticGroup, stop: CancellationToken) {
+        while !stop.is_cancelled() {
+            let mut member = match self.join(&group).await {
+                Ok(member) => member,
+                Err(error) => {
+                    self.intake.figures().failed(error.to_string());
+                    warn!(%error, "cannot take part in the group, trying again");
+                    pause(&stop).await;
+                    continue;
+                }
+            };
+            info!(member = self.member, group = %group.name(), "Waiting for messages of the group");
+            tokio::select! {
+                ended = member.done() => {
+                    if let Err(error) = ended {
+                        warn!(%error, "left the group, coming back");
+                    }
+                    pause(&stop).await;
+                }
+                () = stop.cancelled() => {
+                    member.stop();
+                    if let Err(error) = member.done().await {
+                        warn!(%error, "left the group with an error");
+                    }
+                }
+            }
+        }
+    }
+
+    async fn join(&self, group: &ElasticGroup) -> Result<Consuming, Error> {
+        let template =
+            pull::Config { ack_wait: ACK_WAIT, max_ack_pending: BUFFER as i64, ..Default::default() };
+        let intake = self.intake.clone();
+        let member = group.consume(&self.member).template(template).buffer(BUFFER).concurrency(AT_ONCE);
+        let member = member.order_by(OrderBy::Subject).retry_delay(RETRY).drain_timeout(self.drain);
+        member.handle(move |message| handle(intake.clone(), message)).await
+    }
+}
+
+/// Writes one message. `Ok` acknowledges it.
+async fn handle(intake: Intake, message: Message) -> Result<(), &'static str> {
+    let stored = Stored {
+        sequence: source_sequence(&message),
+        // When the group's copy took it, which is later than the stream did.
+        at_unix_ns: message.stored_at_unix_ns().into(),
+    };
+    let offered = intake.offer(message.subject(), message.headers(), message.payload().clone(), stored).await;
+    let Ok(receipt) = offered else {
+        // It can never be written: out of the way with it.
+        drop(message.term_with_reason("it cannot be written").await);
+        return Ok(());
+    };
+    receipt.await.map_err(|_| "it was not written")
+}
+
+/// The sequence in the stream that the group copies from, which stays the same when the group is made anew.
+fn source_sequence(message: &Message) -> u64 {
+    let header = message.headers().and_then(|headers| headers.get("Nats-Stream-Source"));
+    let original = header.and_then(|header| header.as_str().split(' ').nth(1)?.parse().ok());
+    original.unwrap_or_else(|| message.stream_sequence())
+}
+
+async fn pause(stop: &CancellationToken) {
+    tokio::select! {
+        () = tokio::time::sleep(RETRY) => {}
+        () = stop.cancelled() => {}
+    }
+}

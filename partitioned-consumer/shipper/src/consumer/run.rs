@@ -1,0 +1,285 @@
+//! A consumer from its start to its end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use async_nats::Client;
+use async_nats::jetstream::{self, stream::Stream};
+use jiff::Zoned;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::args::{Config, Partitions};
+use super::catalogue::Catalogue;
+use super::elastic::ElasticReader;
+use super::files::Files;
+use super::intake::{Delivery, Intake, Limits};
+use super::ledger::Ledger;
+use super::list::ListReader;
+use super::liveness::Liveness;
+use super::plain::PlainReader;
+use super::status::Figures;
+use super::sweep::Sweep;
+use super::target::Rotation;
+use super::writer::{Bounds, Parts, RETRY, Writer};
+use crate::producer::Compression;
+use crate::tail::checkpoint::Mode;
+use crate::{connect, metrics};
+
+/// How long a commit or another answer of the broker may take.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// Sources whose commits are kept in memory, of some hundred bytes each.
+const PLACES: usize = 10_000;
+const STATUS_EVERY: Duration = Duration::from_secs(2);
+
+struct Consumer {
+    config: Config,
+    /// For messages.
+    client: Client,
+    /// For commits, so that they do not queue behind messages.
+    commits: jetstream::Context,
+    figures: Arc<Figures>,
+    readers: JoinSet<()>,
+    stop: CancellationToken,
+    give_up: CancellationToken,
+}
+
+/// Writes until `stop`, then what was received until then, within the time to drain.
+///
+/// # Errors
+/// What cannot mend itself: a directory that another consumer has, a stream of others.
+pub async fn run(config: Config, stop: CancellationToken) -> Result<()> {
+    let asked_to_stop = stop.clone();
+    match Box::pin(begin(config, stop)).await {
+        Err(error) if asked_to_stop.is_cancelled() => {
+            warn!("stopped while waiting: {error:#}");
+            Ok(())
+        }
+        ended => ended,
+    }
+}
+
+async fn begin(config: Config, stop: CancellationToken) -> Result<()> {
+    let client = connect::client(&config.broker, "consumer", "shipper-consumer", &stop).await?;
+    let mut commits =
+        jetstream::new(connect::client(&config.broker, "consumer", "shipper-commits", &stop).await?);
+    commits.set_timeout(ANSWER_WITHIN);
+    let asked = config.mode.fixed();
+    let mode = || match connect::has_jetstream(&client) {
+        _ if asked.is_some() => asked.unwrap_or(Mode::Core),
+        true => Mode::JetStream,
+        false => Mode::Core,
+    };
+    let directory = config.directory.display().to_string();
+    let catalogue = Catalogue::open(&config.directory, mode).with_context(|| directory.clone())?;
+    if let Some(asked) = asked.filter(|asked| *asked != catalogue.mode()) {
+        anyhow::bail!(
+            "{directory} was begun in mode {:?}, SHIPPER_MODE says {asked:?}: use another directory",
+            catalogue.mode()
+        );
+    }
+    let figures = Arc::new(Figures::default());
+    let shown = Arc::clone(&figures);
+    metrics::serve(config.metrics, move || shown.page(), stop.clone()).await?;
+    let (readers, give_up) = (JoinSet::new(), CancellationToken::new());
+    let consumer = Consumer { config, client, commits, figures, readers, stop, give_up };
+    Box::pin(consumer.work(catalogue)).await
+}
+
+impl Consumer {
+    async fn work(mut self, catalogue: Catalogue) -> Result<()> {
+        let jetstream = catalogue.mode() == Mode::JetStream;
+        let member = catalogue.writer().to_owned();
+        let (stream, ledger) = if jetstream { self.open_stream().await? } else { (None, None) };
+        let config = &self.config;
+        let (intake, deliveries) = Intake::new(
+            config.prefix.clone(),
+            config.output.has_file(),
+            Limits {
+                window_bytes: config.window_bytes,
+                unpacked_bytes: config.unpacked_bytes.max(self.client.server_info().max_payload as u64),
+                clock_skew: config.clock_skew,
+            },
+            jetstream,
+            Arc::clone(&self.figures),
+        );
+        let mut writer = Writer::new(self.parts(catalogue, ledger, stream.clone()));
+        writer.recover().await.context("recovering the directory")?;
+        let liveness = self.start_readers(&intake, stream, member).await?;
+        drop(intake);
+        self.write(writer, deliveries).await;
+        if let Some(liveness) = liveness {
+            liveness.await?;
+        }
+        // Acknowledgements are on their way.
+        let flushed = tokio::time::timeout(ANSWER_WITHIN, self.client.flush()).await;
+        if !matches!(flushed, Ok(Ok(()))) {
+            warn!(
+                "the last acknowledgements may not have arrived; the messages are known when they come again"
+            );
+        }
+        Ok(())
+    }
+
+    async fn open_stream(&self) -> Result<(Option<Stream>, Option<Ledger>)> {
+        let Config { stream: plan, cluster, .. } = &self.config;
+        let stream = match self.config.stream_target {
+            None => Some(connect::patiently("the stream", &self.stop, || plan.open(&self.commits)).await?),
+            // Somebody made it, perhaps under another account; where it can be seen, it is asked in doubt.
+            Some(_) => self.commits.get_stream(&plan.name).await.ok(),
+        };
+        let open = || Ledger::open(&self.commits, cluster, &plan.name, plan.replicas);
+        let ledger = connect::patiently("the commits", &self.stop, open).await?;
+        Ok((stream, Some(ledger)))
+    }
+
+    fn parts(&self, catalogue: Catalogue, ledger: Option<Ledger>, stream: Option<Stream>) -> Parts<Ledger> {
+        let config = &self.config;
+        Parts {
+            prefix: config.prefix.clone(),
+            rotation: Rotation {
+                output: config.output.clone(),
+                period: config.period,
+                bytes: config.rotate_bytes,
+            },
+            fsync: config.fsync,
+            catalogue,
+            files: Files::new(&config.directory, config.handles),
+            ledger,
+            stream,
+            sweep: Sweep {
+                retention: config.retention,
+                compress: config.compression == Compression::Zstd,
+                packing: None,
+            },
+            figures: Arc::clone(&self.figures),
+            clock: Arc::new(Zoned::now),
+            retry: RETRY,
+            bounds: Bounds { sources: config.sources, places: PLACES },
+            give_up: self.give_up.clone(),
+        }
+    }
+
+    /// Starts reading; gives what keeps the membership, where there is one.
+    async fn start_readers(
+        &mut self,
+        intake: &Intake,
+        stream: Option<Stream>,
+        member: String,
+    ) -> Result<Option<tokio::task::JoinHandle<()>>> {
+        let stop = self.stop.clone();
+        match (self.config.partitions.clone(), stream) {
+            (Partitions::Shared, Some(_)) => return self.start_shared(intake, member).await.map(Some),
+            (Partitions::Shared, None) => {
+                anyhow::bail!("SHIPPER_READ_PARTITIONS=auto needs a broker with JetStream")
+            }
+            (Partitions::List(list), stream) => {
+                let stream = self.to_read(stream.as_ref()).await?;
+                let readers = list.len();
+                for partition in list {
+                    let subject = match &self.config.stream_target {
+                        Some(target) => format!("{target}.p{partition}"),
+                        None => self.config.prefix.of_partition(partition),
+                    };
+                    info!("Waiting for messages on subject {subject} @ nats://{}", self.config.broker);
+                    match &stream {
+                        Some(stream) => {
+                            let reader = ListReader {
+                                client: self.client.clone(),
+                                stream: stream.clone(),
+                                cluster: self.config.cluster.clone(),
+                                partition,
+                                filter: subject,
+                                readers,
+                                intake: intake.share(readers),
+                            };
+                            self.readers.spawn(reader.run(stop.clone()));
+                        }
+                        _ => {
+                            let subscription = self.client.subscribe(subject).await?;
+                            let reader = PlainReader {
+                                client: self.client.clone(),
+                                subscription,
+                                intake: intake.share(readers),
+                            };
+                            self.readers.spawn(reader.run(stop.clone()));
+                        }
+                    }
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// The stream on the connection for messages, if it is to be read through consumers of ours. All that readers need is asked for
+    /// before the first of them reads, since what comes to one may end the connection on which another's answer would have come.
+    async fn to_read(&self, stream: Option<&Stream>) -> Result<Option<Stream>> {
+        let Some(stream) = stream.filter(|_| self.config.stream_target.is_none()) else { return Ok(None) };
+        let (context, name) = (jetstream::new(self.client.clone()), &stream.cached_info().config.name);
+        connect::patiently("the stream", &self.stop, || context.get_stream(name)).await.map(Some)
+    }
+
+    async fn start_shared(&mut self, intake: &Intake, member: String) -> Result<tokio::task::JoinHandle<()>> {
+        let config = &self.config;
+        let reader = ElasticReader {
+            context: jetstream::new(self.client.clone()),
+            stream: config.stream.name.clone(),
+            cluster: config.cluster.clone(),
+            member: member.clone(),
+            filter: config.prefix.everything(),
+            partitions: config.group_partitions,
+            intake: intake.clone(),
+            drain: config.drain,
+        };
+        let group = connect::patiently("the group", &self.stop, || reader.group()).await?;
+        let liveness = Liveness {
+            context: self.commits.clone(),
+            group: group.clone(),
+            member,
+            timeout: config.member_timeout,
+            replicas: config.stream.replicas,
+        };
+        let stop = self.stop.clone();
+        self.readers.spawn(async move { Box::pin(reader.run(group, stop)).await });
+        Ok(tokio::spawn(liveness.run(self.stop.clone())))
+    }
+
+    /// Writes until all readers have ended; after `stop` not longer than the time to drain.
+    async fn write(&mut self, writer: Writer<Ledger>, deliveries: mpsc::Receiver<Delivery>) {
+        let mut writing = tokio::spawn(async move { Box::pin(writer.run(deliveries)).await });
+        let mut status = tokio::time::interval(STATUS_EVERY);
+        let drain = self.config.drain;
+        let mut deadline = Box::pin(async {
+            self.stop.cancelled().await;
+            tokio::time::sleep(drain).await;
+        });
+        let mut late = false;
+        loop {
+            tokio::select! {
+                ended = &mut writing => {
+                    if let Err(error) = ended {
+                        warn!(%error, "the writer ended early");
+                    }
+                    break;
+                }
+                _ = status.tick() => {
+                    let saved = tokio::task::block_in_place(|| self.figures.save(&self.config.directory));
+                    // On a full disk it is the writer who says so.
+                    saved.unwrap_or_default();
+                }
+                () = &mut deadline, if !late => {
+                    late = true;
+                    warn!("stopped before everything was written; what is missing comes again at the next start");
+                    self.give_up.cancel();
+                    self.readers.abort_all();
+                }
+            }
+        }
+        drop(deadline);
+        self.readers.shutdown().await;
+        self.figures.save(&self.config.directory).unwrap_or_default();
+    }
+}

@@ -1,0 +1,168 @@
+//! Which file the next lines of a source go to, and from which length on.
+
+use std::fs;
+use std::io;
+
+use jiff::Zoned;
+use tracing::{info, warn};
+
+use super::catalogue::{Catalogue, Entry};
+use super::files::Files;
+use crate::commit::Commit;
+use crate::name::Source;
+use crate::pattern::{OutputPattern, Period};
+
+/// When and how files are rotated.
+#[derive(Clone, Debug)]
+pub(super) struct Rotation {
+    pub(super) output: OutputPattern,
+    pub(super) period: Period,
+    pub(super) bytes: Option<u64>,
+}
+
+/// The file that a source is written to.
+#[derive(Clone, Debug)]
+pub(super) struct Open {
+    pub(super) path: String,
+    /// Its committed length.
+    pub(super) bytes: u64,
+    begin: Zoned,
+}
+
+/// More parts than that in one period are a mistake of the limits.
+const MOST_PARTS: u32 = 1_000_000;
+
+/// What a file is chosen for.
+pub(super) struct Wanted<'a> {
+    pub(super) source: &'a Source,
+    /// Where the source was written to before, in this process.
+    pub(super) present: Option<&'a Open>,
+    pub(super) commit: Option<&'a Commit>,
+    /// Bytes that are to be written.
+    pub(super) add: u64,
+    pub(super) now: &'a Zoned,
+}
+
+/// New states of files, for the catalogue.
+pub(super) type Changes = Vec<(String, Option<Entry>)>;
+
+/// How far a file is committed. Each of those who know is right up to where it knows: this process about what it wrote, the commit
+/// about the last file of each writer, the catalogue about what was known when the file was noted last.
+pub(super) fn committed_bytes(
+    (path, entry): (&str, &Entry),
+    writer: &str,
+    present: Option<&Open>,
+    commit: Option<&Commit>,
+) -> u64 {
+    let here = present.filter(|open| open.path == path).map(|open| open.bytes);
+    let named = commit.and_then(|commit| commit.length_of(writer, path));
+    entry.bytes.max(here.unwrap_or(0)).max(named.unwrap_or(0))
+}
+
+impl Rotation {
+    /// Chooses the file for more bytes of a source, and appends to `changes` what the catalogue must know before they are
+    /// written. A file that is continued is first cut to what is committed of it.
+    ///
+    /// Only one file of a source is open at a time. The next commit names the chosen one and no other, so whatever else is open is
+    /// cut to its length and closed with it, while that length is still known.
+    pub(super) fn choose(
+        &self,
+        wanted: &Wanted<'_>,
+        (catalogue, files): (&Catalogue, &mut Files),
+        changes: &mut Changes,
+    ) -> io::Result<Open> {
+        let Wanted { source, present, commit, .. } = *wanted;
+        let begin = self.period.begin(wanted.now);
+        if let Some(present) = present {
+            let is_whole = files.still_has(&present.path, present.bytes);
+            if is_whole && present.begin == begin && self.fits(present.bytes, wanted.add) {
+                files.cut_to(&present.path, present.bytes)?;
+                return Ok(present.clone());
+            }
+            if !is_whole {
+                warn!(path = present.path, "somebody removed or replaced the file; going on in the next one");
+            }
+        }
+        let chosen = self.go_on_in(wanted, begin, catalogue)?;
+        for (path, entry) in catalogue.open_files_of(source) {
+            files.close(&path);
+            if path != chosen.path {
+                let bytes = committed_bytes((&path, &entry), catalogue.writer(), present, commit);
+                files.cut_to(&path, bytes)?;
+                changes.push((path, Some(Entry { bytes, open: false, ..entry })));
+            }
+        }
+        files.cut_to(&chosen.path, chosen.bytes)?;
+        if catalogue.get(&chosen.path).is_none() {
+            info!("Creating new log {:?}", catalogue.path(&chosen.path));
+            let entry = Entry { source: source.to_string(), bytes: chosen.bytes, open: true };
+            changes.push((chosen.path.clone(), Some(entry)));
+        }
+        Ok(chosen)
+    }
+
+    fn fits(&self, bytes: u64, add: u64) -> bool {
+        bytes == 0 || self.bytes.is_none_or(|most| bytes + add <= most)
+    }
+
+    /// The first file of the period that may be appended to, or does not exist yet.
+    fn go_on_in(&self, wanted: &Wanted<'_>, begin: Zoned, catalogue: &Catalogue) -> io::Result<Open> {
+        let Wanted { source, present, commit, add, .. } = *wanted;
+        let name = |part| {
+            let path = self.output.expand(source, &begin, part);
+            path.ok_or_else(|| io::Error::other("the output pattern leaves its directory"))
+        };
+        // Retention may have removed earlier parts: their names are not used again, so that names stay in order.
+        let last = present.map(|present| &present.path);
+        let last = last.or(commit
+            .map(|commit| &commit.tail)
+            .filter(|tail| tail.writer == catalogue.writer())
+            .map(|tail| &tail.file));
+        let first = last.and_then(|last| part_of(&name(0).ok()?, last)).unwrap_or(0);
+        for part in first..MOST_PARTS {
+            let path = name(part)?;
+            let known = catalogue.get(&path);
+            let packed = catalogue.path(&format!("{path}.zst"));
+            let is_finished = present.is_some_and(|present| present.path == path);
+            if is_finished || known.is_some_and(|entry| !entry.open) || packed.exists() {
+                continue;
+            }
+            let length = fs::metadata(catalogue.path(&path)).map_or(0, |metadata| metadata.len());
+            let named = commit.and_then(|commit| commit.length_of(catalogue.writer(), &path));
+            let bytes = match known {
+                Some(entry) => committed_bytes((&path, entry), catalogue.writer(), present, commit),
+                None => named.unwrap_or(length),
+            };
+            if length < bytes {
+                warn!(
+                    path,
+                    length, bytes, "the file lost committed lines to somebody; going on in the next one"
+                );
+            } else if self.fits(bytes, add) {
+                return Ok(Open { path, bytes, begin });
+            }
+        }
+        Err(io::Error::other("too many files in one period: raise SHIPPER_ROTATE_SIZE"))
+    }
+}
+
+/// Which part of the period whose first file is `first` a path is.
+fn part_of(first: &str, path: &str) -> Option<u32> {
+    match path.strip_prefix(first)? {
+        "" => Some(0),
+        part => part.strip_prefix('.')?.parse().ok(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_known_by_their_numbers() {
+        assert_eq!(part_of("h/log-1", "h/log-1"), Some(0));
+        assert_eq!(part_of("h/log-1", "h/log-1.12"), Some(12));
+        assert_eq!(part_of("h/log-1", "h/log-2.12"), None);
+        assert_eq!(part_of("h/log-1", "h/log-1.zst"), None);
+    }
+}
