@@ -1,0 +1,66 @@
+//! The worker's end: serves the streams that the gateway opens.
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::sync::CancellationToken;
+
+use super::Settings;
+use crate::body::MergedBody;
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Serves the streams of a connection to a gateway until it ends.
+///
+/// Once `leaving` is cancelled, the gateway is told to open no further stream. Those that run go on to
+/// their end, and the connection closes after the last of them.
+///
+/// # Errors
+/// If the connection ended otherwise than by either side's closing it.
+pub async fn serve<T, S, B>(
+    io: T,
+    service: S,
+    settings: &Settings,
+    leaving: CancellationToken,
+) -> Result<(), hyper::Error>
+where
+    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    S: Service<Request<Incoming>, Response = Response<B>, Error: Into<BoxError>, Future: Send + 'static>,
+    B: Body<Data = Bytes, Error: std::error::Error + Send + Sync + Unpin + 'static> + Send + Unpin + 'static,
+{
+    let merged = service_fn(|request: Request<Incoming>| {
+        let is_head = request.method() == http::Method::HEAD;
+        let response = service.call(request);
+        async move { response.await.map(|response| merge(response, is_head)) }
+    });
+    let connection = settings.server().serve_connection(TokioIo::new(io), merged);
+    let mut connection = std::pin::pin!(connection);
+    tokio::select! {
+        ended = connection.as_mut() => return ended,
+        () = leaving.cancelled() => connection.as_mut().graceful_shutdown(),
+    }
+    connection.await
+}
+
+/// Makes a response's body fit for the tunnel, by the length that its head declares.
+fn merge<B>(response: Response<B>, is_head: bool) -> Response<MergedBody<B>>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    let (head, body) = response.into_parts();
+    let has_trailers = head.headers.contains_key(http::header::TRAILER);
+    let declared =
+        head.headers.get(http::header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    // The length of what is not sent: RFC 9110, 8.6.
+    let bodiless = is_head || head.status == http::StatusCode::NOT_MODIFIED;
+    let length = match declared {
+        _ if bodiless => None,
+        Some(length) => Some(length),
+        None => body.size_hint().exact(),
+    };
+    Response::from_parts(head, MergedBody::with_length(body, length, has_trailers))
+}

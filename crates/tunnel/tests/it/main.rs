@@ -1,0 +1,7 @@
+//! Tunnels on real connections.
+
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
+
+mod ends;
+mod five_deaths;
+mod streams;
