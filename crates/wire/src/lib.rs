@@ -6,6 +6,7 @@
 //! - [`native`]: the codec for backends that were not written for Natsway (raw body, NATS headers).
 //! - [`control`]: what a gateway tells one worker instance (cancel), and what draining members and gateways
 //!   tell each other.
+//! - [`frame`]: how messages go over a tunnel, a connection between a gateway and one worker.
 //! - [`Subject`] and [`QueueGroup`]: names that were checked once and may be published to.
 //!
 //! Decoding is bounded before anything is allocated, and never panics on any input: see [`Limits`]. `docs/wire.md` of
@@ -15,6 +16,7 @@ pub mod control;
 mod elements;
 pub mod envelope;
 mod error;
+pub mod frame;
 mod msgpack;
 pub mod native;
 mod subject;
