@@ -8,18 +8,21 @@ what is found and not there, or there and not found, is a fault. Standard librar
 from __future__ import annotations
 
 import json
+import os
 import re
 import secrets
+import signal
 import string
 import threading
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Dict, Iterable, List, Set, Tuple
 
 from intruder import Intruder
 from permissions import INSTEAD, PERMISSIONS, Permission, read_all, text_for
-from plays import ROUTES
-from stage import Stage
+from plays import ROUTES, start_gateway
+from stage import Running, Stage, free_port
 
 REMAINS = PERMISSIONS.parent / "remains.json"
 
@@ -36,9 +39,13 @@ EFFECT_SECONDS = 1.0
 LETTERS = string.ascii_letters + string.digits + "-_"
 HEXADECIMAL = re.compile(r"^[0-9a-f]{16}$")
 
+# Questions that change what the other attacks need.
+ORDERS = ("$JS.API.STREAM.CREATE.", "$JS.API.STREAM.UPDATE.", "$JS.API.STREAM.DELETE.", "$JS.API.CONSUMER.DELETE.", "$JS.API.CONSUMER.UNPIN.", "$JS.API.CONSUMER.RESET.")
+
 # What nobody of a role should cause, because others act on it: a route, a lease, a request, a directive, the API itself.
 TARGETS = (
     "$KV.natsway-routes.forged",
+    "natsway.figures.forged",
     "svc.demo.forged",
     "natsway.drain.svc.demo.forged",
     "natsway.scale-out.svc.demo.forged",
@@ -170,16 +177,17 @@ def found(stage: Stage, role: str) -> Set[Fact]:
     own = of_role(role)
     facts: Set[Fact] = set()
     with ExitStack() as stack:
-        owner = stack.enter_context(stage.intruder("setup"))
+        owner = stack.enter_context(stage.owner(role))
         one = stack.enter_context(stage.intruder(INSTEAD.get(role, role)))
         owner.subscribe(">")
         owner.settle()
-        facts |= answered_elsewhere(role, own, one, owner)
+        facts |= answered_elsewhere(role, one, owner)
         facts |= own_words_elsewhere(role, own, one, owner)
-        facts |= delivered_elsewhere(role, own, one, owner)
+        facts |= delivered_elsewhere(stage, role, one)
         facts |= read_whole(role, own, one)
         facts |= changed(role, one, owner)
-        facts |= said_for_others(role, own)
+        facts |= said_for_others(role, one, owner)
+        facts |= ended(role, one, owner)
     return facts
 
 
@@ -216,6 +224,140 @@ def forged_replies(broker: Path) -> Tuple[List[str], int]:
         return faults, len(forged)
 
 
+# What is said in another's name: by which source, of which role, and of whom.
+FORGERIES = (
+    ("gateway", "gateway", "gateway"),
+    ("caller", "gateway", "gateway"),
+    ("caller", "caller", "gateway"),
+    ("caller", "caller", "caller"),
+)
+
+# Which of them remains, where the gateway takes it for the other's own words.
+BELIEVED = {"gateway": "metrics-of-gateways", "caller": "metrics-of-callers"}
+
+
+def forged_metrics(broker: Path) -> Tuple[List[str], int]:
+    """Has every role report in the name of a gateway and of a caller that are at work, and looks what another gateway makes of it; what did
+    not hold, and how much was tried."""
+    with Stage(broker, text_for("caller")) as stage:
+        stage.set_up()
+        (stage.directory / "routes.toml").write_text(ROUTES, encoding="utf-8")
+        with stage.owner("gateway") as owner:
+            reports = Reports(owner)
+            start_gateway(stage, stage.listen, stage.admin)
+            stage.until("a gateway reports", lambda: reports.of("gateway"))
+            # This one judges. The others are spoken for.
+            judge, *_ = reports.of("gateway")
+            victim = start_gateway(stage, free_port(), free_port())
+            stage.start("caller", "examples/caller")
+            for version in ("blue", "green"):
+                stage.start("worker", "worker", "--subject", f"svc.demo.{version}")
+            stage.until("another gateway and a caller report", lambda: set(reports.of("gateway")) > {judge} and reports.of("caller"))
+            (other,) = set(reports.of("gateway")) - {judge}
+            reports.judge, reports.victims = judge, {"gateway": other, "caller": next(iter(reports.of("caller")))}
+            stage.until("it has its routes", lambda: "routes in force" in victim.text())
+            faults, tried = disbelieved(stage, reports)
+            return faults + stands_still(stage, victim, reports), tried
+
+
+class Reports:
+    """The newest whole report of each sender, as whoever may hear everything has it."""
+
+    def __init__(self, owner: Intruder) -> None:
+        # The gateway that judges, and who is spoken for of each source.
+        self.judge = ""
+        self.victims: Dict[str, str] = {}
+        self._owner = owner
+        self._newest: Dict[Tuple[str, str], Dict[str, object]] = {}
+        self._heard: Dict[Tuple[str, str], float] = {}
+        self._numbers: Dict[Tuple[str, str], int] = {}
+        owner.subscribe("natsway.metrics.*.*")
+
+    def of(self, source: str) -> Dict[str, Dict[str, object]]:
+        """Those of a source, by who sent them."""
+        self._owner.settle()
+        for heard in self._owner.heard:
+            _, _, of, sender = heard.subject.split(".")
+            report = json.loads(heard.payload)
+            key = (of, sender)
+            self._numbers[key] = max(report["number"], self._numbers.get(key, 0))
+            if report["whole"]:
+                self._newest[key], self._heard[key] = report, time.monotonic()
+        self._owner.heard = []
+        return {sender: report for (of, sender), report in self._newest.items() if of == source}
+
+    def continued(self, source: str, claimed: str) -> bytes:
+        """What the victim of a source could say next: it goes by the judge's routes."""
+        key = (source, self.victims[source])
+        report, judges = self.of(source)[key[1]], self.of("gateway")[self.judge]
+        age = report["age_ms"]
+        assert isinstance(age, int)
+        self._numbers[key] += 1
+        age += int(1000 * (time.monotonic() - self._heard[key]))
+        routes = {"revision": judges["revision"], "bucket": judges["bucket"]}
+        return json.dumps({**report, **routes, "role": claimed, "age_ms": age, "number": self._numbers[key]}).encode()
+
+
+def disbelieved(stage: Stage, reports: Reports) -> Tuple[List[str], int]:
+    """Every forgery as every role: which are counted against the one who is meant, and which as nobody's."""
+    facts: Set[Fact] = set()
+    faults: List[str] = []
+    roles = sorted({permission.role for permission in read_all()} - {ALMIGHTY} - set(INSTEAD))
+    for role in roles:
+        with stage.intruder(role) as one:
+            for source, claimed, of in FORGERIES:
+                before, victim = disbeliefs(stage), reports.victims[of]
+                # It has been there for an hour, which the victim has not, and leaves.
+                said = json.dumps({"id": victim, "role": claimed, "age_ms": 3_600_000, "number": 1, "parts": 1, "whole": True, "leaving": True})
+                permitted = one.may_publish(f"natsway.metrics.{source}.{victim}", said.encode())
+                counted = lambda before=before: {reason for reason, count in disbeliefs(stage).items() if count > before.get(reason, 0)}
+                stage.wait(counted, EFFECT_SECONDS if permitted else 0.0)
+                if "contradiction" in counted():
+                    facts.add((BELIEVED[of], role, ""))
+                if permitted and claimed != source and "foreign" not in counted():
+                    faults.append(f"{role}: a {claimed}'s report is not counted as nobody's where a {source} speaks")
+    wanted = {fact for fact in known() if fact[0] in BELIEVED.values() and fact[1] in roles}
+    faults += [f"a report is taken for another's own, or is not, against {REMAINS.name}: {fact}" for fact in sorted(facts ^ wanted)]
+    return faults, len(roles) * len(FORGERIES)
+
+
+def disbeliefs(stage: Stage) -> Dict[str, int]:
+    """How many reports the judge has not believed, by why."""
+    found = re.findall(r'^natsway_reports_disbelieved_total\{reason="(\w+)"\} (\d+)', stage.metrics(), re.MULTILINE)
+    return {reason: int(count) for reason, count in found}
+
+
+def stands_still(stage: Stage, victim: Running, reports: Reports) -> List[str]:
+    """A gateway stands still while a version is left, and may wake and send it a request. A caller says in its name that it goes by the new
+    routes, and the gateway that drives does not believe it. In the mouth of a gateway it is believed: that the caller may not say it there
+    is what keeps it from that."""
+    faults = []
+    os.kill(victim.process.pid, signal.SIGSTOP)
+    try:
+        for role, target, ways in (("caller", "green", FORGERIES[1:3]), ("gateway", "blue", FORGERIES[:1])):
+            stage.run("operator", "apiproxy", "rollout", "start", "demo", "--to", target, "--strategy", "blue-green")
+            with stage.intruder(role) as one:
+
+                def is_over(one: Intruder = one, ways: Iterable[Tuple[str, str, str]] = ways) -> bool:
+                    for source, claimed, of in ways:
+                        one.publish(f"natsway.metrics.{source}.{reports.victims[of]}", reports.continued(of, claimed))
+                    one.settle()
+                    return rollout(stage).get("phase") == "promoted"
+
+                stage.until(f"the rollout to {target} is over", is_over)
+            is_named = bool(rollout(stage).get("behind"))
+            if is_named != (role == "caller"):
+                faults.append(f"{role}: a gateway that stands still is {'' if is_named else 'not '}named: {rollout(stage)}")
+    finally:
+        os.kill(victim.process.pid, signal.SIGCONT)
+    return faults
+
+
+def rollout(stage: Stage) -> Dict[str, object]:
+    """The rollout of the route `demo`, as its document has it."""
+    return dict(json.loads(stage.run("operator", "apiproxy", "routes", "get", "demo")).get("rollout") or {})
+
+
 def guesses(token: str) -> List[str]:
     """Tokens that may come after one that was shown: counted on, and with any one letter another."""
     counted = [f"{int(token, 16) + (step << 32) + place:016x}" for step in range(256) for place in range(-3, 4)] if HEXADECIMAL.match(token) else []
@@ -228,15 +370,16 @@ def mark() -> str:
     return secrets.token_hex(6)
 
 
-def answered_elsewhere(role: str, own: List[Permission], one: Intruder, owner: Intruder) -> Set[Fact]:
-    """JetStream answers a question of the role's where the role may not publish."""
-    asked = [p.subject for p in own if p.direction == "publish" and p.subject.startswith(("$JS.API.", "$KV.", "logs."))]
-    for number, subject in enumerate(asked):
-        reply = f"natsway.drain.{mark()}.{number}"
-        one.publish(concrete(subject), b"", reply)
+def answered_elsewhere(role: str, one: Intruder, owner: Intruder) -> Set[Fact]:
+    """JetStream answers a question, anybody's, where the role may not publish."""
+    text = mark()
+    asked = {concrete(p.subject) for p in read_all() if p.direction == "publish" and p.subject.startswith(("$JS.API.", "$KV.", "logs."))}
+    for number, subject in enumerate(sorted(asked - set(TARGETS))):
+        if not subject.startswith(ORDERS):
+            one.publish(subject, b"", f"natsway.drain.{text}.{number}")
     one.settle()
-    came = lambda: any(heard.subject.startswith("natsway.drain.") for heard in owner.heard)
-    return {("answered-elsewhere", role, "")} if asked and owner.until(came, EFFECT_SECONDS) else set()
+    came = lambda: any(heard.subject.startswith(f"natsway.drain.{text}.") for heard in owner.heard)
+    return {("answered-elsewhere", role, "")} if owner.until(came, EFFECT_SECONDS) else set()
 
 
 def own_words_elsewhere(role: str, own: List[Permission], one: Intruder, owner: Intruder) -> Set[Fact]:
@@ -256,19 +399,26 @@ def own_words_elsewhere(role: str, own: List[Permission], one: Intruder, owner: 
     return set()
 
 
-def delivered_elsewhere(role: str, own: List[Permission], one: Intruder, owner: Intruder) -> Set[Fact]:
-    """A consumer that the role makes delivers to whoever listens on a subject, where the role may not publish."""
-    for stream, subject in creating(own):
-        target = f"natsway.drain.{mark()}"
-        with_target = {"deliver_subject": target, "ack_policy": "none", "deliver_policy": "last"}
-        name = subject.split(".")[5] if len(subject.split(".")) > 5 else ""
-        config = {**with_target, **({"name": name} if name else {})}
-        owner.subscribe(target)
-        owner.settle()
-        answer = one.ask(subject, {"stream_name": stream, "config": config})
-        if answer is not None and json.loads(answer.payload).get("config", {}).get("deliver_subject") == target:
-            return {("delivered-elsewhere", role, "")}
-    return set()
+def delivered_elsewhere(stage: Stage, role: str, one: Intruder) -> Set[Fact]:
+    """A consumer that the role makes, on any stream, delivers to whoever listens on a subject, where the role may not publish."""
+    asked = [(stream, subject, f"natsway.drain.{mark()}") for stream, subject in creating(read_all())]
+    with stage.owner(role) as listener:
+        # JetStream delivers only where somebody asks for this very subject.
+        for _, _, target in asked:
+            listener.subscribe(target)
+        listener.settle()
+        for stream, subject, target in asked:
+            one.publish(subject, json.dumps(consumer(stream, subject, target)).encode())
+        one.settle()
+        came = listener.until(lambda: listener.heard, EFFECT_SECONDS)
+    return {("delivered-elsewhere", role, "")} if came else set()
+
+
+def consumer(stream: str, subject: str, target: str, group: str = "") -> Dict[str, object]:
+    """The question on `subject` that makes a consumer which delivers the last message of a stream, perhaps to a queue group."""
+    words = subject.split(".")
+    config = {"deliver_subject": target, "ack_policy": "none", "deliver_policy": "last", **({"deliver_group": group} if group else {})}
+    return {"stream_name": stream, "config": {**config, **({"name": words[5]} if len(words) > 5 else {})}}
 
 
 def creating(own: List[Permission]) -> List[Tuple[str, str]]:
@@ -329,18 +479,38 @@ def keeps(stream: Dict[str, Dict[str, object]]) -> bool:
     return age == 0 or age > 3_600_000_000_000
 
 
-def said_for_others(role: str, own: List[Permission]) -> Set[Fact]:
-    """What a role may say in another's name, because the subject says who speaks and all of the kind may use it."""
-    names = {
-        "metrics-of-gateways": "natsway.metrics.gateway.another",
-        "metrics-of-callers": "natsway.metrics.caller.another",
-        "metrics-of-anybody": "natsway.figures.another",
-        "cancels-and-pings-any-worker": "natsway.worker.another",
-        "ends-consumers-of-others": "$JS.API.CONSUMER.DELETE.KV_natsway-routes.another",
-        "floods-inboxes-of-gateways": "_INBOX_apiproxy.another.token",
-        "says-that-workers-are-there": "natsway.present.svc.demo.another",
-        "has-gateways-stand-in": "natsway.tombstone.svc.demo.another",
-    }
-    facts = {(name, role, "") for name, subject in names.items() if may(own, "publish", subject)}
-    heard = {"hears-commands-to-all-workers": "natsway.worker.another", "takes-requests-of-all-services": "svc.demo.another"}
-    return facts | {(name, role, "") for name, subject in heard.items() if may(own, "subscribe", subject, "q")}
+def by_trying(role: str, tries: Iterable[Tuple[str, str, str]], one: Intruder, owner: Intruder) -> Set[Fact]:
+    """Which of these the broker lets a role do: an id, a detail, and `say SUBJECT`, which somebody hears then, or
+    `hear SUBJECT by PATTERN QUEUE`, what somebody says there."""
+    facts: Set[Fact] = set()
+    for name, detail, attempt in tries:
+        verb, subject, *means = attempt.split(" ")
+        text = mark().encode()
+        if verb == "hear":
+            one.subscribe(*means[1:])
+            one.settle()
+        speaker, listener = (one, owner) if verb == "say" else (owner, one)
+        speaker.publish(subject, text)
+        speaker.settle()
+        listener.settle()
+        if any(heard.payload == text for heard in listener.heard):
+            facts.add((name, role, detail))
+    return facts
+
+
+def said_for_others(role: str, one: Intruder, owner: Intruder) -> Set[Fact]:
+    """What a role says in another's name, because the subject says who speaks and all of the kind may use it; and what it hears so."""
+    tries = [(name, "", str(entry["try"])) for name, entry in remaining().items() if "try" in entry]
+    return by_trying(role, tries, one, owner)
+
+
+def ended(role: str, one: Intruder, owner: Intruder) -> Set[Fact]:
+    """A consumer on the routes that is somebody else's, and is not there any more."""
+    name = f"another-{mark()}"
+    made = {"stream_name": "KV_natsway-routes", "config": {"name": name, "ack_policy": "none", "inactive_threshold": 60_000_000_000}}
+    answer = owner.ask(f"$JS.API.CONSUMER.CREATE.KV_natsway-routes.{name}", made)
+    assert answer is not None and b'"error"' not in answer.payload, answer
+    one.publish(f"$JS.API.CONSUMER.DELETE.KV_natsway-routes.{name}")
+    one.settle()
+    left = owner.ask(f"$JS.API.CONSUMER.INFO.KV_natsway-routes.{name}")
+    return {("ends-consumers-of-others", role, "")} if left is not None and b'"error"' in left.payload else set()

@@ -19,7 +19,7 @@ EXTRA = ROOT / "deploy" / "nats" / "permissions-extra.conf"
 # In whose place.
 INSTEAD = {"shared": "consumer", "scout": "provisioner"}
 
-ROLE = re.compile(r"^MAY_([A-Z]+) \{")
+ROLE = re.compile(r"^MAY_([A-Z_]+) \{")
 DIRECTION = re.compile(r"^\s+(publish|subscribe):")
 SUBJECT = re.compile(r'^\s+"([^"]+)"')
 INLINE = re.compile(r'^(\s+)(publish|subscribe): \{ allow: \["([^"]+)"\] \}')
@@ -58,12 +58,13 @@ class Permission:
 
 
 def matches(pattern: str, subject: str) -> bool:
-    """Whether a subject, which may have wildcards itself, lies within a pattern."""
+    """Whether the broker takes a subject, which may have wildcards itself, for one within a pattern. `*` at the end admits `>`, since
+    it compares them as tokens."""
     wanted, had = pattern.split("."), subject.split(".")
     for place, token in enumerate(wanted):
         if token == ">":
             return len(had) > place
-        if place >= len(had) or (token != "*" and token != had[place]) or had[place] == ">":
+        if place >= len(had) or (token != "*" and token != had[place]):
             return False
     return len(wanted) == len(had)
 

@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""Proves that deploy/nats/permissions.conf, and permissions-extra.conf in its place, are sufficient, minimal and kept to.
+"""Proves that deploy/nats/permissions.conf, and permissions-extra.conf in its place, are sufficient, minimal and kept to; and that
+between the accounts of accounts.conf nothing crosses but what is exported and imported.
 
 Sufficient: every program does its whole job on a real broker with these permissions, and the broker has nothing to
 object. Minimal: each permission is used in that, as the broker's own trace shows; and with any one of them dropped the
 job fails, or the broker objects and the program says so in words that name the subject. Without --sample all of them
 are dropped, each on a broker of its own. Kept to: what no program does is tried as each role (attacks.py), and what succeeds is
-exactly what deploy/nats/remains.json says. A JSON line at the end has the figures; the exit code is 1 when anything
+exactly what deploy/nats/remains.json says, metrics in another's name among it (attacks.py). Across accounts (crossings.py): what is heard
+elsewhere, and what remains, is exactly what deploy/nats/crossings.json says, and each export and import is left out in turn. A JSON line at the end has the figures; the exit code is 1 when anything
 did not hold.
 """
 
@@ -21,7 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, List, Optional
 
+import accounts
 import attacks
+import crossings
 from find_broker import find_broker
 from permissions import INSTEAD, Permission, read_all, text_for, without
 from plays import PLAYS
@@ -122,8 +126,10 @@ def main() -> int:
     for fault in faults:
         say(f"NOT SUFFICIENT  {fault}")
     escapes, tried = attacks.prove(broker, extras=True)
-    forgeries, guesses = attacks.forged_replies(broker)
-    escapes += forgeries
+    for attempt in (attacks.forged_replies, attacks.forged_metrics, crossings.boundaries, crossings.prove):
+        more, count = attempt(broker)
+        escapes += more
+        tried += count
     for escape in escapes:
         say(f"NOT KEPT TO  {escape}")
     chosen = [permission for permission in read_all() if given.role in (None, permission.role)]
@@ -131,6 +137,15 @@ def main() -> int:
         chosen = []
     if given.sample is not None:
         chosen = random.Random(given.seed).sample(chosen, min(given.sample, len(chosen)))
+    lines = [] if given.attacks_only or given.role else list(accounts.lines())
+    if given.sample is not None:
+        lines = random.Random(given.seed).sample(lines, min(given.sample, len(lines)))
+    with ThreadPoolExecutor(given.jobs) as pool:
+        for line, told in zip(lines, pool.map(lambda one: crossings.drop(broker, one), lines)):
+            for escape in told:
+                say(f"NOT KEPT TO  {escape}")
+            say(f"{'left out':9} {line}")
+            escapes += told
     outcomes: Dict[str, int] = {"objected": 0, "failed": 0, "survived": 0}
     untold = 0
     # Where the whole does not hold, what is missing would be blamed on the one that was dropped.
@@ -152,9 +167,12 @@ def main() -> int:
                 **outcomes,
                 "untold": untold,
                 "faults": len(faults),
-                "tried": tried + guesses,
+                "lines_left_out": len(lines),
+                "tried": tried,
                 "escapes": len(escapes),
                 "remains": len(attacks.known()),
+                "crossings": len(crossings.crossings()),
+                "remains_across": len(crossings.remaining_facts()),
                 "seed": given.seed,
                 "seconds": round(time.monotonic() - began, 1),
                 "holds": holds,

@@ -32,8 +32,8 @@ DEADLINE = 60.0
 LOOK_SECONDS = 0.1
 HTTP = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
-VIOLATION = re.compile(r'user:(\w+)" - (Publish|Subscription) Violation - .*?Subject "([^"]+)"')
-TRACED = re.compile(r'user:(\w+)" - <<- \[(PUB|HPUB|SUB) ([^\]]*)\]')
+VIOLATION = re.compile(r'user:([\w-]+)" - (Publish|Subscription) Violation - .*?Subject "([^"]+)"')
+TRACED = re.compile(r'user:([\w-]+)" - <<- \[(PUB|HPUB|SUB) ([^\]]*)\]')
 
 
 class Failed(Exception):
@@ -66,6 +66,11 @@ def password(role: str) -> str:
     return f"secret-of-{role}"
 
 
+def variable(role: str) -> str:
+    """What the broker's configuration calls it."""
+    return f"NATSWAY_{role.upper().replace('-', '_')}_PASSWORD"
+
+
 def with_setup(permissions: str) -> str:
     """With one more user, who sets up streams and publishes into them, and may do anything."""
     setup = f"    {{ user: setup, password: {password('setup')} }}\n"
@@ -87,6 +92,8 @@ class Stage:
 
     # Whether its broker dies in the plays.
     loses_brokers = True
+    # Whose passwords the broker asks its environment for.
+    roles: Sequence[str] = ROLES
 
     def __init__(self, broker: Path, permissions: str, watched: Optional[str] = None) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="natsway-stage-"))
@@ -101,24 +108,29 @@ class Stage:
 
     def _begin(self, broker: Path, permissions: str) -> None:
         self.port = free_port()
-        (self.directory / "permissions.conf").write_text(with_setup(permissions), encoding="utf-8")
+        included = self._write(permissions)
         (self.directory / "server.conf").write_text(
             f'host: 127.0.0.1\nport: {self.port}\ntrace: true\nlogfile: "{self.directory}/server.log"\n'
-            f'jetstream {{ store_dir: "{self.directory}/jetstream" }}\ninclude ./permissions.conf\n',
+            f'jetstream {{ store_dir: "{self.directory}/jetstream" }}\ninclude ./{included}\n',
             encoding="utf-8",
         )
         self.broker = broker
         self._serve()
 
+    def _write(self, permissions: str) -> str:
+        """Writes who may do what; the file that the broker's configuration includes."""
+        (self.directory / "permissions.conf").write_text(with_setup(permissions), encoding="utf-8")
+        return "permissions.conf"
+
     def _serve(self) -> None:
-        passwords = {f"NATSWAY_{role.upper()}_PASSWORD": password(role) for role in ROLES}
+        passwords = {variable(role): password(role) for role in self.roles}
         self.server = self._spawn("broker", [str(self.broker), "--config", str(self.directory / "server.conf")], passwords)
         self.until("the broker listens", self._listens)
 
     def permit(self, permissions: str) -> None:
         """Has the running broker go by other permissions."""
         before = self.server_log().count("Reloaded server configuration")
-        (self.directory / "permissions.conf").write_text(with_setup(permissions), encoding="utf-8")
+        self._write(permissions)
         self.server.process.send_signal(signal.SIGHUP)
         self.until("the broker has read them", lambda: self.server_log().count("Reloaded server configuration") > before)
 
@@ -170,6 +182,10 @@ class Stage:
     def intruder(self, role: str) -> Intruder:
         """A connection as a role that does what no program of ours does."""
         return Intruder(self.port, role, password(role), INBOXES.get(role, f"_INBOX_{role}"))
+
+    def owner(self, of: str) -> Intruder:
+        """Whoever may do anything in the account of a role."""
+        return self.intruder("setup")
 
     def admin_stream(self, name: str, partitions: int = 0) -> None:
         """Makes a stream, as whoever sets up the broker does: with permissions for all."""

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Makes what docker-compose.secured.yml needs: an authority, the broker's certificate by it, and a file with a password for each
-# role.
+# Makes what docker-compose.secured.yml and docker-compose.accounts.yml need: an authority, the broker's certificate by it, and a
+# file with a password for each role.
 #
 #   deploy/nats/make-secrets.sh [DIRECTORY] [NAME,...]
 #
@@ -45,11 +45,13 @@ rm broker.csr broker.ext
         -addext extendedKeyUsage=serverAuth,clientAuth -out cluster.pem
 }
 
-# Each program is given a file with its own password, the broker one with all of them.
+# Each program is given a file with its own password, the broker one with all of them: those of permissions.conf, and the further
+# ones of accounts.conf.
 [ -f compose.env ] || touch compose.env
 : > passwords.env
-for role in admin gateway worker caller operator provisioner groups member producer consumer; do
-    variable=NATSWAY_$(echo "$role" | tr a-z A-Z)_PASSWORD
+for role in admin gateway worker caller operator provisioner groups member producer consumer \
+    team-a-worker team-a-stand-in team-b-worker team-b-stand-in shipper-admin groups-admin; do
+    variable=NATSWAY_$(echo "$role" | tr a-z- A-Z_)_PASSWORD
     # They stood in compose.env once.
     [ -s "$role.password" ] || sed -n "s/^$variable=//p" compose.env > "$role.password"
     # A letter first: to the broker a variable is configuration, and what begins with digits may be a number.
@@ -59,7 +61,7 @@ done
 {
     echo "NATSWAY_SECRETS=$PWD"
     # Workers that are added by demand get them too.
-    echo "NATSWAY_WORKER_MOUNTS=$PWD/authority.pem,$PWD/worker.password"
+    echo "NATSWAY_WORKER_MOUNTS=$PWD/authority.pem,$PWD/worker.password,$PWD/team-a-worker.password"
     # From here on `docker compose` means both files.
     echo COMPOSE_FILE=docker-compose.yml:docker-compose.secured.yml
 } > compose.env

@@ -120,6 +120,7 @@ OTHERS = {
     "apiproxy setup --dry-run": Known("its exit code says what there is to do; plays.py runs it"),
     "apiproxy setup --groups --shipper": Known("plays.py runs it, as an administrator"),
     "set -a; . secrets/compose.env; set +a": Known(COMPOSE),
+    "set -a; . secrets/compose.env; COMPOSE_FILE=$COMPOSE_FILE:docker-compose.accounts.yml; set +a": Known(COMPOSE),
     'export NATS_CA=secrets/authority.pem NATS_USER=operator NATS_PASSWORD="$(cat secrets/operator.password)"': Known(COMPOSE),
     "nats --server tls://127.0.0.1:4222 rtt": Known(COMPOSE),
     "nats --server tls://127.0.0.1:4222 --inbox-prefix _INBOX_operator kv get natsway-routes demo --raw": Known(COMPOSE),

@@ -11,12 +11,13 @@ import time
 import unittest
 from pathlib import Path
 
+import accounts
 import attacks
 import permissions
 from find_broker import find_broker
 from permissions import Permission, matches
 from prove_security import drop, whole
-from stage import ROLES, Stage, free_port
+from stage import ROLES, Stage, free_port, variable
 from tooling import ROOT
 
 # How many permissions are dropped here, each of another role: chosen anew by SECURITY_SEED.
@@ -31,7 +32,9 @@ class Reading(unittest.TestCase):
             ("natsway.worker.*", "natsway.worker.x", True),
             ("natsway.worker.*", "natsway.worker.x.y", False),
             ("natsway.metrics.*.*", "natsway.metrics.*.*", True),
-            ("a.*", "a.>", False),
+            ("a.*", "a.>", True),
+            ("a.b", "a.>", False),
+            ("a.*.b", "a.>", False),
         ):
             self.assertEqual(matches(pattern, subject), whether, (pattern, subject))
 
@@ -104,16 +107,29 @@ class Attack(unittest.TestCase):
         self.assertEqual(faults, [])
         self.assertGreater(guesses, 900)
 
+    def test_a_role_speaks_for_no_other_in_metrics_but_where_that_is_said(self):
+        faults, tried = attacks.forged_metrics(find_broker())
+        self.assertEqual(faults, [])
+        self.assertGreater(tried, 30)
+
     def test_an_attack_that_succeeds_is_found(self):
-        more = {"$JS.API.DIRECT.GET.LOGS.>": "own-words-elsewhere", "$JS.API.STREAM.UPDATE.LOGS": "changes-stream"}
-        line = '    "logs.>" '
-        text = permissions.PERMISSIONS.read_text(encoding="utf-8")
-        before, after = text.split("MAY_PRODUCER {")
-        after = after.replace(line, "".join(f'    "{subject}"\n' for subject in more) + line, 1)
-        with Stage(find_broker(), f"{before}MAY_PRODUCER {{{after}") as stage:
-            attacks.furnish(stage)
-            found = {name for name, _, _ in attacks.found(stage, "producer")}
-        self.assertLessEqual(set(more.values()), found)
+        for role, first, more in (
+            ("producer", "logs.>", {"$JS.API.DIRECT.GET.LOGS.>": "own-words-elsewhere", "$JS.API.STREAM.UPDATE.LOGS": "changes-stream"}),
+            # One to whom JetStream answers nothing.
+            ("worker", "_INBOX_worker.>", {
+                "$JS.API.STREAM.INFO.LOGS": "answered-elsewhere",
+                "$JS.API.CONSUMER.CREATE.LOGS.>": "delivered-elsewhere",
+                "$JS.API.CONSUMER.DELETE.KV_natsway-routes.*": "ends-consumers-of-others",
+                "natsway.metrics.gateway.*": "metrics-of-gateways",
+            }),
+        ):
+            text = permissions.PERMISSIONS.read_text(encoding="utf-8")
+            before, after = text.split(f"MAY_{role.upper()} {{")
+            after = after.replace(f'    "{first}"', "".join(f'    "{subject}"\n' for subject in more) + f'    "{first}"', 1)
+            with self.subTest(role), Stage(find_broker(), f"{before}MAY_{role.upper()} {{{after}") as stage:
+                attacks.furnish(stage)
+                found = {name for name, _, _ in attacks.found(stage, role)}
+                self.assertLessEqual(set(more.values()), found)
 
     def test_the_page_shows_what_remains(self):
         page = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
@@ -133,13 +149,15 @@ class Deployment(unittest.TestCase):
             self.assertEqual(made.stat().st_mode & 0o777, 0o700)
             self.assertNotIn("PASSWORD", (made / "compose.env").read_text(encoding="utf-8"), "the shell sees none")
             passwords = dict(line.split("=", 1) for line in (made / "passwords.env").read_text(encoding="utf-8").splitlines())
-            self.assertEqual(set(passwords), {f"NATSWAY_{role.upper()}_PASSWORD" for role in ROLES})
-            self.assertEqual(len(set(passwords.values())), len(ROLES))
-            for role in ROLES:
-                own = (made / f"{role}.password").read_text(encoding="utf-8")
-                self.assertEqual(own, passwords[f"NATSWAY_{role.upper()}_PASSWORD"] + "\n")
+            users = {user.name for user in accounts.users()}
+            self.assertLessEqual(set(ROLES), users)
+            self.assertEqual(set(passwords), {variable(user) for user in users})
+            self.assertEqual(len(set(passwords.values())), len(users))
+            for user in users:
+                own = (made / f"{user}.password").read_text(encoding="utf-8")
+                self.assertEqual(own, passwords[variable(user)] + "\n")
             # Where the container has them.
-            for name in ("nats.conf", "permissions.conf"):
+            for name in ("nats.conf", "users.conf", "permissions.conf"):
                 shutil.copy(folder / name, home)
             config = Path(home, "secured.conf")
             config.write_text((folder / "secured.conf").read_text(encoding="utf-8").replace("/tls/", f"{made}/"), encoding="utf-8")
