@@ -6,9 +6,11 @@
 //! - [`http2`]: the two ends, and the settings that keep one stream from ending or stalling the
 //!   others. The defaults of `hyper` and `h2` are for one client and one server that mind their own
 //!   business; on a tunnel many strangers share a connection.
+//! - [`tls`]: the connection is encrypted, and the worker knows which gateway it is.
 //! - [`body`]: what a body goes through before its bytes enter a tunnel, and after they left it.
 //!
 //! Who may open a tunnel, and what may travel on it, is not decided here.
 
 pub mod body;
 pub mod http2;
+pub mod tls;
