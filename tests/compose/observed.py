@@ -29,6 +29,8 @@ SHIPPER = ["producer", "consumer"]
 SCALER = ["engine-proxy", "provisioner"]
 # Of a queue, and the provisioner of docker-compose.yml looks at none.
 OF_QUEUES = ("natsway_target_lag_messages", "natsway_target_in_hand_messages")
+# What fires, and here nothing must.
+OF_ALERTS = "ALERTS{"
 # A minute of figures, and what a busy machine takes to get them.
 SHOWN_SECONDS = 180
 BOARD = ROOT / "deploy" / "grafana" / "dashboards" / "natsway.json"
@@ -100,7 +102,7 @@ def figures(stack: Stack, log: Path, unscaled: bool) -> str:
     """Prometheus asks all pages, takes the rules, and has something to show in every panel."""
     shown = [
         (title, expression) for title, expression in expressions()
-        if not any(figure in expression for figure in OF_QUEUES) and not (unscaled and "natsway_target_" in expression)
+        if not any(figure in expression for figure in (*OF_QUEUES, OF_ALERTS)) and not (unscaled and "natsway_target_" in expression)
     ]
     with Load(stack.base + "/version", 50) as load:
         until("the gateway is asked", 120, lambda: query(stack, 'up{job="apiproxy"} == 1'))
@@ -136,9 +138,11 @@ def figures_of(stack: Stack, expression: str) -> list:
 
 def expressions() -> Iterator[Tuple[str, str]]:
     """What the panels ask for, with every variable at "all", as the dashboard begins."""
-    for panel in json.loads(BOARD.read_text(encoding="utf-8"))["panels"]:
-        for target in panel.get("targets", []):
-            yield panel["title"], re.sub(r"\$[a-z]\w*", ".*", target["expr"])
+    for row in json.loads(BOARD.read_text(encoding="utf-8"))["panels"]:
+        # A row that is closed has its panels inside.
+        for panel in (row, *row.get("panels", [])):
+            for target in panel.get("targets", []):
+                yield panel["title"], re.sub(r"\$[a-z]\w*", ".*", target["expr"])
 
 
 def asking(stack: Stack, what: str, expression: str) -> dict:
