@@ -184,7 +184,16 @@ class Compose(unittest.TestCase):
 
 
 class ComposeTest(unittest.TestCase):
-    """`make compose-test` says what is missing before it does anything."""
+    """`make compose-test` says what is missing before it does anything, and asks for images that can be had."""
+
+    def test_images_are_asked_for_by_name_and_tag_alone(self):
+        home = ROOT / "tests" / "compose"
+        source = f"import sys; sys.path[:0] = [{str(home)!r}]; import run; print(*sorted(run.bases_of('compile')))"
+        told = subprocess.run([sys.executable, "-c", source], cwd=home, capture_output=True, text=True, timeout=60, check=True)
+        names = told.stdout.split()
+        self.assertEqual(len(names), 2, names)
+        for name in names:
+            self.assertRegex(name, r"^(rust|debian):[a-z0-9.-]+$")
 
     def refused(self, **settings):
         command = [sys.executable, ROOT / "tests" / "compose" / "run.py"]

@@ -38,8 +38,12 @@ def image_named(file: str, name: str) -> str:
     found = re.search(rf"(?:image:|FROM|FROM --platform=\S+) ({re.escape(name)}:\S+)", (ROOT / file).read_text(encoding="utf-8"))
     if found is None:
         raise Missing(f"{file} names no image {name}")
-    # By tag: a digest comes from a setting, which nobody has set here.
-    return re.sub(r"\$\{\w+(?::-[^}]*)?\}", "", found.group(1))
+    return by_tag(found.group(1))
+
+
+def by_tag(image: str) -> str:
+    """The name and tag alone: a digest comes from a setting, which nobody has set here."""
+    return re.sub(r"\$\{\w+(?::-[^}]*)?\}", "", image)
 
 
 # What stands in for a shell, too, where the images that are tested have none.

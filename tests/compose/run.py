@@ -22,7 +22,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Callable, List, Optional, Tuple
+from typing import Callable, List, Optional, Set, Tuple
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent.parent / "scripts")]
@@ -37,7 +37,7 @@ import restored  # noqa: E402
 import secured  # noqa: E402
 import serving  # noqa: E402
 from engine import Engine, Failed, Missing  # noqa: E402
-from images import Images, image_named  # noqa: E402
+from images import Images, by_tag, image_named  # noqa: E402
 from load import find_oha  # noqa: E402
 from stack import Broken, Stack  # noqa: E402
 from tooling import ROOT, ToolError, say, target_dir  # noqa: E402
@@ -69,9 +69,7 @@ SCENARIOS: List[Tuple[str, Callable[[Stack, Images], str]]] = [
 
 def build(stack: Stack, images: Images, source: str) -> str:
     """Builds the images by the Dockerfile, from what it names."""
-    text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
-    bases = set(re.findall(r"^FROM (?:--platform=\S+ )?(\S+:\S+)", text, re.MULTILINE))
-    for image in sorted(bases if source == "compile" else {base for base in bases if not base.startswith("rust")}):
+    for image in sorted(bases_of(source)):
         images.need(image)
     images.need(image_named("docker-compose.yml", "nats"))
     if source == "prebuilt":
@@ -81,6 +79,13 @@ def build(stack: Stack, images: Images, source: str) -> str:
     stack.compose(*arguments, profiles=profiles, seconds=BUILD_SECONDS)
     listed = stack.engine.run("image", "ls", "--format", "{{.Repository}} {{.Size}}", "natsway/*")
     return f"BIN_SOURCE={source}: " + ", ".join(sorted(set(listed.strip().splitlines())))
+
+
+def bases_of(source: str) -> Set[str]:
+    """The images that the Dockerfile begins from."""
+    text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    bases = set(map(by_tag, re.findall(r"^FROM (?:--platform=\S+ )?(\S+:\S+)", text, re.MULTILINE)))
+    return bases if source == "compile" else {base for base in bases if not base.startswith("rust")}
 
 
 def services_of_ours() -> List[str]:
