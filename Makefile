@@ -1,7 +1,7 @@
 # Everything that is done with Natsway in a checkout. `make help` lists it.
 
 .DEFAULT_GOAL := help
-.PHONY: help run docs prove-security test compose-test lint fmt bench bench-micro bench-compare autoscalers prove-gateway prove-http prove-memory prove-cluster prove-versions prove-provisioner prove-groups demo-groups bench-groups prove-shipper bench-shipper tools peers fuzz clean cargo-deny python rust
+.PHONY: help run test lint fmt docs compose-test bench prove-security prove-http demo-groups tools peers cargo-deny fuzz clean python rust
 
 PYTHON ?= python3
 CARGO ?= cargo
@@ -16,7 +16,7 @@ oha_version := 1.16.0
 cargo_deny_version := 0.20.2
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: python ## Start a broker, the gateway and two workers; ARGS='--help' shows the settings
 	@$(PYTHON) scripts/run.py $(ARGS)
@@ -67,57 +67,18 @@ bench: python rust ## Measure everything beside what people would use instead, a
 	@# What was just built, so that no compiler runs beside what is measured.
 	@NATSWAY_BIN_DIR=$(abspath $(dir $(bench))) $(bench) $(if $(RESUME),resume $(RESUME),run) $(ARGS)
 
-bench-micro: rust ## Time small operations with criterion, in about two minutes; ARGS='envelope' picks some
-	$(CARGO) build --release --workspace --bins
-	@$(bench) micro $(ARGS)
-
-bench-compare: rust ## What changed between OLD=results.json and NEW=results.json by more than the runs scatter
-	@$(CARGO) build --release --workspace --bin bench
-	@$(bench) compare $(OLD) $(NEW) $(ARGS)
-
-autoscalers: rust ## Compare autoscalers by a virtual clock and write docs/autoscalers.md and .svg, as `make bench` does
-	$(CARGO) run --release --package natsway-bench --bin bench -- autoscalers
-
-prove-gateway: python rust ## Long proof of the gateway's promises under faults; SEED and sizes from the environment
-	$(CARGO) run --release --package natsway-bench --bin bench -- prove gateway $(ARGS)
+bench-%: rust ## A part of it alone: micro, groups, shipper, autoscalers, or compare with OLD= and NEW=; ARGS='--help' shows the settings
+	@$(CARGO) run --release --package natsway-bench --bin bench -- $* $(OLD) $(NEW) $(ARGS)
 
 prove-http: python rust ## Real clients (Go, Node) whose uploads are refused read why, and nginx on our cases of HTTP/1; skips what is not installed
 	@$(CARGO) build --package natsway-apiproxy
 	@$(PYTHON) scripts/prove_http.py
 
-prove-memory: python rust ## Attackers on a gateway's memory, with what docker-compose.yml gives it; SEED, SECONDS, PERCENT and ONLY from the environment
-	@$(CARGO) build --release --bin apiproxy
-	$(CARGO) run --release --package natsway-bench --bin bench -- prove memory $(ARGS)
-
-prove-cluster: python rust ## Long proof of three brokers, each killed and frozen under load; SEED and sizes from the environment
-	@$(CARGO) build --release --bin apiproxy --bin worker --bin groups-member
-	$(CARGO) run --release --package natsway-bench --bin bench -- prove cluster $(ARGS)
-
-prove-versions: python rust ## Long proof of switches, rollouts and rollbacks; SWITCHES, RESTARTS, ONLY from the environment
-	$(CARGO) run --release --package natsway-bench --bin bench -- prove versions $(ARGS)
-
-prove-provisioner: python rust ## Long proof of the autoscaler: rivals simulated, crowds and kills live; SEED and ROUNDS from the environment
-	$(CARGO) run --release --package natsway-bench --bin bench -- prove provisioner $(ARGS)
-
-prove-groups: python rust ## Long chaos of consumer groups, judged; SEED, CHANGES, MAX_ACK_PENDING and REPLICAS from the environment
-	@$(CARGO) build --release --package natsway-groups-proof --bins
-	@NATSWAY_NATS_SERVER="$$($(PYTHON) scripts/find_broker.py)" $(CARGO) run --quiet --release --package natsway-groups-proof --bin prove-groups
+prove-%: python rust ## Long proof of promises under faults: gateway, cluster, versions, groups, shipper, provisioner or memory; ARGS='--help' shows scenarios and settings
+	@$(CARGO) run --release --package natsway-proofs --bin prove -- $* $(ARGS)
 
 demo-groups: python rust ## The walk-throughs of consumer groups, static and elastic
-	@$(CARGO) build --package natsway-groups-proof --package natsway-partitioned-consumer --bins
-	@NATSWAY_NATS_SERVER="$$($(PYTHON) scripts/find_broker.py)" $(CARGO) run --quiet --package natsway-groups-proof --bin demo-groups
-
-bench-groups: python rust ## Figures of consumer groups beside the Go library's; PARTS, MESSAGES and HAZARD_SECONDS from the environment
-	@$(CARGO) build --release --package natsway-groups-proof --bins
-	@NATSWAY_NATS_SERVER="$$($(PYTHON) scripts/find_broker.py)" $(CARGO) run --quiet --release --package natsway-groups-proof --bin bench-groups
-
-prove-shipper: python rust ## Long chaos of the log shipper, judged line by line; SEED, RUN_SECONDS, FAULTS, LINES, HOSTS, LISTED and SHIPPER_ROTATE from the environment
-	@$(CARGO) build --release --package natsway-shipper-proof --package natsway-shipper --bins
-	@NATSWAY_NATS_SERVER="$$($(PYTHON) scripts/find_broker.py)" $(CARGO) run --quiet --release --package natsway-shipper-proof --bin prove-shipper
-
-bench-shipper: python rust ## Throughput of the log shipper, acknowledged and synced, beside rsyslog's; MEBIBYTES from the environment
-	@$(CARGO) build --release --package natsway-shipper-proof --package natsway-shipper --bins
-	@NATSWAY_NATS_SERVER="$$($(PYTHON) scripts/find_broker.py)" $(CARGO) run --quiet --release --package natsway-shipper-proof --bin bench-shipper
+	@$(CARGO) run --package natsway-partitioned-consumer --example walk_through
 
 tools: python cargo-deny ## Install oha, cargo-deny and the nats command line under target/tools
 	$(CARGO) install --locked --root $(tools_dir) oha@$(oha_version)

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use clap::builder::FalseyValueParser;
-use natsway_bench::harness::plan::{Plan, Settings};
-use natsway_bench::harness::{Part, Run};
+use natsway_bench::harness::Run;
+use natsway_bench::harness::plan::Plan;
 use natsway_bench::results::Results;
 use natsway_bench::results::compare::{Verdict, compare as changes};
 use natsway_bench::scenario::Scenario;
+use natsway_bench::settings::{Part, Settings};
 use natsway_bench::{micro, report};
 use natsway_testkit::repository_root;
 use tokio::signal::unix::{SignalKind, signal};

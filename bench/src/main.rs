@@ -1,4 +1,4 @@
-//! The `bench` binary: what a request costs, measured, and what is promised, proven.
+//! The `bench` binary: what a request costs, measured.
 
 mod commands;
 
@@ -6,14 +6,14 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use natsway_bench::{autoscalers, micro, prove, service};
+use natsway_bench::{autoscalers, groups, micro, service, shipper};
 
 use self::commands::{CompareArgs, ListArgs, MicroArgs, ReportArgs, ResumeArgs, RunArgs};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Measures and proves Natsway end to end, on real processes
+/// Measures Natsway end to end, on real processes
 #[derive(Parser)]
 #[command(version)]
 struct Cli {
@@ -41,6 +41,10 @@ enum Command {
         /// Where clients connect
         listen: SocketAddr,
     },
+    /// Measure consumer groups beside the Go library's
+    Groups(groups::Args),
+    /// Measure the log shipper beside rsyslog: throughput, acknowledged and synced, and what it costs
+    Shipper(shipper::Args),
     /// Compare autoscalers by a virtual clock and write docs/autoscalers.md and .svg, as `run` does
     Autoscalers,
     /// Serve the answers over NATS
@@ -54,25 +58,6 @@ enum Command {
         /// How often
         times: u64,
     },
-    /// Break things on purpose and check what is promised; the last line is JSON, exit code 1 when a promise is broken
-    Prove {
-        #[command(subcommand)]
-        promise: Promise,
-    },
-}
-
-#[derive(Subcommand)]
-enum Promise {
-    /// Restarts, kills, freezes and cuts around the gateway, under load
-    Gateway(prove::Size),
-    /// Switches, rollouts and rollbacks of versions, under load and faults
-    Versions(prove::versions::Size),
-    /// Three brokers with JetStream: any one dies or freezes, and gateways, workers and groups go on
-    Cluster(prove::Size),
-    /// Attackers on a gateway's memory, while another client is served
-    Memory(prove::memory::Size),
-    /// The provisioner against its rivals by a virtual clock, and under crowds and kills on real processes
-    Provisioner(prove::Size),
 }
 
 #[tokio::main]
@@ -90,22 +75,9 @@ async fn main() -> ExitCode {
         Command::ServeDirect { listen } => service::serve_direct(listen).await.map(|()| ExitCode::SUCCESS),
         Command::ServeWorker(args) => service::serve_worker(&args).await.map(|()| ExitCode::SUCCESS),
         Command::MicroRun { name, times } => micro::count::run(&name, times).map(|()| ExitCode::SUCCESS),
+        Command::Groups(args) => groups::measure(&args).await.map(|()| ExitCode::SUCCESS),
+        Command::Shipper(args) => shipper::measure(&args).await.map(|()| ExitCode::SUCCESS),
         Command::Autoscalers => autoscalers::publish().map(|()| ExitCode::SUCCESS),
-        Command::Prove { promise: Promise::Gateway(size) } => {
-            prove::gateway::prove(&size).await.map(prove::Report::conclude)
-        }
-        Command::Prove { promise: Promise::Versions(size) } => {
-            prove::versions::prove(&size).await.map(prove::Report::conclude)
-        }
-        Command::Prove { promise: Promise::Cluster(size) } => {
-            prove::cluster::prove(&size).await.map(prove::Report::conclude)
-        }
-        Command::Prove { promise: Promise::Memory(size) } => {
-            prove::memory::prove(&size).await.map(prove::Report::conclude)
-        }
-        Command::Prove { promise: Promise::Provisioner(size) } => {
-            prove::provisioner::prove(&size).await.map(prove::Report::conclude)
-        }
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("bench: {error:#}");

@@ -14,7 +14,7 @@ const HELD_OUT: std::ops::Range<u64> = 3_001..3_011;
 fn the_aims_are_reached_on_held_out_seeds_and_what_is_published_is_true() {
     let standings = compare(&TraceKind::ALL, &HELD_OUT.collect::<Vec<_>>());
     let (verdict, table) = (verdict(&standings), table(&standings));
-    assert_eq!(table, include_str!("../../docs/autoscalers.md"), "`make autoscalers` writes it anew");
+    assert_eq!(table, include_str!("../../docs/autoscalers.md"), "`make bench-autoscalers` writes it anew");
     assert!(verdict.better_than_default.len() >= 14, "{verdict:?}\n{table}");
     assert!(verdict.near_best_of_grid.len() >= 13, "{verdict:?}\n{table}");
     assert!(verdict.reversals_per_step <= 2, "{verdict:?}\n{table}");
@@ -25,7 +25,7 @@ fn the_aims_are_reached_on_held_out_seeds_and_what_is_published_is_true() {
         "a load that hovers at a threshold makes nothing bounce for ten minutes: {noise:?}"
     );
     let picture = plot(&standings, HELD_OUT.start);
-    assert_eq!(picture, include_str!("../../docs/autoscalers.svg"), "`make autoscalers` draws it anew");
+    assert_eq!(picture, include_str!("../../docs/autoscalers.svg"), "`make bench-autoscalers` draws it anew");
     for kind in TraceKind::ALL {
         assert!(picture.contains(&format!(">{}</text>", kind.name())), "{kind:?} has a panel");
     }

@@ -1,4 +1,4 @@
-//! What a request and an answer cost in memory: pure. Measured with `bench prove memory`, and rounded up.
+//! What a request and an answer cost in memory: pure. Measured with `prove memory`, and rounded up.
 
 use http::HeaderMap;
 

@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use super::pin::pin;
 use crate::scenario::{Load, Tool};
+use crate::settings::Amount;
 
 /// The generators that are installed.
 #[derive(Clone, Debug)]
@@ -36,15 +37,6 @@ pub struct Target<'a> {
     pub prefixes: &'a [String],
     /// Processors of the generator; none is all of them.
     pub processors: &'a [usize],
-}
-
-/// How much is asked.
-#[derive(Clone, Copy, Debug)]
-pub enum Amount {
-    /// As much as is answered in that time.
-    For(Duration),
-    /// So many requests.
-    Requests(u64),
 }
 
 /// What a generator saw.

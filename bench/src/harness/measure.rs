@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
-use super::load::{Amount, Outcome, Target};
+use super::load::{Outcome, Target};
 use super::meter::{self, Meter};
 use super::question::{Question, ask};
 use super::stage::{self, Stage};
@@ -13,6 +13,7 @@ use super::witness::Witness;
 use super::{Run, idle, plan};
 use crate::results::{Cell, Sample};
 use crate::scenario::{Contender, Load, Scenario};
+use crate::settings::Amount;
 
 /// How long idle connections are held when runs are as long as their requests take.
 const IDLE: Duration = Duration::from_secs(2);

@@ -9,7 +9,7 @@ pub mod idle;
 pub mod load;
 mod measure;
 pub mod meter;
-pub mod parts;
+mod parts;
 pub mod peers;
 pub mod pin;
 pub mod plan;
@@ -30,14 +30,12 @@ use futures_util::FutureExt;
 use indicatif::{ProgressBar, ProgressStyle};
 use natsway_testkit::repository_root;
 
-use self::load::{Amount, Generators};
-use self::plan::{Plan, Settings};
+use self::load::Generators;
+use self::plan::Plan;
 use self::stage::Stage;
 use crate::results::{Results, SCHEMA, Skipped};
 use crate::scenario::{Contender, Scenario};
-
-/// What is measured beside the scenarios.
-pub use self::parts::Part;
+use crate::settings::{Amount, Part, Settings};
 
 /// Open files that thousands of connections need, at both of their ends in one process.
 const OPEN_FILES: u64 = 65_536;

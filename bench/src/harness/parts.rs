@@ -1,4 +1,4 @@
-//! What is measured beside the scenarios: other programs of this workspace, run with sizes that fit into one report.
+//! What is measured beside the scenarios: other commands of `bench`, run with sizes that fit into one report.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -6,44 +6,13 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use natsway_testkit::{repository_root, workspace_binary};
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::micro;
 use crate::results::Results;
-
-/// A part of the report with a program of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Part {
-    /// Consumer groups beside the Go library.
-    Groups,
-    /// The log shipper beside rsyslog.
-    Shipper,
-    /// The autoscaler beside others, by a virtual clock.
-    Autoscalers,
-    /// Instructions of small operations, by valgrind.
-    Instructions,
-    /// Time of small operations, by criterion.
-    Times,
-}
+use crate::settings::Part;
 
 impl Part {
-    /// Every part, in the order of the report.
-    pub const ALL: [Part; 5] =
-        [Part::Groups, Part::Shipper, Part::Autoscalers, Part::Instructions, Part::Times];
-
-    /// The word for it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Part::Groups => "groups",
-            Part::Shipper => "shipper",
-            Part::Autoscalers => "autoscalers",
-            Part::Instructions => "instructions",
-            Part::Times => "times",
-        }
-    }
-
     /// How long it takes, about.
     pub fn expected(self, quick: bool) -> Duration {
         Duration::from_secs(match (self, quick) {
@@ -77,7 +46,7 @@ impl Part {
     pub async fn measure(self, quick: bool, directory: &Path) -> anyhow::Result<Value> {
         match self {
             Part::Groups => {
-                // Its members are processes of other binaries, which it expects beside itself.
+                // Built before the clock runs.
                 for name in ["groups-member", "groups-speed"] {
                     workspace_binary(name);
                 }
@@ -85,14 +54,14 @@ impl Part {
                     true => ("throughput", "10000"),
                     false => ("throughput,handlers,take-over", "50000"),
                 };
-                json_of("bench-groups", &[("PARTS", size.0), ("MESSAGES", size.1)]).await
+                own_command("groups", &[("PARTS", size.0), ("MESSAGES", size.1)]).await
             }
             Part::Shipper => {
                 for name in ["producer", "consumer"] {
                     workspace_binary(name);
                 }
                 let size = if quick { ("32", "1") } else { ("256", "3") };
-                json_of("bench-shipper", &[("MEBIBYTES", size.0), ("ROUNDS", size.1)]).await
+                own_command("shipper", &[("MEBIBYTES", size.0), ("ROUNDS", size.1)]).await
             }
             Part::Autoscalers => {
                 let comparison =
@@ -131,16 +100,10 @@ impl Part {
     }
 }
 
-/// Runs a binary of this workspace; the last line that it prints is JSON.
-async fn json_of(name: &str, environment: &[(&str, &str)]) -> anyhow::Result<Value> {
-    let program = workspace_binary(name);
-    let broker = std::process::Command::new("python3")
-        .arg(repository_root().join("scripts/find_broker.py"))
-        .output()
-        .context("python3 is not in PATH")?;
-    let mut command = tokio::process::Command::new(program);
-    command.current_dir(repository_root()).stdin(Stdio::null()).kill_on_drop(true);
-    command.env("NATSWAY_NATS_SERVER", String::from_utf8_lossy(&broker.stdout).trim());
+/// Runs a command of this very program; the last line that it prints is JSON.
+async fn own_command(name: &str, environment: &[(&str, &str)]) -> anyhow::Result<Value> {
+    let mut command = tokio::process::Command::new(std::env::current_exe()?);
+    command.arg(name).current_dir(repository_root()).stdin(Stdio::null()).kill_on_drop(true);
     // What the user said on the command line goes before what fits here.
     for (key, value) in environment.iter().filter(|(key, _)| std::env::var_os(key).is_none()) {
         command.env(key, value);

@@ -1,13 +1,10 @@
-//! How much is measured, and how long that takes. Pure.
+//! How long what is asked for takes. Pure.
 
 use std::fmt;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
-use super::load::Amount;
-use super::parts::Part;
 use crate::scenario::{Contender, Scenario};
+use crate::settings::{Amount, Settings};
 
 /// What starting and stopping a contender takes, and looking whether the machine is quiet: about.
 pub const START: Duration = Duration::from_millis(1_300);
@@ -23,31 +20,6 @@ const HANGS: u32 = 4;
 
 /// What starts may take its time.
 const SLOW_START: Duration = Duration::from_secs(90);
-
-/// How much is measured.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Settings {
-    /// The short form.
-    pub quick: bool,
-    /// Everything is measured, and nothing by another measure than usual: what the repository shows is made of it.
-    pub whole: bool,
-    /// Rounds of every scenario, whatever it says itself.
-    pub rounds: Option<u32>,
-    /// How long a run lasts, whatever the scenario says.
-    pub seconds: Option<f64>,
-    /// Requests of a run, in place of a time.
-    pub requests: Option<u64>,
-    /// Load before the first run.
-    pub warm_up: Duration,
-    /// Part of the machine that others may use during a run before it is dropped.
-    pub tolerance: f64,
-    /// How often a dropped run is made again.
-    pub repeats: u32,
-    /// How long to wait for others to be done before a run begins regardless.
-    pub patience: Duration,
-    /// What is measured beside the scenarios.
-    pub parts: Vec<Part>,
-}
 
 /// The size of a whole run.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -84,22 +56,6 @@ impl Settings {
         let runs = runs_of_turn(scenario, contender);
         // A baseline that alternates is started once a round.
         START + self.warm_up + (run + BETWEEN) * runs
-    }
-
-    /// Rounds of a scenario.
-    pub fn rounds(&self, scenario: &Scenario) -> u32 {
-        self.rounds.or(scenario.rounds.filter(|_| !self.quick)).unwrap_or(if self.quick { 2 } else { 3 })
-    }
-
-    /// How much a run of a scenario asks.
-    pub fn amount(&self, scenario: Option<&Scenario>) -> Amount {
-        if let Some(requests) = self.requests {
-            return Amount::Requests(requests);
-        }
-        let of_scenario =
-            scenario.and_then(|scenario| scenario.seconds).filter(|_| !self.quick).map(f64::from);
-        let seconds = self.seconds.or(of_scenario).unwrap_or(if self.quick { 1.0 } else { 3.0 });
-        Amount::For(Duration::from_secs_f64(seconds.clamp(0.1, 3_600.0)))
     }
 }
 
@@ -149,41 +105,7 @@ impl fmt::Display for Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn settings() -> Settings {
-        Settings {
-            quick: false,
-            whole: true,
-            rounds: None,
-            seconds: None,
-            requests: None,
-            warm_up: Duration::from_secs(1),
-            tolerance: 0.05,
-            repeats: 0,
-            patience: Duration::ZERO,
-            parts: Vec::new(),
-        }
-    }
-
-    fn scenario() -> Scenario {
-        let text = "title = \"t\"\nabout = \"a\"\nbaseline = \"direct\"\nrounds = 4\nseconds = 2\n\
-            [[load]]\nname = \"c64\"\nconnections = 64\n\
-            [[contender]]\nname = \"direct\"\ntitle = \"d\"\narrangement = { kind = \"direct\" }\n";
-        Scenario::parse("t", text).unwrap()
-    }
-
-    #[test]
-    fn the_command_line_wins_over_the_file_and_the_short_form_over_both_defaults() {
-        let (mut settings, scenario) = (settings(), scenario());
-        assert_eq!(settings.rounds(&scenario), 4);
-        assert!(matches!(settings.amount(Some(&scenario)), Amount::For(d) if d.as_secs() == 2));
-        settings.quick = true;
-        assert_eq!(settings.rounds(&scenario), 2);
-        settings.rounds = Some(7);
-        assert_eq!(settings.rounds(&scenario), 7);
-        settings.requests = Some(10);
-        assert!(matches!(settings.amount(Some(&scenario)), Amount::Requests(10)));
-    }
+    use crate::settings::tests::{scenario, settings};
 
     #[test]
     fn a_plan_adds_up_rounds_starts_and_runs() {

@@ -3,8 +3,8 @@
 use anyhow::ensure;
 use http::Request;
 use http_body_util::Full;
+use natsway_proofs::probe::exchange;
 
-use crate::probe::exchange;
 use crate::scenario::Load;
 
 /// What is asked, and what must come back.

@@ -1,7 +1,6 @@
 //! Figures over what grows: routes, workers, services, connections, the rate that is asked for.
 
 use super::document::{Block, Figure, Table};
-use super::scenarios::{figure, meets, peak_mib};
 use super::svg::{self, Axes, Line, Point, thousands};
 use super::{microseconds, milliseconds, or_dash, rate};
 use crate::results::statistics::Spread;
@@ -22,7 +21,7 @@ pub(super) fn over_contenders(results: &Results, scenario: &Scenario, load: &Loa
     let lines = |measures: &[Named<'_>]| -> Vec<Line> {
         let mut lines: Vec<Line> = Vec::new();
         for (name, measure) in measures {
-            for contender in meets(scenario, load) {
+            for contender in scenario.contenders_of(load) {
                 let Some(at) = contender.x else { continue };
                 let Some(spread) = results.spread(Cell::at(scenario, contender, load), measure) else {
                     continue;
@@ -36,7 +35,7 @@ pub(super) fn over_contenders(results: &Results, scenario: &Scenario, load: &Loa
         }
         lines
     };
-    let has_series = meets(scenario, load).any(|contender| contender.series.is_some());
+    let has_series = scenario.contenders_of(load).any(|contender| contender.series.is_some());
     let of_roles = if has_series { 1 } else { CPU.len() };
     let pictures = [
         ("rates", "requests/s", lines(&[("requests", |run| Some(run.per_second))])),
@@ -48,7 +47,11 @@ pub(super) fn over_contenders(results: &Results, scenario: &Scenario, load: &Loa
     let picture = |(kind, y, lines): (&str, &str, Vec<Line>)| {
         let caption = format!("{}, {}: {y}", scenario.title, load.describe());
         let axes = Axes { x, y, log_x: true, log_y: false };
-        figure(scenario, load, kind, &caption, svg::lines(&caption, axes, &lines, thousands))
+        Block::figure(
+            [&scenario.name, &load.name, kind],
+            &caption,
+            svg::lines(&caption, axes, &lines, thousands),
+        )
     };
     pictures.map(picture).collect()
 }
@@ -56,7 +59,7 @@ pub(super) fn over_contenders(results: &Results, scenario: &Scenario, load: &Loa
 const ALL_CPU: Named<'_> =
     ("all", |run| Some(run.total_cpu_us() - run.cpu_us(Role::Load).unwrap_or_default()));
 
-const ALL_MEMORY: Named<'_> = ("all", |run| Some(peak_mib(run)));
+const ALL_MEMORY: Named<'_> = ("all", |run| Some(run.peak_mib()));
 
 const CPU: [Named<'_>; 4] = [
     ALL_CPU,

@@ -21,6 +21,13 @@ pub enum Block {
     Verbatim(String),
 }
 
+impl Block {
+    /// Makes a picture; the words of its name are joined.
+    pub fn figure(name: [&str; 3], caption: &str, svg: String) -> Block {
+        Block::Figure(Figure { name: name.join("-"), caption: caption.to_owned(), svg })
+    }
+}
+
 /// Columns and rows of text; the first column says what a row is about.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Table {

@@ -81,7 +81,7 @@ pub fn publish(results: &Results, repository: &Path) -> anyhow::Result<Vec<Strin
             comparison.write(&repository.join("docs"))?;
         } else {
             left.push(
-                "docs/autoscalers.md and .svg are left as they are: this is the short form; `make autoscalers` writes them"
+                "docs/autoscalers.md and .svg are left as they are: this is the short form; `make bench-autoscalers` writes them"
                     .to_owned(),
             );
         }
@@ -255,7 +255,7 @@ pub(crate) mod tests {
             (left.join("; "), fs::read_to_string(at("docs/autoscalers.md")).unwrap())
         };
         let (left, table) = publish_with(1);
-        assert!(left.contains("`make autoscalers` writes them"), "{left}");
+        assert!(left.contains("`make bench-autoscalers` writes them"), "{left}");
         assert_eq!(table, "of ten seeds");
         assert_eq!(publish_with(10), (String::new(), "anew".to_owned()));
         let readme = fs::read_to_string(at("README.md")).unwrap();

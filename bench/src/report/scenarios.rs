@@ -1,7 +1,7 @@
 //! A scenario's tables, and the pictures of bars; the curves are in [`curves`].
 
 use super::curves;
-use super::document::{Block, Figure, Table};
+use super::document::{Block, Table};
 use super::svg::{self, Bar, Stack};
 use super::{microseconds, milliseconds, or_dash, rate};
 use crate::results::{Cell, ProcessUse, Results, Role, Sample};
@@ -35,20 +35,12 @@ pub(super) fn blocks(results: &Results, scenario: &Scenario) -> Vec<Block> {
     blocks
 }
 
-/// Who meets a load.
-pub(super) fn meets<'a>(scenario: &'a Scenario, load: &'a Load) -> impl Iterator<Item = &'a Contender> {
-    scenario
-        .contenders
-        .iter()
-        .filter(|contender| contender.loads.is_empty() || contender.loads.contains(&load.name))
-}
-
 fn of_load(results: &Results, scenario: &Scenario, load: &Load) -> Vec<Block> {
     let mut blocks = of_load_without_pictures(results, scenario, load);
     if load.idle {
         return blocks;
     }
-    let rates = meets(scenario, load).filter_map(|contender| {
+    let rates = scenario.contenders_of(load).filter_map(|contender| {
         let spread = results.spread(Cell::at(scenario, contender, load), |run| Some(run.per_second))?;
         let ours = matches!(contender.arrangement, Arrangement::Natsway(_));
         let ends = (spread.least, spread.most);
@@ -59,7 +51,8 @@ fn of_load(results: &Results, scenario: &Scenario, load: &Load) -> Vec<Block> {
         Some(Bar { label: contender.title.clone(), value: spread.median, ends, shown, ours })
     });
     let rates: Vec<Bar> = rates.collect();
-    let stacks: Vec<Stack> = meets(scenario, load)
+    let stacks: Vec<Stack> = scenario
+        .contenders_of(load)
         .filter(|contender| results.runs(Cell::at(scenario, contender, load)).next().is_some())
         .map(|contender| {
             let parts =
@@ -73,16 +66,14 @@ fn of_load(results: &Results, scenario: &Scenario, load: &Load) -> Vec<Block> {
     let what = format!("{}: {}", scenario.title, load.describe());
     let first = format!("{what}, requests/s (of the baseline); whiskers from the least to the most");
     let second = format!("{what}, CPU µs per request");
-    blocks.push(figure(scenario, load, "rates", &first, svg::bars(&format!("{what}, requests/s"), &rates)));
+    blocks.push(Block::figure(
+        [&scenario.name, &load.name, "rates"],
+        &first,
+        svg::bars(&format!("{what}, requests/s"), &rates),
+    ));
     let stacks = svg::stacks(&second, &Role::ALL.map(Role::name), &stacks, microseconds);
-    blocks.push(figure(scenario, load, "cpu", &second, stacks));
+    blocks.push(Block::figure([&scenario.name, &load.name, "cpu"], &second, stacks));
     blocks
-}
-
-/// A picture of a scenario under a load.
-pub(super) fn figure(scenario: &Scenario, load: &Load, kind: &str, caption: &str, svg: String) -> Block {
-    let name = format!("{}-{}-{kind}", scenario.name, load.name);
-    Block::Figure(Figure { name, caption: caption.to_owned(), svg })
 }
 
 fn of_load_without_pictures(results: &Results, scenario: &Scenario, load: &Load) -> Vec<Block> {
@@ -95,7 +86,7 @@ fn of_load_without_pictures(results: &Results, scenario: &Scenario, load: &Load)
 }
 
 fn rate_table(results: &Results, scenario: &Scenario, load: &Load) -> Table {
-    let has_article = meets(scenario, load).any(|contender| contender.article.is_some());
+    let has_article = scenario.contenders_of(load).any(|contender| contender.article.is_some());
     let mut head = vec![
         "",
         "requests/s",
@@ -114,7 +105,7 @@ fn rate_table(results: &Results, scenario: &Scenario, load: &Load) -> Table {
         head.splice(3..3, ["the article's requests/s", "the article's ratio"]);
     }
     let mut table = Table { head: head.into_iter().map(str::to_owned).collect(), rows: Vec::new() };
-    for contender in meets(scenario, load) {
+    for contender in scenario.contenders_of(load) {
         let mut row = rate_row(results, scenario, contender, load);
         if has_article {
             let published = contender.article;
@@ -159,7 +150,7 @@ fn rate_row(results: &Results, scenario: &Scenario, contender: &Contender, load:
     row.extend(of_roles);
     row.push(microseconds(median(Sample::total_cpu_us)));
     row.push(format!("{:.2}", median(switches)));
-    row.push(format!("{:.0}", median(peak_mib)));
+    row.push(format!("{:.0}", median(Sample::peak_mib)));
     row.push(format!("{:.0} %", median(|run| run.machine.idle * 100.0)));
     row
 }
@@ -167,7 +158,7 @@ fn rate_row(results: &Results, scenario: &Scenario, contender: &Contender, load:
 /// What was there without any request: memory by role, and the processor's time in a second.
 fn idle_table(results: &Results, scenario: &Scenario, load: &Load) -> Table {
     let mut table = Table::new(["", "gateway MiB", "broker MiB", "service MiB", "gateway CPU, ms a second"]);
-    for contender in meets(scenario, load) {
+    for contender in scenario.contenders_of(load) {
         let at = Cell::at(scenario, contender, load);
         let of_role =
             |role, figure: fn(&ProcessUse) -> f64| results.spread(at, |run| run.sum_of(role, figure));
@@ -191,11 +182,6 @@ fn idle_table(results: &Results, scenario: &Scenario, load: &Load) -> Table {
 fn switches(run: &Sample) -> f64 {
     let processes = run.processes.iter().filter(|process| process.role != Role::Load);
     processes.map(|process| process.waits + process.preemptions).sum()
-}
-
-/// What everything but the load ever had at most.
-pub(super) fn peak_mib(run: &Sample) -> f64 {
-    run.processes.iter().map(|process| process.peak_mib).sum()
 }
 
 /// The median of a role's microseconds per request.

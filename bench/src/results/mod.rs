@@ -10,9 +10,9 @@ use std::path::Path;
 use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::harness::plan::Settings;
 use crate::micro::time::Nanoseconds;
 use crate::scenario::{Contender, Load, Scenario};
+use crate::settings::Settings;
 use statistics::{Estimate, Spread};
 
 /// The version of the schema that is written, and the only one that is read.
@@ -199,6 +199,11 @@ impl Sample {
     /// Processor time for each request of everything, the load generator too, in microseconds.
     pub fn total_cpu_us(&self) -> f64 {
         self.processes.iter().map(|process| process.cpu_us).sum()
+    }
+
+    /// The most memory that the processes ever had, added up, in MiB.
+    pub fn peak_mib(&self) -> f64 {
+        self.processes.iter().map(|process| process.peak_mib).sum()
     }
 
     /// A percentile of the latency in milliseconds.

@@ -209,6 +209,13 @@ impl Scenario {
         self.loads.iter().filter(|load| contender.loads.is_empty() || contender.loads.contains(&load.name))
     }
 
+    /// The contenders that meet a load.
+    pub fn contenders_of<'a>(&'a self, load: &'a Load) -> impl Iterator<Item = &'a Contender> {
+        self.contenders
+            .iter()
+            .filter(|contender| contender.loads.is_empty() || contender.loads.contains(&load.name))
+    }
+
     /// The baseline, when its runs alternate with those of this contender; it has no turn of its own then.
     pub fn beside(&self, contender: &Contender) -> Option<&Contender> {
         let baseline = self.contenders.iter().find(|one| one.name == self.baseline)?;

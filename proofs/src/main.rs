@@ -1,0 +1,154 @@
+//! The program `prove`: breaks things on purpose and says whether what is promised still holds.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use natsway_proofs::{
+    Report, Scenario, Size, cluster, gateway, groups, memory, provisioner, shipper, versions,
+};
+use natsway_testkit::workspace_binary;
+
+/// As in the programs of this repository: the load comes from here.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// How the program is used, below its list of proofs.
+const USE: &str = "\
+Each proof builds the programs that it needs, starts them and its brokers on 127.0.0.1, and takes everything down again.
+With NATSWAY_BIN_DIR=<directory> it builds nothing and starts the programs of that directory. Its last line is JSON with all figures; what it says before goes to standard error. Raw
+data (logs, outcomes of requests) stays below target/prove/<proof>/<seed>/<scenario>.
+
+Exit code: 0 when all promises were kept, 1 when one was broken, 2 when the proof could not be carried through.
+
+  prove gateway                                all scenarios, as their defaults have it
+  prove gateway --only broker --rounds 10      two of them, with more faults
+  prove versions --only driver_killed          a name, or a part of one
+  prove groups --seed 4242 --changes 200       the same choices as another run with this seed
+
+`prove <proof> --help` lists scenarios, promises and settings. A setting is a flag or a variable of the environment.
+`make prove-<proof>` does it with the release form of everything, and passes ARGS='--only broker' on.";
+
+/// Breaks things on purpose and says whether what is promised still holds
+#[derive(Parser)]
+#[command(name = "prove", version, after_help = USE, max_term_width = 120)]
+struct Cli {
+    #[command(subcommand)]
+    proof: Proof,
+}
+
+#[derive(Subcommand)]
+enum Proof {
+    /// The gateway: restarts, kills, freezes and cuts around it, under load
+    #[command(after_help = listed(&gateway::SCENARIOS))]
+    Gateway(Size),
+    /// Three brokers with JetStream: any one dies or freezes, and gateways, workers and groups go on
+    #[command(after_help = listed(&cluster::SCENARIOS))]
+    Cluster(Size),
+    /// Versions: switches, rollouts and rollbacks, under load and faults
+    #[command(after_help = listed(&versions::SCENARIOS))]
+    Versions(versions::Size),
+    /// Consumer groups: members and brokers come and go, and every message is judged
+    #[command(after_help = listed(&groups::SCENARIOS))]
+    Groups(groups::Size),
+    /// The log shipper: programs, brokers and disks fail, and every line is judged
+    #[command(after_help = listed(&shipper::SCENARIOS))]
+    Shipper(shipper::Size),
+    /// The provisioner: beside its rivals by a virtual clock, and under crowds and kills on real processes
+    #[command(after_help = listed(&provisioner::SCENARIOS))]
+    Provisioner(Size),
+    /// The gateway's memory: attackers who would have it hold much, while another client is served
+    #[command(after_help = attackers())]
+    Memory(memory::Size),
+}
+
+impl Proof {
+    /// Names the programs of this workspace that it starts.
+    fn programs(&self) -> &'static [&'static str] {
+        match self {
+            Proof::Gateway(_) | Proof::Versions(_) => &["apiproxy", "worker"],
+            Proof::Cluster(_) => &["apiproxy", "worker", "groups-member"],
+            Proof::Groups(_) => &["groups-member"],
+            Proof::Shipper(_) => &["producer", "consumer"],
+            Proof::Provisioner(_) => &["apiproxy", "worker", "provisioner"],
+            Proof::Memory(_) => &["apiproxy"],
+        }
+    }
+
+    async fn prove(&self) -> anyhow::Result<Report> {
+        match self {
+            Proof::Gateway(size) => gateway::prove(size).await,
+            Proof::Cluster(size) => cluster::prove(size).await,
+            Proof::Versions(size) => versions::prove(size).await,
+            Proof::Groups(size) => groups::prove(size).await,
+            Proof::Shipper(size) => shipper::prove(size).await,
+            Proof::Provisioner(size) => provisioner::prove(size).await,
+            Proof::Memory(size) => memory::prove(size).await,
+        }
+    }
+}
+
+/// Lists scenarios with their promises.
+fn listed<S>(scenarios: &[Scenario<S>]) -> String {
+    let width = scenarios.iter().map(|scenario| scenario.name.len()).max().unwrap_or_default();
+    let line = |scenario: &Scenario<S>| format!("\n  {:width$}  {}", scenario.name, scenario.promise);
+    format!("Scenarios, each with its promise:{}", scenarios.iter().map(line).collect::<String>())
+}
+
+/// Lists who attacks the gateway's memory.
+fn attackers() -> String {
+    let names = memory::attackers::ATTACKERS.iter().map(|attacker| format!("\n  {}", attacker.name));
+    format!(
+        "Each attacker has a gateway with the memory of docker-compose.yml to itself. The gateway stays below its bound,\n\
+         another client is served all the time, and what was held is given back. Attackers, by what they do:{}",
+        names.collect::<String>()
+    )
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let proof = Cli::parse().proof;
+    eprintln!("prove: building {}", proof.programs().join(", "));
+    // Now, so that no compiler runs beside what is proven.
+    for program in proof.programs() {
+        workspace_binary(program);
+    }
+    proof.prove().await.map(Report::conclude).unwrap_or_else(|error| {
+        eprintln!("prove: {error:#}");
+        ExitCode::from(2)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_settings_of_all_proofs_fit_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn help_lists_each_scenario_with_its_promise() {
+        let text = listed(&gateway::SCENARIOS);
+        for scenario in &gateway::SCENARIOS {
+            assert!(
+                text.contains(&format!("{}  ", scenario.name)) && text.contains(scenario.promise),
+                "{text}"
+            );
+        }
+        assert!(attackers().contains("\n  shut_windows"));
+    }
+
+    #[test]
+    fn help_fits_into_the_width_of_a_page() {
+        for proof in Cli::command().get_subcommands() {
+            let text = proof.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(!text.is_empty(), "{} lists no scenarios", proof.get_name());
+            for line in text.lines() {
+                assert!(line.chars().count() <= 120, "{}: {line}", proof.get_name());
+            }
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! The processes under proof: several gateways, and workers of two versions.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use async_nats::Client;
+use async_nats::jetstream::kv;
+use futures_util::StreamExt;
+use natsway_testkit::{Broker, Process, eventually, free_port, workspace_binary};
+use natsway_wire::control;
+use serde_json::Value;
+
+use crate::probe;
+use crate::stand::{DEADLINE, present};
+
+/// The route under proof.
+pub(super) const ROUTE: &str = "prove";
+
+/// Where services listen that call the one under proof.
+pub(super) const FRONT: &str = "svc.front.blue";
+
+/// How a version's workers misbehave, if they do.
+pub(super) type Manner = Option<&'static str>;
+
+/// A user of the broker: name and password.
+pub(super) type User = (&'static str, &'static str);
+
+/// Gateways and workers on one broker.
+pub(super) struct Fleet {
+    directory: PathBuf,
+    pub(super) broker: Broker,
+    pub(super) client: Client,
+    pub(super) gateways: Vec<Gateway>,
+    workers: Vec<Worker>,
+    started_workers: usize,
+    routes: PathBuf,
+}
+
+/// A gateway that can be started again where it was.
+pub(super) struct Gateway {
+    pub(super) process: Process,
+    pub(super) port: u16,
+    admin_port: u16,
+    /// As whom it connects to the broker, if that is somebody: name and password.
+    user: Option<User>,
+}
+
+struct Worker {
+    version: &'static str,
+    process: Process,
+}
+
+/// How a command of `apiproxy` ended.
+pub(super) struct Done {
+    pub(super) code: Option<i32>,
+    pub(super) text: String,
+}
+
+impl Fleet {
+    /// So many gateways with an empty bucket, the route in it, and no worker yet.
+    pub(super) async fn start(directory: &Path, gateways: usize, times: &str) -> anyhow::Result<Fleet> {
+        let broker = Broker::builder().jetstream().start().await;
+        let mut fleet = Fleet::on(broker, directory, &route("/{*rest}", times)).await?;
+        for _ in 0..gateways {
+            fleet.add_gateway(None).await;
+        }
+        Ok(fleet)
+    }
+
+    /// No gateway yet: those that come fill an empty bucket with these routes.
+    pub(super) async fn on(broker: Broker, directory: &Path, routes: &str) -> anyhow::Result<Fleet> {
+        let file = directory.join("routes.toml");
+        std::fs::write(&file, routes)?;
+        let client = broker.connect().await;
+        let directory = directory.to_owned();
+        let (gateways, workers) = (Vec::new(), Vec::new());
+        Ok(Fleet { directory, broker, client, gateways, workers, started_workers: 0, routes: file })
+    }
+
+    /// Starts a gateway, as this user of the broker if one is given, and waits until it is ready.
+    pub(super) async fn add_gateway(&mut self, user: Option<User>) {
+        let (port, admin_port) = (free_port(), free_port());
+        let process = self.launch(port, admin_port, user);
+        let gateway = Gateway { process, port, admin_port, user };
+        gateway.ready().await;
+        self.gateways.push(gateway);
+    }
+
+    /// Starts a gateway again at its addresses, after it has ended.
+    pub(super) async fn start_again(&mut self, index: usize) {
+        let Gateway { port, admin_port, user, .. } = self.gateways[index];
+        self.gateways[index].process = self.launch(port, admin_port, user);
+        self.gateways[index].ready().await;
+    }
+
+    fn launch(&self, port: u16, admin_port: u16, user: Option<User>) -> Process {
+        let gateway = Process::builder(workspace_binary("apiproxy"))
+            .name(format!("gateway {port}"))
+            .args(["--listen", &format!("127.0.0.1:{port}")])
+            .args(["--admin-listen", &format!("127.0.0.1:{admin_port}")])
+            .args(["--nats-url", &self.broker.url(), "--cores", "2", "--drain-grace", "500ms"])
+            .arg("--routes")
+            .arg(&self.routes);
+        // Not in the URL: the client library uses what stands there only when the broker asks for it.
+        match user {
+            Some((name, password)) => gateway.env("NATS_USER", name).env("NATS_PASSWORD", password),
+            None => gateway,
+        }
+        .start()
+    }
+
+    /// Starts workers of a version, misbehaving as they are told.
+    pub(super) async fn add_workers(&mut self, version: &'static str, count: usize, misbehave: Manner) {
+        for _ in 0..count {
+            let number = self.started_workers;
+            self.started_workers += 1;
+            let mut worker = Process::builder(workspace_binary("worker"))
+                .name(format!("worker {number} of {version}"))
+                .args(["--nats-url", &self.broker.url(), "--subject", &format!("svc.prove.{version}")])
+                .env("NATSWAY_RUN_LOG", self.directory.join(format!("{number}-{version}.runs")));
+            if let Some(how) = misbehave {
+                worker = worker.args(["--misbehave", how]);
+            }
+            self.workers.push(Worker { version, process: worker.start() });
+        }
+        let expected = self.workers.iter().filter(|worker| worker.version == version).count();
+        self.members(&format!("svc.prove.{version}"), expected).await;
+    }
+
+    /// Waits until so many workers of a subject say that they are there.
+    async fn members(&self, subject: &str, expected: usize) {
+        eventually(DEADLINE, async || {
+            let members = present(&self.client, subject).await;
+            members.map_err(|error| error.to_string()).and_then(|members| match members.len() {
+                count if count == expected => Ok(()),
+                count => Err(format!("{count} of {expected} workers of {subject}")),
+            })
+        })
+        .await;
+    }
+
+    /// Starts so many services that have the route's service do their work, and call it without a gateway.
+    pub(super) async fn start_callers(&self, count: usize) -> Vec<Process> {
+        let caller = |number| {
+            Process::builder(workspace_binary("worker"))
+                .name(format!("caller {number}"))
+                .args(["--nats-url", &self.broker.url(), "--subject", FRONT, "--forward-to", ROUTE])
+                .start()
+        };
+        let callers = (0..count).map(caller).collect();
+        self.members(FRONT, count).await;
+        callers
+    }
+
+    /// Who sends requests and answers within a moment, by the name of the host.
+    pub(super) async fn reports(&self) -> anyhow::Result<Vec<Value>> {
+        let mut answers = self.client.subscribe(control::metrics_subject("*", "*")).await?;
+        self.client.publish(control::report_subject(), "".into()).await?;
+        let mut reports: Vec<Value> = Vec::new();
+        let until = tokio::time::Instant::now() + Duration::from_millis(600);
+        while let Ok(Some(answer)) = tokio::time::timeout_at(until, answers.next()).await {
+            let report: Value = serde_json::from_slice(&answer.payload).context("a report is JSON")?;
+            if report["whole"] == true && reports.iter().all(|known| known["id"] != report["id"]) {
+                reports.push(report);
+            }
+        }
+        Ok(reports)
+    }
+
+    /// Stops the workers of a version as an operator does.
+    pub(super) async fn stop_workers(&mut self, version: &str) -> anyhow::Result<()> {
+        for worker in self.workers.extract_if(.., |worker| worker.version == version) {
+            let mut process = worker.process;
+            process.terminate();
+            let status = process.wait_exit(DEADLINE).await;
+            ensure!(status.success(), "a worker of {version} left with {status}");
+        }
+        Ok(())
+    }
+
+    /// Requests that reached the workers of a version so far, in bytes of their logs.
+    pub(super) fn reached(&self, version: &str) -> anyhow::Result<u64> {
+        let mut bytes = 0;
+        for entry in std::fs::read_dir(&self.directory)? {
+            let entry = entry?;
+            if entry.file_name().to_string_lossy().ends_with(&format!("-{version}.runs")) {
+                bytes += entry.metadata()?.len();
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// The run logs of every worker there ever was.
+    pub(super) fn run_logs(&self) -> anyhow::Result<Vec<PathBuf>> {
+        let paths = std::fs::read_dir(&self.directory)?.map(|entry| Ok(entry?.path()));
+        let is_log = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "runs");
+        paths.filter(|path: &anyhow::Result<PathBuf>| path.as_ref().map_or(true, is_log)).collect()
+    }
+
+    /// Where clients connect.
+    pub(super) fn ports(&self) -> Vec<u16> {
+        self.gateways.iter().map(|gateway| gateway.port).collect()
+    }
+
+    /// Runs `apiproxy` with these arguments.
+    pub(super) async fn cli(&self, arguments: &[&str]) -> anyhow::Result<Done> {
+        let mut command = tokio::process::Command::new(workspace_binary("apiproxy"));
+        let output = command.args(arguments).args(["--nats-url", &self.broker.url()]).output().await?;
+        let text = [output.stdout, output.stderr].concat();
+        Ok(Done { code: output.status.code(), text: String::from_utf8_lossy(&text).into_owned() })
+    }
+
+    /// Starts a rollout and leaves it to the gateways.
+    pub(super) async fn start_rollout(&self, to: &str, arguments: &[&str]) -> anyhow::Result<()> {
+        let start = ["rollout", "start", ROUTE, "--to", to, "--smoke", "/version"];
+        let done = self.cli(&[&start, arguments].concat()).await?;
+        ensure!(done.code == Some(0), "no rollout was started: {}", done.text);
+        Ok(())
+    }
+
+    /// The bucket of the routes.
+    pub(super) async fn bucket(&self) -> anyhow::Result<kv::Store> {
+        let context = async_nats::jetstream::new(self.client.clone());
+        context.get_key_value("natsway-routes").await.context("the routes bucket")
+    }
+
+    /// The route's document and its revision.
+    pub(super) async fn document(&self) -> anyhow::Result<(Value, u64)> {
+        let entry = self.bucket().await?.entry(ROUTE).await?.context("the route is there")?;
+        Ok((serde_json::from_slice(&entry.value)?, entry.revision))
+    }
+
+    /// Every document of the route from now on, the present one first.
+    pub(super) async fn documents(&self) -> anyhow::Result<kv::Watch> {
+        Ok(self.bucket().await?.watch_with_history(ROUTE).await?)
+    }
+
+    /// Waits until the rollout is done, and gives it as it is then.
+    pub(super) async fn done(&self, documents: &mut kv::Watch) -> anyhow::Result<Value> {
+        until(documents, |rollout| is_done(rollout["phase"].as_str().unwrap_or_default())).await
+    }
+}
+
+/// Waits until the rollout is so, and gives it as it is then.
+///
+/// # Errors
+/// It does not come to that.
+pub(super) async fn until(
+    documents: &mut kv::Watch,
+    is_so: impl Fn(&Value) -> bool,
+) -> anyhow::Result<Value> {
+    let reached = async {
+        while let Some(entry) = documents.next().await {
+            let rollout = serde_json::from_slice::<Value>(&entry?.value)?["rollout"].take();
+            if is_so(&rollout) {
+                return Ok(rollout);
+            }
+        }
+        bail!("the watch of the bucket ended")
+    };
+    tokio::time::timeout(Duration::from_secs(300), reached).await.context("the rollout does not go on")?
+}
+
+/// Whether a rollout in this phase is at its end.
+pub(super) fn is_done(phase: &str) -> bool {
+    matches!(phase, "promoted" | "rolled-back" | "refused")
+}
+
+/// The route under proof, as a file has it.
+pub(super) fn route(path: &str, times: &str) -> String {
+    let target = |version: &str, weight: u32| {
+        format!(
+            "[[route.target]]\nversion = \"{version}\"\nsubject = \"svc.prove.{version}\"\nweight = {weight}\n"
+        )
+    };
+    let (blue, green) = (target("blue", 100), target("green", 0));
+    format!("[[route]]\nname = \"{ROUTE}\"\npath = \"{path}\"\n{times}\n{blue}{green}")
+}
+
+impl Gateway {
+    /// Waits until it is ready.
+    pub(super) async fn ready(&self) {
+        eventually(DEADLINE, async || match probe::get(self.admin_port, "/readyz").await {
+            Ok((200, _)) => Ok(()),
+            other => Err(format!("{other:?}")),
+        })
+        .await;
+    }
+
+    /// A figure of its `/metrics`; 0 when it is not there.
+    pub(super) async fn metric(&self, sample: &str) -> anyhow::Result<f64> {
+        let (_, page) = probe::get(self.admin_port, "/metrics").await?;
+        let value = page.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' ')?.parse().ok());
+        Ok(value.unwrap_or(0.0))
+    }
+}

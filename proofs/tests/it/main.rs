@@ -1,0 +1,11 @@
+//! The short form of every proof, and what else needs their members: the real Go library, and a process that is frozen.
+
+mod cluster;
+mod gateway;
+mod groups_chaos;
+mod groups_frozen;
+mod groups_interop;
+mod memory;
+mod provisioner;
+mod shipper;
+mod versions;
