@@ -134,6 +134,16 @@ pub enum ReadError {
     NoRoom,
 }
 
+/// A request's body, all of it.
+#[derive(Debug, Default)]
+pub struct WholeBody {
+    /// What it is.
+    pub bytes: Bytes,
+    /// Trailer fields that came behind it. They are not forwarded: no field that matters may come after the decision is
+    /// taken.
+    pub trailer_fields: usize,
+}
+
 /// The least that hyper reads into at once: a piece that is much smaller keeps all of that.
 const PIECE_BYTES: usize = 4 * 1024;
 
@@ -144,16 +154,22 @@ pub async fn read_whole(
     limit_bytes: usize,
     head_bytes: usize,
     held: &mut Held,
-) -> Result<Bytes, ReadError> {
+) -> Result<WholeBody, ReadError> {
     let said_bytes = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
     if said_bytes > limit_bytes {
         return Err(ReadError::TooLarge);
     }
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();
+    let mut trailer_fields = 0;
     while let Some(frame) = body.frame().await {
-        // Trailers of a request are not forwarded: no field that matters may come after the decision is taken.
-        let Ok(data) = frame.map_err(|_| ReadError::Broken)?.into_data() else { continue };
+        let data = match frame.map_err(|_| ReadError::Broken)?.into_data() {
+            Ok(data) => data,
+            Err(other) => {
+                trailer_fields += other.trailers_ref().map_or(0, HeaderMap::len);
+                continue;
+            }
+        };
         let read_bytes = first.len() + rest.len() + data.len();
         if read_bytes > limit_bytes {
             return Err(ReadError::TooLarge);
@@ -171,5 +187,6 @@ pub async fn read_whole(
             rest.extend_from_slice(&data);
         }
     }
-    Ok(if rest.is_empty() { first } else { rest.freeze() })
+    let bytes = if rest.is_empty() { first } else { rest.freeze() };
+    Ok(WholeBody { bytes, trailer_fields })
 }

@@ -118,6 +118,8 @@ pub struct CoreMetrics {
     pub bodies_dropped: Counter,
     /// Trailer fields that could not be passed on.
     pub trailers_dropped: Counter,
+    /// Trailer fields of requests, which workers never get.
+    pub request_trailers_dropped: Counter,
     /// Connections whose clients still sent what was refused.
     pub lingered: Arc<LingerCounts>,
     /// What its broker connections count.
@@ -252,6 +254,12 @@ pub fn render(cores: &[Arc<CoreMetrics>], routes: &Reading) -> String {
         "Trailer fields that were left out: their client takes none, or they may not be trailers.",
     );
     page.sample("natsway_trailers_dropped_total", "", count(|core| &core.trailers_dropped));
+    page.family(
+        "natsway_request_trailers_dropped_total",
+        "counter",
+        "Trailer fields of requests that were left out: workers get none.",
+    );
+    page.sample("natsway_request_trailers_dropped_total", "", count(|core| &core.request_trailers_dropped));
     page.family(
         "natsway_lingering_closes_total",
         "counter",

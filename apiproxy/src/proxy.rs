@@ -18,7 +18,7 @@ use natsway_wire::envelope;
 use natsway_wire::native::NativeReply;
 use tracing::{info, warn};
 
-use crate::body::{ReadError, ReplyBody, compact, read_whole};
+use crate::body::{ReadError, ReplyBody, WholeBody, compact, read_whole};
 use crate::client_address::{Client, client_address};
 use crate::core::{Core, RouteView, TargetView};
 use crate::headers::{
@@ -185,7 +185,9 @@ async fn serve(
         // In a box: most requests have no body, and the room would be kept in every request's future.
         let limit_bytes = first.route().limits.body_bytes;
         let reading = read_whole(body, limit_bytes, head_bytes, held);
-        call.body = Box::pin(in_time(reading, limit_bytes, core.settings.client.body_timeout)).await?;
+        let whole = Box::pin(in_time(reading, limit_bytes, core.settings.client.body_timeout)).await?;
+        core.metrics.request_trailers_dropped.add(whole.trailer_fields as u64);
+        call.body = whole.bytes;
         from.caller.unread.request_ended();
         held.arrived();
         // A slow body must not go to a version that has been drained meanwhile.
@@ -195,10 +197,10 @@ async fn serve(
 }
 
 async fn in_time(
-    reading: impl Future<Output = Result<Bytes, ReadError>>,
+    reading: impl Future<Output = Result<WholeBody, ReadError>>,
     limit_bytes: usize,
     patience: Duration,
-) -> Result<Bytes, Problem> {
+) -> Result<WholeBody, Problem> {
     let read = tokio::time::timeout(patience, reading).await;
     read.map_err(|_| request_timeout())?.map_err(|error| match error {
         ReadError::TooLarge => too_large(limit_bytes),

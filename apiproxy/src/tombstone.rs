@@ -3,7 +3,8 @@
 //! In a cluster, a server that receives a routed message after its last local member left drops it, and nobody is
 //! told (`no responders` was decided elsewhere). So a worker that leaves and finds no other member asks the gateways
 //! to join its queue group first. What reaches a gateway there is answered `moved`: it never ran, and whoever sent it
-//! tries again. A tombstone goes when a member is back, or after an hour.
+//! tries again. A tombstone goes when a member is back, after an hour, or when there are too many: then the oldest gives
+//! way, once every server has heard that there is no member and answers by itself what is sent.
 //!
 //! A rollout that has left a version has every gateway stand in for it without being asked, members or not. Not while it
 //! drains: who still sends there then, because it is cut off from the routes, has no other version to try.
@@ -12,7 +13,7 @@ mod standin;
 
 use std::collections::{HashMap, HashSet};
 use std::future::ready;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::{Client, Message, Subject, SubscribeError, Subscriber};
 use bytes::Bytes;
@@ -39,8 +40,17 @@ const PROBE_INTERVAL: Duration = Duration::from_millis(250);
 /// How long it waits for its own echo.
 const ECHO_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The most subjects that one gateway stands in for.
+/// The most subjects that one gateway stands in for. Whoever may ask for a tombstone may ask for as many, so it must not take
+/// an hour until there is room again.
 const MOST_TOMBSTONES: usize = 1_024;
+
+/// From this age on a tombstone may give way. It is there for messages that a server lets go because it has not heard yet that
+/// the last member left, and servers hear of it within seconds. From then on a request finds no responders, which says as
+/// surely as `moved` that it did not run. So what is lost by giving way is the name of the reason.
+const MAY_GIVE_WAY_AFTER: Duration = Duration::from_secs(60);
+
+/// How many may be about to leave while others take their places.
+const MOST_LEAVING: usize = 64;
 
 /// What happens at places that is not heard of yet.
 const EVENTS: usize = 256;
@@ -54,6 +64,8 @@ type Asker = Option<Subject>;
 /// A place, and what is under way there; dropped, that ends.
 struct Held {
     standin: Standin<Asker>,
+    /// When it was asked for last.
+    asked: Instant,
     /// Has the queue group left.
     leave: CancellationToken,
     _stand: Option<AbortOnDropHandle<()>>,
@@ -95,15 +107,27 @@ impl Places {
             debug!(subject = %message.subject, "request for a tombstone that names no subject or queue group");
             return;
         };
-        if self.held.contains_key(&place) {
+        let now = Instant::now();
+        if let Some(held) = self.held.get_mut(&place) {
+            held.asked = now;
             return self.on(place, Event::Asked(message.reply)).await;
         }
-        if self.held.len() >= MOST_TOMBSTONES {
+        match make_room(self.held.iter().map(|(place, held)| (place, held.standin.stands(), held.asked)), now)
+        {
+            Room::Free => {}
+            Room::Instead(oldest) => {
+                let oldest = oldest.clone();
+                debug!(service = %oldest.0, "gives way: there are too many to stand in for");
+                self.on(oldest, Event::Superseded).await;
+            }
             // Not told, so that the worker asks another gateway.
-            return warn!(service = %place.0, most = MOST_TOMBSTONES, "not standing in: there are too many already");
+            Room::None => {
+                return warn!(service = %place.0, most = MOST_TOMBSTONES, "not standing in: there are too many already");
+            }
         }
         let held = Held {
             standin: Standin::new(message.reply),
+            asked: now,
             leave: CancellationToken::new(),
             _stand: None,
             _watch: None,
@@ -143,6 +167,31 @@ impl Places {
             }
         }
     }
+}
+
+/// Whether there is a place for one more tombstone.
+#[derive(Debug, PartialEq, Eq)]
+enum Room<P> {
+    /// There is.
+    Free,
+    /// This one gives way.
+    Instead(P),
+    /// None is old enough to give way, or too many are about to.
+    None,
+}
+
+/// Finds room among those that are held: each with whether it stands, and when it was asked for last.
+fn make_room<P>(held: impl ExactSizeIterator<Item = (P, bool, Instant)>, now: Instant) -> Room<P> {
+    let all = held.len();
+    if all < MOST_TOMBSTONES {
+        return Room::Free;
+    }
+    if all >= MOST_TOMBSTONES + MOST_LEAVING {
+        return Room::None;
+    }
+    held.filter(|(_, stands, asked)| *stands && now.duration_since(*asked) >= MAY_GIVE_WAY_AFTER)
+        .min_by_key(|(_, _, asked)| *asked)
+        .map_or(Room::None, |(oldest, _, _)| Room::Instead(oldest))
 }
 
 /// Stands in for the versions that rollouts have left, from the moment that their route says so: what a gateway still
@@ -358,5 +407,27 @@ impl Echo {
             debug!("no echo from the broker in time");
         }
         heard
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_gives_way_once_it_may_and_no_more_leave_than_is_said() {
+        let now = Instant::now() + LIFETIME;
+        let held = |count: usize, age: Duration| {
+            // The last one is the oldest.
+            (0..count).map(move |place| (place, true, now - age - Duration::from_millis(place as u64)))
+        };
+        assert_eq!(make_room(held(MOST_TOMBSTONES - 1, LIFETIME / 2), now), Room::Free);
+        let full = held(MOST_TOMBSTONES, MAY_GIVE_WAY_AFTER);
+        assert_eq!(make_room(full, now), Room::Instead(MOST_TOMBSTONES - 1));
+        // Those of a flood that has just begun are no older than what they would push out.
+        assert_eq!(make_room(held(MOST_TOMBSTONES, Duration::ZERO), now), Room::None);
+        let leaving = held(MOST_TOMBSTONES, LIFETIME / 2).map(|(place, _, asked)| (place, place < 3, asked));
+        assert_eq!(make_room(leaving, now), Room::Instead(2));
+        assert_eq!(make_room(held(MOST_TOMBSTONES + MOST_LEAVING, LIFETIME / 2), now), Room::None);
     }
 }

@@ -1,9 +1,14 @@
 //! How large the answer to a request may be: learned from those to requests like it. Pure.
 //!
 //! Like it are those to the same route with the same method and a path that differs in segments with digits only:
-//! `/orders/17` and `/orders/18`. For each such kind the largest answer is remembered, and half of that after a while.
-//! There are a fixed number of places, so that strangers cannot fill the memory with paths; kinds that share one
-//! share its figure. Nothing is expected to be larger than the largest message that the broker takes.
+//! `/orders/17` and `/orders/18`. For each such kind the largest answer is remembered, and half of that after a while or
+//! after many small ones in a row: one large answer must not take room from its like for long.
+//!
+//! What is expected is never less than the largest of the last [`SMALLER_IN_A_ROW`] answers, unless time has passed. An
+//! answer that is larger than expected is counted at its size as it arrives, and the next ones are expected to be as large.
+//!
+//! There are a fixed number of places, so that strangers cannot fill the memory with paths; kinds that share one share its
+//! figure. Nothing is expected to be larger than the largest message that the broker takes.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
@@ -17,6 +22,10 @@ const PLACES: usize = 1_024;
 
 /// After this long without an answer as large, half as much is expected.
 const HALF_LIFE: Duration = Duration::from_secs(600);
+
+/// After so many answers in a row of half the size or less, half as much is expected: from 1 MiB to 16 KiB in 384.
+/// Where one of a hundred is large, half of the time none is among so many, and seldom is less than a quarter expected.
+const SMALLER_IN_A_ROW: u16 = 64;
 
 /// What the first answer of its kind is expected to have, unless the broker takes no message as large.
 const FIRST_REPLY_BYTES: usize = 1 << 20;
@@ -63,6 +72,8 @@ struct Size {
     bytes: u32,
     /// When it came, in half-lives since the beginning and counted from 1; 0 when there was none.
     at: u32,
+    /// How many in a row had half of what was expected, or less.
+    smaller: u16,
 }
 
 impl ReplySizes {
@@ -76,16 +87,17 @@ impl ReplySizes {
         let size = self.places[kind.0].get();
         match size.at {
             0 => Expectation { bytes: FIRST_REPLY_BYTES.min(most_bytes), is_guess: true },
-            _ => Expectation { bytes: size.after(self.half_lives(now)).min(most_bytes), is_guess: false },
+            _ => {
+                let bytes = size.after(self.half_lives(now)) as usize;
+                Expectation { bytes: bytes.min(most_bytes), is_guess: false }
+            }
         }
     }
 
     /// Takes note of an answer.
     pub fn record(&self, kind: Kind, bytes: usize, now: Instant) {
         let (place, at) = (&self.places[kind.0], self.half_lives(now));
-        if bytes >= place.get().after(at) {
-            place.set(Size { bytes: u32::try_from(bytes).unwrap_or(u32::MAX), at });
-        }
+        place.set(place.get().with(u32::try_from(bytes).unwrap_or(u32::MAX), at));
     }
 
     fn half_lives(&self, now: Instant) -> u32 {
@@ -96,13 +108,26 @@ impl ReplySizes {
 
 impl Size {
     /// What it counts for at a later time.
-    fn after(self, at: u32) -> usize {
-        self.bytes.checked_shr(at.saturating_sub(self.at)).unwrap_or(0) as usize
+    fn after(self, at: u32) -> u32 {
+        self.bytes.checked_shr(at.saturating_sub(self.at)).unwrap_or(0)
+    }
+
+    /// Returns what is known once an answer of `bytes` came at a later time.
+    fn with(self, bytes: u32, at: u32) -> Size {
+        let expected = self.after(at);
+        match self.smaller + 1 {
+            _ if bytes >= expected => Size { bytes, at, smaller: 0 },
+            _ if bytes > expected / 2 => Size { smaller: 0, ..self },
+            SMALLER_IN_A_ROW => Size { bytes: expected / 2, at, smaller: 0 },
+            smaller => Size { smaller, ..self },
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn kind(path: &str) -> Kind {
@@ -139,5 +164,47 @@ mod tests {
         sizes.record(kind, 300, at(2));
         assert_eq!(expected(3), known(150));
         assert!(sizes.expected(other, 1 << 20, start).is_guess);
+    }
+
+    #[test]
+    fn one_large_answer_is_forgotten_after_many_small_ones() {
+        let now = Instant::now();
+        let (sizes, kind) = (ReplySizes::new(now), kind("/a"));
+        let expected = || sizes.expected(kind, 1 << 30, now).bytes;
+        sizes.record(kind, 1 << 20, now);
+        for _ in 0..6 {
+            let before = expected();
+            for _ in 1..SMALLER_IN_A_ROW {
+                sizes.record(kind, 500, now);
+                assert_eq!(expected(), before);
+            }
+            sizes.record(kind, 500, now);
+            assert_eq!(expected(), before / 2);
+        }
+        assert_eq!(expected(), 16 << 10);
+        sizes.record(kind, 1 << 20, now);
+        assert_eq!(expected(), 1 << 20, "the first large one is enough");
+    }
+
+    proptest! {
+        /// No answer of the last ones is larger than what is expected, and what is expected does not outlive its cause.
+        #[test]
+        fn no_less_is_expected_than_the_last_answers_had(
+            answers in prop::collection::vec(prop_oneof![9 => 0_usize..2_000, 1 => 0_usize..2_000_000], 1..400),
+        ) {
+            let now = Instant::now();
+            let (sizes, kind) = (ReplySizes::new(now), kind("/a"));
+            let window = usize::from(SMALLER_IN_A_ROW);
+            for (place, bytes) in answers.iter().enumerate() {
+                sizes.record(kind, *bytes, now);
+                let expected = sizes.expected(kind, usize::MAX, now).bytes;
+                let last = &answers[(place + 1).saturating_sub(window)..=place];
+                prop_assert!(expected >= *last.iter().max().unwrap(), "{expected} after {last:?}");
+                // An answer keeps up what has less than twice its size, and is halved itself after each row from then on.
+                let causes = answers[..=place].iter().rev().enumerate();
+                let most = causes.map(|(ago, bytes)| bytes >> (ago / window).min(31)).max().unwrap();
+                prop_assert!(expected <= 2 * most + 1, "{expected}, caused by {most}");
+            }
+        }
     }
 }

@@ -38,6 +38,8 @@ pub(super) enum Event<A> {
     NotJoined,
     /// This watch has seen a member, or its time is up.
     Back(u64),
+    /// Its place is wanted for another.
+    Superseded,
     /// The queue group is left, and all that came by then is answered.
     Left,
 }
@@ -83,6 +85,10 @@ impl<A> Standin<A> {
                 self.state = State::Leaving;
                 vec![Action::Leave]
             }
+            (State::Standing, Event::Superseded) => {
+                self.state = State::Leaving;
+                vec![Action::Leave]
+            }
             (State::Leaving, Event::Left) if !self.waiting.is_empty() => {
                 self.state = State::Joining;
                 vec![Action::Join]
@@ -94,6 +100,11 @@ impl<A> Standin<A> {
             }
             _ => Vec::new(),
         }
+    }
+
+    /// Whether it stands, and is not about to leave.
+    pub(super) fn stands(&self) -> bool {
+        self.state == State::Standing
     }
 
     fn watch_anew(&mut self) -> Action<A> {
@@ -129,6 +140,20 @@ mod tests {
     }
 
     #[test]
+    fn one_whose_place_is_wanted_leaves_and_comes_again_for_whoever_asks_meanwhile() {
+        let mut standin = Standin::new("a");
+        assert_eq!(standin.on(Event::Superseded), [], "nobody was told yet");
+        assert!(!standin.stands());
+        standin.on(Event::Joined);
+        assert!(standin.stands());
+        assert_eq!(standin.on(Event::Superseded), [Action::Leave]);
+        assert!(!standin.stands());
+        assert_eq!(standin.on(Event::Superseded), []);
+        assert_eq!(standin.on(Event::Asked("b")), []);
+        assert_eq!(standin.on(Event::Left), [Action::Join]);
+    }
+
+    #[test]
     fn nobody_is_told_where_the_broker_says_nothing() {
         let mut standin = Standin::new("a");
         standin.on(Event::Asked("b"));
@@ -147,7 +172,7 @@ mod tests {
             let (mut watch, mut seen) = (0, Vec::new());
             let (mut asked, mut told) = (1, 0);
             for _ in 0..200 {
-                let event = match random.u8(0..6) {
+                let event = match random.u8(0..7) {
                     0 | 1 => {
                         asked += 1;
                         Event::Asked(asked)
@@ -165,6 +190,7 @@ mod tests {
                         seen.push(watch);
                         continue;
                     }
+                    6 => Event::Superseded,
                     // It is heard of later, when another may be the newest.
                     5 if !seen.is_empty() => Event::Back(seen.swap_remove(random.usize(..seen.len()))),
                     _ => continue,

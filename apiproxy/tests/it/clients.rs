@@ -166,6 +166,13 @@ async fn trailers_reach_whoever_takes_them_and_others_are_counted() {
     let body = response.into_body().collect().await.unwrap();
     assert_eq!(body.trailers(), Some(&map(&[("x-sum", "42"), ("x-more", "b")])));
     assert_eq!(dropped().await, 12.0);
+
+    // Those of a request reach nobody, and are counted apart.
+    let of_requests = async || gateway.metric("natsway_request_trailers_dropped_total").await;
+    assert_eq!(of_requests().await, 0.0);
+    let chunked = "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n0\r\nx-sum: 1\r\nx-b: 2\r\n\r\n";
+    assert_eq!(client.exchange(chunked).await.unwrap().status, 200);
+    assert_eq!(of_requests().await, 2.0);
 }
 
 #[tokio::test]
