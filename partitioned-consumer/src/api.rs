@@ -147,6 +147,20 @@ pub(crate) async fn stream_info(
     request(context, format!("STREAM.INFO.{stream}"), &Empty {}).await
 }
 
+/// Stream info of a stream that has to be there.
+pub(crate) async fn check_stream(
+    context: &jetstream::Context,
+    stream: &str,
+) -> Result<jetstream::stream::Info, Error> {
+    match stream_info(context, stream).await {
+        Ok(info) => Ok(info),
+        Err(error) if error.code() == Some(code::STREAM_NOT_FOUND) => {
+            Err(ErrorKind::StreamNotFound.with(format!("there is no stream {stream:?}")))
+        }
+        Err(error) => Err(error.into_error("the stream could not be looked up")),
+    }
+}
+
 /// The headers of a stored message; `None` when it has none.
 pub(crate) async fn message(
     context: &jetstream::Context,

@@ -2,9 +2,9 @@
 //!
 //! Each takes any bytes, and panics where a promise is broken.
 
-use crate::config::Document;
-use crate::message::Meta;
-use crate::settings::GroupSettings;
+use crate::group::config::Document;
+use crate::group::settings::GroupSettings;
+use crate::member::received::Meta;
 
 /// An entry that is edited in place keeps what is not edited.
 pub fn group_document(data: &[u8]) {

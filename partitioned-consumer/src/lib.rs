@@ -49,57 +49,30 @@
 //! # }
 //! ```
 
-mod admin;
 mod api;
-mod config;
-mod consume;
-mod copied;
-mod dead_letter;
-mod doctor;
-mod elastic_group;
-mod engine;
 mod error;
-mod filter;
-mod flow;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
 mod group;
-mod inspect;
-mod lifecycle;
-mod maker;
-mod message;
-mod name;
-mod partition;
-mod plan;
-mod repartition;
-mod reset;
-mod runner;
-mod settings;
-mod static_group;
-mod watch;
-mod work;
+mod member;
+mod operate;
+mod order;
 
-pub use config::{ElasticConfig, Generation, MemberMapping, Membership, StaticConfig};
-pub use consume::{Consume, Consuming, DeadLetter, MemberState, Messages, Notice, OrderBy};
-pub use copied::SourceLoss;
-pub use doctor::Finding;
-pub use elastic_group::ElasticGroup;
 pub use error::{Error, ErrorKind};
-pub use filter::{PartitioningFilter, filters_overlap, subject_matches, transforms};
-pub use flow::PinLoss;
-pub use group::Group;
-pub use inspect::{GroupReport, MemberReport, PartitionReport};
-pub use lifecycle::End;
-pub use message::Message;
-pub use name::{GroupName, check_member};
-pub use partition::{MAX_PARTITIONS, owners, partition_of_key, partitions_of, sticky_mappings};
-pub use plan::GroupKind;
-pub use repartition::Repartitioned;
-pub use reset::{MemberReset, ResetReport, ResetTo};
-pub use runner::HandlerOutcome;
-pub use settings::GroupSettings;
-pub use static_group::StaticGroup;
+pub use group::{
+    DeadLetter, ElasticConfig, ElasticGroup, Generation, Group, GroupKind, GroupName, GroupSettings,
+    MAX_PARTITIONS, MemberMapping, Membership, PartitioningFilter, SourceLoss, StaticConfig, StaticGroup,
+    check_member, filters_overlap, owners, partition_of_key, partitions_of, sticky_mappings, subject_matches,
+    transforms,
+};
+pub use member::{
+    Consume, End, HandlerOutcome, MemberEvent, MemberHandle, MemberState, Message, Messages, OrderBy,
+};
+pub use operate::{
+    Finding, GroupReport, MemberReport, MemberReset, PartitionReport, Repartitioned, ResetReport, ResetTo,
+};
+pub use order::PinLoss;
 
 /// The examples of the README are tests.
 #[cfg(doctest)]

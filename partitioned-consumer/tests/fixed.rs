@@ -261,15 +261,16 @@ async fn a_paused_group_handles_nothing_until_it_is_resumed() {
         .handle(handler(&ledger, "m1", Duration::ZERO))
         .await
         .unwrap();
-    let mut notices = member.notices();
+    let mut events = member.events();
     publish(&context, 2, 1, 2).await;
     becomes(&member, MemberState::Pinned).await;
     assert_eq!(ledger.count(), 0);
     group.resume().await.unwrap();
     handles(&ledger, 4).await;
     group.pause().await.unwrap();
-    let paused =
-        async { while !matches!(notices.recv().await, Ok(natsway_partitioned_consumer::Notice::Paused)) {} };
+    let paused = async {
+        while !matches!(events.recv().await, Ok(natsway_partitioned_consumer::MemberEvent::Paused)) {}
+    };
     tokio::time::timeout(SOON, paused).await.unwrap();
     publish(&context, 2, 3, 2).await;
     group.step_down("m1").await.unwrap();

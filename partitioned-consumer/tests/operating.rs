@@ -7,8 +7,8 @@ use std::time::Duration;
 use async_nats::jetstream::consumer::pull;
 use async_nats::jetstream::{Context, stream as js};
 use natsway_partitioned_consumer::{
-    DeadLetter, ElasticConfig, ElasticGroup, ErrorKind, Finding, MemberMapping, Membership, Notice, ResetTo,
-    StaticConfig, StaticGroup,
+    DeadLetter, ElasticConfig, ElasticGroup, ErrorKind, Finding, MemberEvent, MemberMapping, Membership,
+    ResetTo, StaticConfig, StaticGroup,
 };
 use natsway_testkit::{Broker, eventually};
 use support::{Ledger, SOON, broker, handler, handles, partitioned_stream, publish, stream};
@@ -241,15 +241,15 @@ async fn what_the_source_dropped_before_it_was_copied_is_counted_and_told() {
     let ledger = Ledger::default();
     let member = group.consume("m1").template(pull::Config { max_ack_pending: 100, ..Default::default() });
     let member = member.handle(handler(&ledger, "m1", Duration::ZERO)).await.unwrap();
-    let (mut notices, told) = (member.notices(), member.source_loss());
+    let (mut events, told) = (member.events(), member.source_loss());
     handles(&ledger, 150).await;
     eventually(SOON, async || if told.borrow().messages == 850 { Ok(()) } else { Err("not told yet") }).await;
     let mut seen = Vec::new();
-    while let Ok(notice) = notices.try_recv() {
-        seen.push(notice);
+    while let Ok(event) = events.try_recv() {
+        seen.push(event);
     }
     assert!(
-        seen.iter().any(|n| matches!(n, Notice::SourceDropped(loss) if loss.messages == 850)),
+        seen.iter().any(|n| matches!(n, MemberEvent::SourceDropped(loss) if loss.messages == 850)),
         "{seen:?}"
     );
     // Those that are copied from now on are all there, and those that are gone are not forgotten.

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_nats::jetstream::{self, stream};
-use natsway_partitioned_consumer::{Consuming, MemberState, Message};
+use natsway_partitioned_consumer::{MemberHandle, MemberState, Message};
 use natsway_testkit::{Broker, eventually};
 
 /// Longer than anything here takes, short enough to notice a hang.
@@ -162,7 +162,7 @@ pub async fn publish(context: &jetstream::Context, keys: u64, first: u64, count:
     }
 }
 
-pub async fn becomes(member: &Consuming, state: MemberState) {
+pub async fn becomes(member: &MemberHandle, state: MemberState) {
     let mut watch = member.state();
     // A member with messages waiting passes through standby faster than anybody can look.
     let passed = |s: MemberState| s == state || (state == MemberState::Standby && s == MemberState::Pinned);

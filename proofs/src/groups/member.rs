@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result};
 use async_nats::jetstream::consumer::pull;
 use natsway_boot::Broker;
-use natsway_partitioned_consumer::{Consuming, ElasticGroup, Message, StaticGroup};
+use natsway_partitioned_consumer::{ElasticGroup, MemberHandle, Message, StaticGroup};
 use serde::{Deserialize, Serialize};
 
 /// What a member process is told, as JSON in its first argument.
@@ -113,11 +113,11 @@ pub async fn run(orders: Orders) -> Result<()> {
         }
     };
     let diary = Arc::clone(&log);
-    let mut notices = member.notices();
+    let mut events = member.events();
     tokio::spawn(async move {
         // Beside the runs, for whoever has to find out what went wrong; the ledger passes over it.
-        while let Ok(notice) = notices.recv().await {
-            diary.write(&format!("# {} {notice:?}\n", now_ns()));
+        while let Ok(event) = events.recv().await {
+            diary.write(&format!("# {} {event:?}\n", now_ns()));
         }
     });
     tokio::select! {
@@ -127,7 +127,7 @@ pub async fn run(orders: Orders) -> Result<()> {
     Ok(())
 }
 
-async fn join(orders: &Orders, log: &Arc<Log>) -> Result<Consuming> {
+async fn join(orders: &Orders, log: &Arc<Log>) -> Result<MemberHandle> {
     // As programs have it: a frozen server is noticed, and another one of a cluster is taken.
     let client = Broker::new(&orders.url)?.connect("groups-member", "_INBOX_member").await?;
     let context = async_nats::jetstream::new(client);

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::intake::{Intake, Stored};
-use natsway_partitioned_consumer::{Consuming, ElasticConfig, ElasticGroup, Error, Message, OrderBy};
+use natsway_partitioned_consumer::{ElasticConfig, ElasticGroup, Error, MemberHandle, Message, OrderBy};
 
 /// How long a crashed consumer keeps its partitions to itself, once it is dropped or comes back.
 const ACK_WAIT: Duration = Duration::from_secs(5);
@@ -73,7 +73,7 @@ impl ElasticReader {
         }
     }
 
-    async fn join(&self, group: &ElasticGroup) -> Result<Consuming, Error> {
+    async fn join(&self, group: &ElasticGroup) -> Result<MemberHandle, Error> {
         let template =
             pull::Config { ack_wait: ACK_WAIT, max_ack_pending: BUFFER as i64, ..Default::default() };
         let intake = self.intake.clone();

@@ -10,7 +10,7 @@ use async_nats::jetstream::consumer::pull;
 use natsway_partitioned_consumer::{End, GroupKind, Message};
 
 use crate::args;
-use crate::commands::Session;
+use crate::session::Session;
 
 /// Runs until it is interrupted, or the group ends it.
 pub(crate) async fn run(session: &Session, kind: GroupKind, wanted: &args::Consume) -> Result<ExitCode> {

@@ -2,16 +2,26 @@
 
 use std::process::ExitCode;
 
+use anyhow::Result;
 use clap::{CommandFactory, FromArgMatches};
-use natsway_partitioned_consumer::ErrorKind;
+use natsway_partitioned_consumer::GroupKind;
+
+use args::{Common, ElasticCommand, Mode, StaticCommand};
+use connect::Connection;
+use failure::{MISTAKE, fail, is_mistake};
+use session::Session;
 
 mod args;
+mod ask;
 mod commands;
 mod connect;
 mod consume;
+mod failure;
+mod new_group;
 mod plugin;
 mod print;
 mod prompt;
+mod session;
 mod traffic;
 
 #[tokio::main]
@@ -22,7 +32,7 @@ async fn main() -> ExitCode {
     }
     let matches = args::Cli::command().get_matches();
     let cli = args::Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
-    if let args::Mode::Completions { shell } = cli.command {
+    if let Mode::Completions { shell } = cli.command {
         clap_complete::generate(shell, &mut args::Cli::command(), "cg", &mut std::io::stdout());
         return ExitCode::SUCCESS;
     }
@@ -34,7 +44,7 @@ async fn main() -> ExitCode {
         Err(mistake) => return fail(&mistake, ExitCode::from(MISTAKE)),
     };
     let outcome = match connect::connect(chosen).await {
-        Ok(connection) => commands::run(connection, cli.json, cli.command).await,
+        Ok(connection) => run(connection, cli.json, cli.command).await,
         Err(error) => Err(error),
     };
     outcome.unwrap_or_else(|error| {
@@ -43,49 +53,19 @@ async fn main() -> ExitCode {
     })
 }
 
-/// Something has to be changed before another try; also clap's own code for arguments that it refuses.
-const MISTAKE: u8 = 2;
-
-/// What was asked for can never work, whoever asks again.
-#[derive(Debug)]
-struct Mistake(String);
-
-impl std::fmt::Display for Mistake {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Mistake {}
-
-fn is_mistake(error: &anyhow::Error) -> bool {
-    let refused = error.downcast_ref::<natsway_partitioned_consumer::Error>().map(|error| error.kind());
-    error.is::<Mistake>() || matches!(refused, Some(ErrorKind::InvalidName | ErrorKind::InvalidConfig))
-}
-
-fn fail(error: &anyhow::Error, code: ExitCode) -> ExitCode {
-    eprintln!("cg: {}", whole(error));
-    code
-}
-
-/// An error with its causes, each said once: some errors name their cause themselves.
-fn whole(error: &anyhow::Error) -> String {
-    error.chain().skip(1).map(ToString::to_string).fold(error.to_string(), |text, cause| {
-        if text.ends_with(&cause) { text } else { format!("{text}: {cause}") }
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_cause_is_said_once() {
-        let io = || std::io::Error::other("disk full");
-        assert_eq!(whole(&anyhow::Error::new(io()).context("not written")), "not written: disk full");
-        assert_eq!(
-            whole(&anyhow::Error::new(io()).context("not written: disk full")),
-            "not written: disk full"
-        );
+/// Runs one invocation.
+async fn run(connection: Connection, json: bool, command: Mode) -> Result<ExitCode> {
+    let session = |sleep| Session { connection: connection.clone(), json, sleep, stop: None };
+    match command {
+        Mode::Static { work, command: StaticCommand::Common(Common::Prompt) } => {
+            prompt::run(session(work.sleep), GroupKind::Static).await
+        }
+        Mode::Elastic { work, command: ElasticCommand::Common(Common::Prompt) } => {
+            prompt::run(session(work.sleep), GroupKind::Elastic).await
+        }
+        Mode::Static { work, command } => commands::fixed(&session(work.sleep), command).await,
+        Mode::Elastic { work, command } => commands::elastic(&session(work.sleep), command).await,
+        Mode::Traffic(wanted) => traffic::run(&connection, &wanted).await,
+        Mode::Completions { .. } => Ok(ExitCode::SUCCESS),
     }
 }

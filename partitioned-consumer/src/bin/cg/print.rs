@@ -8,7 +8,7 @@ use natsway_partitioned_consumer::{
 };
 use serde_json::json;
 
-use crate::commands::Session;
+use crate::session::Session;
 
 /// Prints a line. A reader that has gone (`cg … | head`) has seen enough: that ends the program, and is no failure.
 pub(crate) fn line(text: std::fmt::Arguments<'_>) {

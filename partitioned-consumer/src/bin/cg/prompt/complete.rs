@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
-use natsway_partitioned_consumer::{ElasticGroup, GroupKind, StaticGroup};
+use natsway_partitioned_consumer::{Group, GroupKind};
 use rustyline::completion::Completer;
 use rustyline::{Context, Helper, Highlighter, Hinter, Validator};
 use tokio::runtime::Handle;
 
-use super::COMMANDS;
-use crate::args::Group;
-use crate::commands::Session;
+use super::known::COMMANDS;
+use crate::args::Group as Names;
+use crate::session::Session;
 
 /// How long the broker may take to name what there is; without an answer nothing is completed.
 const NAMED_WITHIN: Duration = Duration::from_secs(1);
@@ -80,10 +80,9 @@ impl Words {
                 let names: Vec<String> = jetstream.stream_names().try_collect().await.ok()?;
                 Some(names.into_iter().filter(|name| !name.starts_with("KV_")).collect())
             }
-            (Place::GroupOf(stream), GroupKind::Static) => StaticGroup::list(jetstream, stream).await.ok(),
-            (Place::GroupOf(stream), GroupKind::Elastic) => ElasticGroup::list(jetstream, stream).await.ok(),
+            (Place::GroupOf(stream), kind) => Group::list(jetstream, kind, stream).await.ok(),
             (Place::MemberOf(stream, group), kind) => {
-                let group = Group { stream: stream.to_owned(), group: group.to_owned() };
+                let group = Names { stream: stream.to_owned(), group: group.to_owned() };
                 Some(self.session.group(kind, &group).ok()?.membership().await.ok()?.names())
             }
             (Place::Command | Place::Form | Place::Other, _) => None,
