@@ -61,7 +61,7 @@ impl Watched {
             return Some("routes not read yet".into());
         }
         // One connection is enough for a core to serve.
-        let unconnected = self.cores.iter().any(|core| core.links.envelope.connected.get() == 0);
+        let unconnected = self.cores.iter().any(|core| core.broker_connections.envelope.connected.get() == 0);
         unconnected.then_some("not connected to the broker".into())
     }
 }

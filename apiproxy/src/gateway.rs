@@ -1,52 +1,33 @@
-//! A whole gateway: its cores, its listener, its admin address, and how it starts and stops.
+//! A whole gateway: its cores, its listener, its control plane, and how it starts and stops.
 
 use std::io;
 use std::net::SocketAddr;
-use std::rc::Rc;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
-use async_nats::Client;
-use natsway_boot::{Broker, Refused};
-use natsway_routes::report;
+use natsway_boot::Broker;
 use natsway_routes::table::RouteTable;
-use natsway_routes::watch::{Bucket, InForce, follow};
-use natsway_wire::control;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, watch};
-use tokio::task::{LocalSet, spawn_local};
+use natsway_routes::watch::{Bucket, InForce};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-use crate::connection::{self, Leaving};
-use crate::core::{Core, INBOX_PREFIX};
+use crate::admin::Watched;
+use crate::connection::Leaving;
+use crate::control_plane::ControlPlane;
+use crate::core::INBOX_PREFIX;
+use crate::core_threads::CoreThreads;
 use crate::descriptors::allowed_connections;
-use crate::identity::Identity;
-use crate::listener::{Accepted, Seat, accept, bind};
-use crate::memory::LOOK_INTERVAL;
+use crate::listener::{Seat, accept, bind};
 use crate::memory::plan::MemoryPlan;
-use crate::metrics::CoreMetrics;
-use crate::rollout::driver::{Beliefs, Driver, Progresses};
 use crate::settings::Settings;
-use crate::told::Told;
-use crate::{admin, tombstone};
-
-/// Connections that may wait for a core to take them over; the listener waits when there are more.
-const HANDOVER: usize = 256;
 
 /// How long a gateway that starts may keep clients waiting for it to be ready; then it says that it is not.
 const START_LIMIT: Duration = Duration::from_secs(1);
 
 /// How long a client that connected last has for its first request.
 const LAST_REQUESTS: Duration = Duration::from_millis(250);
-
-/// How long telling others that this gateway is gone may take.
-const LAST_REPORT: Duration = Duration::from_millis(500);
-
-/// How long a gateway waits that may not hear what it must, until it asks again; the cores wait as long.
-const ASK_AGAIN: Duration = Duration::from_secs(5);
 
 /// Where a gateway's routes come from.
 #[derive(Debug)]
@@ -96,104 +77,46 @@ pub async fn run(
         Routes::Fixed(table) => (InForce::fixed(table), None),
         Routes::Bucket(bucket) => (InForce::unknown(), Some(bucket)),
     };
-
-    let mut seats = Vec::new();
-    let mut threads = Vec::new();
-    for number in 0..settings.cores.get() {
-        let (connections, handed_over) = mpsc::channel(HANDOVER);
-        let metrics = Arc::<CoreMetrics>::default();
-        seats.push(Seat { connections, metrics: Arc::clone(&metrics) });
-        let core = CoreThread {
-            settings: Arc::clone(&settings),
-            metrics,
-            in_force: in_force.clone(),
-            broker: broker.clone(),
-            leaving: leaving.child(),
-        };
-        threads.push(core.spawn(number, handed_over).map_err(StartError::Core)?);
-    }
-
+    let started = CoreThreads::start(&settings, &in_force, &broker, &leaving);
+    let (threads, seats) = started.map_err(StartError::Core)?;
+    let cores = seats.iter().map(|seat| Arc::clone(&seat.metrics)).collect();
     let connected = broker.connect_watched("apiproxy control", INBOX_PREFIX).await;
-    let (control, refused) = connected.map_err(StartError::Broker)?;
-    let cores: Arc<[Arc<CoreMetrics>]> = seats.iter().map(|seat| Arc::clone(&seat.metrics)).collect();
-    let identity = Identity::new(settings.listen);
-    let progresses = Progresses::default();
-    let beliefs = Arc::<Beliefs>::default();
+    let (client, refused) = connected.map_err(StartError::Broker)?;
+    let control = ControlPlane::new(&settings, client, cores, in_force);
     if let Some(bucket) = bucket {
-        let rollouts = Driver::new(
-            control.clone(),
-            &bucket,
-            in_force.clone(),
-            Arc::clone(&progresses),
-            settings.peers,
-            Arc::clone(&beliefs),
-        );
-        tokio::spawn(follow(control.clone(), bucket, in_force.clone()));
-        tokio::spawn(rollouts.run(identity.id.clone()));
-        if !settings.across_accounts {
-            tokio::spawn(tombstone::of_rollouts(control.clone(), in_force.clone()));
-        }
+        control.follow_routes(&settings, bucket);
     }
-    let finished = CancellationToken::new();
-    let (figures, known) = (Arc::clone(&cores), in_force.clone());
-    let reporting = tokio::spawn(report::keep(
-        control.clone(),
-        control::GATEWAY_SOURCE,
-        move || identity.report(&figures, &known, &progresses),
-        finished.clone().cancelled_owned(),
-    ));
-    let told = Told::by(control.clone());
-    tokio::spawn(ask_again(control.clone(), refused.clone()));
-    // Beside an import from another account a queue group here is one more receiver, not a member of the workers': both would
-    // get each request.
-    if !settings.across_accounts {
-        tokio::spawn(tombstone::keep(control));
-    }
-    let watched = admin::Watched {
-        cores,
-        routes: in_force,
-        told,
-        refused,
-        draining: leaving.draining.clone(),
-        beliefs,
-    };
-    let ready = watched.clone();
-    let admin = axum::serve(admin_listener, admin::router(watched));
-    tokio::spawn(async move {
-        if let Err(error) = admin.await {
-            warn!(%error, "admin address closed");
-        }
-    });
+    control.report();
+    control.stand_in(&settings, &refused);
+    let watched = control.serve_admin(admin_listener, refused, leaving.draining.clone());
+
     let stop_accepting = CancellationToken::new();
-    let stopped = stop_accepting.clone();
-    let accepting = tokio::spawn(async move {
-        // Meanwhile clients wait in the backlog, where a restart would otherwise refuse them.
-        tokio::select! {
-            _ = tokio::time::timeout(START_LIMIT, ready.ready()) => {}
-            () = stopped.cancelled() => {}
-        }
-        accept(listener, seats, most_connections, stopped).await;
-    });
+    let accepting = accept_when_ready(listener, watched, seats, most_connections, &stop_accepting);
     info!(listen = %settings.listen, admin = %settings.admin_listen, %broker, cores = settings.cores, "gateway started");
 
     shutdown.cancelled().await;
     drain(&settings, leaving, stop_accepting, accepting, threads).await;
-    finished.cancel();
-    // Others would wait for this gateway a while if they missed its last report, and not for ever.
-    tokio::time::timeout(LAST_REPORT, reporting).await.ok();
+    control.end().await;
     Ok(())
 }
 
-/// Makes a connection anew from time to time that may not hear what it must: what a broker has refused, it is not asked for
-/// again on the same connection, and the permission may have been given by now.
-async fn ask_again(control: Client, refused: Refused) {
-    loop {
-        tokio::time::sleep(ASK_AGAIN).await;
-        if refused.find(admin::is_needed).is_some() {
-            // A client that has ended has nothing to ask for.
-            control.force_reconnect().await.ok();
+/// Accepts clients once the gateway is ready, or says that it is not.
+fn accept_when_ready(
+    listener: TcpListener,
+    watched: Watched,
+    seats: Vec<Seat>,
+    most_connections: usize,
+    stop: &CancellationToken,
+) -> JoinHandle<()> {
+    let stop = stop.clone();
+    tokio::spawn(async move {
+        // Meanwhile clients wait in the backlog, where a restart would otherwise refuse them.
+        tokio::select! {
+            _ = tokio::time::timeout(START_LIMIT, watched.ready()) => {}
+            () = stop.cancelled() => {}
         }
-    }
+        accept(listener, seats, most_connections, stop).await;
+    })
 }
 
 fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
@@ -222,8 +145,8 @@ async fn drain(
     settings: &Settings,
     leaving: Leaving,
     stop_accepting: CancellationToken,
-    accepting: tokio::task::JoinHandle<()>,
-    threads: Vec<JoinHandle<()>>,
+    accepting: JoinHandle<()>,
+    threads: CoreThreads,
 ) {
     let deadline = tokio::time::Instant::now() + settings.drain.limit;
     leaving.draining.cancel();
@@ -237,84 +160,9 @@ async fn drain(
     // Who was accepted last has not sent a request yet, and to close its connection now would lose that.
     tokio::time::timeout_at(deadline, tokio::time::sleep(LAST_REQUESTS)).await.ok();
     leaving.closing.cancel();
-    match tokio::time::timeout_at(deadline, joined(threads)).await {
+    match tokio::time::timeout_at(deadline, threads.join()).await {
         Ok(Some(0)) => info!("all requests finished"),
         Ok(_) => warn!("a core failed"),
         Err(_) => warn!(limit = ?settings.drain.limit, "requests were still in hand at the drain limit"),
-    }
-}
-
-/// How many of the threads failed, once all have ended. They are joined on a thread of their own rather than on the
-/// runtime's: that would not end before they do, and the drain limit would be none.
-async fn joined(threads: Vec<JoinHandle<()>>) -> Option<usize> {
-    let (ended, all_ended) = tokio::sync::oneshot::channel();
-    std::thread::spawn(move || {
-        let failed = threads.into_iter().filter_map(|core| core.join().err()).count();
-        // Nobody listens any more once the limit has passed.
-        ended.send(failed).ok();
-    });
-    all_ended.await.ok()
-}
-
-/// What a core's thread starts from.
-struct CoreThread {
-    settings: Arc<Settings>,
-    metrics: Arc<CoreMetrics>,
-    in_force: InForce,
-    broker: Broker,
-    leaving: Leaving,
-}
-
-impl CoreThread {
-    fn spawn(self, number: usize, handed_over: mpsc::Receiver<Accepted>) -> io::Result<JoinHandle<()>> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        std::thread::Builder::new()
-            .name(format!("core-{number}"))
-            .spawn(move || LocalSet::new().block_on(&runtime, self.run(handed_over)))
-    }
-
-    /// Serves connections until the listener is closed and the last connection has ended.
-    async fn run(self, mut handed_over: mpsc::Receiver<Accepted>) {
-        let revisions = self.in_force.revisions.subscribe();
-        let core = Core::new(self.settings, Arc::clone(&self.metrics), self.in_force);
-        core.keep_connected(&self.broker);
-        let waiting = Rc::clone(&core);
-        spawn_local(async move { waiting.room.look_after().await });
-        let memory = Rc::clone(&core.memory);
-        spawn_local(async move {
-            loop {
-                tokio::time::sleep(LOOK_INTERVAL).await;
-                memory.look();
-            }
-        });
-        spawn_local(follow_routes(Rc::clone(&core), revisions));
-        let connections = TaskTracker::new();
-        while let Some(Accepted { stream, peer, permit }) = handed_over.recv().await {
-            let (core, leaving, metrics) =
-                (Rc::clone(&core), self.leaving.clone(), Arc::clone(&self.metrics));
-            connections.spawn_local(async move {
-                match TcpStream::from_std(stream) {
-                    Ok(stream) => connection::serve(core, stream, peer, leaving).await,
-                    Err(error) => warn!(%error, "accepted connection not served"),
-                }
-                metrics.connections.add(-1);
-                drop(permit);
-            });
-        }
-        connections.close();
-        connections.wait().await;
-    }
-}
-
-/// Says by which routes this core goes. A request chooses its version and is counted as out without giving way to this
-/// task in between, so whatever went by older routes is counted when a newer revision is said here.
-async fn follow_routes(core: Rc<Core>, mut revisions: watch::Receiver<u64>) {
-    loop {
-        let revision = *revisions.borrow_and_update();
-        core.routes();
-        core.metrics.goes_by(revision);
-        if revisions.changed().await.is_err() {
-            return;
-        }
     }
 }

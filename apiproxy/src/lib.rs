@@ -1,25 +1,32 @@
 //! The gateway: HTTP in, NATS request/reply out.
 //!
 //! A request's way through the modules: [`listener`] accepts and hands the socket to a core; [`connection`] speaks
-//! HTTP; [`proxy`] carries the request ([`inspect`] and the route table decide, [`headers`] says what crosses, [`problem`]
-//! what went wrong; [`target`] reads what it is for, [`client_address`] who sent it). [`core`] holds what one thread has for itself ([`memory`] bounds what it holds), [`stall`] ends
-//! connections whose clients take too little, [`linger`] those of clients that still send, [`gateway`] starts and
-//! stops them all ([`descriptors`] says how many clients fit). [`tombstone`] stands in for workers that left.
+//! HTTP; [`proxy`] has the head inspected ([`inspect`], [`target`], [`client_address`]) and reads the body; `call` is
+//! the request as the dispatcher sends it, [`headers`] says what crosses; `answer` makes of its end what the client
+//! gets, or a [`problem`].
 //!
-//! `client_address`, `headers`, `inspect` and `target` are pure. The routes have a crate of their own, [`natsway_routes`], and so has the sending of a
-//! request, its waiting and its retries, [`natsway_caller`].
+//! [`core`] holds what one thread has for itself ([`memory`] bounds what it holds), `core_threads` starts them all.
+//! [`stall`] ends connections whose clients take too little, [`linger`] those of clients that still send. [`gateway`]
+//! starts and stops everything ([`descriptors`] says how many clients fit), `control_plane` does what is no request:
+//! [`tombstone`] stands in for workers that left, [`rollout`] drives changes of version, [`admin`] answers probes.
+//!
+//! `client_address`, `headers`, `inspect` and `target` are pure. The routes have a crate of their own,
+//! [`natsway_routes`], and so has the sending of a request, its waiting and its retries: [`natsway_caller`].
 
 pub mod admin;
+mod answer;
 pub mod body;
+mod call;
 pub mod cli;
 pub mod client_address;
 pub mod config;
 pub mod connection;
+mod control_plane;
 pub mod core;
+mod core_threads;
 pub mod descriptors;
 pub mod gateway;
 pub mod headers;
-pub mod identity;
 pub mod inspect;
 pub mod linger;
 pub mod listener;

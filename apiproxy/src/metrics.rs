@@ -7,9 +7,9 @@ use std::sync::atomic::Ordering::{Acquire, Release};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use natsway_caller::counter::{Counter, Gauge, LinkCounts};
-use natsway_caller::lanes::LaneCounts;
-use natsway_caller::retry::Miss;
+use natsway_caller::attempt::AttemptError;
+use natsway_caller::codec_pools::CodecCounts;
+use natsway_caller::counter::{ConnectionCounts, Counter, DispatchCounts, Gauge};
 use natsway_routes::figures::{Figures, Recorder};
 use natsway_routes::report::VersionFigures;
 use natsway_routes::watch::Reading;
@@ -108,10 +108,8 @@ pub struct CoreMetrics {
     closes: [Counter; ClientClose::ALL.len()],
     /// Requests that came in.
     pub requests: Counter,
-    /// Tries that gave no response, by kind.
-    misses: [Counter; Miss::ALL.len()],
-    /// Tries after the first.
-    pub retries: Counter,
+    /// What its dispatcher counts.
+    pub dispatch: Arc<DispatchCounts>,
     /// Replies that could not be read.
     pub bad_replies: Counter,
     /// Bodies of replies whose status has none.
@@ -123,7 +121,7 @@ pub struct CoreMetrics {
     /// Connections whose clients still sent what was refused.
     pub lingered: Arc<LingerCounts>,
     /// What its broker connections count.
-    pub links: LaneCounts,
+    pub broker_connections: CodecCounts,
     problems: Mutex<BTreeMap<&'static str, u64>>,
     /// By route and version.
     targets: Mutex<BTreeMap<String, BTreeMap<String, Arc<TargetStats>>>>,
@@ -132,12 +130,6 @@ pub struct CoreMetrics {
 }
 
 impl CoreMetrics {
-    /// Counts a try that gave no response.
-    pub fn missed(&self, miss: Miss) {
-        let index = Miss::ALL.iter().position(|kind| *kind == miss).expect("all kinds are listed");
-        self.misses[index].inc();
-    }
-
     /// Counts a client's connection that was closed.
     pub fn closed(&self, reason: ClientClose) {
         self.closes[reason as usize].inc();
@@ -202,9 +194,10 @@ pub fn render(cores: &[Arc<CoreMetrics>], routes: &Reading) -> String {
     let sum = |figure: fn(&CoreMetrics) -> i64| cores.iter().map(|core| figure(core)).sum::<i64>();
     let count =
         |figure: fn(&CoreMetrics) -> &Counter| cores.iter().map(|core| figure(core).get()).sum::<u64>();
-    let links = || cores.iter().flat_map(|core| core.links.all());
-    let count_links =
-        |figure: fn(&LinkCounts) -> &Counter| links().map(|link| figure(link).get()).sum::<u64>();
+    let broker_connections = || cores.iter().flat_map(|core| core.broker_connections.all());
+    let count_connections = |figure: fn(&ConnectionCounts) -> &Counter| {
+        broker_connections().map(|connection| figure(connection).get()).sum::<u64>()
+    };
 
     page.family("natsway_client_connections", "gauge", "Open connections of clients.");
     page.sample("natsway_client_connections", "", sum(|core| core.connections.get()));
@@ -233,13 +226,13 @@ pub fn render(cores: &[Arc<CoreMetrics>], routes: &Reading) -> String {
     page.family("natsway_requests_total", "counter", "Requests that came in.");
     page.sample("natsway_requests_total", "", count(|core| &core.requests));
     page.family("natsway_retries_total", "counter", "Tries after a request's first.");
-    page.sample("natsway_retries_total", "", count(|core| &core.retries));
+    page.sample("natsway_retries_total", "", count(|core| &core.dispatch.retries));
     page.family(
         "natsway_late_replies_total",
         "counter",
         "Replies that nobody waits for: late, second or forged.",
     );
-    page.sample("natsway_late_replies_total", "", count_links(|links| &links.late_replies));
+    page.sample("natsway_late_replies_total", "", count_connections(|connections| &connections.late_replies));
     page.family("natsway_bad_replies_total", "counter", "Replies that could not be read.");
     page.sample("natsway_bad_replies_total", "", count(|core| &core.bad_replies));
     page.family(
@@ -268,20 +261,24 @@ pub fn render(cores: &[Arc<CoreMetrics>], routes: &Reading) -> String {
     page.sample("natsway_lingering_closes_total", "end=\"client\"", count(|core| &core.lingered.closed));
     page.sample("natsway_lingering_closes_total", "end=\"limit\"", count(|core| &core.lingered.cut));
     page.family("natsway_cancelled_total", "counter", "Requests cancelled at their worker.");
-    page.sample("natsway_cancelled_total", "", count_links(|links| &links.cancelled));
+    page.sample("natsway_cancelled_total", "", count_connections(|connections| &connections.cancelled));
     page.family(
         "natsway_broker_connections",
         "gauge",
         "Connections to the broker that are up: --connections-per-core for each core, and as many for native routes.",
     );
-    page.sample("natsway_broker_connections", "", links().map(|links| links.connected.get()).sum::<i64>());
+    page.sample(
+        "natsway_broker_connections",
+        "",
+        broker_connections().map(|connections| connections.connected.get()).sum::<i64>(),
+    );
     page.family("natsway_broker_connects_total", "counter", "Connections to the broker that were made.");
-    page.sample("natsway_broker_connects_total", "", count_links(|links| &links.sessions));
+    page.sample("natsway_broker_connects_total", "", count_connections(|connections| &connections.sessions));
 
     page.family("natsway_misses_total", "counter", "Tries that gave no response.");
-    for (index, miss) in Miss::ALL.iter().enumerate() {
-        let total: u64 = cores.iter().map(|core| core.misses[index].get()).sum();
-        page.sample("natsway_misses_total", &format!("reason=\"{}\"", miss.as_str()), total);
+    for error in AttemptError::ALL {
+        let total: u64 = cores.iter().map(|core| core.dispatch.failures(error)).sum();
+        page.sample("natsway_misses_total", &format!("reason=\"{}\"", error.as_str()), total);
     }
     page.family("natsway_problems_total", "counter", "Errors that the gateway answered by itself.");
     for (code, total) in problems(cores) {
@@ -421,7 +418,7 @@ mod tests {
         let cores = [Arc::new(CoreMetrics::default()), Arc::new(CoreMetrics::default())];
         for core in &cores {
             core.requests.inc();
-            core.missed(Miss::NoResponders);
+            core.dispatch.failed(AttemptError::NoResponders);
             core.problem("no_route");
             let math = core.target("math", "blue");
             math.responded(http::StatusCode::OK, Duration::from_millis(2));

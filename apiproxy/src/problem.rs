@@ -1,81 +1,70 @@
-//! Answers that the gateway gives by itself: `application/problem+json`, RFC 9457.
+//! The errors that the gateway answers by itself.
 
-use std::borrow::Cow;
-
-use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
-use serde::Serialize;
+use http::{Response, StatusCode};
+use natsway_caller::attempt::AttemptError;
+use natsway_caller::connection::AdmissionError;
+pub use natsway_wire::problem::Problem;
 
 use crate::body::ReplyBody;
 
-/// Seconds after which a client may try again what failed because something was full or away.
-const RETRY_AFTER_SECONDS: u32 = 1;
-
-/// An error that the gateway answers.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
-    /// The status.
-    pub status: StatusCode,
-    /// A name for machines, from a small closed set.
-    pub code: &'static str,
-    /// A sentence for people.
-    pub detail: Cow<'static, str>,
-    /// The value of `Allow`, for 405.
-    pub allow: Option<String>,
+/// The response that says a problem.
+pub(crate) fn into_response(problem: &Problem, request_id: &str) -> Response<ReplyBody> {
+    let mut response = Response::new(ReplyBody::from(problem.document(Some(request_id))));
+    *response.status_mut() = problem.status;
+    *response.headers_mut() = problem.fields();
+    response
 }
 
-impl Problem {
-    /// A problem with a fixed sentence or one made for it.
-    pub fn new(status: StatusCode, code: &'static str, detail: impl Into<Cow<'static, str>>) -> Problem {
-        Problem { status, code, detail: detail.into(), allow: None }
-    }
-
-    /// Whether a client should come back: the request was refused, not answered.
-    fn is_passing(&self) -> bool {
-        self.status == StatusCode::SERVICE_UNAVAILABLE || self.status == StatusCode::TOO_MANY_REQUESTS
-    }
-
-    /// The response that says it.
-    pub fn into_response(self, request_id: &str) -> Response<ReplyBody> {
-        let mut response = Response::new(ReplyBody::from(self.document(request_id)));
-        *response.status_mut() = self.status;
-        *response.headers_mut() = self.fields();
-        response
-    }
-
-    /// The document of RFC 9457, with two members of our own.
-    pub fn document(&self, request_id: &str) -> Bytes {
-        #[derive(Serialize)]
-        struct Document<'a> {
-            r#type: &'static str,
-            title: &'a str,
-            status: u16,
-            detail: &'a str,
-            code: &'a str,
-            request_id: &'a str,
+/// No attempt gave a response.
+pub(crate) fn given_up(error: AttemptError, attempts: u32) -> Problem {
+    let detail = || format!("no answer after {attempts} tries; the request may have run");
+    match error {
+        AttemptError::NotConnected => {
+            unavailable(error.as_str(), "the gateway has no connection to the broker")
         }
-        let document = Document {
-            // The type of problems that say no more than their status does.
-            r#type: "about:blank",
-            title: self.status.canonical_reason().unwrap_or("Error"),
-            status: self.status.as_u16(),
-            detail: &self.detail,
-            code: self.code,
-            request_id,
-        };
-        serde_json::to_vec(&document).expect("a problem is strings and numbers").into()
+        AttemptError::NoResponders | AttemptError::Moved => {
+            unavailable(error.as_str(), "no worker of this service is there")
+        }
+        AttemptError::Overloaded => unavailable(error.as_str(), "the workers of this service are full"),
+        AttemptError::Expired => unavailable(error.as_str(), "the request reached no worker in time"),
+        AttemptError::InstanceLost => {
+            bad_gateway(error.as_str(), "the worker that ran this request is gone".to_owned())
+        }
+        AttemptError::ConnectionLost | AttemptError::NotAccepted | AttemptError::TimedOut => {
+            Problem::new(StatusCode::GATEWAY_TIMEOUT, error.as_str(), detail())
+        }
     }
+}
 
-    /// The header fields that go with the document.
-    pub fn fields(&self) -> HeaderMap {
-        let mut fields = HeaderMap::new();
-        fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if self.is_passing() {
-            fields.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
+/// The broker connection does not take the request.
+pub(crate) fn not_admitted(refused: AdmissionError) -> Problem {
+    match refused {
+        AdmissionError::TooLarge { most_bytes } => {
+            let detail =
+                format!("with its headers this request is above the broker's limit of {most_bytes} bytes");
+            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail)
         }
-        if let Some(allow) = self.allow.as_ref().and_then(|allow| HeaderValue::from_str(allow).ok()) {
-            fields.insert(header::ALLOW, allow);
-        }
-        fields
+        AdmissionError::Full => unavailable("overloaded", "the gateway has as many requests out as it may"),
     }
+}
+
+pub(crate) fn unavailable(code: &'static str, detail: &'static str) -> Problem {
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, code, detail)
+}
+
+pub(crate) fn memory_full() -> Problem {
+    unavailable("memory_full", "the gateway holds as much for its clients, or for this one, as it may")
+}
+
+pub(crate) fn bad_gateway(code: &'static str, detail: String) -> Problem {
+    Problem::new(StatusCode::BAD_GATEWAY, code, detail)
+}
+
+pub(crate) fn too_large(limit_bytes: usize) -> Problem {
+    let detail = format!("the body is above this route's limit of {limit_bytes} bytes");
+    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail)
+}
+
+pub(crate) fn request_timeout() -> Problem {
+    Problem::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", "the body did not arrive in time")
 }

@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use natsway_boot::trace::HeadSampler;
-use natsway_caller::link::LinkLimits;
+use natsway_caller::connection::ConnectionLimits;
 use natsway_routes::peers::PeerLimits;
 
 use crate::client_address::TrustedProxies;
@@ -33,7 +33,7 @@ pub struct Settings {
     /// Bounds of what clients may send.
     pub client: ClientLimits,
     /// Bounds of what may be out on one broker connection.
-    pub link: LinkLimits,
+    pub broker_connection: ConnectionLimits,
     /// Bounds of the memory.
     pub memory: MemoryPlan,
     /// Bytes of answers that each thread may have out at the broker.

@@ -37,11 +37,10 @@ const WAITING: usize = 8;
 pub struct Told(mpsc::Sender<oneshot::Sender<String>>);
 
 impl Told {
-    /// Asks over `client`, for as long as some `Told` is there.
-    pub fn by(client: Client) -> Told {
+    /// Asks over `client`, for as long as the future runs.
+    pub fn by(client: Client) -> (Told, impl Future<Output = ()> + use<>) {
         let (wanted, wants) = mpsc::channel(WAITING);
-        tokio::spawn(keep(client, wants));
-        Told(wanted)
+        (Told(wanted), keep(client, wants))
     }
 
     /// The others' figures in the text format of Prometheus; empty when they cannot be asked.

@@ -26,7 +26,7 @@ use natsway_wire::envelope::{NotRun, Signal, encode_signal};
 use natsway_wire::{QueueGroup, Subject as ServiceSubject};
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tracing::{debug, info, warn};
 
 use self::standin::{Action, Event, Standin};
@@ -195,8 +195,9 @@ fn make_room<P>(held: impl ExactSizeIterator<Item = (P, bool, Instant)>, now: In
 }
 
 /// Stands in for the versions that rollouts have left, from the moment that their route says so: what a gateway still
-/// sends there that was frozen meanwhile is answered `moved`, whether or not workers are left.
-pub async fn of_rollouts(client: Client, in_force: InForce) {
+/// sends there that was frozen meanwhile is answered `moved`, whether or not workers are left. Each is left in order, by a
+/// task among `tasks`.
+pub async fn of_rollouts(client: Client, in_force: InForce, tasks: TaskTracker) {
     let mut revisions = in_force.revisions.subscribe();
     let mut standing = HashMap::<Place, DropGuard>::new();
     loop {
@@ -207,7 +208,7 @@ pub async fn of_rollouts(client: Client, in_force: InForce) {
         for place in retired {
             if standing.len() < MOST_TOMBSTONES && !standing.contains_key(&place) {
                 let until = CancellationToken::new();
-                tokio::spawn(stand_for_retired(client.clone(), place.clone(), until.clone()));
+                tasks.spawn(stand_for_retired(client.clone(), place.clone(), until.clone()));
                 standing.insert(place, until.drop_guard());
             }
         }

@@ -1,7 +1,7 @@
 //! A request's spans, by OpenTelemetry's conventions for HTTP servers and for messaging.
 //!
 //! A request has a span of its own, a child of the client's if the client sent one, and under it those of its tries
-//! ([`TrySpans`]), which are the parents of the worker's. What a span is not for: queries and header fields, which may hold secrets. A
+//! ([`AttemptSpans`]), which are the parents of the worker's. What a span is not for: queries and header fields, which may hold secrets. A
 //! request that is not sampled has none of it: it costs a look at its `traceparent`, or else a random number, and the
 //! word to the worker that it is not.
 
@@ -10,7 +10,7 @@ use http::{Method, Request, StatusCode, Version, header};
 use natsway_boot::trace::conventions::{failed, method_attributes, method_in_name, scope};
 use natsway_boot::trace::{Head, HeadSampler, Seen, TRACEPARENT, TRACESTATE, Unseen, extract};
 use natsway_caller::encode::{Fields, TraceFields};
-use natsway_caller::trace::TrySpans;
+use natsway_caller::trace::AttemptSpans;
 use natsway_routes::table::Route;
 use opentelemetry::global::BoxedTracer;
 use opentelemetry::trace::{Link, SpanKind, TraceContextExt, TraceId, Tracer};
@@ -60,7 +60,7 @@ impl Spans {
         Spans { tracer, sampler }
     }
 
-    /// Makes the spans of tries.
+    /// Makes the spans of attempts.
     pub fn tracer(&self) -> &BoxedTracer {
         &self.tracer
     }
@@ -99,10 +99,10 @@ impl RequestSpan {
     }
 
     /// The part that its tries have in it.
-    pub fn tries(&self) -> TrySpans {
+    pub fn attempts(&self) -> AttemptSpans {
         match self {
-            RequestSpan::Seen(span) => TrySpans::of(span.context.clone()),
-            RequestSpan::Unseen(unseen) => TrySpans::Unseen(*unseen),
+            RequestSpan::Seen(span) => AttemptSpans::of(span.context.clone()),
+            RequestSpan::Unseen(unseen) => AttemptSpans::Unseen(*unseen),
         }
     }
 

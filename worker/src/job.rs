@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use async_nats::Subject;
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use natsway_wire::envelope::encode_response;
+use natsway_wire::problem::Problem;
 use tower::{Service, ServiceExt};
 use tracing::{error, warn};
 
@@ -91,11 +91,7 @@ pub(crate) struct Desk {
 
 /// What the service could not do, as its caller is to hear it.
 struct Failure {
-    status: StatusCode,
-    /// A name for machines, from a small closed set.
-    code: &'static str,
-    /// A sentence for people.
-    detail: String,
+    problem: Problem,
     /// What the worker's own figures say, when that is more.
     reason: Option<String>,
 }
@@ -178,49 +174,43 @@ where
         Ok(_) => Err(too_large(message_limit)),
         Err(error) => {
             let detail = format!("the response cannot be sent: {error}");
-            Err(Failure::new(StatusCode::BAD_GATEWAY, "response_unsendable", detail))
+            Err(Problem::new(StatusCode::BAD_GATEWAY, "response_unsendable", detail).into())
         }
     }
 }
 
 fn too_large(limit: usize) -> Failure {
     let detail = format!("the response is longer than the {limit} bytes that one message may have");
-    Failure::new(StatusCode::BAD_GATEWAY, "response_too_large", detail)
+    Problem::new(StatusCode::BAD_GATEWAY, "response_too_large", detail).into()
 }
 
 fn service_failed(failure: &BoxError) -> Failure {
     error!(error = %failure, "service failed");
-    let told = Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "service_failed", "the service failed");
-    Failure { reason: Some(failure.to_string()), ..told }
+    let told = Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "service_failed", "the service failed");
+    Failure { problem: told, reason: Some(failure.to_string()) }
 }
 
 fn panicked(panic: Panic, method: &Method, uri: &Uri) -> Failure {
     let Panic { text, place } = panic;
     error!(panic = text, place, %method, path = uri.path(), "handler panicked");
-    let told = Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "handler_panicked", "the handler panicked");
-    Failure { reason: Some(format!("panic: {text}")), ..told }
+    let told = Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "handler_panicked", "the handler panicked");
+    Failure { problem: told, reason: Some(format!("panic: {text}")) }
+}
+
+impl From<Problem> for Failure {
+    fn from(problem: Problem) -> Failure {
+        Failure { problem, reason: None }
+    }
 }
 
 impl Failure {
-    fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Failure {
-        Failure { status, code, detail: detail.into(), reason: None }
-    }
-
-    /// The answer that says it: a document of RFC 9457, with the members that the gateway's own have.
+    /// The answer that says it, as the gateway says its own.
     fn into_answer(self, request_id: Option<&HeaderValue>) -> Answer {
-        let Failure { status, code, detail, reason } = self;
-        let body = serde_json::json!({
-            "type": "about:blank",
-            "title": status.canonical_reason().unwrap_or("Error"),
-            "status": status.as_u16(),
-            "detail": detail,
-            "code": code,
-            "request_id": request_id.and_then(|id| id.to_str().ok()),
-        });
-        let mut headers = HeaderMap::with_capacity(1);
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        let message = encode_response(status, &headers, &HeaderMap::new(), body.to_string().as_bytes())
-            .expect("one short header is within every limit");
-        Answer { status, message, error: Some(reason.unwrap_or(detail)) }
+        let Failure { problem, reason } = self;
+        let body = problem.document(request_id.and_then(|id| id.to_str().ok()));
+        let message = encode_response(problem.status, &problem.fields(), &HeaderMap::new(), &body)
+            .expect("a few short fields are within every limit");
+        let error = Some(reason.unwrap_or_else(|| problem.detail.into_owned()));
+        Answer { status: problem.status, message, error }
     }
 }

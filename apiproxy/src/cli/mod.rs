@@ -21,7 +21,7 @@ use ipnet::IpNet;
 use natsway_boot::logs::LogArgs;
 use natsway_boot::traces::TraceArgs;
 use natsway_boot::{BrokerArgs, address, duration};
-use natsway_caller::link::LinkLimits;
+use natsway_caller::connection::ConnectionLimits;
 use natsway_routes::peers::PeerLimits;
 use natsway_routes::store::BUCKET;
 
@@ -324,7 +324,7 @@ impl RunArgs {
             },
             memory,
             coming_bytes: limits.max_reply_bytes.get(),
-            link: LinkLimits {
+            broker_connection: ConnectionLimits {
                 in_flight: limits.max_in_flight.get(),
                 in_flight_bytes: limits.max_in_flight_bytes.get(),
             },

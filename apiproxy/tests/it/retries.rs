@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use natsway_caller::retry::ACCEPTED_WITHIN;
+use natsway_caller::attempt::ACCEPTED_WITHIN;
 use natsway_testkit::{Broker, eventually};
 use natsway_wire::control::{WorkerCommand, worker_subject};
 use natsway_wire::envelope::NotRun;

@@ -6,7 +6,7 @@ use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
 use http::{HeaderMap, Method};
-use natsway_caller::slots::{Key, Manners, Slots};
+use natsway_caller::pending::{Key, PendingRequests, ReplyPolicy};
 use natsway_routes::document::RouteDocument;
 use natsway_routes::table::{Lookup, Route, RouteTable};
 
@@ -90,18 +90,18 @@ fn sticky_pick() -> Operation {
 
 /// A request takes a place, its reply finds it by the token, and it leaves, while others wait.
 fn multiplex() -> Operation {
-    let mut slots: Slots<u64> = Slots::new();
-    let manners = Manners { signals: true, cancel: true, repeatable: true };
+    let mut pending: PendingRequests<u64> = PendingRequests::new();
+    let policy = ReplyPolicy { signals: true, cancel: true, repeatable: true };
     let deadline = Instant::now() + Duration::from_secs(3_600);
     for _ in 0..WAITING {
-        slots.insert(deadline, manners, natsway_boot::random_u64());
+        pending.insert(deadline, policy, natsway_boot::random_u64());
     }
     Box::new(move || {
-        let token = slots.insert(deadline, manners, natsway_boot::random_u64()).token();
+        let token = pending.insert(deadline, policy, natsway_boot::random_u64()).token();
         let text = std::str::from_utf8(black_box(&token)).expect("digits");
         let key = Key::parse(text).expect("a token");
-        slots.deliver(key, 1);
-        let done = slots.poll(key, &mut Context::from_waker(Waker::noop()));
+        pending.deliver(key, 1);
+        let done = pending.poll(key, &mut Context::from_waker(Waker::noop()));
         black_box(done.is_ready());
     })
 }

@@ -3,6 +3,8 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicI64, AtomicU64};
 
+use crate::attempt::AttemptError;
+
 /// A figure that only grows.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
@@ -47,7 +49,7 @@ impl Gauge {
 
 /// The figures of one thread's connections.
 #[derive(Debug, Default)]
-pub struct LinkCounts {
+pub struct ConnectionCounts {
     /// Replies that nobody waited for: late ones, and second ones.
     pub late_replies: Counter,
     /// Requests cancelled at their worker because nobody waited any more.
@@ -56,4 +58,40 @@ pub struct LinkCounts {
     pub connected: Gauge,
     /// Connections to the broker that were made.
     pub sessions: Counter,
+}
+
+/// The figures of one thread's dispatcher.
+#[derive(Debug, Default)]
+pub struct DispatchCounts {
+    /// Attempts after the first.
+    pub retries: Counter,
+    /// Attempts that gave no response, by kind.
+    failures: [Counter; AttemptError::ALL.len()],
+}
+
+impl DispatchCounts {
+    /// Counts an attempt that gave no response.
+    pub fn failed(&self, error: AttemptError) {
+        self.failures[error as usize].inc();
+    }
+
+    /// Returns how many attempts failed so.
+    pub fn failures(&self, error: AttemptError) -> u64 {
+        self.failures[error as usize].get()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_failure_has_a_counter_of_its_own() {
+        let counts = DispatchCounts::default();
+        for (times, error) in AttemptError::ALL.into_iter().enumerate() {
+            (0..times).for_each(|_| counts.failed(error));
+        }
+        let counted: Vec<u64> = AttemptError::ALL.into_iter().map(|error| counts.failures(error)).collect();
+        assert_eq!(counted, (0..AttemptError::ALL.len() as u64).collect::<Vec<_>>());
+    }
 }

@@ -1,4 +1,4 @@
-//! A request as it is published: written once, stamped anew for each try.
+//! A request as it is published: written once, stamped anew for each attempt.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use natsway_wire::Error;
 use natsway_wire::envelope::{RequestEncoder, restamp_request};
 use natsway_wire::native::{DEADLINE, METHOD, PATH, canonical_name, is_reserved, may_join};
 
-use crate::slots::Manners;
+use crate::pending::ReplyPolicy;
 
 /// The fields that a message carries so that its receiver continues the trace (W3C Trace Context).
 #[derive(Clone, Debug)]
@@ -22,17 +22,17 @@ pub struct TraceFields {
     pub state: Option<HeaderValue>,
 }
 
-/// What differs from try to try.
+/// What differs from attempt to attempt.
 #[derive(Clone, Copy, Debug)]
 pub struct Sending {
-    /// The time that the try has left, in milliseconds, rounded up.
+    /// The time that the attempt has left, in milliseconds, rounded up.
     pub deadline_ms: u32,
-    /// When it is sent, by the link's clock.
+    /// When it is sent, by the connection's clock.
     pub sent_ms: u64,
 }
 
 impl Sending {
-    /// A try that is sent at `now` and given up at `until`.
+    /// An attempt that is sent at `now` and given up at `until`.
     pub fn new(now: Instant, until: Instant, sent_ms: u64) -> Sending {
         let left = until.saturating_duration_since(now) + Duration::from_micros(999);
         Sending { deadline_ms: u32::try_from(left.as_millis()).unwrap_or(u32::MAX), sent_ms }
@@ -60,7 +60,7 @@ pub enum Encoded {
     Native(HeaderMap, Bytes),
 }
 
-/// A message of one try.
+/// A message of one attempt.
 #[derive(Debug)]
 pub struct Stamped {
     /// The payload.
@@ -70,7 +70,7 @@ pub struct Stamped {
 }
 
 impl Encoded {
-    /// Writes a request for its first try.
+    /// Writes a request for its first attempt.
     ///
     /// # Errors
     /// Above the wire's limits.
@@ -109,7 +109,7 @@ impl Encoded {
         }
     }
 
-    /// The message of the first try.
+    /// The message of the first attempt.
     pub fn first(&self) -> Stamped {
         match self {
             Encoded::Http(message) => Stamped { payload: message.clone(), headers: None },
@@ -119,7 +119,7 @@ impl Encoded {
         }
     }
 
-    /// The message of a later try.
+    /// The message of a later attempt.
     pub fn stamped(&mut self, sending: Sending) -> Stamped {
         match self {
             Encoded::Http(message) => {
@@ -159,8 +159,8 @@ impl Stamped {
 
     /// What may come back for it, and what may be done about it; `cancel` is whether its route wants abandoned work
     /// cancelled, `repeatable` whether it may run twice.
-    pub fn manners(&self, cancel: bool, repeatable: bool) -> Manners {
+    pub fn policy(&self, cancel: bool, repeatable: bool) -> ReplyPolicy {
         let signals = self.headers.is_none();
-        Manners { signals, cancel: cancel && signals, repeatable }
+        ReplyPolicy { signals, cancel: cancel && signals, repeatable }
     }
 }

@@ -1,18 +1,29 @@
-//! The sending side: how a request reaches a worker and comes back, for the gateway and for services that call others.
+//! The sending side: how a request reaches a worker and comes back, for the gateway and for services that
+//! call others.
 //!
-//! [`link`] publishes on one broker connection and waits in [`slots`]; [`links`] keeps such connections up, [`lanes`]
-//! those to backends of another make apart from the others; [`encode`] writes a request once and stamps it anew for each
-//! try; [`retry`] decides whether there is another one; [`seconds`]
-//! notices requests that were answered twice. All of it is for one thread: there is no lock on the way, and no
-//! counter has a second writer. [`slots`] and [`retry`] are pure: time and randomness are arguments.
+//! [`dispatch`] is the one place that walks the whole way; a gateway and a client differ in what they say of
+//! a request ([`outbound::Outbound`]) and in how they tell its end. Its parts in the order of a request:
+//! [`route_view`] has the routes that a thread goes by; [`codec_pools`] keeps connections to backends of
+//! another make apart from the others, [`pool`] keeps connections up; [`encode`] writes a request once and
+//! stamps it anew for each attempt; [`connection`] publishes it and waits in [`pending`]; [`attempt`] says how
+//! that ended, and [`retry`] whether there is another attempt. [`duplicates`] notices requests that were
+//! answered twice, [`counter`] has what is counted, [`identity`] says who the sender is.
+//!
+//! All of it is for one thread: there is no lock on the way, and no counter has a second writer. [`pending`]
+//! and [`retry`] are pure: time and randomness are arguments.
 
+pub mod attempt;
+pub mod codec_pools;
+pub mod connection;
 pub mod counter;
+pub mod dispatch;
+pub mod duplicates;
 pub mod encode;
-pub mod lanes;
-pub mod link;
-pub mod links;
+pub mod identity;
+pub mod outbound;
+pub mod pending;
+pub mod pool;
 pub mod retry;
-pub mod seconds;
-pub mod slots;
+pub mod route_view;
 #[cfg(feature = "trace")]
 pub mod trace;

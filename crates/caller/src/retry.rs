@@ -4,71 +4,11 @@ use std::time::{Duration, Instant};
 
 use natsway_routes::table::Retry;
 
-/// How long a worker may take to answer a request or to say that it runs it, which workers do after 50 ms; who says
-/// neither is frozen or gone, or the message is lost with a broker.
-pub const ACCEPTED_WITHIN: Duration = Duration::from_secs(1);
+use crate::attempt::{ACCEPTED_WITHIN, AttemptError};
 
-/// Why a try gave no response.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Miss {
-    /// There is no connection to the broker, so nothing was published.
-    NotConnected,
-    /// Nobody listens on the subject; the broker delivered it to no one.
-    NoResponders,
-    /// A worker was full and did not run it.
-    Overloaded,
-    /// The version has no worker any more; it did not run.
-    Moved,
-    /// It reached the worker too late and did not run.
-    Expired,
-    /// The worker that accepted it is gone.
-    InstanceLost,
-    /// The connection broke while it was out.
-    ConnectionLost,
-    /// Neither answered nor accepted within [`ACCEPTED_WITHIN`], and given up to be tried elsewhere.
-    NotAccepted,
-    /// No answer in time.
-    TimedOut,
-}
-
-impl Miss {
-    /// Every kind, for metrics.
-    pub const ALL: [Miss; 9] = [
-        Miss::NotConnected,
-        Miss::NoResponders,
-        Miss::Overloaded,
-        Miss::Moved,
-        Miss::Expired,
-        Miss::InstanceLost,
-        Miss::ConnectionLost,
-        Miss::NotAccepted,
-        Miss::TimedOut,
-    ];
-
-    /// Whether the request may have run: then only an idempotent one may run again.
-    pub fn may_have_run(self) -> bool {
-        matches!(self, Miss::InstanceLost | Miss::ConnectionLost | Miss::NotAccepted | Miss::TimedOut)
-    }
-
-    /// The name that metrics and logs use.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Miss::NotConnected => "not_connected",
-            Miss::NoResponders => "no_responders",
-            Miss::Overloaded => "overloaded",
-            Miss::Moved => "moved",
-            Miss::Expired => "expired",
-            Miss::InstanceLost => "instance_lost",
-            Miss::ConnectionLost => "connection_lost",
-            Miss::NotAccepted => "not_accepted",
-            Miss::TimedOut => "timed_out",
-        }
-    }
-}
-
-/// The tries of one request.
+/// The attempts of one request.
 #[derive(Clone, Debug)]
-pub struct Tries {
+pub struct Attempts {
     retry: Retry,
     idempotent: bool,
     started: Instant,
@@ -84,7 +24,7 @@ pub struct Tries {
 /// that the client library cannot read ends the connection on which it comes, and every other request there with it.
 const MOST_CONNECTIONS_LOST: u32 = 3;
 
-/// What to do after a try that gave no response.
+/// What to do after an attempt that gave no response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
     /// Try again after this pause.
@@ -93,10 +33,10 @@ pub enum Next {
     GiveUp,
 }
 
-impl Tries {
-    /// The tries of a request that began at `now` and must be answered by `deadline`.
-    pub fn new(retry: Retry, idempotent: bool, now: Instant, deadline: Instant) -> Tries {
-        Tries {
+impl Attempts {
+    /// The attempts of a request that began at `now` and must be answered by `deadline`.
+    pub fn new(retry: Retry, idempotent: bool, now: Instant, deadline: Instant) -> Attempts {
+        Attempts {
             retry,
             idempotent,
             started: now,
@@ -108,7 +48,7 @@ impl Tries {
         }
     }
 
-    /// When a try is given up that begins at `now`: only an idempotent request can use what a shorter try leaves of the
+    /// When an attempt is given up that begins at `now`: only an idempotent request can use what a shorter try leaves of the
     /// time.
     pub fn until(&self, now: Instant, try_timeout: Duration) -> Instant {
         match self.idempotent {
@@ -117,10 +57,10 @@ impl Tries {
         }
     }
 
-    /// From when on a try is in doubt that begins at `now` and ends with `until`: neither answered nor accepted by then, it is
-    /// better tried elsewhere. `None` where nothing can be won by that. From the third time on it takes twice as long each
+    /// When an attempt counts as lost that begins at `now` and ends with `until`: neither answered nor accepted by then, it
+    /// is better tried elsewhere. `None` where nothing can be won by that. From the third time on it takes twice as long each
     /// time, so that workers that never say what they accept are asked a few times, and not again and again.
-    pub fn doubt_from(&self, now: Instant, until: Instant) -> Option<Instant> {
+    pub fn accept_by(&self, now: Instant, until: Instant) -> Option<Instant> {
         let moment = now + ACCEPTED_WITHIN.saturating_mul(1 << self.not_accepted.saturating_sub(1).min(10));
         let has_another = self.made < self.retry.most && moment + ACCEPTED_WITHIN <= self.deadline;
         (self.idempotent && has_another && moment < until).then_some(moment)
@@ -136,24 +76,24 @@ impl Tries {
         self.idempotent
     }
 
-    /// Whether some try may have run.
+    /// Whether some attempt may have run.
     pub fn may_have_run(&self) -> bool {
         self.may_have_run
     }
 
-    /// How many tries gave no response.
+    /// How many attempts gave no response.
     pub fn made(&self) -> u32 {
         self.made
     }
 
-    /// Decides after a miss. `jitter` is random in 0..=1; `budget` is asked only when the rules allow a retry.
-    pub fn after(&mut self, miss: Miss, now: Instant, jitter: f64, budget: &mut Budget) -> Next {
+    /// Decides after an attempt that gave no response. `jitter` is random in 0..=1; `budget` is asked only when the rules allow a retry.
+    pub fn after(&mut self, error: AttemptError, now: Instant, jitter: f64, budget: &mut Budget) -> Next {
         self.made += 1;
-        self.not_accepted += u32::from(miss == Miss::NotAccepted);
-        self.may_have_run |= miss.may_have_run();
-        self.connections_lost += u32::from(miss == Miss::ConnectionLost);
+        self.not_accepted += u32::from(error == AttemptError::NotAccepted);
+        self.may_have_run |= error.may_have_run();
+        self.connections_lost += u32::from(error == AttemptError::ConnectionLost);
         let unsafe_to_repeat = self.may_have_run && !self.idempotent;
-        // A try that took long is no reason to stop within the deadline; one that failed fast is, after the window. (The
+        // An attempt that took long is no reason to stop within the deadline; one that failed fast is, after the window. (The
         // first may have taken long and not run: it waited in a process that was frozen.)
         let is_first = self.made == 1;
         let too_late =
@@ -162,9 +102,9 @@ impl Tries {
         if unsafe_to_repeat || too_late || is_suspect || self.made > self.retry.most {
             return Next::GiveUp;
         }
-        let pause = self.pause(miss, jitter);
-        // What was not sent was no load on anybody, and what was given up in doubt is paid for.
-        let is_free = matches!(miss, Miss::NotConnected | Miss::NotAccepted);
+        let pause = self.pause(error, jitter);
+        // What was not sent was no load on anybody, and what was given up as lost is paid for.
+        let is_free = matches!(error, AttemptError::NotConnected | AttemptError::NotAccepted);
         if now + pause >= self.deadline || !(is_free || budget.withdraw(now)) {
             return Next::GiveUp;
         }
@@ -172,13 +112,17 @@ impl Tries {
     }
 
     /// None where another worker can answer at once; else growing, half of it jitter, so that retries spread out. A
-    /// fifth of the window at the most: then the default number of tries lasts for a window of up to 5 s, however the
+    /// fifth of the window at the most: then the default number of attempts lasts for a window of up to 5 s, however the
     /// jitter falls.
-    fn pause(&self, miss: Miss, jitter: f64) -> Duration {
+    fn pause(&self, error: AttemptError, jitter: f64) -> Duration {
         const FIRST: Duration = Duration::from_millis(5);
         let elsewhere = matches!(
-            miss,
-            Miss::Moved | Miss::Expired | Miss::InstanceLost | Miss::NotAccepted | Miss::TimedOut
+            error,
+            AttemptError::Moved
+                | AttemptError::Expired
+                | AttemptError::InstanceLost
+                | AttemptError::NotAccepted
+                | AttemptError::TimedOut
         );
         if elsewhere && self.made == 1 {
             return Duration::ZERO;
@@ -236,35 +180,48 @@ mod tests {
 
     const RETRY: Retry = Retry { most: 8, window: Duration::from_secs(2) };
 
-    fn tries(idempotent: bool) -> (Tries, Budget, Instant) {
+    fn attempts(idempotent: bool) -> (Attempts, Budget, Instant) {
         let now = Instant::now();
-        (Tries::new(RETRY, idempotent, now, now + Duration::from_secs(30)), Budget::new(now), now)
+        (Attempts::new(RETRY, idempotent, now, now + Duration::from_secs(30)), Budget::new(now), now)
     }
 
     #[test]
     fn what_never_ran_is_tried_again_whatever_its_method() {
-        for miss in [Miss::NoResponders, Miss::Overloaded, Miss::Moved, Miss::Expired] {
-            let (mut tries, mut budget, now) = tries(false);
-            assert!(matches!(tries.after(miss, now, 0.5, &mut budget), Next::RetryAfter(_)), "{miss:?}");
+        for error in
+            [AttemptError::NoResponders, AttemptError::Overloaded, AttemptError::Moved, AttemptError::Expired]
+        {
+            let (mut attempts, mut budget, now) = attempts(false);
+            assert!(matches!(attempts.after(error, now, 0.5, &mut budget), Next::RetryAfter(_)), "{error:?}");
         }
     }
 
     #[test]
     fn what_may_have_run_is_tried_again_only_when_idempotent() {
-        for miss in [Miss::InstanceLost, Miss::ConnectionLost, Miss::NotAccepted, Miss::TimedOut] {
-            let (mut unsafe_tries, mut budget, now) = tries(false);
-            assert_eq!(unsafe_tries.after(miss, now, 0.5, &mut budget), Next::GiveUp, "{miss:?}");
-            let (mut safe_tries, mut budget, now) = tries(true);
-            assert!(matches!(safe_tries.after(miss, now, 0.5, &mut budget), Next::RetryAfter(_)), "{miss:?}");
+        for error in [
+            AttemptError::InstanceLost,
+            AttemptError::ConnectionLost,
+            AttemptError::NotAccepted,
+            AttemptError::TimedOut,
+        ] {
+            let (mut unsafe_tries, mut budget, now) = attempts(false);
+            assert_eq!(unsafe_tries.after(error, now, 0.5, &mut budget), Next::GiveUp, "{error:?}");
+            let (mut safe_tries, mut budget, now) = attempts(true);
+            assert!(
+                matches!(safe_tries.after(error, now, 0.5, &mut budget), Next::RetryAfter(_)),
+                "{error:?}"
+            );
         }
     }
 
     #[test]
     fn what_was_not_sent_is_tried_again_whatever_its_method_and_the_budget() {
-        let (mut fresh, mut budget, now) = tries(false);
+        let (mut fresh, mut budget, now) = attempts(false);
         while budget.withdraw(now) {}
-        assert!(matches!(fresh.after(Miss::NotConnected, now, 0.5, &mut budget), Next::RetryAfter(_)));
-        assert_eq!(fresh.after(Miss::NoResponders, now, 0.5, &mut budget), Next::GiveUp);
+        assert!(matches!(
+            fresh.after(AttemptError::NotConnected, now, 0.5, &mut budget),
+            Next::RetryAfter(_)
+        ));
+        assert_eq!(fresh.after(AttemptError::NoResponders, now, 0.5, &mut budget), Next::GiveUp);
     }
 
     #[test]
@@ -272,9 +229,11 @@ mod tests {
         for window in [Duration::from_millis(100), Duration::from_secs(2), Duration::from_secs(5)] {
             let now = Instant::now();
             let retry = Retry { most: 16, window };
-            let mut tries = Tries::new(retry, false, now, now + Duration::from_secs(60));
+            let mut attempts = Attempts::new(retry, false, now, now + Duration::from_secs(60));
             let (mut at, mut budget) = (now, Budget::new(now));
-            while let Next::RetryAfter(pause) = tries.after(Miss::NoResponders, at, 0.0, &mut budget) {
+            while let Next::RetryAfter(pause) =
+                attempts.after(AttemptError::NoResponders, at, 0.0, &mut budget)
+            {
                 at += pause;
             }
             assert!(at - now >= window, "{:?} of {window:?}", at - now);
@@ -283,72 +242,77 @@ mod tests {
 
     #[test]
     fn tries_end_with_the_window_the_count_and_the_deadline() {
-        let (mut late, mut budget, now) = tries(true);
+        let (mut late, mut budget, now) = attempts(true);
         let after_it = now + RETRY.window;
-        let first = late.after(Miss::NoResponders, after_it, 0.5, &mut budget);
+        let first = late.after(AttemptError::NoResponders, after_it, 0.5, &mut budget);
         assert!(matches!(first, Next::RetryAfter(_)), "it took as long as the window and did not run");
-        assert_eq!(late.after(Miss::NoResponders, after_it, 0.5, &mut budget), Next::GiveUp);
+        assert_eq!(late.after(AttemptError::NoResponders, after_it, 0.5, &mut budget), Next::GiveUp);
 
-        let (mut many, mut budget, now) = tries(true);
+        let (mut many, mut budget, now) = attempts(true);
         let retried = (0..100)
-            .take_while(|_| many.after(Miss::NoResponders, now, 0.5, &mut budget) != Next::GiveUp)
+            .take_while(|_| many.after(AttemptError::NoResponders, now, 0.5, &mut budget) != Next::GiveUp)
             .count();
         assert_eq!(retried, RETRY.most as usize);
 
         let now = Instant::now();
-        let mut short = Tries::new(RETRY, true, now, now + Duration::from_millis(2));
-        assert_eq!(short.after(Miss::NoResponders, now, 0.5, &mut Budget::new(now)), Next::GiveUp);
+        let mut short = Attempts::new(RETRY, true, now, now + Duration::from_millis(2));
+        assert_eq!(short.after(AttemptError::NoResponders, now, 0.5, &mut Budget::new(now)), Next::GiveUp);
     }
 
     #[test]
     fn what_was_out_on_every_connection_that_broke_is_not_sent_on_a_fourth() {
-        let (mut tries, mut budget, now) = tries(true);
+        let (mut attempts, mut budget, now) = attempts(true);
         for _ in 1..MOST_CONNECTIONS_LOST {
-            let next = tries.after(Miss::ConnectionLost, now, 0.5, &mut budget);
+            let next = attempts.after(AttemptError::ConnectionLost, now, 0.5, &mut budget);
             assert!(matches!(next, Next::RetryAfter(_)));
-            assert!(matches!(tries.after(Miss::TimedOut, now, 0.5, &mut budget), Next::RetryAfter(_)));
+            assert!(matches!(
+                attempts.after(AttemptError::TimedOut, now, 0.5, &mut budget),
+                Next::RetryAfter(_)
+            ));
         }
-        assert_eq!(tries.after(Miss::ConnectionLost, now, 0.5, &mut budget), Next::GiveUp);
+        assert_eq!(attempts.after(AttemptError::ConnectionLost, now, 0.5, &mut budget), Next::GiveUp);
     }
 
     #[test]
     fn only_what_is_idempotent_is_given_up_before_its_deadline() {
-        let (safe, _, now) = tries(true);
+        let (safe, _, now) = attempts(true);
         assert_eq!(safe.until(now, Duration::from_secs(10)), now + Duration::from_secs(10));
         assert_eq!(safe.until(now, Duration::from_secs(90)), now + Duration::from_secs(30));
-        let (unsafe_, _, now) = tries(false);
+        let (unsafe_, _, now) = attempts(false);
         assert_eq!(unsafe_.until(now, Duration::from_secs(10)), now + Duration::from_secs(30));
     }
 
     #[test]
-    fn only_what_may_run_twice_and_has_another_try_is_doubted_and_ever_more_rarely() {
+    fn only_what_may_run_twice_and_has_another_try_has_an_accept_timeout_and_ever_more_rarely() {
         let try_timeout = Duration::from_secs(10);
-        let doubted =
-            |tries: &Tries, now| tries.doubt_from(now, tries.until(now, try_timeout)).map(|at| at - now);
-        let (once, _, now) = tries(false);
-        assert_eq!(doubted(&once, now), None);
-        let (mut safe, mut budget, now) = tries(true);
+        let accept_within = |attempts: &Attempts, now| {
+            attempts.accept_by(now, attempts.until(now, try_timeout)).map(|at| at - now)
+        };
+        let (once, _, now) = attempts(false);
+        assert_eq!(accept_within(&once, now), None);
+        let (mut safe, mut budget, now) = attempts(true);
         while budget.withdraw(now) {}
         for seconds in [1, 1, 2, 4, 8] {
-            assert_eq!(doubted(&safe, now), Some(Duration::from_secs(seconds)));
-            let next = safe.after(Miss::NotAccepted, now, 0.5, &mut budget);
+            assert_eq!(accept_within(&safe, now), Some(Duration::from_secs(seconds)));
+            let next = safe.after(AttemptError::NotAccepted, now, 0.5, &mut budget);
             assert!(matches!(next, Next::RetryAfter(_)), "it is paid for");
         }
-        assert_eq!(doubted(&safe, now), None, "its try ends before");
+        assert_eq!(accept_within(&safe, now), None, "its try ends before");
 
-        let (safe, _, now) = tries(true);
-        assert!(doubted(&safe, now + Duration::from_secs(28)).is_some());
-        assert_eq!(doubted(&safe, now + Duration::from_millis(28_001)), None, "no time for another");
-        let single = Tries::new(Retry { most: 0, ..RETRY }, true, now, now + Duration::from_secs(30));
-        assert_eq!(doubted(&single, now), None);
+        let (safe, _, now) = attempts(true);
+        assert!(accept_within(&safe, now + Duration::from_secs(28)).is_some());
+        assert_eq!(accept_within(&safe, now + Duration::from_millis(28_001)), None, "no time for another");
+        let single = Attempts::new(Retry { most: 0, ..RETRY }, true, now, now + Duration::from_secs(30));
+        assert_eq!(accept_within(&single, now), None);
     }
 
     #[test]
     fn pauses_grow_and_stay_bounded() {
-        let (mut tries, mut budget, now) = tries(true);
+        let (mut attempts, mut budget, now) = attempts(true);
         let mut last = Duration::ZERO;
         for _ in 0..RETRY.most {
-            let Next::RetryAfter(pause) = tries.after(Miss::NoResponders, now, 0.0, &mut budget) else {
+            let Next::RetryAfter(pause) = attempts.after(AttemptError::NoResponders, now, 0.0, &mut budget)
+            else {
                 panic!("within all bounds")
             };
             assert!(pause >= last && pause <= Duration::from_millis(250), "{pause:?} after {last:?}");
@@ -365,8 +329,8 @@ mod tests {
         for request in 0..60_000_u64 {
             let now = start + Duration::from_millis(request);
             budget.deposit();
-            let mut tries = Tries::new(RETRY, true, now, now + Duration::from_secs(30));
-            while tries.after(Miss::NoResponders, now, 0.5, &mut budget) != Next::GiveUp {
+            let mut attempts = Attempts::new(RETRY, true, now, now + Duration::from_secs(30));
+            while attempts.after(AttemptError::NoResponders, now, 0.5, &mut budget) != Next::GiveUp {
                 retries += 1;
             }
         }

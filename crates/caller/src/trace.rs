@@ -1,6 +1,6 @@
-//! The spans of a request's tries: publish, broker, worker, and back; each is the parent of the worker's.
+//! The spans of a request's attempts: publish, broker, worker, and back; each is the parent of the worker's.
 //!
-//! Tries that did not run and go to the same subject again are one span, with an event for each: a service without a
+//! Attempts that did not run and go to the same subject again are one span, with an event for each: a service without a
 //! worker is asked a dozen times within two seconds, which is one thing to look at and not a dozen.
 
 use std::time::SystemTime;
@@ -13,25 +13,24 @@ use opentelemetry::trace::{SpanKind, TraceContextExt, Tracer};
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_semantic_conventions::attribute as key;
 
+use crate::attempt::{Answer, AttemptError, Hop, TraceContext};
 use crate::encode::TraceFields;
-use crate::link::Answer;
-use crate::retry::Miss;
 
-/// The tries' part in the trace of a request.
+/// The attempts' part in the trace of a request.
 #[derive(Debug, Default)]
-pub enum TrySpans {
+pub enum AttemptSpans {
     /// Nothing is traced: what the sender said of a trace goes on.
     #[default]
     Off,
     /// They have none, whatever the sampler, since their request has none.
     Unseen(Unseen),
     /// They have spans.
-    Seen(Box<Tried>),
+    Seen(Box<TracedAttempts>),
 }
 
-/// The spans of the tries of a request that has one.
+/// The spans of the attempts of a request that has one.
 #[derive(Debug)]
-pub struct Tried {
+pub struct TracedAttempts {
     request: Context,
     open: Option<Open>,
 }
@@ -41,77 +40,55 @@ pub struct Tried {
 struct Open {
     context: Context,
     subject: String,
-    tries: i64,
-    /// How the last try ended, and when; none while one is out.
-    missed: Option<(Miss, SystemTime)>,
+    attempts: i64,
+    /// How the last attempt ended, and when; none while one is out.
+    failure: Option<(AttemptError, SystemTime)>,
 }
 
-/// Where a try goes.
-#[derive(Clone, Copy, Debug)]
-pub struct Hop<'h> {
-    /// The subject.
-    pub subject: &'h str,
-    /// The version behind it.
-    pub version: &'h str,
-    /// The broker that it goes over, `host:port`.
-    pub broker: &'h str,
-    /// Tries that were made before it.
-    pub resends: u32,
-}
-
-/// What the message of a try is to carry.
-#[derive(Debug)]
-pub struct Begun {
-    /// Nothing of its own where the sender's word stands.
-    pub fields: Option<TraceFields>,
-    /// They are other ones than those of the try before.
-    pub are_new: bool,
-}
-
-impl TrySpans {
+impl AttemptSpans {
     /// Those of a request whose span is in this context.
-    pub fn of(request: Context) -> TrySpans {
-        TrySpans::Seen(Box::new(Tried { request, open: None }))
+    pub fn of(request: Context) -> AttemptSpans {
+        AttemptSpans::Seen(Box::new(TracedAttempts { request, open: None }))
     }
 
-    /// Begins a try.
-    pub fn begin(&mut self, tracer: &BoxedTracer, hop: Hop<'_>) -> Begun {
+    /// Begins an attempt.
+    pub fn begin(&mut self, tracer: &BoxedTracer, hop: Hop<'_>) -> TraceContext {
         match self {
-            TrySpans::Off => Begun { fields: None, are_new: false },
-            TrySpans::Unseen(unseen) => {
+            AttemptSpans::Off => TraceContext::default(),
+            AttemptSpans::Unseen(unseen) => {
                 let fields = unseen.parent().map(|parent| TraceFields { parent, state: None });
-                Begun { fields, are_new: false }
+                TraceContext { fields, are_new: false }
             }
-            TrySpans::Seen(tried) => tried.begin(tracer, hop),
+            AttemptSpans::Seen(traced) => traced.begin(tracer, hop),
         }
     }
 
-    /// Ends a try with what came back.
+    /// Ends an attempt with what came back.
     pub fn end(&mut self, answer: &Answer) {
-        if let TrySpans::Seen(tried) = self {
-            tried.end(answer);
+        if let AttemptSpans::Seen(traced) = self {
+            traced.end(answer);
         }
     }
 }
 
-impl Tried {
-    fn begin(&mut self, tracer: &BoxedTracer, hop: Hop<'_>) -> Begun {
+impl TracedAttempts {
+    fn begin(&mut self, tracer: &BoxedTracer, hop: Hop<'_>) -> TraceContext {
         if let Some(open) = &mut self.open
             && open.subject == hop.subject
-            && open.missed.take().is_some()
+            && open.failure.take().is_some()
         {
-            open.tries += 1;
-            return Begun { fields: open.fields(), are_new: false };
+            open.attempts += 1;
+            return TraceContext { fields: open.fields(), are_new: false };
         }
         // The one before ends by being dropped.
         let open = self.open.insert(Open::new(tracer, &self.request, hop));
-        Begun { fields: open.fields(), are_new: true }
+        TraceContext { fields: open.fields(), are_new: true }
     }
 
     fn end(&mut self, answer: &Answer) {
         let Some(open) = &mut self.open else { return };
         match answer {
-            Answer::Miss(miss) if !miss.may_have_run() => open.missed(*miss),
+            Answer::Failed(error) if !error.may_have_run() => open.did_not_run(*error),
             answer => {
                 open.answered(answer);
                 self.open = None;
@@ -137,7 +114,7 @@ impl Open {
         if resends > 0 {
             span.set_attribute(KeyValue::new(key::HTTP_REQUEST_RESEND_COUNT, i64::from(resends)));
         }
-        Open { context, subject: subject.to_owned(), tries: 1, missed: None }
+        Open { context, subject: subject.to_owned(), attempts: 1, failure: None }
     }
 
     fn fields(&self) -> Option<TraceFields> {
@@ -145,16 +122,16 @@ impl Open {
         Some(TraceFields { parent, state })
     }
 
-    fn missed(&mut self, miss: Miss) {
-        self.context.span().add_event("not run", vec![KeyValue::new(key::ERROR_TYPE, miss.as_str())]);
-        self.missed = Some((miss, SystemTime::now()));
+    fn did_not_run(&mut self, error: AttemptError) {
+        self.context.span().add_event("not run", vec![KeyValue::new(key::ERROR_TYPE, error.as_str())]);
+        self.failure = Some((error, SystemTime::now()));
     }
 
     fn answered(&mut self, answer: &Answer) {
         let outcome = match answer {
-            Answer::Http(response) | Answer::Native(NativeReply::Response(response)) => Ok(response.status),
-            Answer::Native(NativeReply::ServiceError { status, .. }) => Ok(*status),
-            Answer::Miss(miss) => Err(miss.as_str()),
+            Answer::Replied(NativeReply::Response(response)) => Ok(response.status),
+            Answer::Replied(NativeReply::ServiceError { status, .. }) => Ok(*status),
+            Answer::Failed(error) => Err(error.as_str()),
             Answer::Unreadable(_) => Err("bad_reply"),
         };
         match outcome {
@@ -172,8 +149,8 @@ impl Open {
 
     fn close(&mut self, at: SystemTime) {
         let span = self.context.span();
-        if self.tries > 1 {
-            span.set_attribute(KeyValue::new("natsway.tries", self.tries));
+        if self.attempts > 1 {
+            span.set_attribute(KeyValue::new("natsway.tries", self.attempts));
         }
         span.end_with_timestamp(at);
         // It has no parent, and is not closed again.
@@ -186,10 +163,10 @@ impl Drop for Open {
         if !self.context.has_active_span() {
             return;
         }
-        match self.missed.take() {
-            // No other try came.
-            Some((miss, at)) => {
-                failed(&self.context, miss.as_str().to_owned());
+        match self.failure.take() {
+            // No other attempt came.
+            Some((error, at)) => {
+                failed(&self.context, error.as_str().to_owned());
                 self.close(at);
             }
             // Nobody waits for it any more.

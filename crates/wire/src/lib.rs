@@ -7,6 +7,7 @@
 //! - [`control`]: what a gateway tells one worker instance (cancel), and what draining members and gateways
 //!   tell each other.
 //! - [`frame`]: how messages go over a tunnel, a connection between a gateway and one worker.
+//! - [`problem`]: how errors are told to clients (RFC 9457).
 //! - [`Subject`] and [`QueueGroup`]: names that were checked once and may be published to.
 //!
 //! Decoding is bounded before anything is allocated, and never panics on any input: see [`Limits`]. `docs/wire.md` of
@@ -19,6 +20,7 @@ mod error;
 pub mod frame;
 mod msgpack;
 pub mod native;
+pub mod problem;
 mod subject;
 
 pub use error::{Error, ErrorKind};

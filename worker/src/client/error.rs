@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use http::StatusCode;
-use natsway_caller::retry::Miss;
+use natsway_caller::attempt::AttemptError;
 
 /// A call that gave no response.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -44,21 +44,28 @@ impl CallError {
         CallError { kind, route: route.to_owned(), reason: reason.into(), may_have_run }
     }
 
-    /// The last miss of a call for which there is no other try.
-    pub(super) fn given_up(route: &str, miss: Miss, may_have_run: bool) -> CallError {
+    /// The call cannot be sent.
+    pub(super) fn refused(route: &str, reason: impl Into<Cow<'static, str>>) -> CallError {
+        CallError::new(CallErrorKind::Refused, route, reason)
+    }
+
+    /// The last error of a call for which there is no other try.
+    pub(super) fn given_up(route: &str, error: AttemptError, may_have_run: bool) -> CallError {
         use CallErrorKind::{OutcomeUnknown, TimedOut, Unavailable};
-        let (kind, reason) = match miss {
-            Miss::NotConnected => (Unavailable, "there is no connection to the broker; is it running?"),
-            Miss::NoResponders | Miss::Moved => {
+        let (kind, reason) = match error {
+            AttemptError::NotConnected => {
+                (Unavailable, "there is no connection to the broker; is it running?")
+            }
+            AttemptError::NoResponders | AttemptError::Moved => {
                 (Unavailable, "no worker of this service is there; start one")
             }
-            Miss::Overloaded => (Unavailable, "the workers of this service are full; start more"),
-            Miss::Expired => (Unavailable, "the request reached no worker in time"),
-            Miss::InstanceLost => (OutcomeUnknown, "the worker that ran the request is gone"),
-            Miss::ConnectionLost => {
+            AttemptError::Overloaded => (Unavailable, "the workers of this service are full; start more"),
+            AttemptError::Expired => (Unavailable, "the request reached no worker in time"),
+            AttemptError::InstanceLost => (OutcomeUnknown, "the worker that ran the request is gone"),
+            AttemptError::ConnectionLost => {
                 (OutcomeUnknown, "the connection to the broker broke with the request out")
             }
-            Miss::NotAccepted | Miss::TimedOut => (TimedOut, "no answer in time"),
+            AttemptError::NotAccepted | AttemptError::TimedOut => (TimedOut, "no answer in time"),
         };
         // An earlier try may have.
         let kind = if kind == Unavailable && may_have_run { OutcomeUnknown } else { kind };
@@ -109,11 +116,11 @@ mod tests {
 
     #[test]
     fn a_miss_that_never_ran_is_unknown_when_an_earlier_try_may_have() {
-        for miss in Miss::ALL {
-            let alone = CallError::given_up("math", miss, miss.may_have_run());
-            assert_eq!(alone.may_have_run(), miss.may_have_run());
-            assert_eq!(alone.kind() == CallErrorKind::Unavailable, !miss.may_have_run(), "{miss:?}");
-            let after_another = CallError::given_up("math", miss, true);
+        for error in AttemptError::ALL {
+            let alone = CallError::given_up("math", error, error.may_have_run());
+            assert_eq!(alone.may_have_run(), error.may_have_run());
+            assert_eq!(alone.kind() == CallErrorKind::Unavailable, !error.may_have_run(), "{error:?}");
+            let after_another = CallError::given_up("math", error, true);
             assert!(after_another.kind() != CallErrorKind::Unavailable && after_another.may_have_run());
         }
     }

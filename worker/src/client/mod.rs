@@ -1,17 +1,18 @@
 //! Calls other services by the names of their routes, without an address and without a trip through a gateway.
 //!
 //! A [`Client`] hands each call to a thread of its own, its [`desk`], which holds the broker connection, the routes in
-//! force and the figures; all of that is for one thread, as it is in the gateway. [`call`] is one call's way there:
-//! route, version, tries. [`context`] is what a request that is being handled hands on.
+//! force and the figures; all of that is for one thread, as it is in the gateway. [`call`] is one call's way there,
+//! [`outbound`] its request as the dispatcher sends it. [`context`] is what a request that is being handled hands on.
 
 mod call;
 mod context;
 mod desk;
 mod error;
+mod ledger;
 mod options;
+mod outbound;
 #[cfg_attr(not(feature = "trace"), path = "no_spans.rs")]
 mod spans;
-mod view;
 
 use std::future::Future;
 use std::pin::Pin;

@@ -2,8 +2,7 @@
 
 use http::request::Parts;
 use http::{HeaderMap, Response};
-use natsway_caller::encode::TraceFields;
-use natsway_caller::link::{Answer, Link};
+use natsway_caller::attempt::{Answer, Hop, TraceContext};
 
 use super::error::CallError;
 use crate::Body;
@@ -18,7 +17,7 @@ pub(super) struct Spans;
 pub(super) struct CallSpan;
 
 /// There are none.
-pub(super) struct TrySpans;
+pub(super) struct AttemptSpans;
 
 impl Spans {
     pub(super) fn new(_wanted: Wanted) -> Spans {
@@ -29,28 +28,21 @@ impl Spans {
         CallSpan
     }
 
-    pub(super) fn begin_try(
-        &self,
-        _spans: &mut TrySpans,
-        _subject: &str,
-        _version: &str,
-        _link: &Link,
-        _resends: u32,
-    ) -> (Option<TraceFields>, bool) {
-        (None, false)
+    pub(super) fn begin_attempt(&self, _spans: &mut AttemptSpans, _hop: Hop<'_>) -> TraceContext {
+        TraceContext::default()
     }
 }
 
 pub(super) fn follow_current(_headers: &mut HeaderMap) {}
 
 impl CallSpan {
-    pub(super) fn tries(&self) -> TrySpans {
-        TrySpans
+    pub(super) fn attempts(&self) -> AttemptSpans {
+        AttemptSpans
     }
 
     pub(super) fn end(self, _answer: &Result<Response<Body>, CallError>) {}
 }
 
-impl TrySpans {
+impl AttemptSpans {
     pub(super) fn end(&mut self, _answer: &Answer) {}
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use natsway_boot::Broker;
 #[cfg(feature = "trace")]
 use natsway_boot::trace::HeadSampler;
-use natsway_caller::link::LinkLimits;
+use natsway_caller::connection::ConnectionLimits;
 use natsway_routes::store::BUCKET;
 
 use super::spans::Wanted;
@@ -18,7 +18,7 @@ pub struct ClientOptions {
     name: String,
     broker: Option<Broker>,
     bucket: String,
-    limits: LinkLimits,
+    limits: ConnectionLimits,
     patience: Duration,
     traced: Wanted,
 }
@@ -29,7 +29,7 @@ pub(super) struct Config {
     pub(super) name: String,
     pub(super) broker: Broker,
     pub(super) bucket: String,
-    pub(super) limits: LinkLimits,
+    pub(super) limits: ConnectionLimits,
     pub(super) patience: Duration,
     pub(super) traced: Wanted,
 }
@@ -41,7 +41,7 @@ impl ClientOptions {
             name: name.into(),
             broker: None,
             bucket: BUCKET.to_owned(),
-            limits: LinkLimits { in_flight: 8_192, in_flight_bytes: 32 << 20 },
+            limits: ConnectionLimits { in_flight: 8_192, in_flight_bytes: 32 << 20 },
             patience: Duration::from_secs(5),
             traced: None,
         }
@@ -102,7 +102,7 @@ impl ClientOptions {
         if self.bucket.is_empty() || !self.bucket.bytes().all(is_plain) {
             errors.push(format!("bucket {:?}: expected letters, digits, `-` and `_`", self.bucket));
         }
-        let LinkLimits { in_flight, in_flight_bytes } = self.limits;
+        let ConnectionLimits { in_flight, in_flight_bytes } = self.limits;
         for (limit, value) in [("max_in_flight", in_flight), ("max_in_flight_bytes", in_flight_bytes)] {
             if value == 0 {
                 errors.push(format!("{limit} 0: expected 1 or more"));

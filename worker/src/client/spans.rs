@@ -1,13 +1,11 @@
-//! The spans of calls to other services, by OpenTelemetry's conventions for HTTP clients: children of the request that is
+//! The spans of calls to other services, by OpenTelemeattempt's conventions for HTTP clients: children of the request that is
 //! being handled, and the parents of their tries.
 
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use natsway_boot::trace::conventions::{failed, method_attributes, method_in_name, scope};
 use natsway_boot::trace::{Head, HeadSampler, TRACEPARENT, TRACESTATE, Unseen, extract, fields};
-use natsway_caller::encode::TraceFields;
-use natsway_caller::link::Link;
-use natsway_caller::trace::{Begun, Hop};
+use natsway_caller::attempt::{Hop, TraceContext};
 use opentelemetry::global::{self, BoxedTracer};
 use opentelemetry::trace::{SpanKind, TraceContextExt};
 use opentelemetry::{Context, KeyValue};
@@ -16,7 +14,7 @@ use opentelemetry_semantic_conventions::attribute as key;
 use super::error::{CallError, CallErrorKind};
 use crate::Body;
 
-pub(super) use natsway_caller::trace::TrySpans;
+pub(super) use natsway_caller::trace::AttemptSpans;
 
 /// How calls are sampled, if they have spans.
 pub(super) type Wanted = Option<HeadSampler>;
@@ -70,29 +68,22 @@ impl Spans {
         CallSpan::Seen(Open { context, ended: false })
     }
 
-    /// Begins a try; gives what its message carries of it, and whether that is news.
-    pub(super) fn begin_try(
-        &self,
-        spans: &mut TrySpans,
-        subject: &str,
-        version: &str,
-        link: &Link,
-        resends: u32,
-    ) -> (Option<TraceFields>, bool) {
-        let Some(Tracing { tracer, .. }) = &self.0 else { return (None, false) };
-        let hop = Hop { subject, version, broker: link.address(), resends };
-        let Begun { fields, are_new } = spans.begin(tracer, hop);
-        (fields, are_new)
+    /// Begins an attempt; gives what its message carries of it.
+    pub(super) fn begin_attempt(&self, spans: &mut AttemptSpans, hop: Hop<'_>) -> TraceContext {
+        match &self.0 {
+            Some(Tracing { tracer, .. }) => spans.begin(tracer, hop),
+            None => TraceContext::default(),
+        }
     }
 }
 
 impl CallSpan {
     /// The part that its tries have in it.
-    pub(super) fn tries(&self) -> TrySpans {
+    pub(super) fn attempts(&self) -> AttemptSpans {
         match self {
-            CallSpan::Off => TrySpans::Off,
-            CallSpan::Unseen(unseen) => TrySpans::Unseen(*unseen),
-            CallSpan::Seen(open) => TrySpans::of(open.context.clone()),
+            CallSpan::Off => AttemptSpans::Off,
+            CallSpan::Unseen(unseen) => AttemptSpans::Unseen(*unseen),
+            CallSpan::Seen(open) => AttemptSpans::of(open.context.clone()),
         }
     }
 

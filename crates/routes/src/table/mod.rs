@@ -5,7 +5,7 @@ mod route;
 mod selection;
 mod split;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use http::Method;
@@ -27,6 +27,8 @@ pub struct RouteTable {
     /// By suffix with its leading dot (`.example.com`), longest first.
     wildcards: Vec<(String, PathTable)>,
     any_host: PathTable,
+    /// The places in `routes`, by name.
+    names: HashMap<String, usize>,
 }
 
 /// What a table says of a request.
@@ -87,12 +89,12 @@ impl RouteTable {
     pub fn new(routes: Vec<Route>) -> Result<RouteTable, Vec<TableError>> {
         let mut table = RouteTable::default();
         let mut errors = Vec::new();
-        let mut names = HashSet::new();
         for route in routes {
-            if !names.insert(route.name.clone()) {
-                errors.push(TableError::DuplicateName(route.name.clone()));
+            if table.names.contains_key(&route.name) {
+                errors.push(TableError::DuplicateName(route.name));
                 continue;
             }
+            table.names.insert(route.name.clone(), table.routes.len());
             if let Err(error) = table.insert(Arc::new(route)) {
                 errors.push(error);
             }
@@ -123,6 +125,12 @@ impl RouteTable {
     /// The routes in the order in which they were given.
     pub fn routes(&self) -> &[Arc<Route>] {
         &self.routes
+    }
+
+    /// Finds a route by its name, also one that is internal; the index is its place in
+    /// [`RouteTable::routes`].
+    pub fn named(&self, name: &str) -> Option<usize> {
+        self.names.get(name).copied()
     }
 
     /// Looks a request up. `host` is the authority's host without its port, in lower case; `path` is as the client

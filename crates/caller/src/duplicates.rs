@@ -8,20 +8,20 @@ use std::sync::Arc;
 
 use natsway_routes::figures::Recorder;
 
-use crate::slots::Key;
+use crate::pending::Key;
 
 /// Requests that are remembered after they were answered: a second answer comes soon or not at all.
 const REMEMBERED: usize = 256;
 
 /// Who is to be told of a second reply, for requests that are out and for those that were answered last.
 #[derive(Debug, Default)]
-pub struct Seconds {
+pub struct DuplicateReplies {
     /// By the request's place.
     out: Vec<Option<Arc<Recorder>>>,
     answered: VecDeque<(Key, Arc<Recorder>)>,
 }
 
-impl Seconds {
+impl DuplicateReplies {
     /// A request goes out, to a version if it is of one. Whoever had its place before is forgotten.
     pub fn begin(&mut self, key: Key, version: Option<Arc<Recorder>>) {
         let place = key.place();
@@ -54,45 +54,45 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
-    use crate::slots::{Manners, Slots};
+    use crate::pending::{PendingRequests, ReplyPolicy};
 
-    const MANNERS: Manners = Manners { signals: true, cancel: false, repeatable: false };
+    const POLICY: ReplyPolicy = ReplyPolicy { signals: true, cancel: false, repeatable: false };
 
     #[test]
     fn a_reply_after_the_first_is_the_second_and_one_after_a_time_out_is_not() {
-        let (mut slots, mut seconds) = (Slots::<()>::new(), Seconds::default());
+        let (mut pending, mut duplicates) = (PendingRequests::<()>::new(), DuplicateReplies::default());
         let later = Instant::now() + Duration::from_secs(60);
         let version = Arc::<Recorder>::default();
         let counted = || version.read().second_replies;
-        let key = slots.insert(later, MANNERS, natsway_boot::random_u64());
-        seconds.begin(key, Some(Arc::clone(&version)));
-        slots.abandon(key);
-        seconds.unexpected(key);
+        let key = pending.insert(later, POLICY, natsway_boot::random_u64());
+        duplicates.begin(key, Some(Arc::clone(&version)));
+        pending.abandon(key);
+        duplicates.unexpected(key);
         assert_eq!(counted(), 0, "it is late, and the first");
 
-        let key = slots.insert(later, MANNERS, natsway_boot::random_u64());
-        seconds.begin(key, Some(Arc::clone(&version)));
-        seconds.answered(key);
-        slots.abandon(key);
+        let key = pending.insert(later, POLICY, natsway_boot::random_u64());
+        duplicates.begin(key, Some(Arc::clone(&version)));
+        duplicates.answered(key);
+        pending.abandon(key);
         // Another has its place by then.
-        let next = slots.insert(later, MANNERS, natsway_boot::random_u64());
-        seconds.begin(next, Some(Arc::default()));
+        let next = pending.insert(later, POLICY, natsway_boot::random_u64());
+        duplicates.begin(next, Some(Arc::default()));
         assert_eq!(next.place(), key.place());
-        seconds.unexpected(key);
+        duplicates.unexpected(key);
         assert_eq!(counted(), 1);
-        seconds.unexpected(next);
+        duplicates.unexpected(next);
         assert_eq!(counted(), 1);
     }
 
     #[test]
     fn what_is_remembered_is_bounded() {
-        let (mut slots, mut seconds) = (Slots::<()>::new(), Seconds::default());
+        let (mut pending, mut duplicates) = (PendingRequests::<()>::new(), DuplicateReplies::default());
         let later = Instant::now() + Duration::from_secs(60);
         for _ in 0..2 * REMEMBERED {
-            let key = slots.insert(later, MANNERS, natsway_boot::random_u64());
-            seconds.begin(key, Some(Arc::default()));
-            seconds.answered(key);
+            let key = pending.insert(later, POLICY, natsway_boot::random_u64());
+            duplicates.begin(key, Some(Arc::default()));
+            duplicates.answered(key);
         }
-        assert_eq!(seconds.answered.len(), REMEMBERED);
+        assert_eq!(duplicates.answered.len(), REMEMBERED);
     }
 }

@@ -19,36 +19,35 @@ pub struct Key {
 
 /// The waiting requests; `T` is what each waits for.
 #[derive(Debug)]
-pub struct Slots<T> {
-    slab: Slab<Slot<T>>,
+pub struct PendingRequests<T> {
+    slab: Slab<Pending<T>>,
 }
 
 #[derive(Debug)]
-struct Slot<T> {
+struct Pending<T> {
     secret: u64,
     state: State<T>,
     /// The instance that said it runs the request.
     instance: Option<Rc<str>>,
-    manners: Manners,
+    policy: ReplyPolicy,
     deadline: Instant,
-    /// Whether [`Slots::expire`] found it past its deadline.
+    /// Whether [`PendingRequests::expire`] found it past its deadline.
     expired: bool,
-    doubt: Doubt,
+    accept_timeout: AcceptTimeout,
 }
 
-/// Whether a request may be lost that nobody has answered or accepted.
+/// When a request counts as lost that nobody has answered or accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Doubt {
+enum AcceptTimeout {
     Never,
-    /// Not before this moment.
-    From(Instant),
-    /// It is for its owner to say what becomes of it.
-    Raised,
+    At(Instant),
+    /// It has passed: it is for the owner to say what becomes of the request.
+    Passed,
 }
 
 /// What may come back for a request, and what becomes of it when nobody waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Manners {
+pub struct ReplyPolicy {
     /// Its worker sends signals: replies are envelopes.
     pub signals: bool,
     /// The work is cancelled when nobody waits any more. Needs `signals`.
@@ -129,10 +128,10 @@ const VALUES: [u8; 256] = {
     values
 };
 
-impl<T> Slots<T> {
+impl<T> PendingRequests<T> {
     /// No requests yet.
-    pub fn new() -> Slots<T> {
-        Slots { slab: Slab::new() }
+    pub fn new() -> PendingRequests<T> {
+        PendingRequests { slab: Slab::new() }
     }
 
     /// Requests that have a place, abandoned ones included.
@@ -146,32 +145,35 @@ impl<T> Slots<T> {
     }
 
     /// Takes a place for a request that is given up at `deadline`. Nobody can guess `secret` from earlier ones.
-    pub fn insert(&mut self, deadline: Instant, manners: Manners, secret: u64) -> Key {
+    pub fn insert(&mut self, deadline: Instant, policy: ReplyPolicy, secret: u64) -> Key {
         let state = State::Waiting(None);
-        let doubt = Doubt::Never;
-        let slot = Slot { secret, state, instance: None, manners, deadline, expired: false, doubt };
+        let accept_timeout = AcceptTimeout::Never;
+        let request =
+            Pending { secret, state, instance: None, policy, deadline, expired: false, accept_timeout };
         let index =
-            u32::try_from(self.slab.insert(slot)).expect("requests in flight are bounded far below 2^32");
+            u32::try_from(self.slab.insert(request)).expect("requests in flight are bounded far below 2^32");
         Key { index, secret }
     }
 
-    /// From this moment on a request is in doubt if it was neither answered nor accepted.
-    pub fn doubt_from(&mut self, key: Key, moment: Instant) {
-        if let Some(slot) = self.get(key) {
-            slot.doubt = Doubt::From(moment);
+    /// From this moment on a request counts as lost if it was neither answered nor accepted.
+    pub fn accept_by(&mut self, key: Key, moment: Instant) {
+        if let Some(request) = self.get(key) {
+            request.accept_timeout = AcceptTimeout::At(moment);
         }
     }
 
-    /// Whether a request has come into doubt that somebody waits for; says so once.
-    pub fn is_doubted(&mut self, key: Key) -> bool {
-        let waiting = self.get(key).filter(|slot| matches!(slot.state, State::Waiting(_)));
-        let Some(slot) = waiting.filter(|slot| slot.doubt == Doubt::Raised) else { return false };
-        slot.doubt = Doubt::Never;
+    /// Whether a request that somebody waits for counts as lost now; says so once.
+    pub fn accept_timed_out(&mut self, key: Key) -> bool {
+        let waiting = self.get(key).filter(|request| matches!(request.state, State::Waiting(_)));
+        let Some(request) = waiting.filter(|request| request.accept_timeout == AcceptTimeout::Passed) else {
+            return false;
+        };
+        request.accept_timeout = AcceptTimeout::Never;
         true
     }
 
-    fn get(&mut self, key: Key) -> Option<&mut Slot<T>> {
-        self.slab.get_mut(key.index as usize).filter(|slot| slot.secret == key.secret)
+    fn get(&mut self, key: Key) -> Option<&mut Pending<T>> {
+        self.slab.get_mut(key.index as usize).filter(|request| request.secret == key.secret)
     }
 
     fn remove(&mut self, key: Key) {
@@ -180,16 +182,16 @@ impl<T> Slots<T> {
 
     /// Whether replies to a request are envelopes; `None` when nothing waits there.
     pub fn expects_signals(&mut self, key: Key) -> Option<bool> {
-        self.get(key).map(|slot| slot.manners.signals)
+        self.get(key).map(|request| request.policy.signals)
     }
 
     /// Gives a request what it waits for; `false` when nobody waits (a late, second or forged reply).
     pub fn deliver(&mut self, key: Key, value: T) -> bool {
-        let Some(slot) = self.get(key) else { return false };
-        match &mut slot.state {
+        let Some(request) = self.get(key) else { return false };
+        match &mut request.state {
             State::Waiting(waker) => {
                 let waker = waker.take();
-                slot.state = State::Ready(value);
+                request.state = State::Ready(value);
                 waker.inspect(Waker::wake_by_ref);
                 true
             }
@@ -203,11 +205,11 @@ impl<T> Slots<T> {
 
     /// Notes that an instance runs a request.
     pub fn accept(&mut self, key: Key, instance: &str) -> Accepted {
-        let Some(slot) = self.get(key) else { return Accepted::Late };
-        match slot.state {
+        let Some(request) = self.get(key) else { return Accepted::Late };
+        match request.state {
             State::Waiting(_) => {
-                slot.instance = Some(instance.into());
-                slot.doubt = Doubt::Never;
+                request.instance = Some(instance.into());
+                request.accept_timeout = AcceptTimeout::Never;
                 Accepted::Noted
             }
             State::Ready(_) => Accepted::Late,
@@ -219,14 +221,14 @@ impl<T> Slots<T> {
     }
 
     /// What a request waits for, if it is there; then its place is free. `None` when its deadline has passed: then it
-    /// is for its owner to [`abandon`](Slots::abandon) it.
+    /// is for its owner to [`abandon`](PendingRequests::abandon) it.
     ///
     /// # Panics
     /// When the key was given up before: each key is polled by its one owner.
     pub fn poll(&mut self, key: Key, cx: &mut Context<'_>) -> Poll<Option<T>> {
-        let slot = self.get(key).expect("a key is polled by its one owner, until it is ready");
-        if let State::Waiting(waker) = &mut slot.state {
-            if slot.expired {
+        let request = self.get(key).expect("a key is polled by its one owner, until it is ready");
+        if let State::Waiting(waker) = &mut request.state {
+            if request.expired {
                 return Poll::Ready(None);
             }
             match waker {
@@ -242,53 +244,54 @@ impl<T> Slots<T> {
     }
 
     /// Nobody waits for a request any more; gives the instance at which to cancel it, if that is known and wanted.
-    /// When it is wanted and not yet known, the place is kept until [`accept`](Slots::accept) or the deadline.
+    /// When it is wanted and not yet known, the place is kept until [`accept`](PendingRequests::accept) or the deadline.
     pub fn abandon(&mut self, key: Key) -> Option<Rc<str>> {
-        let slot = self.get(key)?;
-        let in_doubt =
-            slot.manners.cancel && slot.instance.is_none() && matches!(slot.state, State::Waiting(_));
-        if in_doubt {
-            slot.state = State::Abandoned;
+        let request = self.get(key)?;
+        let may_be_accepted =
+            request.policy.cancel && request.instance.is_none() && matches!(request.state, State::Waiting(_));
+        if may_be_accepted {
+            request.state = State::Abandoned;
             return None;
         }
-        let running = slot.manners.cancel && matches!(slot.state, State::Waiting(_));
-        let instance = slot.instance.take().filter(|_| running);
+        let running = request.policy.cancel && matches!(request.state, State::Waiting(_));
+        let instance = request.instance.take().filter(|_| running);
         self.remove(key);
         instance
     }
 
     /// Looks for deadlines that have passed: wakes the owners of those requests, and frees the places of those that
-    /// were abandoned. Wakes the owners of those in doubt as well, unless this look comes `late`: then what has arrived
+    /// were abandoned. Wakes the owners of those that nobody accepted as well, unless this look comes `late`: then what has arrived
     /// may not have been read. A walk over all of them every few milliseconds costs less than a timer for each.
     pub fn expire(&mut self, now: Instant, late: bool) {
-        self.slab.retain(|_, slot| {
-            if slot.deadline > now {
-                if let (Doubt::From(moment), State::Waiting(waker)) = (slot.doubt, &mut slot.state)
+        self.slab.retain(|_, request| {
+            if request.deadline > now {
+                if let (AcceptTimeout::At(moment), State::Waiting(waker)) =
+                    (request.accept_timeout, &mut request.state)
                     && moment <= now
                     && !late
                 {
-                    slot.doubt = Doubt::Raised;
+                    request.accept_timeout = AcceptTimeout::Passed;
                     waker.take().inspect(Waker::wake_by_ref);
                 }
                 return true;
             }
-            slot.expired = true;
-            if let State::Waiting(waker) = &mut slot.state {
+            request.expired = true;
+            if let State::Waiting(waker) = &mut request.state {
                 waker.take().inspect(Waker::wake_by_ref);
             }
-            !matches!(slot.state, State::Abandoned)
+            !matches!(request.state, State::Abandoned)
         });
     }
 
     /// The instances that run requests somebody waits for, each once.
     pub fn instances(&self) -> Vec<Rc<str>> {
-        let waited = |slot: &&Slot<T>| matches!(slot.state, State::Waiting(_));
+        let waited = |request: &&Pending<T>| matches!(request.state, State::Waiting(_));
         let mut instances: Vec<Rc<str>> = self
             .slab
             .iter()
-            .map(|(_, slot)| slot)
+            .map(|(_, request)| request)
             .filter(waited)
-            .filter_map(|slot| slot.instance.clone())
+            .filter_map(|request| request.instance.clone())
             .collect();
         instances.sort_unstable();
         instances.dedup();
@@ -297,23 +300,23 @@ impl<T> Slots<T> {
 
     /// Gives `value` to every request that waits, or to every one that `instance` runs.
     pub fn fail(&mut self, instance: Option<&str>, value: impl FnMut() -> T) -> usize {
-        self.fail_those(|slot| instance.is_none() || slot.instance.as_deref() == instance, value)
+        self.fail_those(|request| instance.is_none() || request.instance.as_deref() == instance, value)
     }
 
     /// Gives `value` to every request that waits and may run twice.
     pub fn fail_repeatable(&mut self, value: impl FnMut() -> T) -> usize {
-        self.fail_those(|slot| slot.manners.repeatable, value)
+        self.fail_those(|request| request.policy.repeatable, value)
     }
 
-    fn fail_those(&mut self, is_meant: impl Fn(&Slot<T>) -> bool, mut value: impl FnMut() -> T) -> usize {
+    fn fail_those(&mut self, is_meant: impl Fn(&Pending<T>) -> bool, mut value: impl FnMut() -> T) -> usize {
         let mut failed = 0;
-        for (_, slot) in &mut self.slab {
-            let is_meant = is_meant(slot);
-            if let State::Waiting(waker) = &mut slot.state
+        for (_, request) in &mut self.slab {
+            let is_meant = is_meant(request);
+            if let State::Waiting(waker) = &mut request.state
                 && is_meant
             {
                 let waker = waker.take();
-                slot.state = State::Ready(value());
+                request.state = State::Ready(value());
                 waker.inspect(Waker::wake_by_ref);
                 failed += 1;
             }
@@ -322,9 +325,9 @@ impl<T> Slots<T> {
     }
 }
 
-impl<T> Default for Slots<T> {
-    fn default() -> Slots<T> {
-        Slots::new()
+impl<T> Default for PendingRequests<T> {
+    fn default() -> PendingRequests<T> {
+        PendingRequests::new()
     }
 }
 
@@ -337,19 +340,19 @@ mod tests {
     use super::*;
 
     /// Takes a place with a secret that no other has.
-    fn insert(slots: &mut Slots<u32>, deadline: Instant, manners: Manners) -> Key {
-        slots.insert(deadline, manners, natsway_boot::random_u64())
+    fn insert(pending: &mut PendingRequests<u32>, deadline: Instant, policy: ReplyPolicy) -> Key {
+        pending.insert(deadline, policy, natsway_boot::random_u64())
     }
 
-    fn poll(slots: &mut Slots<u32>, key: Key) -> Option<u32> {
-        match slots.poll(key, &mut Context::from_waker(Waker::noop())) {
+    fn poll(pending: &mut PendingRequests<u32>, key: Key) -> Option<u32> {
+        match pending.poll(key, &mut Context::from_waker(Waker::noop())) {
             Poll::Ready(value) => value,
             Poll::Pending => None,
         }
     }
 
-    const CANCELLED: Manners = Manners { signals: true, cancel: true, repeatable: false };
-    const PLAIN: Manners = Manners { signals: false, cancel: false, repeatable: true };
+    const CANCELLED: ReplyPolicy = ReplyPolicy { signals: true, cancel: true, repeatable: false };
+    const PLAIN: ReplyPolicy = ReplyPolicy { signals: false, cancel: false, repeatable: true };
 
     fn later() -> Instant {
         Instant::now() + Duration::from_secs(60)
@@ -357,138 +360,142 @@ mod tests {
 
     #[test]
     fn a_reply_reaches_its_request_once() {
-        let mut slots = Slots::new();
-        let key = insert(&mut slots, later(), CANCELLED);
-        assert_eq!(poll(&mut slots, key), None);
-        assert!(slots.deliver(key, 7));
-        assert!(!slots.deliver(key, 8), "the first reply wins");
-        assert_eq!(poll(&mut slots, key), Some(7));
-        assert!(slots.is_empty());
+        let mut pending = PendingRequests::new();
+        let key = insert(&mut pending, later(), CANCELLED);
+        assert_eq!(poll(&mut pending, key), None);
+        assert!(pending.deliver(key, 7));
+        assert!(!pending.deliver(key, 8), "the first reply wins");
+        assert_eq!(poll(&mut pending, key), Some(7));
+        assert!(pending.is_empty());
     }
 
     #[test]
     fn a_late_reply_does_not_reach_the_next_owner_of_the_place() {
-        let mut slots = Slots::new();
-        let old = insert(&mut slots, later(), PLAIN);
-        slots.abandon(old);
-        let new = insert(&mut slots, later(), PLAIN);
+        let mut pending = PendingRequests::new();
+        let old = insert(&mut pending, later(), PLAIN);
+        pending.abandon(old);
+        let new = insert(&mut pending, later(), PLAIN);
         assert_eq!(old.index, new.index, "the place is used again");
-        assert!(!slots.deliver(old, 1));
-        assert!(slots.deliver(new, 2));
-        assert_eq!(poll(&mut slots, new), Some(2));
+        assert!(!pending.deliver(old, 1));
+        assert!(pending.deliver(new, 2));
+        assert_eq!(poll(&mut pending, new), Some(2));
     }
 
     #[test]
     fn a_reply_that_guesses_the_place_and_not_its_secret_is_nobodys() {
-        let mut slots = Slots::new();
-        let key = insert(&mut slots, later(), CANCELLED);
+        let mut pending = PendingRequests::new();
+        let key = insert(&mut pending, later(), CANCELLED);
         for bit in 0..64 {
             let forged = Key { secret: key.secret ^ 1 << bit, ..key };
-            assert!(!slots.deliver(forged, 1));
-            assert_eq!(slots.accept(forged, "a"), Accepted::Late);
-            assert_eq!(slots.expects_signals(forged), None);
+            assert!(!pending.deliver(forged, 1));
+            assert_eq!(pending.accept(forged, "a"), Accepted::Late);
+            assert_eq!(pending.expects_signals(forged), None);
         }
-        assert!(slots.deliver(key, 2));
-        assert_eq!(poll(&mut slots, key), Some(2));
+        assert!(pending.deliver(key, 2));
+        assert_eq!(poll(&mut pending, key), Some(2));
     }
 
     #[test]
     fn an_abandoned_request_is_cancelled_where_it_runs_whenever_that_becomes_known() {
-        let mut slots = Slots::<u32>::new();
-        let known = insert(&mut slots, later(), CANCELLED);
-        assert_eq!(slots.accept(known, "a"), Accepted::Noted);
-        assert_eq!(slots.abandon(known).as_deref(), Some("a"));
+        let mut pending = PendingRequests::<u32>::new();
+        let known = insert(&mut pending, later(), CANCELLED);
+        assert_eq!(pending.accept(known, "a"), Accepted::Noted);
+        assert_eq!(pending.abandon(known).as_deref(), Some("a"));
 
-        let unknown = insert(&mut slots, later(), CANCELLED);
-        assert_eq!(slots.abandon(unknown), None);
-        assert_eq!(slots.accept(unknown, "b"), Accepted::Cancel);
-        assert_eq!(slots.accept(unknown, "b"), Accepted::Late);
+        let unknown = insert(&mut pending, later(), CANCELLED);
+        assert_eq!(pending.abandon(unknown), None);
+        assert_eq!(pending.accept(unknown, "b"), Accepted::Cancel);
+        assert_eq!(pending.accept(unknown, "b"), Accepted::Late);
 
-        let unwanted = insert(&mut slots, later(), PLAIN);
-        slots.accept(unwanted, "c");
-        assert_eq!(slots.abandon(unwanted), None);
-        assert!(slots.is_empty());
+        let unwanted = insert(&mut pending, later(), PLAIN);
+        pending.accept(unwanted, "c");
+        assert_eq!(pending.abandon(unwanted), None);
+        assert!(pending.is_empty());
     }
 
     #[test]
     fn an_abandoned_request_that_nobody_accepts_is_forgotten_at_its_deadline() {
-        let mut slots = Slots::<u32>::new();
+        let mut pending = PendingRequests::<u32>::new();
         let deadline = later();
-        let key = insert(&mut slots, deadline, CANCELLED);
-        slots.abandon(key);
-        slots.expire(deadline - Duration::from_millis(1), false);
-        assert_eq!(slots.len(), 1);
-        slots.expire(deadline, false);
-        assert!(slots.is_empty());
+        let key = insert(&mut pending, deadline, CANCELLED);
+        pending.abandon(key);
+        pending.expire(deadline - Duration::from_millis(1), false);
+        assert_eq!(pending.len(), 1);
+        pending.expire(deadline, false);
+        assert!(pending.is_empty());
     }
 
     #[test]
     fn a_request_past_its_deadline_is_woken_and_given_up_unless_its_reply_is_there() {
-        let mut slots = Slots::<u32>::new();
+        let mut pending = PendingRequests::<u32>::new();
         let deadline = later();
         let (late, answered, early) = (
-            insert(&mut slots, deadline, CANCELLED),
-            insert(&mut slots, deadline, CANCELLED),
-            insert(&mut slots, deadline + Duration::from_secs(1), CANCELLED),
+            insert(&mut pending, deadline, CANCELLED),
+            insert(&mut pending, deadline, CANCELLED),
+            insert(&mut pending, deadline + Duration::from_secs(1), CANCELLED),
         );
-        slots.accept(late, "a");
-        assert!(slots.deliver(answered, 1));
-        slots.expire(deadline, false);
+        pending.accept(late, "a");
+        assert!(pending.deliver(answered, 1));
+        pending.expire(deadline, false);
         let cx = &mut Context::from_waker(Waker::noop());
-        assert_eq!(slots.poll(late, cx), Poll::Ready(None));
-        assert_eq!(slots.poll(answered, cx), Poll::Ready(Some(1)));
-        assert_eq!(slots.poll(early, cx), Poll::Pending);
-        assert_eq!(slots.abandon(late).as_deref(), Some("a"), "it is cancelled where it runs");
-        assert_eq!(slots.len(), 1);
+        assert_eq!(pending.poll(late, cx), Poll::Ready(None));
+        assert_eq!(pending.poll(answered, cx), Poll::Ready(Some(1)));
+        assert_eq!(pending.poll(early, cx), Poll::Pending);
+        assert_eq!(pending.abandon(late).as_deref(), Some("a"), "it is cancelled where it runs");
+        assert_eq!(pending.len(), 1);
     }
 
     #[test]
-    fn what_is_neither_answered_nor_accepted_is_in_doubt_once() {
-        let mut slots = Slots::<u32>::new();
+    fn what_is_neither_answered_nor_accepted_counts_as_lost_once() {
+        let mut pending = PendingRequests::<u32>::new();
         let moment = Instant::now() + Duration::from_secs(1);
-        let [lost, accepted, answered, unasked] = [(); 4].map(|()| insert(&mut slots, later(), CANCELLED));
+        let [lost, accepted, answered, unasked] = [(); 4].map(|()| insert(&mut pending, later(), CANCELLED));
         for key in [lost, accepted, answered] {
-            slots.doubt_from(key, moment);
+            pending.accept_by(key, moment);
         }
-        slots.accept(accepted, "a");
-        slots.deliver(answered, 1);
-        slots.expire(moment - Duration::from_millis(1), false);
-        slots.expire(moment, true);
-        assert!(!slots.is_doubted(lost), "too early, and then too late to know");
-        slots.expire(moment, false);
+        pending.accept(accepted, "a");
+        pending.deliver(answered, 1);
+        pending.expire(moment - Duration::from_millis(1), false);
+        pending.expire(moment, true);
+        assert!(!pending.accept_timed_out(lost), "too early, and then too late to know");
+        pending.expire(moment, false);
         assert_eq!(
-            [lost, accepted, answered, unasked].map(|key| slots.is_doubted(key)),
+            [lost, accepted, answered, unasked].map(|key| pending.accept_timed_out(key)),
             [true, false, false, false]
         );
-        slots.expire(moment, false);
-        assert!(!slots.is_doubted(lost), "its owner waits on");
-        assert!(slots.deliver(lost, 2));
-        assert_eq!(poll(&mut slots, lost), Some(2));
+        pending.expire(moment, false);
+        assert!(!pending.accept_timed_out(lost), "its owner waits on");
+        assert!(pending.deliver(lost, 2));
+        assert_eq!(poll(&mut pending, lost), Some(2));
     }
 
     #[test]
     fn only_the_requests_of_a_lost_instance_fail() {
-        let mut slots = Slots::new();
+        let mut pending = PendingRequests::new();
         let (a, b, c) = (
-            insert(&mut slots, later(), CANCELLED),
-            insert(&mut slots, later(), CANCELLED),
-            insert(&mut slots, later(), CANCELLED),
+            insert(&mut pending, later(), CANCELLED),
+            insert(&mut pending, later(), CANCELLED),
+            insert(&mut pending, later(), CANCELLED),
         );
-        slots.accept(a, "x");
-        slots.accept(b, "y");
-        assert_eq!(slots.instances().iter().map(|id| &**id).collect::<Vec<_>>(), ["x", "y"]);
-        assert_eq!(slots.fail(Some("x"), || 1), 1);
-        assert_eq!((poll(&mut slots, a), poll(&mut slots, b), poll(&mut slots, c)), (Some(1), None, None));
-        assert_eq!(slots.fail(None, || 2), 2);
-        assert_eq!((poll(&mut slots, b), poll(&mut slots, c)), (Some(2), Some(2)));
+        pending.accept(a, "x");
+        pending.accept(b, "y");
+        assert_eq!(pending.instances().iter().map(|id| &**id).collect::<Vec<_>>(), ["x", "y"]);
+        assert_eq!(pending.fail(Some("x"), || 1), 1);
+        assert_eq!(
+            (poll(&mut pending, a), poll(&mut pending, b), poll(&mut pending, c)),
+            (Some(1), None, None)
+        );
+        assert_eq!(pending.fail(None, || 2), 2);
+        assert_eq!((poll(&mut pending, b), poll(&mut pending, c)), (Some(2), Some(2)));
     }
 
     #[test]
-    fn in_doubt_only_what_may_run_twice_is_given_up() {
-        let mut slots = Slots::new();
-        let (once, repeatable) = (insert(&mut slots, later(), CANCELLED), insert(&mut slots, later(), PLAIN));
-        assert_eq!(slots.fail_repeatable(|| 1), 1);
-        assert_eq!((poll(&mut slots, once), poll(&mut slots, repeatable)), (None, Some(1)));
+    fn on_a_silent_connection_only_what_may_run_twice_is_given_up() {
+        let mut pending = PendingRequests::new();
+        let (once, repeatable) =
+            (insert(&mut pending, later(), CANCELLED), insert(&mut pending, later(), PLAIN));
+        assert_eq!(pending.fail_repeatable(|| 1), 1);
+        assert_eq!((poll(&mut pending, once), poll(&mut pending, repeatable)), (None, Some(1)));
     }
 
     proptest! {

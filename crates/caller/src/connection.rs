@@ -13,10 +13,9 @@ use async_nats::{Client, HeaderMap, Message, StatusCode as NatsStatus, Subject, 
 use bytes::Bytes;
 use futures_util::StreamExt;
 use natsway_boot::{Clock, Session};
-use natsway_routes::figures::{Attempt, Recorder};
 use natsway_wire::control::{WorkerCommand, worker_subject};
 use natsway_wire::envelope::{
-    NotRun, REPLY_SUBJECT_OVERHEAD_BYTES, Reply, Response, Signal, decode_reply, with_reply_subject,
+    NotRun, REPLY_SUBJECT_OVERHEAD_BYTES, Reply, Signal, decode_reply, with_reply_subject,
 };
 use natsway_wire::native::{self, NativeReply};
 use natsway_wire::{ErrorKind, Limits};
@@ -24,12 +23,12 @@ use tokio::sync::Notify;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, warn};
 
-use crate::counter::LinkCounts;
-use crate::retry::Miss;
-use crate::seconds::Seconds;
-use crate::slots::{Accepted, Key, Manners, Slots};
+use crate::attempt::{Answer, AttemptError, Outgoing};
+use crate::counter::ConnectionCounts;
+use crate::duplicates::DuplicateReplies;
+use crate::pending::{Accepted, Key, PendingRequests, ReplyPolicy};
 
-/// How often a link asks after the instances that run its requests.
+/// How often a connection asks after the instances that run its requests.
 const UPKEEP_INTERVAL: Duration = Duration::from_millis(500);
 
 /// How often deadlines are looked at while requests are out: how late one may be noticed.
@@ -45,39 +44,9 @@ const PINGS_UNANSWERED: u32 = 3;
 /// What a NATS message costs besides its payload and headers: verb, subjects, lengths. Rounded up.
 const MESSAGE_OVERHEAD_BYTES: usize = 512;
 
-/// How one try ended.
-#[derive(Debug)]
-pub enum Answer {
-    /// A response in the envelope.
-    Http(Response),
-    /// A reply of a native backend.
-    Native(NativeReply),
-    /// No response.
-    Miss(Miss),
-    /// A reply that cannot be read, or a refusal that no retry mends.
-    Unreadable(String),
-}
-
-impl Answer {
-    /// Counts how a try ended, for or against its version.
-    pub fn count(&self, attempt: Attempt<'_>) {
-        let status = match self {
-            // Neither is the version's doing.
-            Answer::Miss(Miss::NotConnected | Miss::ConnectionLost) => return attempt.withdraw(),
-            Answer::Miss(_) | Answer::Unreadable(_) => return attempt.failed(),
-            Answer::Http(response) | Answer::Native(NativeReply::Response(response)) => response.status,
-            Answer::Native(NativeReply::ServiceError { status, .. }) => *status,
-        };
-        match status.is_server_error() {
-            true => attempt.failed(),
-            false => drop(attempt),
-        }
-    }
-}
-
-/// Why a link does not take a request.
+/// Why a connection does not take a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refused {
+pub enum AdmissionError {
     /// It is above what the broker takes, headers included.
     TooLarge {
         /// What the broker takes.
@@ -87,53 +56,32 @@ pub enum Refused {
     Full,
 }
 
-/// Bounds of what may be out on one link.
+/// Bounds of what may be out on one connection.
 #[derive(Clone, Copy, Debug)]
-pub struct LinkLimits {
+pub struct ConnectionLimits {
     /// Requests.
     pub in_flight: usize,
     /// Bytes of requests. The broker drops a client for which 64 MiB are pending, so this is half of that.
     pub in_flight_bytes: usize,
 }
 
-/// A message that is ready to be published.
-#[derive(Debug)]
-pub struct Outgoing {
-    /// Where to.
-    pub subject: Subject,
-    /// The payload.
-    pub payload: Bytes,
-    /// NATS headers, for native backends.
-    pub headers: Option<HeaderMap>,
-    /// What counts against the broker's `max_payload`: the payload and the headers.
-    pub bytes: usize,
-    /// What may come back.
-    pub manners: Manners,
-    /// When the request is given up.
-    pub deadline: Instant,
-    /// From when on it is in doubt: neither answered nor accepted, it may be lost.
-    pub doubt_from: Option<Instant>,
-    /// The version that it goes to, which is told of a second reply; none for what is no request.
-    pub version: Option<Arc<Recorder>>,
-}
-
 /// A connection, and the requests that are out on it.
-pub struct Link {
+pub struct Connection {
     client: Client,
     server_id: String,
     address: String,
     /// The reply subject up to its last token, dot included.
     inbox: String,
-    slots: RefCell<Slots<Answer>>,
-    seconds: RefCell<Seconds>,
-    limits: LinkLimits,
+    pending: RefCell<PendingRequests<Answer>>,
+    duplicates: RefCell<DuplicateReplies>,
+    limits: ConnectionLimits,
     says_reply_subject: bool,
     bytes_in_flight: Cell<usize>,
-    counts: Arc<LinkCounts>,
+    counts: Arc<ConnectionCounts>,
     clock: Clock,
     lost: Cell<bool>,
     retired: Cell<bool>,
-    /// Told when a retired link may have nothing out any more.
+    /// Told when a retired connection may have nothing out any more.
     emptied: Notify,
     /// Wakes [`expire`](Self::expire) when it is `expiry_parked`.
     expiry: Notify,
@@ -148,7 +96,7 @@ const ECHO: &str = "echo";
 /// How long the echo may take.
 const ECHO_LIMIT: Duration = Duration::from_millis(250);
 
-impl Link {
+impl Connection {
     /// Subscribes to the replies of a new session, on an inbox of its own, and waits a moment for an echo, for with that the
     /// broker's objections are here too.
     ///
@@ -156,23 +104,23 @@ impl Link {
     /// The session was lost already.
     pub async fn open(
         session: &Session,
-        limits: LinkLimits,
-        counts: Arc<LinkCounts>,
+        limits: ConnectionLimits,
+        counts: Arc<ConnectionCounts>,
         says_reply_subject: bool,
-    ) -> Result<(Rc<Link>, Subscriber), async_nats::SubscribeError> {
+    ) -> Result<(Rc<Connection>, Subscriber), async_nats::SubscribeError> {
         let inbox = format!("{}.{}.", session.inbox_prefix(), natsway_boot::random_id());
         let mut replies = session.client().subscribe(format!("{inbox}*")).await?;
         if session.client().publish(format!("{inbox}{ECHO}"), Bytes::new()).await.is_ok() {
             // Who may not publish to itself hears nothing, and that means nothing.
             tokio::time::timeout(ECHO_LIMIT, replies.next()).await.ok();
         }
-        let link = Link {
+        let connection = Connection {
             client: session.client().clone(),
             server_id: session.server_id().to_owned(),
             address: session.address().to_owned(),
             inbox,
-            slots: RefCell::default(),
-            seconds: RefCell::default(),
+            pending: RefCell::default(),
+            duplicates: RefCell::default(),
             limits,
             says_reply_subject,
             bytes_in_flight: Cell::new(0),
@@ -185,7 +133,7 @@ impl Link {
             expiry_parked: Cell::new(false),
             unanswered: RefCell::default(),
         };
-        Ok((Rc::new(link), replies))
+        Ok((Rc::new(connection), replies))
     }
 
     /// The id of the server at the other end.
@@ -198,7 +146,7 @@ impl Link {
         &self.address
     }
 
-    /// The time to stamp a request with that is sent at `now`, in milliseconds of this link's clock.
+    /// The time to stamp a request with that is sent at `now`, in milliseconds of this connection's clock.
     pub fn unix_ms_at(&self, now: Instant) -> u64 {
         self.clock.unix_ms_at(now)
     }
@@ -211,8 +159,8 @@ impl Link {
     /// Whether one more request may be out that counts so many bytes against the broker's `max_payload`.
     ///
     /// # Errors
-    /// [`Refused`].
-    pub fn admit(&self, bytes: usize) -> Result<(), Refused> {
+    /// [`AdmissionError`].
+    pub fn admit(&self, bytes: usize) -> Result<(), AdmissionError> {
         let longer = if self.says_reply_subject {
             self.inbox.len() + Key::TOKEN_BYTES + REPLY_SUBJECT_OVERHEAD_BYTES
         } else {
@@ -220,32 +168,32 @@ impl Link {
         };
         let most_bytes = self.client.max_payload().saturating_sub(longer);
         if bytes > most_bytes {
-            return Err(Refused::TooLarge { most_bytes });
+            return Err(AdmissionError::TooLarge { most_bytes });
         }
-        let has_room = self.slots.borrow().len() < self.limits.in_flight
+        let has_room = self.pending.borrow().len() < self.limits.in_flight
             && self.bytes_in_flight.get() + bytes <= self.limits.in_flight_bytes;
-        if has_room { Ok(()) } else { Err(Refused::Full) }
+        if has_room { Ok(()) } else { Err(AdmissionError::Full) }
     }
 
-    /// Publishes a request and waits for how it ends, no longer than its deadline. Once it is in doubt, `give_up` is asked
+    /// Publishes a request and waits for how it ends, no longer than its deadline. Once it counts as lost, `give_up` is asked
     /// whether it is tried elsewhere; else it is waited for.
     ///
     /// # Cancel safety
     /// When the future is dropped, nobody waits any more: the work is cancelled at its worker, if the request's
-    /// manners say so, and what comes back is dropped.
-    pub async fn call(self: &Rc<Link>, outgoing: Outgoing, give_up: impl Fn() -> bool) -> Answer {
-        let Outgoing { subject, payload, headers, bytes, manners, deadline, doubt_from, version } = outgoing;
+    /// policy say so, and what comes back is dropped.
+    pub async fn call(self: &Rc<Connection>, outgoing: Outgoing, give_up: impl Fn() -> bool) -> Answer {
+        let Outgoing { subject, payload, headers, bytes, policy, deadline, accept_by, version } = outgoing;
         if self.lost.get() {
-            return Answer::Miss(Miss::NotConnected);
+            return Answer::Failed(AttemptError::NotConnected);
         }
-        let mut wait = Wait::new(self, deadline, manners, bytes);
-        if let Some(moment) = doubt_from {
-            self.slots.borrow_mut().doubt_from(wait.key, moment);
+        let mut wait = Wait::new(self, deadline, policy, bytes);
+        if let Some(moment) = accept_by {
+            self.pending.borrow_mut().accept_by(wait.key, moment);
         }
-        self.seconds.borrow_mut().begin(wait.key, version);
+        self.duplicates.borrow_mut().begin(wait.key, version);
         let reply = self.reply_subject(wait.key);
         // Other messages that are answered in envelopes there are none; a native backend's are its own.
-        let payload = match self.says_reply_subject && manners.signals {
+        let payload = match self.says_reply_subject && policy.signals {
             true => with_reply_subject(&payload, &reply).unwrap_or(payload),
             false => payload,
         };
@@ -267,13 +215,13 @@ impl Link {
                     // Not accepted means that it was never sent: the client's queue is gone, with the session.
                     Poll::Ready(Err(error)) => {
                         debug!(%error, "not published");
-                        return Poll::Ready(Answer::Miss(Miss::NotConnected));
+                        return Poll::Ready(Answer::Failed(AttemptError::NotConnected));
                     }
                     Poll::Pending => {}
                 }
             }
-            if self.slots.borrow_mut().is_doubted(wait.key) && give_up() {
-                return Poll::Ready(Answer::Miss(Miss::NotAccepted));
+            if self.pending.borrow_mut().accept_timed_out(wait.key) && give_up() {
+                return Poll::Ready(Answer::Failed(AttemptError::NotAccepted));
             }
             wait.poll(cx)
         })
@@ -287,8 +235,8 @@ impl Link {
         subject.into()
     }
 
-    /// Takes replies in until the session is lost, or the link was retired and nothing is out any more.
-    pub async fn read_replies(self: Rc<Link>, mut replies: Subscriber) {
+    /// Takes replies in until the session is lost, or the connection was retired and nothing is out any more.
+    pub async fn read_replies(self: Rc<Connection>, mut replies: Subscriber) {
         let _expiry = AbortOnDropHandle::new(tokio::task::spawn_local(Rc::clone(&self).expire()));
         let mut upkeep = tokio::time::interval(UPKEEP_INTERVAL);
         loop {
@@ -301,13 +249,14 @@ impl Link {
                 () = self.emptied.notified() => {}
                 _ = upkeep.tick() => self.look_after(),
             }
-            if self.retired.get() && self.slots.borrow().is_empty() {
+            if self.retired.get() && self.pending.borrow().is_empty() {
                 debug!(server_id = %self.server_id, "old broker connection closed");
                 return;
             }
         }
         self.lost.set(true);
-        let unanswered = self.slots.borrow_mut().fail(None, || Answer::Miss(Miss::ConnectionLost));
+        let unanswered =
+            self.pending.borrow_mut().fail(None, || Answer::Failed(AttemptError::ConnectionLost));
         if unanswered > 0 {
             warn!(
                 requests = unanswered,
@@ -317,9 +266,9 @@ impl Link {
     }
 
     /// Gives up the requests whose deadline has passed, until dropped itself.
-    async fn expire(self: Rc<Link>) {
+    async fn expire(self: Rc<Connection>) {
         loop {
-            if self.slots.borrow().is_empty() {
+            if self.pending.borrow().is_empty() {
                 self.expiry_parked.set(true);
                 self.expiry.notified().await;
                 self.expiry_parked.set(false);
@@ -327,11 +276,11 @@ impl Link {
             let before = Instant::now();
             tokio::time::sleep(EXPIRY_TICK).await;
             let now = Instant::now();
-            self.slots.borrow_mut().expire(now, now - before > LATE_TICK);
+            self.pending.borrow_mut().expire(now, now - before > LATE_TICK);
         }
     }
 
-    /// No new requests come; the link closes when the last of the old ones is done.
+    /// No new requests come; the connection closes when the last of the old ones is done.
     pub fn retire(&self) {
         self.retired.set(true);
         self.emptied.notify_one();
@@ -339,8 +288,9 @@ impl Link {
 
     /// The connection may be frozen: requests that may run twice are given up here, so that they can be tried elsewhere
     /// while there is time. All others wait on.
-    pub fn doubt(&self) {
-        let given_up = self.slots.borrow_mut().fail_repeatable(|| Answer::Miss(Miss::ConnectionLost));
+    pub fn give_up_repeatable(&self) {
+        let given_up =
+            self.pending.borrow_mut().fail_repeatable(|| Answer::Failed(AttemptError::ConnectionLost));
         debug!(requests = given_up, "tried elsewhere");
     }
 
@@ -349,15 +299,15 @@ impl Link {
         self.lost.get()
     }
 
-    fn dispatch(self: &Rc<Link>, message: Message) {
+    fn dispatch(self: &Rc<Connection>, message: Message) {
         let key = message.subject.strip_prefix(&self.inbox).and_then(Key::parse);
-        let signals = key.and_then(|key| self.slots.borrow_mut().expects_signals(key));
+        let signals = key.and_then(|key| self.pending.borrow_mut().expects_signals(key));
         let (Some(key), Some(signals)) = (key, signals) else { return self.unexpected(key) };
         let answer = if message.status == Some(NatsStatus::NO_RESPONDERS) && message.payload.is_empty() {
-            Answer::Miss(Miss::NoResponders)
+            Answer::Failed(AttemptError::NoResponders)
         } else if signals {
             match decode_reply(&message.payload, Limits::DEFAULT) {
-                Ok(Reply::Response(response)) => Answer::Http(response),
+                Ok(Reply::Response(response)) => Answer::Replied(NativeReply::Response(response)),
                 Ok(Reply::Signal(Signal::Accepted { instance })) => return self.accepted(key, &instance),
                 Ok(Reply::Signal(Signal::NotRun(reason))) => not_run(reason),
                 Err(error) => unreadable(&error, &message),
@@ -365,10 +315,10 @@ impl Link {
         } else {
             read_native(&message)
         };
-        let is_reply = !matches!(answer, Answer::Miss(Miss::NoResponders));
-        let is_first = self.slots.borrow_mut().deliver(key, answer);
+        let is_reply = !matches!(answer, Answer::Failed(AttemptError::NoResponders));
+        let is_first = self.pending.borrow_mut().deliver(key, answer);
         match is_first {
-            true if is_reply => self.seconds.borrow_mut().answered(key),
+            true if is_reply => self.duplicates.borrow_mut().answered(key),
             true => {}
             false => self.unexpected(Some(key)),
         }
@@ -378,12 +328,12 @@ impl Link {
     fn unexpected(&self, key: Option<Key>) {
         self.counts.late_replies.inc();
         if let Some(key) = key {
-            self.seconds.borrow().unexpected(key);
+            self.duplicates.borrow().unexpected(key);
         }
     }
 
-    fn accepted(self: &Rc<Link>, key: Key, instance: &str) {
-        let accepted = self.slots.borrow_mut().accept(key, instance);
+    fn accepted(self: &Rc<Connection>, key: Key, instance: &str) {
+        let accepted = self.pending.borrow_mut().accept(key, instance);
         match accepted {
             Accepted::Noted => {}
             Accepted::Cancel => self.cancel(key, instance),
@@ -392,44 +342,44 @@ impl Link {
     }
 
     /// Tells an instance to drop a request.
-    fn cancel(self: &Rc<Link>, key: Key, instance: &str) {
+    fn cancel(self: &Rc<Connection>, key: Key, instance: &str) {
         self.counts.cancelled.inc();
         let reply = self.reply_subject(key).to_string();
         let command = WorkerCommand::Cancel { reply }.encode();
         let subject = worker_subject(instance);
-        let link = Rc::clone(self);
+        let connection = Rc::clone(self);
         tokio::task::spawn_local(async move {
             // If it cannot be told, the handler runs to its deadline, and its reply is dropped.
-            if let Err(error) = link.client.publish(subject, command).await {
+            if let Err(error) = connection.client.publish(subject, command).await {
                 debug!(%error, "cancel not published");
             }
         });
     }
 
     /// Asks the instances that run something whether they live.
-    fn look_after(self: &Rc<Link>) {
-        let instances = self.slots.borrow().instances();
+    fn look_after(self: &Rc<Connection>) {
+        let instances = self.pending.borrow().instances();
         self.unanswered.borrow_mut().retain(|instance, _| instances.contains(instance));
         for instance in instances {
             tokio::task::spawn_local(Rc::clone(self).ping(instance));
         }
     }
 
-    async fn ping(self: Rc<Link>, instance: Rc<str>) {
+    async fn ping(self: Rc<Connection>, instance: Rc<str>) {
         let payload = WorkerCommand::Ping.encode();
         let outgoing = Outgoing {
             subject: worker_subject(&instance).into(),
             bytes: payload.len(),
             payload,
             headers: None,
-            manners: Manners { signals: false, cancel: false, repeatable: false },
+            policy: ReplyPolicy { signals: false, cancel: false, repeatable: false },
             deadline: Instant::now() + UPKEEP_INTERVAL,
-            doubt_from: None,
+            accept_by: None,
             version: None,
         };
         let lost = match self.call(outgoing, || false).await {
-            Answer::Miss(Miss::NoResponders) => true,
-            Answer::Miss(Miss::TimedOut) => {
+            Answer::Failed(AttemptError::NoResponders) => true,
+            Answer::Failed(AttemptError::TimedOut) => {
                 let mut unanswered = self.unanswered.borrow_mut();
                 let count = unanswered.entry(Rc::clone(&instance)).or_default();
                 *count += 1;
@@ -441,7 +391,10 @@ impl Link {
             }
         };
         if lost {
-            let failed = self.slots.borrow_mut().fail(Some(&instance), || Answer::Miss(Miss::InstanceLost));
+            let failed = self
+                .pending
+                .borrow_mut()
+                .fail(Some(&instance), || Answer::Failed(AttemptError::InstanceLost));
             if failed > 0 {
                 warn!(%instance, requests = failed, "worker lost with requests in hand");
             }
@@ -451,9 +404,9 @@ impl Link {
 
 fn not_run(reason: NotRun) -> Answer {
     match reason {
-        NotRun::Overloaded => Answer::Miss(Miss::Overloaded),
-        NotRun::Moved => Answer::Miss(Miss::Moved),
-        NotRun::Expired => Answer::Miss(Miss::Expired),
+        NotRun::Overloaded => Answer::Failed(AttemptError::Overloaded),
+        NotRun::Moved => Answer::Failed(AttemptError::Moved),
+        NotRun::Expired => Answer::Failed(AttemptError::Expired),
         NotRun::Unsupported => Answer::Unreadable("the worker does not speak our wire version".to_owned()),
     }
 }
@@ -472,53 +425,58 @@ fn read_native(message: &Message) -> Answer {
         values.iter().map(move |value| (name, value.as_str()))
     });
     match native::decode_reply(pairs, message.payload.clone()) {
-        Ok(reply) => Answer::Native(reply),
+        Ok(reply) => Answer::Replied(reply),
         Err(error) => Answer::Unreadable(error.to_string()),
     }
 }
 
 /// A request that is out, and what cleans up when nobody waits any more.
 struct Wait<'l> {
-    link: &'l Rc<Link>,
+    connection: &'l Rc<Connection>,
     key: Key,
     bytes: usize,
     done: bool,
 }
 
 impl<'l> Wait<'l> {
-    fn new(link: &'l Rc<Link>, deadline: Instant, manners: Manners, message_bytes: usize) -> Wait<'l> {
+    fn new(
+        connection: &'l Rc<Connection>,
+        deadline: Instant,
+        policy: ReplyPolicy,
+        message_bytes: usize,
+    ) -> Wait<'l> {
         let bytes = message_bytes + MESSAGE_OVERHEAD_BYTES;
-        link.bytes_in_flight.set(link.bytes_in_flight.get() + bytes);
-        let key = link.slots.borrow_mut().insert(deadline, manners, natsway_boot::random_u64());
-        if link.expiry_parked.get() {
-            link.expiry.notify_one();
+        connection.bytes_in_flight.set(connection.bytes_in_flight.get() + bytes);
+        let key = connection.pending.borrow_mut().insert(deadline, policy, natsway_boot::random_u64());
+        if connection.expiry_parked.get() {
+            connection.expiry.notify_one();
         }
-        Wait { link, key, bytes, done: false }
+        Wait { connection, key, bytes, done: false }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Answer> {
-        self.link.slots.borrow_mut().poll(self.key, cx).map(|answer| match answer {
+        self.connection.pending.borrow_mut().poll(self.key, cx).map(|answer| match answer {
             Some(answer) => {
                 self.done = true;
                 answer
             }
-            None => Answer::Miss(Miss::TimedOut),
+            None => Answer::Failed(AttemptError::TimedOut),
         })
     }
 }
 
 impl Drop for Wait<'_> {
     fn drop(&mut self) {
-        let link = self.link;
-        link.bytes_in_flight.set(link.bytes_in_flight.get() - self.bytes);
+        let connection = self.connection;
+        connection.bytes_in_flight.set(connection.bytes_in_flight.get() - self.bytes);
         if !self.done {
-            let running_at = link.slots.borrow_mut().abandon(self.key);
+            let running_at = connection.pending.borrow_mut().abandon(self.key);
             if let Some(instance) = running_at {
-                link.cancel(self.key, &instance);
+                connection.cancel(self.key, &instance);
             }
         }
-        if link.retired.get() {
-            link.emptied.notify_one();
+        if connection.retired.get() {
+            connection.emptied.notify_one();
         }
     }
 }

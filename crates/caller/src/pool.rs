@@ -12,22 +12,22 @@ use tokio::sync::Notify;
 use tokio::task::spawn_local;
 use tracing::{error, info, warn};
 
-use crate::counter::LinkCounts;
-use crate::link::{Link, LinkLimits};
+use crate::connection::{Connection, ConnectionLimits};
+use crate::counter::ConnectionCounts;
 
 /// How long requests wait for another connection after the last one was lost. Another server of a cluster is reached
 /// within milliseconds; a broker that stays away fails requests at once from then on, for a queue would only grow.
 pub const FAILOVER_LIMIT: Duration = Duration::from_secs(2);
 
 /// How long to wait where the replies may not be heard: somebody has to change the broker's configuration.
-const DEAF_PAUSE: Duration = Duration::from_secs(5);
+const DENIED_PAUSE: Duration = Duration::from_secs(5);
 
 /// The connections of one thread.
-pub struct Links {
+pub struct ConnectionPool {
     role: Role,
-    limits: LinkLimits,
-    counts: Arc<LinkCounts>,
-    places: Vec<RefCell<Option<Rc<Link>>>>,
+    limits: ConnectionLimits,
+    counts: Arc<ConnectionCounts>,
+    places: Vec<RefCell<Option<Rc<Connection>>>>,
     next: Cell<usize>,
     /// When the last connection was lost, while there is none.
     lost_at: Cell<Option<Instant>>,
@@ -46,21 +46,21 @@ pub struct Role {
     pub says_reply_subject: bool,
 }
 
-impl Links {
+impl ConnectionPool {
     /// So many connections, none of which is made yet.
     pub fn new(
         role: Role,
         connections: NonZeroUsize,
-        limits: LinkLimits,
-        counts: Arc<LinkCounts>,
-    ) -> Rc<Links> {
+        limits: ConnectionLimits,
+        counts: Arc<ConnectionCounts>,
+    ) -> Rc<ConnectionPool> {
         let places = (0..connections.get()).map(|_| RefCell::new(None)).collect();
         let (next, lost_at, came_up) = Default::default();
-        Rc::new(Links { role, limits, counts, places, next, lost_at, came_up })
+        Rc::new(ConnectionPool { role, limits, counts, places, next, lost_at, came_up })
     }
 
     /// A connection to publish on, in turn where there are several; `None` while there is none.
-    pub fn link(&self) -> Option<Rc<Link>> {
+    pub fn connection(&self) -> Option<Rc<Connection>> {
         let first = self.next.get();
         self.next.set((first + 1) % self.places.len());
         (0..self.places.len())
@@ -71,29 +71,29 @@ impl Links {
     ///
     /// # Cancel safety
     /// Cancelling loses nothing.
-    pub async fn link_by(&self, deadline: Instant) -> Option<Rc<Link>> {
-        if let Some(link) = self.link() {
-            return Some(link);
+    pub async fn connection_by(&self, deadline: Instant) -> Option<Rc<Connection>> {
+        if let Some(connection) = self.connection() {
+            return Some(connection);
         }
         let until = deadline.min(self.lost_at.get()? + FAILOVER_LIMIT);
         tokio::time::timeout_at(until.into(), self.connected()).await.ok()?;
-        self.link()
+        self.connection()
     }
 
     /// Keeps every connection up, for ever. Needs a `LocalSet`.
-    pub fn keep_connected(self: &Rc<Links>, broker: &Broker) {
+    pub fn keep_connected(self: &Rc<ConnectionPool>, broker: &Broker) {
         for place in 0..self.places.len() {
-            spawn_local(Rc::clone(self).keep_link(place, self.dialer(broker), None));
+            spawn_local(Rc::clone(self).keep_connection(place, self.dialer(broker), None));
         }
     }
 
-    /// Tries the broker once for the first of the connections, and then keeps all of them up, for ever; a broker that is
+    /// Attempts the broker once for the first of the connections, and then keeps all of them up, for ever; a broker that is
     /// away is waited for. Needs a `LocalSet`.
     ///
     /// # Errors
     /// The broker refused us or is too old. That is a mistake in somebody's configuration when it happens at the start,
     /// and nothing is kept up then.
-    pub async fn connect(self: &Rc<Links>, broker: &Broker) -> Result<(), DialError> {
+    pub async fn connect(self: &Rc<ConnectionPool>, broker: &Broker) -> Result<(), DialError> {
         let mut dialer = self.dialer(broker);
         let first = match dialer.dial_once(None).await {
             Ok(session) => Some(session),
@@ -103,23 +103,23 @@ impl Links {
             }
             Err(error) => return Err(error),
         };
-        spawn_local(Rc::clone(self).keep_link(0, dialer, first));
+        spawn_local(Rc::clone(self).keep_connection(0, dialer, first));
         for place in 1..self.places.len() {
-            spawn_local(Rc::clone(self).keep_link(place, self.dialer(broker), None));
+            spawn_local(Rc::clone(self).keep_connection(place, self.dialer(broker), None));
         }
         Ok(())
     }
 
     /// Has requests wait for the first connection as they would for another one after a loss.
     pub(crate) fn expect(&self) {
-        if self.link().is_none() {
+        if self.connection().is_none() {
             self.lost_at.set(Some(Instant::now()));
         }
     }
 
     /// Waits until there is a connection.
     pub async fn connected(&self) {
-        while self.link().is_none() {
+        while self.connection().is_none() {
             self.came_up.notified().await;
         }
     }
@@ -138,98 +138,123 @@ impl Links {
     }
 
     /// Keeps one connection up: a lost one is replaced, one whose server is leaving or silent is replaced before it goes.
-    async fn keep_link(self: Rc<Links>, place: usize, mut dialer: Dialer, first: Option<Session>) {
+    async fn keep_connection(
+        self: Rc<ConnectionPool>,
+        place: usize,
+        mut dialer: Dialer,
+        first: Option<Session>,
+    ) {
         let mut next = first.map(|session| (session, None));
         loop {
             let (session, before) = match next.take() {
                 Some(next) => next,
                 None => (dialer.dial(None).await, None),
             };
-            next = self.use_session(place, session, before, &mut dialer).await;
+            match self.open(&session).await {
+                Ok((connection, replies)) => {
+                    self.install(place, &connection, replies);
+                    // Now that nothing new goes there.
+                    before.inspect(Replaced::retire);
+                    next = self.replace(place, session, connection, &mut dialer).await;
+                }
+                Err(unusable) => {
+                    if let Some(Replaced { connection, .. }) = before {
+                        self.lose(place, &connection);
+                        connection.retire();
+                    }
+                    if unusable == Unusable::Denied {
+                        tokio::time::sleep(DENIED_PAUSE).await;
+                    }
+                }
+            }
         }
     }
 
-    /// Uses a session, in place of the link `before` if there is one, until it is lost, or until a better one is there:
-    /// then that one, and what it takes the place of.
-    async fn use_session(
-        self: &Rc<Links>,
-        place: usize,
-        mut session: Session,
-        before: Option<Replaced>,
-        dialer: &mut Dialer,
-    ) -> Option<(Session, Option<Replaced>)> {
-        let opened =
-            Link::open(&session, self.limits, Arc::clone(&self.counts), self.role.says_reply_subject).await;
-        let (link, replies) = match opened {
-            Ok(opened) => opened,
-            Err(error) => {
-                warn!(%error, "broker connection lost while it was set up");
-                if let Some(Replaced { link, .. }) = before {
-                    self.lose(place, &link);
-                    link.retire();
-                }
-                return None;
-            }
-        };
-        if is_deaf(&session) {
-            if let Some(Replaced { link, .. }) = before {
-                self.lose(place, &link);
-                link.retire();
-            }
-            tokio::time::sleep(DEAF_PAUSE).await;
-            return None;
-        }
-        spawn_local(Rc::clone(self).read_replies(place, Rc::clone(&link), replies));
-        if self.places[place].replace(Some(Rc::clone(&link))).is_none() {
+    /// Makes a session a connection on which replies are heard.
+    async fn open(&self, session: &Session) -> Result<(Rc<Connection>, Subscriber), Unusable> {
+        let (counts, says_reply_subject) = (Arc::clone(&self.counts), self.role.says_reply_subject);
+        let opened = Connection::open(session, self.limits, counts, says_reply_subject).await;
+        let opened = opened.map_err(|error| {
+            warn!(%error, "broker connection lost while it was set up");
+            Unusable::Lost
+        })?;
+        if are_replies_denied(session) { Err(Unusable::Denied) } else { Ok(opened) }
+    }
+
+    /// Has requests go by a connection from now on.
+    fn install(self: &Rc<ConnectionPool>, place: usize, connection: &Rc<Connection>, replies: Subscriber) {
+        spawn_local(Rc::clone(self).read_replies(place, Rc::clone(connection), replies));
+        if self.places[place].replace(Some(Rc::clone(connection))).is_none() {
             self.counts.connected.add(1);
             self.lost_at.set(None);
             self.came_up.notify_waiters();
         }
         self.counts.sessions.inc();
-        // Now that nothing new goes there.
-        before.inspect(Replaced::retire);
-        match successor(&mut session, &link, dialer).await {
-            Some((better, is_doubted)) => Some((better, Some(Replaced { link, is_doubted }))),
-            None => {
-                self.lose(place, &link);
-                None
-            }
-        }
     }
 
-    async fn read_replies(self: Rc<Links>, place: usize, link: Rc<Link>, replies: Subscriber) {
-        Rc::clone(&link).read_replies(replies).await;
-        if link.is_lost() {
-            self.lose(place, &link);
+    /// Waits until a connection is lost, or until there is a better session: then that, and what it
+    /// takes the place of.
+    async fn replace(
+        &self,
+        place: usize,
+        mut session: Session,
+        connection: Rc<Connection>,
+        dialer: &mut Dialer,
+    ) -> Option<(Session, Option<Replaced>)> {
+        let Some((better, is_silent)) = successor(&mut session, &connection, dialer).await else {
+            self.lose(place, &connection);
+            return None;
+        };
+        Some((better, Some(Replaced { connection, is_silent })))
+    }
+
+    async fn read_replies(
+        self: Rc<ConnectionPool>,
+        place: usize,
+        connection: Rc<Connection>,
+        replies: Subscriber,
+    ) {
+        Rc::clone(&connection).read_replies(replies).await;
+        if connection.is_lost() {
+            self.lose(place, &connection);
         }
     }
 
     /// Nothing is sent by a connection any more that is gone, from this moment on, whoever notices it first.
-    fn lose(&self, place: usize, link: &Rc<Link>) {
-        let is_used = self.places[place].borrow().as_ref().is_some_and(|used| Rc::ptr_eq(used, link));
+    fn lose(&self, place: usize, connection: &Rc<Connection>) {
+        let is_used = self.places[place].borrow().as_ref().is_some_and(|used| Rc::ptr_eq(used, connection));
         if is_used {
             self.places[place].replace(None);
             self.counts.connected.add(-1);
-            if self.link().is_none() {
+            if self.connection().is_none() {
                 self.lost_at.set(Some(Instant::now()));
             }
         }
     }
 }
 
-/// A link that another one takes the place of.
+/// Why requests cannot go by a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unusable {
+    /// It was lost while it was set up.
+    Lost,
+    /// The broker does not permit to hear the replies.
+    Denied,
+}
+
+/// A connection that another one takes the place of.
 struct Replaced {
-    link: Rc<Link>,
+    connection: Rc<Connection>,
     /// It did not answer.
-    is_doubted: bool,
+    is_silent: bool,
 }
 
 impl Replaced {
     /// Requests that are out keep the old connection until they are answered, unless they are better tried elsewhere.
     fn retire(&self) {
-        self.link.retire();
-        if self.is_doubted {
-            self.link.doubt();
+        self.connection.retire();
+        if self.is_silent {
+            self.connection.give_up_repeatable();
         }
     }
 }
@@ -245,7 +270,7 @@ enum Wanted {
 }
 
 /// Whether replies will never be heard: to send requests would be to lose them. Why it is was told with what to do.
-fn is_deaf(session: &Session) -> bool {
+fn are_replies_denied(session: &Session) -> bool {
     let refused = session.refused().find(|subject| subject.starts_with(session.inbox_prefix()));
     if let Some(subject) = &refused {
         error!(subject, "no request is sent: the broker does not permit to hear the replies");
@@ -254,10 +279,14 @@ fn is_deaf(session: &Session) -> bool {
 }
 
 /// Waits until a session is lost, or until there is a better one: then that one, and whether the old one did not answer.
-async fn successor(session: &mut Session, link: &Link, dialer: &mut Dialer) -> Option<(Session, bool)> {
+async fn successor(
+    session: &mut Session,
+    connection: &Connection,
+    dialer: &mut Dialer,
+) -> Option<(Session, bool)> {
     let mut wanted = Wanted::Nothing;
     loop {
-        let avoid = (wanted == Wanted::AnotherServer).then_some(link.server_id());
+        let avoid = (wanted == Wanted::AnotherServer).then_some(connection.server_id());
         let event = tokio::select! {
             biased;
             event = session.next_event() => event,
@@ -267,18 +296,21 @@ async fn successor(session: &mut Session, link: &Link, dialer: &mut Dialer) -> O
         };
         wanted = match event {
             SessionEvent::Lost => return None,
-            SessionEvent::NotPermitted if is_deaf(session) => return None,
+            SessionEvent::NotPermitted if are_replies_denied(session) => return None,
             SessionEvent::NotPermitted => continue,
             SessionEvent::LameDuck => {
-                info!(server_id = link.server_id(), "broker is shutting down, connecting to another");
+                info!(server_id = connection.server_id(), "broker is shutting down, connecting to another");
                 Wanted::AnotherServer
             }
             SessionEvent::Silent => {
-                warn!(server_id = link.server_id(), "broker does not answer, trying another connection");
+                warn!(
+                    server_id = connection.server_id(),
+                    "broker does not answer, trying another connection"
+                );
                 if wanted == Wanted::Nothing { Wanted::Another } else { wanted }
             }
             SessionEvent::Answers => {
-                info!(server_id = link.server_id(), "broker answers again");
+                info!(server_id = connection.server_id(), "broker answers again");
                 if wanted == Wanted::Another { Wanted::Nothing } else { wanted }
             }
         };

@@ -13,53 +13,58 @@ use std::sync::Arc;
 use natsway_boot::{Broker, DialError};
 use natsway_routes::table::Codec;
 
-use crate::counter::LinkCounts;
-use crate::link::LinkLimits;
-use crate::links::{Links, Role};
+use crate::connection::ConnectionLimits;
+use crate::counter::ConnectionCounts;
+use crate::pool::{ConnectionPool, Role};
 
 /// The connections of a thread, by the codec of what is sent on them.
-pub struct Lanes {
-    envelope: Rc<Links>,
-    native: Rc<Links>,
+pub struct CodecPools {
+    envelope: Rc<ConnectionPool>,
+    native: Rc<ConnectionPool>,
     /// Whom to dial for the native ones, until somebody needs them.
     undialled: RefCell<Option<Broker>>,
 }
 
 /// The figures of a thread's connections, by the codec of what is sent on them.
 #[derive(Clone, Debug, Default)]
-pub struct LaneCounts {
+pub struct CodecCounts {
     /// Of those for the envelope.
-    pub envelope: Arc<LinkCounts>,
+    pub envelope: Arc<ConnectionCounts>,
     /// Of those for native backends.
-    pub native: Arc<LinkCounts>,
+    pub native: Arc<ConnectionCounts>,
 }
 
-impl LaneCounts {
+impl CodecCounts {
     /// Both.
-    pub fn all(&self) -> [&LinkCounts; 2] {
+    pub fn all(&self) -> [&ConnectionCounts; 2] {
         [&self.envelope, &self.native]
     }
 }
 
-impl Lanes {
+impl CodecPools {
     /// So many connections for the envelope and as many for native backends, none of which is made yet.
-    pub fn new(role: Role, connections: NonZeroUsize, limits: LinkLimits, counts: &LaneCounts) -> Lanes {
+    pub fn new(
+        role: Role,
+        connections: NonZeroUsize,
+        limits: ConnectionLimits,
+        counts: &CodecCounts,
+    ) -> CodecPools {
         let native = Role { name: format!("{} native", role.name), ..role.clone() };
-        Lanes {
-            envelope: Links::new(role, connections, limits, Arc::clone(&counts.envelope)),
-            native: Links::new(native, connections, limits, Arc::clone(&counts.native)),
+        CodecPools {
+            envelope: ConnectionPool::new(role, connections, limits, Arc::clone(&counts.envelope)),
+            native: ConnectionPool::new(native, connections, limits, Arc::clone(&counts.native)),
             undialled: RefCell::new(None),
         }
     }
 
-    /// Keeps the connections up, for ever: those for native backends from the first call of [`Lanes::of`] on that asks for
+    /// Keeps the connections up, for ever: those for native backends from the first call of [`CodecPools::of`] on that asks for
     /// them. Needs a `LocalSet`.
     pub fn keep_connected(&self, broker: &Broker) {
         self.envelope.keep_connected(broker);
         self.undialled.replace(Some(broker.clone()));
     }
 
-    /// Tries the broker once, and then does as [`Lanes::keep_connected`].
+    /// Attempts the broker once, and then does as [`CodecPools::keep_connected`].
     ///
     /// # Errors
     /// The broker refused us or is too old; nothing is kept up then.
@@ -70,7 +75,7 @@ impl Lanes {
     }
 
     /// The connections for what is written in `codec`.
-    pub fn of(&self, codec: Codec) -> &Links {
+    pub fn of(&self, codec: Codec) -> &ConnectionPool {
         match codec {
             Codec::Http => &self.envelope,
             Codec::Native => {
