@@ -196,7 +196,7 @@ def forged_replies(broker: Path) -> Tuple[List[str], int]:
     with Stage(broker, text_for("worker")) as stage:
         (stage.directory / "routes.toml").write_text(ROUTES, encoding="utf-8")
         where = ("--listen", f"127.0.0.1:{stage.listen}", "--admin-listen", f"127.0.0.1:{stage.admin}")
-        stage.start("gateway", "apiproxy", "--static-routes", "--routes", str(stage.directory / "routes.toml"), *where, NATSWAY_CORES="1")
+        stage.start("gateway", "apiproxy", "--static-routes", "--routes", str(stage.directory / "routes.toml"), *where, NATSWAY_SHARDS="1")
         worker = stage.start("worker", "worker", "--subject", "svc.demo.blue")
         with stage.intruder("setup") as owner:
             # What a worker is told, and what it answers.
@@ -323,7 +323,7 @@ def disbelieved(stage: Stage, reports: Reports) -> Tuple[List[str], int]:
 
 def disbeliefs(stage: Stage) -> Dict[str, int]:
     """How many reports the judge has not believed, by why."""
-    found = re.findall(r'^natsway_reports_disbelieved_total\{reason="(\w+)"\} (\d+)', stage.metrics(), re.MULTILINE)
+    found = re.findall(r'^natsway_reports_rejected_total\{reason="(\w+)"\} (\d+)', stage.metrics(), re.MULTILINE)
     return {reason: int(count) for reason, count in found}
 
 

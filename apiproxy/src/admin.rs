@@ -1,4 +1,4 @@
-//! What operators and probes ask: alive, ready, figures.
+//! What operators and probes ask: alive, ready, metrics.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -10,36 +10,36 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
-use natsway_boot::Refused;
-use natsway_routes::watch::InForce;
+use natsway_boot::DeniedSubscriptions;
+use natsway_routes::watch::ActiveRoutes;
 use natsway_wire::control;
 use tokio_util::sync::CancellationToken;
 
-use crate::metrics::{CoreMetrics, render};
-use crate::rollout::driver::Beliefs;
-use crate::told::Told;
+use crate::fleet_metrics::FleetMetrics;
+use crate::metrics::{ShardMetrics, render};
+use crate::rollout::driver::ReportFaults;
 
 /// What the admin address looks at.
 #[derive(Clone, Debug)]
-pub struct Watched {
-    /// Every core's figures.
-    pub cores: Arc<[Arc<CoreMetrics>]>,
+pub struct AdminState {
+    /// Every shard's metrics.
+    pub shards: Arc<[Arc<ShardMetrics>]>,
     /// The routes in force.
-    pub routes: InForce,
+    pub routes: ActiveRoutes,
     /// What workers and provisioners tell of themselves.
-    pub told: Told,
+    pub fleet_metrics: FleetMetrics,
     /// What the broker does not permit the gateway's control connection to hear.
-    pub refused: Refused,
+    pub refused: DeniedSubscriptions,
     /// Cancelled when the gateway begins to leave.
     pub draining: CancellationToken,
     /// The reports of senders that are not believed.
-    pub beliefs: Arc<Beliefs>,
+    pub report_faults: Arc<ReportFaults>,
 }
 
 /// How often a gateway that starts looks whether it is ready.
 const READY_PACE: Duration = Duration::from_millis(5);
 
-impl Watched {
+impl AdminState {
     /// Waits until requests may be sent here.
     pub async fn ready(&self) {
         while self.not_ready().is_some() {
@@ -54,21 +54,25 @@ impl Watched {
         }
         if let Some(subject) = self.refused.find(is_needed) {
             return Some(
-                format!("the broker does not permit to subscribe to {subject}: see docs/security.md").into(),
+                format!(
+                    "the broker does not permit to subscribe to {subject}: see docs/security.md"
+                )
+                .into(),
             );
         }
         if !self.routes.known.load(Ordering::Acquire) {
             return Some("routes not read yet".into());
         }
-        // One connection is enough for a core to serve.
-        let unconnected = self.cores.iter().any(|core| core.broker_connections.envelope.connected.get() == 0);
+        // One connection is enough for a shard to serve.
+        let unconnected =
+            self.shards.iter().any(|shard| shard.broker_connections.envelope.connected.get() == 0);
         unconnected.then_some("not connected to the broker".into())
     }
 }
 
-/// Whether a gateway that does not hear a subject is of less use than none: it would lose requests when workers leave,
-/// hold up rollouts, or hear no answer. It asks for all of these when it starts, so that this shows then, and not in the
-/// middle of things at all gateways at once.
+/// Whether a gateway that does not hear a subject is of less use than none: it would lose requests
+/// when workers leave, hold up rollouts, or hear no answer. It asks for all of these when it
+/// starts, so that this shows then, and not in the middle of things at all gateways at once.
 pub(crate) fn is_needed(subject: &str) -> bool {
     subject.starts_with("_INBOX")
         || subject == control::report_subject()
@@ -77,7 +81,7 @@ pub(crate) fn is_needed(subject: &str) -> bool {
 }
 
 /// The admin address's routes: `/livez`, `/readyz`, `/metrics`.
-pub fn router(watched: Watched) -> Router {
+pub fn router(watched: AdminState) -> Router {
     Router::new()
         .route("/livez", get(async || "ok\n"))
         .route("/readyz", get(ready))
@@ -85,15 +89,18 @@ pub fn router(watched: Watched) -> Router {
         .with_state(watched)
 }
 
-async fn ready(State(watched): State<Watched>) -> impl IntoResponse {
+async fn ready(State(watched): State<AdminState>) -> impl IntoResponse {
     match watched.not_ready() {
         None => (StatusCode::OK, "ready\n".to_owned()),
         Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
     }
 }
 
-async fn metrics(State(watched): State<Watched>) -> impl IntoResponse {
-    let told = watched.told.page().await;
-    let own = render(&watched.cores, &watched.routes.reading.load());
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], own + &watched.beliefs.page() + &told)
+async fn metrics(State(watched): State<AdminState>) -> impl IntoResponse {
+    let fleet_metrics = watched.fleet_metrics.page().await;
+    let own = render(&watched.shards, &watched.routes.status.load());
+    (
+        [(header::CONTENT_TYPE, "text/plain; version=0.0.4")],
+        own + &watched.report_faults.page() + &fleet_metrics,
+    )
 }

@@ -10,11 +10,11 @@ use tracing::warn;
 
 use crate::body::{ReplyBody, compact};
 use crate::call::{Call, ReplyRoom};
-use crate::core::RouteStats;
 use crate::headers::{announced, check_response, has_content, passable_trailers};
 use crate::memory::cost;
 use crate::metrics::TargetStats;
 use crate::problem::{Problem, bad_gateway, given_up, not_admitted, unavailable};
+use crate::shard::RouteStats;
 
 impl Call<'_> {
     /// The problem that says why there is no answer.
@@ -49,17 +49,18 @@ impl Call<'_> {
         let envelope::Response { status, mut headers, trailers, body } = match reply {
             NativeReply::Response(response) => response,
             NativeReply::ServiceError { status, text, headers, body } => {
-                let error = envelope::Response { status, headers, trailers: HeaderMap::new(), body };
+                let error =
+                    envelope::Response { status, headers, trailers: HeaderMap::new(), body };
                 service_error(error, text, self.from.request_id)
             }
         };
         let fields_bytes = cost::reply_fields_bytes(&headers) + cost::reply_fields_bytes(&trailers);
         let ReplyRoom { kind, reservation } = room;
-        self.core.room.sizes.record(kind, fields_bytes + body.len(), Instant::now());
+        self.shard.admission.sizes.record(kind, fields_bytes + body.len(), Instant::now());
         let reply_bytes = fields_bytes + cost::reply_bytes(body.len());
         let Some(held) = reservation.arrived(reply_bytes) else {
-            let detail =
-                "the answer is larger than those before, and the gateway has no room for it; the request ran";
+            let detail = "the answer is larger than those before, and the gateway has no room for \
+                          it; the request ran";
             return Err(self.counted(stats, bad_gateway("no_room_for_answer", detail.to_owned())));
         };
         let body = compact(body);
@@ -69,7 +70,7 @@ impl Call<'_> {
         }
         let content = self.head.method != Method::HEAD && has_content(status);
         if !has_content(status) && !body.is_empty() {
-            self.core.metrics.bodies_dropped.inc();
+            self.shard.metrics.bodies_dropped.inc();
         }
         let trailers = self.passable_trailers(trailers, content);
         if let Some(names) = announced(&trailers) {
@@ -90,15 +91,17 @@ impl Call<'_> {
         }
         let all = trailers.len();
         let passed = passable_trailers(trailers, &self.head.headers, self.head.version, content);
-        self.core.metrics.trailers_dropped.add((all - passed.len()) as u64);
+        self.shard.metrics.trailers_dropped.add((all - passed.len()) as u64);
         passed
     }
 
-    /// A reply that no client can get: told in the log now and then, for it is a fault of the worker's program.
+    /// A reply that no client can get: told in the log now and then, for it is a fault of the
+    /// worker's program.
     fn bad_reply(&self, stats: &TargetStats, reason: String) -> Problem {
-        self.core.metrics.bad_replies.inc();
-        if let Some(unsaid) = self.core.bad_replies.borrow_mut().say(Instant::now()) {
-            let (route, version, request_id) = (stats.route(), stats.version(), self.from.request_id);
+        self.shard.metrics.bad_replies.inc();
+        if let Some(unsaid) = self.shard.bad_replies.borrow_mut().say(Instant::now()) {
+            let (route, version, request_id) =
+                (stats.route(), stats.version(), self.from.request_id);
             warn!(route, version, request_id, reason, unsaid, "reply not passed on");
         }
         self.counted(stats, bad_gateway("bad_reply", reason))
@@ -111,12 +114,13 @@ impl Call<'_> {
     }
 }
 
-/// The figures of a version.
+/// The metrics of a version.
 fn stats(chosen: &Chosen<RouteStats>) -> &TargetStats {
     &chosen.kept().versions[chosen.version]
 }
 
-/// A native backend's error as a response: with its own fields, and its own body or else its text as a problem.
+/// A native backend's error as a response: with its own fields, and its own body or else its text
+/// as a problem.
 fn service_error(error: envelope::Response, text: String, request_id: &str) -> envelope::Response {
     let detail = if text.is_empty() { "the service reports an error".to_owned() } else { text };
     let problem = Problem::new(error.status, "service_error", detail);
@@ -125,7 +129,9 @@ fn service_error(error: envelope::Response, text: String, request_id: &str) -> e
     if body.is_empty() {
         body = problem.document(Some(request_id));
         // They would describe a body that is not there.
-        for name in [header::CONTENT_TYPE, header::CONTENT_ENCODING, header::CONTENT_LENGTH, header::ETAG] {
+        for name in
+            [header::CONTENT_TYPE, header::CONTENT_ENCODING, header::CONTENT_LENGTH, header::ETAG]
+        {
             own.remove(name);
         }
     } else {

@@ -11,17 +11,18 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
-use crate::memory::Held;
+use crate::memory::BodyBudget;
 use crate::memory::cost::{COPIED_BYTES, body_bytes};
-use crate::stall::{StallDetector, Unsent};
+use crate::stall::{StallDetector, UnsentBytes};
 
-/// A response's body: one piece, and trailers where there are some. It carries what its response holds of the memory.
+/// A response's body: one piece, and trailers where there are some. It carries what its response
+/// holds of the memory.
 #[derive(Debug, Default)]
 pub struct ReplyBody {
     data: Option<Piece>,
     trailers: Option<HeaderMap>,
     /// Where there is no piece to carry it.
-    held: Option<Held>,
+    held: Option<BodyBudget>,
 }
 
 /// The one piece of a body.
@@ -29,9 +30,9 @@ pub struct ReplyBody {
 pub struct Piece {
     bytes: Bytes,
     /// Whether it gets on, where that is watched.
-    unsent: Option<Unsent>,
+    unsent: Option<UnsentBytes>,
     /// Given back when the client has taken it whole.
-    _held: Option<Held>,
+    _held: Option<BodyBudget>,
 }
 
 impl Buf for Piece {
@@ -56,12 +57,16 @@ impl ReplyBody {
     pub fn new(data: Bytes, trailers: HeaderMap) -> ReplyBody {
         let piece = |bytes| Piece { bytes, unsent: None, _held: None };
         let data = Some(data).filter(|data| !data.is_empty()).map(piece);
-        ReplyBody { data, trailers: Some(trailers).filter(|trailers| !trailers.is_empty()), held: None }
+        ReplyBody {
+            data,
+            trailers: Some(trailers).filter(|trailers| !trailers.is_empty()),
+            held: None,
+        }
     }
 
     /// Has it carry what its response holds, until its client has taken it.
     #[must_use]
-    pub fn holding(mut self, held: Held) -> ReplyBody {
+    pub fn holding(mut self, held: BodyBudget) -> ReplyBody {
         match &mut self.data {
             Some(piece) => piece._held = Some(held),
             None => self.held = Some(held),
@@ -86,7 +91,8 @@ impl Drop for ReplyBody {
     }
 }
 
-/// Returns a body that keeps nothing else in memory: a small one is cut out of the buffer that it came in.
+/// Returns a body that keeps nothing else in memory: a small one is cut out of the buffer that it
+/// came in.
 pub fn compact(body: Bytes) -> Bytes {
     if body.len() <= COPIED_BYTES { Bytes::copy_from_slice(&body) } else { body }
 }
@@ -117,7 +123,9 @@ impl Body for ReplyBody {
     fn size_hint(&self) -> SizeHint {
         // Exact, so that HTTP/1 sends a length, unless trailers demand chunks.
         match &self.trailers {
-            None => SizeHint::with_exact(self.data.as_ref().map_or(0, |data| data.remaining() as u64)),
+            None => {
+                SizeHint::with_exact(self.data.as_ref().map_or(0, |data| data.remaining() as u64))
+            }
             Some(_) => SizeHint::default(),
         }
     }
@@ -130,7 +138,7 @@ pub enum ReadError {
     TooLarge,
     /// The client broke off, or what it sent is not a body.
     Broken,
-    /// The core holds as much as it may.
+    /// The shard holds as much as it may.
     NoRoom,
 }
 
@@ -139,21 +147,22 @@ pub enum ReadError {
 pub struct WholeBody {
     /// What it is.
     pub bytes: Bytes,
-    /// Trailer fields that came behind it. They are not forwarded: no field that matters may come after the decision is
-    /// taken.
+    /// Trailer fields that came behind it. They are not forwarded: no field that matters may come
+    /// after the decision is taken.
     pub trailer_fields: usize,
 }
 
 /// The least that hyper reads into at once: a piece that is much smaller keeps all of that.
 const PIECE_BYTES: usize = 4 * 1024;
 
-/// Reads a whole body of at most `limit_bytes`; nothing is read of one that says itself that it is longer. With the
-/// `head_bytes` before it, `held` counts it as it comes: who only says that much will come holds nothing.
+/// Reads a whole body of at most `limit_bytes`; nothing is read of one that says itself that it is
+/// longer. With the `head_bytes` before it, `held` counts it as it comes: who only says that much
+/// will come holds nothing.
 pub async fn read_whole(
     mut body: Incoming,
     limit_bytes: usize,
     head_bytes: usize,
-    held: &mut Held,
+    held: &mut BodyBudget,
 ) -> Result<WholeBody, ReadError> {
     let said_bytes = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
     if said_bytes > limit_bytes {

@@ -18,11 +18,11 @@ use natsway_routes::table::{Lookup, Route, RouteTable};
 
 use crate::body::ReplyBody;
 use crate::client_address::Client;
-use crate::core::{Core, RouteStats};
 use crate::headers::{Caller, Forwarded, Origin};
 use crate::memory::sizes::Kind;
 use crate::memory::{Account, Reservation};
 use crate::problem::{Problem, memory_full, unavailable};
+use crate::shard::{RouteStats, Shard};
 use crate::target::{forwardable, preflight_method};
 use crate::trace::{RequestSpan, Traced};
 
@@ -36,7 +36,7 @@ pub(crate) struct From<'c> {
 
 /// A request: what stays the same over its attempts, and their spans.
 pub(crate) struct Call<'c> {
-    pub(crate) core: &'c Core,
+    pub(crate) shard: &'c Shard,
     pub(crate) account: &'c Rc<Account>,
     pub(crate) started: Instant,
     pub(crate) head: http::request::Parts,
@@ -54,17 +54,22 @@ pub(crate) struct ReplyRoom {
 }
 
 impl Call<'_> {
-    /// Sends the request until there is an answer, or no attempt is left; gives what its client gets.
-    pub(crate) async fn send(&mut self, first: Resolved<RouteStats>) -> Result<Response<ReplyBody>, Problem> {
+    /// Sends the request until there is an answer, or no attempt is left; gives what its client
+    /// gets.
+    pub(crate) async fn send(
+        &mut self,
+        first: Resolved<RouteStats>,
+    ) -> Result<Response<ReplyBody>, Problem> {
         let route = first.route();
         if let Some(span) = self.span {
             span.routed(&self.head.method, route, &self.authority);
             self.spans = span.attempts();
         }
-        let (idempotent, deadline) = (self.head.method.is_idempotent(), self.started + route.timeout);
+        let (idempotent, deadline) =
+            (self.head.method.is_idempotent(), self.started + route.timeout);
         let attempts = Attempts::new(route.retry, idempotent, self.started, deadline);
-        let core = self.core;
-        match core.dispatcher.dispatch(self, first, attempts).await {
+        let shard = self.shard;
+        match shard.dispatcher.dispatch(self, first, attempts).await {
             Ok(Dispatched { reply, chosen, room }) => self.respond(reply, &chosen, room),
             Err(error) => Err(self.failed(error)),
         }
@@ -104,7 +109,8 @@ impl Outbound for Call<'_> {
             }
             Lookup::MethodNotAllowed(methods) => {
                 let detail = format!("this path is served with {methods} only");
-                let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail);
+                let problem =
+                    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail);
                 Err(Problem { allow: Some(methods.to_string()), ..problem })
             }
         }
@@ -120,7 +126,8 @@ impl Outbound for Call<'_> {
 
     fn reserve(&self, route: &RouteStats, most_bytes: usize) -> Option<ReplyRoom> {
         let kind = self.kind(route);
-        let reservation = self.core.room.reserve(self.account, kind, most_bytes, Instant::now())?;
+        let reservation =
+            self.shard.admission.reserve(self.account, kind, most_bytes, Instant::now())?;
         Some(ReplyRoom { kind, reservation })
     }
 
@@ -131,12 +138,12 @@ impl Outbound for Call<'_> {
         deadline: Instant,
     ) -> Result<ReplyRoom, Problem> {
         let kind = self.kind(route);
-        let reservation = self.core.room.wait(self.account, kind, most_bytes, deadline).await;
+        let reservation = self.shard.admission.wait(self.account, kind, most_bytes, deadline).await;
         Ok(ReplyRoom { kind, reservation: reservation.ok_or_else(memory_full)? })
     }
 
     fn begin_attempt(&mut self, hop: Hop<'_>) -> TraceContext {
-        match &self.core.spans {
+        match &self.shard.spans {
             Some(spans) => self.spans.begin(spans.tracer(), hop),
             None => TraceContext::default(),
         }

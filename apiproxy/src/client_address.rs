@@ -1,9 +1,9 @@
 //! Who a client is behind the proxies that are believed: pure.
 //!
-//! Each proxy on the way says from whom it got the request: by one more element of `Forwarded` (RFC 7239), or by one
-//! more address in `X-Forwarded-For`. Only the last of these was written by a peer of ours. So they are read from the
-//! right, past the networks that are believed; the first address that is none of theirs is the client's, and whatever
-//! stands left of it is hearsay.
+//! Each proxy on the way says from whom it got the request: by one more element of `Forwarded` (RFC
+//! 7239), or by one more address in `X-Forwarded-For`. Only the last of these was written by a peer
+//! of ours. So they are read from the right, past the networks that are believed; the first address
+//! that is none of theirs is the client's, and whatever stands left of it is hearsay.
 
 use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -25,7 +25,8 @@ pub const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-pro
 pub struct TrustedProxies {
     /// Where they are.
     pub networks: Vec<IpNet>,
-    /// The field that they write. The other one they may pass on as a stranger sent it, so it is not read.
+    /// The field that they write. The other one they may pass on as a stranger sent it, so it is
+    /// not read.
     pub field: ProxyField,
 }
 
@@ -58,7 +59,8 @@ pub struct Client {
     pub scheme: Scheme,
     /// The authority that it asked for, where a proxy says so.
     pub host: Option<Authority>,
-    /// The addresses that a believed proxy tells, as far as they are addresses; the last one is its own peer's.
+    /// The addresses that a believed proxy tells, as far as they are addresses; the last one is its
+    /// own peer's.
     pub told: Vec<Option<IpAddr>>,
 }
 
@@ -123,11 +125,16 @@ pub fn client_address(peer: IpAddr, headers: &HeaderMap, proxies: &TrustedProxie
         }
         ProxyField::Forwarded => (own.scheme, own.host),
     };
-    Client { address: own.address.unwrap_or(peer.address), scheme: scheme.unwrap_or_default(), host, told }
+    Client {
+        address: own.address.unwrap_or(peer.address),
+        scheme: scheme.unwrap_or_default(),
+        host,
+        told,
+    }
 }
 
-/// The client among what proxies say, leftmost first: from the right, the first that is no proxy of ours. Where all are,
-/// it is the leftmost; what is no address ends the walk.
+/// The client among what proxies say, leftmost first: from the right, the first that is no proxy of
+/// ours. Where all are, it is the leftmost; what is no address ends the walk.
 fn client_hop(hops: &[Hop], proxies: &TrustedProxies) -> Option<usize> {
     let mut client = None;
     for (index, hop) in hops.iter().enumerate().rev() {
@@ -140,7 +147,8 @@ fn client_hop(hops: &[Hop], proxies: &TrustedProxies) -> Option<usize> {
     client
 }
 
-/// The values of a field, whatever bytes a stranger had in them: what a proxy wrote beside those stays readable.
+/// The values of a field, whatever bytes a stranger had in them: what a proxy wrote beside those
+/// stays readable.
 fn values<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = Cow<'h, str>> {
     headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes()))
 }
@@ -150,8 +158,8 @@ fn first_listed(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
     value.split(',').next().map(|first| first.trim().to_owned())
 }
 
-/// The most hops that are read, from the right: a stranger writes as many commas as a head may hold, and each is repeated
-/// to workers several times as long.
+/// The most hops that are read, from the right: a stranger writes as many commas as a head may
+/// hold, and each is repeated to workers several times as long.
 const MOST_HOPS: usize = 32;
 
 fn listed_hops(headers: &HeaderMap) -> Vec<Hop> {
@@ -188,8 +196,8 @@ fn forwarded_hop(element: &str) -> Hop {
     hop
 }
 
-/// The parts of a text between separators that do not stand in a quoted string. A quotation that does not end is none:
-/// otherwise a stranger's would swallow what a proxy wrote behind it.
+/// The parts of a text between separators that do not stand in a quoted string. A quotation that
+/// does not end is none: otherwise a stranger's would swallow what a proxy wrote behind it.
 fn parts(text: &str, separator: char) -> Vec<&str> {
     let (mut quoted, mut escaped) = (false, false);
     let parts = text.split(|letter| {
@@ -223,7 +231,8 @@ fn unquote(text: &str) -> String {
         .collect()
 }
 
-/// The address of a node: alone, in brackets, with a port. `unknown` and names that hide an address are none.
+/// The address of a node: alone, in brackets, with a port. `unknown` and names that hide an address
+/// are none.
 fn node(text: &str) -> Option<IpAddr> {
     let address = match text.strip_prefix('[') {
         Some(rest) => {
@@ -274,7 +283,11 @@ mod tests {
     }
 
     fn forwarded(list: &str) -> Client {
-        client_address(ip("10.0.0.1"), &headers(&[("forwarded", list)]), &proxies(ProxyField::Forwarded))
+        client_address(
+            ip("10.0.0.1"),
+            &headers(&[("forwarded", list)]),
+            &proxies(ProxyField::Forwarded),
+        )
     }
 
     #[test]
@@ -310,7 +323,8 @@ mod tests {
 
     #[test]
     fn several_fields_are_one_list() {
-        let headers = headers(&[("x-forwarded-for", "203.0.113.9"), ("x-forwarded-for", "198.51.100.1")]);
+        let headers =
+            headers(&[("x-forwarded-for", "203.0.113.9"), ("x-forwarded-for", "198.51.100.1")]);
         let client = client_address(ip("10.0.0.1"), &headers, &proxies(ProxyField::XForwardedFor));
         assert_eq!(client.address, ip("198.51.100.1"));
         assert_eq!(client.told, [Some(ip("203.0.113.9")), Some(ip("198.51.100.1"))]);
@@ -322,13 +336,15 @@ mod tests {
         assert_eq!((client.address, client.scheme), (ip("2001:db8::1"), Scheme::Https));
         assert_eq!(client.host.unwrap(), "shop.example:8443");
         // Separators in quoted strings, and quotes in those.
-        let quoted =
-            forwarded(r#"for=203.0.113.9;by="a,b;c\",", For=198.51.100.1 ; PROTO=HTTPS, for=10.0.0.2"#);
+        let quoted = forwarded(
+            r#"for=203.0.113.9;by="a,b;c\",", For=198.51.100.1 ; PROTO=HTTPS, for=10.0.0.2"#,
+        );
         assert_eq!((quoted.address, quoted.scheme), (ip("198.51.100.1"), Scheme::Https));
         // The element that is the client's says how it came, and no other.
         let other = forwarded("for=203.0.113.9;proto=https, for=198.51.100.1;proto=http");
         assert_eq!((other.address, other.scheme), (ip("198.51.100.1"), Scheme::Http));
-        for hidden in ["for=unknown", "for=_secret", "for=\"_secret:80\"", "proto=https", "", ",,"] {
+        for hidden in ["for=unknown", "for=_secret", "for=\"_secret:80\"", "proto=https", "", ",,"]
+        {
             assert_eq!(forwarded(hidden).address, ip("10.0.0.1"), "{hidden}");
         }
         assert_eq!(forwarded(r#"for=198.51.100.1;host="a\"b""#).host, None);
@@ -336,8 +352,10 @@ mod tests {
 
     #[test]
     fn only_the_field_that_the_proxies_write_is_read() {
-        let both =
-            headers(&[("x-forwarded-for", "198.51.100.1"), ("forwarded", "for=203.0.113.9;proto=https")]);
+        let both = headers(&[
+            ("x-forwarded-for", "198.51.100.1"),
+            ("forwarded", "for=203.0.113.9;proto=https"),
+        ]);
         let by = |field| client_address(ip("10.0.0.1"), &both, &proxies(field));
         assert_eq!(by(ProxyField::XForwardedFor).address, ip("198.51.100.1"));
         assert_eq!(by(ProxyField::XForwardedFor).scheme, Scheme::Http);
@@ -369,7 +387,8 @@ mod tests {
     }
 
     fn stranger() -> impl Strategy<Value = IpAddr> {
-        address().prop_filter("a stranger", |address| !proxies(ProxyField::Forwarded).trusts(*address))
+        address()
+            .prop_filter("a stranger", |address| !proxies(ProxyField::Forwarded).trusts(*address))
     }
 
     fn join(list: &[String]) -> String {

@@ -18,12 +18,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::body::ReplyBody;
-use crate::core::Core;
 use crate::headers::Caller;
 use crate::linger::Lingering;
 use crate::memory::Account;
 use crate::metrics::ClientClose;
 use crate::proxy;
+use crate::shard::Shard;
 use crate::stall::{FirstBytes, Inbound, Pace, StallDetector, WriteTimeoutStream};
 
 /// What every HTTP/2 client with prior knowledge sends first (RFC 9113 section 3.4).
@@ -32,37 +32,42 @@ const HTTP2_PREFACE: [u8; FirstBytes::MOST] = *b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\
 /// The least that hyper takes for HTTP/1's read buffer.
 const HTTP1_BUFFER_BYTES: usize = 8 * 1024;
 
-/// What HTTP/1's read buffer may have without being counted: part of what every connection is planned to cost.
+/// What HTTP/1's read buffer may have without being counted: part of what every connection is
+/// planned to cost.
 const HTTP1_FREE_BYTES: usize = 2 * HTTP1_BUFFER_BYTES;
 
 /// The header fields that hyper takes at the most unless told otherwise.
 const HTTP1_FIELDS: usize = 100;
 
-/// What HTTP/2's buffer may have without being counted: part of what every connection is planned to cost.
+/// What HTTP/2's buffer may have without being counted: part of what every connection is planned to
+/// cost.
 const HTTP2_BUFFER_BYTES: usize = 16 * 1024;
 
-/// What an HTTP/2 client may send of one body before it is read, and of all of them. Bodies are read as they come, so
-/// this bounds what is on its way alone.
+/// What an HTTP/2 client may send of one body before it is read, and of all of them. Bodies are
+/// read as they come, so this bounds what is on its way alone.
 const HTTP2_STREAM_WINDOW: u32 = 256 * 1024;
 const HTTP2_CONNECTION_WINDOW: u32 = 512 * 1024;
 
 /// The largest frame that is read, the least that HTTP/2 allows: as much is buffered.
 const HTTP2_FRAME_BYTES: u32 = 16 * 1024;
 
-/// What HTTP/2 keeps of one answer beside the answer itself, which is in one piece and counted already.
+/// What HTTP/2 keeps of one answer beside the answer itself, which is in one piece and counted
+/// already.
 const HTTP2_SEND_BUFFER_BYTES: usize = 64 * 1024;
 
-/// Streams that a client may reset before they were looked at, until it is taken for an attacker (CVE-2023-44487).
+/// Streams that a client may reset before they were looked at, until it is taken for an attacker
+/// (CVE-2023-44487).
 const HTTP2_PENDING_RESETS: usize = 20;
 
-/// Streams that HTTP/2 itself resets for a client's mistakes, until the client is taken for an attacker.
+/// Streams that HTTP/2 itself resets for a client's mistakes, until the client is taken for an
+/// attacker.
 const HTTP2_LOCAL_RESETS: usize = 256;
 
 /// How long an idle client has to close its connection when it is asked to.
 const GOAWAY_PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long a connection that has never brought a whole request may stay once the gateway closes: what was on its way
-/// when the listener closed arrives in this time.
+/// How long a connection that has never brought a whole request may stay once the gateway closes:
+/// what was on its way when the listener closed arrives in this time.
 const SILENT_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The two steps in which connections are asked to end.
@@ -75,20 +80,21 @@ pub struct Leaving {
 }
 
 impl Leaving {
-    /// The same two steps with state of their own, so that cores do not share it.
+    /// The same two steps with state of their own, so that shards do not share it.
     pub fn child(&self) -> Leaving {
         Leaving { draining: self.draining.child_token(), closing: self.closing.child_token() }
     }
 }
 
 /// Serves a connection to its end.
-pub async fn serve(core: Rc<Core>, stream: TcpStream, peer: SocketAddr, leaving: Leaving) {
+pub async fn serve(shard: Rc<Shard>, stream: TcpStream, peer: SocketAddr, leaving: Leaving) {
     // Small answers leave at once; a socket that cannot be told so still works.
     if let Err(error) = stream.set_nodelay(true) {
         debug!(%error, "nodelay not set");
     }
     let mut stream = stream;
-    let detecting = tokio::time::timeout(core.settings.client.head_timeout, first_bytes(&mut stream));
+    let detecting =
+        tokio::time::timeout(shard.settings.client.head_timeout, first_bytes(&mut stream));
     let detected = tokio::select! {
         biased;
         detected = detecting => detected,
@@ -96,8 +102,8 @@ pub async fn serve(core: Rc<Core>, stream: TcpStream, peer: SocketAddr, leaving:
     };
     // It said nothing in time, or left.
     let Ok(Ok(first)) = detected else { return };
-    let caller = Rc::new(Caller::new(peer, core.settings.trusted_proxies.trusts(peer.ip())));
-    let client = ClientConnection::new(core, caller);
+    let caller = Rc::new(Caller::new(peer, shard.settings.trusted_proxies.trusts(peer.ip())));
+    let client = ClientConnection::new(shard, caller);
     // In boxes: a connection that says nothing has neither, and none has both.
     let served = match first.bytes == HTTP2_PREFACE {
         true => Box::pin(serve_http2(client, stream, first, leaving)).await,
@@ -114,10 +120,13 @@ async fn patience_ends(leaving: &Leaving) {
     tokio::time::sleep(SILENT_PATIENCE).await;
 }
 
-/// Reads until it is clear whether the client begins with HTTP/2's preface: whether that is all that was read.
+/// Reads until it is clear whether the client begins with HTTP/2's preface: whether that is all
+/// that was read.
 async fn first_bytes(stream: &mut TcpStream) -> std::io::Result<FirstBytes> {
     let mut first = FirstBytes { bytes: [0; FirstBytes::MOST], count: 0 };
-    while first.count < FirstBytes::MOST && first.bytes[..first.count] == HTTP2_PREFACE[..first.count] {
+    while first.count < FirstBytes::MOST
+        && first.bytes[..first.count] == HTTP2_PREFACE[..first.count]
+    {
         match stream.read(&mut first.bytes[first.count..]).await? {
             0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
             count => first.count += count,
@@ -128,7 +137,7 @@ async fn first_bytes(stream: &mut TcpStream) -> std::io::Result<FirstBytes> {
 
 /// A client's connection as its parts share it.
 struct ClientConnection {
-    core: Rc<Core>,
+    shard: Rc<Shard>,
     caller: Rc<Caller>,
     account: Rc<Account>,
     /// The answers that it takes.
@@ -141,16 +150,17 @@ struct ClientConnection {
 }
 
 impl ClientConnection {
-    fn new(core: Rc<Core>, caller: Rc<Caller>) -> Rc<ClientConnection> {
-        let account = core.memory.open();
-        let answers = StallDetector::new(core.settings.client.send);
-        let (inbound, requests, idle_since) = (Rc::default(), Cell::new(0), Cell::new(Instant::now()));
-        Rc::new(ClientConnection { core, caller, account, answers, inbound, requests, idle_since })
+    fn new(shard: Rc<Shard>, caller: Rc<Caller>) -> Rc<ClientConnection> {
+        let account = shard.memory.open();
+        let answers = StallDetector::new(shard.settings.client.send);
+        let (inbound, requests, idle_since) =
+            (Rc::default(), Cell::new(0), Cell::new(Instant::now()));
+        Rc::new(ClientConnection { shard, caller, account, answers, inbound, requests, idle_since })
     }
 
     /// The socket; buffers of up to `free_bytes` are counted elsewhere.
     fn io(&self, stream: TcpStream, first: FirstBytes, free_bytes: usize) -> WriteTimeoutStream {
-        let (limit, inbound) = (self.core.settings.client.send.span, Rc::clone(&self.inbound));
+        let (limit, inbound) = (self.shard.settings.client.send.span, Rc::clone(&self.inbound));
         WriteTimeoutStream::new(stream, first, limit, inbound, &self.account, free_bytes)
     }
 
@@ -161,8 +171,9 @@ impl ClientConnection {
         request: Request<Incoming>,
     ) -> Result<Response<ReplyBody>, proxy::NoRoom> {
         let _open = OpenRequest::begin(&self);
-        let (core, account) = (Rc::clone(&self.core), Rc::clone(&self.account));
-        let mut answer = proxy::handle(core, account, Rc::clone(&self.caller), closing, request).await?;
+        let (shard, account) = (Rc::clone(&self.shard), Rc::clone(&self.account));
+        let mut answer =
+            proxy::handle(shard, account, Rc::clone(&self.caller), closing, request).await?;
         answer.body_mut().watch(&self.answers);
         Ok(answer)
     }
@@ -208,13 +219,14 @@ async fn serve_http1(
     first: FirstBytes,
     leaving: Leaving,
 ) -> Result<(), hyper::Error> {
-    let core = Rc::clone(&client.core);
-    let limits = core.settings.client;
+    let shard = Rc::clone(&client.shard);
+    let limits = shard.settings.client;
     let draining = leaving.draining.clone();
     let begun = Rc::new(Cell::new(false));
     let io = client.io(stream, first, HTTP1_FREE_BYTES);
     let (answers, account) = (Rc::clone(&client.answers), Rc::clone(&client.account));
-    let (unread, lingered) = (Rc::clone(&client.caller.unread), Arc::clone(&core.metrics.lingered));
+    let (unread, lingered) =
+        (Rc::clone(&client.caller.unread), Arc::clone(&shard.metrics.lingered));
     let io = TokioIo::new(Lingering::new(io, unread, limits.linger, lingered));
     let service = service_fn({
         let begun = Rc::clone(&begun);
@@ -229,11 +241,13 @@ async fn serve_http1(
         .max_buf_size(HTTP1_BUFFER_BYTES.max(limits.path_bytes + limits.header_bytes + 4 * 1024))
         .half_close(limits.half_close);
     if limits.header_fields > HTTP1_FIELDS {
-        // Only where it must be: hyper's own limit costs nothing, any other an allocation a request.
+        // Only where it must be: hyper's own limit costs nothing, any other an allocation a
+        // request.
         http.max_headers(limits.header_fields);
     }
     let mut connection = std::pin::pin!(http.serve_connection(io, service));
-    // Also while the gateway leaves: a client that does not read must not hold its answer until then.
+    // Also while the gateway leaves: a client that does not read must not hold its answer until
+    // then.
     let mut given_up = std::pin::pin!(async {
         tokio::select! {
             () = account.evicted() => ClientClose::NoRoom,
@@ -241,7 +255,7 @@ async fn serve_http1(
         }
     });
     let close = |why| {
-        core.metrics.closed(why);
+        shard.metrics.closed(why);
         Ok(())
     };
     tokio::select! {
@@ -256,7 +270,8 @@ async fn serve_http1(
         why = &mut given_up => return close(why),
         () = tokio::time::sleep(SILENT_PATIENCE) => {}
     }
-    // Hyper waits for the rest of a head until its own time-out; nothing is lost when that was the first one.
+    // Hyper waits for the rest of a head until its own time-out; nothing is lost when that was the
+    // first one.
     if !begun.get() {
         return Ok(());
     }
@@ -267,11 +282,11 @@ async fn serve_http1(
     }
 }
 
-/// Runs HTTP/2's streams on this core.
+/// Runs HTTP/2's streams on this shard.
 #[derive(Clone, Copy, Debug)]
-struct OnThisCore;
+struct ShardExecutor;
 
-impl<F: Future + 'static> hyper::rt::Executor<F> for OnThisCore {
+impl<F: Future + 'static> hyper::rt::Executor<F> for ShardExecutor {
     fn execute(&self, future: F) {
         spawn_local(async move {
             future.await;
@@ -285,9 +300,9 @@ async fn serve_http2(
     first: FirstBytes,
     leaving: Leaving,
 ) -> Result<(), hyper::Error> {
-    let metrics = Rc::clone(&client.core);
+    let metrics = Rc::clone(&client.shard);
     let metrics = &metrics.metrics;
-    let limits = client.core.settings.client;
+    let limits = client.shard.settings.client;
     client.inbound.expect_frames();
     let io = TokioIo::new(client.io(stream, first, HTTP2_BUFFER_BYTES));
     let service = service_fn({
@@ -296,10 +311,12 @@ async fn serve_http2(
         move |request| Box::pin(Rc::clone(&client).answer(false, request))
     });
     let mut connection = std::pin::pin!(
-        http2::Builder::new(OnThisCore)
+        http2::Builder::new(ShardExecutor)
             .timer(TokioTimer::new())
             .max_concurrent_streams(limits.http2_streams)
-            .max_header_list_size(u32::try_from(limits.header_bytes + limits.path_bytes).unwrap_or(u32::MAX))
+            .max_header_list_size(
+                u32::try_from(limits.header_bytes + limits.path_bytes).unwrap_or(u32::MAX)
+            )
             .initial_stream_window_size(HTTP2_STREAM_WINDOW)
             .initial_connection_window_size(HTTP2_CONNECTION_WINDOW)
             .max_frame_size(HTTP2_FRAME_BYTES)

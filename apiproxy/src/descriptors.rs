@@ -1,7 +1,7 @@
 //! How many client connections the system's limit on open files (RLIMIT_NOFILE) leaves room for.
 //!
-//! A process that has no descriptor left cannot accept, reach its broker or answer its probes, so the limit is raised
-//! as far as it may be, and connections end well before it.
+//! A process that has no descriptor left cannot accept, reach its broker or answer its probes, so
+//! the limit is raised as far as it may be, and connections end well before it.
 
 use std::num::NonZeroUsize;
 
@@ -9,15 +9,16 @@ use tracing::{debug, warn};
 
 use crate::settings::Settings;
 
-/// Descriptors that are no client's and no core's: standard streams, listeners, the control plane's runtime and its
-/// broker connection, signals, and a few tens of connections to the admin address.
+/// Descriptors that are no client's and no shard's: standard streams, listeners, the control
+/// plane's runtime and its broker connection, signals, and a few tens of connections to the admin
+/// address.
 const RESERVE: usize = 64;
 
-/// Descriptors of a core besides its broker connections: its runtime has three.
-const CORE: usize = 4;
+/// Descriptors of a shard besides its broker connections: its runtime has three.
+const SHARD: usize = 4;
 
-/// The most client connections there may be at once: those of the settings, or fewer if the system allows no more,
-/// which is said. Raises the limit on open files first.
+/// The most client connections there may be at once: those of the settings, or fewer if the system
+/// allows no more, which is said. Raises the limit on open files first.
 pub fn allowed_connections(settings: &Settings) -> usize {
     let wanted = settings.memory.connections;
     let open_files = match rlimit::increase_nofile_limit(u64::MAX) {
@@ -28,22 +29,23 @@ pub fn allowed_connections(settings: &Settings) -> usize {
             return wanted;
         }
     };
-    let room = room(open_files, settings.cores, settings.connections_per_core);
+    let room = room(open_files, settings.shards, settings.connections_per_shard);
     if room < wanted {
         warn!(
             open_files,
             connections = room,
             wanted,
-            "the limit on open files leaves room for fewer client connections than --max-connections: raise it \
-             (ulimit -n, LimitNOFILE)"
+            "the limit on open files leaves room for fewer client connections than \
+             --max-connections: raise it (ulimit -n, LimitNOFILE)"
         );
     }
     wanted.min(room)
 }
 
-/// The client connections that fit beside everything else. A broker connection may have its successor beside it.
-fn room(open_files: usize, cores: NonZeroUsize, connections_per_core: NonZeroUsize) -> usize {
-    let others = RESERVE + cores.get() * (CORE + 2 * connections_per_core.get());
+/// The client connections that fit beside everything else. A broker connection may have its
+/// successor beside it.
+fn room(open_files: usize, shards: NonZeroUsize, connections_per_shard: NonZeroUsize) -> usize {
+    let others = RESERVE + shards.get() * (SHARD + 2 * connections_per_shard.get());
     open_files.saturating_sub(others).max(1)
 }
 

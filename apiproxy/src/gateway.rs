@@ -1,29 +1,30 @@
-//! A whole gateway: its cores, its listener, its control plane, and how it starts and stops.
+//! A whole gateway: its shards, its listener, its control plane, and how it starts and stops.
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use natsway_boot::Broker;
+use natsway_boot::BrokerConfig;
 use natsway_routes::table::RouteTable;
-use natsway_routes::watch::{Bucket, InForce};
+use natsway_routes::watch::{ActiveRoutes, Bucket};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::admin::Watched;
+use crate::admin::AdminState;
 use crate::connection::Leaving;
 use crate::control_plane::ControlPlane;
-use crate::core::INBOX_PREFIX;
-use crate::core_threads::CoreThreads;
 use crate::descriptors::allowed_connections;
-use crate::listener::{Seat, accept, bind};
+use crate::listener::{ShardHandle, accept, bind};
 use crate::memory::plan::MemoryPlan;
 use crate::settings::Settings;
+use crate::shard::INBOX_PREFIX;
+use crate::shard_threads::CoreThreads;
 
-/// How long a gateway that starts may keep clients waiting for it to be ready; then it says that it is not.
+/// How long a gateway that starts may keep clients waiting for it to be ready; then it says that it
+/// is not.
 const START_LIMIT: Duration = Duration::from_secs(1);
 
 /// How long a client that connected last has for its first request.
@@ -50,21 +51,22 @@ pub enum StartError {
         source: io::Error,
     },
     /// A thread or a runtime cannot be had.
-    #[error("cannot start a core")]
-    Core(#[source] io::Error),
+    #[error("cannot start a shard")]
+    Shard(#[source] io::Error),
     /// What keeps the broker out of reach for ever.
     #[error("cannot reach the broker, now or later")]
     Broker(#[source] async_nats::ConnectError),
 }
 
-/// Runs a gateway until `shutdown`, then drains it. Needs a multi-thread or current-thread runtime with I/O and time.
+/// Runs a gateway until `shutdown`, then drains it. Needs a multi-thread or current-thread runtime
+/// with I/O and time.
 ///
 /// # Errors
 /// [`StartError`]: nothing was served.
 pub async fn run(
     settings: Settings,
     routes: Routes,
-    broker: Broker,
+    broker: BrokerConfig,
     shutdown: CancellationToken,
 ) -> Result<(), StartError> {
     let settings = Arc::new(settings);
@@ -73,16 +75,16 @@ pub async fn run(
     let listener = listen(settings.listen)?;
     let admin_listener = listen(settings.admin_listen)?;
     let leaving = Leaving::default();
-    let (in_force, bucket) = match routes {
-        Routes::Fixed(table) => (InForce::fixed(table), None),
-        Routes::Bucket(bucket) => (InForce::unknown(), Some(bucket)),
+    let (active_routes, bucket) = match routes {
+        Routes::Fixed(table) => (ActiveRoutes::fixed(table), None),
+        Routes::Bucket(bucket) => (ActiveRoutes::unknown(), Some(bucket)),
     };
-    let started = CoreThreads::start(&settings, &in_force, &broker, &leaving);
-    let (threads, seats) = started.map_err(StartError::Core)?;
-    let cores = seats.iter().map(|seat| Arc::clone(&seat.metrics)).collect();
+    let started = CoreThreads::start(&settings, &active_routes, &broker, &leaving);
+    let (threads, handles) = started.map_err(StartError::Shard)?;
+    let shards = handles.iter().map(|handle| Arc::clone(&handle.metrics)).collect();
     let connected = broker.connect_watched("apiproxy control", INBOX_PREFIX).await;
     let (client, refused) = connected.map_err(StartError::Broker)?;
-    let control = ControlPlane::new(&settings, client, cores, in_force);
+    let control = ControlPlane::new(&settings, client, shards, active_routes);
     if let Some(bucket) = bucket {
         control.follow_routes(&settings, bucket);
     }
@@ -91,8 +93,9 @@ pub async fn run(
     let watched = control.serve_admin(admin_listener, refused, leaving.draining.clone());
 
     let stop_accepting = CancellationToken::new();
-    let accepting = accept_when_ready(listener, watched, seats, most_connections, &stop_accepting);
-    info!(listen = %settings.listen, admin = %settings.admin_listen, %broker, cores = settings.cores, "gateway started");
+    let accepting =
+        accept_when_ready(listener, watched, handles, most_connections, &stop_accepting);
+    info!(listen = %settings.listen, admin = %settings.admin_listen, %broker, shards = settings.shards, "gateway started");
 
     shutdown.cancelled().await;
     drain(&settings, leaving, stop_accepting, accepting, threads).await;
@@ -103,8 +106,8 @@ pub async fn run(
 /// Accepts clients once the gateway is ready, or says that it is not.
 fn accept_when_ready(
     listener: TcpListener,
-    watched: Watched,
-    seats: Vec<Seat>,
+    watched: AdminState,
+    handles: Vec<ShardHandle>,
     most_connections: usize,
     stop: &CancellationToken,
 ) -> JoinHandle<()> {
@@ -115,7 +118,7 @@ fn accept_when_ready(
             _ = tokio::time::timeout(START_LIMIT, watched.ready()) => {}
             () = stop.cancelled() => {}
         }
-        accept(listener, seats, most_connections, stop).await;
+        accept(listener, handles, most_connections, stop).await;
     })
 }
 
@@ -128,19 +131,22 @@ fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
 fn say_memory(plan: &MemoryPlan) {
     const MIB: usize = 1 << 20;
     let MemoryPlan { connections, held_bytes, limit_bytes, .. } = *plan;
-    let (needed_mib, limit_mib) = (plan.needed_bytes().div_ceil(MIB), limit_bytes.map(|bytes| bytes / MIB));
+    let (needed_mib, limit_mib) =
+        (plan.needed_bytes().div_ceil(MIB), limit_bytes.map(|bytes| bytes / MIB));
     info!(needed_mib, limit_mib, connections, held_bytes, "memory that clients may make it need");
     if !plan.fits() {
         warn!(
             needed_mib,
             limit_mib,
-            "clients may make the gateway need more than nine tenths of its memory, and the system would kill it: \
-             lower --max-connections, --max-held-bytes or --cores, or raise the limit (mem_limit, MemoryMax)"
+            "clients may make the gateway need more than nine tenths of its memory, and the system \
+             would kill it: lower --max-connections, --max-held-bytes or --shards, or raise the \
+             limit (mem_limit, MemoryMax)"
         );
     }
 }
 
-/// Says that it is not ready, goes on accepting for the grace period, then finishes what is in hand.
+/// Says that it is not ready, goes on accepting for the grace period, then finishes what is in
+/// hand.
 async fn drain(
     settings: &Settings,
     leaving: Leaving,
@@ -148,21 +154,26 @@ async fn drain(
     accepting: JoinHandle<()>,
     threads: CoreThreads,
 ) {
-    let deadline = tokio::time::Instant::now() + settings.drain.limit;
+    let deadline = tokio::time::Instant::now() + settings.drain.timeout;
     leaving.draining.cancel();
     info!(grace = ?settings.drain.grace, "not ready any more, still accepting");
-    tokio::time::sleep(settings.drain.grace.min(settings.drain.limit)).await;
+    tokio::time::sleep(settings.drain.grace.min(settings.drain.timeout)).await;
     stop_accepting.cancel();
-    // The listener closes once its backlog is empty; the cores end when their last connection does.
+    // The listener closes once its backlog is empty; the shards end when their last connection
+    // does.
     if accepting.await.is_err() {
         warn!("the listener's task failed");
     }
-    // Who was accepted last has not sent a request yet, and to close its connection now would lose that.
+    // Who was accepted last has not sent a request yet, and to close its connection now would lose
+    // that.
     tokio::time::timeout_at(deadline, tokio::time::sleep(LAST_REQUESTS)).await.ok();
     leaving.closing.cancel();
     match tokio::time::timeout_at(deadline, threads.join()).await {
         Ok(Some(0)) => info!("all requests finished"),
-        Ok(_) => warn!("a core failed"),
-        Err(_) => warn!(limit = ?settings.drain.limit, "requests were still in hand at the drain limit"),
+        Ok(_) => warn!("a shard failed"),
+        Err(_) => {
+            warn!(timeout = ?settings.drain.timeout, "requests were still in hand at the drain \
+                                                      timeout")
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Which header fields cross the gateway, and which it adds: pure.
 //!
-//! RFC 9110 sections 6.5 (trailers) and 7.6.1 (hop-by-hop fields), RFC 7239 (`Forwarded`), RFC 9113 section 8.2.3
-//! (cookies).
+//! RFC 9110 sections 6.5 (trailers) and 7.6.1 (hop-by-hop fields), RFC 7239 (`Forwarded`), RFC 9113
+//! section 8.2.3 (cookies).
 
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
@@ -15,7 +15,8 @@ use natsway_caller::encode::Fields;
 use crate::client_address::{Client, FORWARDED_FOR, FORWARDED_HOST, FORWARDED_PROTO};
 use crate::linger::Unread;
 
-/// Names the request in logs and in the error bodies; taken from the client when it sends a sound one.
+/// Names the request in logs and in the error bodies; taken from the client when it sends a sound
+/// one.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -142,8 +143,8 @@ fn is_own(name: &HeaderName) -> bool {
     .contains(&name)
 }
 
-/// Beginnings of the names by which proxies say who a client is and what it asked for. A stranger's own are lies or
-/// mistakes, and workers believe them.
+/// Beginnings of the names by which proxies say who a client is and what it asked for. A stranger's
+/// own are lies or mistakes, and workers believe them.
 const PROXYS_PREFIXES: [&str; 4] = ["x-forwarded", "x-real-ip", "x-original-", "x-rewrite-"];
 
 /// Whether a field is a proxy's to send: nothing that a stranger says by it is passed on.
@@ -155,8 +156,8 @@ fn is_proxys(name: &str) -> bool {
     }
 }
 
-/// Whether a name becomes one of those above where `-`, `_` and `.` are taken for one another, as CGI and WSGI do:
-/// `X_Forwarded_For` would stand beside the gateway's own, or in its place.
+/// Whether a name becomes one of those above where `-`, `_` and `.` are taken for one another, as
+/// CGI and WSGI do: `X_Forwarded_For` would stand beside the gateway's own, or in its place.
 fn looks_like_ours(name: &str) -> bool {
     if !name.bytes().any(|byte| byte == b'_' || byte == b'.') {
         return false;
@@ -165,8 +166,8 @@ fn looks_like_ours(name: &str) -> bool {
     is_proxys(folded.as_str()) || is_own(&folded) || is_hop_by_hop(&folded)
 }
 
-/// Calls `put` with every field that a worker is to see: the client's end-to-end fields in their order, then the
-/// gateway's own.
+/// Calls `put` with every field that a worker is to see: the client's end-to-end fields in their
+/// order, then the gateway's own.
 ///
 /// # Errors
 /// The first of `put`.
@@ -201,20 +202,25 @@ pub fn forward_request<E>(
     put_forwarded(origin, &mut put)
 }
 
-/// All cookies as one field: HTTP/2 parts them to compress them better, and outside of it there is to be one
-/// (RFC 9113 section 8.2.3, RFC 6265 section 5.4).
+/// All cookies as one field: HTTP/2 parts them to compress them better, and outside of it there is
+/// to be one (RFC 9113 section 8.2.3, RFC 6265 section 5.4).
 fn cookies(headers: &HeaderMap) -> Cow<'_, [u8]> {
     let mut fields = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes);
     let all = match (fields.next(), fields.next()) {
-        (Some(first), Some(second)) => [first, second].into_iter().chain(fields).collect::<Vec<_>>(),
+        (Some(first), Some(second)) => {
+            [first, second].into_iter().chain(fields).collect::<Vec<_>>()
+        }
         (only, _) => return only.unwrap_or_default().into(),
     };
     all.join(&b"; "[..]).into()
 }
 
-/// `Forwarded` and its older relatives: what is believed of the way to the peer, and the peer. All of them say the same,
-/// by whichever of them it was told.
-fn put_forwarded<E>(origin: Origin<'_>, put: &mut impl FnMut(&str, &[u8]) -> Result<(), E>) -> Result<(), E> {
+/// `Forwarded` and its older relatives: what is believed of the way to the peer, and the peer. All
+/// of them say the same, by whichever of them it was told.
+fn put_forwarded<E>(
+    origin: Origin<'_>,
+    put: &mut impl FnMut(&str, &[u8]) -> Result<(), E>,
+) -> Result<(), E> {
     let Origin { caller, client, authority, .. } = origin;
     let host = client.host.as_ref().map_or(authority, |host| host.as_str());
     let scheme = client.scheme.as_str();
@@ -242,8 +248,8 @@ fn put_forwarded<E>(origin: Origin<'_>, put: &mut impl FnMut(&str, &[u8]) -> Res
 /// What RFC 7239 has for an address that nobody knows.
 const UNKNOWN: &str = "unknown";
 
-/// The client's request id, when it is one that can go into logs, headers and pages as it is: once, of letters, digits
-/// and what stands in UUIDs, base64 and the ids of clouds.
+/// The client's request id, when it is one that can go into logs, headers and pages as it is: once,
+/// of letters, digits and what stands in UUIDs, base64 and the ids of clouds.
 pub fn sound_request_id(headers: &HeaderMap) -> Option<&str> {
     let mut ids = headers.get_all(REQUEST_ID).iter();
     let (Some(id), None) = (ids.next(), ids.next()) else { return None };
@@ -262,11 +268,12 @@ pub fn has_content(status: StatusCode) -> bool {
     ![StatusCode::NO_CONTENT, StatusCode::RESET_CONTENT, StatusCode::NOT_MODIFIED].contains(&status)
 }
 
-/// Takes those out of a response's trailers that must not be trailers, and all where the client takes none.
+/// Takes those out of a response's trailers that must not be trailers, and all where the client
+/// takes none.
 ///
-/// RFC 9110 section 6.5.1: none that frames or routes a message, says how to read its body, or proves who asks; and
-/// section 6.5.2: only to who says `TE: trailers`, which HTTP/2 clients need not. `content` is whether there is a body,
-/// behind which they could stand.
+/// RFC 9110 section 6.5.1: none that frames or routes a message, says how to read its body, or
+/// proves who asks; and section 6.5.2: only to who says `TE: trailers`, which HTTP/2 clients need
+/// not. `content` is whether there is a body, behind which they could stand.
 pub fn passable_trailers(
     mut trailers: HeaderMap,
     request: &HeaderMap,
@@ -275,13 +282,17 @@ pub fn passable_trailers(
 ) -> HeaderMap {
     let wanted = || {
         let values = request.get_all(header::TE).iter().filter_map(|value| value.to_str().ok());
-        values.flat_map(|value| value.split(',')).any(|coding| coding.trim().eq_ignore_ascii_case("trailers"))
+        values
+            .flat_map(|value| value.split(','))
+            .any(|coding| coding.trim().eq_ignore_ascii_case("trailers"))
     };
-    let passable = content && (version >= Version::HTTP_2 || version == Version::HTTP_11 && wanted());
+    let passable =
+        content && (version >= Version::HTTP_2 || version == Version::HTTP_11 && wanted());
     if !passable {
         return HeaderMap::new();
     }
-    let never: Vec<HeaderName> = trailers.keys().filter(|name| is_never_trailer(name)).cloned().collect();
+    let never: Vec<HeaderName> =
+        trailers.keys().filter(|name| is_never_trailer(name)).cloned().collect();
     for name in never {
         trailers.remove(name);
     }
@@ -331,12 +342,13 @@ pub fn check_response(
     for name in doomed {
         headers.remove(name);
     }
-    // A length is what the body has, which hyper writes. Only where there is no body by rule does a worker's own
-    // figure stand: it says what a GET would have given.
+    // A length is what the body has, which hyper writes. Only where there is no body by rule does a
+    // worker's own figure stand: it says what a GET would have given.
     let stands = *method == Method::HEAD || status == StatusCode::NOT_MODIFIED;
     let length = headers.remove(header::CONTENT_LENGTH);
     if stands {
-        let said = length.filter(|value| value.to_str().is_ok_and(|text| text.parse::<u64>().is_ok()));
+        let said =
+            length.filter(|value| value.to_str().is_ok_and(|text| text.parse::<u64>().is_ok()));
         let had = body_bytes > 0 && has_content(status);
         let length = said.or_else(|| had.then(|| HeaderValue::from(body_bytes as u64)));
         if let Some(length) = length {
@@ -359,7 +371,8 @@ mod tests {
     }
 
     fn forwarded(fields: &[(&str, &str)], trusted: bool) -> Vec<String> {
-        let (caller, headers) = (Caller::new("192.0.2.7:5000".parse().unwrap(), trusted), headers(fields));
+        let (caller, headers) =
+            (Caller::new("192.0.2.7:5000".parse().unwrap(), trusted), headers(fields));
         let networks = if trusted { vec!["192.0.2.0/24".parse().unwrap()] } else { vec![] };
         let proxies = TrustedProxies { networks, field: ProxyField::XForwardedFor };
         let client = client_address(caller.peer.ip(), &headers, &proxies);
@@ -416,8 +429,11 @@ mod tests {
 
     #[test]
     fn only_a_trusted_proxy_is_believed() {
-        let fields =
-            [("x-forwarded-for", "10.0.0.1"), ("forwarded", "for=10.0.0.1"), ("x-forwarded-proto", "https")];
+        let fields = [
+            ("x-forwarded-for", "10.0.0.1"),
+            ("forwarded", "for=10.0.0.1"),
+            ("x-forwarded-proto", "https"),
+        ];
         let stranger = forwarded(&fields, false);
         assert!(stranger.contains(&"x-forwarded-for: 192.0.2.7".to_owned()), "{stranger:?}");
         assert!(stranger.contains(&"x-forwarded-proto: http".to_owned()), "{stranger:?}");
@@ -435,7 +451,10 @@ mod tests {
         assert_eq!(sound_request_id(&headers(&[("x-request-id", "abc-1")])), Some("abc-1"));
         assert_eq!(sound_request_id(&headers(&[("x-request-id", "a b")])), None);
         assert_eq!(sound_request_id(&headers(&[("x-request-id", "a\"b")])), None);
-        assert_eq!(sound_request_id(&headers(&[("x-request-id", "a"), ("x-request-id", "b")])), None);
+        assert_eq!(
+            sound_request_id(&headers(&[("x-request-id", "a"), ("x-request-id", "b")])),
+            None
+        );
         assert_eq!(sound_request_id(&headers(&[("x-request-id", &"x".repeat(129))])), None);
         assert_eq!(sound_request_id(&headers(&[])), None);
     }
@@ -516,7 +535,10 @@ mod tests {
         assert_eq!(passed(&HeaderMap::new(), Version::HTTP_11, true), 0);
         assert_eq!(passed(&te, Version::HTTP_10, true), 0);
         assert_eq!(passed(&te, Version::HTTP_11, false), 0);
-        assert_eq!(announced(&headers(&[("x-a", "1"), ("x-a", "2"), ("x-b", "3")])).unwrap(), "x-a, x-b");
+        assert_eq!(
+            announced(&headers(&[("x-a", "1"), ("x-a", "2"), ("x-b", "3")])).unwrap(),
+            "x-a, x-b"
+        );
         assert_eq!(announced(&HeaderMap::new()), None);
     }
 
@@ -531,7 +553,10 @@ mod tests {
     fn statuses_that_a_worker_may_not_answer_are_refused() {
         for code in [100, 101, 199, 600, 999] {
             let status = StatusCode::from_u16(code).unwrap();
-            assert!(check_response(&Method::GET, status, &mut HeaderMap::new(), 0).is_err(), "{code}");
+            assert!(
+                check_response(&Method::GET, status, &mut HeaderMap::new(), 0).is_err(),
+                "{code}"
+            );
         }
     }
 }

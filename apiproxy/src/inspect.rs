@@ -41,28 +41,34 @@ fn check_header_size(headers: &HeaderMap, limits: &ClientLimits) -> Result<(), P
     if header_bytes(headers) <= limits.header_bytes && headers.len() <= limits.header_fields {
         return Ok(());
     }
-    let detail =
-        format!("more than {} header fields or {} bytes of them", limits.header_fields, limits.header_bytes);
+    let detail = format!(
+        "more than {} header fields or {} bytes of them",
+        limits.header_fields, limits.header_bytes
+    );
     Err(Problem::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "head_too_large", detail))
 }
 
-/// Hyper reads every list of codings that ends with `chunked`, and what the others made of the body would pass for the
-/// body. RFC 9112 section 6.1 has 501 for that.
+/// Hyper reads every list of codings that ends with `chunked`, and what the others made of the body
+/// would pass for the body. RFC 9112 section 6.1 has 501 for that.
 fn check_transfer_coding(headers: &HeaderMap) -> Result<(), Problem> {
     let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
     match (codings.next(), codings.next()) {
         (None, _) => Ok(()),
         (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(()),
-        _ => Err(not_implemented("the only transfer coding that is read here is chunked, applied once")),
+        _ => Err(not_implemented(
+            "the only transfer coding that is read here is chunked, applied once",
+        )),
     }
 }
 
-/// Another protocol on the same connection needs a byte stream to the worker. Where nobody asks for one, because
-/// `Connection` does not name the field or HTTP/1.0 has no such thing, and where HTTP goes on, newer or by TLS, the offer
-/// is passed over, as RFC 9110 section 7.8 lets a server do: some clients make these with every request.
+/// Another protocol on the same connection needs a byte stream to the worker. Where nobody asks for
+/// one, because `Connection` does not name the field or HTTP/1.0 has no such thing, and where HTTP
+/// goes on, newer or by TLS, the offer is passed over, as RFC 9110 section 7.8 lets a server do:
+/// some clients make these with every request.
 fn check_upgrade(head: &Parts) -> Result<(), Problem> {
-    let is_asked =
-        || lists(&head.headers, &header::CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade"));
+    let is_asked = || {
+        lists(&head.headers, &header::CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade"))
+    };
     let is_other = |offer: &str| {
         let name = offer.split_once('/').map_or(offer, |(name, _)| name);
         !["", "h2c", "http", "tls"].iter().any(|passed| name.eq_ignore_ascii_case(passed))
@@ -93,10 +99,12 @@ fn check_expectation(headers: &HeaderMap) -> Result<(), Problem> {
     }
 }
 
-/// The authority that a request is for: of its target if that has one (HTTP/2, absolute form), else of its one `Host`.
+/// The authority that a request is for: of its target if that has one (HTTP/2, absolute form), else
+/// of its one `Host`.
 ///
 /// # Errors
-/// The [`Problem`] to answer when there is none, more than one, one that is not an authority, or two that differ.
+/// The [`Problem`] to answer when there is none, more than one, one that is not an authority, or
+/// two that differ.
 pub fn authority(head: &Parts) -> Result<Authority, Problem> {
     let mut hosts = head.headers.get_all(header::HOST).iter();
     let host = match (hosts.next(), hosts.next()) {
@@ -109,11 +117,18 @@ pub fn authority(head: &Parts) -> Result<Authority, Problem> {
     };
     let authority = match (head.uri.authority(), host) {
         // RFC 9113 section 8.3.1. In HTTP/1.1 a target in absolute form goes before the field.
-        (Some(target), Some(host)) if head.version >= Version::HTTP_2 && !same_host(target, &host) => {
-            return Err(bad_request("bad_host", "the Host field is not the authority that is asked for"));
+        (Some(target), Some(host))
+            if head.version >= Version::HTTP_2 && !same_host(target, &host) =>
+        {
+            return Err(bad_request(
+                "bad_host",
+                "the Host field is not the authority that is asked for",
+            ));
         }
         // RFC 9112 section 3.2 demands the field even where the target has all that is in it.
-        (Some(target), host) if host.is_some() || head.version != Version::HTTP_11 => target.clone(),
+        (Some(target), host) if host.is_some() || head.version != Version::HTTP_11 => {
+            target.clone()
+        }
         (None, Some(host)) => host,
         // HTTP/1.0 clients may leave it out.
         (None, None) if head.version == Version::HTTP_10 => Authority::from_static("localhost"),
@@ -134,8 +149,8 @@ fn check_authority(authority: &Authority) -> Result<(), Problem> {
         return Err(bad_request("bad_host", "the host must not name a user"));
     }
     let port = text[host.len()..].strip_prefix(':').unwrap_or_default();
-    let is_port =
-        port.bytes().all(|byte| byte.is_ascii_digit()) && (port.is_empty() || port.parse::<u16>().is_ok());
+    let is_port = port.bytes().all(|byte| byte.is_ascii_digit())
+        && (port.is_empty() || port.parse::<u16>().is_ok());
     match host.is_empty() || !is_port {
         true => Err(bad_request("bad_host", "the host must be a host and, if need be, a port")),
         false => Ok(()),
@@ -191,7 +206,10 @@ mod tests {
         assert_eq!(status(get("/?q=%")), 200);
         assert_eq!(status(get("/a-path-that-is-too-long")), 414);
         assert_eq!(status(get("/").header("x", "y".repeat(64))), 431);
-        assert_eq!(status(get("/").header("a", "1").header("b", "1").header("c", "1").header("d", "1")), 431);
+        assert_eq!(
+            status(get("/").header("a", "1").header("b", "1").header("c", "1").header("d", "1")),
+            431
+        );
         assert_eq!(status(Request::builder().method("TRACE").uri("/")), 501);
         assert_eq!(status(get("/").header("expect", "100-Continue")), 200);
         assert_eq!(status(get("/").header("expect", "miracles")), 417);
@@ -199,7 +217,8 @@ mod tests {
         assert_eq!(status(get("/").header("transfer-encoding", "Chunked")), 200);
         assert_eq!(status(get("/").header("transfer-encoding", "gzip, chunked")), 501);
         assert_eq!(status(get("/").header("transfer-encoding", "chunked, chunked")), 501);
-        let twice = get("/").header("transfer-encoding", "gzip").header("transfer-encoding", "chunked");
+        let twice =
+            get("/").header("transfer-encoding", "gzip").header("transfer-encoding", "chunked");
         assert_eq!(status(twice), 501);
     }
 
@@ -224,8 +243,9 @@ mod tests {
 
     #[test]
     fn the_authority_is_one_and_sound() {
-        let of =
-            |request: http::request::Builder| authority(&head(request)).map(|found| found.to_string()).ok();
+        let of = |request: http::request::Builder| {
+            authority(&head(request)).map(|found| found.to_string()).ok()
+        };
         assert_eq!(of(Request::get("/").header("host", "a:80")).as_deref(), Some("a:80"));
         assert_eq!(of(Request::get("http://b/").header("host", "a")).as_deref(), Some("b"));
         assert_eq!(of(Request::get("/").header("host", "[::1]:80")).as_deref(), Some("[::1]:80"));

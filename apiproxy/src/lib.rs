@@ -1,17 +1,20 @@
 //! The gateway: HTTP in, NATS request/reply out.
 //!
-//! A request's way through the modules: [`listener`] accepts and hands the socket to a core; [`connection`] speaks
-//! HTTP; [`proxy`] has the head inspected ([`inspect`], [`target`], [`client_address`]) and reads the body; `call` is
-//! the request as the dispatcher sends it, [`headers`] says what crosses; `answer` makes of its end what the client
-//! gets, or a [`problem`].
+//! A request's way through the modules: [`listener`] accepts and hands the socket to a shard;
+//! [`connection`] speaks HTTP; [`proxy`] has the head inspected ([`inspect`], [`target`],
+//! [`client_address`]) and reads the body; `call` is the request as the dispatcher sends it,
+//! [`headers`] says what crosses; `answer` makes of its end what the client gets, or a [`problem`].
 //!
-//! [`core`] holds what one thread has for itself ([`memory`] bounds what it holds), `core_threads` starts them all.
-//! [`stall`] ends connections whose clients take too little, [`linger`] those of clients that still send. [`gateway`]
-//! starts and stops everything ([`descriptors`] says how many clients fit), `control_plane` does what is no request:
-//! [`tombstone`] stands in for workers that left, [`rollout`] drives changes of version, [`admin`] answers probes.
+//! [`shard`] holds what one thread has for itself ([`memory`] bounds what it holds),
+//! `shard_threads` starts them all. [`stall`] ends connections whose clients take too little,
+//! [`linger`] those of clients that still send. [`gateway`] starts and stops everything
+//! ([`descriptors`] says how many clients fit), `control_plane` does what is no request:
+//! [`tombstone`] stands in for workers that left, [`rollout`] drives changes of version, [`admin`]
+//! answers probes.
 //!
-//! `client_address`, `headers`, `inspect` and `target` are pure. The routes have a crate of their own,
-//! [`natsway_routes`], and so has the sending of a request, its waiting and its retries: [`natsway_caller`].
+//! `client_address`, `headers`, `inspect` and `target` are pure. The routes have a crate of their
+//! own, [`natsway_routes`], and so has the sending of a request, its waiting and its retries:
+//! [`natsway_caller`].
 
 pub mod admin;
 mod answer;
@@ -19,12 +22,10 @@ pub mod body;
 mod call;
 pub mod cli;
 pub mod client_address;
-pub mod config;
 pub mod connection;
 mod control_plane;
-pub mod core;
-mod core_threads;
 pub mod descriptors;
+pub mod fleet_metrics;
 pub mod gateway;
 pub mod headers;
 pub mod inspect;
@@ -35,9 +36,11 @@ pub mod metrics;
 pub mod problem;
 pub mod proxy;
 pub mod rollout;
+pub mod route_file;
 pub mod settings;
+pub mod shard;
+mod shard_threads;
 pub mod stall;
 pub mod target;
-pub mod told;
 pub mod tombstone;
 pub mod trace;

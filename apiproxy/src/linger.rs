@@ -1,8 +1,9 @@
 //! How an HTTP/1 connection ends whose client is still sending (RFC 9112 section 9.6).
 //!
-//! A request is answered before its body is read where it is refused: too long, no room, no route. A socket that is
-//! closed with bytes unread is reset, and the reset overtakes the answer: its client sees a broken pipe. So the writing
-//! side is closed first, and what still comes is read and thrown away, until the client closes or a bound is reached.
+//! A request is answered before its body is read where it is refused: too long, no room, no route.
+//! A socket that is closed with bytes unread is reset, and the reset overtakes the answer: its
+//! client sees a broken pipe. So the writing side is closed first, and what still comes is read and
+//! thrown away, until the client closes or a bound is reached.
 
 use std::cell::Cell;
 use std::io;
@@ -107,12 +108,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Lingering<S> {
         let Some(discarding) = &mut self.discarding else { return Poll::Ready(()) };
         let mut room = [0; DISCARD_BYTES];
         let ended = loop {
-            if discarding.bytes > self.limits.bytes || discarding.ends.as_mut().poll(cx).is_ready() {
+            if discarding.bytes > self.limits.bytes || discarding.ends.as_mut().poll(cx).is_ready()
+            {
                 break &self.counts.cut;
             }
             let mut buffer = ReadBuf::new(&mut room);
             match ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer)) {
-                Ok(()) if !buffer.filled().is_empty() => discarding.bytes += buffer.filled().len() as u64,
+                Ok(()) if !buffer.filled().is_empty() => {
+                    discarding.bytes += buffer.filled().len() as u64
+                }
                 Ok(()) | Err(_) => break &self.counts.closed,
             }
         };
@@ -138,7 +142,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Lingering<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         self.unread.answered.set(true);
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }

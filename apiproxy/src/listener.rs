@@ -1,8 +1,8 @@
-//! The one listener: accepts connections and hands each to the core that has the fewest.
+//! The one listener: accepts connections and hands each to the shard that has the fewest.
 //!
-//! One ordinary listener rather than one for each core (SO_REUSEPORT), because the kernel's choice balances few
-//! connections badly, a second process on the same port goes unnoticed, and closing one of several listeners resets
-//! what waits in its backlog.
+//! One ordinary listener rather than one for each shard (SO_REUSEPORT), because the kernel's choice
+//! balances few connections badly, a second process on the same port goes unnoticed, and closing
+//! one of several listeners resets what waits in its backlog.
 
 use std::io;
 use std::net::SocketAddr;
@@ -15,7 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::metrics::CoreMetrics;
+use crate::metrics::ShardMetrics;
 
 /// Connections that may wait in the kernel until they are accepted.
 const BACKLOG: i32 = 4_096;
@@ -26,7 +26,7 @@ const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 /// The least time between two log lines about connections that cannot be accepted.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
 
-/// An accepted connection on its way to its core.
+/// An accepted connection on its way to its shard.
 #[derive(Debug)]
 pub struct Accepted {
     /// The socket, non-blocking.
@@ -37,13 +37,13 @@ pub struct Accepted {
     pub permit: OwnedSemaphorePermit,
 }
 
-/// A core as the listener sees it.
+/// A shard as the listener sees it.
 #[derive(Clone, Debug)]
-pub struct Seat {
+pub struct ShardHandle {
     /// Where its connections go.
     pub connections: mpsc::Sender<Accepted>,
-    /// Its figures; the number of its connections is added to here, and taken from by the core.
-    pub metrics: Arc<CoreMetrics>,
+    /// Its metrics; the number of its connections is added to here, and taken from by the shard.
+    pub metrics: Arc<ShardMetrics>,
 }
 
 /// Binds a listening socket.
@@ -63,12 +63,12 @@ pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
 /// Accepts until `stop`, then until nothing waits in the backlog, then closes the listener.
 pub async fn accept(
     listener: TcpListener,
-    seats: Vec<Seat>,
+    handles: Vec<ShardHandle>,
     most_connections: usize,
     stop: CancellationToken,
 ) {
     let permits = Arc::new(Semaphore::new(most_connections));
-    let mut next_seat = 0;
+    let mut next_handle = 0;
     let mut failures = Failures::default();
     loop {
         let accepting = accept_one(&listener, &permits);
@@ -88,18 +88,19 @@ pub async fn accept(
                 continue;
             }
         };
-        if seat(&seats, &mut next_seat, accepted).await.is_err() {
-            // The core is gone, which happens only when the process is about to end.
+        if handle(&handles, &mut next_handle, accepted).await.is_err() {
+            // The shard is gone, which happens only when the process is about to end.
             return;
         }
     }
-    // Asked of the system itself: the runtime may not have heard yet of one that waits, which the close would reset.
+    // Asked of the system itself: the runtime may not have heard yet of one that waits, which the
+    // close would reset.
     let Ok(listener) = listener.into_std() else { return };
     while let Ok(permit) = Arc::clone(&permits).try_acquire_owned() {
         match listener.accept() {
             Ok((stream, peer)) if stream.set_nonblocking(true).is_ok() => {
                 let accepted = Accepted { stream, peer, permit };
-                if seat(&seats, &mut next_seat, accepted).await.is_err() {
+                if handle(&handles, &mut next_handle, accepted).await.is_err() {
                     return;
                 }
             }
@@ -111,16 +112,16 @@ pub async fn accept(
     }
 }
 
-/// Hands a connection to the core that has the fewest, the next one among equals.
-async fn seat(
-    seats: &[Seat],
+/// Hands a connection to the shard that has the fewest, the next one among equals.
+async fn handle(
+    handles: &[ShardHandle],
     next: &mut usize,
     accepted: Accepted,
 ) -> Result<(), mpsc::error::SendError<Accepted>> {
-    let seat = least_loaded(seats, *next);
-    *next = (seat + 1) % seats.len();
-    seats[seat].metrics.connections.add(1);
-    seats[seat].connections.send(accepted).await
+    let handle = least_loaded(handles, *next);
+    *next = (handle + 1) % handles.len();
+    handles[handle].metrics.connections.add(1);
+    handles[handle].connections.send(accepted).await
 }
 
 async fn accept_one(listener: &TcpListener, permits: &Arc<Semaphore>) -> io::Result<Accepted> {
@@ -129,7 +130,8 @@ async fn accept_one(listener: &TcpListener, permits: &Arc<Semaphore>) -> io::Res
     Ok(Accepted { stream: stream.into_std()?, peer, permit })
 }
 
-/// Failures of one kind, of which only some are logged: without descriptors they come twenty times a second.
+/// Failures of one kind, of which only some are logged: without descriptors they come twenty times
+/// a second.
 #[derive(Debug, Default)]
 pub struct Failures {
     said: Option<Instant>,
@@ -154,10 +156,12 @@ fn is_clients_fault(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-/// The core with the fewest connections; of several, the first from `from` on.
-fn least_loaded(seats: &[Seat], from: usize) -> usize {
-    let turns = (0..seats.len()).map(|step| (from + step) % seats.len());
-    turns.min_by_key(|seat| seats[*seat].metrics.connections.get()).expect("there is one core at least")
+/// The shard with the fewest connections; of several, the first from `from` on.
+fn least_loaded(handles: &[ShardHandle], from: usize) -> usize {
+    let turns = (0..handles.len()).map(|step| (from + step) % handles.len());
+    turns
+        .min_by_key(|handle| handles[*handle].metrics.connections.get())
+        .expect("there is one shard at least")
 }
 
 #[cfg(test)]
@@ -165,17 +169,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_emptiest_core_is_chosen_and_equals_take_turns() {
-        let seat = |connections| {
-            let seat = Seat { connections: mpsc::channel(1).0, metrics: Arc::default() };
-            seat.metrics.connections.set(connections);
-            seat
+    fn the_emptiest_shard_is_chosen_and_equals_take_turns() {
+        let handle = |connections| {
+            let handle = ShardHandle { connections: mpsc::channel(1).0, metrics: Arc::default() };
+            handle.metrics.connections.set(connections);
+            handle
         };
-        let seats = [seat(2), seat(1), seat(1)];
-        assert_eq!(least_loaded(&seats, 0), 1);
-        assert_eq!(least_loaded(&seats, 2), 2);
-        seats[1].metrics.connections.add(1);
-        assert_eq!(least_loaded(&seats, 0), 2);
+        let handles = [handle(2), handle(1), handle(1)];
+        assert_eq!(least_loaded(&handles, 0), 1);
+        assert_eq!(least_loaded(&handles, 2), 2);
+        handles[1].metrics.connections.add(1);
+        assert_eq!(least_loaded(&handles, 0), 2);
     }
 
     #[tokio::test]
@@ -188,7 +192,7 @@ mod tests {
         let (connections, mut seated) = mpsc::channel(1);
         let stop = CancellationToken::new();
         stop.cancel();
-        accept(listener, vec![Seat { connections, metrics: Arc::default() }], 1, stop).await;
+        accept(listener, vec![ShardHandle { connections, metrics: Arc::default() }], 1, stop).await;
         let accepted = seated.recv().await.expect("accepted");
         assert_eq!(accepted.peer, client.local_addr().unwrap());
     }

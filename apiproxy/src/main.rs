@@ -5,18 +5,19 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Parser;
 use natsway_apiproxy::cli::{self, Cli, Command, RunArgs};
-use natsway_apiproxy::config::{RouteFile, read_routes};
 use natsway_apiproxy::gateway::{self, Routes};
+use natsway_apiproxy::route_file::{RouteFile, read_routes};
 use natsway_apiproxy::settings::Settings;
 use natsway_boot::traces::Traces;
-use natsway_boot::{Broker, BrokerError, shutdown};
+use natsway_boot::{BrokerConfig, BrokerConfigError, shutdown};
 use natsway_routes::watch::Bucket;
 use tokio::runtime::Builder;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Something has to be changed before another start; also clap's own code for arguments that it refuses.
+/// Something has to be changed before another start; also clap's own code for arguments that it
+/// refuses.
 const MISTAKE: u8 = 2;
 
 fn main() -> ExitCode {
@@ -26,7 +27,9 @@ fn main() -> ExitCode {
         Some(Command::Rollout(rollout)) => command(rollout.run()),
         Some(Command::Setup(setup)) => command(setup.run()),
         Some(Command::StandIn(stand_in)) => match stand_in.prepare() {
-            Ok(broker) => one_thread().and_then(|runtime| runtime.block_on(cli::stand_in::serve(broker))),
+            Ok(broker) => {
+                one_thread().and_then(|runtime| runtime.block_on(cli::stand_in::serve(broker)))
+            }
             Err(mistake) => return fail(&mistake, ExitCode::from(MISTAKE)),
         },
         Some(Command::Healthcheck(health)) => health.run(),
@@ -41,7 +44,7 @@ fn main() -> ExitCode {
         },
     };
     done.unwrap_or_else(|error| {
-        let mistaken = error.is::<BrokerError>();
+        let mistaken = error.is::<BrokerConfigError>();
         fail(&error, if mistaken { ExitCode::from(MISTAKE) } else { ExitCode::FAILURE })
     })
 }
@@ -58,7 +61,7 @@ fn command(task: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Resu
     one_thread()?.block_on(task)
 }
 
-/// The control plane has little to do, so one thread does it. The cores have threads of their own.
+/// The control plane has little to do, so one thread does it. The shards have threads of their own.
 fn one_thread() -> anyhow::Result<tokio::runtime::Runtime> {
     Ok(Builder::new_current_thread().enable_all().build()?)
 }
@@ -67,13 +70,14 @@ fn one_thread() -> anyhow::Result<tokio::runtime::Runtime> {
 struct Start {
     settings: Settings,
     routes: Routes,
-    broker: Broker,
+    broker: BrokerConfig,
     traces: Traces,
 }
 
 /// Checks everything that was asked for before anything is started; `None` when that was all.
 fn prepare(args: RunArgs) -> anyhow::Result<Option<Start>> {
-    let traces = args.logs.init_with(&args.traces, env!("CARGO_BIN_NAME")).map_err(anyhow::Error::msg)?;
+    let traces =
+        args.logs.init_with(&args.traces, env!("CARGO_BIN_NAME")).map_err(anyhow::Error::msg)?;
     let file = args.routes.as_ref().map(|path| {
         let shown = path.display();
         let text = std::fs::read_to_string(path).with_context(|| format!("route file {shown}"))?;
@@ -93,7 +97,7 @@ fn prepare(args: RunArgs) -> anyhow::Result<Option<Start>> {
             seed: file.map(|file| file.documents).unwrap_or_default(),
         }),
     };
-    let broker = args.broker.into_broker()?;
+    let broker = args.broker.into_config()?;
     Ok(Some(Start { settings, routes, broker, traces }))
 }
 

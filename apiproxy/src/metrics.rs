@@ -1,4 +1,5 @@
-//! What the gateway counts. Each core writes its own figures, so the hot path shares nothing; `/metrics` sums them.
+//! What the gateway counts. Each shard writes its own metrics, so the hot path shares nothing;
+//! `/metrics` sums them.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -10,17 +11,17 @@ use std::time::Duration;
 use natsway_caller::attempt::AttemptError;
 use natsway_caller::codec_pools::CodecCounts;
 use natsway_caller::counter::{ConnectionCounts, Counter, DispatchCounts, Gauge};
-use natsway_routes::figures::{Figures, Recorder};
-use natsway_routes::report::VersionFigures;
-use natsway_routes::watch::Reading;
+use natsway_routes::metrics::{AttemptMetrics, Recorder};
+use natsway_routes::report::VersionMetrics;
+use natsway_routes::watch::BucketStatus;
 
 use crate::linger::LingerCounts;
-use crate::memory::MemoryFigures;
+use crate::memory::MemoryMetrics;
 
 /// Upper bounds of the latency buckets, in microseconds: half a millisecond to half a minute.
 const BOUNDS_US: [u64; 15] = [
-    500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000,
-    5_000_000, 10_000_000, 30_000_000,
+    500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000,
+    2_500_000, 5_000_000, 10_000_000, 30_000_000,
 ];
 
 /// Latencies, in buckets.
@@ -40,7 +41,7 @@ impl Histogram {
     }
 }
 
-/// One core's figures for one version of one route.
+/// One shard's metrics for one version of one route.
 #[derive(Debug)]
 pub struct TargetStats {
     route: String,
@@ -49,8 +50,8 @@ pub struct TargetStats {
     responses: [Counter; 4],
     /// From the request's head to the response's.
     duration: Histogram,
-    /// The tries that were made with it.
-    pub tries: Arc<Recorder>,
+    /// The attempts that were made with it.
+    pub attempts: Arc<Recorder>,
 }
 
 impl TargetStats {
@@ -97,13 +98,13 @@ impl ClientClose {
     }
 }
 
-/// One core's figures.
+/// One shard's metrics.
 #[derive(Debug, Default)]
-pub struct CoreMetrics {
+pub struct ShardMetrics {
     /// Connections of clients that are open.
     pub connections: Gauge,
     /// The memory that it holds for clients.
-    pub memory: Arc<MemoryFigures>,
+    pub memory: Arc<MemoryMetrics>,
     /// Connections that were closed because their clients took too little, by [`ClientClose`].
     closes: [Counter; ClientClose::ALL.len()],
     /// Requests that came in.
@@ -129,7 +130,7 @@ pub struct CoreMetrics {
     routes_revision: AtomicU64,
 }
 
-impl CoreMetrics {
+impl ShardMetrics {
     /// Counts a client's connection that was closed.
     pub fn closed(&self, reason: ClientClose) {
         self.closes[reason as usize].inc();
@@ -140,7 +141,7 @@ impl CoreMetrics {
         *lock(&self.problems).entry(code).or_default() += 1;
     }
 
-    /// The figures of a version, made at the first call, kept over every change of the table.
+    /// The metrics of a version, made at the first call, kept over every change of the table.
     pub fn target(&self, route: &str, version: &str) -> Arc<TargetStats> {
         let mut targets = lock(&self.targets);
         if let Some(known) = targets.get(route).and_then(|versions| versions.get(version)) {
@@ -151,23 +152,24 @@ impl CoreMetrics {
             version: version.to_owned(),
             responses: Default::default(),
             duration: Histogram::default(),
-            tries: Arc::default(),
+            attempts: Arc::default(),
         });
         targets.entry(route.to_owned()).or_default().insert(version.to_owned(), Arc::clone(&stats));
         stats
     }
 
-    /// Says that all requests that this core sends from now on go by the routes of `revision`.
+    /// Says that all requests that this shard sends from now on go by the routes of `revision`.
     pub fn goes_by(&self, revision: u64) {
         self.routes_revision.store(revision, Release);
     }
 
-    /// The revision by which it goes. Tries that went by older routes are among those read after this.
+    /// The revision by which it goes. Attempts that went by older routes are among those read after
+    /// this.
     pub fn routes_revision(&self) -> u64 {
         self.routes_revision.load(Acquire)
     }
 
-    /// The figures of all versions that there ever were.
+    /// The metrics of all versions that there ever were.
     fn all_targets(&self) -> Vec<Arc<TargetStats>> {
         lock(&self.targets).values().flat_map(|versions| versions.values().cloned()).collect()
     }
@@ -178,8 +180,8 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Writes all cores' figures in the text format of Prometheus.
-pub fn render(cores: &[Arc<CoreMetrics>], routes: &Reading) -> String {
+/// Writes all shards' metrics in the text format of Prometheus.
+pub fn render(shards: &[Arc<ShardMetrics>], routes: &BucketStatus) -> String {
     let mut page = Page::default();
     page.family("natsway_routes", "gauge", "Routes in force, and documents that are refused.");
     page.sample("natsway_routes", "state=\"serving\"", routes.serving);
@@ -191,120 +193,176 @@ pub fn render(cores: &[Arc<CoreMetrics>], routes: &Reading) -> String {
     );
     page.sample("natsway_routes_revision", "", routes.revision);
 
-    let sum = |figure: fn(&CoreMetrics) -> i64| cores.iter().map(|core| figure(core)).sum::<i64>();
-    let count =
-        |figure: fn(&CoreMetrics) -> &Counter| cores.iter().map(|core| figure(core).get()).sum::<u64>();
-    let broker_connections = || cores.iter().flat_map(|core| core.broker_connections.all());
-    let count_connections = |figure: fn(&ConnectionCounts) -> &Counter| {
-        broker_connections().map(|connection| figure(connection).get()).sum::<u64>()
+    let sum =
+        |metric: fn(&ShardMetrics) -> i64| shards.iter().map(|shard| metric(shard)).sum::<i64>();
+    let count = |metric: fn(&ShardMetrics) -> &Counter| {
+        shards.iter().map(|shard| metric(shard).get()).sum::<u64>()
+    };
+    let broker_connections = || shards.iter().flat_map(|shard| shard.broker_connections.all());
+    let count_connections = |metric: fn(&ConnectionCounts) -> &Counter| {
+        broker_connections().map(|connection| metric(connection).get()).sum::<u64>()
     };
 
     page.family("natsway_client_connections", "gauge", "Open connections of clients.");
-    page.sample("natsway_client_connections", "", sum(|core| core.connections.get()));
-    page.family("natsway_client_closes_total", "counter", "Connections of clients that the gateway closed.");
+    page.sample("natsway_client_connections", "", sum(|shard| shard.connections.get()));
+    page.family(
+        "natsway_client_closes_total",
+        "counter",
+        "Connections of clients that the gateway closed.",
+    );
     for reason in ClientClose::ALL {
-        let total: u64 = cores.iter().map(|core| core.closes[reason as usize].get()).sum();
+        let total: u64 = shards.iter().map(|shard| shard.closes[reason as usize].get()).sum();
         let total = match reason {
             // The reader of a connection counts these.
-            ClientClose::NoRoom => total + count(|core| &core.memory.closed),
+            ClientClose::NoRoom => total + count(|shard| &shard.memory.closed),
             _ => total,
         };
-        page.sample("natsway_client_closes_total", &format!("reason=\"{}\"", reason.as_str()), total);
+        page.sample(
+            "natsway_client_closes_total",
+            &format!("reason=\"{}\"", reason.as_str()),
+            total,
+        );
     }
-    page.family("natsway_held_bytes", "gauge", "Bytes that are held for clients: requests and answers.");
-    page.sample("natsway_held_bytes", "", sum(|core| core.memory.held_bytes.get()));
-    page.family("natsway_arriving_bytes", "gauge", "Bytes of these for requests that are not here whole.");
-    page.sample("natsway_arriving_bytes", "", sum(|core| core.memory.arriving_bytes.get()));
+    page.family(
+        "natsway_held_bytes",
+        "gauge",
+        "Bytes that are held for clients: requests and answers.",
+    );
+    page.sample("natsway_held_bytes", "", sum(|shard| shard.memory.held_bytes.get()));
+    page.family(
+        "natsway_arriving_bytes",
+        "gauge",
+        "Bytes of these for requests that are not here whole.",
+    );
+    page.sample("natsway_arriving_bytes", "", sum(|shard| shard.memory.arriving_bytes.get()));
     page.family(
         "natsway_expected_reply_bytes",
         "gauge",
         "Bytes of answers that the broker is expected to bring.",
     );
-    page.sample("natsway_expected_reply_bytes", "", sum(|core| core.memory.coming_bytes.get()));
-    page.family("natsway_room_waits_total", "counter", "Requests that waited for room for their answers.");
-    page.sample("natsway_room_waits_total", "", count(|core| &core.memory.waits));
+    page.sample("natsway_expected_reply_bytes", "", sum(|shard| shard.memory.coming_bytes.get()));
+    page.family(
+        "natsway_room_waits_total",
+        "counter",
+        "Requests that waited for room for their answers.",
+    );
+    page.sample("natsway_room_waits_total", "", count(|shard| &shard.memory.waits));
     page.family("natsway_requests_total", "counter", "Requests that came in.");
-    page.sample("natsway_requests_total", "", count(|core| &core.requests));
-    page.family("natsway_retries_total", "counter", "Tries after a request's first.");
-    page.sample("natsway_retries_total", "", count(|core| &core.dispatch.retries));
+    page.sample("natsway_requests_total", "", count(|shard| &shard.requests));
+    page.family("natsway_retries_total", "counter", "Attempts after a request's first.");
+    page.sample("natsway_retries_total", "", count(|shard| &shard.dispatch.retries));
     page.family(
         "natsway_late_replies_total",
         "counter",
         "Replies that nobody waits for: late, second or forged.",
     );
-    page.sample("natsway_late_replies_total", "", count_connections(|connections| &connections.late_replies));
+    page.sample(
+        "natsway_late_replies_total",
+        "",
+        count_connections(|connections| &connections.late_replies),
+    );
     page.family("natsway_bad_replies_total", "counter", "Replies that could not be read.");
-    page.sample("natsway_bad_replies_total", "", count(|core| &core.bad_replies));
+    page.sample("natsway_bad_replies_total", "", count(|shard| &shard.bad_replies));
     page.family(
         "natsway_bodies_dropped_total",
         "counter",
         "Bodies of replies that were left out: statuses 204, 205 and 304 have none.",
     );
-    page.sample("natsway_bodies_dropped_total", "", count(|core| &core.bodies_dropped));
+    page.sample("natsway_bodies_dropped_total", "", count(|shard| &shard.bodies_dropped));
     page.family(
         "natsway_trailers_dropped_total",
         "counter",
         "Trailer fields that were left out: their client takes none, or they may not be trailers.",
     );
-    page.sample("natsway_trailers_dropped_total", "", count(|core| &core.trailers_dropped));
+    page.sample("natsway_trailers_dropped_total", "", count(|shard| &shard.trailers_dropped));
     page.family(
         "natsway_request_trailers_dropped_total",
         "counter",
         "Trailer fields of requests that were left out: workers get none.",
     );
-    page.sample("natsway_request_trailers_dropped_total", "", count(|core| &core.request_trailers_dropped));
+    page.sample(
+        "natsway_request_trailers_dropped_total",
+        "",
+        count(|shard| &shard.request_trailers_dropped),
+    );
     page.family(
         "natsway_lingering_closes_total",
         "counter",
         "Connections whose clients went on sending what was refused, by what ended them.",
     );
-    page.sample("natsway_lingering_closes_total", "end=\"client\"", count(|core| &core.lingered.closed));
-    page.sample("natsway_lingering_closes_total", "end=\"limit\"", count(|core| &core.lingered.cut));
+    page.sample(
+        "natsway_lingering_closes_total",
+        "end=\"client\"",
+        count(|shard| &shard.lingered.closed),
+    );
+    page.sample(
+        "natsway_lingering_closes_total",
+        "end=\"limit\"",
+        count(|shard| &shard.lingered.cut),
+    );
     page.family("natsway_cancelled_total", "counter", "Requests cancelled at their worker.");
-    page.sample("natsway_cancelled_total", "", count_connections(|connections| &connections.cancelled));
+    page.sample(
+        "natsway_cancelled_total",
+        "",
+        count_connections(|connections| &connections.cancelled),
+    );
     page.family(
         "natsway_broker_connections",
         "gauge",
-        "Connections to the broker that are up: --connections-per-core for each core, and as many for native routes.",
+        "Connections to the broker that are up: --connections-per-shard for each shard, and as \
+         many for native routes.",
     );
     page.sample(
         "natsway_broker_connections",
         "",
         broker_connections().map(|connections| connections.connected.get()).sum::<i64>(),
     );
-    page.family("natsway_broker_connects_total", "counter", "Connections to the broker that were made.");
-    page.sample("natsway_broker_connects_total", "", count_connections(|connections| &connections.sessions));
+    page.family(
+        "natsway_broker_connects_total",
+        "counter",
+        "Connections to the broker that were made.",
+    );
+    page.sample(
+        "natsway_broker_connects_total",
+        "",
+        count_connections(|connections| &connections.sessions),
+    );
 
-    page.family("natsway_misses_total", "counter", "Tries that gave no response.");
+    page.family("natsway_failed_attempts_total", "counter", "Attempts that gave no response.");
     for error in AttemptError::ALL {
-        let total: u64 = cores.iter().map(|core| core.dispatch.failures(error)).sum();
-        page.sample("natsway_misses_total", &format!("reason=\"{}\"", error.as_str()), total);
+        let total: u64 = shards.iter().map(|shard| shard.dispatch.failures(error)).sum();
+        page.sample(
+            "natsway_failed_attempts_total",
+            &format!("reason=\"{}\"", error.as_str()),
+            total,
+        );
     }
     page.family("natsway_problems_total", "counter", "Errors that the gateway answered by itself.");
-    for (code, total) in problems(cores) {
+    for (code, total) in problems(shards) {
         page.sample("natsway_problems_total", &format!("code=\"{code}\""), total);
     }
-    render_targets(&mut page, cores);
+    render_targets(&mut page, shards);
     page.text()
 }
 
-fn problems(cores: &[Arc<CoreMetrics>]) -> BTreeMap<&'static str, u64> {
+fn problems(shards: &[Arc<ShardMetrics>]) -> BTreeMap<&'static str, u64> {
     let mut totals = BTreeMap::new();
-    for core in cores {
-        for (code, count) in lock(&core.problems).iter() {
+    for shard in shards {
+        for (code, count) in lock(&shard.problems).iter() {
             *totals.entry(*code).or_default() += count;
         }
     }
     totals
 }
 
-fn render_targets(page: &mut Page, cores: &[Arc<CoreMetrics>]) {
+fn render_targets(page: &mut Page, shards: &[Arc<ShardMetrics>]) {
     let mut targets: BTreeMap<(String, String), Vec<Arc<TargetStats>>> = BTreeMap::new();
-    for stats in cores.iter().flat_map(|core| core.all_targets()) {
+    for stats in shards.iter().flat_map(|shard| shard.all_targets()) {
         targets.entry((stats.route.clone(), stats.version.clone())).or_default().push(stats);
     }
     // Names are letters, digits, `-` and `_`, so labels need no escapes.
-    let label = |(route, version): &(String, String)| format!("route=\"{route}\",version=\"{version}\"");
+    let label =
+        |(route, version): &(String, String)| format!("route=\"{route}\",version=\"{version}\"");
 
     page.family(
         "natsway_responses_total",
@@ -318,47 +376,67 @@ fn render_targets(page: &mut Page, cores: &[Arc<CoreMetrics>]) {
             page.sample("natsway_responses_total", &labels, total);
         }
     }
-    let tries: Vec<(String, Figures)> =
-        targets.iter().map(|(names, stats)| (label(names), sum_of_tries(stats))).collect();
-    page.family("natsway_in_flight", "gauge", "Tries that are out, by route and version.");
-    for (labels, tries) in &tries {
-        page.sample("natsway_in_flight", labels, tries.in_flight);
+    let attempts: Vec<(String, AttemptMetrics)> =
+        targets.iter().map(|(names, stats)| (label(names), sum_of_attempts(stats))).collect();
+    page.family("natsway_in_flight", "gauge", "Attempts that are out, by route and version.");
+    for (labels, attempts) in &attempts {
+        page.sample("natsway_in_flight", labels, attempts.in_flight);
     }
-    page.family("natsway_tries_total", "counter", "Tries that ended, by route and version.");
-    for (labels, tries) in &tries {
-        page.sample("natsway_tries_total", labels, tries.requests());
-    }
-    page.family(
-        "natsway_try_errors_total",
-        "counter",
-        "Tries that ended with a status of 500 or more, or without a response.",
-    );
-    for (labels, tries) in &tries {
-        page.sample("natsway_try_errors_total", labels, tries.errors);
+    page.family("natsway_attempts_total", "counter", "Attempts that ended, by route and version.");
+    for (labels, attempts) in &attempts {
+        page.sample("natsway_attempts_total", labels, attempts.requests());
     }
     page.family(
-        "natsway_second_replies_total",
+        "natsway_attempt_errors_total",
         "counter",
-        "Replies to tries that were answered already: a second queue group listens there, and both run everything.",
+        "Attempts that ended with a status of 500 or more, or without a response.",
     );
-    for (labels, tries) in &tries {
-        page.sample("natsway_second_replies_total", labels, tries.second_replies);
+    for (labels, attempts) in &attempts {
+        page.sample("natsway_attempt_errors_total", labels, attempts.errors);
     }
-    page.family("natsway_try_seconds", "histogram", "From sending a try to its end, however it ended.");
-    for (labels, tries) in &tries {
-        for (bound_us, count) in tries.latency.cumulative_by_octave() {
+    page.family(
+        "natsway_duplicate_replies_total",
+        "counter",
+        "Replies to attempts that were answered already: a second queue group listens there, and \
+         both run everything.",
+    );
+    for (labels, attempts) in &attempts {
+        page.sample("natsway_duplicate_replies_total", labels, attempts.second_replies);
+    }
+    page.family(
+        "natsway_attempt_seconds",
+        "histogram",
+        "From sending a try to its end, however it ended.",
+    );
+    for (labels, attempts) in &attempts {
+        for (bound_us, count) in attempts.latency.cumulative_by_octave() {
             let bound = bound_us as f64 / 1e6;
-            page.sample("natsway_try_seconds_bucket", &format!("{labels},le=\"{bound}\""), count);
+            page.sample(
+                "natsway_attempt_seconds_bucket",
+                &format!("{labels},le=\"{bound}\""),
+                count,
+            );
         }
-        page.sample("natsway_try_seconds_bucket", &format!("{labels},le=\"+Inf\""), tries.requests());
-        page.sample("natsway_try_seconds_count", labels, tries.requests());
+        page.sample(
+            "natsway_attempt_seconds_bucket",
+            &format!("{labels},le=\"+Inf\""),
+            attempts.requests(),
+        );
+        page.sample("natsway_attempt_seconds_count", labels, attempts.requests());
     }
-    page.family("natsway_duration_seconds", "histogram", "From a request's head to its response's head.");
+    page.family(
+        "natsway_duration_seconds",
+        "histogram",
+        "From a request's head to its response's head.",
+    );
     for (names, stats) in &targets {
         let mut cumulative = 0;
         for bucket in 0..=BOUNDS_US.len() {
-            cumulative += stats.iter().map(|stats| stats.duration.buckets[bucket].get()).sum::<u64>();
-            let bound = BOUNDS_US.get(bucket).map_or("+Inf".to_owned(), |us| (*us as f64 / 1e6).to_string());
+            cumulative +=
+                stats.iter().map(|stats| stats.duration.buckets[bucket].get()).sum::<u64>();
+            let bound = BOUNDS_US
+                .get(bucket)
+                .map_or("+Inf".to_owned(), |us| (*us as f64 / 1e6).to_string());
             let labels = format!("{},le=\"{bound}\"", label(names));
             page.sample("natsway_duration_seconds_bucket", &labels, cumulative);
         }
@@ -368,22 +446,25 @@ fn render_targets(page: &mut Page, cores: &[Arc<CoreMetrics>]) {
     }
 }
 
-/// The tries of all cores with one version.
-fn sum_of_tries(cores: &[Arc<TargetStats>]) -> Figures {
-    let mut sum = Figures::default();
-    for stats in cores {
-        sum += &stats.tries.read();
+/// The attempts of all shards with one version.
+fn sum_of_attempts(shards: &[Arc<TargetStats>]) -> AttemptMetrics {
+    let mut sum = AttemptMetrics::default();
+    for stats in shards {
+        sum += &stats.attempts.read();
     }
     sum
 }
 
-/// The tries with every version that was tried, all cores together.
-pub fn versions(cores: &[Arc<CoreMetrics>]) -> Vec<VersionFigures> {
-    let mut sums = BTreeMap::<(String, String), Figures>::new();
-    for stats in cores.iter().flat_map(|core| core.all_targets()).filter(|stats| stats.tries.is_used()) {
-        *sums.entry((stats.route.clone(), stats.version.clone())).or_default() += &stats.tries.read();
+/// The attempts with every version that was tried, all shards together.
+pub fn versions(shards: &[Arc<ShardMetrics>]) -> Vec<VersionMetrics> {
+    let mut sums = BTreeMap::<(String, String), AttemptMetrics>::new();
+    for stats in
+        shards.iter().flat_map(|shard| shard.all_targets()).filter(|stats| stats.attempts.is_used())
+    {
+        *sums.entry((stats.route.clone(), stats.version.clone())).or_default() +=
+            &stats.attempts.read();
     }
-    let version = |((route, version), figures)| VersionFigures { route, version, figures };
+    let version = |((route, version), metrics)| VersionMetrics { route, version, metrics };
     sums.into_iter().map(version).collect()
 }
 
@@ -397,7 +478,8 @@ impl Page {
         writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}").expect("a string takes all");
     }
 
-    /// Adds a sample; labels are `name="value"` with commas between, their values free of what would need an escape.
+    /// Adds a sample; labels are `name="value"` with commas between, their values free of what
+    /// would need an escape.
     pub fn sample(&mut self, name: &str, labels: &str, value: impl std::fmt::Display) {
         let braced = if labels.is_empty() { String::new() } else { format!("{{{labels}}}") };
         writeln!(self.0, "{name}{braced} {value}").expect("a string takes all");
@@ -414,28 +496,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_page_sums_the_cores() {
-        let cores = [Arc::new(CoreMetrics::default()), Arc::new(CoreMetrics::default())];
-        for core in &cores {
-            core.requests.inc();
-            core.dispatch.failed(AttemptError::NoResponders);
-            core.problem("no_route");
-            let math = core.target("math", "blue");
+    fn the_page_sums_the_shards() {
+        let shards = [Arc::new(ShardMetrics::default()), Arc::new(ShardMetrics::default())];
+        for shard in &shards {
+            shard.requests.inc();
+            shard.dispatch.failed(AttemptError::NoResponders);
+            shard.problem("no_route");
+            let math = shard.target("math", "blue");
             math.responded(http::StatusCode::OK, Duration::from_millis(2));
-            math.tries.begin().failed();
+            math.attempts.begin().failed();
         }
-        let page = render(&cores, &Reading::default());
+        let page = render(&shards, &BucketStatus::default());
         for line in [
             "natsway_requests_total 2",
-            "natsway_misses_total{reason=\"no_responders\"} 2",
+            "natsway_failed_attempts_total{reason=\"no_responders\"} 2",
             "natsway_problems_total{code=\"no_route\"} 2",
             "natsway_responses_total{route=\"math\",version=\"blue\",code=\"2xx\"} 2",
             "natsway_duration_seconds_bucket{route=\"math\",version=\"blue\",le=\"0.001\"} 0",
             "natsway_duration_seconds_bucket{route=\"math\",version=\"blue\",le=\"0.0025\"} 2",
             "natsway_duration_seconds_count{route=\"math\",version=\"blue\"} 2",
             "natsway_duration_seconds_sum{route=\"math\",version=\"blue\"} 0.004",
-            "natsway_try_errors_total{route=\"math\",version=\"blue\"} 2",
-            "natsway_try_seconds_bucket{route=\"math\",version=\"blue\",le=\"67.108864\"} 2",
+            "natsway_attempt_errors_total{route=\"math\",version=\"blue\"} 2",
+            "natsway_attempt_seconds_bucket{route=\"math\",version=\"blue\",le=\"67.108864\"} 2",
         ] {
             assert!(page.lines().any(|have| have == line), "{line} is not in:\n{page}");
         }

@@ -17,7 +17,7 @@ pub(crate) fn into_response(problem: &Problem, request_id: &str) -> Response<Rep
 
 /// No attempt gave a response.
 pub(crate) fn given_up(error: AttemptError, attempts: u32) -> Problem {
-    let detail = || format!("no answer after {attempts} tries; the request may have run");
+    let detail = || format!("no answer after {attempts} attempts; the request may have run");
     match error {
         AttemptError::NotConnected => {
             unavailable(error.as_str(), "the gateway has no connection to the broker")
@@ -25,8 +25,12 @@ pub(crate) fn given_up(error: AttemptError, attempts: u32) -> Problem {
         AttemptError::NoResponders | AttemptError::Moved => {
             unavailable(error.as_str(), "no worker of this service is there")
         }
-        AttemptError::Overloaded => unavailable(error.as_str(), "the workers of this service are full"),
-        AttemptError::Expired => unavailable(error.as_str(), "the request reached no worker in time"),
+        AttemptError::Overloaded => {
+            unavailable(error.as_str(), "the workers of this service are full")
+        }
+        AttemptError::Expired => {
+            unavailable(error.as_str(), "the request reached no worker in time")
+        }
         AttemptError::InstanceLost => {
             bad_gateway(error.as_str(), "the worker that ran this request is gone".to_owned())
         }
@@ -40,11 +44,14 @@ pub(crate) fn given_up(error: AttemptError, attempts: u32) -> Problem {
 pub(crate) fn not_admitted(refused: AdmissionError) -> Problem {
     match refused {
         AdmissionError::TooLarge { most_bytes } => {
-            let detail =
-                format!("with its headers this request is above the broker's limit of {most_bytes} bytes");
+            let detail = format!(
+                "with its headers this request is above the broker's limit of {most_bytes} bytes"
+            );
             Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail)
         }
-        AdmissionError::Full => unavailable("overloaded", "the gateway has as many requests out as it may"),
+        AdmissionError::Full => {
+            unavailable("overloaded", "the gateway has as many requests out as it may")
+        }
     }
 }
 
@@ -53,7 +60,10 @@ pub(crate) fn unavailable(code: &'static str, detail: &'static str) -> Problem {
 }
 
 pub(crate) fn memory_full() -> Problem {
-    unavailable("memory_full", "the gateway holds as much for its clients, or for this one, as it may")
+    unavailable(
+        "memory_full",
+        "the gateway holds as much for its clients, or for this one, as it may",
+    )
 }
 
 pub(crate) fn bad_gateway(code: &'static str, detail: String) -> Problem {

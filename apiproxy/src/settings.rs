@@ -21,10 +21,11 @@ pub struct Settings {
     /// Where operators and probes connect.
     pub admin_listen: SocketAddr,
     /// Threads that serve requests.
-    pub cores: NonZeroUsize,
+    pub shards: NonZeroUsize,
     /// Connections to the broker for each of them.
-    pub connections_per_core: NonZeroUsize,
-    /// Proxies that are believed who the client is, how it came, and of which trace its request is part.
+    pub connections_per_shard: NonZeroUsize,
+    /// Proxies that are believed who the client is, how it came, and of which trace its request is
+    /// part.
     pub trusted_proxies: TrustedProxies,
     /// One log line for each request.
     pub access_log: bool,
@@ -38,8 +39,8 @@ pub struct Settings {
     pub memory: MemoryPlan,
     /// Bytes of answers that each thread may have out at the broker.
     pub coming_bytes: usize,
-    /// Services live in other accounts of the broker: requests say where they are answered, and who stands in for workers
-    /// has to be in their account.
+    /// Services live in other accounts of the broker: requests say where they are answered, and who
+    /// stands in for workers has to be in their account.
     pub across_accounts: bool,
     /// Bounds of what is kept of those who report that they send requests.
     pub peers: PeerLimits,
@@ -64,8 +65,9 @@ pub struct ClientLimits {
     pub send: SendRate,
     /// Time after which an HTTP/2 connection without a request is asked to close.
     pub http2_idle_timeout: Duration,
-    /// Whether an HTTP/1 client that has ended its side of the connection still waits for its answer. If not, it is
-    /// taken to have left, as one that closed its connection looks the same; then its work is cancelled.
+    /// Whether an HTTP/1 client that has ended its side of the connection still waits for its
+    /// answer. If not, it is taken to have left, as one that closed its connection looks the same;
+    /// then its work is cancelled.
     pub half_close: bool,
     /// How a connection ends whose client still sends what was refused.
     pub linger: LingerLimits,
@@ -78,8 +80,9 @@ pub struct ClientLimits {
 /// How a gateway leaves.
 #[derive(Clone, Copy, Debug)]
 pub struct Drain {
-    /// How long it goes on accepting after it has said that it is not ready, asking clients to close.
+    /// How long it goes on accepting after it has said that it is not ready, asking clients to
+    /// close.
     pub grace: Duration,
     /// How long it may take in all.
-    pub limit: Duration,
+    pub timeout: Duration,
 }

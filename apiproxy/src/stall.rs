@@ -1,10 +1,10 @@
-//! Clients that do not take what they are sent, or take it so slowly that it costs them nothing to fill our memory.
-//! Nothing else ends such a connection: it would keep its answers, and its place among the connections, for as long
-//! as its client likes.
+//! Clients that do not take what they are sent, or take it so slowly that it costs them nothing to
+//! fill our memory. Nothing else ends such a connection: it would keep its answers, and its place
+//! among the connections, for as long as its client likes.
 //!
-//! Three things can stand still: the socket, into which no more can be written ([`WriteTimeoutStream`]); a connection
-//! as a whole, and in HTTP/2 a single answer, whose window its client leaves shut while it takes everything else
-//! ([`StallDetector`]).
+//! Three things can stand still: the socket, into which no more can be written
+//! ([`WriteTimeoutStream`]); a connection as a whole, and in HTTP/2 a single answer, whose window
+//! its client leaves shut while it takes everything else ([`StallDetector`]).
 
 use std::cell::Cell;
 use std::io;
@@ -17,13 +17,13 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
-use crate::memory::{Account, Held};
+use crate::memory::{Account, BodyBudget};
 
 /// What is read at once from a client for whose larger buffer there is no room.
 const LEAST_READ_BYTES: usize = 4 * 1024;
 
-/// A client's socket. It gives first what was read of it before, fails once nothing could be written for a while
-/// though something was to be, and has the buffers that are read into counted.
+/// A client's socket. It gives first what was read of it before, fails once nothing could be
+/// written for a while though something was to be, and has the buffers that are read into counted.
 #[derive(Debug)]
 pub struct WriteTimeoutStream {
     stream: TcpStream,
@@ -33,7 +33,7 @@ pub struct WriteTimeoutStream {
     stalled: Option<Pin<Box<Sleep>>>,
     inbound: Rc<Inbound>,
     /// What the buffer has beyond what every connection may have.
-    buffer: Held,
+    buffer: BodyBudget,
     /// The size up to which the buffer is counted.
     counted_bytes: usize,
 }
@@ -82,7 +82,8 @@ impl Inbound {
 }
 
 impl WriteTimeoutStream {
-    /// Returns a socket that may stand still for `limit`. Its account counts what buffers have above `free_bytes`.
+    /// Returns a socket that may stand still for `limit`. Its account counts what buffers have
+    /// above `free_bytes`.
     pub fn new(
         stream: TcpStream,
         first: FirstBytes,
@@ -91,11 +92,23 @@ impl WriteTimeoutStream {
         account: &Rc<Account>,
         free_bytes: usize,
     ) -> WriteTimeoutStream {
-        let (stalled, buffer) = (None, Held::arriving(account));
-        WriteTimeoutStream { stream, first, limit, stalled, inbound, buffer, counted_bytes: free_bytes }
+        let (stalled, buffer) = (None, BodyBudget::arriving(account));
+        WriteTimeoutStream {
+            stream,
+            first,
+            limit,
+            stalled,
+            inbound,
+            buffer,
+            counted_bytes: free_bytes,
+        }
     }
 
-    fn in_time(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    fn in_time(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
         if written.is_ready() {
             self.stalled = None;
             return written;
@@ -103,7 +116,8 @@ impl WriteTimeoutStream {
         let limit = self.limit;
         let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
         ready!(stalled.as_mut().poll(cx));
-        let error = io::Error::new(io::ErrorKind::TimedOut, "the client takes nothing of what it is sent");
+        let error =
+            io::Error::new(io::ErrorKind::TimedOut, "the client takes nothing of what it is sent");
         Poll::Ready(Err(error))
     }
 
@@ -118,14 +132,21 @@ impl WriteTimeoutStream {
         has_room
     }
 
-    fn poll_socket(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_socket(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let head_bytes = self.inbound.head_bytes.get();
         if head_bytes + buffer.remaining() > self.counted_bytes
             && !self.count_buffer(head_bytes + buffer.remaining())
         {
             if head_bytes + LEAST_READ_BYTES > self.counted_bytes {
-                self.buffer.account().budget().figures().closed.inc();
-                let error = io::Error::new(io::ErrorKind::OutOfMemory, "no room for a head as long as this");
+                self.buffer.account().budget().metrics().closed.inc();
+                let error = io::Error::new(
+                    io::ErrorKind::OutOfMemory,
+                    "no room for a head as long as this",
+                );
                 return Poll::Ready(Err(error));
             }
             // What is not touched of a larger buffer takes no memory.
@@ -150,7 +171,8 @@ impl AsyncRead for WriteTimeoutStream {
         if this.first.count > 0 && buffer.remaining() >= this.first.count {
             buffer.put_slice(&this.first.bytes[..this.first.count]);
             this.first.count = 0;
-            // With what came since then, as one read: who reads sizes buffers by what comes at once.
+            // With what came since then, as one read: who reads sizes buffers by what comes at
+            // once.
             if let Poll::Ready(read) = this.poll_socket(cx, buffer) {
                 read?;
             }
@@ -166,7 +188,11 @@ impl AsyncRead for WriteTimeoutStream {
 }
 
 impl AsyncWrite for WriteTimeoutStream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.in_time(cx, written)
     }
@@ -225,9 +251,10 @@ pub enum Pace {
 
 /// The answers of one connection that are on their way, judged by spans of time.
 ///
-/// Over each span the connection must take its rate for each MiB that waits. Each answer must take a quarter of its
-/// fair share of what the connection took in the span before, but no more than the rate: so a slow network that many
-/// answers share ends none of them, and a window that is opened by a byte now and then keeps none.
+/// Over each span the connection must take its rate for each MiB that waits. Each answer must take
+/// a quarter of its fair share of what the connection took in the span before, but no more than the
+/// rate: so a slow network that many answers share ends none of them, and a window that is opened
+/// by a byte now and then keeps none.
 #[derive(Debug)]
 pub struct StallDetector {
     rate: SendRate,
@@ -236,7 +263,8 @@ pub struct StallDetector {
     answers: Cell<usize>,
     /// Of these, those that began in this span.
     begun: Cell<usize>,
-    /// Answers by whether their last span with a share taken is even or odd: this one or the one before.
+    /// Answers by whether their last span with a share taken is even or odd: this one or the one
+    /// before.
     shared: [Cell<usize>; 2],
     unsent_bytes: Cell<u64>,
     /// What was taken in this span.
@@ -250,7 +278,16 @@ impl StallDetector {
     pub fn new(rate: SendRate) -> Rc<StallDetector> {
         let (span, answers, begun, shared, unsent_bytes, taken_bytes) = Default::default();
         let share_bytes = Cell::new(1);
-        Rc::new(StallDetector { rate, span, answers, begun, shared, unsent_bytes, taken_bytes, share_bytes })
+        Rc::new(StallDetector {
+            rate,
+            span,
+            answers,
+            begun,
+            shared,
+            unsent_bytes,
+            taken_bytes,
+            share_bytes,
+        })
     }
 
     /// Returns how many answers are on their way.
@@ -259,13 +296,20 @@ impl StallDetector {
     }
 
     /// Counts an answer of so many bytes, until what is returned is dropped.
-    pub fn begin(self: &Rc<StallDetector>, bytes: usize) -> Unsent {
+    pub fn begin(self: &Rc<StallDetector>, bytes: usize) -> UnsentBytes {
         let (span, bytes) = (self.span.get(), bytes as u64);
         add(&self.answers, 1);
         add(&self.begun, 1);
         add(&self.shared[parity(span)], 1);
         self.unsent_bytes.set(self.unsent_bytes.get() + bytes);
-        Unsent { of: Rc::clone(self), bytes, began: span, shared: span, current: span, taken_bytes: 0 }
+        UnsentBytes {
+            of: Rc::clone(self),
+            bytes,
+            began: span,
+            shared: span,
+            current: span,
+            taken_bytes: 0,
+        }
     }
 
     /// Waits until an answer or the connection was too slow over a span.
@@ -294,7 +338,8 @@ impl StallDetector {
         let share = taken / waited.max(1) / 4;
         self.share_bytes.set(share.clamp(1, least));
         self.span.set(span + 1);
-        if waited > 0 && taken < least.saturating_mul(self.unsent_bytes.get().div_ceil(MIB).max(1)) {
+        if waited > 0 && taken < least.saturating_mul(self.unsent_bytes.get().div_ceil(MIB).max(1))
+        {
             Pace::TooSlow
         } else if stuck > 0 {
             Pace::Stalled
@@ -314,7 +359,7 @@ fn add(count: &Cell<usize>, change: isize) {
 
 /// An answer that its client has not taken whole.
 #[derive(Debug)]
-pub struct Unsent {
+pub struct UnsentBytes {
     of: Rc<StallDetector>,
     bytes: u64,
     /// The span in which it began.
@@ -326,7 +371,7 @@ pub struct Unsent {
     taken_bytes: u64,
 }
 
-impl Unsent {
+impl UnsentBytes {
     /// So many bytes of it were taken.
     pub fn got_on(&mut self, bytes: usize) {
         let (of, now, bytes) = (&self.of, self.of.span.get(), bytes as u64);
@@ -352,7 +397,7 @@ impl Unsent {
     }
 }
 
-impl Drop for Unsent {
+impl Drop for UnsentBytes {
     fn drop(&mut self) {
         let of = &self.of;
         add(&of.answers, -1);
@@ -448,7 +493,9 @@ mod tests {
             for _ in 0..300 {
                 match choices.u8(0..4) {
                     0 => answers.push(detector.begin(choices.usize(0..3_000_000))),
-                    1 if !answers.is_empty() => drop(answers.swap_remove(choices.usize(..answers.len()))),
+                    1 if !answers.is_empty() => {
+                        drop(answers.swap_remove(choices.usize(..answers.len())))
+                    }
                     2 if !answers.is_empty() => {
                         let chosen = choices.usize(..answers.len());
                         answers[chosen].got_on(choices.usize(1..5_000));

@@ -1,6 +1,7 @@
 //! What a request is for: the form of its target, its path, its query. Pure.
 //!
-//! RFC 9112 section 3.2 has four forms. CONNECT's authority is refused before anything here is asked.
+//! RFC 9112 section 3.2 has four forms. CONNECT's authority is refused before anything here is
+//! asked.
 
 use std::borrow::Cow;
 use std::fmt::Write;
@@ -11,11 +12,12 @@ use http::{HeaderMap, Method, StatusCode, header};
 
 use crate::problem::Problem;
 
-/// Refuses targets of a form that their method may not have, of a foreign scheme, and with bytes that could be read in
-/// two ways.
+/// Refuses targets of a form that their method may not have, of a foreign scheme, and with bytes
+/// that could be read in two ways.
 ///
-/// A path decides where a request goes, so it must be percent-encoded as RFC 3986 has it. A query is its worker's alone:
-/// it passes as clients send it, `?q=100%` and raw UTF-8 included, unless `strict_queries`.
+/// A path decides where a request goes, so it must be percent-encoded as RFC 3986 has it. A query
+/// is its worker's alone: it passes as clients send it, `?q=100%` and raw UTF-8 included, unless
+/// `strict_queries`.
 ///
 /// # Errors
 /// The [`Problem`] to answer.
@@ -48,8 +50,8 @@ pub fn is_server_wide(head: &Parts) -> bool {
     head.method == Method::OPTIONS && head.uri.path() == "*"
 }
 
-/// The method that a preflight of CORS asks for on behalf of a script: that one's route is asked, for OPTIONS is served
-/// by few that list their methods.
+/// The method that a preflight of CORS asks for on behalf of a script: that one's route is asked,
+/// for OPTIONS is served by few that list their methods.
 pub fn preflight_method(method: &Method, headers: &HeaderMap) -> Option<Method> {
     if *method != Method::OPTIONS || !headers.contains_key(header::ORIGIN) {
         return None;
@@ -57,8 +59,8 @@ pub fn preflight_method(method: &Method, headers: &HeaderMap) -> Option<Method> 
     headers.get(header::ACCESS_CONTROL_REQUEST_METHOD)?.to_str().ok()?.parse().ok()
 }
 
-/// A path and query as a worker gets it: ASCII, so that it is text in every codec and language. What is not is
-/// percent-encoded byte by byte, as a browser would have sent it.
+/// A path and query as a worker gets it: ASCII, so that it is text in every codec and language.
+/// What is not is percent-encoded byte by byte, as a browser would have sent it.
 pub fn forwardable(path_and_query: &str) -> Cow<'_, str> {
     if path_and_query.is_ascii() {
         return path_and_query.into();
@@ -87,7 +89,9 @@ fn split(path_and_query: &str) -> (&str, Option<&str>) {
 fn is_encoded(text: &str) -> bool {
     let bytes = text.as_bytes();
     let is_sound = |(at, byte): (usize, &u8)| match byte {
-        b'%' => bytes.get(at + 1..at + 3).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit)),
+        b'%' => {
+            bytes.get(at + 1..at + 3).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+        }
         byte => byte.is_ascii_graphic(),
     };
     bytes.iter().enumerate().all(is_sound)
@@ -109,7 +113,8 @@ mod tests {
     use super::*;
 
     fn head(method: &str, uri: &str) -> Parts {
-        let uri = http::Uri::from_maybe_shared(bytes::Bytes::copy_from_slice(uri.as_bytes())).unwrap();
+        let uri =
+            http::Uri::from_maybe_shared(bytes::Bytes::copy_from_slice(uri.as_bytes())).unwrap();
         Request::builder().method(method).uri(uri).body(()).unwrap().into_parts().0
     }
 
@@ -165,7 +170,10 @@ mod tests {
         assert_eq!(preflight_method(&Method::OPTIONS, &preflight), Some(Method::PUT));
         assert_eq!(preflight_method(&Method::GET, &preflight), None);
         assert_eq!(preflight_method(&Method::OPTIONS, &headers(&[(asked.clone(), "PUT")])), None);
-        assert_eq!(preflight_method(&Method::OPTIONS, &headers(&[(origin.clone(), "https://a")])), None);
+        assert_eq!(
+            preflight_method(&Method::OPTIONS, &headers(&[(origin.clone(), "https://a")])),
+            None
+        );
         let odd = headers(&[(origin, "https://a"), (asked, "P UT")]);
         assert_eq!(preflight_method(&Method::OPTIONS, &odd), None);
     }

@@ -1,13 +1,15 @@
 //! Standing in for the last worker of a subject.
 //!
-//! In a cluster, a server that receives a routed message after its last local member left drops it, and nobody is
-//! told (`no responders` was decided elsewhere). So a worker that leaves and finds no other member asks the gateways
-//! to join its queue group first. What reaches a gateway there is answered `moved`: it never ran, and whoever sent it
-//! tries again. A tombstone goes when a member is back, after an hour, or when there are too many: then the oldest gives
-//! way, once every server has heard that there is no member and answers by itself what is sent.
+//! In a cluster, a server that receives a routed message after its last local member left drops it,
+//! and nobody is told (`no responders` was decided elsewhere). So a worker that leaves and finds no
+//! other member asks the gateways to join its queue group first. What reaches a gateway there is
+//! answered `moved`: it never ran, and whoever sent it tries again. A tombstone goes when a member
+//! is back, after an hour, or when there are too many: then the oldest gives way, once every server
+//! has heard that there is no member and answers by itself what is sent.
 //!
-//! A rollout that has left a version has every gateway stand in for it without being asked, members or not. Not while it
-//! drains: who still sends there then, because it is cut off from the routes, has no other version to try.
+//! A rollout that has left a version has every gateway stand in for it without being asked, members
+//! or not. Not while it drains: who still sends there then, because it is cut off from the routes,
+//! has no other version to try.
 
 mod standin;
 
@@ -20,7 +22,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use natsway_routes::document::RouteDocument;
 use natsway_routes::rollout::Phase;
-use natsway_routes::watch::InForce;
+use natsway_routes::watch::ActiveRoutes;
 use natsway_wire::control::{is_inbox, presence_subject, tombstone_prefix};
 use natsway_wire::envelope::{NotRun, Signal, encode_signal};
 use natsway_wire::{QueueGroup, Subject as ServiceSubject};
@@ -29,9 +31,10 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tracing::{debug, info, warn};
 
-use self::standin::{Action, Event, Standin};
+use self::standin::{Action, Event, StandIn};
 
-/// How long a tombstone stands when no member comes back: longer than any sender takes to hear of a new route.
+/// How long a tombstone stands when no member comes back: longer than any sender takes to hear of a
+/// new route.
 const LIFETIME: Duration = Duration::from_secs(3_600);
 
 /// How often a tombstone asks whether a member is back.
@@ -40,13 +43,14 @@ const PROBE_INTERVAL: Duration = Duration::from_millis(250);
 /// How long it waits for its own echo.
 const ECHO_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The most subjects that one gateway stands in for. Whoever may ask for a tombstone may ask for as many, so it must not take
-/// an hour until there is room again.
+/// The most subjects that one gateway stands in for. Whoever may ask for a tombstone may ask for as
+/// many, so it must not take an hour until there is room again.
 const MOST_TOMBSTONES: usize = 1_024;
 
-/// From this age on a tombstone may give way. It is there for messages that a server lets go because it has not heard yet that
-/// the last member left, and servers hear of it within seconds. From then on a request finds no responders, which says as
-/// surely as `moved` that it did not run. So what is lost by giving way is the name of the reason.
+/// From this age on a tombstone may give way. It is there for messages that a server lets go
+/// because it has not heard yet that the last member left, and servers hear of it within seconds.
+/// From then on a request finds no responders, which says as surely as `moved` that it did not run.
+/// So what is lost by giving way is the name of the reason.
 const MAY_GIVE_WAY_AFTER: Duration = Duration::from_secs(60);
 
 /// How many may be about to leave while others take their places.
@@ -62,8 +66,8 @@ type Place = (ServiceSubject, QueueGroup);
 type Asker = Option<Subject>;
 
 /// A place, and what is under way there; dropped, that ends.
-struct Held {
-    standin: Standin<Asker>,
+struct StandInSubscription {
+    standin: StandIn<Asker>,
     /// When it was asked for last.
     asked: Instant,
     /// Has the queue group left.
@@ -98,13 +102,14 @@ pub async fn keep(client: Client) {
 struct Places {
     client: Client,
     happens: mpsc::Sender<(Place, Event<Asker>)>,
-    held: HashMap<Place, Held>,
+    held: HashMap<Place, StandInSubscription>,
 }
 
 impl Places {
     async fn asked(&mut self, message: Message) {
         let Some(place) = parse(&message) else {
-            debug!(subject = %message.subject, "request for a tombstone that names no subject or queue group");
+            debug!(subject = %message.subject, "request for a tombstone that names no subject or \
+                                                queue group");
             return;
         };
         let now = Instant::now();
@@ -112,8 +117,10 @@ impl Places {
             held.asked = now;
             return self.on(place, Event::Asked(message.reply)).await;
         }
-        match make_room(self.held.iter().map(|(place, held)| (place, held.standin.stands(), held.asked)), now)
-        {
+        match make_room(
+            self.held.iter().map(|(place, held)| (place, held.standin.stands(), held.asked)),
+            now,
+        ) {
             Room::Free => {}
             Room::Instead(oldest) => {
                 let oldest = oldest.clone();
@@ -125,8 +132,8 @@ impl Places {
                 return warn!(service = %place.0, most = MOST_TOMBSTONES, "not standing in: there are too many already");
             }
         }
-        let held = Held {
-            standin: Standin::new(message.reply),
+        let held = StandInSubscription {
+            standin: StandIn::new(message.reply),
             asked: now,
             leave: CancellationToken::new(),
             _stand: None,
@@ -148,7 +155,8 @@ impl Places {
         match action {
             Action::Join => {
                 held.leave = CancellationToken::new();
-                let stand = stand(self.client.clone(), place, held.leave.clone(), self.happens.clone());
+                let stand =
+                    stand(self.client.clone(), place, held.leave.clone(), self.happens.clone());
                 held._stand = Some(AbortOnDropHandle::new(tokio::spawn(stand)));
             }
             Action::Watch(number) => {
@@ -180,7 +188,8 @@ enum Room<P> {
     None,
 }
 
-/// Finds room among those that are held: each with whether it stands, and when it was asked for last.
+/// Finds room among those that are held: each with whether it stands, and when it was asked for
+/// last.
 fn make_room<P>(held: impl ExactSizeIterator<Item = (P, bool, Instant)>, now: Instant) -> Room<P> {
     let all = held.len();
     if all < MOST_TOMBSTONES {
@@ -194,16 +203,21 @@ fn make_room<P>(held: impl ExactSizeIterator<Item = (P, bool, Instant)>, now: In
         .map_or(Room::None, |(oldest, _, _)| Room::Instead(oldest))
 }
 
-/// Stands in for the versions that rollouts have left, from the moment that their route says so: what a gateway still
-/// sends there that was frozen meanwhile is answered `moved`, whether or not workers are left. Each is left in order, by a
-/// task among `tasks`.
-pub async fn of_rollouts(client: Client, in_force: InForce, tasks: TaskTracker) {
-    let mut revisions = in_force.revisions.subscribe();
+/// Stands in for the versions that rollouts have left, from the moment that their route says so:
+/// what a gateway still sends there that was frozen meanwhile is answered `moved`, whether or not
+/// workers are left. Each is left in order, by a task among `tasks`.
+pub async fn of_rollouts(client: Client, active_routes: ActiveRoutes, tasks: TaskTracker) {
+    let mut revisions = active_routes.revisions.subscribe();
     let mut standing = HashMap::<Place, DropGuard>::new();
     loop {
         revisions.borrow_and_update();
-        let retired: HashSet<Place> =
-            in_force.reading.load().rollouts.iter().filter_map(|(_, document)| retired(document)).collect();
+        let retired: HashSet<Place> = active_routes
+            .status
+            .load()
+            .rollouts
+            .iter()
+            .filter_map(|(_, document)| retired(document))
+            .collect();
         standing.retain(|place, _| retired.contains(place));
         for place in retired {
             if standing.len() < MOST_TOMBSTONES && !standing.contains_key(&place) {
@@ -237,7 +251,11 @@ fn retired(document: &RouteDocument) -> Option<Place> {
     (target.weight == 0).then(|| (target.subject.clone(), target.queue_group.clone()))
 }
 
-async fn stand_for_retired(client: Client, (service, queue_group): Place, until: CancellationToken) {
+async fn stand_for_retired(
+    client: Client,
+    (service, queue_group): Place,
+    until: CancellationToken,
+) {
     let joined = client.queue_subscribe(service.to_string(), queue_group.to_string()).await;
     let mut requests = match joined {
         Ok(requests) => requests,
@@ -262,14 +280,16 @@ async fn stand_for_retired(client: Client, (service, queue_group): Place, until:
     debug!(%service, "not standing in any more");
 }
 
-/// The subject and queue group that a worker names: the subject behind the prefix, the group in the payload.
+/// The subject and queue group that a worker names: the subject behind the prefix, the group in the
+/// payload.
 fn parse(message: &Message) -> Option<Place> {
     let service = message.subject.strip_prefix(&tombstone_prefix())?.strip_prefix('.')?;
     let queue_group = std::str::from_utf8(&message.payload).ok()?;
     Some((service.parse().ok()?, queue_group.parse().ok()?))
 }
 
-/// Joins a queue group and answers `moved` until it is to `leave`; says when the broker has taken it in, and when it is over.
+/// Joins a queue group and answers `moved` until it is to `leave`; says when the broker has taken
+/// it in, and when it is over.
 async fn stand(
     client: Client,
     place: Place,
@@ -308,8 +328,8 @@ async fn stand(
     happens.send((place, Event::Left)).await.ok();
 }
 
-/// Waits until a member says that it has come, or answers when asked: the first may have been missed. After an hour it is
-/// over as well.
+/// Waits until a member says that it has come, or answers when asked: the first may have been
+/// missed. After an hour it is over as well.
 async fn member_returns(
     client: &Client,
     service: &ServiceSubject,
@@ -329,7 +349,8 @@ async fn member_returns(
             () = &mut expired => return,
             _ = pace.tick() => {}
         }
-        // Its own subscription hears the question as well, so this waits for an answer rather than for a refusal.
+        // Its own subscription hears the question as well, so this waits for an answer rather than
+        // for a refusal.
         let question = async_nats::Request::new().timeout(Some(PROBE_INTERVAL / 2));
         tokio::select! {
             Some(_) = arrivals.next() => return,
@@ -338,10 +359,11 @@ async fn member_returns(
     }
 }
 
-/// Leaves the queue group without losing what is on its way: unsubscribe in the one form that keeps the client's side
-/// open, hear one's own echo, answer what came before it.
+/// Leaves the queue group without losing what is on its way: unsubscribe in the one form that keeps
+/// the client's side open, hear one's own echo, answer what came before it.
 async fn leave(client: &Client, mut requests: Subscriber, echo: &mut Echo) {
-    // More than nine digits: the broker refuses the count and unsubscribes at once, the client goes on delivering.
+    // More than nine digits: the broker refuses the count and unsubscribes at once, the client goes
+    // on delivering.
     if requests.unsubscribe_after(u64::MAX).await.is_err() {
         return;
     }
@@ -420,14 +442,16 @@ mod tests {
         let now = Instant::now() + LIFETIME;
         let held = |count: usize, age: Duration| {
             // The last one is the oldest.
-            (0..count).map(move |place| (place, true, now - age - Duration::from_millis(place as u64)))
+            (0..count)
+                .map(move |place| (place, true, now - age - Duration::from_millis(place as u64)))
         };
         assert_eq!(make_room(held(MOST_TOMBSTONES - 1, LIFETIME / 2), now), Room::Free);
         let full = held(MOST_TOMBSTONES, MAY_GIVE_WAY_AFTER);
         assert_eq!(make_room(full, now), Room::Instead(MOST_TOMBSTONES - 1));
         // Those of a flood that has just begun are no older than what they would push out.
         assert_eq!(make_room(held(MOST_TOMBSTONES, Duration::ZERO), now), Room::None);
-        let leaving = held(MOST_TOMBSTONES, LIFETIME / 2).map(|(place, _, asked)| (place, place < 3, asked));
+        let leaving =
+            held(MOST_TOMBSTONES, LIFETIME / 2).map(|(place, _, asked)| (place, place < 3, asked));
         assert_eq!(make_room(leaving, now), Room::Instead(2));
         assert_eq!(make_room(held(MOST_TOMBSTONES + MOST_LEAVING, LIFETIME / 2), now), Room::None);
     }

@@ -1,14 +1,17 @@
 //! A request's spans, by OpenTelemetry's conventions for HTTP servers and for messaging.
 //!
-//! A request has a span of its own, a child of the client's if the client sent one, and under it those of its tries
-//! ([`AttemptSpans`]), which are the parents of the worker's. What a span is not for: queries and header fields, which may hold secrets. A
-//! request that is not sampled has none of it: it costs a look at its `traceparent`, or else a random number, and the
-//! word to the worker that it is not.
+//! A request has a span of its own, a child of the client's if the client sent one, and under it
+//! those of its tries ([`AttemptSpans`]), which are the parents of the worker's. What a span is not
+//! for: queries and header fields, which may hold secrets. A request that is not sampled has none
+//! of it: it costs a look at its `traceparent`, or else a random number, and the word to the worker
+//! that it is not.
 
 use http::uri::Authority;
 use http::{Method, Request, StatusCode, Version, header};
 use natsway_boot::trace::conventions::{failed, method_attributes, method_in_name, scope};
-use natsway_boot::trace::{Head, HeadSampler, Seen, TRACEPARENT, TRACESTATE, Unseen, extract};
+use natsway_boot::trace::{
+    Head, HeadSampler, Sampled, TRACEPARENT, TRACESTATE, Unsampled, extract,
+};
 use natsway_caller::encode::{Fields, TraceFields};
 use natsway_caller::trace::AttemptSpans;
 use natsway_routes::table::Route;
@@ -20,7 +23,7 @@ use opentelemetry_semantic_conventions::attribute as key;
 use crate::client_address::Client;
 use crate::headers::{Caller, Forwarded};
 
-/// Makes spans; a core has one when traces are exported.
+/// Makes spans; a shard has one when traces are exported.
 pub struct Spans {
     tracer: BoxedTracer,
     sampler: HeadSampler,
@@ -30,9 +33,9 @@ pub struct Spans {
 #[derive(Debug)]
 pub enum RequestSpan {
     /// It has a span.
-    Seen(Box<OpenSpan>),
+    Sampled(Box<OpenSpan>),
     /// It has none, which the worker is to know.
-    Unseen(Unseen),
+    Unsampled(Unsampled),
 }
 
 /// A span that ends as a failure when it is dropped.
@@ -69,31 +72,39 @@ impl Spans {
 impl RequestSpan {
     /// Begins with the request's head.
     ///
-    /// What a stranger says of a trace decides nothing: neither whether its request is sampled, which costs us, nor the
-    /// trace's id, of which samplers by ratio make their choice. Its trace is begun anew, as W3C Trace Context has it
-    /// where trust ends, and a span that is made links to what the stranger named.
-    pub fn begin<B>(spans: &Spans, request: &Request<B>, caller: &Caller, client: &Client) -> RequestSpan {
+    /// What a stranger says of a trace decides nothing: neither whether its request is sampled,
+    /// which costs us, nor the trace's id, of which samplers by ratio make their choice. Its trace
+    /// is begun anew, as W3C Trace Context has it where trust ends, and a span that is made links
+    /// to what the stranger named.
+    pub fn begin<B>(
+        spans: &Spans,
+        request: &Request<B>,
+        caller: &Caller,
+        client: &Client,
+    ) -> RequestSpan {
         let head = match caller.trusted {
             true => spans.sampler.judge(request.headers()),
             false => spans.sampler.begin(),
         };
         match head {
-            Head::Unseen(unseen) => RequestSpan::Unseen(unseen),
-            Head::Seen(seen) => RequestSpan::Seen(OpenSpan::request(spans, seen, request, caller, client)),
+            Head::Unsampled(unsampled) => RequestSpan::Unsampled(unsampled),
+            Head::Sampled(seen) => {
+                RequestSpan::Sampled(OpenSpan::request(spans, seen, request, caller, client))
+            }
         }
     }
 
     /// The trace's id, for log lines.
     pub fn trace_id(&self) -> TraceId {
         match self {
-            RequestSpan::Seen(span) => span.context.span().span_context().trace_id(),
-            RequestSpan::Unseen(unseen) => unseen.trace_id(),
+            RequestSpan::Sampled(span) => span.context.span().span_context().trace_id(),
+            RequestSpan::Unsampled(unsampled) => unsampled.trace_id(),
         }
     }
 
     /// Says which route answers it.
     pub fn routed(&self, method: &Method, route: &Route, authority: &Authority) {
-        if let RequestSpan::Seen(span) = self {
+        if let RequestSpan::Sampled(span) = self {
             span.routed(method, route, authority);
         }
     }
@@ -101,14 +112,14 @@ impl RequestSpan {
     /// The part that its tries have in it.
     pub fn attempts(&self) -> AttemptSpans {
         match self {
-            RequestSpan::Seen(span) => AttemptSpans::of(span.context.clone()),
-            RequestSpan::Unseen(unseen) => AttemptSpans::Unseen(*unseen),
+            RequestSpan::Sampled(span) => AttemptSpans::of(span.context.clone()),
+            RequestSpan::Unsampled(unsampled) => AttemptSpans::Unsampled(*unsampled),
         }
     }
 
     /// Ends with the response; `problem` is why the gateway answered by itself, if it did.
     pub fn end(self, status: StatusCode, problem: Option<&'static str>) {
-        if let RequestSpan::Seen(span) = self {
+        if let RequestSpan::Sampled(span) = self {
             span.responded(status, problem);
         }
     }
@@ -117,7 +128,7 @@ impl RequestSpan {
 impl OpenSpan {
     fn request<B>(
         spans: &Spans,
-        seen: Seen,
+        seen: Sampled,
         request: &Request<B>,
         caller: &Caller,
         client: &Client,
@@ -126,7 +137,8 @@ impl OpenSpan {
         let said = extract(request.headers());
         let mut builder = spans.tracer.span_builder(name).with_kind(SpanKind::Server);
         if !caller.trusted && said.has_active_span() {
-            builder = builder.with_links(vec![Link::with_context(said.span().span_context().clone())]);
+            builder =
+                builder.with_links(vec![Link::with_context(said.span().span_context().clone())]);
         }
         let parent = if caller.trusted { said } else { Context::new() };
         let span = seen.span(&spans.tracer, builder, &parent);
@@ -149,7 +161,9 @@ impl OpenSpan {
         if let Some(version) = protocol_version(request.version()) {
             attributes.push(KeyValue::new(key::NETWORK_PROTOCOL_VERSION, version));
         }
-        if let Some(agent) = request.headers().get(header::USER_AGENT).and_then(|agent| agent.to_str().ok()) {
+        if let Some(agent) =
+            request.headers().get(header::USER_AGENT).and_then(|agent| agent.to_str().ok())
+        {
             attributes.push(KeyValue::new(key::USER_AGENT_ORIGINAL, agent.to_owned()));
         }
         span.set_attributes(attributes);
@@ -168,7 +182,10 @@ impl OpenSpan {
 
     fn responded(mut self, status: StatusCode, problem: Option<&'static str>) {
         let span = self.context.span();
-        span.set_attribute(KeyValue::new(key::HTTP_RESPONSE_STATUS_CODE, i64::from(status.as_u16())));
+        span.set_attribute(KeyValue::new(
+            key::HTTP_RESPONSE_STATUS_CODE,
+            i64::from(status.as_u16()),
+        ));
         if status.is_server_error() {
             let kind = problem.map_or_else(|| status.as_str().to_owned(), str::to_owned);
             failed(&self.context, kind);

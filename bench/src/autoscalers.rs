@@ -17,7 +17,8 @@ pub struct Comparison {
     pub table: String,
     /// SVG.
     pub plot: String,
-    /// How much traffic of each kind it was; fewer than all make figures that the documentation must not show.
+    /// How much traffic of each kind it was; fewer than all make figures that the documentation
+    /// must not show.
     #[serde(default)]
     pub seeds: usize,
 }
@@ -35,7 +36,8 @@ impl Comparison {
     pub fn write(&self, directory: &Path) -> anyhow::Result<()> {
         for (name, text) in [("autoscalers.md", &self.table), ("autoscalers.svg", &self.plot)] {
             let path = directory.join(name);
-            std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+            std::fs::write(&path, text)
+                .with_context(|| format!("cannot write {}", path.display()))?;
         }
         Ok(())
     }

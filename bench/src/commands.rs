@@ -25,7 +25,8 @@ pub(crate) struct RunArgs {
     #[command(flatten)]
     what: Selection,
 
-    /// Requests of a run, in place of a time: `--requests 1000000 --only article//c255` is the article's own size
+    /// Requests of a run, in place of a time: `--requests 1000000 --only article//c255` is the
+    /// article's own size
     #[arg(long, value_name = "COUNT")]
     requests: Option<u64>,
 
@@ -41,7 +42,8 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "SECONDS")]
     patience: Option<u64>,
 
-    /// Where RESULTS.md, report.html, results.json and plots/ go [default: bench/ for a whole run, else beside the raw data]
+    /// Where RESULTS.md, report.html, results.json and plots/ go [default: bench/ for a whole run,
+    /// else beside the raw data]
     #[arg(long, value_name = "DIRECTORY")]
     output: Option<PathBuf>,
 }
@@ -79,8 +81,8 @@ pub(crate) struct Selection {
     #[arg(long, env = "QUICK", value_parser = FalseyValueParser::new())]
     quick: bool,
 
-    /// Only what begins so: scenario, scenario/contender, or scenario/contender/load; several with commas between. The baseline
-    /// of a scenario always stays, and no parts are measured
+    /// Only what begins so: scenario, scenario/contender, or scenario/contender/load; several with
+    /// commas between. The baseline of a scenario always stays, and no parts are measured
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     only: Vec<String>,
 
@@ -92,7 +94,8 @@ pub(crate) struct Selection {
     #[arg(long, env = "SECONDS", value_name = "SECONDS")]
     seconds: Option<f64>,
 
-    /// What is measured beside the scenarios, several with commas between; `none` for nothing [default: all]
+    /// What is measured beside the scenarios, several with commas between; `none` for nothing
+    /// [default: all]
     #[arg(long, value_name = "PARTS", value_delimiter = ',')]
     parts: Vec<String>,
 
@@ -153,15 +156,18 @@ pub(crate) async fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
 /// `bench resume`.
 ///
 /// # Errors
-/// As for [`run`]; or there is no such run, or it was made on another machine or with other versions.
+/// As for [`run`]; or there is no such run, or it was made on another machine or with other
+/// versions.
 pub(crate) async fn resume(args: &ResumeArgs) -> anyhow::Result<ExitCode> {
     measure(Run::resume(&args.directory)?, args.output.as_deref()).await
 }
 
 async fn measure(run: Run, output: Option<&Path>) -> anyhow::Result<ExitCode> {
     let (directory, whole) = (run.directory().to_owned(), run.is_whole());
-    // From here on a signal ends the run by its handler, so that everything is taken down. Before, the system does, and nothing runs yet.
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    // From here on a signal ends the run by its handler, so that everything is taken down. Before,
+    // the system does, and nothing runs yet.
+    let (mut interrupt, mut terminate) =
+        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let results = tokio::select! {
         results = run.measure() => results?,
         _ = interrupt.recv() => return Ok(broken_off(&directory)),
@@ -199,7 +205,10 @@ fn conclude(results: &Results, directory: &Path, written: &Path) -> ExitCode {
     if results.failed.is_empty() {
         return ExitCode::SUCCESS;
     }
-    eprintln!("bench: the report has everything else; {} tries these again", resume_command(directory));
+    eprintln!(
+        "bench: the report has everything else; {} tries these again",
+        resume_command(directory)
+    );
     ExitCode::FAILURE
 }
 
@@ -233,8 +242,11 @@ pub(crate) fn list(args: &ListArgs) -> anyhow::Result<ExitCode> {
             scenario.title,
             settings.rounds(scenario)
         );
-        let loads: Vec<String> =
-            scenario.loads.iter().map(|load| format!("{} ({})", load.name, load.describe())).collect();
+        let loads: Vec<String> = scenario
+            .loads
+            .iter()
+            .map(|load| format!("{} ({})", load.name, load.describe()))
+            .collect();
         println!("    loads: {}", loads.join(", "));
         for contender in &scenario.contenders {
             println!("    {:<18} {}", contender.name, contender.title);
@@ -254,7 +266,10 @@ pub(crate) fn list(args: &ListArgs) -> anyhow::Result<ExitCode> {
 pub(crate) fn compare(args: &CompareArgs) -> anyhow::Result<ExitCode> {
     let (old, new) = (Results::load(&args.old)?, Results::load(&args.new)?);
     if old.machine != new.machine && !args.relative {
-        eprintln!("bench: the machines differ ({} and {}): consider --relative", old.machine, new.machine);
+        eprintln!(
+            "bench: the machines differ ({} and {}): consider --relative",
+            old.machine, new.machine
+        );
     }
     let changes = changes(&old, &new, args.relative);
     ensure!(!changes.is_empty(), "the two have no figure in common");
@@ -263,13 +278,17 @@ pub(crate) fn compare(args: &CompareArgs) -> anyhow::Result<ExitCode> {
         println!("{change}");
     }
     let (worse, better) = (of(Verdict::Worse).count(), of(Verdict::Better).count());
-    println!("{} figures: {worse} worse, {better} better, the others within the spread", changes.len());
+    println!(
+        "{} figures: {worse} worse, {better} better, the others within the spread",
+        changes.len()
+    );
     Ok(if worse == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// `bench micro`.
 pub(crate) fn time(args: &MicroArgs) {
-    let directory = args.directory.clone().unwrap_or_else(|| repository_root().join("target/criterion"));
+    let directory =
+        args.directory.clone().unwrap_or_else(|| repository_root().join("target/criterion"));
     micro::time::run(args.filter.as_deref(), args.seconds, &directory);
 }
 
@@ -295,7 +314,8 @@ fn publish(results: &Results) -> anyhow::Result<()> {
 
 impl Selection {
     fn scenarios(&self) -> anyhow::Result<Vec<Scenario>> {
-        let directory = self.scenarios.clone().unwrap_or_else(|| repository_root().join("bench/scenarios"));
+        let directory =
+            self.scenarios.clone().unwrap_or_else(|| repository_root().join("bench/scenarios"));
         let all = Scenario::read_all(&directory)?;
         let names: Vec<String> = all.iter().map(|scenario| scenario.name.clone()).collect();
         let selected: Vec<Scenario> =
@@ -328,7 +348,10 @@ impl Selection {
 
     fn settings(&self) -> anyhow::Result<Settings> {
         ensure!(self.rounds != Some(0), "--rounds 0: expected 1 or more");
-        ensure!(self.seconds.is_none_or(|seconds| seconds > 0.0), "--seconds: expected more than 0");
+        ensure!(
+            self.seconds.is_none_or(|seconds| seconds > 0.0),
+            "--seconds: expected more than 0"
+        );
         Ok(Settings {
             quick: self.quick,
             whole: !self.quick && self.only.is_empty() && self.parts.is_empty(),
@@ -347,7 +370,11 @@ impl Selection {
 impl RunArgs {
     fn settings(&self) -> anyhow::Result<Settings> {
         let settings = self.what.settings()?;
-        ensure!((0.0..=1.0).contains(&self.tolerance), "--tolerance {}: expected 0 to 1", self.tolerance);
+        ensure!(
+            (0.0..=1.0).contains(&self.tolerance),
+            "--tolerance {}: expected 0 to 1",
+            self.tolerance
+        );
         ensure!(self.requests != Some(0), "--requests 0: expected 1 or more");
         Ok(Settings {
             whole: settings.whole && self.requests.is_none(),

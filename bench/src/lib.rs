@@ -7,7 +7,8 @@
 //! - [`report`]: the figures as tables and pictures.
 //! - [`micro`]: small operations, timed by criterion and counted by valgrind.
 //! - [`autoscalers`]: the provisioner beside others, by a virtual clock; part of `bench run`.
-//! - [`groups`], [`shipper`]: consumer groups beside the Go library, the log shipper beside rsyslog; parts of `bench run`.
+//! - [`groups`], [`shipper`]: consumer groups beside the Go library, the log shipper beside
+//!   rsyslog; parts of `bench run`.
 
 pub mod autoscalers;
 pub mod groups;
@@ -26,10 +27,12 @@ use anyhow::Context;
 
 /// Makes the directory for the raw data of a part below `target/bench`, and empties it.
 fn raw_directory(part: &str) -> anyhow::Result<PathBuf> {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| "target".into(), PathBuf::from);
+    let target =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| "target".into(), PathBuf::from);
     let directory = natsway_testkit::repository_root().join(target).join("bench").join(part);
     if directory.exists() {
-        std::fs::remove_dir_all(&directory).with_context(|| format!("empty {}", directory.display()))?;
+        std::fs::remove_dir_all(&directory)
+            .with_context(|| format!("empty {}", directory.display()))?;
     }
     std::fs::create_dir_all(&directory).with_context(|| format!("make {}", directory.display()))?;
     Ok(directory)

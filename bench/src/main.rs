@@ -29,7 +29,8 @@ enum Command {
     Resume(ResumeArgs),
     /// Show the scenarios, what is in them, and how long they take
     List(ListArgs),
-    /// Say what changed between two results by more than the runs scatter; exit code 1 when something got worse
+    /// Say what changed between two results by more than the runs scatter; exit code 1 when
+    /// something got worse
     Compare(CompareArgs),
     /// Write the report of results anew
     Report(ReportArgs),
@@ -43,7 +44,8 @@ enum Command {
     },
     /// Measure consumer groups beside the Go library's
     Groups(groups::Args),
-    /// Measure the log shipper beside rsyslog: throughput, acknowledged and synced, and what it costs
+    /// Measure the log shipper beside rsyslog: throughput, acknowledged and synced, and what it
+    /// costs
     Shipper(shipper::Args),
     /// Compare autoscalers by a virtual clock and write docs/autoscalers.md and .svg, as `run` does
     Autoscalers,
@@ -72,9 +74,15 @@ async fn main() -> ExitCode {
         Command::List(args) => commands::list(&args),
         Command::Compare(args) => commands::compare(&args),
         Command::Report(args) => commands::report(&args),
-        Command::ServeDirect { listen } => service::serve_direct(listen).await.map(|()| ExitCode::SUCCESS),
-        Command::ServeWorker(args) => service::serve_worker(&args).await.map(|()| ExitCode::SUCCESS),
-        Command::MicroRun { name, times } => micro::count::run(&name, times).map(|()| ExitCode::SUCCESS),
+        Command::ServeDirect { listen } => {
+            service::serve_direct(listen).await.map(|()| ExitCode::SUCCESS)
+        }
+        Command::ServeWorker(args) => {
+            service::serve_worker(&args).await.map(|()| ExitCode::SUCCESS)
+        }
+        Command::MicroRun { name, times } => {
+            micro::count::run(&name, times).map(|()| ExitCode::SUCCESS)
+        }
         Command::Groups(args) => groups::measure(&args).await.map(|()| ExitCode::SUCCESS),
         Command::Shipper(args) => shipper::measure(&args).await.map(|()| ExitCode::SUCCESS),
         Command::Autoscalers => autoscalers::publish().map(|()| ExitCode::SUCCESS),

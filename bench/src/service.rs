@@ -11,7 +11,7 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
-use natsway_worker::{Broker, Options, serve, serve_local, shutdown_signal};
+use natsway_worker::{BrokerConfig, Options, serve, serve_local, shutdown_signal};
 use tokio::task::JoinSet;
 
 /// What is answered at `/`, byte for byte.
@@ -47,7 +47,10 @@ pub struct WorkerArgs {
 /// The service: `/`, `/bytes/{count}`, and `/echo`.
 pub fn router() -> Router {
     let greet = async || ([(CONTENT_TYPE, "application/json")], GREETING);
-    Router::new().route("/", any(greet)).route("/bytes/{count}", get(bytes)).route("/echo", post(echo))
+    Router::new()
+        .route("/", any(greet))
+        .route("/bytes/{count}", get(bytes))
+        .route("/echo", post(echo))
 }
 
 async fn bytes(Path(count): Path<usize>) -> Response {
@@ -66,8 +69,9 @@ async fn echo(body: Bytes) -> Response {
 /// # Errors
 /// The address cannot be listened on.
 pub async fn serve_direct(listen: SocketAddr) -> anyhow::Result<()> {
-    let listener =
-        tokio::net::TcpListener::bind(listen).await.with_context(|| format!("listen on {listen}"))?;
+    let listener = tokio::net::TcpListener::bind(listen)
+        .await
+        .with_context(|| format!("listen on {listen}"))?;
     axum::serve(listener, router()).await?;
     Ok(())
 }
@@ -95,9 +99,11 @@ pub async fn serve_worker(args: &WorkerArgs) -> anyhow::Result<()> {
 
 impl WorkerArgs {
     fn options(&self) -> anyhow::Result<Options> {
-        let (first, others) = self.subjects.split_first().context("--subjects: expected one at least")?;
+        let (first, others) =
+            self.subjects.split_first().context("--subjects: expected one at least")?;
         ensure!(!first.is_empty(), "--subjects: expected subjects with commas between");
-        let options = Options::new(first).broker(Broker::new(&self.nats_url)?).max_in_flight(8_192);
+        let options =
+            Options::new(first).broker(BrokerConfig::new(&self.nats_url)?).max_in_flight(8_192);
         let options = others.iter().fold(options, |options, subject| options.and_subject(subject));
         Ok(match self.readers {
             Some(readers) => options.readers(readers),

@@ -11,7 +11,8 @@ use crate::scenario::Scenario;
 pub struct Settings {
     /// The short form.
     pub quick: bool,
-    /// Everything is measured, and nothing by another measure than usual: what the repository shows is made of it.
+    /// Everything is measured, and nothing by another measure than usual: what the repository shows
+    /// is made of it.
     pub whole: bool,
     /// Rounds of every scenario, whatever it says itself.
     pub rounds: Option<u32>,
@@ -59,7 +60,11 @@ pub enum Part {
 impl Settings {
     /// Rounds of a scenario.
     pub fn rounds(&self, scenario: &Scenario) -> u32 {
-        self.rounds.or(scenario.rounds.filter(|_| !self.quick)).unwrap_or(if self.quick { 2 } else { 3 })
+        self.rounds.or(scenario.rounds.filter(|_| !self.quick)).unwrap_or(if self.quick {
+            2
+        } else {
+            3
+        })
     }
 
     /// How much a run of a scenario asks.

@@ -1,6 +1,7 @@
 //! How fast lines get from files to files, and how much CPU that takes; `bench shipper`.
 //!
-//! Ours goes through a stream, with acknowledgements, fsync and commits; rsyslog goes over TCP, without any of them.
+//! Ours goes through a stream, with acknowledgements, fsync and commits; rsyslog goes over TCP,
+//! without any of them.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -9,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use natsway_testkit::{Broker, Process, free_port, workspace_binary};
+use natsway_testkit::{Process, TestBroker, free_port, workspace_binary};
 use serde::Serialize;
 use tokio::time::{Instant, sleep};
 
@@ -59,7 +60,8 @@ impl fmt::Display for Form {
 /// One run.
 #[derive(Clone, Debug, Serialize)]
 struct Measured {
-    /// From the sender's start until everything was written (and, of ours, synced, committed and acknowledged).
+    /// From the sender's start until everything was written (and, of ours, synced, committed and
+    /// acknowledged).
     seconds: f64,
     /// Input bytes in that time.
     mebibytes_per_second: f64,
@@ -84,13 +86,16 @@ pub async fn measure(args: &Args) -> Result<()> {
     let mut forms = vec![Form::Shipper { hosts: 1 }, Form::Shipper { hosts: 4 }];
     match rsyslogd() {
         Some(path) => forms.push(Form::Rsyslog(path)),
-        None => eprintln!("rsyslogd is not installed (Debian package rsyslog): nothing to compare with"),
+        None => {
+            eprintln!("rsyslogd is not installed (Debian package rsyslog): nothing to compare with")
+        }
     }
     let mut all: Vec<(String, Vec<Measured>)> =
         forms.iter().map(|form| (form.to_string(), Vec::new())).collect();
     for round in 0..args.rounds {
         for (form, (name, measured)) in forms.iter().zip(&mut all) {
-            let one = timed(form, args.mebibytes, &directory).await.with_context(|| name.clone())?;
+            let one =
+                timed(form, args.mebibytes, &directory).await.with_context(|| name.clone())?;
             eprintln!("round {}: {name}: {:.0} MiB/s", round + 1, one.mebibytes_per_second);
             measured.push(one);
         }
@@ -140,11 +145,12 @@ async fn timed(form: &Form, mebibytes: u64, directory: &Path) -> Result<Measured
 
 async fn shipper(hosts: usize, bytes: u64, directory: &Path) -> Result<Measured> {
     let each = bytes / hosts as u64;
-    let inputs: Vec<PathBuf> = (0..hosts).map(|host| directory.join(format!("web{host}.log"))).collect();
+    let inputs: Vec<PathBuf> =
+        (0..hosts).map(|host| directory.join(format!("web{host}.log"))).collect();
     for input in &inputs {
         write_lines(input, each)?;
     }
-    let broker = Broker::builder().jetstream().start().await;
+    let broker = TestBroker::builder().jetstream().start().await;
     let output = directory.join("out");
     let consumer = Process::builder(workspace_binary("consumer"))
         .env("NATS_URL", broker.url())
@@ -249,7 +255,11 @@ async fn rsyslog(program: &Path, bytes: u64, directory: &Path) -> Result<Measure
             (size, changed) = (now, Instant::now());
         }
         if changed.elapsed() > Duration::from_secs(30) {
-            bail!("rsyslog stopped at {size} of {bytes} bytes: {} {}", sender.stderr(), receiver.stderr());
+            bail!(
+                "rsyslog stopped at {size} of {bytes} bytes: {} {}",
+                sender.stderr(),
+                receiver.stderr()
+            );
         }
         sleep(LOOK).await;
     }
@@ -298,5 +308,6 @@ fn cpu_seconds(pid: u32) -> f64 {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     // The name in parentheses may hold anything.
     let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields).split_whitespace();
-    fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / TICKS_PER_SECOND
+    fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>()
+        / TICKS_PER_SECOND
 }

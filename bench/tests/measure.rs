@@ -1,4 +1,5 @@
-//! The benchmark as its user has it: small, on real processes. Figures are not judged here, only that they are there.
+//! The benchmark as its user has it: small, on real processes. Figures are not judged here, only
+//! that they are there.
 
 use std::fs;
 use std::path::Path;
@@ -45,7 +46,8 @@ fn text(bytes: &[u8]) -> String {
 fn scenarios(directory: &Path, scenario: &str) -> String {
     let scenarios = directory.join("scenarios");
     fs::create_dir_all(&scenarios).expect("a temporary directory can be written");
-    fs::write(scenarios.join("10-tiny.toml"), scenario).expect("a temporary directory can be written");
+    fs::write(scenarios.join("10-tiny.toml"), scenario)
+        .expect("a temporary directory can be written");
     scenarios.display().to_string()
 }
 
@@ -73,7 +75,10 @@ fn every_scenario_is_listed_with_the_time_that_all_take() {
     }
     let refused = bench(&["list", "--only", "nothing-like-it"]);
     assert_eq!(refused.status.code(), Some(2));
-    assert!(text(&refused.stderr).contains("expected names that begin like one of: peers"), "{refused:?}");
+    assert!(
+        text(&refused.stderr).contains("expected names that begin like one of: peers"),
+        "{refused:?}"
+    );
 }
 
 #[test]
@@ -105,16 +110,23 @@ fn a_tiny_run_has_figures_of_every_process_and_a_report() {
     let sample = results.runs(cell).next().expect("the run counts");
     assert!(sample.requests > 0 && sample.errors == 0, "{sample:?}");
     assert!(sample.latency("p99").is_some() && sample.latency("p99.9").is_some(), "{sample:?}");
-    let order: Vec<_> =
-        results.samples.iter().map(|run| (&*run.contender, &*run.load, run.beside.as_deref())).collect();
+    let order: Vec<_> = results
+        .samples
+        .iter()
+        .map(|run| (&*run.contender, &*run.load, run.beside.as_deref()))
+        .collect();
     let before = |load| ("direct", load, Some("natsway-1"));
     let after = |load| ("natsway-1", load, None);
     assert_eq!(order, [before("c4"), after("c4"), before("post"), after("post")]);
     for role in Role::ALL {
         assert!(sample.cpu_us(role).is_some_and(|us| us > 0.0), "{role:?} in {sample:?}");
     }
-    assert!(sample.processes.iter().all(|one| one.role == Role::Load || one.peak_mib > 1.0), "{sample:?}");
-    for file in ["RESULTS.md", "report.html", "plots/tiny-c4-rates.svg", "plots/tiny-post-cpu.svg"] {
+    assert!(
+        sample.processes.iter().all(|one| one.role == Role::Load || one.peak_mib > 1.0),
+        "{sample:?}"
+    );
+    for file in ["RESULTS.md", "report.html", "plots/tiny-c4-rates.svg", "plots/tiny-post-cpu.svg"]
+    {
         assert!(output.join(file).exists(), "{file} is missing");
     }
     let results = output.join("results.json").display().to_string();
@@ -144,7 +156,11 @@ fn what_fails_leaves_the_report_of_the_rest_and_is_tried_again_by_resume() {
     );
     let of_c4 = || {
         let results = Results::load(&output.join("results.json")).expect("the raw data");
-        results.samples.into_iter().map(|run| (run.contender, run.load, run.requests)).collect::<Vec<_>>()
+        results
+            .samples
+            .into_iter()
+            .map(|run| (run.contender, run.load, run.requests))
+            .collect::<Vec<_>>()
     };
     let before = of_c4();
     assert_eq!(before.len(), 2, "{before:?}");
@@ -186,7 +202,9 @@ async fn ctrl_c_takes_every_process_down() {
     eventually(DEADLINE, async || {
         let children = children(pid);
         let names: Vec<String> = children.iter().map(|child| name(*child)).collect();
-        let all = ["apiproxy", "nats-server"].iter().all(|wanted| names.iter().any(|name| name == wanted));
+        let all = ["apiproxy", "nats-server"]
+            .iter()
+            .all(|wanted| names.iter().any(|name| name == wanted));
         if all { Ok(()) } else { Err(format!("only {names:?} run")) }
     })
     .await;
@@ -215,7 +233,8 @@ fn name(pid: u32) -> String {
     fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim().to_owned()
 }
 
-/// A number may be given to another process, which is then no child of ours: those have long ended by then.
+/// A number may be given to another process, which is then no child of ours: those have long ended
+/// by then.
 fn alive(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").is_some_and(|(_, state)| !state.starts_with('Z'))

@@ -1,5 +1,5 @@
-//! What a broker, or whoever speaks in its stead, says to consumer groups and to the shipper: acknowledgement subjects, and answers
-//! to direct questions.
+//! What a broker, or whoever speaks in its stead, says to consumer groups and to the shipper:
+//! acknowledgement subjects, and answers to direct questions.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,5 @@
-//! Whatever header fields say: a stranger is its own peer, and behind trusted proxies the client is none of them unless all are.
+//! Whatever header fields say: a stranger is its own peer, and behind trusted proxies the client is
+//! none of them unless all are.
 #![no_main]
 
 use std::net::{IpAddr, Ipv4Addr};

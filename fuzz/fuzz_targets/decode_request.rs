@@ -1,4 +1,5 @@
-//! A request that can be read is written again and reads the same; its body lies inside the message.
+//! A request that can be read is written again and reads the same; its body lies inside the
+//! message.
 #![no_main]
 
 use bytes::Bytes;
@@ -17,7 +18,8 @@ fuzz_target!(|data: &[u8]| {
     let mut encoder = RequestEncoder::new(request.deadline_ms, request.sent_ms, method, path, 0)
         .expect("what was read is within the limits");
     for (name, value) in &request.headers {
-        encoder.header(name.as_str(), value.as_bytes()).expect("what was read is within the limits");
+        encoder.header(name.as_str(), value.as_bytes()).expect("what was read is within the \
+                                                                limits");
     }
     let again = encoder.finish(&request.body);
     assert_eq!(decode_request(&again, Limits::DEFAULT).as_ref(), Ok(&request));

@@ -1,4 +1,5 @@
-//! The entry of a consumer group that can be read is written again and reads the same; so is an entry that is edited in place.
+//! The entry of a consumer group that can be read is written again and reads the same; so is an
+//! entry that is edited in place.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,5 @@
-//! A native reply, its headers as `name: value` lines, becomes a response or an error that HTTP can carry.
+//! A native reply, its headers as `name: value` lines, becomes a response or an error that HTTP can
+//! carry.
 #![no_main]
 
 use bytes::Bytes;

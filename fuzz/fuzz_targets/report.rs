@@ -1,4 +1,5 @@
-//! A report of a sender's metrics that can be read is written again, in as many messages as it takes, and reads the same.
+//! A report of a sender's metrics that can be read is written again, in as many messages as it
+//! takes, and reads the same.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

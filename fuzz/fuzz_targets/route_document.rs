@@ -1,4 +1,5 @@
-//! A route's document that can be read is written again and reads the same; whether it is valid does not change by that.
+//! A route's document that can be read is written again and reads the same; whether it is valid
+//! does not change by that.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

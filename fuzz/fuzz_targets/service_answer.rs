@@ -1,8 +1,9 @@
-//! Answers of services and of the provisioner to a gateway's questions: what is shown of them can stand on its metrics page.
+//! Answers of services and of the provisioner to a gateway's questions: what is shown of them can
+//! stand on its metrics page.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use natsway_apiproxy::told::fuzzing;
+use natsway_apiproxy::fleet_metrics::fuzzing;
 
 fuzz_target!(|data: &[u8]| {
     for page in fuzzing::pages(data) {

@@ -1,5 +1,5 @@
-//! What a crash left in the shipper's files - index, commit, checkpoint - is read without harm, and what can be read is written
-//! again and reads the same.
+//! What a crash left in the shipper's files - index, commit, checkpoint - is read without harm, and
+//! what can be read is written again and reads the same.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,20 +1,24 @@
-//! The published walk-throughs, step by step, on a broker of their own: static, then elastic. `make demo-groups` runs it.
+//! The published walk-throughs, step by step, on a broker of their own: static, then elastic.
+//! `make demo-groups` runs it.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use natsway_testkit::{Broker, Process, workspace_binary};
+use natsway_testkit::{Process, TestBroker, workspace_binary};
 use tokio::time::{Instant, sleep};
 
 struct Demo {
-    broker: Broker,
+    broker: TestBroker,
     cg: PathBuf,
 }
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let demo = Demo { broker: Broker::builder().jetstream().start().await, cg: workspace_binary("cg") };
+    let demo = Demo {
+        broker: TestBroker::builder().jetstream().start().await,
+        cg: workspace_binary("cg"),
+    };
     demo.fixed().await?;
     demo.elastic().await?;
     println!("\nBoth walk-throughs are done.");
@@ -23,7 +27,9 @@ async fn main() -> Result<()> {
 
 impl Demo {
     async fn fixed(&self) -> Result<()> {
-        println!("\n=== Static: a stream that partitions over 10 partitions, a message every 10 ms");
+        println!(
+            "\n=== Static: a stream that partitions over 10 partitions, a message every 10 ms"
+        );
         self.cg("static setup foo").await?;
         self.cg("static create balanced foo cg 10 > m1 m2").await?;
         let traffic = self.start("traffic", "traffic foo --every 10ms");
@@ -31,13 +37,19 @@ impl Demo {
         let second = self.start("m2", "static consume foo cg m2 --sleep 25ms");
         show(&first, "m1", 3).await?;
         show(&second, "m2", 3).await?;
-        println!("\n--- A second instance of m1 waits; the active one is killed, and the other takes over");
+        println!(
+            "\n--- A second instance of m1 waits; the active one is killed, and the other takes \
+             over"
+        );
         let standby = self.start("m1 again", "static consume foo cg m1 --sleep 25ms");
         sleep(Duration::from_secs(1)).await;
         let left = Instant::now();
         first.kill9();
         show(&standby, "m1 again", 3).await?;
-        println!("(within {:.1} s of the kill, at an ack wait of 2 s)", left.elapsed().as_secs_f64());
+        println!(
+            "(within {:.1} s of the kill, at an ack wait of 2 s)",
+            left.elapsed().as_secs_f64()
+        );
         self.cg("static info foo cg").await?;
         drop((traffic, second, standby));
         self.cg("static delete foo cg --force").await
@@ -48,8 +60,8 @@ impl Demo {
         self.cg("elastic setup bar").await?;
         self.cg("elastic create bar cg 10 --filter bar.* --wildcards 1").await?;
         let traffic = self.start("traffic", "traffic bar --every 10ms");
-        let members =
-            ["m1", "m2", "m3"].map(|m| self.start(m, &format!("elastic consume bar cg {m} --sleep 5ms")));
+        let members = ["m1", "m2", "m3"]
+            .map(|m| self.start(m, &format!("elastic consume bar cg {m} --sleep 5ms")));
         println!("(m1, m2 and m3 run; none is a member yet, so none gets anything)");
         self.cg("elastic add bar cg m1 m2").await?;
         show(&members[0], "m1", 3).await?;
@@ -64,15 +76,18 @@ impl Demo {
 
     fn start(&self, name: &str, line: &str) -> Process {
         println!("$ cg {line} &");
-        let process =
-            Process::builder(&self.cg).name(name).args(line.split(' ')).env("NATS_URL", self.broker.url());
+        let process = Process::builder(&self.cg)
+            .name(name)
+            .args(line.split(' '))
+            .env("NATS_URL", self.broker.url());
         process.start()
     }
 
     async fn cg(&self, line: &str) -> Result<()> {
         println!("$ cg {line}");
         let mut command = tokio::process::Command::new(&self.cg);
-        let output = command.args(line.split(' ')).env("NATS_URL", self.broker.url()).output().await?;
+        let output =
+            command.args(line.split(' ')).env("NATS_URL", self.broker.url()).output().await?;
         print!("{}", String::from_utf8_lossy(&output.stdout));
         if !output.status.success() {
             bail!("cg {line}: {}", String::from_utf8_lossy(&output.stderr));

@@ -61,11 +61,16 @@ where
     V: DeserializeOwned,
 {
     let unanswered = |kind: ErrorKind, text: &str| ApiError::Unanswered(kind.with(text.to_owned()));
-    match tokio::time::timeout(ANSWER_WITHIN, context.request::<_, T, Response<V>>(subject, body)).await {
-        Err(_) => Err(unanswered(ErrorKind::Timeout, "the broker did not answer in time, is it reachable")),
-        Ok(Err(error)) => {
-            Err(ApiError::Unanswered(ErrorKind::Broker.caused("the broker could not be asked", error)))
-        }
+    match tokio::time::timeout(ANSWER_WITHIN, context.request::<_, T, Response<V>>(subject, body))
+        .await
+    {
+        Err(_) => Err(unanswered(
+            ErrorKind::Timeout,
+            "the broker did not answer in time, is it reachable",
+        )),
+        Ok(Err(error)) => Err(ApiError::Unanswered(
+            ErrorKind::Broker.caused("the broker could not be asked", error),
+        )),
         Ok(Ok(Response::Ok(answer))) => Ok(answer),
         Ok(Ok(Response::Err { error })) => {
             Err(ApiError::Refused { code: error.error_code().0, text: error.to_string() })
@@ -91,8 +96,11 @@ pub(crate) async fn create_consumer(
     name: &str,
     config: &pull::Config,
 ) -> Result<consumer::Info, ApiError> {
-    let body =
-        CreateConsumer { stream_name: stream, config: config.into_consumer_config(), action: "create" };
+    let body = CreateConsumer {
+        stream_name: stream,
+        config: config.into_consumer_config(),
+        action: "create",
+    };
     request(context, format!("CONSUMER.CREATE.{stream}.{name}"), &body).await
 }
 
@@ -110,11 +118,17 @@ pub(crate) async fn delete_consumer(
     stream: &str,
     name: &str,
 ) -> Result<bool, ApiError> {
-    match request::<_, serde_json::Value>(context, format!("CONSUMER.DELETE.{stream}.{name}"), &Empty {})
-        .await
+    match request::<_, serde_json::Value>(
+        context,
+        format!("CONSUMER.DELETE.{stream}.{name}"),
+        &Empty {},
+    )
+    .await
     {
         Ok(_) => Ok(true),
-        Err(error) if matches!(error.code(), Some(code::CONSUMER_NOT_FOUND | code::STREAM_NOT_FOUND)) => {
+        Err(error)
+            if matches!(error.code(), Some(code::CONSUMER_NOT_FOUND | code::STREAM_NOT_FOUND)) =>
+        {
             Ok(false)
         }
         Err(error) => Err(error),
@@ -134,7 +148,8 @@ pub(crate) async fn unpin(
         .map(|_| ())
 }
 
-/// Copies that a stream has in a cluster; what belongs to it is kept as safe. One where it cannot be told.
+/// Copies that a stream has in a cluster; what belongs to it is kept as safe. One where it cannot
+/// be told.
 pub(crate) async fn replicas_of(context: &jetstream::Context, stream: &str) -> usize {
     stream_info(context, stream).await.map_or(1, |info| info.config.num_replicas)
 }
@@ -168,7 +183,8 @@ pub(crate) async fn message(
     sequence: u64,
 ) -> Result<Option<HeaderMap>, Error> {
     let failed = |error: &dyn std::fmt::Display| {
-        ErrorKind::Broker.with(format!("message {sequence} of stream {stream:?} could not be read: {error}"))
+        ErrorKind::Broker
+            .with(format!("message {sequence} of stream {stream:?} could not be read: {error}"))
     };
     let stream = context.get_stream_no_info(stream).await.map_err(|error| failed(&error))?;
     let message = stream.get_raw_message(sequence).await.map_err(|error| failed(&error))?;
@@ -189,7 +205,10 @@ pub(crate) async fn reset_consumer(
 }
 
 /// The streams that store what is published to a subject.
-pub(crate) async fn streams_of(context: &jetstream::Context, subject: &str) -> Result<Vec<String>, ApiError> {
+pub(crate) async fn streams_of(
+    context: &jetstream::Context,
+    subject: &str,
+) -> Result<Vec<String>, ApiError> {
     #[derive(Deserialize)]
     struct Names {
         #[serde(default)]

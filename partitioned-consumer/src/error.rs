@@ -18,7 +18,8 @@ pub struct Error {
 pub enum ErrorKind {
     /// A stream, group or member name cannot be used.
     InvalidName,
-    /// A configuration breaks a rule of section "validation": the text names the field and the expectation.
+    /// A configuration breaks a rule of section "validation": the text names the field and the
+    /// expectation.
     InvalidConfig,
     /// The entry in the bucket is not the JSON of a group.
     CorruptEntry,
@@ -32,13 +33,16 @@ pub enum ErrorKind {
     NameCollision,
     /// The member is not in the group's membership.
     NotAMember,
-    /// The operation does not fit the group, for example adding members to a group that uses mappings.
+    /// The operation does not fit the group, for example adding members to a group that uses
+    /// mappings.
     NotAllowed,
     /// Somebody else changed the entry between our read and our write, too many times in a row.
     Conflict,
-    /// The member's consumer exists with settings other than this instance's: all instances of a member must agree.
+    /// The member's consumer exists with settings other than this instance's: all instances of a
+    /// member must agree.
     ConsumerMismatch,
-    /// The member's consumer was deleted by somebody else, and its position is lost (static groups).
+    /// The member's consumer was deleted by somebody else, and its position is lost (static
+    /// groups).
     ConsumerDeleted,
     /// No consumer with a pinned instance was found for the member.
     NotActive,
@@ -50,7 +54,8 @@ pub enum ErrorKind {
     Closed,
     /// The broker did not answer in time.
     Timeout,
-    /// A defect of this library was met. The member has ended, its handlers were cancelled; nothing else was touched.
+    /// A defect of this library was met. The member has ended, its handlers were cancelled; nothing
+    /// else was touched.
     Defect,
     /// The message cannot be acknowledged: it was already settled.
     AlreadySettled,

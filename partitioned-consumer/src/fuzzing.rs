@@ -1,4 +1,5 @@
-//! What the fuzz targets of `fuzz/` need of the decoders that are nobody else's. Compiled by `cargo fuzz` alone (`cfg(fuzzing)`).
+//! What the fuzz targets of `fuzz/` need of the decoders that are nobody else's. Compiled by
+//! `cargo fuzz` alone (`cfg(fuzzing)`).
 //!
 //! Each takes any bytes, and panics where a promise is broken.
 

@@ -1,9 +1,10 @@
-//! Partitioned consumer groups for NATS JetStream: work that must stay in order per key, in parallel, with fail-over.
+//! Partitioned consumer groups for NATS JetStream: work that must stay in order per key, in
+//! parallel, with fail-over.
 //!
-//! A *group* splits a stream into partitions by a hash of the key. Each *member* owns some partitions and has a consumer
-//! of its own; any number of *instances* may run as one member, of which the broker pins one at a time and keeps the
-//! others as hot standbys. Groups, streams and consumers are those of the Go library `pcgroups`, so members of both can
-//! share a group.
+//! A *group* splits a stream into partitions by a hash of the key. Each *member* owns some
+//! partitions and has a consumer of its own; any number of *instances* may run as one member, of
+//! which the broker pins one at a time and keeps the others as hot standbys. Groups, streams and
+//! consumers are those of the Go library `pcgroups`, so members of both can share a group.
 //!
 //! | | [`StaticGroup`] | [`ElasticGroup`] |
 //! |---|---|---|
@@ -13,20 +14,22 @@
 //!
 //! # What holds, and what cannot
 //!
-//! While an instance can renew its pin, no other handles a message of its partitions, messages of one partition run one
-//! at a time in stream order, and none is lost. When it cannot (the connection, the broker or the process is gone), its
-//! handlers are cancelled and its buffer is dropped before the pin lapses. The next holder starts nothing until everything
-//! that the first left unacknowledged is in its hands, so order holds across the change.
+//! While an instance can renew its pin, no other handles a message of its partitions, messages of
+//! one partition run one at a time in stream order, and none is lost. When it cannot (the
+//! connection, the broker or the process is gone), its handlers are cancelled and its buffer is
+//! dropped before the pin lapses. The next holder starts nothing until everything that the first
+//! left unacknowledged is in its hands, so order holds across the change.
 //!
-//! A frozen process, or blocking work that ignores [`Message::cancellation`], may overlap with its successor: no client can
-//! prevent that. [`Message::fencing_token`] grows along each key; a store that refuses smaller tokens is safe even then.
-//! With Go instances of the *same member*, only `max_ack_pending` 1 keeps order.
+//! A frozen process, or blocking work that ignores [`Message::cancellation`], may overlap with its
+//! successor: no client can prevent that. [`Message::fencing_token`] grows along each key; a store
+//! that refuses smaller tokens is safe even then. With Go instances of the *same member*, only
+//! `max_ack_pending` 1 keeps order.
 //!
 //! # Example
 //!
 //! ```
 //! # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! # let broker = natsway_testkit::Broker::builder().jetstream().start().await;
+//! # let broker = natsway_testkit::TestBroker::builder().jetstream().start().await;
 //! # let client = broker.connect().await;
 //! # let subjects = vec!["orders.>".to_owned()];
 //! # let config = async_nats::jetstream::stream::Config { name: "ORDERS".into(), subjects, ..Default::default() };
@@ -61,16 +64,18 @@ mod order;
 
 pub use error::{Error, ErrorKind};
 pub use group::{
-    DeadLetter, ElasticConfig, ElasticGroup, Generation, Group, GroupKind, GroupName, GroupSettings,
-    MAX_PARTITIONS, MemberMapping, Membership, PartitioningFilter, SourceLoss, StaticConfig, StaticGroup,
-    check_member, filters_overlap, owners, partition_of_key, partitions_of, sticky_mappings, subject_matches,
-    transforms,
+    DeadLetter, ElasticConfig, ElasticGroup, Generation, Group, GroupKind, GroupName,
+    GroupSettings, MAX_PARTITIONS, MemberMapping, Membership, PartitioningFilter, SourceLoss,
+    StaticConfig, StaticGroup, check_member, filters_overlap, owners, partition_of_key,
+    partitions_of, sticky_mappings, subject_matches, transforms,
 };
 pub use member::{
-    Consume, End, HandlerOutcome, MemberEvent, MemberHandle, MemberState, Message, Messages, OrderBy,
+    Consume, End, HandlerOutcome, MemberEvent, MemberHandle, MemberState, Message, Messages,
+    OrderBy,
 };
 pub use operate::{
-    Finding, GroupReport, MemberReport, MemberReset, PartitionReport, Repartitioned, ResetReport, ResetTo,
+    Finding, GroupReport, MemberReport, MemberReset, PartitionReport, Repartitioned, ResetReport,
+    ResetTo,
 };
 pub use order::PinLoss;
 

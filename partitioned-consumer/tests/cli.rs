@@ -7,38 +7,42 @@ mod support;
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
 
-use natsway_testkit::{Broker, Process, Signal, eventually};
+use natsway_testkit::{Process, Signal, TestBroker, eventually};
 use serde_json::Value;
 use support::{SOON, broker};
 
 const CG: &str = env!("CARGO_BIN_EXE_cg");
 
-fn run(broker: &Broker, line: &str, input: &str) -> Output {
+fn run(broker: &TestBroker, line: &str, input: &str) -> Output {
     let mut command = Command::new(CG);
     command
         .args(line.split_whitespace())
         .env("NATS_URL", broker.url())
         .env("XDG_CONFIG_HOME", "/nonexistent");
-    let mut child =
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
     child.wait_with_output().unwrap()
 }
 
 #[track_caller]
-fn cg(broker: &Broker, line: &str) -> String {
+fn cg(broker: &TestBroker, line: &str) -> String {
     let output = run(broker, line, "");
     assert!(output.status.success(), "cg {line}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
 
 #[track_caller]
-fn json(broker: &Broker, line: &str) -> Value {
+fn json(broker: &TestBroker, line: &str) -> Value {
     let output = run(broker, &format!("--json {line}"), "");
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-fn consumer(broker: &Broker, line: &str) -> Process {
+fn consumer(broker: &TestBroker, line: &str) -> Process {
     let process = Process::builder(CG).args(line.split_whitespace());
     process.env("NATS_URL", broker.url()).env("XDG_CONFIG_HOME", "/nonexistent").start()
 }
@@ -51,7 +55,8 @@ fn seen(process: &Process) -> usize {
 #[test]
 fn help_needs_no_broker() {
     for line in [&["--help"][..], &["static", "--help"], &["elastic", "create", "--help"]] {
-        let output = Command::new(CG).args(line).env("NATS_URL", "nats://127.0.0.1:1").output().unwrap();
+        let output =
+            Command::new(CG).args(line).env("NATS_URL", "nats://127.0.0.1:1").output().unwrap();
         assert!(output.status.success());
     }
 }
@@ -67,12 +72,15 @@ async fn the_static_walk_through_works_as_published() {
     let second = consumer(&broker, "static consume foo cg m2 --sleep 25ms");
     eventually(SOON, async || seen(&first) > 5 && seen(&second) > 5).await;
     let standby = consumer(&broker, "static consume foo cg m1 --sleep 25ms");
-    eventually(SOON, async || json(&broker, "static info foo cg")["members"][0]["active"] == true).await;
+    eventually(SOON, async || json(&broker, "static info foo cg")["members"][0]["active"] == true)
+        .await;
     first.kill9();
     eventually(SOON, async || seen(&standby) > 5).await;
     let info = cg(&broker, "static info foo cg");
     assert!(
-        info.starts_with("partitions: 10, filters: []\nmembers: [m1 m2]\nactive members: [m1 m2]\n"),
+        info.starts_with(
+            "partitions: 10, filters: []\nmembers: [m1 m2]\nactive members: [m1 m2]\n"
+        ),
         "{info}"
     );
     assert!(cg(&broker, "static minfo foo cg m1").contains("in the membership"));
@@ -134,10 +142,12 @@ async fn every_other_command_does_what_it_says() {
     cg(&broker, "elastic setup dead");
     cg(&broker, "elastic dead-letter foo g dead.g --after 3");
     assert_eq!(json(&broker, "elastic info foo g")["settings"]["dead_letter_after"], 3);
-    let typed = run(&broker, "elastic prompt", "ls foo\nprocessing-time 5ms\nstatic\nls foo\nbad\nexit\n");
+    let typed =
+        run(&broker, "elastic prompt", "ls foo\nprocessing-time 5ms\nstatic\nls foo\nbad\nexit\n");
     let printed = String::from_utf8(typed.stdout).unwrap();
     assert!(
-        printed.contains("elastic consumer groups: [g]") && printed.contains("static consumer groups: []"),
+        printed.contains("elastic consumer groups: [g]")
+            && printed.contains("static consumer groups: []"),
         "{printed}"
     );
     let kept = run(&broker, "elastic delete foo g", "n\n");
@@ -150,11 +160,19 @@ async fn contexts_of_the_nats_command_line_are_read() {
     let home = tempfile::tempdir().unwrap();
     let contexts = home.path().join("nats/context");
     std::fs::create_dir_all(&contexts).unwrap();
-    std::fs::write(contexts.join("here.json"), format!("{{\"url\":\"{}\",\"creds\":\"\"}}", broker.url()))
-        .unwrap();
+    std::fs::write(
+        contexts.join("here.json"),
+        format!("{{\"url\":\"{}\",\"creds\":\"\"}}", broker.url()),
+    )
+    .unwrap();
     let list = |args: &[&str]| {
         let mut command = Command::new(CG);
-        command.args(args).env_remove("NATS_URL").env("XDG_CONFIG_HOME", home.path()).output().unwrap()
+        command
+            .args(args)
+            .env_remove("NATS_URL")
+            .env("XDG_CONFIG_HOME", home.path())
+            .output()
+            .unwrap()
     };
     assert!(list(&["--context", "here", "elastic", "ls", "foo"]).status.success());
     assert!(list(&["elastic", "ls", "foo", "--context", "here"]).status.success());
@@ -195,7 +213,12 @@ async fn the_lag_of_a_member_that_never_joined_is_that_of_its_partitions() {
     let lags = eventually(SOON, async || {
         let report = json(&broker, "elastic info foo g");
         let lag = |of: &str| -> u64 {
-            report[of].as_array().unwrap().iter().map(|one| one["lag_messages"].as_u64().unwrap()).sum()
+            report[of]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|one| one["lag_messages"].as_u64().unwrap())
+                .sum()
         };
         let lags = (lag("by_partition"), lag("members"));
         if lags.0 == 80 { Ok(lags) } else { Err(format!("{lags:?}")) }
@@ -205,7 +228,10 @@ async fn the_lag_of_a_member_that_never_joined_is_that_of_its_partitions() {
     let doctor = run(&broker, "elastic doctor foo g", "");
     let said = String::from_utf8(doctor.stdout).unwrap();
     assert_eq!(doctor.status.code(), Some(1));
-    assert!(said.contains("no-instance: member \"m1\" has no instance: partitions 0, 1 wait\n"), "{said}");
+    assert!(
+        said.contains("no-instance: member \"m1\" has no instance: partitions 0, 1 wait\n"),
+        "{said}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -217,10 +243,14 @@ async fn a_reader_that_goes_away_ends_the_program_in_good_order() {
     cg(&broker, "traffic foo --every 1us --count 50");
     for line in ["elastic info foo g", "elastic consume foo g m1"] {
         let mut command = Command::new(CG);
-        command.args(line.split(' ')).env("NATS_URL", broker.url()).env("XDG_CONFIG_HOME", "/nonexistent");
+        command
+            .args(line.split(' '))
+            .env("NATS_URL", broker.url())
+            .env("XDG_CONFIG_HOME", "/nonexistent");
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         drop(child.stdout.take());
-        let status = eventually(SOON, async || child.try_wait().unwrap().ok_or("still there")).await;
+        let status =
+            eventually(SOON, async || child.try_wait().unwrap().ok_or("still there")).await;
         let said = std::io::read_to_string(child.stderr.take().unwrap()).unwrap();
         assert!(status.success() && !said.contains("panicked"), "{line}: {status} {said}");
     }
@@ -242,7 +272,8 @@ async fn an_interrupt_ends_what_the_prompt_does_and_never_the_prompt() {
     for round in 1..=2 {
         input.write_all(b"join foo g m1\n").unwrap();
         eventually(SOON, async || times("consuming from") == round).await;
-        let interrupted = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+        let interrupted =
+            Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
         assert!(interrupted.success());
         eventually(SOON, async || times("stopped") == round).await;
     }
@@ -260,7 +291,10 @@ async fn the_nats_command_line_takes_cg_as_a_plug_in() {
     let home = tempfile::tempdir().unwrap();
     let nats = |line: &str| {
         let mut command = Command::new(nats);
-        command.args(line.split(' ')).env("XDG_DATA_HOME", home.path()).env("XDG_CONFIG_HOME", home.path());
+        command
+            .args(line.split(' '))
+            .env("XDG_DATA_HOME", home.path())
+            .env("XDG_CONFIG_HOME", home.path());
         let output = command.env_remove("NATS_URL").output().unwrap();
         assert!(output.status.success(), "nats {line}: {output:?}");
         String::from_utf8(output.stdout).unwrap()
@@ -376,8 +410,11 @@ async fn a_limit_that_may_lose_messages_is_told_at_the_creation() {
         ..Default::default()
     };
     context.create_stream(config).await.unwrap();
-    let created =
-        run(&broker, "elastic create foo g 4 --filter foo.* --wildcards 1 --max-buffered-msgs 5", "");
+    let created = run(
+        &broker,
+        "elastic create foo g 4 --filter foo.* --wildcards 1 --max-buffered-msgs 5",
+        "",
+    );
     let said = String::from_utf8_lossy(&created.stderr).into_owned();
     assert!(created.status.success() && said.contains("stream foo keeps 20 messages"), "{said}");
     // Copying begins a moment after the creation.

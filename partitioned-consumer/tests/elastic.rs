@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use async_nats::jetstream::consumer::pull;
 use futures_util::future::BoxFuture;
 use natsway_partitioned_consumer::{
-    ElasticConfig, ElasticGroup, End, Error, ErrorKind, GroupSettings, MemberMapping, MemberState, Membership,
+    ElasticConfig, ElasticGroup, End, Error, ErrorKind, GroupSettings, MemberMapping, MemberState,
+    Membership,
 };
 use natsway_testkit::eventually;
 use support::{Ledger, SOON, becomes, broker, handler, handles, publish, stream};
@@ -34,7 +35,8 @@ async fn members_share_the_work_in_order() {
     let mut members = Vec::new();
     for name in ["m1", "m2", "m3"] {
         let member = group.consume(name).template(template(100)).concurrency(4);
-        members.push(member.handle(handler(&ledger, name, Duration::from_millis(1))).await.unwrap());
+        members
+            .push(member.handle(handler(&ledger, name, Duration::from_millis(1))).await.unwrap());
     }
     publish(&context, 20, 1, 20).await;
     assert_eq!(group.add_members(["m1", "m2", "m3"]).await.unwrap(), ["m1", "m2", "m3"]);
@@ -57,7 +59,8 @@ async fn partitions_move_without_overlap_loss_or_repeat() {
     let mut members = Vec::new();
     for name in ["m1", "m2", "m3"] {
         let member = group.consume(name).template(template(50)).concurrency(3);
-        members.push(member.handle(handler(&ledger, name, Duration::from_millis(3))).await.unwrap());
+        members
+            .push(member.handle(handler(&ledger, name, Duration::from_millis(3))).await.unwrap());
     }
     group.add_members(["m1"]).await.unwrap();
     let feed = tokio::spawn({
@@ -67,9 +70,14 @@ async fn partitions_move_without_overlap_loss_or_repeat() {
     for round in 0..4 {
         for name in ["m2", "m3"] {
             let before = ledger.count();
-            if round % 2 == 0 { group.add_members([name]).await } else { group.drop_members([name]).await }
-                .unwrap();
-            eventually(SOON, async || ledger.count() > before + 20 || ledger.distinct() >= 1800).await;
+            if round % 2 == 0 {
+                group.add_members([name]).await
+            } else {
+                group.drop_members([name]).await
+            }
+            .unwrap();
+            eventually(SOON, async || ledger.count() > before + 20 || ledger.distinct() >= 1800)
+                .await;
         }
     }
     feed.await.unwrap();
@@ -86,7 +94,11 @@ async fn a_graceful_stop_hands_over_at_once() {
     let group = group(&context).await;
     group.add_members(["m1"]).await.unwrap();
     let ledger = Ledger::default();
-    let long = pull::Config { max_ack_pending: 100, ack_wait: Duration::from_secs(20), ..Default::default() };
+    let long = pull::Config {
+        max_ack_pending: 100,
+        ack_wait: Duration::from_secs(20),
+        ..Default::default()
+    };
     let first = group
         .consume("m1")
         .template(long.clone())
@@ -224,7 +236,10 @@ async fn mapped_groups_with_several_filters_work() {
         .unwrap();
     let group = ElasticGroup::new(context.clone(), "S", "g").unwrap();
     group.create(&ElasticConfig::new(4).filter("foo.*", [1]).filter("bar.*", [1])).await.unwrap();
-    group.set_mappings([MemberMapping::new("m1", [0, 1]), MemberMapping::new("m2", [2, 3])]).await.unwrap();
+    group
+        .set_mappings([MemberMapping::new("m1", [0, 1]), MemberMapping::new("m2", [2, 3])])
+        .await
+        .unwrap();
     assert_eq!(group.add_members(["m3"]).await.unwrap_err().kind(), ErrorKind::NotAllowed);
     let ledger = Ledger::default();
     let mut members = Vec::new();
@@ -282,7 +297,8 @@ async fn the_number_of_partitions_changes_without_loss_or_disorder() {
     group.repartition(9, SOON).await.unwrap();
     publish(&context, 15, 61, 10).await;
     handles(&ledger, 1050).await;
-    // By hand from here on, and a number that the mappings do not fit is refused before anything is touched.
+    // By hand from here on, and a number that the mappings do not fit is refused before anything is
+    // touched.
     let by_hand = [MemberMapping::new("m1", [0, 1, 2, 3]), MemberMapping::new("m2", [4])];
     let uneven = group.repartition_mapped(6, by_hand.clone(), SOON).await.unwrap_err();
     assert_eq!(uneven.kind(), ErrorKind::InvalidConfig, "{uneven}");
@@ -300,17 +316,23 @@ async fn the_number_of_partitions_changes_without_loss_or_disorder() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backlog_of_slow_messages_never_costs_the_pin() {
-    // What breaks a client whose buffer delays the renewal: many in flight, handled far slower than ack_wait.
+    // What breaks a client whose buffer delays the renewal: many in flight, handled far slower than
+    // ack_wait.
     let (_broker, context) = broker().await;
     let group = group(&context).await;
     group.add_members(["m1"]).await.unwrap();
     publish(&context, 10, 1, 60).await;
     let ledger = Ledger::default();
-    let wide = pull::Config { max_ack_pending: 1000, ack_wait: Duration::from_secs(1), ..Default::default() };
+    let wide = pull::Config {
+        max_ack_pending: 1000,
+        ack_wait: Duration::from_secs(1),
+        ..Default::default()
+    };
     let mut members = Vec::new();
     for name in ["a", "b"] {
         let builder = group.consume("m1").template(wide.clone());
-        members.push(builder.handle(handler(&ledger, name, Duration::from_millis(8))).await.unwrap());
+        members
+            .push(builder.handle(handler(&ledger, name, Duration::from_millis(8))).await.unwrap());
     }
     handles(&ledger, 600).await;
     assert!(ledger.count_by("a") == 0 || ledger.count_by("b") == 0, "the pin moved without need");

@@ -10,7 +10,9 @@ use natsway_partitioned_consumer::{
     StaticGroup,
 };
 use natsway_testkit::eventually;
-use support::{Ledger, SOON, becomes, broker, handler, handles, partitioned_stream, publish, stream};
+use support::{
+    Ledger, SOON, becomes, broker, handler, handles, partitioned_stream, publish, stream,
+};
 
 fn template() -> pull::Config {
     pull::Config { max_ack_pending: 20, ack_wait: Duration::from_secs(2), ..Default::default() }
@@ -46,7 +48,8 @@ async fn members_of_a_static_group_share_the_work_in_order() {
         .await
         .unwrap();
     let other = pull::Config { max_ack_pending: 7, ..template() };
-    let mismatch = group.consume("m2").template(other).handle(|m| async move { m.ack().await }).await;
+    let mismatch =
+        group.consume("m2").template(other).handle(|m| async move { m.ack().await }).await;
     assert_eq!(mismatch.err().unwrap().kind(), ErrorKind::ConsumerMismatch);
     publish(&context, 20, 1, 10).await;
     handles(&ledger, 200).await;
@@ -131,14 +134,26 @@ async fn groups_whose_names_begin_alike_leave_each_other_alone() {
     ab.create(&StaticConfig::new(4, Membership::balanced(["m"]))).await.unwrap();
     let clash = StaticGroup::new(context.clone(), "foo", "a").unwrap();
     assert_eq!(
-        clash.create(&StaticConfig::new(4, Membership::balanced(["b-m"]))).await.unwrap_err().kind(),
+        clash
+            .create(&StaticConfig::new(4, Membership::balanced(["b-m"])))
+            .await
+            .unwrap_err()
+            .kind(),
         ErrorKind::NameCollision
     );
     let ledger = Ledger::default();
-    let mut first =
-        a.consume("m").template(template()).handle(handler(&ledger, "a", Duration::ZERO)).await.unwrap();
-    let second =
-        ab.consume("m").template(template()).handle(handler(&ledger, "ab", Duration::ZERO)).await.unwrap();
+    let mut first = a
+        .consume("m")
+        .template(template())
+        .handle(handler(&ledger, "a", Duration::ZERO))
+        .await
+        .unwrap();
+    let second = ab
+        .consume("m")
+        .template(template())
+        .handle(handler(&ledger, "ab", Duration::ZERO))
+        .await
+        .unwrap();
     becomes(&second, MemberState::Standby).await;
     a.delete().await.unwrap();
     assert_eq!(first.done().await.unwrap(), End::GroupDeleted);
@@ -269,7 +284,9 @@ async fn a_paused_group_handles_nothing_until_it_is_resumed() {
     handles(&ledger, 4).await;
     group.pause().await.unwrap();
     let paused = async {
-        while !matches!(events.recv().await, Ok(natsway_partitioned_consumer::MemberEvent::Paused)) {}
+        while !matches!(events.recv().await, Ok(natsway_partitioned_consumer::MemberEvent::Paused))
+        {
+        }
     };
     tokio::time::timeout(SOON, paused).await.unwrap();
     publish(&context, 2, 3, 2).await;

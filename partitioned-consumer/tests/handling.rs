@@ -11,8 +11,10 @@ use futures_util::{FutureExt, StreamExt};
 use natsway_partitioned_consumer::{
     ElasticConfig, ElasticGroup, End, ErrorKind, Membership, OrderBy, StaticConfig, StaticGroup,
 };
-use natsway_testkit::{Broker, eventually};
-use support::{Ledger, SOON, broker, handler, handles, number, partitioned_stream, publish, stream};
+use natsway_testkit::{TestBroker, eventually};
+use support::{
+    Ledger, SOON, broker, handler, handles, number, partitioned_stream, publish, stream,
+};
 use tokio::time::timeout;
 
 fn template() -> pull::Config {
@@ -52,16 +54,25 @@ async fn a_stream_yields_the_next_of_a_partition_after_the_one_before_is_settled
     first.cancellation().cancel();
     assert!(!first.cancellation().is_cancelled());
     // The other three are in hand by now or soon, and none may pass.
-    assert!(timeout(Duration::from_millis(300), messages.next()).await.is_err(), "two of one partition");
+    assert!(
+        timeout(Duration::from_millis(300), messages.next()).await.is_err(),
+        "two of one partition"
+    );
     first.ack().await.unwrap();
     assert_eq!(first.ack().await.unwrap_err().kind(), ErrorKind::AlreadySettled);
     // The run lasts as long as somebody holds the message.
-    assert!(timeout(Duration::from_millis(100), messages.next()).await.is_err(), "the first is still held");
+    assert!(
+        timeout(Duration::from_millis(100), messages.next()).await.is_err(),
+        "the first is still held"
+    );
     drop(first);
     for expected in 2..=3 {
         // As a stream, and a wait that is given up loses nothing.
         assert!(
-            StreamExt::next(&mut messages).now_or_never().flatten().is_none_or(|m| number(&m) == expected)
+            StreamExt::next(&mut messages)
+                .now_or_never()
+                .flatten()
+                .is_none_or(|m| number(&m) == expected)
         );
         let next = timeout(SOON, StreamExt::next(&mut messages)).await.unwrap().unwrap();
         assert_eq!(number(&next), expected);
@@ -179,7 +190,8 @@ async fn static_groups_may_acknowledge_all_at_once_or_nothing() {
         handles(&ledger, 200).await;
         let consumer = format!("{name}-m");
         eventually(SOON, async || {
-            let info = context.get_stream("foo").await.unwrap().consumer_info(&consumer).await.unwrap();
+            let info =
+                context.get_stream("foo").await.unwrap().consumer_info(&consumer).await.unwrap();
             let left = (info.num_pending, info.num_ack_pending);
             if left == (0, 0) { Ok(()) } else { Err(format!("{left:?} left")) }
         })
@@ -200,7 +212,10 @@ async fn keys_of_one_partition_run_at_once_where_the_subject_is_the_key() {
     let second = timeout(SOON, messages.next()).await.unwrap().unwrap();
     assert_eq!((first.subject(), number(&first)), ("foo.k0", 1));
     assert_eq!((second.subject(), number(&second)), ("foo.k1", 1));
-    assert!(timeout(Duration::from_millis(300), messages.next()).await.is_err(), "two of one subject");
+    assert!(
+        timeout(Duration::from_millis(300), messages.next()).await.is_err(),
+        "two of one subject"
+    );
     consuming.stop();
 }
 
@@ -244,9 +259,10 @@ async fn a_handler_may_go_on_after_it_has_refused_its_message() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn acknowledgements_go_where_either_form_of_their_subject_says() {
-    // The form with domain and account hash (ADR-15), which a server from 2.14 on uses when it is told to.
+    // The form with domain and account hash (ADR-15), which a server from 2.14 on uses when it is
+    // told to.
     for (lines, tokens) in [("", 9), ("feature_flags { js_ack_fc_v2: true }", 11)] {
-        let broker = Broker::builder().jetstream().config_lines(lines).start().await;
+        let broker = TestBroker::builder().jetstream().config_lines(lines).start().await;
         let context = async_nats::jetstream::new(broker.connect().await);
         let group = group(&context, 2).await;
         publish(&context, 4, 1, 3).await;
@@ -255,7 +271,11 @@ async fn acknowledgements_go_where_either_form_of_their_subject_says() {
         for _ in 0..12 {
             let message = timeout(SOON, messages.next()).await.unwrap().unwrap();
             let reply: Vec<&str> = message.reply().split('.').collect();
-            assert!(message.reply().starts_with("$JS.ACK.") && reply.len() == tokens, "{}", message.reply());
+            assert!(
+                message.reply().starts_with("$JS.ACK.") && reply.len() == tokens,
+                "{}",
+                message.reply()
+            );
             assert_eq!(message.deliveries(), 1);
             assert!(message.stream_sequence() <= 12 && message.stored_at_unix_ns() > 0);
             message.double_ack().await.unwrap();

@@ -1,4 +1,5 @@
-//! What an operator relies on: the doctor's findings, counts, and a repartition that somebody cut off.
+//! What an operator relies on: the doctor's findings, counts, and a repartition that somebody cut
+//! off.
 
 mod support;
 
@@ -7,10 +8,10 @@ use std::time::Duration;
 use async_nats::jetstream::consumer::pull;
 use async_nats::jetstream::{Context, stream as js};
 use natsway_partitioned_consumer::{
-    DeadLetter, ElasticConfig, ElasticGroup, ErrorKind, Finding, MemberEvent, MemberMapping, Membership,
-    ResetTo, StaticConfig, StaticGroup,
+    DeadLetter, ElasticConfig, ElasticGroup, ErrorKind, Finding, MemberEvent, MemberMapping,
+    Membership, ResetTo, StaticConfig, StaticGroup,
 };
-use natsway_testkit::{Broker, eventually};
+use natsway_testkit::{TestBroker, eventually};
 use support::{Ledger, SOON, broker, handler, handles, partitioned_stream, publish, stream};
 
 fn codes(findings: &[Finding]) -> Vec<&str> {
@@ -31,11 +32,16 @@ async fn the_doctor_finds_what_is_wrong_with_an_elastic_group() {
     group.create(&ElasticConfig::new(2).filter("foo.*", [1])).await.unwrap();
     assert_eq!(codes(&group.doctor().await.unwrap()), ["uncovered"]);
     group.add_members(["a", "b", "c"]).await.unwrap();
-    assert_eq!(codes(&group.doctor().await.unwrap()), ["no-instance", "no-instance", "surplus-member"]);
+    assert_eq!(
+        codes(&group.doctor().await.unwrap()),
+        ["no-instance", "no-instance", "surplus-member"]
+    );
     let ledger = Ledger::default();
     let mut members = Vec::new();
     for name in ["a", "b"] {
-        members.push(group.consume(name).handle(handler(&ledger, name, Duration::ZERO)).await.unwrap());
+        members.push(
+            group.consume(name).handle(handler(&ledger, name, Duration::ZERO)).await.unwrap(),
+        );
     }
     group.drop_members(["c"]).await.unwrap();
     eventually(SOON, async || group.doctor().await.unwrap().is_empty()).await;
@@ -58,8 +64,13 @@ async fn the_doctor_finds_what_is_wrong_with_an_elastic_group() {
     // The broker removes the consumer of a member that is gone after an ack wait.
     eventually(SOON, async || {
         let findings = group.doctor().await.unwrap();
-        let expected =
-            ["no-instance", "orphan", "overlapping-filters", "unmatched-filter", "partitions-mismatch"];
+        let expected = [
+            "no-instance",
+            "orphan",
+            "overlapping-filters",
+            "unmatched-filter",
+            "partitions-mismatch",
+        ];
         if codes(&findings) == expected { Ok(()) } else { Err(format!("{findings:?}")) }
     })
     .await;
@@ -77,23 +88,38 @@ async fn the_doctor_finds_what_is_wrong_with_a_static_group() {
     let (_broker, context) = broker().await;
     partitioned_stream(&context, "foo", 4).await;
     let group = StaticGroup::new(context.clone(), "foo", "g").unwrap();
-    let overlapping = StaticConfig::new(3, Membership::balanced(["a"])).filters(["foo.*", "foo.k1"]);
+    let overlapping =
+        StaticConfig::new(3, Membership::balanced(["a"])).filters(["foo.*", "foo.k1"]);
     assert_eq!(group.create(&overlapping).await.unwrap_err().kind(), ErrorKind::InvalidConfig);
     group.create(&StaticConfig::new(4, Membership::balanced(["a"]))).await.unwrap();
     let json = String::from_utf8(overlapping.to_json()).unwrap();
     write_entry(&context, "static-consumer-groups", "foo.g", &json).await;
     let expected = ["no-instance", "overlapping-filters", "partitions-mismatch"];
     assert_eq!(codes(&group.doctor().await.unwrap()), expected);
-    write_entry(&context, "static-consumer-groups", "foo.g", r#"{"max_members":4,"members":["a"]}"#).await;
-    // A member's consumer outlives its membership; one of a group whose name begins alike is no orphan.
+    write_entry(
+        &context,
+        "static-consumer-groups",
+        "foo.g",
+        r#"{"max_members":4,"members":["a"]}"#,
+    )
+    .await;
+    // A member's consumer outlives its membership; one of a group whose name begins alike is no
+    // orphan.
     let longer = StaticGroup::new(context.clone(), "foo", "g-x").unwrap();
     longer.create(&StaticConfig::new(4, Membership::balanced(["a"]))).await.unwrap();
     let ledger = Ledger::default();
     for group in [&group, &longer] {
-        let member = group.consume("a").handle(handler(&ledger, "a", Duration::ZERO)).await.unwrap();
+        let member =
+            group.consume("a").handle(handler(&ledger, "a", Duration::ZERO)).await.unwrap();
         member.stopped().await.unwrap();
     }
-    write_entry(&context, "static-consumer-groups", "foo.g", r#"{"max_members":4,"members":["b"]}"#).await;
+    write_entry(
+        &context,
+        "static-consumer-groups",
+        "foo.g",
+        r#"{"max_members":4,"members":["b"]}"#,
+    )
+    .await;
     let findings = group.doctor().await.unwrap();
     assert_eq!(codes(&findings), ["no-instance", "orphan"], "{findings:?}");
     assert!(findings[1].text.contains("\"g-a\""), "{findings:?}");
@@ -128,13 +154,15 @@ async fn lag_is_counted_whatever_the_stream_keeps() {
         join().await.stopped().await.unwrap();
         publish(&context, 10, 1, 3).await;
         let report = group.report().await.unwrap();
-        let by_partition: u64 = report.by_partition.iter().map(|partition| partition.lag_messages).sum();
+        let by_partition: u64 =
+            report.by_partition.iter().map(|partition| partition.lag_messages).sum();
         assert_eq!((by_partition, report.members[0].lag_messages), (30, 30), "{retention:?}");
         let member = join().await;
         handles(&ledger, 30).await;
         eventually(SOON, async || {
             let report = group.report().await.unwrap();
-            let lag = report.by_partition.iter().map(|partition| partition.lag_messages).sum::<u64>();
+            let lag =
+                report.by_partition.iter().map(|partition| partition.lag_messages).sum::<u64>();
             if lag == 0 { Ok(()) } else { Err(format!("{retention:?}: {report:?}")) }
         })
         .await;
@@ -184,7 +212,8 @@ async fn a_repartition_that_was_cut_off_anywhere_is_finished_by_the_next() {
             sent += 2;
             cuts += 1;
             let limit = Duration::from_millis(cuts * step);
-            if let Ok(done) = tokio::time::timeout(limit, group.repartition(partitions, SOON)).await {
+            if let Ok(done) = tokio::time::timeout(limit, group.repartition(partitions, SOON)).await
+            {
                 assert_eq!(done.unwrap().to, partitions);
                 break;
             }
@@ -215,7 +244,10 @@ async fn what_the_source_dropped_before_it_was_copied_is_counted_and_told() {
     let (_broker, context) = broker().await;
     bounded_stream(&context, 100).await;
     let group = ElasticGroup::new(context.clone(), "S", "g").unwrap();
-    group.create(&ElasticConfig::new(2).filter("foo.*", [1]).max_buffered_messages(50)).await.unwrap();
+    group
+        .create(&ElasticConfig::new(2).filter("foo.*", [1]).max_buffered_messages(50))
+        .await
+        .unwrap();
     let risk = group.source_may_drop().await.unwrap();
     assert_eq!(risk.as_deref(), Some("keeps 100 messages"));
     group.add_members(["m1"]).await.unwrap();
@@ -223,7 +255,8 @@ async fn what_the_source_dropped_before_it_was_copied_is_counted_and_told() {
     // Nobody is at work, so the work queue takes 50 and the source keeps 100 of the rest.
     publish(&context, 5, 1, 10).await;
     eventually(SOON, async || {
-        let waits = group.report().await.unwrap().by_partition.iter().map(|p| p.lag_messages).sum::<u64>();
+        let waits =
+            group.report().await.unwrap().by_partition.iter().map(|p| p.lag_messages).sum::<u64>();
         if waits == 50 { Ok(()) } else { Err(waits) }
     })
     .await;
@@ -235,15 +268,24 @@ async fn what_the_source_dropped_before_it_was_copied_is_counted_and_told() {
     .await;
     assert_eq!((lost.messages, lost.exact, lost.largest_lag_messages), (850, true, 950));
     let findings = group.doctor().await.unwrap();
-    assert_eq!(codes(&findings), ["no-instance", "source-dropped", "source-keeps-little"], "{findings:?}");
+    assert_eq!(
+        codes(&findings),
+        ["no-instance", "source-dropped", "source-keeps-little"],
+        "{findings:?}"
+    );
     assert!(findings[1].text.contains("dropped 850 messages"), "{findings:?}");
 
     let ledger = Ledger::default();
-    let member = group.consume("m1").template(pull::Config { max_ack_pending: 100, ..Default::default() });
+    let member =
+        group.consume("m1").template(pull::Config { max_ack_pending: 100, ..Default::default() });
     let member = member.handle(handler(&ledger, "m1", Duration::ZERO)).await.unwrap();
     let (mut events, told) = (member.events(), member.source_loss());
     handles(&ledger, 150).await;
-    eventually(SOON, async || if told.borrow().messages == 850 { Ok(()) } else { Err("not told yet") }).await;
+    eventually(
+        SOON,
+        async || if told.borrow().messages == 850 { Ok(()) } else { Err("not told yet") },
+    )
+    .await;
     let mut seen = Vec::new();
     while let Ok(event) = events.try_recv() {
         seen.push(event);
@@ -256,7 +298,10 @@ async fn what_the_source_dropped_before_it_was_copied_is_counted_and_told() {
     publish(&context, 5, 201, 10).await;
     handles(&ledger, 200).await;
     member.stopped().await.unwrap();
-    assert_eq!(group.report().await.unwrap().source_loss.unwrap().messages, 1050 - ledger.distinct() as u64);
+    assert_eq!(
+        group.report().await.unwrap().source_loss.unwrap().messages,
+        1050 - ledger.distinct() as u64
+    );
     ledger.check_exactly_once();
 }
 
@@ -264,7 +309,8 @@ async fn what_the_source_dropped_before_it_was_copied_is_counted_and_told() {
 async fn a_source_that_drops_what_was_copied_loses_nothing() {
     let (_broker, context) = broker().await;
     bounded_stream(&context, 100).await;
-    let other = js::Config { name: "T".into(), subjects: vec!["bar.*".into()], ..Default::default() };
+    let other =
+        js::Config { name: "T".into(), subjects: vec!["bar.*".into()], ..Default::default() };
     context.create_stream(other).await.unwrap();
     // One group takes everything, the other a part.
     let all = ElasticGroup::new(context.clone(), "S", "all").unwrap();
@@ -337,19 +383,33 @@ async fn a_static_group_is_made_where_subjects_carry_its_partitions() {
     partitioned_stream(&context, "WRITTEN", 4).await;
     let create = async |stream: &str, partitions| {
         let group = StaticGroup::new(context.clone(), stream, "g").unwrap();
-        group.create(&StaticConfig::new(partitions, Membership::balanced(["a"]))).await.map_err(|e| e.kind())
+        group
+            .create(&StaticConfig::new(partitions, Membership::balanced(["a"])))
+            .await
+            .map_err(|e| e.kind())
     };
     assert_eq!(create("PLAIN", 4).await, Err(ErrorKind::InvalidConfig));
-    assert_eq!(create("WRITTEN", 3).await, Err(ErrorKind::InvalidConfig), "one partition would be nobody's");
+    assert_eq!(
+        create("WRITTEN", 3).await,
+        Err(ErrorKind::InvalidConfig),
+        "one partition would be nobody's"
+    );
     assert_eq!(create("WRITTEN", 4).await, Ok(()));
     assert_eq!(create("HAND", 4).await, Ok(()), "whoever publishes may write them");
     let plain = StaticGroup::new(context.clone(), "PLAIN", "g").unwrap();
-    write_entry(&context, "static-consumer-groups", "PLAIN.g", r#"{"max_members":4,"members":["a"]}"#).await;
+    write_entry(
+        &context,
+        "static-consumer-groups",
+        "PLAIN.g",
+        r#"{"max_members":4,"members":["a"]}"#,
+    )
+    .await;
     assert!(codes(&plain.doctor().await.unwrap()).contains(&"no-partitions"));
     let twice = StaticConfig::new(4, Membership::balanced(["a", "b", "a"]));
     let refused = plain.create(&twice).await.unwrap_err();
     assert!(refused.to_string().contains("\"a\" is given twice"), "{refused}");
-    let mapped = Membership::Mapped(vec![MemberMapping::new("a", [0]), MemberMapping::new("a", [1])]);
+    let mapped =
+        Membership::Mapped(vec![MemberMapping::new("a", [0]), MemberMapping::new("a", [1])]);
     assert_eq!(
         plain.create(&StaticConfig::new(2, mapped)).await.unwrap_err().kind(),
         ErrorKind::InvalidConfig
@@ -367,9 +427,11 @@ async fn running_members_of_a_static_group_replay_what_a_reset_asks_for() {
     let mut members = Vec::new();
     for (name, max_ack_pending) in [("a", 1), ("b", 100)] {
         let book = ledger.clone();
-        let member = group.consume(name).template(pull::Config { max_ack_pending, ..Default::default() });
+        let member =
+            group.consume(name).template(pull::Config { max_ack_pending, ..Default::default() });
         let member = member.handle(move |message| {
-            // What comes again by a reset comes for the first time: nothing waits for an `ack_wait`.
+            // What comes again by a reset comes for the first time: nothing waits for an
+            // `ack_wait`.
             let entry = book.begin(name, message.subject());
             let first = (message.deliveries() == 1).then_some(()).ok_or("delivered again");
             async move {
@@ -380,7 +442,11 @@ async fn running_members_of_a_static_group_replay_what_a_reset_asks_for() {
         members.push(member.await.unwrap());
     }
     let counted = async |count: usize| {
-        eventually(SOON, async || if ledger.count() == count { Ok(()) } else { Err(ledger.count()) }).await;
+        eventually(
+            SOON,
+            async || if ledger.count() == count { Ok(()) } else { Err(ledger.count()) },
+        )
+        .await;
         eventually(SOON, async || {
             let lags: Vec<u64> =
                 group.report().await.unwrap().members.iter().map(|m| m.lag_messages).collect();
@@ -402,13 +468,17 @@ async fn running_members_of_a_static_group_replay_what_a_reset_asks_for() {
     let past = std::time::SystemTime::now() - Duration::from_secs(600);
     assert_eq!(group.reset(ResetTo::Time(past), false).await.unwrap().sequence, 1);
     counted(130).await;
-    assert_eq!(group.reset(ResetTo::Sequence(99), true).await.unwrap_err().kind(), ErrorKind::InvalidConfig);
+    assert_eq!(
+        group.reset(ResetTo::Sequence(99), true).await.unwrap_err().kind(),
+        ErrorKind::InvalidConfig
+    );
     for member in members {
         member.stopped().await.unwrap();
     }
     publish(&context, 8, 6, 1).await;
     let passed_over = group.reset(ResetTo::New, false).await.unwrap();
-    let skipped: u64 = passed_over.members.iter().filter_map(|member| member.skipped_messages).sum();
+    let skipped: u64 =
+        passed_over.members.iter().filter_map(|member| member.skipped_messages).sum();
     assert_eq!((passed_over.sequence, skipped), (49, 8), "{passed_over:?}");
     ledger.check();
     assert_eq!(ledger.count(), 130);
@@ -425,11 +495,17 @@ async fn an_elastic_group_copies_again_from_where_a_reset_asks_for() {
     let ledger = Ledger::default();
     let mut members = Vec::new();
     for name in ["a", "b"] {
-        let member = group.consume(name).template(pull::Config { max_ack_pending: 20, ..Default::default() });
+        let member = group
+            .consume(name)
+            .template(pull::Config { max_ack_pending: 20, ..Default::default() });
         members.push(member.handle(handler(&ledger, name, Duration::ZERO)).await.unwrap());
     }
     let counted = async |count: usize| {
-        eventually(SOON, async || if ledger.count() == count { Ok(()) } else { Err(ledger.count()) }).await;
+        eventually(
+            SOON,
+            async || if ledger.count() == count { Ok(()) } else { Err(ledger.count()) },
+        )
+        .await;
     };
     counted(40).await;
     assert_eq!(group.reset(ResetTo::Sequence(11), true).await.unwrap().messages, Some(30));
@@ -440,14 +516,19 @@ async fn an_elastic_group_copies_again_from_where_a_reset_asks_for() {
     }
     publish(&context, 8, 6, 5).await;
     eventually(SOON, async || {
-        let waits = group.report().await.unwrap().by_partition.iter().map(|p| p.lag_messages).sum::<u64>();
+        let waits =
+            group.report().await.unwrap().by_partition.iter().map(|p| p.lag_messages).sum::<u64>();
         if waits == 40 { Ok(()) } else { Err(waits) }
     })
     .await;
     let skipped = group.reset(ResetTo::New, false).await.unwrap();
-    assert_eq!((skipped.sequence, skipped.messages, skipped.dropped_from_queue), (81, Some(0), Some(40)));
+    assert_eq!(
+        (skipped.sequence, skipped.messages, skipped.dropped_from_queue),
+        (81, Some(0), Some(40))
+    );
     publish(&context, 8, 11, 1).await;
-    let member = group.consume("a").template(pull::Config { max_ack_pending: 20, ..Default::default() });
+    let member =
+        group.consume("a").template(pull::Config { max_ack_pending: 20, ..Default::default() });
     let member = member.handle(handler(&ledger, "a", Duration::ZERO)).await.unwrap();
     group.drop_members(["b"]).await.unwrap();
     counted(78).await;
@@ -457,10 +538,11 @@ async fn an_elastic_group_copies_again_from_where_a_reset_asks_for() {
     assert!(group.doctor().await.unwrap().iter().all(|finding| finding.code == "no-instance"));
 }
 
-/// The source keeps fewer messages than a burst has, and every broker of the cluster has its copy of all.
+/// The source keeps fewer messages than a burst has, and every broker of the cluster has its copy
+/// of all.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clustered_source_that_drops_a_burst_is_counted_to_the_message() {
-    let cluster = Broker::builder().jetstream().start_cluster(3).await;
+    let cluster = TestBroker::builder().jetstream().start_cluster(3).await;
     let context = async_nats::jetstream::new(cluster[0].connect().await);
     let config = js::Config {
         name: "S".into(),
@@ -471,13 +553,19 @@ async fn a_clustered_source_that_drops_a_burst_is_counted_to_the_message() {
     };
     context.create_stream(config).await.unwrap();
     let group = ElasticGroup::new(context.clone(), "S", "g").unwrap();
-    group.create(&ElasticConfig::new(4).filter("foo.*", [1]).max_buffered_messages(200)).await.unwrap();
+    group
+        .create(&ElasticConfig::new(4).filter("foo.*", [1]).max_buffered_messages(200))
+        .await
+        .unwrap();
     group.add_members(["a", "b"]).await.unwrap();
     let ledger = Ledger::default();
     let mut members = Vec::new();
     for name in ["a", "b"] {
-        let member = group.consume(name).template(pull::Config { max_ack_pending: 50, ..Default::default() });
-        members.push(member.handle(handler(&ledger, name, Duration::from_millis(1))).await.unwrap());
+        let member = group
+            .consume(name)
+            .template(pull::Config { max_ack_pending: 50, ..Default::default() });
+        members
+            .push(member.handle(handler(&ledger, name, Duration::from_millis(1))).await.unwrap());
     }
     const KEYS: u64 = 8;
     const NUMBERS: u64 = 500;
@@ -488,7 +576,11 @@ async fn a_clustered_source_that_drops_a_burst_is_counted_to_the_message() {
         let loss = group.source_loss().await.unwrap().unwrap();
         let missing = KEYS * NUMBERS - ledger.distinct() as u64;
         let settled = queue.state.messages == 0 && source.state.last_sequence == KEYS * NUMBERS;
-        if settled && loss.messages == missing { Ok(loss) } else { Err(format!("{missing} of {loss:?}")) }
+        if settled && loss.messages == missing {
+            Ok(loss)
+        } else {
+            Err(format!("{missing} of {loss:?}"))
+        }
     })
     .await;
     assert!(lost.messages > 0 && lost.exact, "{lost:?}: the burst was too small to lose anything");

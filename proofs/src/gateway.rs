@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use http::Method;
-use natsway_testkit::{Broker, Cluster, TcpLink, eventually};
+use natsway_testkit::{Cluster, TcpLink, TestBroker, eventually};
 
 use super::ledger::Ledger;
 use super::load::{Load, Tally};
@@ -22,27 +22,47 @@ const STEADY: Duration = Duration::from_secs(3);
 /// What is done, and what has to hold then.
 pub const SCENARIOS: [Scenario<Size>; 7] = [
     scenario!(rolling_restart, "each of three workers is replaced in turn: no request fails"),
-    scenario!(last_member, "the only worker of a version leaves and another comes: no request fails"),
-    scenario!(lame_duck, "one of two brokers shuts down in lame-duck mode, then the other: no request fails"),
-    scenario!(worker_killed, "one of two workers is killed: only what it held fails, with 502 or 504"),
+    scenario!(
+        last_member,
+        "the only worker of a version leaves and another comes: no request fails"
+    ),
+    scenario!(
+        lame_duck,
+        "one of two brokers shuts down in lame-duck mode, then the other: no request fails"
+    ),
+    scenario!(
+        worker_killed,
+        "one of two workers is killed: only what it held fails, with 502 or 504"
+    ),
     scenario!(
         worker_frozen,
         "one of two workers freezes: GETs are answered in time, POSTs fail honestly or succeed"
     ),
-    scenario!(broker_restart, "the broker restarts: two seconds after its return every request goes through"),
-    scenario!(network_cut, "the network holds everything back: what was answered meanwhile never runs late"),
+    scenario!(
+        broker_restart,
+        "the broker restarts: two seconds after its return every request goes through"
+    ),
+    scenario!(
+        network_cut,
+        "the network holds everything back: what was answered meanwhile never runs late"
+    ),
 ];
 
 /// Runs every scenario, or those that were asked for.
 ///
 /// # Errors
-/// Something that is not under proof did not work: a process that does not start, a file that cannot be written.
+/// Something that is not under proof did not work: a process that does not start, a file that
+/// cannot be written.
 pub async fn prove(size: &Size) -> anyhow::Result<Report> {
     run("gateway", (size.seed, &size.only), size, &SCENARIOS).await
 }
 
 /// Ends the load and writes down what all scenarios have in common.
-async fn settle(finding: &mut Finding, stand: &Stand, load: Load) -> anyhow::Result<(Tally, Ledger)> {
+async fn settle(
+    finding: &mut Finding,
+    stand: &Stand,
+    load: Load,
+) -> anyhow::Result<(Tally, Ledger)> {
     let tally = load.stop().await;
     let ledger = Ledger::read(&stand.run_logs())?;
     std::fs::write(stand.directory().join("outcomes.csv"), tally.csv())?;
@@ -64,8 +84,12 @@ fn none_failed(finding: &mut Finding, tally: &Tally) {
 }
 
 /// Each of three workers is replaced in turn: zero failed requests.
-async fn rolling_restart(size: &Size, directory: &Path, finding: &mut Finding) -> anyhow::Result<()> {
-    let broker = Broker::start().await;
+async fn rolling_restart(
+    size: &Size,
+    directory: &Path,
+    finding: &mut Finding,
+) -> anyhow::Result<()> {
+    let broker = TestBroker::start().await;
     let mut stand = Stand::start(directory, &broker.url(), &broker.url(), PATIENT, 3).await?;
     let load = Load::start(stand.port, size.connections, size.seed);
     let mut choices = size.choices();
@@ -84,11 +108,14 @@ async fn rolling_restart(size: &Size, directory: &Path, finding: &mut Finding) -
     Ok(())
 }
 
-/// The only worker of a version leaves and another comes: zero failed requests, because the gateway stands in.
+/// The only worker of a version leaves and another comes: zero failed requests, because the gateway
+/// stands in.
 async fn last_member(size: &Size, directory: &Path, finding: &mut Finding) -> anyhow::Result<()> {
     let cluster = Cluster::start(3).await;
-    // Gateway and worker sit at different servers: what is on its way between them is what gets lost.
-    let mut stand = Stand::start(directory, &cluster[1].url(), &cluster[0].url(), PATIENT, 1).await?;
+    // Gateway and worker sit at different servers: what is on its way between them is what gets
+    // lost.
+    let mut stand =
+        Stand::start(directory, &cluster[1].url(), &cluster[0].url(), PATIENT, 1).await?;
     let load = Load::start(stand.port, size.connections, size.seed);
     let mut choices = size.choices();
     let share = size.requests / (4 * size.rounds);
@@ -102,7 +129,7 @@ async fn last_member(size: &Size, directory: &Path, finding: &mut Finding) -> an
     load.reach(soon).await;
     let (tally, _) = settle(finding, &stand, load).await?;
     finding.figure("restarts", size.rounds);
-    let moved = stand.metric("natsway_misses_total{reason=\"moved\"}").await?;
+    let moved = stand.metric("natsway_failed_attempts_total{reason=\"moved\"}").await?;
     finding.figure("moved", moved);
     // Without a stand-in the broker loses few requests, so their number alone would show little.
     finding.promise(moved > 0.0, || "no gateway stood in for the last worker".to_owned());
@@ -132,9 +159,10 @@ async fn lame_duck(size: &Size, directory: &Path, finding: &mut Finding) -> anyh
     Ok(())
 }
 
-/// One of two workers is killed: only requests that it held fail, with 502 or 504, and the service goes on.
+/// One of two workers is killed: only requests that it held fail, with 502 or 504, and the service
+/// goes on.
 async fn worker_killed(size: &Size, directory: &Path, finding: &mut Finding) -> anyhow::Result<()> {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let mut stand = Stand::start(directory, &broker.url(), &broker.url(), PATIENT, 2).await?;
     let load = Load::start(stand.port, size.connections, size.seed);
     let mut choices = size.choices();
@@ -149,9 +177,15 @@ async fn worker_killed(size: &Size, directory: &Path, finding: &mut Finding) -> 
         load.reach(soon).await;
     }
     let (tally, _) = settle(finding, &stand, load).await?;
-    let wrong = tally.failed().into_iter().filter(|outcome| !matches!(outcome.status, Ok(502 | 504))).count();
+    let wrong = tally
+        .failed()
+        .into_iter()
+        .filter(|outcome| !matches!(outcome.status, Ok(502 | 504)))
+        .count();
     finding.figure("kills", size.rounds);
-    finding.promise(wrong == 0, || format!("{wrong} failures are no 502 or 504: {}", tally.failures()));
+    finding.promise(wrong == 0, || {
+        format!("{wrong} failures are no 502 or 504: {}", tally.failures())
+    });
     // A connection holds one request at a time, and one worker holds about half of them.
     let most = size.rounds * size.connections;
     finding.promise(tally.failed().len() <= most, || {
@@ -162,13 +196,15 @@ async fn worker_killed(size: &Size, directory: &Path, finding: &mut Finding) -> 
         )
     });
     let gets = tally.failed().into_iter().filter(|outcome| outcome.method == Method::GET).count();
-    finding.promise(gets == 0, || format!("{gets} GETs failed although another worker could answer"));
+    finding
+        .promise(gets == 0, || format!("{gets} GETs failed although another worker could answer"));
     Ok(())
 }
 
-/// One of two workers freezes: GETs are answered by the other within their deadline; POSTs fail honestly or succeed.
+/// One of two workers freezes: GETs are answered by the other within their deadline; POSTs fail
+/// honestly or succeed.
 async fn worker_frozen(size: &Size, directory: &Path, finding: &mut Finding) -> anyhow::Result<()> {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let mut stand = Stand::start(directory, &broker.url(), &broker.url(), PATIENT, 2).await?;
     let load = Load::start(stand.port, size.connections, size.seed);
     let mut choices = size.choices();
@@ -176,7 +212,8 @@ async fn worker_frozen(size: &Size, directory: &Path, finding: &mut Finding) -> 
     let victim = choices.usize(..stand.workers.len());
     stand.workers[victim].freeze();
     let frozen = Instant::now();
-    // The broker drops a client that leaves its pings unanswered; from then on all goes to the other worker.
+    // The broker drops a client that leaves its pings unanswered; from then on all goes to the
+    // other worker.
     stand.members(1).await;
     let is_noticed = || async {
         let before = load.answered();
@@ -192,14 +229,24 @@ async fn worker_frozen(size: &Size, directory: &Path, finding: &mut Finding) -> 
     let (tally, _) = settle(finding, &stand, load).await?;
     let gets = tally.failed().into_iter().filter(|outcome| outcome.method == Method::GET).count();
     finding.promise(gets == 0, || format!("{gets} GETs failed: {}", tally.failures()));
-    let wrong = tally.failed().into_iter().filter(|outcome| !matches!(outcome.status, Ok(502 | 504))).count();
-    finding.promise(wrong == 0, || format!("{wrong} failures are no 502 or 504: {}", tally.failures()));
+    let wrong = tally
+        .failed()
+        .into_iter()
+        .filter(|outcome| !matches!(outcome.status, Ok(502 | 504)))
+        .count();
+    finding.promise(wrong == 0, || {
+        format!("{wrong} failures are no 502 or 504: {}", tally.failures())
+    });
     Ok(())
 }
 
 /// The broker is restarted: two seconds after its return every request goes through again.
-async fn broker_restart(size: &Size, directory: &Path, finding: &mut Finding) -> anyhow::Result<()> {
-    let mut broker = Broker::start().await;
+async fn broker_restart(
+    size: &Size,
+    directory: &Path,
+    finding: &mut Finding,
+) -> anyhow::Result<()> {
+    let mut broker = TestBroker::start().await;
     let stand = Stand::start(directory, &broker.url(), &broker.url(), PATIENT, 2).await?;
     let load = Load::start(stand.port, size.connections, size.seed);
     let mut choices = size.choices();
@@ -221,9 +268,11 @@ async fn broker_restart(size: &Size, directory: &Path, finding: &mut Finding) ->
         load.last(back + RECOVERY + STEADY).await;
     }
     let (tally, _) = settle(finding, &stand, load).await?;
-    let recoveries: Vec<Recovery> = returns.iter().map(|back| Recovery::after(*back, &tally)).collect();
+    let recoveries: Vec<Recovery> =
+        returns.iter().map(|back| Recovery::after(*back, &tally)).collect();
     let slowest = recoveries.iter().map(|recovery| recovery.took).max().unwrap_or_default();
-    let fewest = recoveries.iter().map(|recovery| recovery.succeeded_since).min().unwrap_or_default();
+    let fewest =
+        recoveries.iter().map(|recovery| recovery.succeeded_since).min().unwrap_or_default();
     finding.figure("restarts", size.rounds);
     finding.figure("recovered_after_ms", u64::try_from(slowest.as_millis()).unwrap_or(u64::MAX));
     finding.figure("succeeded_since", fewest);
@@ -238,7 +287,9 @@ async fn broker_restart(size: &Size, directory: &Path, finding: &mut Finding) ->
         _ => !matches!(outcome.status, Ok(503 | 504)),
     });
     let wrong = wrong.count();
-    finding.promise(wrong == 0, || format!("{wrong} failures have a wrong status: {}", tally.failures()));
+    finding.promise(wrong == 0, || {
+        format!("{wrong} failures have a wrong status: {}", tally.failures())
+    });
     Ok(())
 }
 
@@ -253,18 +304,23 @@ struct Recovery {
 impl Recovery {
     fn after(back: Duration, tally: &Tally) -> Recovery {
         let watched = back..back + RECOVERY + STEADY;
-        let outcomes = || tally.outcomes.iter().filter(|outcome| watched.contains(&outcome.answered_at));
+        let outcomes =
+            || tally.outcomes.iter().filter(|outcome| watched.contains(&outcome.answered_at));
         let last_failure =
             outcomes().filter(|outcome| outcome.failed()).map(|outcome| outcome.answered_at).max();
-        let since = outcomes().filter(|outcome| !outcome.failed() && outcome.answered_at > back + RECOVERY);
-        Recovery { took: last_failure.map_or(Duration::ZERO, |at| at - back), succeeded_since: since.count() }
+        let since =
+            outcomes().filter(|outcome| !outcome.failed() && outcome.answered_at > back + RECOVERY);
+        Recovery {
+            took: last_failure.map_or(Duration::ZERO, |at| at - back),
+            succeeded_since: since.count(),
+        }
     }
 }
 
-/// The network between gateway and broker holds everything back, for less and for more than it takes to notice. What
-/// was answered in the meantime must not run when the network lets go.
+/// The network between gateway and broker holds everything back, for less and for more than it
+/// takes to notice. What was answered in the meantime must not run when the network lets go.
 async fn network_cut(size: &Size, directory: &Path, finding: &mut Finding) -> anyhow::Result<()> {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let mut link = TcpLink::to_port(broker.port()).await;
     let stand = Stand::start(directory, &broker.url(), &link.url(), HASTY, 2).await?;
     let load = Load::start(stand.port, size.connections, size.seed);
@@ -277,8 +333,11 @@ async fn network_cut(size: &Size, directory: &Path, finding: &mut Finding) -> an
         let cut_at = load.elapsed();
         link.pause();
         // Three unanswered pings, 6 s, end a connection.
-        let held_ms =
-            if round % 2 == short_first { choices.u64(2_500..4_000) } else { choices.u64(9_000..11_000) };
+        let held_ms = if round % 2 == short_first {
+            choices.u64(2_500..4_000)
+        } else {
+            choices.u64(9_000..11_000)
+        };
         tokio::time::sleep(Duration::from_millis(held_ms)).await;
         let ran: Ledger = Ledger::read(&stand.run_logs())?;
         let resumed_at = load.elapsed();
@@ -307,8 +366,9 @@ async fn network_cut(size: &Size, directory: &Path, finding: &mut Finding) -> an
     finding.figure("cuts", size.rounds);
     finding.figure("failed_while_cut", answered_meanwhile.len());
     finding.figure("run_after_their_answer", late.len());
-    finding
-        .promise(late.is_empty(), || format!("{} requests ran after their client was answered", late.len()));
+    finding.promise(late.is_empty(), || {
+        format!("{} requests ran after their client was answered", late.len())
+    });
     Ok(())
 }
 
@@ -327,17 +387,23 @@ mod tests {
             took: Duration::ZERO,
             through: None,
         };
-        Tally { outcomes: answers.iter().enumerate().map(outcome).collect(), lasted: Duration::from_secs(60) }
+        Tally {
+            outcomes: answers.iter().enumerate().map(outcome).collect(),
+            lasted: Duration::from_secs(60),
+        }
     }
 
     #[test]
     fn one_success_is_no_recovery() {
         let back = Duration::from_secs(10);
-        let flickering = tally(&[(9_000, 503), (10_001, 200), (12_500, 503), (12_600, 200), (16_000, 503)]);
+        let flickering =
+            tally(&[(9_000, 503), (10_001, 200), (12_500, 503), (12_600, 200), (16_000, 503)]);
         let recovery = Recovery::after(back, &flickering);
         assert_eq!((recovery.took, recovery.succeeded_since), (Duration::from_millis(2_500), 1));
-        let steady =
-            Recovery::after(back, &tally(&[(9_000, 503), (10_100, 503), (12_001, 200), (13_000, 200)]));
+        let steady = Recovery::after(
+            back,
+            &tally(&[(9_000, 503), (10_100, 503), (12_001, 200), (13_000, 200)]),
+        );
         assert_eq!((steady.took, steady.succeeded_since), (Duration::from_millis(100), 2));
     }
 }

@@ -21,8 +21,9 @@ impl Ledger {
         for log in logs {
             let text = read_log(log)?;
             for line in text.lines() {
-                let nonce =
-                    line.parse().with_context(|| format!("{}: {line:?} is no nonce", log.display()))?;
+                let nonce = line
+                    .parse()
+                    .with_context(|| format!("{}: {line:?} is no nonce", log.display()))?;
                 *ledger.0.entry(nonce).or_default() += 1;
             }
         }
@@ -45,7 +46,11 @@ impl Ledger {
 
     /// Requests that were answered 200 and ran nowhere.
     pub fn answered_without_a_run(&self, tally: &Tally) -> usize {
-        tally.outcomes.iter().filter(|outcome| !outcome.failed() && self.runs(outcome.nonce) == 0).count()
+        tally
+            .outcomes
+            .iter()
+            .filter(|outcome| !outcome.failed() && self.runs(outcome.nonce) == 0)
+            .count()
     }
 }
 
@@ -54,7 +59,8 @@ fn read_log(log: &Path) -> anyhow::Result<String> {
     if !log.exists() {
         return Ok(String::new());
     }
-    let mut text = std::fs::read_to_string(log).with_context(|| format!("run log {}", log.display()))?;
+    let mut text =
+        std::fs::read_to_string(log).with_context(|| format!("run log {}", log.display()))?;
     let whole = text.rfind('\n').map_or(0, |end| end + 1);
     text.truncate(whole);
     Ok(text)

@@ -1,10 +1,12 @@
-//! Proofs: each starts real processes, breaks them on purpose under load, and judges what was promised.
+//! Proofs: each starts real processes, breaks them on purpose under load, and judges what was
+//! promised.
 //!
-//! The program `prove` runs them in full; `tests/it` runs a short form of each with `make test`. A proof is a list of
-//! [`Scenario`]s. Each gets an empty directory for its raw data and writes what it saw into a [`Finding`]; a [`Report`]
-//! has all of them.
+//! The program `prove` runs them in full; `tests/it` runs a short form of each with `make test`. A
+//! proof is a list of [`Scenario`]s. Each gets an empty directory for its raw data and writes what
+//! it saw into a [`Finding`]; a [`Report`] has all of them.
 //!
-//! - [`gateway`], [`cluster`], [`versions`], [`provisioner`], [`memory`]: requests, under faults and attacks.
+//! - [`gateway`], [`cluster`], [`versions`], [`provisioner`], [`memory`]: requests, under faults
+//!   and attacks.
 //! - [`groups`], [`shipper`]: messages and lines, judged one by one.
 //! - [`stand`], [`load`], [`ledger`], [`probe`]: what several of them use.
 
@@ -50,7 +52,8 @@ pub struct Size {
 }
 
 impl Size {
-    /// Returns the choices of one scenario: the same for the same seed, whichever other scenarios run.
+    /// Returns the choices of one scenario: the same for the same seed, whichever other scenarios
+    /// run.
     pub fn choices(&self) -> fastrand::Rng {
         fastrand::Rng::with_seed(self.seed)
     }

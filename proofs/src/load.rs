@@ -49,7 +49,8 @@ pub struct Through {
 }
 
 impl Outcome {
-    /// A failed request: a transport error, a status that it should not have had, or a body not its own.
+    /// A failed request: a transport error, a status that it should not have had, or a body not its
+    /// own.
     pub fn failed(&self) -> bool {
         self.status != Ok(200) || !self.own
     }
@@ -73,13 +74,14 @@ pub struct Tally {
 }
 
 impl Load {
-    /// Starts `connections` clients of the gateway at `port`; `seed` decides which requests are POSTs.
+    /// Starts `connections` clients of the gateway at `port`; `seed` decides which requests are
+    /// POSTs.
     pub fn start(port: u16, connections: usize, seed: u64) -> Load {
         Load::start_across(&[port], connections, seed, 0)
     }
 
-    /// The same for several gateways: a client that cannot connect to one tries the next, and retries nothing else. Loads
-    /// that run at the same time begin with nonces far apart.
+    /// The same for several gateways: a client that cannot connect to one tries the next, and
+    /// retries nothing else. Loads that run at the same time begin with nonces far apart.
     pub fn start_across(ports: &[u16], connections: usize, seed: u64, first_nonce: u64) -> Load {
         let (stop, answered, started) =
             (CancellationToken::new(), Arc::<AtomicUsize>::default(), Instant::now());
@@ -184,9 +186,11 @@ impl Tally {
     }
 }
 
-/// GET or POST, half of the requests each; of the nonce alone, whichever connection gets to send it.
+/// GET or POST, half of the requests each; of the nonce alone, whichever connection gets to send
+/// it.
 fn method_of(seed: u64, nonce: u64) -> Method {
-    // Nonces far apart (by the golden ratio of the range), because seeds next to each other begin alike.
+    // Nonces far apart (by the golden ratio of the range), because seeds next to each other begin
+    // alike.
     let apart = nonce.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     match fastrand::Rng::with_seed(seed.wrapping_add(apart)).bool() {
         true => Method::GET,
@@ -212,7 +216,8 @@ impl Client {
             let outcome = self.request(nonce).await;
             self.answered.fetch_add(1, Ordering::Relaxed);
             if outcome.failed() {
-                // A client that is refused comes back after a while; a busy loop would measure refusals.
+                // A client that is refused comes back after a while; a busy loop would measure
+                // refusals.
                 tokio::time::sleep(REFUSED_PAUSE).await;
             }
             outcomes.push(outcome);
@@ -248,11 +253,19 @@ impl Client {
             .body(Full::from(body))
             .expect("a request of plain parts");
         let connection = self.connect().await?;
-        let response =
-            connection.send_request(request).await.map_err(|error| format!("transport: {error}"))?;
+        let response = connection
+            .send_request(request)
+            .await
+            .map_err(|error| format!("transport: {error}"))?;
         let status = response.status().as_u16();
-        let body = response.into_body().collect().await.map_err(|error| format!("body: {error}"))?.to_bytes();
-        // The query comes back, and the body of a POST: both marks are there, or the answer is another's.
+        let body = response
+            .into_body()
+            .collect()
+            .await
+            .map_err(|error| format!("body: {error}"))?
+            .to_bytes();
+        // The query comes back, and the body of a POST: both marks are there, or the answer is
+        // another's.
         let marks = String::from_utf8_lossy(&body).matches(&mark).count();
         let expected = if *method == Method::POST { 2 } else { 1 };
         Ok((status, marks >= expected))
@@ -268,8 +281,9 @@ impl Client {
             self.connection = None;
             let addresses: Vec<_> =
                 self.ports.iter().map(|port| SocketAddr::from(([127, 0, 0, 1], *port))).collect();
-            let stream =
-                TcpStream::connect(&addresses[..]).await.map_err(|error| format!("connect: {error}"))?;
+            let stream = TcpStream::connect(&addresses[..])
+                .await
+                .map_err(|error| format!("connect: {error}"))?;
             stream.set_nodelay(true).map_err(|error| format!("connect: {error}"))?;
             let port = stream.peer_addr().map_err(|error| format!("connect: {error}"))?.port();
             let (sender, connection) =

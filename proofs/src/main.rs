@@ -41,7 +41,8 @@ enum Proof {
     /// The gateway: restarts, kills, freezes and cuts around it, under load
     #[command(after_help = listed(&gateway::SCENARIOS))]
     Gateway(Size),
-    /// Three brokers with JetStream: any one dies or freezes, and gateways, workers and groups go on
+    /// Three brokers with JetStream: any one dies or freezes, and gateways, workers and groups go
+    /// on
     #[command(after_help = listed(&cluster::SCENARIOS))]
     Cluster(Size),
     /// Versions: switches, rollouts and rollbacks, under load and faults
@@ -53,7 +54,8 @@ enum Proof {
     /// The log shipper: programs, brokers and disks fail, and every line is judged
     #[command(after_help = listed(&shipper::SCENARIOS))]
     Shipper(shipper::Size),
-    /// The provisioner: beside its rivals by a virtual clock, and under crowds and kills on real processes
+    /// The provisioner: beside its rivals by a virtual clock, and under crowds and kills on real
+    /// processes
     #[command(after_help = listed(&provisioner::SCENARIOS))]
     Provisioner(Size),
     /// The gateway's memory: attackers who would have it hold much, while another client is served
@@ -90,16 +92,20 @@ impl Proof {
 /// Lists scenarios with their promises.
 fn listed<S>(scenarios: &[Scenario<S>]) -> String {
     let width = scenarios.iter().map(|scenario| scenario.name.len()).max().unwrap_or_default();
-    let line = |scenario: &Scenario<S>| format!("\n  {:width$}  {}", scenario.name, scenario.promise);
+    let line =
+        |scenario: &Scenario<S>| format!("\n  {:width$}  {}", scenario.name, scenario.promise);
     format!("Scenarios, each with its promise:{}", scenarios.iter().map(line).collect::<String>())
 }
 
 /// Lists who attacks the gateway's memory.
 fn attackers() -> String {
-    let names = memory::attackers::ATTACKERS.iter().map(|attacker| format!("\n  {}", attacker.name));
+    let names =
+        memory::attackers::ATTACKERS.iter().map(|attacker| format!("\n  {}", attacker.name));
     format!(
-        "Each attacker has a gateway with the memory of docker-compose.yml to itself. The gateway stays below its bound,\n\
-         another client is served all the time, and what was held is given back. Attackers, by what they do:{}",
+        "Each attacker has a gateway with the memory of docker-compose.yml to itself. The gateway \
+         stays below its bound,\n\
+         another client is served all the time, and what was held is given back. Attackers, by \
+         what they do:{}",
         names.collect::<String>()
     )
 }

@@ -19,9 +19,13 @@ pub async fn get(port: u16, path: &str) -> anyhow::Result<(u16, String)> {
 ///
 /// # Errors
 /// As for [`get`].
-pub async fn exchange(port: u16, mut request: Request<Full<Bytes>>) -> anyhow::Result<(u16, Bytes)> {
+pub async fn exchange(
+    port: u16,
+    mut request: Request<Full<Bytes>>,
+) -> anyhow::Result<(u16, Bytes)> {
     let stream = TcpStream::connect(("127.0.0.1", port)).await?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
     request.headers_mut().insert("host", HeaderValue::from_static("localhost"));
     let response = sender.send_request(request).await?;

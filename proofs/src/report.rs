@@ -63,7 +63,11 @@ impl Report {
     /// Lists every broken promise.
     pub fn broken(&self) -> Vec<String> {
         let of = |finding: &Finding| {
-            finding.broken.iter().map(|broken| format!("{}: {broken}", finding.scenario)).collect::<Vec<_>>()
+            finding
+                .broken
+                .iter()
+                .map(|broken| format!("{}: {broken}", finding.scenario))
+                .collect::<Vec<_>>()
         };
         self.scenarios.iter().flat_map(of).collect()
     }

@@ -1,4 +1,5 @@
-//! The parts of a proof: what each is called, what it promises, and how those that were asked for are run.
+//! The parts of a proof: what each is called, what it promises, and how those that were asked for
+//! are run.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +10,8 @@ use natsway_testkit::repository_root;
 use crate::{Finding, Report};
 
 /// Runs a scenario with a proof's settings and an empty directory, and notes what it sees.
-pub type Run<S> = for<'a> fn(&'a S, &'a Path, &'a mut Finding) -> LocalBoxFuture<'a, anyhow::Result<()>>;
+pub type Run<S> =
+    for<'a> fn(&'a S, &'a Path, &'a mut Finding) -> LocalBoxFuture<'a, anyhow::Result<()>>;
 
 /// One part of a proof.
 pub struct Scenario<S> {
@@ -34,11 +36,12 @@ macro_rules! scenario {
 
 pub(crate) use scenario;
 
-/// Runs the scenarios whose name holds `only`, one after the other, each with an empty directory of its own.
+/// Runs the scenarios whose name holds `only`, one after the other, each with an empty directory of
+/// its own.
 ///
 /// # Errors
-/// No name holds `only`; or something that is not under proof did not work: a process that does not start, a file that
-/// cannot be written.
+/// No name holds `only`; or something that is not under proof did not work: a process that does not
+/// start, a file that cannot be written.
 pub async fn run<S>(
     proof: &'static str,
     (seed, only): (u64, &str),
@@ -68,7 +71,11 @@ pub fn select<'a, T>(
 ) -> anyhow::Result<Vec<&'a T>> {
     let selected: Vec<&T> = all.iter().filter(|one| name(one).contains(only)).collect();
     let names: Vec<&str> = all.iter().map(name).collect();
-    ensure!(!selected.is_empty(), "--only {only}: no name holds this, there are {}", names.join(", "));
+    ensure!(
+        !selected.is_empty(),
+        "--only {only}: no name holds this, there are {}",
+        names.join(", ")
+    );
     Ok(selected)
 }
 
@@ -77,10 +84,12 @@ pub fn select<'a, T>(
 /// # Errors
 /// The system's.
 pub fn raw_directory(below: &str) -> anyhow::Result<PathBuf> {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| "target".into(), PathBuf::from);
+    let target =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| "target".into(), PathBuf::from);
     let directory = repository_root().join(target).join("prove").join(below);
     if directory.exists() {
-        std::fs::remove_dir_all(&directory).with_context(|| format!("empty {}", directory.display()))?;
+        std::fs::remove_dir_all(&directory)
+            .with_context(|| format!("empty {}", directory.display()))?;
     }
     std::fs::create_dir_all(&directory).with_context(|| format!("make {}", directory.display()))?;
     Ok(directory)

@@ -17,8 +17,8 @@ pub const DEADLINE: Duration = Duration::from_secs(30);
 /// Where the workers of these proofs listen.
 pub const SUBJECT: &str = "svc.prove.blue";
 
-/// How long a client of these proofs waits. What one worker may take is as it is by default, and far longer than a frozen one's
-/// requests wait to be tried elsewhere.
+/// How long a client of these proofs waits. What one worker may take is as it is by default, and
+/// far longer than a frozen one's requests wait to be tried elsewhere.
 pub const PATIENT: &str = "timeout = \"15s\"";
 
 /// Shorter than it takes to notice a network that holds everything back.
@@ -41,8 +41,9 @@ pub struct Stand {
 }
 
 impl Stand {
-    /// A gateway and workers that are ready. The gateway reaches the broker at `gateway_broker_url`, all others at
-    /// `broker_url`; `times` are the route's; raw data goes to `directory`.
+    /// A gateway and workers that are ready. The gateway reaches the broker at
+    /// `gateway_broker_url`, all others at `broker_url`; `times` are the route's; raw data goes to
+    /// `directory`.
     ///
     /// # Errors
     /// Anything that does not start.
@@ -154,7 +155,9 @@ impl Stand {
     /// The admin address does not answer.
     pub async fn metric(&self, sample: &str) -> anyhow::Result<f64> {
         let (_, page) = probe::get(self.admin_port, "/metrics").await?;
-        let value = page.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' ')?.parse().ok());
+        let value = page
+            .lines()
+            .find_map(|line| line.strip_prefix(sample)?.strip_prefix(' ')?.parse().ok());
         Ok(value.unwrap_or(0.0))
     }
 }
@@ -164,7 +167,9 @@ pub(super) async fn present(client: &Client, subject: &str) -> anyhow::Result<Ha
     let service: natsway_wire::Subject = subject.parse()?;
     let inbox = client.new_inbox();
     let mut answers = client.subscribe(inbox.clone()).await?;
-    client.publish_with_reply(natsway_wire::control::presence_subject(&service), inbox, "".into()).await?;
+    client
+        .publish_with_reply(natsway_wire::control::presence_subject(&service), inbox, "".into())
+        .await?;
     let mut members = HashSet::new();
     let until = tokio::time::Instant::now() + Duration::from_millis(150);
     while let Ok(Some(answer)) = tokio::time::timeout_at(until, answers.next()).await {

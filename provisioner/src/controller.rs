@@ -1,11 +1,11 @@
-//! From a look at a target to a decision: the whole core in one pure type.
+//! From a poll at a target to a decision: the whole core in one pure type.
 
 use crate::decision::{Decision, PolicyAnswer};
 use crate::policy::{Policy, View};
 use crate::sample::{Fault, Fleet, Sample};
 use crate::scale::{Limiter, ScaleRules, Traffic};
 use crate::service_rate::ServiceRate;
-use crate::starts::Starts;
+use crate::startup::StartupEstimator;
 use crate::window::{Window, WindowRules};
 
 /// What a controller is told about its target.
@@ -13,13 +13,15 @@ use crate::window::{Window, WindowRules};
 pub struct ControllerRules {
     /// How looks are kept and believed.
     pub window: WindowRules,
-    /// How long an instance takes to start, in seconds, until one was seen to: growing arrivals are planned for so far ahead.
+    /// How long an instance takes to start, in seconds, until one was seen to: growing arrivals are
+    /// planned for so far ahead.
     pub lead_s: f64,
     /// Messages a second of one instance to begin with, if that is known.
     pub service_rate: Option<f64>,
     /// Messages that one instance handles at a time.
     pub concurrency: f64,
-    /// Messages that one instance takes at a time, where the configuration says it; otherwise as instances say themselves.
+    /// Messages that one instance takes at a time, where the configuration says it; otherwise as
+    /// instances say themselves.
     pub slots: Option<f64>,
     /// Messages that one instance fetches ahead.
     pub prefetch: u32,
@@ -39,14 +41,15 @@ pub struct Controller {
     limiter: Limiter,
     decided: Option<u32>,
     last_ready: u32,
-    starts: Starts,
+    starts: StartupEstimator,
     learned_until_ms: u64,
     /// Since when nothing has waited, while the rate of an instance is not known.
     quiet_since_ms: Option<u64>,
 }
 
 impl Controller {
-    /// A controller that has seen nothing. At least one policy should be given; without any, it holds.
+    /// A controller that has seen nothing. At least one policy should be given; without any, it
+    /// holds.
     pub fn new(
         target: impl Into<String>,
         rules: ControllerRules,
@@ -61,13 +64,14 @@ impl Controller {
             policies,
             decided: None,
             last_ready: 0,
-            starts: Starts::default(),
+            starts: StartupEstimator::default(),
             learned_until_ms: 0,
             quiet_since_ms: None,
         }
     }
 
-    /// Other rules and policies from now on. What was seen and learned stays, so a reload is no restart.
+    /// Other rules and policies from now on. What was seen and learned stays, so a reload is no
+    /// restart.
     pub fn reload(&mut self, rules: ControllerRules, policies: Vec<Box<dyn Policy>>) {
         self.limiter.set_rules(rules.scale);
         self.window.set_rules(rules.window);
@@ -87,11 +91,12 @@ impl Controller {
 
     /// Decides how many instances there shall be.
     ///
-    /// Within the bounds always. A look that cannot be acted on changes nothing: what was decided last stays.
-    pub fn decide(&mut self, now_ms: u64, fleet: Fleet, look: Result<Sample, Fault>) -> Decision {
-        let sample = look.as_ref().ok().cloned();
-        self.starts.look(now_ms, fleet);
-        let mut decision = match self.window.push(now_ms, look) {
+    /// Within the bounds always. A poll that cannot be acted on changes nothing: what was decided
+    /// last stays.
+    pub fn decide(&mut self, now_ms: u64, fleet: Fleet, poll: Result<Sample, Fault>) -> Decision {
+        let sample = poll.as_ref().ok().cloned();
+        self.starts.observe(now_ms, fleet);
+        let mut decision = match self.window.push(now_ms, poll) {
             Err(fault) => self.freeze(now_ms, fleet, fault),
             Ok(()) => self.act(now_ms, fleet),
         };
@@ -149,7 +154,7 @@ impl Controller {
                 let traffic = Traffic { idle_ms: view.idle_ms(), backlog: view.backlog() };
                 self.limiter.limit(now_ms, from, wanted, traffic)
             }
-            None => (self.feel_the_way(now_ms, from, &view), Vec::new()),
+            None => (self.probe_capacity(now_ms, from, &view), Vec::new()),
         };
         Decision {
             target: self.target.clone(),
@@ -169,9 +174,10 @@ impl Controller {
         }
     }
 
-    /// What to do when no policy can tell. The rate of an instance is learned from one that is busy; so there is one when
-    /// there is work, and where nothing waits one goes now and then, until something does.
-    fn feel_the_way(&mut self, now_ms: u64, from: u32, view: &View) -> u32 {
+    /// What to do when no policy can tell. The rate of an instance is learned from one that is
+    /// busy; so there is one when there is work, and where nothing waits one goes now and then,
+    /// until something does.
+    fn probe_capacity(&mut self, now_ms: u64, from: u32, view: &View) -> u32 {
         let scale = *self.limiter.rules();
         let least = scale.min.max(u32::from(view.backlog() > 0 || view.arrival_rate > 0.0));
         let with_spares = if least > 0 { least.saturating_add(scale.warm_spares) } else { 0 };
@@ -227,14 +233,15 @@ impl Controller {
         }
     }
 
-    /// Messages that the instances take at a time: as many as the configuration says, or else as they say themselves.
+    /// Messages that the instances take at a time: as many as the configuration says, or else as
+    /// they say themselves.
     fn capacity(&self, fleet: Fleet) -> Option<u64> {
         let said = self.rules.slots.map(|slots| (f64::from(fleet.ready) * slots) as u64);
         said.or_else(|| self.window.newest()?.capacity)
     }
 
-    /// Messages that wait, and those that instances hold. Where nobody counts those that wait, they are what is out beyond what
-    /// the instances take at a time.
+    /// Messages that wait, and those that instances hold. Where nobody counts those that wait, they
+    /// are what is out beyond what the instances take at a time.
     fn unfinished(&self, fleet: Fleet) -> (u64, u64) {
         let Some(sample) = self.window.newest() else { return (0, 0) };
         let in_hand = sample.in_hand.unwrap_or(0);
@@ -248,7 +255,8 @@ impl Controller {
     fn utilisation(&self, fleet: Fleet) -> Option<f64> {
         let busy_ms_per_second = self.window.busy_rate()?;
         let capacity_ms_per_second = f64::from(fleet.ready) * self.rules.concurrency * 1_000.0;
-        (capacity_ms_per_second > 0.0).then(|| (busy_ms_per_second / capacity_ms_per_second).min(1.0))
+        (capacity_ms_per_second > 0.0)
+            .then(|| (busy_ms_per_second / capacity_ms_per_second).min(1.0))
     }
 }
 
@@ -279,51 +287,64 @@ mod tests {
         Fleet { ready, ..Fleet::default() }
     }
 
-    fn look(second: u64, per_second: u64) -> Result<Sample, Fault> {
+    fn poll(second: u64, per_second: u64) -> Result<Sample, Fault> {
         let (arrived, completed) = (second * per_second, second * 90);
-        Ok(Sample { at_ms: second * 1_000, arrived, completed, waiting: Some(0), ..Sample::default() })
+        Ok(Sample {
+            at_ms: second * 1_000,
+            arrived,
+            completed,
+            waiting: Some(0),
+            ..Sample::default()
+        })
     }
 
     #[test]
     fn one_message_between_two_looks_in_a_row_is_no_full_utilisation() {
-        let policies: Vec<Box<dyn Policy>> = vec![Box::new(Utilisation { target_utilisation: 0.8 })];
+        let policies: Vec<Box<dyn Policy>> =
+            vec![Box::new(Utilisation { target_utilisation: 0.8 })];
         let mut controller = Controller::new("orders", rules(), policies);
-        let look = |at_ms, busy_ms| {
+        let poll = |at_ms, busy_ms| {
             Ok(Sample { at_ms, busy_ms: Some(busy_ms), waiting: Some(0), ..Sample::default() })
         };
         for quarter in 0..8 {
-            let decision = controller.decide(quarter * 250, fleet(1), look(quarter * 250, quarter * 10));
+            let decision =
+                controller.decide(quarter * 250, fleet(1), poll(quarter * 250, quarter * 10));
             assert_eq!(decision.to, 1, "{decision}");
         }
-        // An instance ended, so it is looked at again at once; what a message took is counted when it is finished.
-        let decision = controller.decide(1_772, fleet(1), look(1_772, 95));
+        // An instance ended, so it is polled again at once; what a message took is counted when it
+        // is finished.
+        let decision = controller.decide(1_772, fleet(1), poll(1_772, 95));
         assert_eq!(decision.to, 1, "{decision}");
     }
 
     #[test]
     fn the_first_look_changes_nothing_and_the_second_decides() {
         let mut controller = controller();
-        let first = controller.decide(0, fleet(1), look(0, 450));
+        let first = controller.decide(0, fleet(1), poll(0, 450));
         assert_eq!((first.to, first.frozen), (1, Some(Fault::WarmingUp)));
-        let second = controller.decide(1_000, fleet(1), look(1, 450));
-        assert_eq!((second.to, second.course()), (5, crate::decision::Course::Out));
+        let second = controller.decide(1_000, fleet(1), poll(1, 450));
+        assert_eq!((second.to, second.direction()), (5, crate::decision::Direction::Out));
     }
 
     #[test]
     fn missing_data_holds_what_was_decided_even_when_instances_die() {
         let mut controller = controller();
-        controller.decide(0, fleet(1), look(0, 450));
-        controller.decide(1_000, fleet(1), look(1, 450));
+        controller.decide(0, fleet(1), poll(0, 450));
+        controller.decide(1_000, fleet(1), poll(1, 450));
         let frozen = controller.decide(2_000, fleet(3), Err(Fault::Missing("no answer".into())));
-        assert_eq!((frozen.from, frozen.to), (3, 5), "five were decided on, and two of them are gone");
+        assert_eq!(
+            (frozen.from, frozen.to),
+            (3, 5),
+            "five were decided on, and two of them are gone"
+        );
         assert!(frozen.to_string().contains("frozen         missing: no answer"), "{frozen}");
     }
 
     #[test]
     fn where_nobody_answers_the_fewest_are_started_beside_them_and_no_more() {
         let mut controller = controller();
-        controller.decide(0, fleet(1), look(0, 450));
-        assert_eq!(controller.decide(1_000, fleet(1), look(1, 450)).to, 5);
+        controller.decide(0, fleet(1), poll(0, 450));
+        assert_eq!(controller.decide(1_000, fleet(1), poll(1, 450)).to, 5);
         let silence = || Err(Fault::Silence { instances: 5 });
         let silent = Fleet { silent: 5, ..Fleet::default() };
         assert_eq!(controller.decide(2_000, silent, silence()).to, 1);
@@ -343,10 +364,15 @@ mod tests {
         let mut rules = rules();
         rules.scale.up_step = Some(Step { instances: 2, percent: 0, period_ms: 1_000 });
         let lag = Lag { target_utilisation: 1.0, drain_s: 1.0 };
-        let policies: Vec<Box<dyn Policy>> = vec![Box::new(Rate { target_utilisation: 1.0 }), Box::new(lag)];
+        let policies: Vec<Box<dyn Policy>> =
+            vec![Box::new(Rate { target_utilisation: 1.0 }), Box::new(lag)];
         let mut controller = Controller::new("orders", rules, policies);
         let with_lag = |second| {
-            look(second, 100).map(|sample| Sample { waiting: Some(500), completed: second * 100, ..sample })
+            poll(second, 100).map(|sample| Sample {
+                waiting: Some(500),
+                completed: second * 100,
+                ..sample
+            })
         };
         controller.decide(0, fleet(1), with_lag(0));
         let decision = controller.decide(1_000, fleet(1), with_lag(1));
@@ -354,7 +380,11 @@ mod tests {
         let text = decision.to_string();
         assert!(text.contains("orders: 1 -> 3 (out)"), "{text}");
         assert!(text.contains("step           6 -> 3  2 at the most within 1000 ms"), "{text}");
-        assert!(decision.reason().starts_with("lag: 1.0 to carry 100.0/s"), "{}", decision.reason());
+        assert!(
+            decision.reason().starts_with("lag: 1.0 to carry 100.0/s"),
+            "{}",
+            decision.reason()
+        );
     }
 
     #[test]
@@ -383,9 +413,9 @@ mod tests {
         rules.scale.down_window_ms = 3_000;
         let mut controller =
             Controller::new("orders", rules, vec![Box::new(Rate { target_utilisation: 1.0 })]);
-        let course: Vec<u32> =
-            (0..10).map(|s| controller.decide(s * 1_000, fleet(5), look(s, 90)).to).collect();
-        assert_eq!(course, [5, 5, 5, 5, 5, 4, 4, 4, 4, 4]);
+        let trajectory: Vec<u32> =
+            (0..10).map(|s| controller.decide(s * 1_000, fleet(5), poll(s, 90)).to).collect();
+        assert_eq!(trajectory, [5, 5, 5, 5, 5, 4, 4, 4, 4, 4]);
     }
 
     #[test]
@@ -396,7 +426,7 @@ mod tests {
             Controller::new("orders", rules, vec![Box::new(Rate { target_utilisation: 1.0 })]);
         let mut instances = 1;
         for second in 0..10 {
-            instances = controller.decide(second * 1_000, fleet(instances), look(second, 90)).to;
+            instances = controller.decide(second * 1_000, fleet(instances), poll(second, 90)).to;
         }
         assert_eq!(instances, 3);
     }
@@ -413,9 +443,9 @@ mod tests {
             }
         }
         let mut controller = controller();
-        controller.decide(0, fleet(1), look(0, 450));
-        controller.decide(1_000, fleet(1), look(1, 450));
+        controller.decide(0, fleet(1), poll(0, 450));
+        controller.decide(1_000, fleet(1), poll(1, 450));
         controller.reload(rules(), vec![Box::new(Nobody)]);
-        assert_eq!(controller.decide(2_000, fleet(5), look(2, 450)).to, 5);
+        assert_eq!(controller.decide(2_000, fleet(5), poll(2, 450)).to, 5);
     }
 }

@@ -1,4 +1,5 @@
-//! One decision with everything that it came from: an event, a log line and an explanation are made of it.
+//! One decision with everything that it came from: an event, a log line and an explanation are made
+//! of it.
 
 use std::fmt;
 
@@ -44,11 +45,11 @@ pub struct Decision {
     /// The rules that changed it, in order.
     #[serde(default)]
     pub limits: Vec<Limit>,
-    /// What stood in the way of doing it, if anything did: the backend's refusal, or a pause after instances that ended at once.
-    /// It is tried again.
+    /// What stood in the way of doing it, if anything did: the backend's refusal, or a pause after
+    /// instances that ended at once. It is tried again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub obstacle: Option<String>,
-    /// The look itself, believed or not: what a replay goes by.
+    /// The poll itself, believed or not: what a replay goes by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sample: Option<Sample>,
 }
@@ -67,7 +68,7 @@ pub struct PolicyAnswer {
 /// The kind of a decision.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Course {
+pub enum Direction {
     /// More instances.
     Out,
     /// Fewer instances.
@@ -79,14 +80,14 @@ pub enum Course {
 }
 
 impl Decision {
-    /// What kind of decision this is. A frozen one may still start instances: those that were decided on and are gone,
-    /// or that the minimum demands.
-    pub fn course(&self) -> Course {
+    /// What kind of decision this is. A frozen one may still start instances: those that were
+    /// decided on and are gone, or that the minimum demands.
+    pub fn direction(&self) -> Direction {
         match self.frozen {
-            Some(_) => Course::Frozen,
-            None if self.to > self.from => Course::Out,
-            None if self.to < self.from => Course::In,
-            None => Course::Hold,
+            Some(_) => Direction::Frozen,
+            None if self.to > self.from => Direction::Out,
+            None if self.to < self.from => Direction::In,
+            None => Direction::Hold,
         }
     }
 
@@ -105,8 +106,10 @@ impl Decision {
             return format!("{fault}{silence}");
         }
         let largest = self.answers.iter().filter(|answer| answer.instances == self.wanted);
-        let asked: Vec<_> = largest.map(|answer| format!("{}: {}", answer.policy, answer.because)).collect();
-        let asked = if asked.is_empty() { "no policy can tell".to_owned() } else { asked.join("; ") };
+        let asked: Vec<_> =
+            largest.map(|answer| format!("{}: {}", answer.policy, answer.because)).collect();
+        let asked =
+            if asked.is_empty() { "no policy can tell".to_owned() } else { asked.join("; ") };
         let limited = self.limits.iter().fold(asked, |text, limit| {
             format!("{text}; {} {} -> {} ({})", limit.rule, limit.from, limit.to, limit.because)
         });
@@ -114,13 +117,13 @@ impl Decision {
     }
 }
 
-impl fmt::Display for Course {
+impl fmt::Display for Direction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Course::Out => "out",
-            Course::In => "in",
-            Course::Hold => "hold",
-            Course::Frozen => "frozen",
+            Direction::Out => "out",
+            Direction::In => "in",
+            Direction::Hold => "hold",
+            Direction::Frozen => "frozen",
         })
     }
 }
@@ -129,14 +132,19 @@ impl fmt::Display for Decision {
     /// The whole explanation, several lines.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Fleet { ready, starting, stopping, silent } = self.fleet;
-        writeln!(f, "{}: {} -> {} ({})", self.target, self.from, self.to, self.course())?;
+        writeln!(f, "{}: {} -> {} ({})", self.target, self.from, self.to, self.direction())?;
         let silent = if silent > 0 { format!(", {silent} silent") } else { String::new() };
-        writeln!(f, "  instances      {ready} ready, {starting} starting, {stopping} stopping{silent}")?;
+        writeln!(
+            f,
+            "  instances      {ready} ready, {starting} starting, {stopping} stopping{silent}"
+        )?;
         if let Some(attendance) = &self.attendance {
             let Attendance { answers, unmatched, .. } = attendance;
             let unmatched = match unmatched {
                 0 => String::new(),
-                _ => format!(", {unmatched} of them by none of these instances: their silence is not seen"),
+                _ => format!(
+                    ", {unmatched} of them by none of these instances: their silence is not seen"
+                ),
             };
             writeln!(f, "  answers        {answers}{unmatched}")?;
             if let Some(silence) = attendance.describe() {
@@ -153,8 +161,9 @@ impl fmt::Display for Decision {
             return writeln!(f, "  frozen         {fault}");
         }
         if let Some(view) = &self.view {
-            let learned =
-                view.service_rate.map_or("not learned".to_owned(), |rate| format!("{rate:.1}/s each"));
+            let learned = view
+                .service_rate
+                .map_or("not learned".to_owned(), |rate| format!("{rate:.1}/s each"));
             writeln!(
                 f,
                 "  arrivals       {:.1}/s, finished {:.1}/s",
@@ -173,7 +182,8 @@ impl fmt::Display for Decision {
         if let Some(redelivered) = redelivered.filter(|count| *count > 0) {
             writeln!(
                 f,
-                "  redelivered    {redelivered}: a message that fails, or an ack wait that is too short"
+                "  redelivered    {redelivered}: a message that fails, or an ack wait that is too \
+                 short"
             )?;
         }
         for PolicyAnswer { policy, instances, because } in &self.answers {

@@ -15,7 +15,7 @@ use natsway_wire::CONTROL_PREFIX;
 use serde::{Deserialize, Serialize};
 use tracing::debug;
 
-use crate::decision::{Course, Decision};
+use crate::decision::{Decision, Direction};
 use crate::policy::{Directive, chain};
 
 /// The most targets of one message, so that it stays well below what a broker takes.
@@ -38,7 +38,8 @@ pub struct Status {
     pub decisions: BTreeMap<String, Counts>,
 }
 
-/// How many decisions about a target were of each kind, since its leader began to lead or the target was opened.
+/// How many decisions about a target were of each kind, since its leader began to lead or the
+/// target was opened.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(default)]
 pub struct Counts {
@@ -96,12 +97,12 @@ impl Status {
 }
 
 impl Counts {
-    fn count(&mut self, course: Course) {
-        *match course {
-            Course::Out => &mut self.out,
-            Course::In => &mut self.r#in,
-            Course::Hold => &mut self.hold,
-            Course::Frozen => &mut self.frozen,
+    fn count(&mut self, direction: Direction) {
+        *match direction {
+            Direction::Out => &mut self.out,
+            Direction::In => &mut self.r#in,
+            Direction::Hold => &mut self.hold,
+            Direction::Frozen => &mut self.frozen,
         } += 1;
     }
 }
@@ -125,8 +126,9 @@ impl Board {
     /// Puts a decision in the place of the one before, and counts it.
     pub fn put(&self, decision: Decision) {
         let mut board = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut counts = board.get(&decision.target).map_or_else(Counts::default, |(_, counts)| *counts);
-        counts.count(decision.course());
+        let mut counts =
+            board.get(&decision.target).map_or_else(Counts::default, |(_, counts)| *counts);
+        counts.count(decision.direction());
         board.insert(decision.target.clone(), (decision, counts));
     }
 
@@ -152,7 +154,8 @@ impl Board {
         let chain = chain();
         let ordered = if are_busy { Directive::ScaleOut } else { Directive::ScaleIn };
         let fired = self.decisions().into_iter().filter_map(|decision| {
-            let answer = decision.answers.into_iter().find(|answer| answer.policy == "analysers")?;
+            let answer =
+                decision.answers.into_iter().find(|answer| answer.policy == "analysers")?;
             let analyser = chain.iter().find(|analyser| analyser.name() == answer.because)?;
             (analyser.directive() == Some(ordered)).then_some((decision.target, answer.because))
         });
@@ -181,7 +184,8 @@ mod tests {
     #[test]
     fn many_targets_are_told_in_parts_and_read_as_one() {
         let decision = |number: usize| {
-            let controller = Controller::new(format!("t{number:04}"), frozen_rules(1, 0), frozen_policies());
+            let controller =
+                Controller::new(format!("t{number:04}"), frozen_rules(1, 0), frozen_policies());
             controller.freeze(0, Fleet::default(), Fault::WarmingUp)
         };
         let targets: Vec<Decision> = (0..250).map(decision).collect();

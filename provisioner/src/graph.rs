@@ -1,4 +1,4 @@
-//! Figures over time, drawn with letters. Pure.
+//! Metrics over time, drawn with letters. Pure.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -10,10 +10,11 @@ const BARS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '
 /// What stands beside the bars: the name of a row, its value now, and its scale.
 const BESIDE: usize = 38;
 
-/// A decision is made at each poll; after so long without one nobody decides any more, in milliseconds.
+/// A decision is made at each poll; after so long without one nobody decides any more, in
+/// milliseconds.
 const GONE_AFTER_MS: u64 = 5_000;
 
-/// The last figures of each target.
+/// The last metrics of each target.
 #[derive(Clone, Debug)]
 pub struct Graph {
     columns: usize,
@@ -31,14 +32,15 @@ struct Point {
 }
 
 impl Graph {
-    /// An empty graph for a terminal of so many columns, at most `width` decisions wide where that is given.
+    /// An empty graph for a terminal of so many columns, at most `width` decisions wide where that
+    /// is given.
     pub fn new(columns: usize, width: Option<usize>) -> Graph {
         let room = columns.saturating_sub(BESIDE).max(1);
         let width = width.map_or(room, |width| width.clamp(1, room));
         Graph { columns, width, targets: BTreeMap::new(), last: BTreeMap::new() }
     }
 
-    /// Takes a decision that came `now_ms`. A frozen one repeats the figures before it.
+    /// Takes a decision that came `now_ms`. A frozen one repeats the metrics before it.
     pub fn push(&mut self, now_ms: u64, decision: Decision) {
         let points = self.targets.entry(decision.target.clone()).or_default();
         let before = points.back().copied().unwrap_or_default();
@@ -58,8 +60,9 @@ impl Graph {
         self.last.insert(decision.target.clone(), (decision, now_ms));
     }
 
-    /// The picture at `now_ms`: for each target its name and last decision, and a line each for rate, lag, what is in hand, and
-    /// instances, with the height of the highest bar. No line is wider than the terminal.
+    /// The picture at `now_ms`: for each target its name and last decision, and a line each for
+    /// rate, lag, what is in hand, and instances, with the height of the highest bar. No line is
+    /// wider than the terminal.
     pub fn draw(&self, now_ms: u64) -> String {
         if self.targets.is_empty() {
             return "waiting for the first decision; is a provisioner running?\n".to_owned();
@@ -70,11 +73,18 @@ impl Graph {
                 let age_ms = now_ms.saturating_sub(*came_ms);
                 let age = match age_ms {
                     0..GONE_AFTER_MS => String::new(),
-                    _ => format!("  no decision for {} s: is its provisioner gone?", age_ms / 1_000),
+                    _ => {
+                        format!("  no decision for {} s: is its provisioner gone?", age_ms / 1_000)
+                    }
                 };
-                let trouble = last.trouble().map(|trouble| format!("  {trouble}")).unwrap_or_default();
-                let header =
-                    format!("{name}: {} -> {} ({}){age}{trouble}", last.from, last.to, last.course());
+                let trouble =
+                    last.trouble().map(|trouble| format!("  {trouble}")).unwrap_or_default();
+                let header = format!(
+                    "{name}: {} -> {} ({}){age}{trouble}",
+                    last.from,
+                    last.to,
+                    last.direction()
+                );
                 text.push_str(&self.fitted(&header));
             }
             let row = |what: &str, of: fn(&Point) -> f64| {

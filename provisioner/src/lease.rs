@@ -1,7 +1,8 @@
-//! Who of several provisioners acts: the one that holds a key of a bucket whose entries do not last.
+//! Who of several provisioners acts: the one that holds a key of a bucket whose entries do not
+//! last.
 //!
-//! The lease only saves duplicate work. Two that both believe to lead do no harm: the backends' own state is the truth, and
-//! a directory of processes is locked besides.
+//! The lease only saves duplicate work. Two that both believe to lead do no harm: the backends' own
+//! state is the truth, and a directory of processes is locked besides.
 
 use std::time::{Duration, Instant};
 
@@ -9,12 +10,12 @@ use async_nats::Client;
 use async_nats::jetstream;
 use async_nats::jetstream::kv::{self, CreateErrorKind, UpdateErrorKind};
 use bytes::Bytes;
-use natsway_stores::catalogue::provisioner_leases;
+use natsway_stores::definitions::provisioner_leases;
 use natsway_stores::open_or_make;
 use tracing::{debug, info, warn};
 
 /// How long a lease lasts that is not renewed.
-pub use natsway_stores::catalogue::PROVISIONER_LEASE_LASTS as LASTS;
+pub use natsway_stores::definitions::PROVISIONER_LEASE_LASTS as LASTS;
 
 /// How often it is renewed, and how often others try to get it.
 const PACE: Duration = Duration::from_secs(1);
@@ -44,7 +45,7 @@ enum Refusal {
 
 /// A lease that is held.
 #[derive(Debug)]
-pub struct Held {
+pub struct HeldLease {
     store: kv::Store,
     key: String,
     id: String,
@@ -63,7 +64,8 @@ impl Lease {
         Lease { client, bucket: bucket.into(), key: key.into(), id: id.into(), replicas: 1 }
     }
 
-    /// Copies of the bucket when it has to be made, 1 unless said: with 3, the lease outlives a broker of a cluster.
+    /// Copies of the bucket when it has to be made, 1 unless said: with 3, the lease outlives a
+    /// broker of a cluster.
     pub fn replicas(self, replicas: usize) -> Lease {
         Lease { replicas, ..self }
     }
@@ -77,7 +79,7 @@ impl Lease {
     ///
     /// # Cancel safety
     /// Cancelling may leave it with us until it lapses; nothing else.
-    pub async fn acquire(&self) -> Held {
+    pub async fn acquire(&self) -> HeldLease {
         let mut told = None;
         loop {
             match self.try_acquire().await {
@@ -85,8 +87,12 @@ impl Lease {
                 Err(refusal) if told.as_ref() == Some(&refusal) => {}
                 Err(refusal) => {
                     match &refusal {
-                        Refusal::Taken => info!(lease = %self.key, "another one leads, standing by"),
-                        Refusal::Failed(error) => warn!(lease = %self.key, %error, "no lease, trying again"),
+                        Refusal::Taken => {
+                            info!(lease = %self.key, "another one leads, standing by")
+                        }
+                        Refusal::Failed(error) => {
+                            warn!(lease = %self.key, %error, "no lease, trying again")
+                        }
                     }
                     told = Some(refusal);
                 }
@@ -95,7 +101,7 @@ impl Lease {
         }
     }
 
-    async fn try_acquire(&self) -> Result<Held, Refusal> {
+    async fn try_acquire(&self) -> Result<HeldLease, Refusal> {
         let began = Instant::now();
         let acquired = async {
             let store = self.store().await.map_err(Refusal::Failed)?;
@@ -105,7 +111,7 @@ impl Lease {
                 _ => Refusal::Failed(error.to_string()),
             })?;
             let (key, id) = (self.key.clone(), self.id.clone());
-            Ok(Held { store, key, id, revision, renewed: began })
+            Ok(HeldLease { store, key, id, revision, renewed: began })
         };
         let acquired = tokio::time::timeout(TIMEOUT, acquired).await;
         acquired.unwrap_or_else(|_| Err(Refusal::Failed("the broker does not answer".to_owned())))
@@ -119,7 +125,7 @@ impl Lease {
     }
 }
 
-impl Held {
+impl HeldLease {
     /// Renews it for as long as it lasts; returns when it is lost.
     ///
     /// # Cancel safety

@@ -1,24 +1,26 @@
-//! Starts and stops instances as the traffic asks for, and kills no work in hand.
+//! StartupEstimator and stops instances as the traffic asks for, and kills no work in hand.
 //!
 //! # Map
 //!
 //! The core is pure; time is an argument everywhere:
 //!
 //! - [`sample`]: what a signal says of a target at one moment, or why it says nothing.
-//! - [`window`]: the last looks, what may be believed of them, and the rates between them.
+//! - [`window`]: the last polls, what may be believed of them, and the rates between them.
 //! - [`service_rate`]: how much one instance can do, learned.
-//! - [`starts`]: how long one takes to start, learned.
+//! - [`startup`]: how long one takes to start, learned.
 //! - [`policy`]: how many instances there should be, one small type for each way to say so.
 //! - [`scale`]: what stands between that and the number that is set.
-//! - [`controller`]: all of it together: a look in, a [`decision`] with its reasons out.
+//! - [`controller`]: all of it together: a poll in, a [`decision`] with its reasons out.
 //! - [`roll_call`]: which instances answer; who does not counts no more, and is stopped first.
 //! - [`renewal`]: instances of a former command or environment are replaced, one at a time.
 //! - [`restarts`]: what is started and ends at once is started ever more rarely.
-//! - [`simulate`]: the core and its rivals on seeded traffic, by a virtual clock; [`replay`]: on recorded looks.
+//! - [`simulate`]: the core and its rivals on seeded traffic, by a virtual clock; [`replay`]: on
+//!   recorded polls.
 //!
-//! Around it is what does I/O and decides nothing: [`signal`]s look, [`backend`]s start and stop, a [`target`] is one of each and
-//! a controller. [`run`] keeps the targets of a [`config`] while it holds the [`lease`], and tells it all as [`events`];
-//! [`reload`] follows the file, [`graph`] draws.
+//! Around it is what does I/O and decides nothing: [`signal`]s look, [`backend`]s start and stop, a
+//! [`target`] is one of each and a controller. [`run`] keeps the targets of a [`config`] while it
+//! holds the [`lease`], and tells it all as [`events`]; [`reload`] follows the file, [`graph`]
+//! draws.
 
 pub mod backend;
 #[cfg(feature = "cli")]
@@ -41,6 +43,6 @@ pub mod scale;
 pub mod service_rate;
 pub mod signal;
 pub mod simulate;
-pub mod starts;
+pub mod startup;
 pub mod target;
 pub mod window;

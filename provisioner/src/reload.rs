@@ -1,4 +1,5 @@
-//! The configuration file, followed: what is valid is in force within a second or two, what is not leaves the last good one.
+//! The configuration file, followed: what is valid is in force within a second or two, what is not
+//! leaves the last good one.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use tracing::{info, warn};
 
 use crate::config::{Config, ConfigError};
 
-/// How often the file is looked at.
+/// How often the file is polled.
 const PACE: Duration = Duration::from_secs(1);
 
 /// A file that is followed while this lives.
@@ -33,7 +34,8 @@ pub fn follow(path: PathBuf) -> Result<Followed, ConfigError> {
 }
 
 fn read(path: &PathBuf) -> Result<String, ConfigError> {
-    std::fs::read_to_string(path).map_err(|error| ConfigError(vec![format!("{}: {error}", path.display())]))
+    std::fs::read_to_string(path)
+        .map_err(|error| ConfigError(vec![format!("{}: {error}", path.display())]))
 }
 
 async fn keep(path: PathBuf, mut known: String, config: watch::Sender<Arc<Config>>) {
@@ -53,7 +55,8 @@ async fn keep(path: PathBuf, mut known: String, config: watch::Sender<Arc<Config
             }
             Err(error) if complaint.as_ref() == Some(&error) => {}
             Err(error) => {
-                warn!(path = %path.display(), %error, "configuration refused, the last good one stays");
+                warn!(path = %path.display(), %error, "configuration refused, the last good one \
+                                                       stays");
                 complaint = Some(error);
             }
         }

@@ -33,8 +33,9 @@ pub enum Step {
 }
 
 impl Renewal {
-    /// The next step. Another is started first where the bounds leave room, or leave none in either direction: requests to nobody
-    /// fail. Nothing is stopped while one starts, or while those that were started fail.
+    /// The next step. Another is started first where the bounds leave room, or leave none in either
+    /// direction: requests to nobody fail. Nothing is stopped while one starts, or while those that
+    /// were started fail.
     pub fn next(self) -> Step {
         let Renewal { outdated, present, starting, wanted, min, max, has_spare, is_paused } = self;
         if outdated == 0 || starting > 0 || is_paused {
@@ -103,7 +104,11 @@ mod tests {
             is_paused: true,
         };
         assert_eq!(known.next(), Step::Wait);
-        assert_eq!(Renewal { is_paused: false, ..known }.next(), Step::Stop, "there is no room for another");
+        assert_eq!(
+            Renewal { is_paused: false, ..known }.next(),
+            Step::Stop,
+            "there is no room for another"
+        );
         assert_eq!(Renewal { is_paused: false, max: 9, ..known }.next(), Step::Start);
     }
 }

@@ -1,4 +1,4 @@
-//! What would another setting have done? Recorded looks, decided about once more.
+//! What would another setting have done? Recorded polls, decided about once more.
 
 use std::collections::BTreeMap;
 use std::io::BufRead;
@@ -26,7 +26,9 @@ pub fn read(recording: impl BufRead) -> Result<Vec<Decision>, String> {
     for (number, line) in (1..).zip(recording.lines()) {
         let line = line.map_err(|error| format!("line {number}: {error}"))?;
         if !line.trim().is_empty() {
-            decisions.push(serde_json::from_str(&line).map_err(|error| format!("line {number}: {error}"))?);
+            decisions.push(
+                serde_json::from_str(&line).map_err(|error| format!("line {number}: {error}"))?,
+            );
         }
     }
     Ok(decisions)
@@ -37,15 +39,20 @@ pub fn read(recording: impl BufRead) -> Result<Vec<Decision>, String> {
 pub struct Parts {
     /// Each with the target of the configuration that decides about it.
     pub of: Vec<(Target, Vec<Decision>)>,
-    /// Recorded targets about which nobody decides, and how many decisions about each were recorded.
+    /// Recorded targets about which nobody decides, and how many decisions about each were
+    /// recorded.
     pub left_out: BTreeMap<String, usize>,
 }
 
-/// Takes a recording apart: each recorded target is decided about by the one of its name, or whose pattern its name matches. The only
-/// target that was recorded is decided about by the only one that there is, whatever its name. With `only`, by that target alone.
+/// Takes a recording apart: each recorded target is decided about by the one of its name, or whose
+/// pattern its name matches. The only target that was recorded is decided about by the only one
+/// that there is, whatever its name. With `only`, by that target alone.
 pub fn parts(recording: &[Decision], config: &Config, only: Option<&str>) -> Parts {
-    let deciding: Vec<&Target> =
-        config.targets.iter().filter(|target| only.is_none_or(|name| target.name() == name)).collect();
+    let deciding: Vec<&Target> = config
+        .targets
+        .iter()
+        .filter(|target| only.is_none_or(|name| target.name() == name))
+        .collect();
     let mut recorded: BTreeMap<&str, Vec<Decision>> = BTreeMap::new();
     for decision in recording {
         recorded.entry(&decision.target).or_default().push(decision.clone());
@@ -54,7 +61,9 @@ pub fn parts(recording: &[Decision], config: &Config, only: Option<&str>) -> Par
     let mut parts = Parts::default();
     for (name, decisions) in recorded {
         let of_name = deciding.iter().find_map(|target| concrete(target, name));
-        match of_name.or_else(|| deciding.first().filter(|_| is_alone).map(|target| (*target).clone())) {
+        match of_name
+            .or_else(|| deciding.first().filter(|_| is_alone).map(|target| (*target).clone()))
+        {
             Some(target) => parts.of.push((target, decisions)),
             None => {
                 parts.left_out.insert(name.to_owned(), decisions.len());
@@ -66,26 +75,31 @@ pub fn parts(recording: &[Decision], config: &Config, only: Option<&str>) -> Par
 
 /// The target itself if that is its name, or the one of its pattern with that name.
 fn concrete(target: &Target, name: &str) -> Option<Target> {
-    let Some(pattern) = target.pattern() else { return (target.name() == name).then(|| target.clone()) };
+    let Some(pattern) = target.pattern() else {
+        return (target.name() == name).then(|| target.clone());
+    };
     let matched = name.strip_prefix(target.name())?.strip_prefix('-')?;
     pattern.matches(matched).then(|| target.of(matched))
 }
 
-/// Decides anew, by the rules of `target`, about recorded looks.
+/// Decides anew, by the rules of `target`, about recorded polls.
 ///
-/// The traffic is as it was; instances are those that the new decisions would have started. What those would have
-/// finished sooner or later nobody knows, so the backlog is the recorded one.
+/// The traffic is as it was; instances are those that the new decisions would have started. What
+/// those would have finished sooner or later nobody knows, so the backlog is the recorded one.
 pub fn replay(recording: &[Decision], target: &Target) -> Vec<Replayed> {
     let mut controller = Controller::new(target.name(), target.rules(), target.policies());
     let decide = |recorded: &Decision| {
         let present = controller.decided().unwrap_or(recorded.from);
-        let look = match (&recorded.sample, &recorded.frozen) {
+        let poll = match (&recorded.sample, &recorded.frozen) {
             (Some(sample), _) => Ok(sample.clone()),
             (None, Some(fault)) => Err(fault.clone()),
             (None, None) => Err(Fault::Missing("not recorded".to_owned())),
         };
         let fleet = Fleet { ready: present, ..Fleet::default() };
-        Replayed { recorded: recorded.clone(), decided: controller.decide(recorded.at_ms, fleet, look) }
+        Replayed {
+            recorded: recorded.clone(),
+            decided: controller.decide(recorded.at_ms, fleet, poll),
+        }
     };
     recording.iter().map(decide).collect()
 }
@@ -98,8 +112,10 @@ mod tests {
 
     fn target(policy: &str) -> Target {
         let text = format!(
-            "[[target]]\nname = \"orders\"\nsignal = {{ kind = \"consumer\", stream = \"S\", consumer = \"C\" }}\n\
-             backend = {{ kind = \"directives\", subject = \"svc.x.y\" }}\ninstance = {{ service_rate = 100.0 }}\n{policy}"
+            "[[target]]\nname = \"orders\"\nsignal = {{ kind = \"consumer\", stream = \"S\", \
+             consumer = \"C\" }}\n\
+             backend = {{ kind = \"directives\", subject = \"svc.x.y\" }}\ninstance = {{ \
+             service_rate = 100.0 }}\n{policy}"
         );
         Config::read(&text).unwrap().targets.remove(0)
     }
@@ -115,17 +131,23 @@ mod tests {
                 waiting: Some(0),
                 ..Sample::default()
             };
-            let decision =
-                controller.decide(second * 1_000, Fleet { ready: 1, ..Fleet::default() }, Ok(sample));
+            let decision = controller.decide(
+                second * 1_000,
+                Fleet { ready: 1, ..Fleet::default() },
+                Ok(sample),
+            );
             lines.push_str(&format!("{}\n", serde_json::to_string(&decision).unwrap()));
         }
         let recording = read(lines.as_bytes()).unwrap();
-        let rate = replay(&recording, &target("policy = [{ kind = \"rate\", target_utilisation = 1.0 }]"));
+        let rate =
+            replay(&recording, &target("policy = [{ kind = \"rate\", target_utilisation = 1.0 }]"));
         assert_eq!(rate.last().unwrap().decided.to, 7);
-        let example =
-            replay(&recording, &target("policy = [{ kind = \"example\", rate_per_instance = 200 }]"));
-        let course: Vec<u32> = example.iter().map(|replayed| replayed.decided.to).collect();
-        assert_eq!(course, [1, 2, 3, 4, 4, 4, 4, 4, 4, 4]);
+        let example = replay(
+            &recording,
+            &target("policy = [{ kind = \"example\", rate_per_instance = 200 }]"),
+        );
+        let trajectory: Vec<u32> = example.iter().map(|replayed| replayed.decided.to).collect();
+        assert_eq!(trajectory, [1, 2, 3, 4, 4, 4, 4, 4, 4, 4]);
     }
 
     #[test]

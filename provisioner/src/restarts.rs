@@ -1,10 +1,11 @@
 //! Holds starts back while they fail, or what is started ends at once. Pure: time is an argument.
 //!
-//! Instances that were told to stop may go, and one that has worked for a while and dies is replaced at once. One that ends sooner than
-//! [`SETTLED_MS`] after it was started has failed to start, so has one that never shows, and so has what the backend could not start at
-//! all. After a failure nothing is started for a
-//! pause that doubles with each failure in a row, up to [`LONGEST_PAUSE_MS`]; then as many as are wanted are tried again. An instance
-//! that was started since and lives long enough ends it.
+//! Instances that were told to stop may go, and one that has worked for a while and dies is
+//! replaced at once. One that ends sooner than [`SETTLED_MS`] after it was started has failed to
+//! start, so has one that never shows, and so has what the backend could not start at all. After a
+//! failure nothing is started for a pause that doubles with each failure in a row, up to
+//! [`LONGEST_PAUSE_MS`]; then as many as are wanted are tried again. An instance that was started
+//! since and lives long enough ends it.
 
 use std::collections::HashMap;
 
@@ -22,9 +23,9 @@ pub const LONGEST_PAUSE_MS: u64 = 60_000;
 /// What became of the instances that were started.
 #[derive(Clone, Debug, Default)]
 pub struct Restarts {
-    /// Those that were present at the last look, and since when; `None` before the first look.
+    /// Those that were present at the last poll, and since when; `None` before the first poll.
     seen: Option<HashMap<String, Since>>,
-    /// Started and told to stop since the last look.
+    /// Started and told to stop since the last poll.
     started: usize,
     stopped: usize,
     failures: Option<Failures>,
@@ -42,7 +43,8 @@ enum Since {
 /// Failures in a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Failures {
-    /// How many looks in a row found that instances had failed to start, each after the pause of the one before.
+    /// How many polls in a row found that instances had failed to start, each after the pause of
+    /// the one before.
     pub in_a_row: u32,
     /// When the last of them was seen, in milliseconds.
     pub last_ms: u64,
@@ -51,13 +53,15 @@ pub struct Failures {
 }
 
 impl Restarts {
-    /// Takes a look at all instances. Gives the failures so far when there is a new one.
-    pub fn look(&mut self, now_ms: u64, instances: &[Instance]) -> Option<Failures> {
-        let (started, stopped) = (std::mem::take(&mut self.started), std::mem::take(&mut self.stopped));
+    /// Takes a poll at all instances. Gives the failures so far when there is a new one.
+    pub fn observe(&mut self, now_ms: u64, instances: &[Instance]) -> Option<Failures> {
+        let (started, stopped) =
+            (std::mem::take(&mut self.started), std::mem::take(&mut self.stopped));
         let is_present = |instance: &&Instance| instance.state != InstanceState::Stopping;
         let present = instances.iter().filter(is_present);
         let Some(before) = self.seen.take() else {
-            self.seen = Some(present.map(|instance| (instance.id.clone(), Since::Before)).collect());
+            self.seen =
+                Some(present.map(|instance| (instance.id.clone(), Since::Before)).collect());
             return None;
         };
         let since = |id: &String| before.get(id).copied().unwrap_or(Since::At(now_ms));
@@ -72,10 +76,11 @@ impl Restarts {
             instance.state == InstanceState::Stopping && before.contains_key(&instance.id)
         });
         let left_at_once = stopped.saturating_sub(leave.count());
-        let is_young = |since: Since| matches!(since, Since::At(at_ms) if now_ms - at_ms < SETTLED_MS);
-        let ended_young = before
-            .iter()
-            .filter(|(id, since)| is_young(**since) && instances.iter().all(|instance| instance.id != **id));
+        let is_young =
+            |since: Since| matches!(since, Since::At(at_ms) if now_ms - at_ms < SETTLED_MS);
+        let ended_young = before.iter().filter(|(id, since)| {
+            is_young(**since) && instances.iter().all(|instance| instance.id != **id)
+        });
         let failed = (never_showed + ended_young.count()).saturating_sub(unasked + left_at_once);
 
         let settled_since = |last_ms: u64| {
@@ -120,12 +125,16 @@ impl Failures {
         }
     }
 
-    /// A sentence for whoever asks why nothing is started: `error` is the backend's, or else instances ended.
+    /// A sentence for whoever asks why nothing is started: `error` is the backend's, or else
+    /// instances ended.
     pub fn describe(&self, now_ms: u64, error: Option<&str>) -> String {
         let Failures { in_a_row, pause_until_ms, .. } = *self;
         let what = match error {
             Some(error) => format!("not started: {error}"),
-            None => format!("crash loop: instances ended within {} s of their start", SETTLED_MS / 1_000),
+            None => format!(
+                "crash loop: instances ended within {} s of their start",
+                SETTLED_MS / 1_000
+            ),
         };
         let seconds = pause_until_ms.saturating_sub(now_ms).div_ceil(1_000);
         format!("{what}, {in_a_row} times in a row; the next start is in {seconds} s")
@@ -152,13 +161,14 @@ mod tests {
             self.living.iter().map(|(instance, ..)| instance.clone()).collect()
         }
 
-        /// A second in which there shall be so many instances, and what is started lives for so long.
+        /// A second in which there shall be so many instances, and what is started lives for so
+        /// long.
         fn second(&mut self, wanted: usize, lives_ms: u64) {
             self.now_ms += 1_000;
             let now_ms = self.now_ms;
             self.living.retain(|(_, started_ms, lives_ms)| started_ms + lives_ms > now_ms);
             let instances = self.instances();
-            self.restarts.look(now_ms, &instances);
+            self.restarts.observe(now_ms, &instances);
             let from = instances.len();
             if from > wanted {
                 self.living.truncate(wanted);
@@ -236,27 +246,31 @@ mod tests {
         }
         assert_eq!(world.restarts.failures, None);
         let (mut restarts, mut leaving) = (Restarts::default(), world.instances());
-        restarts.look(0, &[]);
+        restarts.observe(0, &[]);
         restarts.changed(0, 2);
-        restarts.look(1_000, &leaving);
+        restarts.observe(1_000, &leaving);
         restarts.changed(2, 1);
         leaving[0].state = InstanceState::Stopping;
-        assert_eq!(restarts.look(2_000, &leaving), None, "it finishes what it holds");
-        assert_eq!(restarts.look(3_000, &leaving[1..]), None);
-        assert!(restarts.look(4_000, &[]).is_some(), "nobody told the other one");
+        assert_eq!(restarts.observe(2_000, &leaving), None, "it finishes what it holds");
+        assert_eq!(restarts.observe(3_000, &leaving[1..]), None);
+        assert!(restarts.observe(4_000, &[]).is_some(), "nobody told the other one");
     }
 
     #[test]
     fn what_was_there_before_is_old_and_an_order_is_what_appears_for_it() {
         let instance = |id: &str| Instance::new(id, InstanceState::Starting, 0);
         let mut restarts = Restarts::default();
-        assert_eq!(restarts.look(0, &[instance("adopted")]), None);
-        assert_eq!(restarts.look(1_000, &[]), None, "it may have worked for days");
+        assert_eq!(restarts.observe(0, &[instance("adopted")]), None);
+        assert_eq!(restarts.observe(1_000, &[]), None, "it may have worked for days");
         restarts.changed(0, 1);
-        assert_eq!(restarts.look(2_000, &[instance("ordered 0")]), None);
-        assert_eq!(restarts.look(3_000, &[instance("set-a")]), None, "the same one by its own name");
+        assert_eq!(restarts.observe(2_000, &[instance("ordered 0")]), None);
+        assert_eq!(
+            restarts.observe(3_000, &[instance("set-a")]),
+            None,
+            "the same one by its own name"
+        );
         restarts.changed(1, 2);
-        assert!(restarts.look(4_000, &[instance("set-a")]).is_some(), "it never showed");
+        assert!(restarts.observe(4_000, &[instance("set-a")]).is_some(), "it never showed");
     }
 
     #[test]
@@ -265,7 +279,7 @@ mod tests {
         let mut tries = Vec::new();
         for second in 0..200_u64 {
             let now_ms = second * 1_000;
-            restarts.look(now_ms, &[]);
+            restarts.observe(now_ms, &[]);
             if restarts.pause(now_ms).is_none() {
                 restarts.refused(now_ms);
                 tries.push(second);

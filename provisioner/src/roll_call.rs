@@ -1,8 +1,9 @@
 //! Which instances answer. Pure.
 //!
-//! An instance that runs and does not answer is no capacity: a stopped or hung process stays in its backend's list for ever. Answers
-//! are matched to instances by name: the id that the answer goes by, or what it says that it was started as. Silence is judged only
-//! where it means something: an instance must have answered before, or others must whose answers are matched. While nobody says
+//! An instance that runs and does not answer is no capacity: a stopped or hung process stays in its
+//! backend's list for ever. Answers are matched to instances by name: the id that the answer goes
+//! by, or what it says that it was started as. Silence is judged only where it means something: an
+//! instance must have answered before, or others must whose answers are matched. While nobody says
 //! which instance it is, nobody is judged.
 
 use std::collections::HashMap;
@@ -12,13 +13,14 @@ use serde::{Deserialize, Serialize};
 use crate::backend::{Instance, InstanceState};
 use crate::sample::Fleet;
 
-/// How long an instance may take from its start to its first answer, in milliseconds; until then it counts as starting.
+/// How long an instance may take from its start to its first answer, in milliseconds; until then it
+/// counts as starting.
 pub const FIRST_ANSWER_WITHIN_MS: u64 = 60_000;
 
 /// A container goes by the first letters of its id; fewer than this are no name.
 const LEAST_LETTERS: usize = 12;
 
-/// Who answered at one look: for each answer the names that it goes by.
+/// Who answered at one poll: for each answer the names that it goes by.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Answers(pub Vec<Vec<String>>);
 
@@ -36,16 +38,16 @@ struct Seen {
     missed: u32,
 }
 
-/// How an instance stands after a look.
+/// How an instance stands after a poll.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
     /// As its backend says.
     Good,
     /// It runs and has not answered yet.
     Starting,
-    /// It did not answer at so many looks in a row. It counts, and is the first to be stopped.
+    /// It did not answer at so many polls in a row. It counts, and is the first to be stopped.
     Doubted(u32),
-    /// It has not answered for so many looks that it counts no more.
+    /// It has not answered for so many polls that it counts no more.
     Silent(u32),
 }
 
@@ -55,13 +57,13 @@ pub struct Absent {
     /// The instance.
     pub instance: String,
     /// Looks in a row without an answer.
-    pub looks: u32,
+    pub polls: u32,
     /// Whether its backend knows that it does nothing.
     #[serde(default)]
     pub is_frozen: bool,
 }
 
-/// What a look came to, for the explanation.
+/// What a poll came to, for the explanation.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
 pub struct Attendance {
     /// Answers that came.
@@ -77,8 +79,9 @@ pub struct Attendance {
 }
 
 impl RollCall {
-    /// Takes a look. `answers` is `None` when nobody could be asked; then only those count as absent of which the backend knows
-    /// that they are frozen. After `silent_after` looks in a row an instance is silent; 0 is never.
+    /// Takes a poll. `answers` is `None` when nobody could be asked; then only those count as
+    /// absent of which the backend knows that they are frozen. After `silent_after` looks in a row
+    /// an instance is silent; 0 is never.
     ///
     /// Gives how each instance stands, in the order of `instances`.
     pub fn take(
@@ -90,15 +93,23 @@ impl RollCall {
     ) -> (Vec<Standing>, Attendance) {
         self.seen.retain(|id, _| instances.iter().any(|instance| instance.id == *id));
         let names = answers.map_or(&[][..], |answers| &answers.0);
-        let is_of =
-            |instance: &Instance, names: &Vec<String>| names.iter().any(|name| is_name_of(instance, name));
-        let unmatched =
-            names.iter().filter(|names| !instances.iter().any(|instance| is_of(instance, names))).count();
-        let answered: Vec<bool> =
-            instances.iter().map(|instance| names.iter().any(|names| is_of(instance, names))).collect();
+        let is_of = |instance: &Instance, names: &Vec<String>| {
+            names.iter().any(|name| is_name_of(instance, name))
+        };
+        let unmatched = names
+            .iter()
+            .filter(|names| !instances.iter().any(|instance| is_of(instance, names)))
+            .count();
+        let answered: Vec<bool> = instances
+            .iter()
+            .map(|instance| names.iter().any(|names| is_of(instance, names)))
+            .collect();
         let somebody = answered.contains(&true);
-        let mut attendance =
-            Attendance { answers: count(names.len()), unmatched: count(unmatched), ..Attendance::default() };
+        let mut attendance = Attendance {
+            answers: count(names.len()),
+            unmatched: count(unmatched),
+            ..Attendance::default()
+        };
         let mut standings = Vec::with_capacity(instances.len());
         for (instance, answered) in instances.iter().zip(answered) {
             let fresh = Seen { since_ms: now_ms, has_answered: false, missed: 0 };
@@ -118,10 +129,10 @@ impl RollCall {
                 seen.standing(silent_after)
             };
             let (id, is_frozen) = (&instance.id, instance.is_frozen);
-            let absent = |looks| Absent { instance: id.clone(), looks, is_frozen };
+            let absent = |polls| Absent { instance: id.clone(), polls, is_frozen };
             match standing {
-                Standing::Doubted(looks) => attendance.doubted.push(absent(looks)),
-                Standing::Silent(looks) => attendance.silent.push(absent(looks)),
+                Standing::Doubted(polls) => attendance.doubted.push(absent(polls)),
+                Standing::Silent(polls) => attendance.silent.push(absent(polls)),
                 Standing::Good | Standing::Starting => {}
             }
             standings.push(standing);
@@ -154,9 +165,9 @@ impl Attendance {
     /// A sentence on those that do not answer, if there are any.
     pub fn describe(&self) -> Option<String> {
         let named = |absent: &[Absent]| {
-            let named = absent.iter().map(|Absent { instance, looks, is_frozen }| {
+            let named = absent.iter().map(|Absent { instance, polls, is_frozen }| {
                 let why = if *is_frozen { " (frozen)" } else { "" };
-                format!("{instance}{why} for {looks} looks")
+                format!("{instance}{why} for {polls} polls")
             });
             named.collect::<Vec<_>>().join(", ")
         };
@@ -165,7 +176,8 @@ impl Attendance {
             let then = match is_stopped {
                 true => "they count no more and are replaced",
                 false => {
-                    "they count no more; as nobody answers, others are started and none of them is stopped"
+                    "they count no more; as nobody answers, others are started and none of them is \
+                     stopped"
                 }
             };
             format!("no answer from {}: {then}", named(&self.silent))
@@ -191,15 +203,16 @@ pub fn fleet(instances: &[Instance], standings: &[Standing]) -> Fleet {
     fleet
 }
 
-/// Whom to stop so that `wanted` of those that count are left, in this order: who did not answer, longest first; who has not
-/// answered yet; who is outdated; the newest, since they hold the least, and a spike's instances go with it.
+/// Whom to stop so that `wanted` of those that count are left, in this order: who did not answer,
+/// longest first; who has not answered yet; who is outdated; the newest, since they hold the least,
+/// and a spike's instances go with it.
 pub fn surplus(instances: &[Instance], standings: &[Standing], wanted: u32) -> Vec<String> {
     let counts = |(instance, standing): &(&Instance, &Standing)| {
         instance.state != InstanceState::Stopping && !matches!(standing, Standing::Silent(_))
     };
     let mut present: Vec<_> = instances.iter().zip(standings).filter(counts).collect();
     let doubt = |standing: &Standing| match standing {
-        Standing::Doubted(looks) => looks.saturating_add(1),
+        Standing::Doubted(polls) => polls.saturating_add(1),
         Standing::Starting => 1,
         Standing::Good | Standing::Silent(_) => 0,
     };
@@ -234,11 +247,13 @@ mod tests {
     }
 
     fn answers(names: &[&str]) -> Answers {
-        Answers(names.iter().map(|name| vec![format!("id-of-{name}"), (*name).to_owned()]).collect())
+        Answers(
+            names.iter().map(|name| vec![format!("id-of-{name}"), (*name).to_owned()]).collect(),
+        )
     }
 
     /// Has those look that are named, a second apart, and gives the last standings.
-    fn looks(
+    fn polls(
         roll: &mut RollCall,
         from_s: u64,
         instances: &[Instance],
@@ -253,24 +268,24 @@ mod tests {
     fn who_answered_and_falls_silent_is_doubted_and_then_counts_no_more() {
         let all = ["a", "b", "c"].map(instance);
         let mut roll = RollCall::default();
-        assert_eq!(looks(&mut roll, 0, &all, &["a", "b", "c"], 1), [Standing::Good; 3]);
-        let standings = looks(&mut roll, 1, &all, &["b", "c"], 2);
+        assert_eq!(polls(&mut roll, 0, &all, &["a", "b", "c"], 1), [Standing::Good; 3]);
+        let standings = polls(&mut roll, 1, &all, &["b", "c"], 2);
         assert_eq!(standings, [Standing::Doubted(2), Standing::Good, Standing::Good]);
         assert_eq!(fleet(&all, &standings).ready, 3, "a lost answer starts nobody");
-        let standings = looks(&mut roll, 3, &all, &["b", "c"], 1);
+        let standings = polls(&mut roll, 3, &all, &["b", "c"], 1);
         assert_eq!(standings[0], Standing::Silent(3));
         assert_eq!(fleet(&all, &standings), Fleet { ready: 2, silent: 1, ..Fleet::default() });
-        let standings = looks(&mut roll, 4, &all, &["a", "b", "c"], 1);
+        let standings = polls(&mut roll, 4, &all, &["a", "b", "c"], 1);
         assert_eq!(standings, [Standing::Good; 3], "it woke");
     }
 
     #[test]
     fn nobody_is_judged_where_answers_say_not_whose_they_are() {
         let all = ["a", "b"].map(instance);
-        let standings = looks(&mut RollCall::default(), 0, &all, &["other", "another"], 300);
+        let standings = polls(&mut RollCall::default(), 0, &all, &["other", "another"], 300);
         assert_eq!(standings, [Standing::Good; 2]);
         // Nor where one may be the other's.
-        let standings = looks(&mut RollCall::default(), 0, &all, &["a", "other"], 300);
+        let standings = polls(&mut RollCall::default(), 0, &all, &["a", "other"], 300);
         assert_eq!(standings, [Standing::Good; 2]);
     }
 
@@ -278,8 +293,8 @@ mod tests {
     fn a_new_one_starts_until_it_answers_and_is_silent_when_it_never_does() {
         let all = ["a", "b"].map(instance);
         let mut roll = RollCall::default();
-        assert_eq!(looks(&mut roll, 0, &all, &["a"], 60), [Standing::Good, Standing::Starting]);
-        assert_eq!(looks(&mut roll, 60, &all, &["a"], 3), [Standing::Good, Standing::Silent(3)]);
+        assert_eq!(polls(&mut roll, 0, &all, &["a"], 60), [Standing::Good, Standing::Starting]);
+        assert_eq!(polls(&mut roll, 60, &all, &["a"], 3), [Standing::Good, Standing::Silent(3)]);
     }
 
     #[test]
@@ -298,32 +313,45 @@ mod tests {
     fn when_nobody_answers_those_that_did_are_silent_and_those_beside_them_count() {
         let mut all = vec![instance("a")];
         let mut roll = RollCall::default();
-        looks(&mut roll, 0, &all, &["a"], 1);
-        looks(&mut roll, 1, &all, &[], 3);
+        polls(&mut roll, 0, &all, &["a"], 1);
+        polls(&mut roll, 1, &all, &[], 3);
         all.push(instance("fresh"));
-        let standings = looks(&mut roll, 4, &all, &[], 300);
-        assert_eq!(standings, [Standing::Silent(303), Standing::Good], "or ever more would be started");
+        let standings = polls(&mut roll, 4, &all, &[], 300);
+        assert_eq!(
+            standings,
+            [Standing::Silent(303), Standing::Good],
+            "or ever more would be started"
+        );
     }
 
     #[test]
     fn a_container_goes_by_the_first_letters_of_its_id() {
         let all = [instance("0123456789abcdef"), instance("fedcba9876543210")];
         let mut roll = RollCall::default();
-        looks(&mut roll, 0, &all, &["0123456789ab", "fedcba987654"], 1);
-        let standings = looks(&mut roll, 1, &all, &["0123456789ab", "fed"], 3);
+        polls(&mut roll, 0, &all, &["0123456789ab", "fedcba987654"], 1);
+        let standings = polls(&mut roll, 1, &all, &["0123456789ab", "fed"], 3);
         assert_eq!(standings, [Standing::Good, Standing::Silent(3)]);
     }
 
     #[test]
     fn who_does_not_answer_is_stopped_first_then_who_is_outdated_then_the_newest() {
-        let of = |id: &str, since_ms, is_outdated| Instance { since_ms, is_outdated, ..instance(id) };
-        let all =
-            [of("old", 1, false), of("outdated", 2, true), of("new", 3, false), of("doubted", 0, false)];
+        let of =
+            |id: &str, since_ms, is_outdated| Instance { since_ms, is_outdated, ..instance(id) };
+        let all = [
+            of("old", 1, false),
+            of("outdated", 2, true),
+            of("new", 3, false),
+            of("doubted", 0, false),
+        ];
         let standings = [Standing::Good, Standing::Good, Standing::Good, Standing::Doubted(1)];
         assert_eq!(surplus(&all, &standings, 1), ["doubted", "outdated", "new"]);
         assert_eq!(surplus(&all, &standings, 9), [""; 0]);
         let standings = [Standing::Good, Standing::Good, Standing::Good, Standing::Silent(9)];
-        assert_eq!(surplus(&all, &standings, 1), ["outdated", "new"], "it is none of those that count");
+        assert_eq!(
+            surplus(&all, &standings, 1),
+            ["outdated", "new"],
+            "it is none of those that count"
+        );
     }
 
     proptest! {

@@ -1,4 +1,5 @@
-//! A provisioner at work: it waits for the lease, and while it leads it keeps a task for each target.
+//! A provisioner at work: it waits for the lease, and while it leads it keeps a task for each
+//! target.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -23,7 +24,8 @@ use crate::target::Target;
 /// How often names that match patterns are looked up.
 const DISCOVERY: Duration = Duration::from_secs(3);
 
-/// A name that matched and is gone for so long is not scaled any more. Longer than anybody takes to make a consumer anew.
+/// A name that matched and is gone for so long is not scaled any more. Longer than anybody takes to
+/// make a consumer anew.
 const FORGET_AFTER: Duration = Duration::from_secs(600);
 
 /// How often the busy and the quiet queues are told: QueueWatch's poll.
@@ -102,7 +104,12 @@ struct Worker {
 }
 
 impl Term {
-    fn new(client: Client, id: &str, lease: Option<&str>, config: watch::Receiver<Arc<Config>>) -> Term {
+    fn new(
+        client: Client,
+        id: &str,
+        lease: Option<&str>,
+        config: watch::Receiver<Arc<Config>>,
+    ) -> Term {
         Term {
             client,
             id: id.to_owned(),
@@ -118,7 +125,8 @@ impl Term {
     async fn lead(mut self, end: CancellationToken) {
         let since_ms = crate::signal::now_ms(&self.clock);
         let (leader, lease) = (self.id.clone(), self.lease.clone());
-        let about = Status { leader, lease, since_ms, targets: Vec::new(), decisions: BTreeMap::new() };
+        let about =
+            Status { leader, lease, since_ms, targets: Vec::new(), decisions: BTreeMap::new() };
         let answering = tokio::spawn(answer(self.client.clone(), about, self.board.clone()));
         let answering = tokio_util::task::AbortOnDropHandle::new(answering);
         let mut discovery = tokio::time::interval(DISCOVERY);
@@ -147,7 +155,8 @@ impl Term {
         }
     }
 
-    /// Starts a task for each target that has none, tells the others what changed, and ends those that are not wanted.
+    /// StartupEstimator a task for each target that has none, tells the others what changed, and
+    /// ends those that are not wanted.
     async fn arrange(&mut self) {
         let config = Arc::clone(&self.config.borrow_and_update());
         let mut wanted = BTreeMap::new();
@@ -183,8 +192,8 @@ impl Term {
         }
     }
 
-    /// The target itself, or one for each name that matches its pattern. While they cannot be looked up, those that were
-    /// there stay.
+    /// The target itself, or one for each name that matches its pattern. While they cannot be
+    /// looked up, those that were there stay.
     async fn concrete(&mut self, target: &TargetConfig) -> Vec<TargetConfig> {
         let Some(pattern) = target.pattern() else { return vec![target.clone()] };
         let found = match target.signal() {
@@ -195,7 +204,8 @@ impl Term {
         };
         let known = self.matches.entry(target.name().to_owned()).or_default();
         match found {
-            // One that is gone may be back in a moment: it stays, and its target is frozen meanwhile.
+            // One that is gone may be back in a moment: it stays, and its target is frozen
+            // meanwhile.
             Ok(found) => {
                 let now = Instant::now();
                 known.extend(found.into_iter().map(|name| (name, now)));
@@ -210,7 +220,8 @@ impl Term {
         info!(target_name = %target.name(), "scaled from now on");
         let (sender, config) = watch::channel(target);
         let stop = CancellationToken::new();
-        let task = tokio::spawn(work(self.client.clone(), config, self.board.clone(), stop.clone()));
+        let task =
+            tokio::spawn(work(self.client.clone(), config, self.board.clone(), stop.clone()));
         Worker { config: sender, stop, task }
     }
 
@@ -251,7 +262,8 @@ async fn work(
                 Ok(()) = config.changed() => {
                     let new = config.borrow_and_update().clone();
                     if new.signal() != opened_with.signal() || new.backend() != opened_with.backend() {
-                        info!(target_name = %new.name(), "signal or backend changed, beginning anew");
+                        info!(target_name = %new.name(), "signal or backend changed, beginning \
+                                                          anew");
                         config.mark_changed();
                         break;
                     }
@@ -294,7 +306,8 @@ async fn answer(client: Client, about: Status, board: Board) {
     };
     while let Some(question) = questions.next().await {
         let Some(reply) = question.reply.filter(|reply| is_inbox(reply)) else { continue };
-        let status = Status { targets: board.decisions(), decisions: board.counts(), ..about.clone() };
+        let status =
+            Status { targets: board.decisions(), decisions: board.counts(), ..about.clone() };
         for message in status.messages() {
             tell(&client, reply.to_string(), &message).await;
         }

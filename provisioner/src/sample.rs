@@ -4,13 +4,14 @@ use serde::{Deserialize, Serialize};
 
 /// The counters of a target as they stood at one moment.
 ///
-/// Times are milliseconds since an origin that whoever takes the samples has chosen: the Unix epoch in a running
-/// provisioner, the start of the trace in a simulation.
+/// Times are milliseconds since an origin that whoever takes the samples has chosen: the Unix epoch
+/// in a running provisioner, the start of the trace in a simulation.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct Sample {
     /// When the counters stood so.
     pub at_ms: u64,
-    /// Whose counters these are, say a consumer and when it was created; another text means that they began anew.
+    /// Whose counters these are, say a consumer and when it was created; another text means that
+    /// they began anew.
     pub source: String,
     /// Messages that ever came.
     pub arrived: u64,
@@ -25,8 +26,9 @@ pub struct Sample {
     /// Messages that instances hold and have not finished.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub in_hand: Option<u64>,
-    /// Unfinished messages that were delivered more than once. Reported, never scaled on: they mean a short
-    /// acknowledgement wait or a message that no instance can handle, and more instances help neither.
+    /// Unfinished messages that were delivered more than once. Reported, never scaled on: they mean
+    /// a short acknowledgement wait or a message that no instance can handle, and more instances
+    /// help neither.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redelivered: Option<u64>,
     /// Pull requests that wait for messages: spare capacity.
@@ -50,7 +52,7 @@ impl Sample {
     }
 }
 
-/// Why a look at a target cannot be acted on. Each of them freezes the decision.
+/// Why a poll at a target cannot be acted on. Each of them freezes the decision.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize, thiserror::Error)]
 #[serde(rename_all = "snake_case", tag = "fault", content = "detail")]
 pub enum Fault {
@@ -77,8 +79,8 @@ pub enum Fault {
         /// So many that count no more.
         instances: u32,
     },
-    /// There is one look only, and a rate needs two.
-    #[error("warming up: one look so far")]
+    /// There is one poll only, and a rate needs two.
+    #[error("warming up: one poll so far")]
     WarmingUp,
 }
 
@@ -97,7 +99,8 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// Capacity that is there or on its way: starting instances count, so that nobody starts them twice.
+    /// Capacity that is there or on its way: starting instances count, so that nobody starts them
+    /// twice.
     pub fn present(self) -> u32 {
         self.ready.saturating_add(self.starting)
     }

@@ -1,4 +1,5 @@
-//! What stands between the number of instances that is wanted and the one that is set: bounds, spares, stabilisation, cooldown and steps. Pure: time is an argument.
+//! What stands between the number of instances that is wanted and the one that is set: bounds,
+//! spares, stabilisation, cooldown and steps. Pure: time is an argument.
 
 use std::collections::VecDeque;
 
@@ -11,8 +12,8 @@ pub struct ScaleRules {
     pub min: u32,
     /// The most instances; never fewer than `min`, and 1 at the least.
     pub max: u32,
-    /// Instances kept beyond what is wanted, while any is: all that helps against a jump that is over before an
-    /// instance has started.
+    /// Instances kept beyond what is wanted, while any is: all that helps against a jump that is
+    /// over before an instance has started.
     pub warm_spares: u32,
     /// Scale out no further than was wanted all through this time, in milliseconds.
     pub up_window_ms: u64,
@@ -24,13 +25,13 @@ pub struct ScaleRules {
     pub down_step: Option<Step>,
     /// Do not scale in for so long after a change, in milliseconds.
     pub cooldown_ms: u64,
-    /// Instances that were wanted again after they had gone stay next time for as long as that pause, and for so long
-    /// at the most, in milliseconds. 0: they never do.
+    /// Instances that were wanted again after they had gone stay next time for as long as that
+    /// pause, and for so long at the most, in milliseconds. 0: they never do.
     pub hold_ms: u64,
     /// Fewer by no more than this share of the present number, in percent, are no reason to change.
     pub in_tolerance_percent: u32,
-    /// With a minimum of 0: the last instance goes when nothing has come for so long, in milliseconds, and nothing
-    /// waits or is in hand.
+    /// With a minimum of 0: the last instance goes when nothing has come for so long, in
+    /// milliseconds, and nothing waits or is in hand.
     pub zero_after_ms: u64,
 }
 
@@ -94,7 +95,8 @@ struct Return {
 /// So much longer than the pause that was seen instances stay: the next one may be a little longer.
 const HOLD_STRETCH: f64 = 1.25;
 
-/// A return is forgotten when it has not been seen again for so many times what it has instances held.
+/// A return is forgotten when it has not been seen again for so many times what it has instances
+/// held.
 const HOLDS_REMEMBERED: u64 = 6;
 
 /// The most returns that are remembered, the newest.
@@ -127,7 +129,13 @@ impl ScaleRules {
 impl Limiter {
     /// A limiter that remembers nothing.
     pub fn new(rules: ScaleRules) -> Limiter {
-        Limiter { rules, wanted: VecDeque::new(), changes: VecDeque::new(), set: None, returns: Vec::new() }
+        Limiter {
+            rules,
+            wanted: VecDeque::new(),
+            changes: VecDeque::new(),
+            set: None,
+            returns: Vec::new(),
+        }
     }
 
     /// Other rules from now on; what is remembered stays.
@@ -140,62 +148,76 @@ impl Limiter {
         &self.rules
     }
 
-    /// The number to set when there are `current` and `wanted` are wanted, and the rules that changed it.
+    /// The number to set when there are `current` and `wanted` are wanted, and the rules that
+    /// changed it.
     ///
     /// The result is within the bounds, always.
-    pub fn limit(&mut self, now_ms: u64, current: u32, wanted: u32, traffic: Traffic) -> (u32, Vec<Limit>) {
-        let mut course = Course { number: wanted, limits: Vec::new() };
-        self.keep_the_last(traffic, &mut course);
-        self.add_spares(&mut course);
-        self.bound(&mut course);
-        self.stabilise(now_ms, current, &mut course);
-        self.hold(now_ms, current, &mut course);
-        self.tolerate(current, &mut course);
-        self.cool_down(now_ms, current, &mut course);
-        self.step(now_ms, current, &mut course);
-        self.bound(&mut course);
-        self.note_change(now_ms, self.set.unwrap_or(current), course.number);
-        self.set = Some(course.number);
-        (course.number, course.limits)
+    pub fn limit(
+        &mut self,
+        now_ms: u64,
+        current: u32,
+        wanted: u32,
+        traffic: Traffic,
+    ) -> (u32, Vec<Limit>) {
+        let mut proposal = Proposal { number: wanted, limits: Vec::new() };
+        self.keep_the_last(traffic, &mut proposal);
+        self.add_spares(&mut proposal);
+        self.bound(&mut proposal);
+        self.stabilise(now_ms, current, &mut proposal);
+        self.hold(now_ms, current, &mut proposal);
+        self.tolerate(current, &mut proposal);
+        self.cool_down(now_ms, current, &mut proposal);
+        self.step(now_ms, current, &mut proposal);
+        self.bound(&mut proposal);
+        self.note_change(now_ms, self.set.unwrap_or(current), proposal.number);
+        self.set = Some(proposal.number);
+        (proposal.number, proposal.limits)
     }
 
-    fn keep_the_last(&self, traffic: Traffic, course: &mut Course) {
+    fn keep_the_last(&self, traffic: Traffic, proposal: &mut Proposal) {
         let Traffic { idle_ms, backlog } = traffic;
-        if course.number > 0 || self.rules.min > 0 {
+        if proposal.number > 0 || self.rules.min > 0 {
             return;
         }
         if backlog > 0 {
-            course.set("last instance", 1, || format!("{backlog} messages are not finished"));
+            proposal.set("last instance", 1, || format!("{backlog} messages are not finished"));
         } else if idle_ms < self.rules.zero_after_ms {
             let after_ms = self.rules.zero_after_ms;
-            course.set("last instance", 1, || format!("idle for {idle_ms} ms, it goes after {after_ms} ms"));
+            proposal.set("last instance", 1, || {
+                format!("idle for {idle_ms} ms, it goes after {after_ms} ms")
+            });
         }
     }
 
-    fn add_spares(&self, course: &mut Course) {
+    fn add_spares(&self, proposal: &mut Proposal) {
         let spares = self.rules.warm_spares;
-        if course.number > 0 || self.rules.min > 0 {
-            let with_spares = course.number.saturating_add(spares);
-            course.set("warm spares", with_spares, || format!("{spares} kept ready"));
+        if proposal.number > 0 || self.rules.min > 0 {
+            let with_spares = proposal.number.saturating_add(spares);
+            proposal.set("warm spares", with_spares, || format!("{spares} kept ready"));
         }
     }
 
-    fn bound(&self, course: &mut Course) {
+    fn bound(&self, proposal: &mut Proposal) {
         let ScaleRules { min, max, .. } = self.rules;
-        course.set("bounds", self.rules.bounded(course.number), || format!("{min} to {max}"));
+        proposal.set("bounds", self.rules.bounded(proposal.number), || format!("{min} to {max}"));
     }
 
-    /// As Kubernetes does it: out to the least that was wanted within one window, in to the most within the other.
-    fn stabilise(&mut self, now_ms: u64, current: u32, course: &mut Course) {
+    /// As Kubernetes does it: out to the least that was wanted within one window, in to the most
+    /// within the other.
+    fn stabilise(&mut self, now_ms: u64, current: u32, proposal: &mut Proposal) {
         let ScaleRules { up_window_ms, down_window_ms, .. } = self.rules;
-        self.note_return(now_ms, current, course.number);
-        self.wanted.push_back((now_ms, course.number));
+        self.note_return(now_ms, current, proposal.number);
+        self.wanted.push_back((now_ms, proposal.number));
         let longest_ms = up_window_ms.max(down_window_ms).max(self.rules.hold_ms);
-        while self.wanted.front().is_some_and(|(at_ms, _)| now_ms.saturating_sub(*at_ms) > longest_ms) {
+        while self
+            .wanted
+            .front()
+            .is_some_and(|(at_ms, _)| now_ms.saturating_sub(*at_ms) > longest_ms)
+        {
             self.wanted.pop_front();
         }
-        let least = self.wanted_within(now_ms, up_window_ms).min().unwrap_or(course.number);
-        let most = self.wanted_within(now_ms, down_window_ms).max().unwrap_or(course.number);
+        let least = self.wanted_within(now_ms, up_window_ms).min().unwrap_or(proposal.number);
+        let most = self.wanted_within(now_ms, down_window_ms).max().unwrap_or(proposal.number);
         let stable = if current < least {
             least
         } else if current > most {
@@ -203,10 +225,14 @@ impl Limiter {
         } else {
             current
         };
-        if stable < course.number {
-            course.set("stabilisation", stable, || format!("not wanted for all of {up_window_ms} ms"));
+        if stable < proposal.number {
+            proposal.set("stabilisation", stable, || {
+                format!("not wanted for all of {up_window_ms} ms")
+            });
         } else {
-            course.set("stabilisation", stable, || format!("{most} were wanted within {down_window_ms} ms"));
+            proposal.set("stabilisation", stable, || {
+                format!("{most} were wanted within {down_window_ms} ms")
+            });
         }
     }
 
@@ -227,7 +253,8 @@ impl Limiter {
         if hold_ms <= base_ms {
             return;
         }
-        let most_before = self.wanted.range(..=before).map(|(_, number)| *number).max().unwrap_or(0);
+        let most_before =
+            self.wanted.range(..=before).map(|(_, number)| *number).max().unwrap_or(0);
         let new = Return { instances: wanted.min(most_before), hold_ms, at_ms: now_ms };
         self.returns.retain(|old| old.instances > new.instances || old.hold_ms > new.hold_ms);
         self.returns.push(new);
@@ -237,62 +264,68 @@ impl Limiter {
     }
 
     /// Keeps what was wanted again after such a pause as this one may become.
-    fn hold(&self, now_ms: u64, current: u32, course: &mut Course) {
+    fn hold(&self, now_ms: u64, current: u32, proposal: &mut Proposal) {
         let held = |of: &Return| {
             let most = self.wanted_within(now_ms, of.hold_ms).max().unwrap_or(0);
             (of.instances.min(most).min(current), of.hold_ms)
         };
         let Some((held, hold_ms)) = self.returns.iter().map(held).max() else { return };
-        if held > course.number {
-            course.set("hold", held, || {
+        if held > proposal.number {
+            proposal.set("hold", held, || {
                 let pause_s = (hold_ms as f64 / HOLD_STRETCH / 1_000.0).round();
-                format!("they were wanted again {pause_s} s after fewer had been; they stay for {hold_ms} ms")
+                format!(
+                    "they were wanted again {pause_s} s after fewer had been; they stay for \
+                         {hold_ms} ms"
+                )
             });
         }
     }
 
     /// A few less are not worth a change.
-    fn tolerate(&self, current: u32, course: &mut Course) {
+    fn tolerate(&self, current: u32, proposal: &mut Proposal) {
         let percent = self.rules.in_tolerance_percent;
-        let is_fewer = course.number < current && course.number > self.rules.min;
+        let is_fewer = proposal.number < current && proposal.number > self.rules.min;
         let least = u64::from(current) * u64::from(100_u32.saturating_sub(percent));
-        if is_fewer && u64::from(course.number) * 100 > least {
-            course.set("tolerance", current, || {
+        if is_fewer && u64::from(proposal.number) * 100 > least {
+            proposal.set("tolerance", current, || {
                 format!("fewer by less than {percent} % are no reason to change")
             });
         }
     }
 
-    fn cool_down(&self, now_ms: u64, current: u32, course: &mut Course) {
+    fn cool_down(&self, now_ms: u64, current: u32, proposal: &mut Proposal) {
         let Some((changed_ms, _)) = self.changes.back() else { return };
         let (ago_ms, cooldown_ms) = (now_ms.saturating_sub(*changed_ms), self.rules.cooldown_ms);
-        if course.number < current && ago_ms < cooldown_ms {
-            course.set("cooldown", current, || {
+        if proposal.number < current && ago_ms < cooldown_ms {
+            proposal.set("cooldown", current, || {
                 format!("changed {ago_ms} ms ago, nothing is stopped before {cooldown_ms} ms")
             });
         }
     }
 
-    fn step(&self, now_ms: u64, current: u32, course: &mut Course) {
-        let (step, grows) = match course.number.cmp(&current) {
+    fn step(&self, now_ms: u64, current: u32, proposal: &mut Proposal) {
+        let (step, grows) = match proposal.number.cmp(&current) {
             std::cmp::Ordering::Greater => (self.rules.up_step, true),
             std::cmp::Ordering::Less => (self.rules.down_step, false),
             std::cmp::Ordering::Equal => return,
         };
         let Some(step) = step else { return };
-        let period = self.changes.iter().filter(|(at_ms, _)| now_ms.saturating_sub(*at_ms) < step.period_ms);
+        let period =
+            self.changes.iter().filter(|(at_ms, _)| now_ms.saturating_sub(*at_ms) < step.period_ms);
         let changed: i64 = period.map(|(_, by)| *by).filter(|by| (*by > 0) == grows).sum();
-        let before = self.set.map_or(current, |set| if grows { set.max(current) } else { set.min(current) });
+        let before =
+            self.set.map_or(current, |set| if grows { set.max(current) } else { set.min(current) });
         let begun_with = i64::from(before) - changed;
         let share = (begun_with.max(0) * i64::from(step.percent) + 99) / 100;
         let most = i64::from(step.instances).max(share);
         let furthest = if grows {
-            i64::from(course.number).min((begun_with + most).max(i64::from(current)))
+            i64::from(proposal.number).min((begun_with + most).max(i64::from(current)))
         } else {
-            i64::from(course.number).max((begun_with - most).min(i64::from(current)))
+            i64::from(proposal.number).max((begun_with - most).min(i64::from(current)))
         };
         let furthest = u32::try_from(furthest.max(0)).unwrap_or(u32::MAX);
-        course.set("step", furthest, || format!("{most} at the most within {} ms", step.period_ms));
+        proposal
+            .set("step", furthest, || format!("{most} at the most within {} ms", step.period_ms));
     }
 
     fn note_change(&mut self, now_ms: u64, before: u32, number: u32) {
@@ -306,7 +339,10 @@ impl Limiter {
             .map(|step| step.period_ms)
             .fold(self.rules.cooldown_ms, u64::max);
         while self.changes.len() > 1
-            && self.changes.front().is_some_and(|(at_ms, _)| now_ms.saturating_sub(*at_ms) > longest_ms)
+            && self
+                .changes
+                .front()
+                .is_some_and(|(at_ms, _)| now_ms.saturating_sub(*at_ms) > longest_ms)
         {
             self.changes.pop_front();
         }
@@ -314,15 +350,20 @@ impl Limiter {
 }
 
 /// A number on its way through the rules.
-struct Course {
+struct Proposal {
     number: u32,
     limits: Vec<Limit>,
 }
 
-impl Course {
+impl Proposal {
     fn set(&mut self, rule: &str, to: u32, because: impl FnOnce() -> String) {
         if to != self.number {
-            self.limits.push(Limit { rule: rule.to_owned(), from: self.number, to, because: because() });
+            self.limits.push(Limit {
+                rule: rule.to_owned(),
+                from: self.number,
+                to,
+                because: because(),
+            });
             self.number = to;
         }
     }
@@ -339,7 +380,7 @@ mod tests {
     const MINUTE_MS: u64 = 60_000;
 
     /// The numbers that come of what is wanted, a minute apart.
-    fn course(rules: ScaleRules, mut current: u32, wanted: &[u32]) -> Vec<u32> {
+    fn proposal(rules: ScaleRules, mut current: u32, wanted: &[u32]) -> Vec<u32> {
         let mut limiter = Limiter::new(rules);
         let minutes = wanted.iter().zip(0..);
         let steps = minutes.map(|(wanted, minute)| {
@@ -352,32 +393,42 @@ mod tests {
     #[test]
     fn the_largest_of_the_window_holds_a_scale_in_as_in_kep_853() {
         let rules = ScaleRules { down_window_ms: 9 * MINUTE_MS, ..FREE };
-        let numbers = course(rules, 10, &[10, 9, 8, 9, 9, 8, 9, 8, 9, 8, 7]);
+        let numbers = proposal(rules, 10, &[10, 9, 8, 9, 9, 8, 9, 8, 9, 8, 7]);
         assert_eq!(numbers, [10, 10, 10, 10, 10, 10, 10, 10, 10, 10, 9]);
     }
 
     #[test]
     fn the_least_of_the_window_holds_a_scale_out_as_in_kep_853() {
         let rules = ScaleRules { up_window_ms: 5 * MINUTE_MS, ..FREE };
-        assert_eq!(course(rules, 2, &[2, 3, 19, 10, 3, 4, 7]), [2, 2, 2, 2, 2, 2, 3]);
+        assert_eq!(proposal(rules, 2, &[2, 3, 19, 10, 3, 4, 7]), [2, 2, 2, 2, 2, 2, 3]);
     }
 
     #[test]
     fn steps_limit_both_directions() {
         let by = |instances, percent| Some(Step { instances, percent, period_ms: MINUTE_MS });
         let rules = ScaleRules { up_step: by(0, 900), ..FREE };
-        assert_eq!(course(rules, 1, &[1_000, 1_000, 1_000]), [10, 100, 1_000], "KEP-853, story 1");
+        assert_eq!(
+            proposal(rules, 1, &[1_000, 1_000, 1_000]),
+            [10, 100, 1_000],
+            "KEP-853, story 1"
+        );
         let rules = ScaleRules { up_step: by(1, 0), ..FREE };
-        assert_eq!(course(rules, 1, &[9, 9, 9]), [2, 3, 4], "KEP-853, story 3");
+        assert_eq!(proposal(rules, 1, &[9, 9, 9]), [2, 3, 4], "KEP-853, story 3");
         let rules = ScaleRules { down_step: by(4, 10), ..FREE };
-        assert_eq!(course(rules, 80, &[1, 1, 1]), [72, 64, 57], "10 % rounded up, while that is more than 4");
-        assert_eq!(course(rules, 40, &[1, 1, 1]), [36, 32, 28], "then 4 at a time");
+        assert_eq!(
+            proposal(rules, 80, &[1, 1, 1]),
+            [72, 64, 57],
+            "10 % rounded up, while that is more than 4"
+        );
+        assert_eq!(proposal(rules, 40, &[1, 1, 1]), [36, 32, 28], "then 4 at a time");
     }
 
     #[test]
     fn a_step_is_shared_by_all_changes_of_its_period() {
-        let rules =
-            ScaleRules { up_step: Some(Step { instances: 4, percent: 0, period_ms: 10_000 }), ..FREE };
+        let rules = ScaleRules {
+            up_step: Some(Step { instances: 4, percent: 0, period_ms: 10_000 }),
+            ..FREE
+        };
         let mut limiter = Limiter::new(rules);
         assert_eq!(limiter.limit(0, 1, 4, BUSY).0, 4);
         assert_eq!(limiter.limit(5_000, 4, 9, BUSY).0, 5);
@@ -387,10 +438,15 @@ mod tests {
     #[test]
     fn bringing_back_what_was_lost_is_no_step_and_no_change() {
         let step = Some(Step { instances: 1, percent: 0, period_ms: MINUTE_MS });
-        let mut limiter = Limiter::new(ScaleRules { up_step: step, cooldown_ms: MINUTE_MS, ..FREE });
+        let mut limiter =
+            Limiter::new(ScaleRules { up_step: step, cooldown_ms: MINUTE_MS, ..FREE });
         assert_eq!(limiter.limit(0, 5, 5, BUSY).0, 5);
         for second in 1..100 {
-            assert_eq!(limiter.limit(second * 1_000, 2, 5, BUSY).0, 5, "they end as soon as they start");
+            assert_eq!(
+                limiter.limit(second * 1_000, 2, 5, BUSY).0,
+                5,
+                "they end as soon as they start"
+            );
         }
         assert_eq!(limiter.limit(100_000, 2, 9, BUSY).0, 6, "one more than five");
         assert_eq!(limiter.changes.len(), 1);
@@ -400,18 +456,22 @@ mod tests {
     fn what_was_wanted_again_after_a_pause_stays_as_long_next_time() {
         let rules = ScaleRules { down_window_ms: MINUTE_MS, hold_ms: 5 * MINUTE_MS, ..FREE };
         let wave = [8, 2, 2, 2, 8, 2, 2, 2, 8, 2, 2, 2, 2, 2, 2];
-        assert_eq!(course(rules, 8, &wave), [8, 8, 2, 2, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 2]);
+        assert_eq!(proposal(rules, 8, &wave), [8, 8, 2, 2, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 2]);
         let rules = ScaleRules { hold_ms: 2 * MINUTE_MS, ..rules };
-        assert_eq!(course(rules, 8, &wave[..9]), [8, 8, 2, 2, 8, 8, 2, 2, 8], "a longer pause is none");
+        assert_eq!(
+            proposal(rules, 8, &wave[..9]),
+            [8, 8, 2, 2, 8, 8, 2, 2, 8],
+            "a longer pause is none"
+        );
         let rules = ScaleRules { hold_ms: 0, ..rules };
-        assert_eq!(course(rules, 8, &wave[..9]), [8, 8, 2, 2, 8, 8, 2, 2, 8]);
+        assert_eq!(proposal(rules, 8, &wave[..9]), [8, 8, 2, 2, 8, 8, 2, 2, 8]);
     }
 
     #[test]
     fn only_as_many_are_held_as_came_back() {
         let rules = ScaleRules { down_window_ms: MINUTE_MS, hold_ms: 9 * MINUTE_MS, ..FREE };
         let wave = [20, 2, 2, 2, 5, 2, 2, 2, 2];
-        assert_eq!(course(rules, 20, &wave), [20, 20, 2, 2, 5, 5, 5, 5, 5], "twenty came once");
+        assert_eq!(proposal(rules, 20, &wave), [20, 20, 2, 2, 5, 5, 5, 5, 5], "twenty came once");
     }
 
     #[test]
@@ -419,29 +479,39 @@ mod tests {
         let rules = ScaleRules { down_window_ms: MINUTE_MS, hold_ms: 5 * MINUTE_MS, ..FREE };
         let mut limiter = Limiter::new(rules);
         let mut current = 8;
-        for (minute, wanted) in [(0, 8), (1, 2), (2, 2), (4, 8), (5, 2), (60, 8), (61, 2), (63, 2)] {
+        for (minute, wanted) in [(0, 8), (1, 2), (2, 2), (4, 8), (5, 2), (60, 8), (61, 2), (63, 2)]
+        {
             current = limiter.limit(minute * MINUTE_MS, current, wanted, BUSY).0;
         }
-        assert_eq!((current, limiter.returns.len()), (2, 0), "an hour later it is a burst like any other");
+        assert_eq!(
+            (current, limiter.returns.len()),
+            (2, 0),
+            "an hour later it is a burst like any other"
+        );
     }
 
     #[test]
     fn a_few_less_are_no_reason_to_change() {
         let rules = ScaleRules { in_tolerance_percent: 10, min: 17, ..FREE };
-        assert_eq!(course(rules, 20, &[19, 18, 19]), [20, 18, 19]);
-        assert_eq!(course(rules, 18, &[17]), [17], "the least that there may be is none of these");
+        assert_eq!(proposal(rules, 20, &[19, 18, 19]), [20, 18, 19]);
+        assert_eq!(
+            proposal(rules, 18, &[17]),
+            [17],
+            "the least that there may be is none of these"
+        );
     }
 
     #[test]
     fn nothing_is_stopped_right_after_a_change() {
         let rules = ScaleRules { cooldown_ms: 2 * MINUTE_MS, ..FREE };
-        assert_eq!(course(rules, 1, &[5, 1, 1, 1]), [5, 5, 1, 1]);
+        assert_eq!(proposal(rules, 1, &[5, 1, 1, 1]), [5, 5, 1, 1]);
     }
 
     #[test]
     fn the_last_instance_stays_while_there_is_or_may_be_work() {
         let rules = ScaleRules { zero_after_ms: 5_000, ..FREE };
-        let number = |idle_ms, backlog| Limiter::new(rules).limit(0, 1, 0, Traffic { idle_ms, backlog }).0;
+        let number =
+            |idle_ms, backlog| Limiter::new(rules).limit(0, 1, 0, Traffic { idle_ms, backlog }).0;
         assert_eq!(number(4_999, 0), 1);
         assert_eq!(number(60_000, 1), 1);
         assert_eq!(number(5_000, 0), 0);
@@ -450,7 +520,7 @@ mod tests {
     #[test]
     fn spares_are_kept_while_anything_is() {
         let rules = ScaleRules { warm_spares: 2, max: 5, ..FREE };
-        assert_eq!(course(rules, 1, &[2, 4]), [4, 5]);
+        assert_eq!(proposal(rules, 1, &[2, 4]), [4, 5]);
         let idle = Traffic { idle_ms: 1, backlog: 0 };
         assert_eq!(Limiter::new(rules).limit(0, 0, 0, idle).0, 0);
     }
@@ -461,7 +531,7 @@ mod tests {
             min in 0_u32..20, more in 0_u32..50, spares in 0_u32..5,
             windows in (0_u64..20_000, 0_u64..20_000, 0_u64..20_000),
             steps in (prop::option::of((0_u32..5, 0_u32..300)), prop::option::of((0_u32..5, 0_u32..300))),
-            course in prop::collection::vec((0_u64..5_000, any::<u32>(), 0_u32..100), 1..100),
+            proposal in prop::collection::vec((0_u64..5_000, any::<u32>(), 0_u32..100), 1..100),
         ) {
             let step = |step: Option<(u32, u32)>| {
                 step.map(|(instances, percent)| Step { instances, percent, period_ms: 3_000 })
@@ -474,7 +544,7 @@ mod tests {
             };
             let mut limiter = Limiter::new(rules);
             let mut now_ms = 0;
-            for (pause, wanted, current) in course {
+            for (pause, wanted, current) in proposal {
                 now_ms += pause;
                 let (number, _) = limiter.limit(now_ms, current, wanted, BUSY);
                 prop_assert!((rules.min..=rules.max.max(1)).contains(&number));

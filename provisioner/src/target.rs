@@ -12,7 +12,7 @@ use crate::backend::processes::{ProcessRules, Processes};
 use crate::backend::{self, Backend, BackendError, Instance, InstanceState};
 use crate::config::{BackendDocument, SignalDocument, Target as TargetConfig};
 use crate::controller::Controller;
-use crate::decision::{Course, Decision};
+use crate::decision::{Decision, Direction};
 use crate::renewal::{Renewal, Step};
 use crate::restarts::Restarts;
 use crate::roll_call::{self, Attendance, RollCall, Standing};
@@ -20,7 +20,7 @@ use crate::sample::{Fault, Fleet};
 use crate::scale::Limit;
 use crate::signal::{ConsumerSignal, MonitoringSignal, ServicesSignal, Signal, TallySignal, Via};
 
-/// How long a backend may take for one look or one change; what takes longer is tried again.
+/// How long a backend may take for one poll or one change; what takes longer is tried again.
 const BACKEND_WITHIN: Duration = Duration::from_secs(20);
 
 /// Of so many instances one is stopped at a time because it does not answer; of fewer, one.
@@ -76,7 +76,11 @@ impl Target {
     }
 
     /// A target of parts of one's own. Nobody is missed, and nothing is renewed.
-    pub fn new(controller: Controller, signal: Box<dyn Signal>, backend: Box<dyn Backend>) -> Target {
+    pub fn new(
+        controller: Controller,
+        signal: Box<dyn Signal>,
+        backend: Box<dyn Backend>,
+    ) -> Target {
         let name = controller.target().to_owned();
         let clock = Clock::start();
         Target {
@@ -103,8 +107,9 @@ impl Target {
         self.set_limits(config);
     }
 
-    /// One poll: looks, decides, and sets what was decided. The decision says what was meant, and what stood in the way, which is
-    /// tried again: starts ever more rarely, the rest at the next poll.
+    /// One poll: looks, decides, and sets what was decided. The decision says what was meant, and
+    /// what stood in the way, which is tried again: starts ever more rarely, the rest at the next
+    /// poll.
     pub async fn step(&mut self) -> Decision {
         let instances = match within(self.backend.instances()).await {
             Ok(instances) => instances,
@@ -116,11 +121,12 @@ impl Target {
             }
         };
         self.note_restarts(&instances);
-        let look = self.signal.look().await;
+        let poll = self.signal.poll().await;
         let now_ms = self.now_ms();
         let answers = self.signal.answers();
         let is_asking = answers.is_some();
-        let (standings, attendance) = self.roll.take(now_ms, &instances, answers, self.silent_after);
+        let (standings, attendance) =
+            self.roll.take(now_ms, &instances, answers, self.silent_after);
         let known = Known { instances, standings, attendance };
         let present = known.fleet();
         // The decision is about those that are meant to stay.
@@ -131,11 +137,13 @@ impl Target {
             *counted = counted.saturating_sub(1);
         }
         self.last_fleet = fleet;
-        let look = match look {
-            Err(_) if is_asking && known.nobody_answers() => Err(Fault::Silence { instances: fleet.silent }),
-            look => look,
+        let poll = match poll {
+            Err(_) if is_asking && known.nobody_answers() => {
+                Err(Fault::Silence { instances: fleet.silent })
+            }
+            poll => poll,
         };
-        let mut decision = self.controller.decide(now_ms, fleet, look);
+        let mut decision = self.controller.decide(now_ms, fleet, poll);
         decision.attendance =
             (is_asking || !known.attendance.silent.is_empty()).then(|| known.attendance.clone());
         self.note_freezing(&decision);
@@ -186,7 +194,8 @@ impl Target {
             is_paused: self.restarts.pause(now_ms).is_some(),
         };
         decision.renewal = Some(format!(
-            "{} of {} instances were started by another command or environment; they are replaced one at a time",
+            "{} of {} instances were started by another command or environment; they are replaced \
+             one at a time",
             outdated.len(),
             present.present(),
         ));
@@ -220,19 +229,20 @@ impl Target {
         let silent: Vec<String> =
             known.attendance.silent.iter().map(|absent| absent.instance.clone()).collect();
         for instance in silent.iter().filter(|id| !self.silent.contains(id)) {
-            warn!(target_name = %self.name, %instance, looks = self.silent_after, "does not answer, counts no more");
+            warn!(target_name = %self.name, %instance, polls = self.silent_after, "does not answer, counts no more");
         }
         self.silent = silent;
     }
 
     /// Says once that nothing can be decided, and once that it can again.
     fn note_freezing(&mut self, decision: &Decision) {
-        let is_frozen = decision.course() == Course::Frozen;
+        let is_frozen = decision.direction() == Direction::Frozen;
         match &decision.frozen {
             // Every beginning is so.
             Some(Fault::WarmingUp) => return,
             Some(fault) if !self.is_frozen => {
-                warn!(target_name = %self.name, %fault, "nothing can be decided, as many as were decided on stay");
+                warn!(target_name = %self.name, %fault, "nothing can be decided, as many as were \
+                                                         decided on stay");
             }
             None if self.is_frozen => info!(target_name = %self.name, "decided again"),
             _ => {}
@@ -242,12 +252,12 @@ impl Target {
 
     fn note_restarts(&mut self, instances: &[Instance]) {
         let now_ms = self.now_ms();
-        if let Some(failures) = self.restarts.look(now_ms, instances) {
+        if let Some(failures) = self.restarts.observe(now_ms, instances) {
             warn!(target_name = %self.name, reason = %failures.describe(now_ms, None), "not started for now");
         }
     }
 
-    /// Starts or stops instances, and notes what stood in the way.
+    /// StartupEstimator or stops instances, and notes what stood in the way.
     async fn carry_out(&mut self, decision: &mut Decision, known: &Known) {
         let Decision { from, to, .. } = *decision;
         let now_ms = self.now_ms();
@@ -257,11 +267,12 @@ impl Target {
             return;
         }
         let refused = self.refused.take();
-        let is_news =
-            refused.as_ref().is_none_or(|(last_from, last_to, _)| (from, to) != (*last_from, *last_to));
+        let is_news = refused
+            .as_ref()
+            .is_none_or(|(last_from, last_to, _)| (from, to) != (*last_from, *last_to));
         if is_news {
             let reason = decision.reason();
-            info!(target_name = %self.name, from, to, course = %decision.course(), %reason, "scaling");
+            info!(target_name = %self.name, from, to, direction = %decision.direction(), %reason, "scaling");
         }
         let spare = u32::from(self.has_spare);
         let stop = roll_call::surplus(&known.instances, &known.standings, to.saturating_add(spare));
@@ -340,7 +351,8 @@ fn open_signal(client: &Client, document: &SignalDocument) -> Box<dyn Signal> {
             Box::new(TallySignal::new(client, stream.as_str(), consumer.as_str()))
         }
         SignalDocument::Services { service, route, version } => {
-            let via = route.clone().zip(version.clone()).map(|(route, version)| Via { route, version });
+            let via =
+                route.clone().zip(version.clone()).map(|(route, version)| Via { route, version });
             Box::new(ServicesSignal::new(client, service.as_str(), via))
         }
         SignalDocument::Monitoring { servers, subject, queue_group } => {
@@ -350,9 +362,19 @@ fn open_signal(client: &Client, document: &SignalDocument) -> Box<dyn Signal> {
     }
 }
 
-fn open_backend(client: &Client, document: &BackendDocument) -> Result<Box<dyn Backend>, BackendError> {
+fn open_backend(
+    client: &Client,
+    document: &BackendDocument,
+) -> Result<Box<dyn Backend>, BackendError> {
     Ok(match document.clone() {
-        BackendDocument::Processes { command, environment, inherit, state, ready_after, stop_deadline } => {
+        BackendDocument::Processes {
+            command,
+            environment,
+            inherit,
+            state,
+            ready_after,
+            stop_deadline,
+        } => {
             let environment = environment.into_iter().collect();
             Box::new(Processes::open(ProcessRules {
                 command,
@@ -364,12 +386,19 @@ fn open_backend(client: &Client, document: &BackendDocument) -> Result<Box<dyn B
             })?)
         }
         BackendDocument::Directives { subject } => {
-            let subject =
-                subject.parse().map_err(|error| BackendError::new(format!("subject {subject:?}"), error))?;
+            let subject = subject
+                .parse()
+                .map_err(|error| BackendError::new(format!("subject {subject:?}"), error))?;
             Box::new(Directives::new(client.clone(), subject))
         }
         BackendDocument::Docker { socket, project, service, ready_after, stop_deadline } => {
-            Box::new(Docker::new(DockerRules { socket, project, service, ready_after, stop_deadline }))
+            Box::new(Docker::new(DockerRules {
+                socket,
+                project,
+                service,
+                ready_after,
+                stop_deadline,
+            }))
         }
     })
 }
@@ -411,7 +440,7 @@ mod tests {
     struct Silent;
 
     impl Signal for Silent {
-        fn look(&mut self) -> BoxFuture<'_, Result<Sample, Fault>> {
+        fn poll(&mut self) -> BoxFuture<'_, Result<Sample, Fault>> {
             ready(Err(Fault::Missing("nobody".to_owned()))).boxed()
         }
     }
@@ -434,7 +463,8 @@ mod tests {
         let rules = ControllerRules { scale: ScaleRules::between(2, 4), ..rules() };
         let tries = Arc::<AtomicUsize>::default();
         let controller = Controller::new("orders", rules, Vec::new());
-        let mut target = Target::new(controller, Box::new(Silent), Box::new(Refusing(Arc::clone(&tries))));
+        let mut target =
+            Target::new(controller, Box::new(Silent), Box::new(Refusing(Arc::clone(&tries))));
         for _ in 0..20 {
             let obstacle = target.step().await.obstacle.expect("it cannot be started");
             assert!(obstacle.starts_with("not started: create: 403 Forbidden, "), "{obstacle}");
@@ -510,19 +540,20 @@ mod tests {
     }
 
     impl Signal for Asked {
-        fn look(&mut self) -> BoxFuture<'_, Result<Sample, Fault>> {
+        fn poll(&mut self) -> BoxFuture<'_, Result<Sample, Fault>> {
             let world = self.world.lock().unwrap();
-            let answers = world.workers.iter().filter(|worker| !worker.is_silent && worker.gone_ms.is_none());
+            let answers =
+                world.workers.iter().filter(|worker| !worker.is_silent && worker.gone_ms.is_none());
             let answers: Vec<Vec<String>> = answers.map(|worker| vec![worker.id.clone()]).collect();
             self.arrived += world.per_second;
             let missing = !world.is_heard || answers.is_empty();
             self.answers = world.is_heard.then_some(Answers(answers));
             let (at_ms, arrived) = (world.now_ms, self.arrived);
-            let look = match missing {
+            let poll = match missing {
                 true => Err(Fault::Missing("no instance answers".to_owned())),
                 false => Ok(Sample { at_ms, arrived, completed: arrived, ..Sample::default() }),
             };
-            ready(look).boxed()
+            ready(poll).boxed()
         }
 
         fn answers(&self) -> Option<&Answers> {
@@ -541,7 +572,8 @@ mod tests {
         let policies: Vec<Box<dyn Policy>> = vec![Box::new(Rate { target_utilisation: 1.0 })];
         let controller = Controller::new("orders", rules, policies);
         let signal = Asked { world: Arc::clone(world), arrived: 0, answers: None };
-        let mut target = Target::new(controller, Box::new(signal), Box::new(Workers(Arc::clone(world))));
+        let mut target =
+            Target::new(controller, Box::new(signal), Box::new(Workers(Arc::clone(world))));
         let clock = Arc::clone(world);
         target.now = Box::new(move || clock.lock().unwrap().now_ms);
         (target.silent_after, target.bounds) = (3, BOUNDS);
@@ -551,7 +583,8 @@ mod tests {
     /// One poll; notes when one that answers was stopped and one that does not stays.
     async fn poll(world: &Shared, target: &mut Target) -> Decision {
         let good = |world: &World| -> Vec<String> {
-            let good = world.workers.iter().filter(|worker| !worker.is_silent && worker.gone_ms.is_none());
+            let good =
+                world.workers.iter().filter(|worker| !worker.is_silent && worker.gone_ms.is_none());
             good.map(|worker| worker.id.clone()).collect()
         };
         world.lock().unwrap().now_ms += 1_000;
@@ -564,9 +597,13 @@ mod tests {
         let absent = known.into_iter().flat_map(|of| of.doubted.iter().chain(&of.silent));
         let spared: Vec<String> = absent
             .filter(|of| {
-                world.workers.iter().any(|worker| worker.id == of.instance && worker.gone_ms.is_none())
+                world
+                    .workers
+                    .iter()
+                    .any(|worker| worker.id == of.instance && worker.gone_ms.is_none())
             })
-            // Silent ones are stopped a few at a time; those that are no capacity take nobody's place.
+            // Silent ones are stopped a few at a time; those that are no capacity take nobody's
+            // place.
             .filter(|of| known.is_some_and(|known| known.doubted.contains(of)))
             .map(|of| of.instance.clone())
             .collect();
@@ -607,10 +644,14 @@ mod tests {
             let last = last.unwrap();
             let world = world.lock().unwrap();
             assert_eq!(world.broken, [""; 0], "seed {seed}");
-            let good = world.workers.iter().filter(|worker| !worker.is_silent && worker.gone_ms.is_none());
+            let good =
+                world.workers.iter().filter(|worker| !worker.is_silent && worker.gone_ms.is_none());
             let good = good.count() as u32;
             assert!(good >= BOUNDS.0 && good == last.to, "seed {seed}: {good} answer: {last}");
-            assert!(world.workers.len() as u32 == good, "seed {seed}: none that is silent is left: {last}");
+            assert!(
+                world.workers.len() as u32 == good,
+                "seed {seed}: none that is silent is left: {last}"
+            );
         }
     }
 
@@ -623,7 +664,12 @@ mod tests {
             poll(&world, &mut target).await;
         }
         let silence = |is_silent| {
-            world.lock().unwrap().workers.iter_mut().for_each(|worker| worker.is_silent = is_silent);
+            world
+                .lock()
+                .unwrap()
+                .workers
+                .iter_mut()
+                .for_each(|worker| worker.is_silent = is_silent);
         };
         let all = world.lock().unwrap().workers.len();
         assert!(all >= 5);
@@ -670,8 +716,11 @@ mod tests {
         world.lock().unwrap().is_heard = true;
         let mut target = watched(&world);
         target.backend = Box::new(AtTheFloor);
-        let rules =
-            ControllerRules { service_rate: Some(100.0), scale: ScaleRules::between(1, 4), ..rules() };
+        let rules = ControllerRules {
+            service_rate: Some(100.0),
+            scale: ScaleRules::between(1, 4),
+            ..rules()
+        };
         target.controller.reload(rules, vec![Box::new(Rate { target_utilisation: 1.0 })]);
         world.lock().unwrap().workers.push(Worker {
             id: "a".to_owned(),

@@ -23,7 +23,7 @@ DRY_RUN = {
     "consumer": ["status"],
 }
 # The longest that a program of ours may take to leave, in seconds, as it is set by default.
-DRAIN_LIMITS = {"apiproxy": 9, "worker": 8, "producer": 10, "consumer": 10, "provisioner": 5}
+DRAIN_TIMEOUTS = {"apiproxy": 9, "worker": 8, "producer": 10, "consumer": 10, "provisioner": 5}
 
 
 def substituted(text):
@@ -141,7 +141,7 @@ class Compose(unittest.TestCase):
 
     def test_programs_are_given_more_time_to_leave_than_they_take(self):
         for name, service, program in self.ours():
-            self.assertGreaterEqual(seconds(service["stop_grace_period"]), DRAIN_LIMITS[program] + 2, name)
+            self.assertGreaterEqual(seconds(service["stop_grace_period"]), DRAIN_TIMEOUTS[program] + 2, name)
 
     def test_every_program_has_an_image_and_a_stage(self):
         for name, service, program in self.ours():

@@ -177,8 +177,8 @@ class Figures(unittest.TestCase):
         for expression, problem in (
             ("rate(natsway_nothing_total[1m])", "no page has natsway_nothing_total"),
             ("sum(natsway_duration_seconds)", "no page has natsway_duration_seconds"),
-            ('natsway_misses_total{cause="no_responders"}', "natsway_misses_total has no label cause"),
-            ('natsway_misses_total{reason="nobody"}', "natsway_misses_total has no reason='nobody'"),
+            ('natsway_failed_attempts_total{cause="no_responders"}', "natsway_failed_attempts_total has no label cause"),
+            ('natsway_failed_attempts_total{reason="nobody"}', "natsway_failed_attempts_total has no reason='nobody'"),
             ("sum by (path) (natsway_in_flight)", "no series has a label path"),
             ('absent(up{job="gateway"})', "no job 'gateway' is scraped"),
         ):

@@ -112,7 +112,7 @@ class Observed(unittest.TestCase):
 
     def test_codes_and_reasons_are_of_the_closed_sets(self):
         page = fetch(self.ports["apiproxy"])
-        reasons = set(re.findall(r'natsway_misses_total\{reason="(\w+)"\}', page))
+        reasons = set(re.findall(r'natsway_failed_attempts_total\{reason="(\w+)"\}', page))
         row = next(line for line in METRICS.read_text(encoding="utf-8").splitlines() if line.startswith("| `reason` |"))
         self.assertEqual(reasons, set(re.findall(r"`(\w+)`", row)) - {"reason"})
 

@@ -113,9 +113,9 @@ def chosen() -> List[Tuple[str, Callable[[Stack, Images], str]]]:
     return [(name, scenario) for name, scenario in SCENARIOS if name in only or not only]
 
 
-def tell_what_failed(stack: Stack) -> None:
+def log_failures(stack: Stack) -> None:
     figures = stack.get("/metrics", stack.admin).text.splitlines()
-    odd = [line for line in figures if line.startswith(("natsway_problems_total", "natsway_misses_total")) and not line.endswith(" 0")]
+    odd = [line for line in figures if line.startswith(("natsway_problems_total", "natsway_failed_attempts_total")) and not line.endswith(" 0")]
     say("--- figures of the gateway\n" + "\n".join(odd))
     for service in ("nats", "apiproxy", "worker", "worker-green", "provisioner", "engine-proxy", "nats-1", "producer", "consumer"):
         words = stack.logs(service)
@@ -142,7 +142,7 @@ def go(source: str) -> int:
             except (Broken, Failed, subprocess.TimeoutExpired, OSError, ValueError, KeyError) as error:
                 failed.append(name)
                 told, verdict = f"{type(error).__name__}: {error}", "FAIL"
-                tell_what_failed(stack)
+                log_failures(stack)
             print(f"{verdict} {name:14} {time.monotonic() - began:5.0f} s  {told}", flush=True)
             if failed and (name == "build" or os.environ.get("KEEP")):
                 break

@@ -15,7 +15,7 @@ from load import Load
 from stack import Stack, expect, until
 
 # The longest that a program may take to leave, as it is set by default, in seconds.
-DRAIN_LIMITS = {"apiproxy": 9, "worker": 8, "provisioner": 5, "producer": 10, "consumer": 10}
+DRAIN_TIMEOUTS = {"apiproxy": 9, "worker": 8, "provisioner": 5, "producer": 10, "consumer": 10}
 # Of the load, and how often what is done under it is done.
 PER_SECOND, SWITCHES, ROUNDS = 500, 3, 3
 # Who may be root, and for what: to hand volumes to the others, once.
@@ -62,7 +62,7 @@ def check_confined(stack: Stack, services: tuple) -> int:
             expect(host["NanoCpus"] > 0, f"{name}: no limit on processor time")
             expect(host["RestartPolicy"]["Name"] == "unless-stopped", f"{name}: {host['RestartPolicy']}")
             grace = config.get("StopTimeout") or 10
-            drain = DRAIN_LIMITS.get(service.replace("-green", ""), 0)
+            drain = DRAIN_TIMEOUTS.get(service.replace("-green", ""), 0)
             expect(grace >= drain + 2 or not drain, f"{name}: {grace} s to leave, and it takes {drain} s")
             expect("Health" in state or service.startswith(("worker", "engine-proxy", "collector", "jaeger", "prometheus", "grafana")), f"{name}: no health check")
             expect(not state["OOMKilled"] and told["RestartCount"] == 0, f"{name}: restarted {told['RestartCount']} times")

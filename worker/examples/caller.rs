@@ -1,4 +1,5 @@
-//! A worker that calls another one: `/total` asks the service behind the route `demo` for two sums and adds them.
+//! A worker that calls another one: `/total` asks the service behind the route `demo` for two sums
+//! and adds them.
 //!
 //! With `make run` in another terminal, which has the route `demo` and workers behind it:
 //!
@@ -13,9 +14,12 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use http::request::Parts;
-use natsway_worker::{Body, Broker, CallError, Client, ClientOptions, Options, serve, shutdown_signal};
+use natsway_worker::{
+    Body, BrokerConfig, CallError, Client, ClientOptions, Options, serve, shutdown_signal,
+};
 
-/// Both calls have the deadline, the trace and the request id of the request that is handled here, and end with it.
+/// Both calls have the deadline, the trace and the request id of the request that is handled here,
+/// and end with it.
 async fn total(State(client): State<Client>, request: Parts) -> Response {
     let client = client.within(&request);
     match tokio::try_join!(sum(&client, "n=1&n=2"), sum(&client, "n=3&n=4")) {
@@ -34,11 +38,12 @@ async fn sum(client: &Client, query: &str) -> Result<String, CallError> {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     tracing_subscriber::fmt().init();
-    let broker = Broker::from_env()?; // NATS_URL, NATS_CREDS, ...
+    let broker = BrokerConfig::from_env()?; // NATS_URL, NATS_CREDS, ...
     let client = Client::connect(ClientOptions::new("total").broker(broker.clone())).await?;
     let app = Router::new().route("/total", get(total)).with_state(client.clone());
     serve(Options::new("svc.total.blue").broker(broker), app, shutdown_signal()?).await?;
-    // After the last handler: tells whoever drains what we called that nothing comes from here any more.
+    // After the last handler: tells whoever drains what we called that nothing comes from here any
+    // more.
     client.close().await;
     Ok(())
 }

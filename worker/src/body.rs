@@ -9,7 +9,8 @@ use http::HeaderMap;
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
 
-/// A body that is whole: of a request as it came, or of a response that a [`Client`](crate::Client) got, with its trailers.
+/// A body that is whole: of a request as it came, or of a response that a [`Client`](crate::Client)
+/// got, with its trailers.
 ///
 /// It is a [`http_body::Body`], so that tower and axum take it as they take hyper's.
 #[derive(Clone, Debug, Default)]
@@ -85,7 +86,8 @@ impl http_body::Body for Body {
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let data = self.data.take().map(Frame::data);
-        let frame = data.or_else(|| self.trailers.take().map(|trailers| Frame::trailers(*trailers)));
+        let frame =
+            data.or_else(|| self.trailers.take().map(|trailers| Frame::trailers(*trailers)));
         Poll::Ready(frame.map(Ok))
     }
 
@@ -98,8 +100,12 @@ impl http_body::Body for Body {
     }
 }
 
-/// Reads a body to its end, or until it is longer than `limit_bytes`. A body of one piece is not copied.
-pub(crate) async fn collect<B>(body: B, limit_bytes: usize) -> Result<Collected, CollectError<B::Error>>
+/// Reads a body to its end, or until it is longer than `limit_bytes`. A body of one piece is not
+/// copied.
+pub(crate) async fn collect<B>(
+    body: B,
+    limit_bytes: usize,
+) -> Result<Collected, CollectError<B::Error>>
 where
     B: http_body::Body,
 {
@@ -142,9 +148,13 @@ mod tests {
 
     use super::*;
 
-    fn pieces(pieces: &[&'static str]) -> impl http_body::Body<Data = Bytes, Error = Infallible> + use<> {
-        let frames: Vec<_> =
-            pieces.iter().map(|piece| Ok(Frame::data(Bytes::from_static(piece.as_bytes())))).collect();
+    fn pieces(
+        pieces: &[&'static str],
+    ) -> impl http_body::Body<Data = Bytes, Error = Infallible> + use<> {
+        let frames: Vec<_> = pieces
+            .iter()
+            .map(|piece| Ok(Frame::data(Bytes::from_static(piece.as_bytes()))))
+            .collect();
         StreamBody::new(stream::iter(frames))
     }
 

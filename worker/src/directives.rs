@@ -1,10 +1,12 @@
 //! A worker that opens and drains subscription sets as it is told to.
 //!
-//! A directive is a message of a queue group, so one worker of the service gets it. Workers that cannot obey it are not
-//! in its queue group: those at their ceiling hear no scale-out, those at their floor of one set no scale-in. So when
-//! nobody can obey, whoever asks is told at once that there is nobody.
+//! A directive is a message of a queue group, so one worker of the service gets it. Workers that
+//! cannot obey it are not in its queue group: those at their ceiling hear no scale-out, those at
+//! their floor of one set no scale-in. So when nobody can obey, whoever asks is told at once that
+//! there is nobody.
 //!
-//! The message must say what its subject says. What does not is refused, answered with an `error`, and counted.
+//! The message must say what its subject says. What does not is refused, answered with an `error`,
+//! and counted.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -13,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use async_nats::{Client, Message, Subscriber};
 use bytes::Bytes;
 use futures_util::StreamExt;
-use natsway_boot::Broker;
+use natsway_boot::BrokerConfig;
 use natsway_wire::Subject;
 use natsway_wire::control::{Directive, directive_subject, is_inbox};
 use serde::Deserialize;
@@ -32,8 +34,8 @@ const LONGEST_SHOWN: usize = 40;
 const QUEUE_GROUP: &str = "scale";
 
 /// Serves as [`serve`] does, and opens and drains further subscription sets when it is told to
-/// ([`directive_subject`]): from one up to `most_sets`. Each set is an instance of its own, with its own limits, connection and
-/// thread, and leaves by the same fence.
+/// ([`directive_subject`]): from one up to `most_sets`. Each set is an instance of its own, with
+/// its own limits, connection and thread, and leaves by the same fence.
 ///
 /// # Errors
 /// [`Error`] of the first set. Another one that fails is given up, with a word in the log.
@@ -108,14 +110,15 @@ struct Sets<F> {
 
 impl<F: Fn() -> Set> Sets<F> {
     /// Obeys directives for as long as it is polled.
-    async fn obey(&mut self, broker: &Broker, subject: &Subject, instance: &str) {
-        let client = match broker.connect(&format!("worker {instance} scale"), "_INBOX_worker").await {
-            Ok(client) => client,
-            Err(error) => {
-                warn!(%error, "no directives are heard");
-                return std::future::pending().await;
-            }
-        };
+    async fn obey(&mut self, broker: &BrokerConfig, subject: &Subject, instance: &str) {
+        let client =
+            match broker.connect(&format!("worker {instance} scale"), "_INBOX_worker").await {
+                Ok(client) => client,
+                Err(error) => {
+                    warn!(%error, "no directives are heard");
+                    return std::future::pending().await;
+                }
+            };
         let (mut outs, mut ins) = (None, None);
         loop {
             let count = 1 + self.open_sets.len();
@@ -173,7 +176,8 @@ impl<F: Fn() -> Set> Sets<F> {
     }
 }
 
-/// Whether a message says what its subject says, and where to answer. Others are not from who gives directives.
+/// Whether a message says what its subject says, and where to answer. Others are not from who gives
+/// directives.
 fn check(directive: Directive, message: &[u8], reply: Option<&str>) -> Result<(), String> {
     #[derive(Deserialize)]
     struct Said {
@@ -235,12 +239,15 @@ mod tests {
     #[test]
     fn a_directive_says_what_its_subject_says() {
         let out = Directive::ScaleOut;
-        let check = |directive, message: &[u8]| check(directive, message, Some("_INBOX_provisioner.x"));
+        let check =
+            |directive, message: &[u8]| check(directive, message, Some("_INBOX_provisioner.x"));
         assert_eq!(check(out, br#"{"directive":"scale-out","by":"somebody"}"#), Ok(()));
         for rubbish in ["", "scale-out", "{}", r#"{"directive":7}"#, "\u{0}"] {
             let error = check(out, rubbish.as_bytes()).unwrap_err();
             assert!(
-                error.contains("bytes that are no directive: expected {\"directive\":\"scale-out\"}"),
+                error.contains(
+                    "bytes that are no directive: expected {\"directive\":\"scale-out\"}"
+                ),
                 "{error}"
             );
         }

@@ -9,16 +9,16 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::figures::{Load, Summary};
-use crate::job::Desk;
+use crate::job::ReaderContext;
+use crate::metrics::{Load, Summary};
 use crate::options::{Config, last_token};
 
-/// One worker process: who it is, what it serves, and where its readers keep their figures.
+/// One worker process: who it is, what it serves, and where its readers keep their metrics.
 #[derive(Debug)]
 pub(crate) struct Instance {
     pub(crate) config: Config,
     started: String,
-    readers: Vec<(Arc<Desk>, Arc<Load>)>,
+    readers: Vec<(Arc<ReaderContext>, Arc<Load>)>,
 }
 
 /// What ADR-32 lets a service be asked.
@@ -53,11 +53,11 @@ struct Endpoint<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     metadata: Option<BTreeMap<&'static str, String>>,
     #[serde(flatten)]
-    figures: Option<EndpointFigures>,
+    metrics: Option<EndpointMetrics>,
 }
 
 #[derive(Serialize)]
-struct EndpointFigures {
+struct EndpointMetrics {
     num_requests: u64,
     num_errors: u64,
     last_error: String,
@@ -99,7 +99,7 @@ impl Instance {
     pub(crate) fn new(
         config: Config,
         started_unix_ms: u64,
-        readers: Vec<(Arc<Desk>, Arc<Load>)>,
+        readers: Vec<(Arc<ReaderContext>, Arc<Load>)>,
     ) -> Instance {
         Instance { config, started: rfc3339(started_unix_ms), readers }
     }
@@ -113,21 +113,25 @@ impl Instance {
     pub(crate) fn question_subjects(&self) -> Vec<String> {
         let Config { name, instance: id, .. } = &self.config;
         let forms = |verb: &str| {
-            [format!("$SRV.{verb}"), format!("$SRV.{verb}.{name}"), format!("$SRV.{verb}.{name}.{id}")]
+            [
+                format!("$SRV.{verb}"),
+                format!("$SRV.{verb}.{name}"),
+                format!("$SRV.{verb}.{name}.{id}"),
+            ]
         };
         Question::ALL.into_iter().flat_map(|(_, verb)| forms(verb)).collect()
     }
 
-    /// The figures of one subject, all readers together.
+    /// The metrics of one subject, all readers together.
     fn endpoint_summary(&self, endpoint: usize) -> Summary {
         let mut sum = Summary::default();
-        for (desk, _) in &self.readers {
-            sum += desk.figures[endpoint].read();
+        for (context, _) in &self.readers {
+            sum += context.metrics[endpoint].read();
         }
         sum
     }
 
-    /// The figures of everything.
+    /// The metrics of everything.
     pub(crate) fn summary(&self) -> Summary {
         let mut sum = Summary::default();
         for endpoint in 0..self.config.subjects.len() {
@@ -158,7 +162,9 @@ impl Instance {
             started: (question == Question::Stats).then_some(self.started.as_str()),
             endpoints: match question {
                 Question::Ping => Vec::new(),
-                _ => (0..config.subjects.len()).map(|index| self.endpoint(index, question)).collect(),
+                _ => {
+                    (0..config.subjects.len()).map(|index| self.endpoint(index, question)).collect()
+                }
             },
         };
         serde_json::to_vec(&document).expect("strings and numbers are always JSON")
@@ -173,15 +179,16 @@ impl Instance {
             queue_group: self.config.queue_group.as_str(),
             metadata: (question == Question::Info)
                 .then(|| BTreeMap::from([("natsway.version", version.to_owned())])),
-            figures: (question == Question::Stats).then(|| self.endpoint_figures(index)),
+            metrics: (question == Question::Stats).then(|| self.endpoint_metrics(index)),
         }
     }
 
-    fn endpoint_figures(&self, index: usize) -> EndpointFigures {
+    fn endpoint_metrics(&self, index: usize) -> EndpointMetrics {
         let sum = self.endpoint_summary(index);
-        let nanoseconds = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        let nanoseconds =
+            |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         let processing_time = nanoseconds(sum.processing);
-        EndpointFigures {
+        EndpointMetrics {
             num_requests: sum.requests,
             num_errors: sum.errors,
             last_error: sum.last_error,
@@ -209,7 +216,9 @@ fn rfc3339(unix_ms: u64) -> String {
     const DAY_S: u64 = 86_400;
     let (seconds, ms) = (unix_ms / 1_000, unix_ms % 1_000);
     let (mut days, second_of_day) = (seconds / DAY_S, seconds % DAY_S);
-    let leap = |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
+    let leap = |year: u64| {
+        year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
+    };
     let mut year = 1970;
     while days >= 365 + u64::from(leap(year)) {
         days -= 365 + u64::from(leap(year));
@@ -224,7 +233,8 @@ fn rfc3339(unix_ms: u64) -> String {
         days -= length;
         month += 1;
     }
-    let (hour, minute, second) = (second_of_day / 3_600, second_of_day / 60 % 60, second_of_day % 60);
+    let (hour, minute, second) =
+        (second_of_day / 3_600, second_of_day / 60 % 60, second_of_day % 60);
     format!("{year:04}-{month:02}-{:02}T{hour:02}:{minute:02}:{second:02}.{ms:03}Z", days + 1)
 }
 
@@ -234,19 +244,24 @@ mod tests {
 
     use super::*;
     use crate::Options;
-    use crate::figures::Figures;
+    use crate::metrics::WorkerMetrics;
     use crate::outbox::Outbox;
     use crate::trace::{Spans, Wanted};
 
     fn instance() -> Instance {
         let options = Options::new("svc.math.blue").and_subject("svc.math.green").version("1.2.3");
         let config = options.check().unwrap();
-        let desk = || {
-            let figures = vec![Figures::default(), Figures::default()];
+        let context = || {
+            let metrics = vec![WorkerMetrics::default(), WorkerMetrics::default()];
             let spans = Spans::new(Wanted::None, &config.subjects, &config.queue_group);
-            Arc::new(Desk { outbox: Outbox::new(), figures, max_response_bytes: usize::MAX, spans })
+            Arc::new(ReaderContext {
+                outbox: Outbox::new(),
+                metrics,
+                max_response_bytes: usize::MAX,
+                spans,
+            })
         };
-        let readers = vec![(desk(), Load::new(10, 100)), (desk(), Load::new(10, 100))];
+        let readers = vec![(context(), Load::new(10, 100)), (context(), Load::new(10, 100))];
         Instance::new(config, 0, readers)
     }
 
@@ -280,23 +295,29 @@ mod tests {
     #[test]
     fn stats_add_up_the_readers_and_keep_subjects_apart() {
         let instance = instance();
-        for (desk, load) in &instance.readers {
-            desk.figures[1].ran(Duration::from_micros(3));
-            desk.figures[1].ran(Duration::from_micros(5));
-            desk.figures[1].failed("500: GET /: no".to_owned());
+        for (context, load) in &instance.readers {
+            context.metrics[1].ran(Duration::from_micros(3));
+            context.metrics[1].ran(Duration::from_micros(5));
+            context.metrics[1].failed("500: GET /: no".to_owned());
             std::mem::forget(load.admit(7));
         }
         let stats = ask(&instance, Question::Stats);
         assert_eq!(stats["started"], "1970-01-01T00:00:00.000Z");
         let (blue, green) = (&stats["endpoints"][0], &stats["endpoints"][1]);
-        assert_eq!((&blue["num_requests"], &blue["average_processing_time"]), (&json!(0), &json!(0)));
+        assert_eq!(
+            (&blue["num_requests"], &blue["average_processing_time"]),
+            (&json!(0), &json!(0))
+        );
         assert_eq!((&green["num_requests"], &green["num_errors"]), (&json!(4), &json!(2)));
         assert_eq!(
             (&green["processing_time"], &green["average_processing_time"]),
             (&json!(16_000), &json!(4_000))
         );
         assert_eq!(green["last_error"], "500: GET /: no");
-        assert_eq!((&green["data"]["in_flight"], &green["data"]["in_flight_bytes"]), (&json!(2), &json!(14)));
+        assert_eq!(
+            (&green["data"]["in_flight"], &green["data"]["in_flight_bytes"]),
+            (&json!(2), &json!(14))
+        );
     }
 
     #[test]

@@ -2,22 +2,23 @@
 
 use natsway_boot::DialError;
 
-/// What ends [`serve`](crate::serve) and [`serve_local`](crate::serve_local) other than being told to stop, and what keeps
-/// a client from starting.
+/// What ends [`serve`](crate::serve) and [`serve_local`](crate::serve_local) other than being told
+/// to stop, and what keeps a client from starting.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// Options that cannot be: each with its value and what was expected.
     #[error("options: {}", .0.join("; "))]
     Options(Vec<String>),
-    /// The broker refused us, or is older than Natsway needs. One that is merely away is waited for.
+    /// The broker refused us, or is older than Natsway needs. One that is merely away is waited
+    /// for.
     #[error(transparent)]
     Broker(#[from] DialError),
-    /// The broker does not let us hear our own requests, or what comes back to us: at once at the start, later when that
-    /// has lasted for half a minute.
+    /// The broker does not let us hear our own requests, or what comes back to us: at once at the
+    /// start, later when that has lasted for half a minute.
     #[error(
-        "the broker does not permit this worker to subscribe to {subject}: add it to this user's permissions, or use the \
-         user of this role (docs/security.md)"
+        "the broker does not permit this worker to subscribe to {subject}: add it to this user's \
+         permissions, or use the user of this role (docs/security.md)"
     )]
     NotPermitted {
         /// What was refused.
@@ -27,7 +28,10 @@ pub enum Error {
     #[error("starting a thread")]
     Thread(#[source] std::io::Error),
     /// A reader panicked: a defect of this crate, or of a service's `Clone` or constructor.
-    #[error("a reader thread panicked: the service's clone or constructor, or a defect of natsway-worker")]
+    #[error(
+        "a reader thread panicked: the service's clone or constructor, or a defect of \
+         natsway-worker"
+    )]
     ReaderPanicked,
     /// A client's broker cannot be reached, now or later: its certificates cannot be read, say.
     #[error("the broker cannot be reached, now or later")]

@@ -16,7 +16,7 @@ use tower::{Service, ServiceExt};
 use tracing::{error, warn};
 
 use crate::body::{Body, CollectError, collect};
-use crate::figures::{Figures, Permit};
+use crate::metrics::{Permit, WorkerMetrics};
 use crate::outbox::{Outbox, SendError};
 use crate::panics::{Panic, caught};
 use crate::trace::Spans;
@@ -74,17 +74,17 @@ pub(crate) struct Job {
     pub(crate) deadline: Instant,
     /// Held until the reply is handed over, so that leaving waits for that.
     pub(crate) permit: Permit,
-    pub(crate) desk: Arc<Desk>,
+    pub(crate) context: Arc<ReaderContext>,
     /// Which of the worker's subjects it came by.
     pub(crate) endpoint: usize,
 }
 
 /// What the jobs of one reader share.
 #[derive(Debug)]
-pub(crate) struct Desk {
+pub(crate) struct ReaderContext {
     pub(crate) outbox: Outbox,
     /// One for each subject.
-    pub(crate) figures: Vec<Figures>,
+    pub(crate) metrics: Vec<WorkerMetrics>,
     pub(crate) max_response_bytes: usize,
     pub(crate) spans: Spans,
 }
@@ -92,7 +92,7 @@ pub(crate) struct Desk {
 /// What the service could not do, as its caller is to hear it.
 struct Failure {
     problem: Problem,
-    /// What the worker's own figures say, when that is more.
+    /// What the worker's own metrics say, when that is more.
     reason: Option<String>,
 }
 
@@ -112,14 +112,15 @@ where
     B: http_body::Body,
     B::Error: Into<BoxError>,
 {
-    let Job { mut request, reply, started, deadline, permit, desk, endpoint } = job;
-    let figures = &desk.figures[endpoint];
-    // The request is the service's from here on; these are cheap to keep and name it in a log line or a problem.
+    let Job { mut request, reply, started, deadline, permit, context, endpoint } = job;
+    let metrics = &context.metrics[endpoint];
+    // The request is the service's from here on; these are cheap to keep and name it in a log line
+    // or a problem.
     let (method, uri) = (request.method().clone(), request.uri().clone());
     let request_id = request.headers().get(REQUEST_ID).cloned();
-    let limit = desk.outbox.max_payload();
-    let span = desk.spans.begin(endpoint, &mut request, started);
-    let mut handled = pin!(caught(answer(service, request, desk.max_response_bytes, limit)));
+    let limit = context.outbox.max_payload();
+    let span = context.spans.begin(endpoint, &mut request, started);
+    let mut handled = pin!(caught(answer(service, request, context.max_response_bytes, limit)));
     let handled = poll_fn(|context| {
         let _entered = span.enter();
         handled.as_mut().poll(context)
@@ -129,19 +130,21 @@ where
     span.end(answer.status);
 
     let now = Instant::now();
-    figures.ran(now.saturating_duration_since(started));
+    metrics.ran(now.saturating_duration_since(started));
     if answer.status.is_server_error() {
-        let reason =
-            answer.error.as_deref().unwrap_or_else(|| answer.status.canonical_reason().unwrap_or("-"));
-        figures.failed(format!("{}: {method} {}: {reason}", answer.status.as_u16(), uri.path()));
+        let reason = answer
+            .error
+            .as_deref()
+            .unwrap_or_else(|| answer.status.canonical_reason().unwrap_or("-"));
+        metrics.failed(format!("{}: {method} {}: {reason}", answer.status.as_u16(), uri.path()));
     }
     if now >= deadline {
-        figures.overran.fetch_add(1, Relaxed);
+        metrics.overran.fetch_add(1, Relaxed);
         return;
     }
-    match desk.outbox.send(reply, answer.message, deadline).await {
+    match context.outbox.send(reply, answer.message, deadline).await {
         Ok(()) => {}
-        Err(SendError::Late) => Figures::count(&figures.overran),
+        Err(SendError::Late) => WorkerMetrics::count(&metrics.overran),
         Err(error) => warn!(?error, %method, path = uri.path(), "reply not sent"),
     }
     drop(permit);
@@ -160,7 +163,8 @@ where
     B: http_body::Body,
     B::Error: Into<BoxError>,
 {
-    let response = service.oneshot(request).await.map_err(|failure| service_failed(&failure.into()))?;
+    let response =
+        service.oneshot(request).await.map_err(|failure| service_failed(&failure.into()))?;
     let (head, body) = response.into_parts();
     let limit = body_limit.min(message_limit);
     let collected = collect(body, limit).await.map_err(|error| match error {
@@ -186,14 +190,16 @@ fn too_large(limit: usize) -> Failure {
 
 fn service_failed(failure: &BoxError) -> Failure {
     error!(error = %failure, "service failed");
-    let told = Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "service_failed", "the service failed");
+    let told =
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "service_failed", "the service failed");
     Failure { problem: told, reason: Some(failure.to_string()) }
 }
 
 fn panicked(panic: Panic, method: &Method, uri: &Uri) -> Failure {
     let Panic { text, place } = panic;
     error!(panic = text, place, %method, path = uri.path(), "handler panicked");
-    let told = Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "handler_panicked", "the handler panicked");
+    let told =
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "handler_panicked", "the handler panicked");
     Failure { problem: told, reason: Some(format!("panic: {text}")) }
 }
 

@@ -1,8 +1,8 @@
 //! What the last member of a subject does before it leaves: it has the gateways stand in for it.
 //!
-//! In a cluster, a server that receives a routed message after its last local member left drops it without a word. So
-//! whoever leaves asks who else is there, and when nobody is, asks the gateways to answer in its stead that the
-//! request did not run; only then does it unsubscribe.
+//! In a cluster, a server that receives a routed message after its last local member left drops it
+//! without a word. So whoever leaves asks who else is there, and when nobody is, asks the gateways
+//! to answer in its stead that the request did not run; only then does it unsubscribe.
 
 use std::time::Duration;
 
@@ -15,11 +15,17 @@ use tracing::{debug, info};
 /// How long another member may take to say that it is there.
 const PRESENCE_LIMIT: Duration = Duration::from_millis(100);
 
-/// How long the first gateway may take to stand in. One member of the queue group anywhere is enough to lose nothing.
+/// How long the first gateway may take to stand in. One member of the queue group anywhere is
+/// enough to lose nothing.
 const TOMBSTONE_LIMIT: Duration = Duration::from_millis(250);
 
 /// Makes sure that requests to `subject` are answered by somebody when this instance has left.
-pub(crate) async fn hand_over(client: &Client, subject: &Subject, queue_group: &QueueGroup, own_id: &str) {
+pub(crate) async fn hand_over(
+    client: &Client,
+    subject: &Subject,
+    queue_group: &QueueGroup,
+    own_id: &str,
+) {
     match somebody_else(client, subject, own_id).await {
         Ok(Some(other)) => debug!(%subject, %other, "others stay"),
         Ok(None) => match ask_gateways(client, subject, queue_group).await {
@@ -67,7 +73,8 @@ async fn ask_gateways(
     Ok(stands_in)
 }
 
-/// Asks all who listen and hands each answer to `enough`, until that is so, or `limit` has passed, or nobody listens.
+/// Asks all who listen and hands each answer to `enough`, until that is so, or `limit` has passed,
+/// or nobody listens.
 async fn ask(
     client: &Client,
     subject: String,

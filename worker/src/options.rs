@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use natsway_boot::Broker;
+use natsway_boot::BrokerConfig;
 #[cfg(feature = "trace")]
 use natsway_boot::trace::HeadSampler;
 use natsway_wire::{QueueGroup, Subject};
@@ -17,10 +17,10 @@ use crate::trace::Wanted;
 /// How to serve. Only the subject must be given.
 ///
 /// ```
-/// use natsway_worker::{Broker, Options};
+/// use natsway_worker::{BrokerConfig, Options};
 ///
 /// let options = Options::new("svc.math.blue")
-///     .broker(Broker::new("nats://127.0.0.1:4222")?)
+///     .broker(BrokerConfig::new("nats://127.0.0.1:4222")?)
 ///     .version("2.1.0")
 ///     .max_in_flight(200);
 /// # let _ = options;
@@ -31,7 +31,7 @@ use crate::trace::Wanted;
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct Options {
-    broker: Option<Broker>,
+    broker: Option<BrokerConfig>,
     subjects: Vec<String>,
     queue_group: String,
     name: Option<String>,
@@ -70,7 +70,7 @@ pub(crate) struct Limits {
 /// Options that were checked.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
-    pub(crate) broker: Broker,
+    pub(crate) broker: BrokerConfig,
     pub(crate) subjects: Vec<Subject>,
     pub(crate) queue_group: QueueGroup,
     pub(crate) name: String,
@@ -88,8 +88,8 @@ pub(crate) struct Config {
 }
 
 impl Options {
-    /// Serves `subject`, say `svc.math.blue`: by convention the service is its last token but one, the version its
-    /// last.
+    /// Serves `subject`, say `svc.math.blue`: by convention the service is its last token but one,
+    /// the version its last.
     pub fn new(subject: impl Into<String>) -> Options {
         Options {
             broker: None,
@@ -115,9 +115,9 @@ impl Options {
         }
     }
 
-    /// The broker; `nats://127.0.0.1:4222` without. [`Broker::from_env`] reads it from the environment (`NATS_URL`,
-    /// `NATS_CREDS`, ...).
-    pub fn broker(mut self, broker: Broker) -> Options {
+    /// The broker; `nats://127.0.0.1:4222` without. [`BrokerConfig::from_env`] reads it from the
+    /// environment (`NATS_URL`, `NATS_CREDS`, ...).
+    pub fn broker(mut self, broker: BrokerConfig) -> Options {
         self.broker = Some(broker);
         self
     }
@@ -128,33 +128,37 @@ impl Options {
         self
     }
 
-    /// The queue group that shares the requests; `q` without, as ADR-32 has it. Each group gets every request once.
+    /// The queue group that shares the requests; `q` without, as ADR-32 has it. Each group gets
+    /// every request once.
     pub fn queue_group(mut self, queue_group: impl Into<String>) -> Options {
         self.queue_group = queue_group.into();
         self
     }
 
-    /// The name that `nats micro` shows; letters, digits, `-` and `_`. Without, the last token but one of the subject.
+    /// The name that `nats micro` shows; letters, digits, `-` and `_`. Without, the last token but
+    /// one of the subject.
     pub fn name(mut self, name: impl Into<String>) -> Options {
         self.name = Some(name.into());
         self
     }
 
-    /// The version that `nats micro` shows, a SemVer. A colour such as `blue` is the subject's last token instead.
+    /// The version that `nats micro` shows, a SemVer. A colour such as `blue` is the subject's last
+    /// token instead.
     pub fn version(mut self, version: impl Into<String>) -> Options {
         self.version = version.into();
         self
     }
 
-    /// The id of this instance, which must be no other's: letters, digits, `-` and `_`, 64 at the most. Random without.
+    /// The id of this instance, which must be no other's: letters, digits, `-` and `_`, 64 at the
+    /// most. Random without.
     pub fn instance(mut self, id: impl Into<String>) -> Options {
         self.instance = Some(id.into());
         self
     }
 
-    /// Takes commands on `natsway.worker.<namespace>.<instance>`: one token that permissions, and imports of other accounts, can
-    /// name. Letters, digits, `-` and `_`, 32 at the most. Without, on `natsway.worker.<instance>`. Gateways before 0.2 do not
-    /// understand it.
+    /// Takes commands on `natsway.worker.<namespace>.<instance>`: one token that permissions, and
+    /// imports of other accounts, can name. Letters, digits, `-` and `_`, 32 at the most. Without,
+    /// on `natsway.worker.<instance>`. Gateways before 0.2 do not understand it.
     pub fn namespace(mut self, namespace: impl Into<String>) -> Options {
         self.namespace = Some(namespace.into());
         self
@@ -179,7 +183,8 @@ impl Options {
         self
     }
 
-    /// Requests held at once, all readers together; more are shed, which the gateway tries elsewhere. 1,024 without.
+    /// Requests held at once, all readers together; more are shed, which the gateway tries
+    /// elsewhere. 1,024 without.
     pub fn max_in_flight(mut self, requests: usize) -> Options {
         self.limits.in_flight = requests;
         self
@@ -191,21 +196,22 @@ impl Options {
         self
     }
 
-    /// Longest response body in bytes; what is longer becomes a 502. The broker's `max_payload` bounds it anyway.
+    /// Longest response body in bytes; what is longer becomes a 502. The broker's `max_payload`
+    /// bounds it anyway.
     pub fn max_response_bytes(mut self, bytes: usize) -> Options {
         self.limits.response_bytes = bytes;
         self
     }
 
-    /// How long leaving may take: the fence, the handlers in flight and their replies. 8 s without, below the 10 s
-    /// that Docker Compose gives.
-    pub fn drain_limit(mut self, limit: Duration) -> Options {
+    /// How long leaving may take: the fence, the handlers in flight and their replies. 8 s without,
+    /// below the 10 s that Docker Compose gives.
+    pub fn drain_timeout(mut self, limit: Duration) -> Options {
         self.limits.drain = limit;
         self
     }
 
-    /// Reader threads, each with its own broker connection. Without, 1 for [`serve`](crate::serve) and one per core
-    /// for [`serve_local`](crate::serve_local).
+    /// Reader threads, each with its own broker connection. Without, 1 for [`serve`](crate::serve)
+    /// and one per core for [`serve_local`](crate::serve_local).
     pub fn readers(mut self, readers: NonZeroUsize) -> Options {
         self.readers = Some(readers);
         self
@@ -219,25 +225,28 @@ impl Options {
 
     /// Whether requests have spans, children of their gateway's: `false` without.
     ///
-    /// The spans go to OpenTelemetry's global tracer provider, which the program sets up before it serves. While a handler
-    /// runs, its request's span is the current context, so that spans of its own, made by OpenTelemetry's API or by
-    /// `tracing` with the layer of `tracing-opentelemetry`, are its children.
+    /// The spans go to OpenTelemetry's global tracer provider, which the program sets up before it
+    /// serves. While a handler runs, its request's span is the current context, so that spans of
+    /// its own, made by OpenTelemetry's API or by `tracing` with the layer of
+    /// `tracing-opentelemetry`, are its children.
     #[cfg(feature = "trace")]
     pub fn traced(mut self, traced: bool) -> Options {
         self.traced = if traced { Wanted::Asked } else { Wanted::None };
         self
     }
 
-    /// Spans as with [`traced`](Self::traced), for a tracer provider that samples as `sampler` does: of a request that is not
-    /// sampled no span is made at all, and the provider is not asked.
+    /// Spans as with [`traced`](Self::traced), for a tracer provider that samples as `sampler`
+    /// does: of a request that is not sampled no span is made at all, and the provider is not
+    /// asked.
     #[cfg(feature = "trace")]
     pub fn sampled(mut self, sampler: HeadSampler) -> Options {
         self.traced = Wanted::Sampled(sampler);
         self
     }
 
-    /// After how long a caller is told that its request is at work here, so that it can cancel it. 50 ms without. A caller that
-    /// is neither told nor answered within a second tries an idempotent request elsewhere.
+    /// After how long a caller is told that its request is at work here, so that it can cancel it.
+    /// 50 ms without. A caller that is neither told nor answered within a second tries an
+    /// idempotent request elsewhere.
     pub fn accepted_after(mut self, after: Duration) -> Options {
         self.limits.accepted_after = after;
         self
@@ -257,7 +266,7 @@ impl Options {
             errors.push(format!("queue group {:?} {error}", self.queue_group));
             QueueGroup::default()
         });
-        let broker = self.broker.or_else(|| Broker::new("nats://127.0.0.1:4222").ok());
+        let broker = self.broker.or_else(|| BrokerConfig::new("nats://127.0.0.1:4222").ok());
         let name = self.name.unwrap_or_else(|| default_name(&self.subjects[0]));
         if !is_service_name(&name) {
             errors.push(format!("name {name:?}: expected letters, digits, `-` and `_`"));
@@ -265,12 +274,16 @@ impl Options {
         let instance = self.instance.unwrap_or_else(natsway_boot::random_id);
         let most = if self.namespace.is_some() { 31 } else { 64 };
         if !is_service_name(&instance) || instance.len() > most {
-            errors.push(format!("instance {instance:?}: expected up to {most} letters, digits, `-` and `_`"));
+            errors.push(format!(
+                "instance {instance:?}: expected up to {most} letters, digits, `-` and `_`"
+            ));
         }
         if let Some(namespace) = &self.namespace
             && (!is_service_name(namespace) || namespace.len() > 32)
         {
-            errors.push(format!("namespace {namespace:?}: expected up to 32 letters, digits, `-` and `_`"));
+            errors.push(format!(
+                "namespace {namespace:?}: expected up to 32 letters, digits, `-` and `_`"
+            ));
         }
         if !is_semver(&self.version) {
             errors.push(format!("version {:?}: expected a SemVer such as 1.2.3", self.version));
@@ -319,10 +332,12 @@ impl Options {
 /// Says what this instance was started as, so that whoever started it knows whose answer it reads.
 pub(crate) const PROVISIONED: &str = "natsway.provisioned";
 
-/// What whoever started this process calls it: the provisioner's id, or that of the container, by which engines name the host.
+/// What whoever started this process calls it: the provisioner's id, or that of the container, by
+/// which engines name the host.
 fn provisioned(variable: impl Fn(&str) -> Option<String>) -> Option<String> {
     const SHORT_ID: usize = 12;
-    let is_container = |name: &String| name.len() == SHORT_ID && name.bytes().all(|b| b.is_ascii_hexdigit());
+    let is_container =
+        |name: &String| name.len() == SHORT_ID && name.bytes().all(|b| b.is_ascii_hexdigit());
     let by_provisioner = variable("NATSWAY_PROVISIONED").filter(|id| is_service_name(id));
     by_provisioner.or_else(|| variable("HOSTNAME").filter(is_container))
 }
@@ -362,10 +377,12 @@ fn is_service_name(name: &str) -> bool {
 
 /// Whether `version` is a version by <https://semver.org> 2.0.0.
 fn is_semver(version: &str) -> bool {
-    let (rest, build) = version.split_once('+').map_or((version, None), |(rest, build)| (rest, Some(build)));
+    let (rest, build) =
+        version.split_once('+').map_or((version, None), |(rest, build)| (rest, Some(build)));
     let (core, pre) = rest.split_once('-').map_or((rest, None), |(core, pre)| (core, Some(pre)));
-    let identifier =
-        |part: &str| !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+    let identifier = |part: &str| {
+        !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+    };
     let digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
     let number = |part: &str| digits(part) && (part == "0" || !part.starts_with('0'));
     let pre_release = |part: &str| identifier(part) && (!digits(part) || number(part));
@@ -397,7 +414,9 @@ mod tests {
             .instance("")
             .max_in_flight(0);
         let error = options.check().unwrap_err().to_string();
-        for part in ["\"svc.*\"", "\"a b\"", "\"x.y\"", "\"blue\"", "instance \"\"", "max_in_flight 0"] {
+        for part in
+            ["\"svc.*\"", "\"a b\"", "\"x.y\"", "\"blue\"", "instance \"\"", "max_in_flight 0"]
+        {
             assert!(error.contains(part), "{part} in {error}");
         }
     }
@@ -405,14 +424,20 @@ mod tests {
     #[test]
     fn an_instance_says_what_it_was_started_as() {
         let told = |pairs: &[(&str, &str)]| {
-            let pairs: BTreeMap<String, String> =
-                pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+            let pairs: BTreeMap<String, String> = pairs
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect();
             provisioned(|name| pairs.get(name).cloned())
         };
         let container = ("HOSTNAME", "0123456789ab");
         assert_eq!(told(&[("NATSWAY_PROVISIONED", "a1b2"), container]).as_deref(), Some("a1b2"));
         assert_eq!(told(&[container]).as_deref(), Some("0123456789ab"));
-        assert_eq!(told(&[("HOSTNAME", "a-machine")]), None, "a machine's name is nobody's business");
+        assert_eq!(
+            told(&[("HOSTNAME", "a-machine")]),
+            None,
+            "a machine's name is nobody's business"
+        );
         assert_eq!(told(&[("NATSWAY_PROVISIONED", "a b")]), None);
     }
 
@@ -428,7 +453,8 @@ mod tests {
         for version in ["0.1.0", "1.2.3-rc.1", "1.0.0+build.5", "10.20.30-x-y.7+z"] {
             assert!(is_semver(version), "{version}");
         }
-        for version in ["", "1", "1.2", "v1.2.3", "01.2.3", "1.2.3-", "1.2.3-01", "1.2.3+", "1.2.x"] {
+        for version in ["", "1", "1.2", "v1.2.3", "01.2.3", "1.2.3-", "1.2.3-01", "1.2.3+", "1.2.x"]
+        {
             assert!(!is_semver(version), "{version}");
         }
     }

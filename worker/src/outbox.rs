@@ -10,7 +10,8 @@ use bytes::Bytes;
 use natsway_wire::native;
 use tokio::sync::watch;
 
-/// The newest session's client, or none while there is none. Handlers on any thread publish through it.
+/// The newest session's client, or none while there is none. Handlers on any thread publish through
+/// it.
 #[derive(Debug)]
 pub(crate) struct Outbox {
     newest: watch::Sender<Option<Arc<Client>>>,
@@ -45,7 +46,8 @@ impl Outbox {
         self.newest.borrow().clone()
     }
 
-    /// The longest message that the broker takes; it closes the connection of a client that sends a longer one.
+    /// The longest message that the broker takes; it closes the connection of a client that sends a
+    /// longer one.
     pub(crate) fn max_payload(&self) -> usize {
         self.max_payload.load(Relaxed)
     }
@@ -53,7 +55,8 @@ impl Outbox {
     /// Hands a reply to the newest session; while there is none, waits for one until `deadline`.
     ///
     /// # Errors
-    /// [`SendError`]. A reply that was handed over may still be lost with its session: its sender cannot know.
+    /// [`SendError`]. A reply that was handed over may still be lost with its session: its sender
+    /// cannot know.
     pub(crate) async fn send(
         &self,
         reply: Subject,
@@ -87,7 +90,11 @@ impl Outbox {
 }
 
 /// Publishes on one session; `None` when that is lost.
-async fn publish(client: &Client, reply: &Subject, message: &Bytes) -> Option<Result<(), SendError>> {
+async fn publish(
+    client: &Client,
+    reply: &Subject,
+    message: &Bytes,
+) -> Option<Result<(), SendError>> {
     match client.publish(reply.clone(), message.clone()).await {
         Ok(()) => Some(Ok(())),
         Err(error) => match error.kind() {
@@ -103,7 +110,8 @@ pub(crate) fn service_error(code: u16, text: &str) -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert(native::ERROR_CODE, code.to_string().as_str());
     // A header value holds no line breaks, and the text may quote what the caller sent.
-    let line: String = text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect();
+    let line: String =
+        text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect();
     headers.insert(native::ERROR, line.as_str());
     headers
 }

@@ -23,10 +23,12 @@ pub(crate) struct Panic {
     pub(crate) place: Option<String>,
 }
 
-/// Has a handler's panic told by this crate's log line alone, with the place where it happened. Otherwise Rust's own
-/// line comes before it. Other panics, and all while `RUST_BACKTRACE` asks for their backtraces, are told as before.
+/// Has a handler's panic told by this crate's log line alone, with the place where it happened.
+/// Otherwise Rust's own line comes before it. Other panics, and all while `RUST_BACKTRACE` asks for
+/// their backtraces, are told as before.
 ///
-/// This sets the process's panic hook, so it is for programs: call it once, after setting a hook of your own.
+/// This sets the process's panic hook, so it is for programs: call it once, after setting a hook of
+/// your own.
 pub fn log_panics_once() {
     static SET: Once = Once::new();
     SET.call_once(|| {
@@ -54,9 +56,10 @@ pub(crate) async fn caught<T>(handler: impl Future<Output = T>) -> Result<T, Pan
         drop(inside);
         match polled {
             Ok(polled) => polled.map(Ok),
-            Err(panic) => {
-                Poll::Ready(Err(Panic { text: text(panic.as_ref()).to_owned(), place: PLACE.take() }))
-            }
+            Err(panic) => Poll::Ready(Err(Panic {
+                text: text(panic.as_ref()).to_owned(),
+                place: PLACE.take(),
+            })),
         }
     })
     .await

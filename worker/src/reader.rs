@@ -16,14 +16,14 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, error, info, warn};
 
 use crate::Error;
+use crate::admission::{Admission, Start};
+use crate::control_plane::ControlPlane;
 use crate::discovery::Instance;
-use crate::house::House;
-use crate::intake::{Intake, Start};
 use crate::leave::hand_over;
-use crate::link::{Link, Outcome, SUBSCRIPTION_MESSAGES, echo};
+use crate::subscriptions::{Outcome, SUBSCRIPTION_MESSAGES, Subscriptions, echo};
 
-/// Replies handed over and not yet written to the socket; more wait, which is what slows a worker down when its
-/// broker is slow.
+/// Replies handed over and not yet written to the socket; more wait, which is what slows a worker
+/// down when its broker is slow.
 const PUBLISH_MESSAGES: usize = 2_048;
 
 /// The inbox prefix of workers, so that their permissions can be written down.
@@ -33,20 +33,22 @@ const INBOX_PREFIX: &str = "_INBOX_worker";
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// The same where the broker does not permit it, for somebody has to change its configuration.
-const DEAF_PAUSE: Duration = Duration::from_secs(5);
+const DENIED_PAUSE: Duration = Duration::from_secs(5);
 
-/// How long a worker stays that could serve once and is not permitted to any more: a mistake in the broker's
-/// configuration may be mended meanwhile. After that whoever started it is to see that it does not work.
-const DEAF_LIMIT: Duration = Duration::from_secs(30);
+/// How long a worker stays that could serve once and is not permitted to any more: a mistake in the
+/// broker's configuration may be mended meanwhile. After that whoever started it is to see that it
+/// does not work.
+const DENIED_LIMIT: Duration = Duration::from_secs(30);
 
-/// How long old and new subscriptions of a move live side by side, so that the whole cluster knows of the new ones.
+/// How long old and new subscriptions of a move live side by side, so that the whole cluster knows
+/// of the new ones.
 const OVERLAP: Duration = Duration::from_millis(250);
 
 /// One reader of a worker.
 pub(crate) struct Reader<F> {
     instance: Arc<Instance>,
     index: usize,
-    intake: Rc<Intake<F>>,
+    admission: Rc<Admission<F>>,
     dialer: Dialer,
     leaving: Rc<Cell<bool>>,
     /// Has all readers leave.
@@ -54,27 +56,27 @@ pub(crate) struct Reader<F> {
     /// Sessions that are being left for newer ones; each ends by itself.
     retiring: Vec<JoinHandle<()>>,
     /// What the broker does not permit us to hear, since when; `None` again once it does.
-    deaf: RefCell<Option<Deaf>>,
+    denied: RefCell<Option<SubscriptionDenied>>,
 }
 
 /// A worker that hears nothing.
-struct Deaf {
+struct SubscriptionDenied {
     subject: String,
     since: Instant,
 }
 
 /// A session that serves.
-struct Live {
+struct LiveSession {
     session: Session,
     client: Arc<Client>,
-    /// Has the link leave by the fence.
+    /// Has the subscriptions leave by the fence.
     leave: CancellationToken,
-    link: JoinHandle<(Link, Outcome)>,
-    house: AbortOnDropHandle<()>,
+    subscriptions: JoinHandle<(Subscriptions, Outcome)>,
+    control_plane: AbortOnDropHandle<()>,
 }
 
 /// A session that replies go by, after the queue groups were left.
-struct Parting {
+struct LeavingSession {
     session: Session,
     /// What hears cancellations, if this is the session that served.
     _house: Option<AbortOnDropHandle<()>>,
@@ -90,7 +92,7 @@ impl<F: Start> Reader<F> {
     pub(crate) fn new(
         instance: Arc<Instance>,
         index: usize,
-        intake: Intake<F>,
+        admission: Admission<F>,
         leave_all: CancellationToken,
     ) -> Reader<F> {
         let dial = Dial {
@@ -103,24 +105,26 @@ impl<F: Start> Reader<F> {
         Reader {
             instance,
             index,
-            intake: Rc::new(intake),
+            admission: Rc::new(admission),
             dialer,
             leaving: Rc::default(),
             leave_all,
             retiring: Vec::new(),
-            deaf: RefCell::default(),
+            denied: RefCell::default(),
         }
     }
 
-    /// Serves until `leave` is cancelled, then leaves within the drain limit.
+    /// Serves until `leave` is cancelled, then leaves within the drain timeout.
     ///
     /// # Errors
-    /// [`Error::Broker`] when the broker that was reached first will not have us; later refusals are waited out.
-    /// [`Error::NotPermitted`] when it does not let us hear requests; later that is waited out for [`DEAF_LIMIT`].
+    /// [`Error::Broker`] when the broker that was reached first will not have us; later refusals
+    /// are waited out. [`Error::NotPermitted`] when it does not let us hear requests; later that is
+    /// waited out for [`DENIED_LIMIT`].
     pub(crate) async fn run(mut self, leave: CancellationToken) -> Result<(), Error> {
-        let intake = Rc::clone(&self.intake);
-        let _watch =
-            AbortOnDropHandle::new(tokio::task::spawn_local(async move { intake.watch_running().await }));
+        let admission = Rc::clone(&self.admission);
+        let _watch = AbortOnDropHandle::new(tokio::task::spawn_local(async move {
+            admission.watch_running().await
+        }));
         let Some(mut live) = self.first(&leave).await? else { return self.given_up() };
         loop {
             let next = tokio::select! {
@@ -158,10 +162,10 @@ impl<F: Start> Reader<F> {
         }
     }
 
-    /// The first session; `None` when told to leave before there is one. A broker that refuses us or is too old ends
-    /// the worker with a clear word now, because that is a mistake in its configuration; later it may be one of the
-    /// broker's, and is waited out.
-    async fn first(&mut self, leave: &CancellationToken) -> Result<Option<Live>, Error> {
+    /// The first session; `None` when told to leave before there is one. A broker that refuses us
+    /// or is too old ends the worker with a clear word now, because that is a mistake in its
+    /// configuration; later it may be one of the broker's, and is waited out.
+    async fn first(&mut self, leave: &CancellationToken) -> Result<Option<LiveSession>, Error> {
         let dialled = tokio::select! {
             dialled = self.dialer.dial_once(None) => dialled,
             () = leave.cancelled() => return Ok(None),
@@ -181,7 +185,7 @@ impl<F: Start> Reader<F> {
                 if let Some(live) = self.serve_on(session).await {
                     return Ok(Some(live));
                 }
-                if let Some(Deaf { subject, .. }) = self.deaf.take() {
+                if let Some(SubscriptionDenied { subject, .. }) = self.denied.take() {
                     return Err(Error::NotPermitted { subject });
                 }
             }
@@ -189,37 +193,48 @@ impl<F: Start> Reader<F> {
         Ok(self.serve_somewhere(None, leave.cancelled()).await)
     }
 
-    /// Whether requests, or what comes back to us, will not be heard on a session. It is told when it begins.
+    /// Whether requests, or what comes back to us, will not be heard on a session. It is told when
+    /// it begins.
     fn is_deaf(&self, session: &Session) -> bool {
         let config = &self.instance.config;
         let needed = |subject: &str| {
             subject.starts_with(session.inbox_prefix())
                 || config.subjects.iter().any(|own| own.as_str() == subject)
         };
-        let Some(subject) = session.refused().find(needed) else { return false };
-        let mut deaf = self.deaf.borrow_mut();
-        if deaf.is_none() {
-            error!(subject, reader = self.index, "not serving: the broker does not permit to subscribe");
-            *deaf = Some(Deaf { subject, since: Instant::now() });
+        let Some(subject) = session.denied_subscriptions().find(needed) else { return false };
+        let mut denied = self.denied.borrow_mut();
+        if denied.is_none() {
+            error!(
+                subject,
+                reader = self.index,
+                "not serving: the broker does not permit to subscribe"
+            );
+            *denied = Some(SubscriptionDenied { subject, since: Instant::now() });
         }
         true
     }
 
-    /// How a reader ends that does not serve: it was told to leave, unless it has been deaf for too long.
+    /// How a reader ends that does not serve: it was told to leave, unless it has been denied for
+    /// too long.
     fn given_up(&self) -> Result<(), Error> {
-        match self.deaf.take() {
-            Some(Deaf { subject, since }) if since.elapsed() > DEAF_LIMIT => {
+        match self.denied.take() {
+            Some(SubscriptionDenied { subject, since }) if since.elapsed() > DENIED_LIMIT => {
                 Err(Error::NotPermitted { subject })
             }
             _ => Ok(()),
         }
     }
 
-    /// Dials until it serves, until `stop` completes, or until it has been deaf for too long. The server `avoid` is about
-    /// to shut down.
+    /// Dials until it serves, until `stop` completes, or until it has been denied for too long. The
+    /// server `avoid` is about to shut down.
     ///
-    /// What has begun to subscribe is not interrupted: the broker may have sent it requests already.
-    async fn serve_somewhere(&mut self, avoid: Option<&str>, stop: impl Future<Output = ()>) -> Option<Live> {
+    /// What has begun to subscribe is not interrupted: the broker may have sent it requests
+    /// already.
+    async fn serve_somewhere(
+        &mut self,
+        avoid: Option<&str>,
+        stop: impl Future<Output = ()>,
+    ) -> Option<LiveSession> {
         let mut stop = std::pin::pin!(stop);
         loop {
             let session = tokio::select! {
@@ -229,12 +244,12 @@ impl<F: Start> Reader<F> {
             if let Some(live) = self.serve_on(session).await {
                 return Some(live);
             }
-            let deaf_for = self.deaf.borrow().as_ref().map(|deaf| deaf.since.elapsed());
-            if deaf_for.is_some_and(|time| time > DEAF_LIMIT) {
+            let denied_for = self.denied.borrow().as_ref().map(|denied| denied.since.elapsed());
+            if denied_for.is_some_and(|time| time > DENIED_LIMIT) {
                 return None;
             }
             tokio::select! {
-                () = tokio::time::sleep(if deaf_for.is_some() { DEAF_PAUSE } else { PAUSE }) => {}
+                () = tokio::time::sleep(if denied_for.is_some() { DENIED_PAUSE } else { PAUSE }) => {}
                 () = &mut stop => return None,
             }
         }
@@ -252,21 +267,24 @@ impl<F: Start> Reader<F> {
     }
 
     /// Subscribes and starts to serve on a session; `None` (said in the log) if that fails.
-    async fn serve_on(&self, session: Session) -> Option<Live> {
-        let house = House {
+    async fn serve_on(&self, session: Session) -> Option<LiveSession> {
+        let control_plane = ControlPlane {
             instance: Arc::clone(&self.instance),
-            intake: Rc::clone(&self.intake),
+            admission: Rc::clone(&self.admission),
             leaving: Rc::clone(&self.leaving),
             speaks: self.index == 0,
             leave: self.leave_all.clone(),
         };
         let opened = async {
-            // The house first: the link returns when the broker has seen all of it.
-            let messages = house.open(session.client()).await?;
-            Ok::<_, async_nats::Error>((messages, Link::open(&session, &self.instance.config).await?))
+            // The control plane first: serving ends when the broker has seen all of it.
+            let messages = control_plane.open(session.client()).await?;
+            Ok::<_, async_nats::Error>((
+                messages,
+                Subscriptions::open(&session, &self.instance.config).await?,
+            ))
         };
         // By the echo that opening ends with, the broker's objections are here too.
-        let (messages, link) = match opened.await {
+        let (messages, subscriptions) = match opened.await {
             _ if self.is_deaf(&session) => return None,
             Ok(opened) => opened,
             Err(error) => {
@@ -274,17 +292,20 @@ impl<F: Start> Reader<F> {
                 return None;
             }
         };
-        let client = Arc::clone(link.client());
-        self.deaf.take();
-        self.intake.desk.outbox.set(Some(Arc::clone(&client)));
-        self.intake.desk.spans.connected(session.address());
+        let client = Arc::clone(subscriptions.client());
+        self.denied.take();
+        self.admission.context.outbox.set(Some(Arc::clone(&client)));
+        self.admission.context.spans.connected(session.address());
         self.announce(&client).await;
         let leave = CancellationToken::new();
-        // Unconstrained, for a task's budget would make every handler that it starts here and now wait for a second
-        // poll; it gives way to others by itself after each batch.
-        let serving = tokio::task::unconstrained(link.serve(Rc::clone(&self.intake), leave.clone()));
-        let link = tokio::task::spawn_local(serving);
-        let house = tokio::task::spawn_local(house.keep(Arc::clone(&client), messages));
+        // Unconstrained, for a task's budget would make every handler that it starts here and now
+        // wait for a second poll; it gives way to others by itself after each batch.
+        let serving = tokio::task::unconstrained(
+            subscriptions.serve(Rc::clone(&self.admission), leave.clone()),
+        );
+        let subscriptions = tokio::task::spawn_local(serving);
+        let control_plane =
+            tokio::task::spawn_local(control_plane.keep(Arc::clone(&client), messages));
         info!(
             subject = %self.instance.config.subjects[0],
             queue_group = %self.instance.config.queue_group,
@@ -293,28 +314,39 @@ impl<F: Start> Reader<F> {
             broker = %session.address(),
             "serving"
         );
-        Some(Live { session, client, leave, link, house: AbortOnDropHandle::new(house) })
+        Some(LiveSession {
+            session,
+            client,
+            leave,
+            subscriptions,
+            control_plane: AbortOnDropHandle::new(control_plane),
+        })
     }
 
-    /// The session was lost, or is of no use: dials another. Handlers in flight answer by that one. `None` when told to
-    /// leave, or when deaf for too long.
-    async fn replace(&mut self, lost: Live, leave: &CancellationToken) -> Option<Live> {
-        self.intake.desk.outbox.set(None);
-        if self.deaf.borrow().is_none() {
+    /// The session was lost, or is of no use: dials another. Handlers in flight answer by that one.
+    /// `None` when told to leave, or when denied for too long.
+    async fn replace(
+        &mut self,
+        lost: LiveSession,
+        leave: &CancellationToken,
+    ) -> Option<LiveSession> {
+        self.admission.context.outbox.set(None);
+        if self.denied.borrow().is_none() {
             warn!(reader = self.index, "broker connection lost, dialling again");
         }
         drop(lost);
         self.serve_somewhere(None, leave.cancelled()).await
     }
 
-    /// The server will shut down (then it is `avoid`) or does not answer: serves elsewhere as well, then leaves the old
-    /// session by the fence. `None` when told to leave after the old session was lost.
+    /// The server will shut down (then it is `avoid`) or does not answer: serves elsewhere as well,
+    /// then leaves the old session by the fence. `None` when told to leave after the old session
+    /// was lost.
     async fn step_aside(
         &mut self,
-        mut old: Live,
+        mut old: LiveSession,
         avoid: Option<&str>,
         leave: &CancellationToken,
-    ) -> Option<Live> {
+    ) -> Option<LiveSession> {
         let mut is_lost = false;
         let stop = async {
             loop {
@@ -342,8 +374,9 @@ impl<F: Start> Reader<F> {
         }
     }
 
-    /// Leaves: hands over, fences, finishes what runs, sees its replies off. All of it within the drain limit.
-    async fn leave(&mut self, live: Option<Live>) {
+    /// Leaves: hands over, fences, finishes what runs, sees its replies off. All of it within the
+    /// drain timeout.
+    async fn leave(&mut self, live: Option<LiveSession>) {
         self.leaving.set(true);
         let limit = self.instance.config.limits.drain;
         let deadline = Instant::now() + limit;
@@ -352,46 +385,49 @@ impl<F: Start> Reader<F> {
                 Some(live) => self.leave_groups(live).await,
                 None => None,
             };
-            // Each of them fences on its own; what they take is in hand before the last of it is waited for.
+            // Each of them fences on its own; what they take is in hand before the last of it is
+            // waited for.
             join_all(self.retiring.drain(..)).await;
             self.finish(parting).await;
         };
         if tokio::time::timeout_at(deadline.into(), in_order).await.is_err() {
-            let unfinished = self.intake.abandon();
-            warn!(unfinished, ?limit, "leaving took longer than the drain limit");
+            let unfinished = self.admission.abandon();
+            warn!(unfinished, ?limit, "leaving took longer than the drain timeout");
         }
     }
 
     /// Hands over and leaves by the fence; gives the session if it still lives.
-    async fn leave_groups(&self, mut live: Live) -> Option<Parting> {
+    async fn leave_groups(&self, mut live: LiveSession) -> Option<LeavingSession> {
         let config = &self.instance.config;
-        let handing_over = join_all(
-            config
-                .subjects
-                .iter()
-                .map(|subject| hand_over(&live.client, subject, &config.queue_group, &config.instance)),
-        );
+        let handing_over = join_all(config.subjects.iter().map(|subject| {
+            hand_over(&live.client, subject, &config.queue_group, &config.instance)
+        }));
         tokio::select! {
             _ = handing_over => {}
             () = lost(&mut live.session) => {}
         }
         live.leave.cancel();
-        match live.link.await {
+        match live.subscriptions.await {
             Ok((_, Outcome::Left)) => {
-                debug!(reader = self.index, in_flight = self.intake.load.requests(), "left the queue groups");
-                Some(Parting { session: live.session, _house: Some(live.house) })
+                debug!(
+                    reader = self.index,
+                    in_flight = self.admission.load.requests(),
+                    "left the queue groups"
+                );
+                Some(LeavingSession { session: live.session, _house: Some(live.control_plane) })
             }
             Ok((_, Outcome::Lost)) | Err(_) => {
-                self.intake.desk.outbox.set(None);
+                self.admission.context.outbox.set(None);
                 None
             }
         }
     }
 
-    /// Waits for the handlers that run, with a session to answer by, and until the broker has all of their replies.
-    async fn finish(&mut self, mut parting: Option<Parting>) {
-        let load = Arc::clone(&self.intake.load);
-        let outbox = &self.intake.desk.outbox;
+    /// Waits for the handlers that run, with a session to answer by, and until the broker has all
+    /// of their replies.
+    async fn finish(&mut self, mut parting: Option<LeavingSession>) {
+        let load = Arc::clone(&self.admission.load);
+        let outbox = &self.admission.context.outbox;
         loop {
             match &mut parting {
                 Some(by) => tokio::select! {
@@ -405,7 +441,7 @@ impl<F: Start> Reader<F> {
                     () = load.empty() => return,
                     session = self.dialer.dial(None) => {
                         outbox.set(Some(Arc::new(session.client().clone())));
-                        parting = Some(Parting { session, _house: None });
+                        parting = Some(LeavingSession { session, _house: None });
                     }
                 },
             }
@@ -424,13 +460,13 @@ async fn lost(session: &mut Session) {
 }
 
 /// Leaves a session whose server shuts down or does not answer, once another one serves.
-async fn retire(old: Live) {
+async fn retire(old: LiveSession) {
     tokio::time::sleep(OVERLAP).await;
     old.leave.cancel();
-    let Ok((link, Outcome::Left)) = old.link.await else { return };
+    let Ok((subscriptions, Outcome::Left)) = old.subscriptions.await else { return };
     // Handlers that looked the client up before the move may still be handing over their replies.
-    drop(link);
-    // This one and the house's are all that is left then.
+    drop(subscriptions);
+    // This one and the control plane's are all that is left then.
     while Arc::strong_count(&old.client) > 2 {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }

@@ -1,7 +1,9 @@
-//! The handlers that run: which of them callers should be told about, which have overrun, which to cancel.
+//! The handlers that run: which of them callers should be told about, which have overrun, which to
+//! cancel.
 //!
-//! Most handlers end within a few milliseconds, so a request costs a push to a queue here and nothing else: no timer,
-//! no map. One that still runs after a while ([`Running::accepted_after`]) is moved to the short list of long ones.
+//! Most handlers end within a few milliseconds, so a request costs a push to a queue here and
+//! nothing else: no timer, no map. One that still runs after a while
+//! ([`RunningHandlers::accepted_after`]) is moved to the short list of long ones.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -18,11 +20,12 @@ pub(crate) trait Handler {
 
 /// The handlers of one reader. The caller gives the time, so this is pure.
 #[derive(Debug)]
-pub(crate) struct Running<H> {
+pub(crate) struct RunningHandlers<H> {
     accepted_after: Duration,
     /// Started lately, oldest first.
     recent: VecDeque<Entry<H>>,
-    /// What is watched: those that were reported as accepted, and those with a deadline before that.
+    /// What is watched: those that were reported as accepted, and those with a deadline before
+    /// that.
     long: Vec<Entry<H>>,
 }
 
@@ -31,7 +34,8 @@ struct Entry<H> {
     started: Instant,
     deadline: Instant,
     reply: Subject,
-    /// Where its sender hears the answer, if the broker put another subject in the place of that one.
+    /// Where its sender hears the answer, if the broker put another subject in the place of that
+    /// one.
     asked_at: Option<Box<str>>,
     accepted: bool,
     handler: H,
@@ -52,9 +56,9 @@ impl<H> Entry<H> {
     }
 }
 
-impl<H: Handler> Running<H> {
-    pub(crate) fn new(accepted_after: Duration) -> Running<H> {
-        Running { accepted_after, recent: VecDeque::new(), long: Vec::new() }
+impl<H: Handler> RunningHandlers<H> {
+    pub(crate) fn new(accepted_after: Duration) -> RunningHandlers<H> {
+        RunningHandlers { accepted_after, recent: VecDeque::new(), long: Vec::new() }
     }
 
     /// Takes note of a handler that was started.
@@ -80,14 +84,12 @@ impl<H: Handler> Running<H> {
         }
     }
 
-    /// Looks for handlers that became long ones and for those past their deadline. To be called every few
-    /// milliseconds while there are any.
+    /// Looks for handlers that became long ones and for those past their deadline. To be called
+    /// every few milliseconds while there are any.
     pub(crate) fn tick(&mut self, now: Instant) -> Tick<H> {
-        while self
-            .recent
-            .front()
-            .is_some_and(|oldest| oldest.handler.is_finished() || oldest.started + self.accepted_after <= now)
-        {
+        while self.recent.front().is_some_and(|oldest| {
+            oldest.handler.is_finished() || oldest.started + self.accepted_after <= now
+        }) {
             self.long.extend(self.recent.pop_front());
         }
         let mut tick = Tick { accepted: Vec::new(), overran: Vec::new() };
@@ -169,13 +171,13 @@ mod tests {
     const ACCEPTED_AFTER: Duration = Duration::from_millis(50);
 
     struct Scene {
-        running: Running<Fake>,
+        running: RunningHandlers<Fake>,
         start: Instant,
     }
 
     impl Scene {
         fn new() -> Scene {
-            Scene { running: Running::new(ACCEPTED_AFTER), start: Instant::now() }
+            Scene { running: RunningHandlers::new(ACCEPTED_AFTER), start: Instant::now() }
         }
 
         fn at(&self, ms: u64) -> Instant {
@@ -234,7 +236,9 @@ mod tests {
     fn between_accounts_a_handler_is_known_by_the_subject_that_its_sender_knows() {
         let mut scene = Scene::new();
         let (now, later) = (scene.at(0), scene.at(10_000));
-        for (reply, asked_at) in [("_R_.x.1", "_INBOX_apiproxy.s.1"), ("_R_.x.2", "_INBOX_apiproxy.s.2")] {
+        for (reply, asked_at) in
+            [("_R_.x.1", "_INBOX_apiproxy.s.1"), ("_R_.x.2", "_INBOX_apiproxy.s.2")]
+        {
             scene.running.started(now, later, reply.into(), Some(asked_at.into()), Fake::default());
         }
         assert!(scene.running.cancel("_R_.x.1").is_none());

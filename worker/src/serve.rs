@@ -1,4 +1,5 @@
-//! The two ways to serve: handlers on the caller's runtime, or each on the thread that read its request.
+//! The two ways to serve: handlers on the caller's runtime, or each on the thread that read its
+//! request.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -15,21 +16,22 @@ use tokio_util::sync::CancellationToken;
 use tower::Service;
 use tracing::info;
 
+use crate::admission::{Admission, Start};
 use crate::discovery::Instance;
-use crate::figures::{Figures, Load};
-use crate::intake::{Intake, Start};
-use crate::job::{Desk, Job, run};
+use crate::job::{Job, ReaderContext, run};
+use crate::metrics::{Load, WorkerMetrics};
 use crate::outbox::Outbox;
 use crate::reader::Reader;
 use crate::trace::Spans;
 use crate::{Body, BoxError, Error, Options, Summary};
 
-/// Serves requests by `service` until `shutdown` completes, and then until what is in hand is finished. A rollout that asks
-/// the workers of its subject to leave (`apiproxy rollout start ... --stop-old`) ends it in the same way.
+/// Serves requests by `service` until `shutdown` completes, and then until what is in hand is
+/// finished. A rollout that asks the workers of its subject to leave
+/// (`apiproxy rollout start ... --stop-old`) ends it in the same way.
 ///
-/// Requests are read on a thread of their own; each runs as a task on the runtime that this is called on, a clone of
-/// the service each. So a handler may block or compute for a while, as far as that runtime allows, and neither stalls
-/// the reading nor the leaving. Compare [`serve_local`].
+/// Requests are read on a thread of their own; each runs as a task on the runtime that this is
+/// called on, a clone of the service each. So a handler may block or compute for a while, as far as
+/// that runtime allows, and neither stalls the reading nor the leaving. Compare [`serve_local`].
 ///
 /// An axum `Router` is such a service:
 ///
@@ -70,12 +72,13 @@ where
     launch(options, 1, starter, shutdown).await
 }
 
-/// Serves requests on as many threads as there are cores, each with its own broker connection and its own service,
-/// until `shutdown` completes, and then until what is in hand is finished.
+/// Serves requests on as many threads as there are cores, each with its own broker connection and
+/// its own service, until `shutdown` completes, and then until what is in hand is finished.
 ///
-/// A request runs on the thread that read it, which spares it every crossing of threads: several microseconds. The
-/// price is that a handler that blocks or computes for long stalls all others of its thread, so this is for services
-/// that do not: after a second of it callers take the thread for lost, and try their GETs elsewhere. They need not be `Send`.
+/// A request runs on the thread that read it, which spares it every crossing of threads: several
+/// microseconds. The price is that a handler that blocks or computes for long stalls all others of
+/// its thread, so this is for services that do not: after a second of it callers take the thread
+/// for lost, and try their GETs elsewhere. They need not be `Send`.
 ///
 /// # Errors
 /// [`Error`], as for [`serve`].
@@ -102,8 +105,8 @@ where
     launch(options, cores, starter, shutdown).await
 }
 
-/// Runs a future as far as it goes, and spawns what is left of it: most handlers end without waiting for anything,
-/// and then there is no task to schedule.
+/// Runs a future as far as it goes, and spawns what is left of it: most handlers end without
+/// waiting for anything, and then there is no task to schedule.
 fn start_here(future: impl Future<Output = ()> + 'static) -> Option<JoinHandle<()>> {
     let mut future: Pin<Box<dyn Future<Output = ()>>> = Box::pin(future);
     // Whatever would have woken it is asked again by the task's own first poll.
@@ -128,27 +131,37 @@ where
     let readers = config.readers.map_or(default_readers, usize::from).max(1);
     let share = |whole: usize| whole.div_ceil(readers);
     let limits = config.limits;
-    let desk = || {
-        let figures = config.subjects.iter().map(|_| Figures::default()).collect();
+    let context = || {
+        let metrics = config.subjects.iter().map(|_| WorkerMetrics::default()).collect();
         let spans = Spans::new(config.traced, &config.subjects, &config.queue_group);
-        Arc::new(Desk { outbox: Outbox::new(), figures, max_response_bytes: limits.response_bytes, spans })
+        Arc::new(ReaderContext {
+            outbox: Outbox::new(),
+            metrics,
+            max_response_bytes: limits.response_bytes,
+            spans,
+        })
     };
     let load = || Load::new(share(limits.in_flight), share(limits.in_flight_bytes));
-    let desks: Vec<_> = (0..readers).map(|_| (desk(), load())).collect();
+    let contexts: Vec<_> = (0..readers).map(|_| (context(), load())).collect();
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let started_unix_ms = u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX);
-    let instance = Arc::new(Instance::new(config, started_unix_ms, desks.clone()));
+    let instance = Arc::new(Instance::new(config, started_unix_ms, contexts.clone()));
 
     let leave = CancellationToken::new();
     let leave_when_dropped = leave.clone().drop_guard();
     let mut ends = Vec::with_capacity(readers);
-    for (index, (desk, load)) in desks.into_iter().enumerate() {
+    for (index, (context, load)) in contexts.into_iter().enumerate() {
         let (instance, starter, leave) = (Arc::clone(&instance), starter.clone(), leave.clone());
         let leave_all = leave.clone();
         ends.push(spawn_reader(index, leave, move || {
-            let intake =
-                Intake::new(desk, load, &instance.config.full_instance(), limits.accepted_after, starter());
-            Reader::new(instance, index, intake, leave_all)
+            let admission = Admission::new(
+                context,
+                load,
+                &instance.config.full_instance(),
+                limits.accepted_after,
+                starter(),
+            );
+            Reader::new(instance, index, admission, leave_all)
         })?);
     }
     let ends = join_all(ends);
@@ -181,13 +194,16 @@ fn spawn_reader<F: Start>(
     leave: CancellationToken,
     make: impl FnOnce() -> Reader<F> + Send + 'static,
 ) -> Result<impl Future<Output = Result<(), Error>>, Error> {
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Thread)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Error::Thread)?;
     let (ended, end) = oneshot::channel();
     let thread = std::thread::Builder::new().name(format!("natsway-reader-{index}"));
     thread
         .spawn(move || {
-            // A panic drops this too, so the others leave rather than serve at half strength unnoticed.
+            // A panic drops this too, so the others leave rather than serve at half strength
+            // unnoticed.
             let _leave_with_us = leave.clone().drop_guard();
             let local = LocalSet::new();
             let outcome = local.block_on(&runtime, async move { make().run(leave).await });

@@ -1,14 +1,16 @@
 //! How old a request is when it arrives, although the sender's clock is not ours.
 //!
-//! Bytes can sit in a frozen broker or behind a cut link and arrive long after the client was answered. Each request
-//! says when it was sent and what its time budget had left then; `received - sent` is its age plus the unknown
-//! difference of two clocks. The least difference lately seen from a sender is taken as that of a message that did
-//! not wait, so the age of any other is what it has above the least.
+//! Bytes can sit in a frozen broker or behind a cut link and arrive long after the client was
+//! answered. Each request says when it was sent and what its time budget had left then;
+//! `received - sent` is its age plus the unknown difference of two clocks. The least difference
+//! lately seen from a sender is taken as that of a message that did not wait, so the age of any
+//! other is what it has above the least.
 //!
-//! A sender that was not seen before, or whose least difference is falling, is *settling*: a backlog that is released
-//! all at once looks like that, each message less late than the one before. While it settles, the Unix clocks decide
-//! as they stand. Where they agree that is exact; where they differ by more than a deadline, requests are refused for
-//! [`SETTLE_MS`], and a refusal is safe, for the sender sends it again.
+//! A sender that was not seen before, or whose least difference is falling, is *settling*: a
+//! backlog that is released all at once looks like that, each message less late than the one
+//! before. While it settles, the Unix clocks decide as they stand. Where they agree that is exact;
+//! where they differ by more than a deadline, requests are refused for [`SETTLE_MS`], and a refusal
+//! is safe, for the sender sends it again.
 
 use std::collections::HashMap;
 
@@ -18,10 +20,12 @@ const WINDOW_MS: i64 = 60_000;
 /// How long a sender's least difference must hold before it is trusted.
 const SETTLE_MS: i64 = 100;
 
-/// A least difference that falls by less than this is jitter of the network and of two clocks read in milliseconds.
+/// A least difference that falls by less than this is jitter of the network and of two clocks read
+/// in milliseconds.
 const JITTER_MS: i64 = 5;
 
-/// Senders remembered, the one silent for longest given up for a new one. A gateway has one per core and connection.
+/// Senders remembered, the one silent for longest given up for a new one. A gateway has one per
+/// core and connection.
 const SENDERS: usize = 4_096;
 
 /// What is known of each sender. The caller gives the time, so this is pure.
@@ -55,10 +59,17 @@ pub(crate) enum Age {
 }
 
 impl Staleness {
-    /// Judges a request that is to be answered at `reply`; the sender is all of `reply` but its last token.
+    /// Judges a request that is to be answered at `reply`; the sender is all of `reply` but its
+    /// last token.
     ///
     /// `sent_ms` is by the sender's clock, 0 when it did not say; `received_ms` by ours.
-    pub(crate) fn judge(&mut self, reply: &str, sent_ms: u64, deadline_ms: u32, received_ms: u64) -> Age {
+    pub(crate) fn judge(
+        &mut self,
+        reply: &str,
+        sent_ms: u64,
+        deadline_ms: u32,
+        received_ms: u64,
+    ) -> Age {
         if sent_ms == 0 {
             return if deadline_ms == 0 { Age::Expired } else { Age::Fresh { age_ms: 0 } };
         }
@@ -69,9 +80,11 @@ impl Staleness {
         self.senders[index].judge(difference, i64::from(deadline_ms), now_ms)
     }
 
-    /// Judges a request of a sender that cannot be told from others: the Unix clocks decide as they stand.
+    /// Judges a request of a sender that cannot be told from others: the Unix clocks decide as they
+    /// stand.
     pub(crate) fn judge_stranger(sent_ms: u64, deadline_ms: u32, received_ms: u64) -> Age {
-        let difference = if sent_ms == 0 { 0 } else { signed(received_ms).saturating_sub(signed(sent_ms)) };
+        let difference =
+            if sent_ms == 0 { 0 } else { signed(received_ms).saturating_sub(signed(sent_ms)) };
         match u32::try_from(difference.max(0)) {
             Ok(age_ms) if age_ms < deadline_ms => Age::Fresh { age_ms },
             _ => Age::Expired,
@@ -91,7 +104,8 @@ impl Staleness {
             self.senders.push(sender);
             self.senders.len() - 1
         } else {
-            let silent_longest = self.senders.iter().enumerate().min_by_key(|(_, sender)| sender.seen_ms);
+            let silent_longest =
+                self.senders.iter().enumerate().min_by_key(|(_, sender)| sender.seen_ms);
             let index = silent_longest.map_or(0, |(index, _)| index);
             self.by_name.remove(&self.senders[index].name);
             self.senders[index] = sender;
@@ -158,8 +172,8 @@ mod tests {
     const NOW_MS: u64 = 1_800_000_000_000;
     const REPLY: &str = "_INBOX_apiproxy.session.1";
 
-    /// A sender that has been heard every 10 ms for a second, each message `latency_ms` under way, its clock
-    /// `behind_ms` behind ours.
+    /// A sender that has been heard every 10 ms for a second, each message `latency_ms` under way,
+    /// its clock `behind_ms` behind ours.
     fn settled(behind_ms: u64, latency_ms: u64) -> Staleness {
         let mut staleness = Staleness::default();
         for step in 0..100 {
@@ -199,7 +213,10 @@ mod tests {
         assert_eq!(judge(NOW_MS - 1_000, 1_000), Age::Expired);
         assert_eq!(judge(NOW_MS + 9_000, 1_000), Age::Fresh { age_ms: 0 });
         assert_eq!((judge(0, 1), judge(0, 0)), (Age::Fresh { age_ms: 0 }, Age::Expired));
-        assert_eq!((judge(1, u32::MAX), judge(u64::MAX, 1)), (Age::Expired, Age::Fresh { age_ms: 0 }));
+        assert_eq!(
+            (judge(1, u32::MAX), judge(u64::MAX, 1)),
+            (Age::Expired, Age::Fresh { age_ms: 0 })
+        );
     }
 
     #[test]
@@ -255,7 +272,8 @@ mod tests {
     }
 
     proptest! {
-        /// Once a sender is settled, whatever waited longer than its budget is refused and nothing else is.
+        /// Once a sender is settled, whatever waited longer than its budget is refused and nothing
+        /// else is.
         #[test]
         fn settled_senders_are_judged_by_the_time_under_way(
             behind_ms in 0_u64..100_000_000,
@@ -275,7 +293,8 @@ mod tests {
             }
         }
 
-        /// Before anything is known of a sender, clocks that agree keep whatever is late from running.
+        /// Before anything is known of a sender, clocks that agree keep whatever is late from
+        /// running.
         #[test]
         fn a_new_sender_is_judged_by_the_clocks_until_it_settles(
             requests in prop::collection::vec((0..SETTLE_MS as u64, 0_u64..5_000), 1..100),

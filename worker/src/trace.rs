@@ -1,5 +1,5 @@
-//! A request's span at the worker, by OpenTelemetry's conventions for messaging: a child of the gateway's, and the
-//! parent of whatever spans the handler makes.
+//! A request's span at the worker, by OpenTelemetry's conventions for messaging: a child of the
+//! gateway's, and the parent of whatever spans the handler makes.
 
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
@@ -7,7 +7,7 @@ use std::time::{Instant, SystemTime};
 
 use http::{HeaderValue, Request, StatusCode};
 use natsway_boot::trace::conventions::{broker_attributes, failed, method_attributes, scope};
-use natsway_boot::trace::{Head, HeadSampler, PARENT_BYTES, Seen, TRACEPARENT, extract, fields};
+use natsway_boot::trace::{Head, HeadSampler, PARENT_BYTES, Sampled, TRACEPARENT, extract, fields};
 use natsway_wire::{QueueGroup, Subject};
 use opentelemetry::global::{self, BoxedTracer};
 use opentelemetry::trace::{SpanKind, TraceContextExt, Tracer};
@@ -47,9 +47,9 @@ pub(crate) enum Span {
     /// Nobody asks for it.
     Off,
     /// It has no span, and spans of its handler's are not to be seen either.
-    Unseen(Context),
+    Unsampled(Context),
     /// It has a span.
-    Seen(Box<Open>),
+    Sampled(Box<Open>),
 }
 
 /// A span that ends as a failure when it is dropped.
@@ -88,20 +88,26 @@ impl Spans {
         }
     }
 
-    /// Begins the span of a request that arrived at `arrived` on a subject. It takes the place of its own parent in the
-    /// request, so that the calls that a handler makes by the request's word are its children as well.
-    pub(crate) fn begin<B>(&self, endpoint: usize, request: &mut Request<B>, arrived: Instant) -> Span {
+    /// Begins the span of a request that arrived at `arrived` on a subject. It takes the place of
+    /// its own parent in the request, so that the calls that a handler makes by the request's word
+    /// are its children as well.
+    pub(crate) fn begin<B>(
+        &self,
+        endpoint: usize,
+        request: &mut Request<B>,
+        arrived: Instant,
+    ) -> Span {
         let Some(tracing) = &self.0 else { return Span::Off };
         let seen = match tracing.sampler.map(|sampler| sampler.judge(request.headers())) {
-            Some(Head::Unseen(unseen)) => {
-                let context = unseen.context(request.headers());
-                if let Some(parent) = unseen.parent() {
+            Some(Head::Unsampled(unsampled)) => {
+                let context = unsampled.context(request.headers());
+                if let Some(parent) = unsampled.parent() {
                     replace_parent(request, &parent);
                 }
-                return Span::Unseen(context);
+                return Span::Unsampled(context);
             }
-            Some(Head::Seen(seen)) => seen,
-            None => Seen::default(),
+            Some(Head::Sampled(seen)) => seen,
+            None => Sampled::default(),
         };
         let builder = tracing.tracer.span_builder("process").with_kind(SpanKind::Consumer);
         let builder = builder.with_start_time(SystemTime::now() - arrived.elapsed());
@@ -126,8 +132,8 @@ impl Spans {
             replace_parent(request, &own);
         }
         match seen {
-            true => Span::Seen(Box::new(Open { context, ended: false })),
-            false => Span::Unseen(context),
+            true => Span::Sampled(Box::new(Open { context, ended: false })),
+            false => Span::Unsampled(context),
         }
     }
 }
@@ -138,19 +144,19 @@ fn replace_parent<B>(request: &mut Request<B>, parent: &[u8; PARENT_BYTES]) {
 }
 
 impl Span {
-    /// Makes it the parent of the spans that are begun on this thread until the guard is dropped; never across an
-    /// await.
+    /// Makes it the parent of the spans that are begun on this thread until the guard is dropped;
+    /// never across an await.
     pub(crate) fn enter(&self) -> Option<ContextGuard> {
         match self {
             Span::Off => None,
-            Span::Unseen(context) => Some(context.clone().attach()),
-            Span::Seen(open) => Some(open.context.clone().attach()),
+            Span::Unsampled(context) => Some(context.clone().attach()),
+            Span::Sampled(open) => Some(open.context.clone().attach()),
         }
     }
 
     /// Ends with the answer.
     pub(crate) fn end(self, status: StatusCode) {
-        if let Span::Seen(open) = self {
+        if let Span::Sampled(open) = self {
             open.end(status);
         }
     }
@@ -159,7 +165,10 @@ impl Span {
 impl Open {
     fn end(mut self, status: StatusCode) {
         let span = self.context.span();
-        span.set_attribute(KeyValue::new(key::HTTP_RESPONSE_STATUS_CODE, i64::from(status.as_u16())));
+        span.set_attribute(KeyValue::new(
+            key::HTTP_RESPONSE_STATUS_CODE,
+            i64::from(status.as_u16()),
+        ));
         if status.is_server_error() {
             failed(&self.context, status.as_str().to_owned());
         }

@@ -8,12 +8,13 @@ use clap::Args;
 use natsway_boot::{BrokerArgs, Dial, Dialer, Session};
 use natsway_routes::store::{BUCKET, RouteStore, StoreError, StoreErrorKind};
 
-/// The inbox prefix of people and pipelines, so that their permissions do not include the gateways' replies.
+/// The inbox prefix of people and pipelines, so that their permissions do not include the gateways'
+/// replies.
 const INBOX_PREFIX: &str = "_INBOX_operator";
 
 /// What may be the matter with a bucket that cannot be opened.
-const UNREACHED: &str =
-    "the routes are not reached: is JetStream on, are most of the brokers there, may this user read them";
+const UNREACHED: &str = "the routes are not reached: is JetStream on, are most of the brokers \
+                         there, may this user read them";
 
 /// Exit code: somebody else wrote in between.
 pub(super) const CONFLICT: u8 = 3;
@@ -26,11 +27,20 @@ pub(super) const NOT_FOUND: u8 = 4;
 #[command(next_help_heading = "Bucket")]
 pub(super) struct BucketArgs {
     /// Bucket that holds the routes
-    #[arg(long, env = "NATSWAY_ROUTES_BUCKET", value_name = "NAME", default_value = BUCKET, global = true)]
+    #[arg(
+        long, env = "NATSWAY_ROUTES_BUCKET", value_name = "NAME", default_value = BUCKET,
+        global = true
+    )]
     routes_bucket: String,
 
     /// Copies of the bucket in a cluster, when it has to be made
-    #[arg(long, env = "NATSWAY_ROUTES_REPLICAS", value_name = "COUNT", default_value = "1", global = true)]
+    #[arg(
+        long,
+        env = "NATSWAY_ROUTES_REPLICAS",
+        value_name = "COUNT",
+        default_value = "1",
+        global = true
+    )]
     routes_replicas: NonZeroUsize,
 
     /// Print JSON
@@ -45,14 +55,16 @@ impl BucketArgs {
     /// Connects under a name and opens the bucket.
     ///
     /// # Errors
-    /// Also when there is none: it is for a gateway to make, or for [`open_or_make`](Self::open_or_make).
+    /// Also when there is none: it is for a gateway to make, or for
+    /// [`open_or_make`](Self::open_or_make).
     pub(super) async fn open(&self, name: &str) -> anyhow::Result<(Session, RouteStore)> {
         let session = self.connect(name).await?;
         let opened = RouteStore::open(session.client().clone(), &self.routes_bucket).await;
         let store = opened.map_err(|error| match error.kind() {
             StoreErrorKind::NoBucket => anyhow!(
-                "there is no routes bucket {:?} yet: start a gateway, which makes it, or fill it by \
-                 `apiproxy routes import FILE`; where neither may make it, run `apiproxy setup` as an administrator",
+                "there is no routes bucket {:?} yet: start a gateway, which makes it, or fill it \
+                 by `apiproxy routes import FILE`; where neither may make it, run `apiproxy setup` \
+                 as an administrator",
                 self.routes_bucket
             ),
             _ => anyhow!(error).context(UNREACHED),
@@ -72,8 +84,8 @@ impl BucketArgs {
         let made = RouteStore::open_or_create(client, bucket, self.routes_replicas.get()).await;
         let store = made.with_context(|| {
             format!(
-                "there is no routes bucket {bucket:?} yet, and it could not be made: run `apiproxy setup` as an \
-                 administrator, or start a gateway where gateways may make it"
+                "there is no routes bucket {bucket:?} yet, and it could not be made: run `apiproxy \
+                 setup` as an administrator, or start a gateway where gateways may make it"
             )
         })?;
         Ok((session, store))
@@ -86,7 +98,7 @@ impl BucketArgs {
             subscription_messages: 4_096,
             publish_messages: 256,
         };
-        Ok(Dialer::new(self.broker.clone().into_broker()?, dial).dial_once(None).await?)
+        Ok(Dialer::new(self.broker.clone().into_config()?, dial).dial_once(None).await?)
     }
 }
 

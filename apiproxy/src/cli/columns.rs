@@ -7,8 +7,10 @@ pub(super) fn columns<const N: usize>(titles: [&str; N], rows: &[[String; N]]) -
         cells.chain([titles[column].len()]).max().unwrap_or(0)
     };
     let line = |cells: [&str; N]| {
-        let padded =
-            cells.iter().enumerate().map(|(column, cell)| format!("{cell:<width$}", width = width(column)));
+        let padded = cells
+            .iter()
+            .enumerate()
+            .map(|(column, cell)| format!("{cell:<width$}", width = width(column)));
         format!("{}\n", padded.collect::<Vec<_>>().join("  ").trim_end())
     };
     let body = rows.iter().map(|row| line(std::array::from_fn(|column| row[column].as_str())));

@@ -1,5 +1,5 @@
-//! Whether a route's requests run more than once, because two queue groups listen on one subject: NATS gives a request to
-//! one member of each group.
+//! Whether a route's requests run more than once, because two queue groups listen on one subject:
+//! NATS gives a request to one member of each group.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -60,46 +60,61 @@ fn note(groups: &mut Groups, answer: &[u8]) {
 
 /// Says what is wrong with who listens for a route, a sentence for each version that has it.
 pub(super) fn warnings(route: &Route, groups: &Groups, reports: &[Report]) -> Vec<String> {
-    route.split.targets().iter().filter_map(|target| warning(&route.name, target, groups, reports)).collect()
+    route
+        .split
+        .targets()
+        .iter()
+        .filter_map(|target| warning(&route.name, target, groups, reports))
+        .collect()
 }
 
 fn warning(route: &str, target: &Target, groups: &Groups, reports: &[Report]) -> Option<String> {
     let (subject, own) = (target.subject.as_str(), target.queue_group.as_str());
     let quoted = |group: &String| if group.is_empty() { "none".to_owned() } else { group.clone() };
-    let others: Vec<String> =
-        groups.get(subject).into_iter().flatten().filter(|group| *group != own).map(quoted).collect();
+    let others: Vec<String> = groups
+        .get(subject)
+        .into_iter()
+        .flatten()
+        .filter(|group| *group != own)
+        .map(quoted)
+        .collect();
     let has_own = groups.get(subject).is_some_and(|groups| groups.contains(own));
     let seconds = second_replies(route, &target.version, reports);
     let others_are = format!("queue group {}", others.join(", "));
     match (others.len(), has_own || others.len() > 1) {
         (0, _) if seconds == 0 => None,
         (0, _) => Some(format!(
-            "{subject}: {seconds} requests were answered twice: somebody outside of queue group {own} runs them too"
+            "{subject}: {seconds} requests were answered twice: somebody outside of queue group \
+             {own} runs them too"
         )),
-        (_, true) => {
-            Some(format!("{subject}: every request runs in {others_are} and in {own}: use one group"))
-        }
+        (_, true) => Some(format!(
+            "{subject}: every request runs in {others_are} and in {own}: use one group"
+        )),
         (_, false) => Some(format!(
-            "{subject}: its workers are in {others_are}, the route says {own}: a second group would run all again"
+            "{subject}: its workers are in {others_are}, the route says {own}: a second group \
+             would run all again"
         )),
     }
 }
 
 fn second_replies(route: &str, version: &str, reports: &[Report]) -> u64 {
     let all = reports.iter().flat_map(|report| &report.versions);
-    all.filter(|of| of.route == route && of.version == version).map(|of| of.figures.second_replies).sum()
+    all.filter(|of| of.route == route && of.version == version)
+        .map(|of| of.metrics.second_replies)
+        .sum()
 }
 
 #[cfg(test)]
 mod tests {
     use natsway_routes::document::RouteDocument;
-    use natsway_routes::figures::Figures;
-    use natsway_routes::report::VersionFigures;
+    use natsway_routes::metrics::AttemptMetrics;
+    use natsway_routes::report::VersionMetrics;
 
     use super::*;
 
     fn said(groups: &[&str], second_replies: u64) -> Vec<String> {
-        let json = r#"{"name":"greet","path":"/","target":[{"version":"v1","subject":"svc.greet.v1"}]}"#;
+        let json =
+            r#"{"name":"greet","path":"/","target":[{"version":"v1","subject":"svc.greet.v1"}]}"#;
         let route = RouteDocument::from_json(json.as_bytes()).unwrap().check(None).unwrap();
         let mut announced = Groups::new();
         for group in groups {
@@ -108,9 +123,9 @@ mod tests {
             );
             note(&mut announced, answer.as_bytes());
         }
-        let figures = Figures { second_replies, ..Figures::default() };
+        let metrics = AttemptMetrics { second_replies, ..AttemptMetrics::default() };
         let (route_name, version) = ("greet".to_owned(), "v1".to_owned());
-        let versions = vec![VersionFigures { route: route_name, version, figures }];
+        let versions = vec![VersionMetrics { route: route_name, version, metrics }];
         warnings(&route, &announced, &[Report { versions, ..Report::default() }])
     }
 
@@ -122,7 +137,10 @@ mod tests {
             said(&["q", "other"], 0),
             ["svc.greet.v1: every request runs in queue group other and in q: use one group"]
         );
-        assert!(said(&["other"], 0)[0].contains("its workers are in queue group other, the route says q"));
+        assert!(
+            said(&["other"], 0)[0]
+                .contains("its workers are in queue group other, the route says q")
+        );
         assert!(said(&["q", ""], 0)[0].contains("in queue group none and in q"));
     }
 

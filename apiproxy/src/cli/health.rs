@@ -1,4 +1,5 @@
-//! `apiproxy healthcheck`: whether the gateway of this machine is ready, for images without a shell.
+//! `apiproxy healthcheck`: whether the gateway of this machine is ready, for images without a
+//! shell.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
@@ -16,7 +17,10 @@ const PATIENCE: Duration = Duration::from_secs(2);
 #[derive(Args)]
 pub struct HealthArgs {
     /// The gateway's admin address
-    #[arg(long, env = "NATSWAY_ADMIN_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:8081", value_parser = address)]
+    #[arg(
+        long, env = "NATSWAY_ADMIN_LISTEN", value_name = "ADDRESS",
+        default_value = "127.0.0.1:8081", value_parser = address
+    )]
     admin_listen: SocketAddr,
 }
 
@@ -62,9 +66,11 @@ mod tests {
 
     #[test]
     fn an_address_that_means_all_of_them_is_asked_here() {
-        for (listen, asked) in
-            [("0.0.0.0:81", "127.0.0.1:81"), ("[::]:81", "[::1]:81"), ("192.0.2.1:81", "192.0.2.1:81")]
-        {
+        for (listen, asked) in [
+            ("0.0.0.0:81", "127.0.0.1:81"),
+            ("[::]:81", "[::1]:81"),
+            ("192.0.2.1:81", "192.0.2.1:81"),
+        ] {
             assert_eq!(reachable(listen.parse().unwrap()), asked.parse().unwrap());
         }
     }

@@ -34,9 +34,10 @@ use crate::stall::SendRate;
 
 /// The gateway: takes HTTP requests and has workers on NATS answer them
 ///
-/// Each request is matched against the routes, sent to the chosen version's subject, and answered by one worker of
-/// its queue group. Workers need no address: they connect to the same broker. The routes live in a bucket of the broker
-/// (JetStream), which every gateway follows; a route file fills that bucket while it is empty.
+/// Each request is matched against the routes, sent to the chosen version's subject, and answered
+/// by one worker of its queue group. Workers need no address: they connect to the same broker. The
+/// routes live in a bucket of the broker (JetStream), which every gateway follows; a route file
+/// fills that bucket while it is empty.
 #[derive(Parser)]
 #[command(
     name = "apiproxy",
@@ -60,9 +61,11 @@ pub struct Cli {
 pub enum Command {
     /// Look at the routes in the broker and change them; every gateway follows at once
     Routes(routes::RoutesArgs),
-    /// Change the version that serves: all at once or bit by bit, and back by itself when the new one is worse
+    /// Change the version that serves: all at once or bit by bit, and back by itself when the new
+    /// one is worse
     Rollout(rollout::RolloutArgs),
-    /// Make the buckets and streams that programs need, as an administrator; on a broker where they may not themselves
+    /// Make the buckets and streams that programs need, as an administrator; on a broker where they
+    /// may not themselves
     Setup(setup::SetupArgs),
     /// Stand in for the last worker of a subject in an account of its own, as gateways do in theirs
     StandIn(stand_in::StandInArgs),
@@ -85,18 +88,25 @@ pub fn print_completions(shell: clap_complete::Shell) {
 #[derive(Args)]
 pub struct RunArgs {
     /// Where clients connect
-    #[arg(long, env = "NATSWAY_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:8080", value_parser = address)]
+    #[arg(
+        long, env = "NATSWAY_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:8080",
+        value_parser = address
+    )]
     listen: SocketAddr,
 
     /// Where operators and probes connect: /livez, /readyz, /metrics
-    #[arg(long, env = "NATSWAY_ADMIN_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:8081", value_parser = address)]
+    #[arg(
+        long, env = "NATSWAY_ADMIN_LISTEN", value_name = "ADDRESS",
+        default_value = "127.0.0.1:8081", value_parser = address
+    )]
     admin_listen: SocketAddr,
 
     /// Route file, TOML: fills a routes bucket that nobody has written to
     #[arg(long, env = "NATSWAY_ROUTES", value_name = "FILE")]
     pub routes: Option<PathBuf>,
 
-    /// Serve the route file as it is, and no bucket: no JetStream needed, no change without a restart
+    /// Serve the route file as it is, and no bucket: no JetStream needed, no change without a
+    /// restart
     #[arg(long, env = "NATSWAY_STATIC_ROUTES", requires = "routes")]
     pub static_routes: bool,
 
@@ -113,15 +123,16 @@ pub struct RunArgs {
     pub check: bool,
 
     /// Threads that serve requests [default: one for each processor]
-    #[arg(long, env = "NATSWAY_CORES", value_name = "COUNT")]
-    cores: Option<NonZeroUsize>,
+    #[arg(long, env = "NATSWAY_SHARDS", value_name = "COUNT")]
+    shards: Option<NonZeroUsize>,
 
     /// Broker connections of each thread; more than one costs more than it gives
-    #[arg(long, env = "NATSWAY_CONNECTIONS_PER_CORE", value_name = "COUNT", default_value = "1")]
-    connections_per_core: NonZeroUsize,
+    #[arg(long, env = "NATSWAY_CONNECTIONS_PER_SHARD", value_name = "COUNT", default_value = "1")]
+    connections_per_shard: NonZeroUsize,
 
-    /// Services live in other accounts of the broker (deploy/nats/accounts.conf): requests say where they are answered, and
-    /// who stands in for the last worker of a subject is an `apiproxy stand-in` in its account
+    /// Services live in other accounts of the broker (deploy/nats/accounts.conf): requests say
+    /// where they are answered, and who stands in for the last worker of a subject is an
+    /// `apiproxy stand-in` in its account
     #[arg(long, env = "NATSWAY_ACROSS_ACCOUNTS")]
     across_accounts: bool,
 
@@ -171,7 +182,8 @@ struct LimitArgs {
     #[arg(long, env = "NATSWAY_MEMORY_LIMIT", value_name = "BYTES")]
     memory_limit: Option<NonZeroUsize>,
 
-    /// Open client connections; above it, new ones wait [default: 16384, fewer where the memory is too little]
+    /// Open client connections; above it, new ones wait [default: 16384, fewer where the memory is
+    /// too little]
     #[arg(long, env = "NATSWAY_MAX_CONNECTIONS", value_name = "COUNT")]
     max_connections: Option<NonZeroUsize>,
 
@@ -188,31 +200,51 @@ struct LimitArgs {
     max_header_fields: NonZeroUsize,
 
     /// Time for a request's head to arrive, and for an idle connection to stay open
-    #[arg(long, env = "NATSWAY_HEAD_TIMEOUT", value_name = "TIME", default_value = "30s", value_parser = duration)]
+    #[arg(
+        long, env = "NATSWAY_HEAD_TIMEOUT", value_name = "TIME", default_value = "30s",
+        value_parser = duration
+    )]
     head_timeout: Duration,
 
     /// Time for a request's body to arrive: 408 after it
-    #[arg(long, env = "NATSWAY_BODY_TIMEOUT", value_name = "TIME", default_value = "30s", value_parser = duration)]
+    #[arg(
+        long, env = "NATSWAY_BODY_TIMEOUT", value_name = "TIME", default_value = "30s",
+        value_parser = duration
+    )]
     body_timeout: Duration,
 
-    /// Time over which it is judged whether a client takes what it is sent: its connection is closed if it does not
-    #[arg(long, env = "NATSWAY_SEND_TIMEOUT", value_name = "TIME", default_value = "30s", value_parser = duration)]
+    /// Time over which it is judged whether a client takes what it is sent: its connection is
+    /// closed if it does not
+    #[arg(
+        long, env = "NATSWAY_SEND_TIMEOUT", value_name = "TIME", default_value = "30s",
+        value_parser = duration
+    )]
     send_timeout: Duration,
 
-    /// Bytes a second that a client must take, for each MiB of answers that waits for it; 0 for a byte now and then
+    /// Bytes a second that a client must take, for each MiB of answers that waits for it; 0 for a
+    /// byte now and then
     #[arg(long, env = "NATSWAY_MIN_SEND_RATE", value_name = "BYTES", default_value = "2048")]
     min_send_rate: u32,
 
-    /// Time in which a client that was refused may go on sending its request, so that it reads why; 0s for none
-    #[arg(long, env = "NATSWAY_LINGER_TIME", value_name = "TIME", default_value = "5s", value_parser = duration)]
+    /// Time in which a client that was refused may go on sending its request, so that it reads why;
+    /// 0s for none
+    #[arg(
+        long, env = "NATSWAY_LINGER_TIME", value_name = "TIME", default_value = "5s",
+        value_parser = duration
+    )]
     linger_time: Duration,
 
     /// Bytes that it may send meanwhile
-    #[arg(long, env = "NATSWAY_MAX_LINGER_BYTES", value_name = "BYTES", default_value = "67108864")]
+    #[arg(
+        long,
+        env = "NATSWAY_MAX_LINGER_BYTES",
+        value_name = "BYTES",
+        default_value = "67108864"
+    )]
     max_linger_bytes: NonZeroU64,
 
-    /// Answer HTTP/1 clients that end their side of the connection before the answer; otherwise they have left, and
-    /// their work is cancelled
+    /// Answer HTTP/1 clients that end their side of the connection before the answer; otherwise
+    /// they have left, and their work is cancelled
     #[arg(long, env = "NATSWAY_ALLOW_HALF_CLOSE")]
     allow_half_close: bool,
 
@@ -221,16 +253,19 @@ struct LimitArgs {
     http2_streams: NonZeroU32,
 
     /// Time after which an HTTP/2 connection without a request is closed
-    #[arg(long, env = "NATSWAY_HTTP2_IDLE_TIMEOUT", value_name = "TIME", default_value = "60s", value_parser = duration)]
+    #[arg(
+        long, env = "NATSWAY_HTTP2_IDLE_TIMEOUT", value_name = "TIME", default_value = "60s",
+        value_parser = duration
+    )]
     http2_idle_timeout: Duration,
 
-    /// Bytes that each thread holds for clients, requests and answers: 503 above it [default: 67108864, fewer where
-    /// the memory is too little]
+    /// Bytes that each thread holds for clients, requests and answers: 503 above it [default:
+    /// 67108864, fewer where the memory is too little]
     #[arg(long, env = "NATSWAY_MAX_HELD_BYTES", value_name = "BYTES")]
     max_held_bytes: Option<NonZeroUsize>,
 
-    /// Bytes of answers that each thread expects from the broker at a time; requests wait above it. The broker drops
-    /// a client for which 64 MiB are pending
+    /// Bytes of answers that each thread expects from the broker at a time; requests wait above it.
+    /// The broker drops a client for which 64 MiB are pending
     #[arg(long, env = "NATSWAY_MAX_REPLY_BYTES", value_name = "BYTES", default_value = "33554432")]
     max_reply_bytes: NonZeroUsize,
 
@@ -239,10 +274,16 @@ struct LimitArgs {
     max_in_flight: NonZeroUsize,
 
     /// Bytes of the requests out on one broker connection: 503 above it
-    #[arg(long, env = "NATSWAY_MAX_IN_FLIGHT_BYTES", value_name = "BYTES", default_value = "33554432")]
+    #[arg(
+        long,
+        env = "NATSWAY_MAX_IN_FLIGHT_BYTES",
+        value_name = "BYTES",
+        default_value = "33554432"
+    )]
     max_in_flight_bytes: NonZeroUsize,
 
-    /// Senders of requests that are followed, of each source (gateways, callers, a team's account); rollouts name the rest
+    /// Senders of requests that are followed, of each source (gateways, callers, a team's account);
+    /// rollouts name the rest
     #[arg(long, env = "NATSWAY_MAX_SENDERS", value_name = "COUNT", default_value = "256")]
     max_senders: NonZeroUsize,
 
@@ -250,12 +291,13 @@ struct LimitArgs {
     #[arg(long, env = "NATSWAY_MAX_SENDER_VERSIONS", value_name = "COUNT", default_value = "8192")]
     max_sender_versions: NonZeroUsize,
 
-    /// Refuse queries that are not percent-encoded as RFC 3986 has it; otherwise ?q=100% and raw UTF-8 pass
+    /// Refuse queries that are not percent-encoded as RFC 3986 has it; otherwise ?q=100% and raw
+    /// UTF-8 pass
     #[arg(long, env = "NATSWAY_STRICT_QUERIES")]
     strict_queries: bool,
 
-    /// Proxies that are believed who the client is and how it came, and whose traces are continued, several with
-    /// commas between
+    /// Proxies that are believed who the client is and how it came, and whose traces are continued,
+    /// several with commas between
     #[arg(long, env = "NATSWAY_TRUSTED_PROXIES", value_name = "NETWORKS", value_delimiter = ',')]
     trusted_proxies: Vec<IpNet>,
 
@@ -268,12 +310,18 @@ struct LimitArgs {
 #[command(next_help_heading = "Leaving")]
 struct DrainArgs {
     /// How long to go on accepting after SIGTERM, not ready any more
-    #[arg(long, env = "NATSWAY_DRAIN_GRACE", value_name = "TIME", default_value = "2s", value_parser = duration)]
+    #[arg(
+        long, env = "NATSWAY_DRAIN_GRACE", value_name = "TIME", default_value = "2s",
+        value_parser = duration
+    )]
     drain_grace: Duration,
 
     /// How long leaving may take in all
-    #[arg(long, env = "NATSWAY_DRAIN_LIMIT", value_name = "TIME", default_value = "9s", value_parser = duration)]
-    drain_limit: Duration,
+    #[arg(
+        long, env = "NATSWAY_DRAIN_TIMEOUT", value_name = "TIME", default_value = "9s",
+        value_parser = duration
+    )]
+    drain_timeout: Duration,
 }
 
 impl RunArgs {
@@ -286,23 +334,28 @@ impl RunArgs {
         let limits = &self.limits;
         if overlap(self.listen, self.admin_listen) {
             bail!(
-                "--listen {} and --admin-listen {} cannot both be had: give each an address of its own",
+                "--listen {} and --admin-listen {} cannot both be had: give each an address of its \
+                 own",
                 self.listen,
                 self.admin_listen
             );
         }
-        let cores = self.cores.unwrap_or_else(|| std::thread::available_parallelism().unwrap_or(one));
+        let shards =
+            self.shards.unwrap_or_else(|| std::thread::available_parallelism().unwrap_or(one));
         let memory = MemoryPlan::new(MemoryRequest {
-            shards: cores,
+            shards,
             connections: limits.max_connections.map(NonZeroUsize::get),
             held_bytes: limits.max_held_bytes.map(NonZeroUsize::get),
-            limit_bytes: limits.memory_limit.map(NonZeroUsize::get).or_else(container::memory_limit),
+            limit_bytes: limits
+                .memory_limit
+                .map(NonZeroUsize::get)
+                .or_else(container::memory_limit),
         });
         Ok(Settings {
             listen: self.listen,
             admin_listen: self.admin_listen,
-            cores,
-            connections_per_core: self.connections_per_core,
+            shards,
+            connections_per_shard: self.connections_per_shard,
             trusted_proxies: TrustedProxies {
                 networks: limits.trusted_proxies.clone(),
                 field: limits.proxy_field,
@@ -315,10 +368,16 @@ impl RunArgs {
                 header_fields: limits.max_header_fields.get(),
                 head_timeout: limits.head_timeout,
                 body_timeout: limits.body_timeout,
-                send: SendRate { span: limits.send_timeout, bytes_per_second: limits.min_send_rate },
+                send: SendRate {
+                    span: limits.send_timeout,
+                    bytes_per_second: limits.min_send_rate,
+                },
                 http2_idle_timeout: limits.http2_idle_timeout,
                 half_close: limits.allow_half_close,
-                linger: LingerLimits { time: limits.linger_time, bytes: limits.max_linger_bytes.get() },
+                linger: LingerLimits {
+                    time: limits.linger_time,
+                    bytes: limits.max_linger_bytes.get(),
+                },
                 strict_queries: limits.strict_queries,
                 http2_streams: limits.http2_streams.get(),
             },
@@ -333,14 +392,16 @@ impl RunArgs {
                 senders: limits.max_senders.get(),
                 versions: limits.max_sender_versions.get(),
             },
-            drain: Drain { grace: self.drain.drain_grace, limit: self.drain.drain_limit },
+            drain: Drain { grace: self.drain.drain_grace, timeout: self.drain.drain_timeout },
         })
     }
 }
 
-/// Whether one address takes the other's place: the same port, and the same IP address or all of them.
+/// Whether one address takes the other's place: the same port, and the same IP address or all of
+/// them.
 fn overlap(first: SocketAddr, second: SocketAddr) -> bool {
-    let same_ip = first.ip() == second.ip() || first.ip().is_unspecified() || second.ip().is_unspecified();
+    let same_ip =
+        first.ip() == second.ip() || first.ip().is_unspecified() || second.ip().is_unspecified();
     same_ip && first.port() == second.port() && first.port() != 0
 }
 
@@ -357,19 +418,23 @@ mod tests {
 
     #[test]
     fn zeros_are_refused() {
-        for flag in
-            ["max-in-flight", "max-in-flight-bytes", "http2-streams", "max-held-bytes", "max-connections"]
-                .into_iter()
-                .chain([
-                    "memory-limit",
-                    "max-reply-bytes",
-                    "max-path-bytes",
-                    "max-header-bytes",
-                    "max-header-fields",
-                    "cores",
-                    "routes-replicas",
-                ])
-        {
+        for flag in [
+            "max-in-flight",
+            "max-in-flight-bytes",
+            "http2-streams",
+            "max-held-bytes",
+            "max-connections",
+        ]
+        .into_iter()
+        .chain([
+            "memory-limit",
+            "max-reply-bytes",
+            "max-path-bytes",
+            "max-header-bytes",
+            "max-header-fields",
+            "shards",
+            "routes-replicas",
+        ]) {
             let parsed = Cli::try_parse_from(["apiproxy", &format!("--{flag}"), "0"]);
             let error = parsed.err().map(|error| error.to_string()).unwrap_or_default();
             assert!(error.contains(flag) && error.contains("non-zero"), "{flag}: {error}");
@@ -388,9 +453,11 @@ mod tests {
             let error = settings("127.0.0.1:80", admin).unwrap_err().to_string();
             assert!(error.contains("give each an address of its own"), "{error}");
         }
-        for (listen, admin) in
-            [("127.0.0.1:80", "127.0.0.2:80"), ("0.0.0.0:80", "0.0.0.0:81"), ("127.0.0.1:0", "127.0.0.1:0")]
-        {
+        for (listen, admin) in [
+            ("127.0.0.1:80", "127.0.0.2:80"),
+            ("0.0.0.0:80", "0.0.0.0:81"),
+            ("127.0.0.1:0", "127.0.0.1:0"),
+        ] {
             assert!(settings(listen, admin).is_ok(), "{listen} {admin}");
         }
     }

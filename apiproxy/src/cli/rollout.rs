@@ -1,4 +1,5 @@
-//! `apiproxy rollout ...`: changes the version that serves. It writes the route's document; the gateways do the rest.
+//! `apiproxy rollout ...`: changes the version that serves. It writes the route's document; the
+//! gateways do the rest.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use serde_json::json;
 use super::bucket::{BucketArgs, CONFLICT, is_conflict, no_such_route};
 use super::columns::columns;
 use super::{duration, status};
-use crate::rollout::command::{self, Plan, Refused};
+use crate::rollout::command::{self, CommandError, Plan};
 use crate::rollout::unix_ms;
 
 /// Exit code: the rollout that was followed went back, or did not begin.
@@ -29,8 +30,9 @@ const FOLLOW_PACE: Duration = Duration::from_millis(500);
 /// Arguments of `apiproxy rollout`.
 #[derive(Args)]
 #[command(
-    after_help = "Exit codes: 0 done, 1 failed or not possible now, 2 wrong arguments, 3 somebody else wrote first, \
-                  4 no such route, 5 the rollout that was followed went back unasked or did not begin"
+    after_help = "Exit codes: 0 done, 1 failed or not possible now, 2 wrong arguments, 3 somebody \
+                  else wrote first, 4 no such route, 5 the rollout that was followed went back \
+                  unasked or did not begin"
 )]
 pub struct RolloutArgs {
     #[command(subcommand)]
@@ -104,7 +106,8 @@ struct StartArgs {
     #[arg(long, value_name = "TIMES", default_value_t = Criteria::default().latency_factor)]
     latency_factor: f64,
 
-    /// Path of a GET that the new version must answer with a status below 500 before it gets traffic
+    /// Path of a GET that the new version must answer with a status below 500 before it gets
+    /// traffic
     #[arg(long, value_name = "PATH", default_value = "/")]
     smoke: String,
 
@@ -116,8 +119,8 @@ struct StartArgs {
     #[arg(long)]
     stop_old: bool,
 
-    /// Begin although the new version has traffic already: the rollout sets both weights anew, and `abort` gives all of it
-    /// to the old version
+    /// Begin although the new version has traffic already: the rollout sets both weights anew, and
+    /// `abort` gives all of it to the old version
     #[arg(long)]
     take_over: bool,
 }
@@ -168,7 +171,9 @@ impl RolloutArgs {
         let done = match &self.action {
             Action::Start(start) => does.start(start).await,
             Action::Status(which) => does.status(which).await,
-            Action::Pause(which) => does.change(which, |document| command::pause(document, unix_ms())).await,
+            Action::Pause(which) => {
+                does.change(which, |document| command::pause(document, unix_ms())).await
+            }
             Action::Resume(which) => {
                 does.change(which, |document| command::resume(document, unix_ms())).await
             }
@@ -209,7 +214,9 @@ impl Does {
     /// Not tried again after a conflict: whoever came first may have begun another rollout.
     async fn start(&self, start: &StartArgs) -> anyhow::Result<ExitCode> {
         let route = &start.which.route;
-        let Some((document, revision)) = self.read(route).await? else { return Ok(no_such_route(route)) };
+        let Some((document, revision)) = self.read(route).await? else {
+            return Ok(no_such_route(route));
+        };
         let next = command::start(&document, start.plan(), natsway_boot::random_id(), unix_ms())?;
         let revision = self.store.put(&next, Some(revision)).await?;
         self.told(&start.which, &next, revision).await
@@ -219,7 +226,7 @@ impl Does {
     async fn change(
         &self,
         which: &Which,
-        change: impl Fn(&RouteDocument) -> Result<RouteDocument, Refused>,
+        change: impl Fn(&RouteDocument) -> Result<RouteDocument, CommandError>,
     ) -> anyhow::Result<ExitCode> {
         for _ in 0..TRIES {
             let Some((document, revision)) = self.read(&which.route).await? else {
@@ -236,14 +243,23 @@ impl Does {
     }
 
     /// Says what was written, and follows it if that was wished.
-    async fn told(&self, which: &Which, document: &RouteDocument, revision: u64) -> anyhow::Result<ExitCode> {
+    async fn told(
+        &self,
+        which: &Which,
+        document: &RouteDocument,
+        revision: u64,
+    ) -> anyhow::Result<ExitCode> {
         let rollout = document.rollout.as_ref().context("a rollout was just written")?;
         if which.follow {
-            let wanted = if rollout.phase == Phase::Reverting { Phase::RolledBack } else { Phase::Promoted };
+            let wanted =
+                if rollout.phase == Phase::Reverting { Phase::RolledBack } else { Phase::Promoted };
             return self.follow(&which.route, &rollout.id, revision, wanted).await;
         }
         match self.json {
-            true => println!("{}", json!({ "route": which.route, "revision": revision, "rollout": rollout })),
+            true => println!(
+                "{}",
+                json!({ "route": which.route, "revision": revision, "rollout": rollout })
+            ),
             false => {
                 let what = rollout.history.last().map_or("", |note| note.what.as_str());
                 println!("{} is at revision {revision}: {what}", which.route);
@@ -269,11 +285,20 @@ impl Does {
         Ok(ExitCode::SUCCESS)
     }
 
-    /// Prints what happens from revision `since` on until the rollout is done; it is a success when it ends as it was `wanted`.
-    async fn follow(&self, route: &str, id: &str, since: u64, wanted: Phase) -> anyhow::Result<ExitCode> {
+    /// Prints what happens from revision `since` on until the rollout is done; it is a success when
+    /// it ends as it was `wanted`.
+    async fn follow(
+        &self,
+        route: &str,
+        id: &str,
+        since: u64,
+        wanted: Phase,
+    ) -> anyhow::Result<ExitCode> {
         let (mut told, mut newest) = (Vec::new(), since);
         loop {
-            let Some((document, revision)) = self.read(route).await? else { return Ok(no_such_route(route)) };
+            let Some((document, revision)) = self.read(route).await? else {
+                return Ok(no_such_route(route));
+            };
             if revision < newest {
                 // Of a cluster any broker may answer, and one that lags does not know it yet.
                 tokio::time::sleep(LAG_PAUSE).await;
@@ -287,7 +312,10 @@ impl Does {
             for note in &rollout.history {
                 if !told.contains(note) {
                     match self.json {
-                        true => println!("{}", json!({ "route": route, "revision": revision, "note": note })),
+                        true => println!(
+                            "{}",
+                            json!({ "route": route, "revision": revision, "note": note })
+                        ),
                         false => println!("{}  {}", status::time_of_day(note.unix_ms), note.what),
                     }
                     told.push(note.clone());
@@ -309,7 +337,9 @@ impl Does {
         for stored in self.store.list().await? {
             let Ok(document) = RouteDocument::from_json(&stored.bytes) else { continue };
             let Some(rollout) = &document.rollout else { continue };
-            values.push(json!({ "route": stored.name, "revision": stored.revision, "rollout": rollout }));
+            values.push(
+                json!({ "route": stored.name, "revision": stored.revision, "rollout": rollout }),
+            );
             rows.push([
                 stored.name,
                 rollout.from.clone(),
@@ -321,7 +351,9 @@ impl Does {
         }
         match self.json {
             true => println!("{:#}", json!(values)),
-            false => print!("{}", columns(["ROUTE", "FROM", "TO", "PHASE", "SHARE", "REASON"], &rows)),
+            false => {
+                print!("{}", columns(["ROUTE", "FROM", "TO", "PHASE", "SHARE", "REASON"], &rows))
+            }
         }
         Ok(ExitCode::SUCCESS)
     }

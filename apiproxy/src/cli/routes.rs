@@ -9,7 +9,7 @@ use async_nats::Client;
 use clap::{Args, Subcommand};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use natsway_routes::document::RouteDocument;
-use natsway_routes::feed::{Change, Feed, Refusal};
+use natsway_routes::reconciler::{Change, RejectedDocument, RouteReconciler};
 use natsway_routes::store::{RouteStore, Stored};
 use natsway_routes::table::{Lookup, Route};
 use serde_json::json;
@@ -17,12 +17,13 @@ use serde_json::json;
 use super::bucket::{BucketArgs, CONFLICT, NOT_FOUND, is_conflict, no_such_route};
 use super::columns::columns;
 use super::{groups, status};
-use crate::config::read_routes;
+use crate::route_file::read_routes;
 
 /// Arguments of `apiproxy routes`.
 #[derive(Args)]
 #[command(
-    after_help = "Exit codes: 0 done, 1 failed, 2 wrong arguments, 3 somebody else wrote first, 4 no such route"
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong arguments, 3 somebody else wrote first, 4 \
+                  no such route"
 )]
 pub struct RoutesArgs {
     #[command(subcommand)]
@@ -43,8 +44,9 @@ enum Action {
     },
     /// Write a route's document: JSON from a file, or from standard input for `-`
     ///
-    /// A version that is added to a route gets no traffic unless the document gives it a weight: `apiproxy rollout start`
-    /// moves the traffic. Without `weight` the versions that are there keep theirs.
+    /// A version that is added to a route gets no traffic unless the document gives it a weight:
+    /// `apiproxy rollout start` moves the traffic. Without `weight` the versions that are there
+    /// keep theirs.
     Put {
         /// File with the document
         file: PathBuf,
@@ -62,8 +64,8 @@ enum Action {
     },
     /// Write every route of a TOML file; the file and the bucket are checked together first
     ///
-    /// A version that is added to a route gets no traffic unless the file gives it a weight, and versions that are there
-    /// keep theirs where the file says none, or while a rollout sets them.
+    /// A version that is added to a route gets no traffic unless the file gives it a weight, and
+    /// versions that are there keep theirs where the file says none, or while a rollout sets them.
     Import {
         /// Route file
         file: PathBuf,
@@ -117,27 +119,34 @@ impl RoutesArgs {
 }
 
 /// The documents as every gateway takes them in.
-fn feed(documents: &[Stored]) -> Feed {
-    let mut feed = Feed::default();
+fn reconciler(documents: &[Stored]) -> RouteReconciler {
+    let mut reconciler = RouteReconciler::default();
     for Stored { name, revision, bytes } in documents {
-        feed.apply(Change::Put { name: name.clone(), revision: *revision, document: bytes.clone() });
+        reconciler.apply(Change::Put {
+            name: name.clone(),
+            revision: *revision,
+            document: bytes.clone(),
+        });
     }
-    feed
+    reconciler
 }
 
 async fn list(store: &RouteStore, client: &Client, json: bool) -> anyhow::Result<ExitCode> {
     let documents = store.list().await?;
     let (announced, reports) = tokio::try_join!(groups::ask(client), status::ask(client))?;
-    let mut feed = feed(&documents);
-    let table = feed.table();
-    let refusals = feed.refusals();
+    let mut reconciler = reconciler(&documents);
+    let table = reconciler.table();
+    let refusals = reconciler.refusals();
     let mut rows = Vec::new();
     let mut values = Vec::new();
     for Stored { name, revision, bytes } in &documents {
         let route = table.routes().iter().find(|route| route.name == *name);
-        let fault =
-            refusals.iter().find(|refusal| refusal.name == *name).map(|refusal| refusal.reason.clone());
-        let warnings = route.map(|route| groups::warnings(route, &announced, &reports)).unwrap_or_default();
+        let fault = refusals
+            .iter()
+            .find(|refusal| refusal.name == *name)
+            .map(|refusal| refusal.reason.clone());
+        let warnings =
+            route.map(|route| groups::warnings(route, &announced, &reports)).unwrap_or_default();
         values.push(json!({
             "name": name,
             "revision": revision,
@@ -149,9 +158,11 @@ async fn list(store: &RouteStore, client: &Client, json: bool) -> anyhow::Result
             "warnings": warnings,
         }));
         let (host, path, versions) = match route {
-            Some(route) => {
-                (route.host.clone().unwrap_or("any".to_owned()), route.path.to_string(), versions(route))
-            }
+            Some(route) => (
+                route.host.clone().unwrap_or("any".to_owned()),
+                route.path.to_string(),
+                versions(route),
+            ),
             None => ("-".to_owned(), "-".to_owned(), "-".to_owned()),
         };
         let state = match fault {
@@ -173,17 +184,25 @@ async fn list(store: &RouteStore, client: &Client, json: bool) -> anyhow::Result
 
 /// What a route's rollout is doing, while it is under way.
 fn rollout_state(document: &[u8]) -> Option<String> {
-    let rollout =
-        RouteDocument::from_json(document).ok()?.rollout.filter(|rollout| rollout.phase.is_active())?;
+    let rollout = RouteDocument::from_json(document)
+        .ok()?
+        .rollout
+        .filter(|rollout| rollout.phase.is_active())?;
     Some(format!("{} to {}, {} %", rollout.phase.as_str(), rollout.to, rollout.percent()))
 }
 
 fn weights(route: &Route) -> serde_json::Map<String, serde_json::Value> {
-    route.split.targets().iter().map(|target| (target.version.clone(), target.weight.into())).collect()
+    route
+        .split
+        .targets()
+        .iter()
+        .map(|target| (target.version.clone(), target.weight.into()))
+        .collect()
 }
 
 fn versions(route: &Route) -> String {
-    let share = |target: &natsway_routes::table::Target| format!("{}={}", target.version, target.weight);
+    let share =
+        |target: &natsway_routes::table::Target| format!("{}={}", target.version, target.weight);
     route.split.targets().iter().map(share).collect::<Vec<_>>().join(" ")
 }
 
@@ -191,7 +210,8 @@ async fn get(store: &RouteStore, name: &str, json: bool) -> anyhow::Result<ExitC
     let Some(stored) = store.get(name).await? else { return Ok(no_such_route(name)) };
     let text = String::from_utf8_lossy(&stored.bytes);
     if json {
-        let document: serde_json::Value = serde_json::from_str(&text).context("the document is no JSON")?;
+        let document: serde_json::Value =
+            serde_json::from_str(&text).context("the document is no JSON")?;
         println!("{}", json!({ "revision": stored.revision, "document": document }));
     } else {
         // The document alone goes to standard output, so that it can be edited and put back.
@@ -210,15 +230,23 @@ fn read(file: &Path) -> anyhow::Result<String> {
     std::fs::read_to_string(file).with_context(|| file.display().to_string())
 }
 
-async fn put(store: &RouteStore, file: &Path, revision: Option<u64>, json: bool) -> anyhow::Result<ExitCode> {
-    let shown = if file == Path::new("-") { "standard input".into() } else { file.to_string_lossy() };
-    let mut document = RouteDocument::from_json(read(file)?.as_bytes())
-        .with_context(|| format!("{shown} is no route in JSON, as `apiproxy routes get` prints it"))?;
+async fn put(
+    store: &RouteStore,
+    file: &Path,
+    revision: Option<u64>,
+    json: bool,
+) -> anyhow::Result<ExitCode> {
+    let shown =
+        if file == Path::new("-") { "standard input".into() } else { file.to_string_lossy() };
+    let mut document = RouteDocument::from_json(read(file)?.as_bytes()).with_context(|| {
+        format!("{shown} is no route in JSON, as `apiproxy routes get` prints it")
+    })?;
     let stored = store.list().await?;
     let added = fill_in_weights(&mut document, &stored);
     keep_rollout(&mut document, &stored)?;
     check_together(&stored, std::slice::from_ref(&document))?;
-    let current = stored.iter().find(|stored| stored.name == document.name).map(|stored| stored.revision);
+    let current =
+        stored.iter().find(|stored| stored.name == document.name).map(|stored| stored.revision);
     let over = match revision {
         Some(0) => None,
         Some(revision) => Some(revision),
@@ -229,28 +257,33 @@ async fn put(store: &RouteStore, file: &Path, revision: Option<u64>, json: bool)
         true => println!("{}", json!({ "name": document.name, "revision": revision })),
         false => println!("{} is at revision {revision}", document.name),
     }
-    tell_added(&document.name, &added);
+    log_added(&document.name, &added);
     Ok(ExitCode::SUCCESS)
 }
 
-/// Fills in what a document leaves open, beside the stored one; gives the versions that come without traffic.
+/// Fills in what a document leaves open, beside the stored one; gives the versions that come
+/// without traffic.
 fn fill_in_weights(document: &mut RouteDocument, stored: &[Stored]) -> Vec<String> {
     let stored = stored.iter().find(|stored| stored.name == document.name);
     // What cannot be read serves nothing either, so that the document is a new one.
-    document.fill_in_weights(stored.and_then(|stored| RouteDocument::from_json(&stored.bytes).ok()).as_ref())
+    document.fill_in_weights(
+        stored.and_then(|stored| RouteDocument::from_json(&stored.bytes).ok()).as_ref(),
+    )
 }
 
-/// Says which versions have no traffic yet, and how they get it; not on standard output, which may be a script's.
-fn tell_added(name: &str, added: &[String]) {
+/// Says which versions have no traffic yet, and how they get it; not on standard output, which may
+/// be a script's.
+fn log_added(name: &str, added: &[String]) {
     for version in added {
         eprintln!(
-            "{version} is new in {name} and has the weight 0: `apiproxy rollout start {name} --to {version}` moves traffic to it"
+            "{version} is new in {name} and has the weight 0: `apiproxy rollout start {name} --to \
+             {version}` moves traffic to it"
         );
     }
 }
 
-/// Keeps the stored document's rollout, which is not the operator's to write, and refuses other weights while one is under
-/// way.
+/// Keeps the stored document's rollout, which is not the operator's to write, and refuses other
+/// weights while one is under way.
 fn keep_rollout(document: &mut RouteDocument, stored: &[Stored]) -> anyhow::Result<()> {
     let stored = stored.iter().find(|stored| stored.name == document.name);
     let stored = stored.and_then(|stored| RouteDocument::from_json(&stored.bytes).ok());
@@ -259,7 +292,8 @@ fn keep_rollout(document: &mut RouteDocument, stored: &[Stored]) -> anyhow::Resu
     if is_active && stored.is_some_and(|stored| has_other_weights(document, &stored)) {
         let name = &document.name;
         bail!(
-            "nothing was written: a rollout of {name:?} sets its weights; `apiproxy rollout abort {name}` ends it"
+            "nothing was written: a rollout of {name:?} sets its weights; `apiproxy rollout abort \
+             {name}` ends it"
         );
     }
     // Versions may go once it is over, and its story with them.
@@ -281,11 +315,14 @@ fn has_other_weights(one: &RouteDocument, other: &RouteDocument) -> bool {
     differs(one, other) || differs(other, one)
 }
 
-/// A file may be older than a rollout that is under way, which alone sets the weights of its route: all else of the file is
-/// taken, and that is said.
+/// A file may be older than a rollout that is under way, which alone sets the weights of its route:
+/// all else of the file is taken, and that is said.
 fn leave_weights_to_rollout(document: &mut RouteDocument, stored: &[Stored]) {
     let stored = stored.iter().find(|stored| stored.name == document.name);
-    let Some(stored) = stored.and_then(|stored| RouteDocument::from_json(&stored.bytes).ok()) else { return };
+    let Some(stored) = stored.and_then(|stored| RouteDocument::from_json(&stored.bytes).ok())
+    else {
+        return;
+    };
     let is_active = stored.rollout.as_ref().is_some_and(|rollout| rollout.phase.is_active());
     if is_active && has_other_weights(document, &stored) {
         document.take_weights(&stored);
@@ -293,20 +330,21 @@ fn leave_weights_to_rollout(document: &mut RouteDocument, stored: &[Stored]) {
     }
 }
 
-/// Checks documents as they would be in force beside the stored ones, so that nothing is written that is refused.
+/// Checks documents as they would be in force beside the stored ones, so that nothing is written
+/// that is refused.
 fn check_together(stored: &[Stored], documents: &[RouteDocument]) -> anyhow::Result<()> {
-    let mut feed = feed(stored);
-    let faults_before: Vec<Refusal> = {
-        feed.table();
-        feed.refusals()
+    let mut reconciler = reconciler(stored);
+    let faults_before: Vec<RejectedDocument> = {
+        reconciler.table();
+        reconciler.refusals()
     };
-    let newest = feed.revision();
+    let newest = reconciler.revision();
     for (revision, document) in (newest + 1..).zip(documents) {
         let bytes = document.to_json().into_bytes();
-        feed.apply(Change::Put { name: document.name.clone(), revision, document: bytes });
+        reconciler.apply(Change::Put { name: document.name.clone(), revision, document: bytes });
     }
-    feed.table();
-    let new = feed.refusals().into_iter().filter(|refusal| !faults_before.contains(refusal));
+    reconciler.table();
+    let new = reconciler.refusals().into_iter().filter(|refusal| !faults_before.contains(refusal));
     let faults: Vec<String> = new.map(|refusal| refusal.reason).collect();
     if !faults.is_empty() {
         bail!("nothing was written:\n{}", faults.join("\n"));
@@ -322,8 +360,9 @@ async fn remove(store: &RouteStore, name: &str, revision: Option<u64>) -> anyhow
 }
 
 async fn import(store: &RouteStore, file: &Path, prune: bool) -> anyhow::Result<ExitCode> {
-    let mut documents =
-        read_routes(&read(file)?).with_context(|| format!("{} is refused", file.display()))?.documents;
+    let mut documents = read_routes(&read(file)?)
+        .with_context(|| format!("{} is refused", file.display()))?
+        .documents;
     let mut stored = store.list().await?;
     let mut added = Vec::new();
     for document in &mut documents {
@@ -331,8 +370,9 @@ async fn import(store: &RouteStore, file: &Path, prune: bool) -> anyhow::Result<
         leave_weights_to_rollout(document, &stored);
         keep_rollout(document, &stored)?;
     }
-    let (kept, gone): (Vec<Stored>, Vec<Stored>) =
-        stored.drain(..).partition(|stored| documents.iter().any(|document| document.name == stored.name));
+    let (kept, gone): (Vec<Stored>, Vec<Stored>) = stored
+        .drain(..)
+        .partition(|stored| documents.iter().any(|document| document.name == stored.name));
     let beside = if prune { kept.clone() } else { [kept.as_slice(), gone.as_slice()].concat() };
     check_together(&beside, &documents)?;
     // Those that go make room for those that come.
@@ -342,7 +382,9 @@ async fn import(store: &RouteStore, file: &Path, prune: bool) -> anyhow::Result<
     }
     for document in &documents {
         let current = kept.iter().find(|stored| stored.name == document.name);
-        if current.is_some_and(|stored| RouteDocument::from_json(&stored.bytes).as_ref() == Ok(document)) {
+        if current
+            .is_some_and(|stored| RouteDocument::from_json(&stored.bytes).as_ref() == Ok(document))
+        {
             println!("{} is unchanged", document.name);
             continue;
         }
@@ -350,7 +392,7 @@ async fn import(store: &RouteStore, file: &Path, prune: bool) -> anyhow::Result<
         println!("{} is at revision {revision}", document.name);
     }
     for (document, added) in documents.iter().zip(&added) {
-        tell_added(&document.name, added);
+        log_added(&document.name, added);
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -358,8 +400,8 @@ async fn import(store: &RouteStore, file: &Path, prune: bool) -> anyhow::Result<
 async fn export(store: &RouteStore) -> anyhow::Result<ExitCode> {
     let mut documents = Vec::new();
     for Stored { name, bytes, .. } in store.list().await? {
-        let mut document =
-            RouteDocument::from_json(&bytes).with_context(|| format!("route {name:?} cannot be exported"))?;
+        let mut document = RouteDocument::from_json(&bytes)
+            .with_context(|| format!("route {name:?} cannot be exported"))?;
         document.rollout = None;
         documents.push(document);
     }
@@ -383,7 +425,7 @@ async fn test(
         headers.append(name.trim().parse::<HeaderName>()?, value.trim().parse::<HeaderValue>()?);
     }
     let host = uri.host().unwrap_or_default().to_ascii_lowercase();
-    let table = feed(&store.list().await?).table();
+    let table = reconciler(&store.list().await?).table();
     let route = match table.look_up(&host, uri.path(), &method) {
         Lookup::Found(_, route) => route,
         Lookup::NotFound => {
@@ -400,8 +442,8 @@ async fn test(
     let choose = |random| route.selection.choose(&route.split, &headers, client, random);
     let target = |place: usize| &route.split.targets()[place];
     // One version whatever the chance, or the weights' choice.
-    let fixed =
-        choose(0).filter(|place| choose(u32::MAX) == Some(*place) && choose(u32::MAX / 2) == Some(*place));
+    let fixed = choose(0)
+        .filter(|place| choose(u32::MAX) == Some(*place) && choose(u32::MAX / 2) == Some(*place));
     let version = fixed.map(|place| target(place).version.clone());
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
     let forwarded = route.forwarded_path(path);
@@ -415,9 +457,16 @@ async fn test(
         );
         return Ok(ExitCode::SUCCESS);
     }
-    println!("route      {} ({} {})", route.name, route.host.as_deref().unwrap_or("any host"), route.path);
+    println!(
+        "route      {} ({} {})",
+        route.name,
+        route.host.as_deref().unwrap_or("any host"),
+        route.path
+    );
     match fixed {
-        Some(place) => println!("version    {} at {}", target(place).version, target(place).subject),
+        Some(place) => {
+            println!("version    {} at {}", target(place).version, target(place).subject)
+        }
         None => println!("version    by weight: {}", versions(route)),
     }
     println!("because    of {because}");

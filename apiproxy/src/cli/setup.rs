@@ -1,4 +1,5 @@
-//! `apiproxy setup`: makes the buckets and streams that programs need, so that no program needs to be able to.
+//! `apiproxy setup`: makes the buckets and streams that programs need, so that no program needs to
+//! be able to.
 
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
@@ -8,9 +9,9 @@ use anyhow::bail;
 use async_nats::jetstream::stream::Config;
 use async_nats::jetstream::{self, Context};
 use clap::Args;
-use natsway_boot::{Broker, BrokerArgs, Dial, DialErrorKind, Dialer, Session, duration};
+use natsway_boot::{BrokerArgs, BrokerConfig, Dial, DialErrorKind, Dialer, Session, duration};
 use natsway_stores::setup::{Step, apply};
-use natsway_stores::{StoreError, StoreErrorKind, catalogue};
+use natsway_stores::{StoreError, StoreErrorKind, definitions};
 
 use super::columns::columns;
 
@@ -54,11 +55,17 @@ pub struct SetupArgs {
     replicas: Option<NonZeroUsize>,
 
     /// Bucket that holds the routes
-    #[arg(long, env = "NATSWAY_ROUTES_BUCKET", value_name = "NAME", default_value = catalogue::ROUTES)]
+    #[arg(
+        long, env = "NATSWAY_ROUTES_BUCKET", value_name = "NAME",
+        default_value = definitions::ROUTES
+    )]
     routes_bucket: String,
 
     /// Bucket of the lease by which one of several provisioners leads
-    #[arg(long, env = "NATSWAY_LEASE_BUCKET", value_name = "NAME", default_value = catalogue::PROVISIONER_LEASES)]
+    #[arg(
+        long, env = "NATSWAY_LEASE_BUCKET", value_name = "NAME",
+        default_value = definitions::PROVISIONER_LEASES
+    )]
     lease_bucket: String,
 
     #[command(flatten)]
@@ -84,11 +91,17 @@ struct LineArgs {
     stream_max_bytes: Option<u64>,
 
     /// How long the stream keeps lines; 0s for ever
-    #[arg(long, env = "SHIPPER_STREAM_MAX_AGE", value_name = "TIME", default_value = "7d", value_parser = duration)]
+    #[arg(
+        long, env = "SHIPPER_STREAM_MAX_AGE", value_name = "TIME", default_value = "7d",
+        value_parser = duration
+    )]
     stream_max_age: Duration,
 
     /// How long a consumer that shares the stream may be silent before others take its partitions
-    #[arg(long, env = "SHIPPER_MEMBER_TIMEOUT", value_name = "TIME", default_value = "15s", value_parser = duration)]
+    #[arg(
+        long, env = "SHIPPER_MEMBER_TIMEOUT", value_name = "TIME", default_value = "15s",
+        value_parser = duration
+    )]
     member_timeout: Duration,
 }
 
@@ -104,11 +117,12 @@ impl SetupArgs {
     /// Does it, and says so line by line.
     ///
     /// # Errors
-    /// The broker is not reached. What fails for one store does not keep the others from being made.
+    /// The broker is not reached. What fails for one store does not keep the others from being
+    /// made.
     pub async fn run(self) -> anyhow::Result<ExitCode> {
         let stores = self.stores();
         let until = Instant::now() + self.wait;
-        let session = connect(self.broker.clone().into_broker()?, until).await?;
+        let session = connect(self.broker.clone().into_config()?, until).await?;
         let mut context = jetstream::new(session.client().clone());
         context.set_timeout(PATIENCE);
         let (mut rows, mut steps, mut failed) = (Vec::new(), Vec::new(), false);
@@ -129,18 +143,26 @@ impl SetupArgs {
         print!("{}", columns(["STREAM", "IS"], &rows));
         if failed {
             bail!(
-                "not everything was made: is JetStream on, and may this user make streams (docs/security.md)"
+                "not everything was made: is JetStream on, and may this user make streams \
+                 (docs/security.md)"
             );
         }
         Ok(ExitCode::from(code(&steps, self.dry_run)))
     }
 
-    /// Does what is to be done about one store. A broker that does not answer yet is asked again until it is time.
-    async fn apply(&self, context: &Context, wanted: &Config, until: Instant) -> Result<Step, StoreError> {
+    /// Does what is to be done about one store. A broker that does not answer yet is asked again
+    /// until it is time.
+    async fn apply(
+        &self,
+        context: &Context,
+        wanted: &Config,
+        until: Instant,
+    ) -> Result<Step, StoreError> {
         loop {
             let applied = apply(context, wanted, self.replicas.is_some(), self.dry_run).await;
             match &applied {
-                Err(error) if error.kind() == StoreErrorKind::Unavailable && Instant::now() < until => {}
+                Err(error)
+                    if error.kind() == StoreErrorKind::Unavailable && Instant::now() < until => {}
                 _ => return applied,
             }
             tokio::time::sleep(PAUSE).await;
@@ -151,27 +173,29 @@ impl SetupArgs {
     fn stores(&self) -> Vec<Config> {
         let replicas = self.replicas.map_or(1, NonZeroUsize::get);
         let mut stores = vec![
-            catalogue::routes(&self.routes_bucket, replicas),
-            catalogue::rollout_lease(replicas),
-            catalogue::provisioner_leases(&self.lease_bucket, replicas),
+            definitions::routes(&self.routes_bucket, replicas),
+            definitions::rollout_lease(replicas),
+            definitions::provisioner_leases(&self.lease_bucket, replicas),
         ];
         if self.groups || self.shipper {
             // Consumers of the shipper that share a stream are members of an elastic group.
             stores.extend([
-                catalogue::elastic_groups(replicas),
-                catalogue::static_groups(replicas),
-                catalogue::group_settings(replicas),
-                catalogue::consumer_turns(replicas),
+                definitions::elastic_groups(replicas),
+                definitions::static_groups(replicas),
+                definitions::group_settings(replicas),
+                definitions::consumer_locks(replicas),
             ]);
         }
         if self.shipper {
-            let LineArgs { subject, stream, stream_max_bytes, stream_max_age, member_timeout } = &self.lines;
-            let stream = stream.clone().unwrap_or_else(|| catalogue::default_stream(subject.as_str()));
+            let LineArgs { subject, stream, stream_max_bytes, stream_max_age, member_timeout } =
+                &self.lines;
+            let stream =
+                stream.clone().unwrap_or_else(|| definitions::default_stream(subject.as_str()));
             let max_age = Some(*stream_max_age).filter(|age| !age.is_zero());
             stores.extend([
-                catalogue::lines(&stream, subject.as_str(), *stream_max_bytes, max_age, replicas),
-                catalogue::shipper_commits(replicas),
-                catalogue::shipper_members(*member_timeout, replicas),
+                definitions::lines(&stream, subject.as_str(), *stream_max_bytes, max_age, replicas),
+                definitions::shipper_commits(replicas),
+                definitions::shipper_members(*member_timeout, replicas),
             ]);
         }
         stores
@@ -179,7 +203,7 @@ impl SetupArgs {
 }
 
 /// Connects, to a broker that is away as soon as it is there.
-async fn connect(broker: Broker, until: Instant) -> anyhow::Result<Session> {
+async fn connect(broker: BrokerConfig, until: Instant) -> anyhow::Result<Session> {
     let dial = Dial {
         name: "apiproxy setup".to_owned(),
         inbox_prefix: INBOX_PREFIX.to_owned(),
@@ -250,6 +274,8 @@ mod tests {
         assert!(names(&["--groups"]).contains(&"KV_elastic-consumer-groups".to_owned()));
         let all = names(&["--shipper", "--subject", "app.logs"]);
         assert!(all.contains(&"APP_LOGS".to_owned()), "{all:?}");
-        assert!(stores(&["--shipper", "--replicas", "3"]).iter().all(|store| store.num_replicas == 3));
+        assert!(
+            stores(&["--shipper", "--replicas", "3"]).iter().all(|store| store.num_replicas == 3)
+        );
     }
 }

@@ -1,7 +1,9 @@
-//! `apiproxy stand-in`: what gateways do for leaving workers of their account, for the workers of another one.
+//! `apiproxy stand-in`: what gateways do for leaving workers of their account, for the workers of
+//! another one.
 //!
-//! A gateway's membership in a queue group of its own account is no membership in that of the workers, where these live in
-//! another: the broker gives a request to both. So whoever stands in has to be in the workers' account.
+//! A gateway's membership in a queue group of its own account is no membership in that of the
+//! workers, where these live in another: the broker gives a request to both. So whoever stands in
+//! has to be in the workers' account.
 
 use std::process::ExitCode;
 
@@ -9,7 +11,7 @@ use anyhow::Context;
 use async_nats::connection::State;
 use clap::Args;
 use natsway_boot::logs::LogArgs;
-use natsway_boot::{Broker, BrokerArgs, shutdown};
+use natsway_boot::{BrokerArgs, BrokerConfig, shutdown};
 use tracing::info;
 
 use crate::tombstone;
@@ -34,21 +36,23 @@ impl StandInArgs {
     ///
     /// # Errors
     /// A sentence with what has to be changed.
-    pub fn prepare(self) -> anyhow::Result<Broker> {
+    pub fn prepare(self) -> anyhow::Result<BrokerConfig> {
         self.logs.init().map_err(anyhow::Error::msg)?;
-        Ok(self.broker.into_broker()?)
+        Ok(self.broker.into_config()?)
     }
 }
 
-/// Stands in whenever a worker that is the last of its subject asks for it, until told to stop. Two of them leave no gap when
-/// one is restarted.
+/// Stands in whenever a worker that is the last of its subject asks for it, until told to stop. Two
+/// of them leave no gap when one is restarted.
 ///
 /// # Errors
 /// The system does not give signals, or the broker's certificates cannot be read.
-pub async fn serve(broker: Broker) -> anyhow::Result<ExitCode> {
+pub async fn serve(broker: BrokerConfig) -> anyhow::Result<ExitCode> {
     let stop = shutdown::on_signal()?;
-    let client =
-        broker.connect("apiproxy stand-in", INBOX_PREFIX).await.context("the broker cannot be reached")?;
+    let client = broker
+        .connect("apiproxy stand-in", INBOX_PREFIX)
+        .await
+        .context("the broker cannot be reached")?;
     while client.connection_state() != State::Connected {
         tokio::select! {
             () = tokio::time::sleep(LOOK) => {}

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_nats::Client;
 use futures_util::StreamExt;
 use natsway_routes::document::RouteDocument;
-use natsway_routes::figures::Figures;
+use natsway_routes::metrics::AttemptMetrics;
 use natsway_routes::peers::attributed;
 use natsway_routes::report::{Parts, Progress, Report, Role};
 use natsway_routes::rollout::Rollout;
@@ -16,7 +16,8 @@ use serde_json::{Value, json};
 
 use super::columns::columns;
 
-/// How long senders may take to tell their figures: they answer all who ask within [`ANSWER_GAP`] at once.
+/// How long senders may take to tell their metrics: they answer all who ask within [`ANSWER_GAP`]
+/// at once.
 ///
 /// [`ANSWER_GAP`]: natsway_routes::report::ANSWER_GAP
 const REPORT_LIMIT: Duration = Duration::from_millis(600);
@@ -54,7 +55,8 @@ pub(super) async fn ask(client: &Client) -> anyhow::Result<Vec<Report>> {
 pub(super) fn phase(rollout: &Rollout) -> String {
     let mut text = rollout.phase.as_str().to_owned();
     if !rollout.steps.is_empty() && rollout.phase.is_active() {
-        write!(text, ", step {} of {}", rollout.step + 1, rollout.steps.len()).expect("a string takes all");
+        write!(text, ", step {} of {}", rollout.step + 1, rollout.steps.len())
+            .expect("a string takes all");
     }
     if rollout.paused {
         text.push_str(", paused");
@@ -71,11 +73,11 @@ pub(super) fn time_of_day(unix_ms: u64) -> String {
 /// Everything about it as a document.
 pub(super) fn json(document: &RouteDocument, revision: u64, reports: &[Report]) -> Value {
     let versions = |(version, weight): (&str, u32)| {
-        let figures = sum(document, version, reports);
-        let mut value = figures_json(&figures);
+        let metrics = sum(document, version, reports);
+        let mut value = figures_json(&metrics);
         value["version"] = json!(version);
         value["weight"] = json!(weight);
-        value["in_flight"] = json!(figures.in_flight);
+        value["in_flight"] = json!(metrics.in_flight);
         value
     };
     let senders = |report: &Report| {
@@ -98,10 +100,10 @@ pub(super) fn json(document: &RouteDocument, revision: u64, reports: &[Report]) 
     })
 }
 
-fn figures_json(figures: &Figures) -> Value {
-    let quantile = |quantile| figures.latency.quantile(quantile);
+fn figures_json(metrics: &AttemptMetrics) -> Value {
+    let quantile = |quantile| metrics.latency.quantile(quantile);
     json!({
-        "requests": figures.requests(), "errors": figures.errors,
+        "requests": metrics.requests(), "errors": metrics.errors,
         "p50_us": quantile(0.5), "p95_us": quantile(0.95), "p99_us": quantile(0.99),
     })
 }
@@ -116,21 +118,30 @@ pub(super) fn text(document: &RouteDocument, revision: u64, reports: &[Report]) 
     text.push_str("\nsince the senders started:\n");
     let rows: Vec<_> = document
         .weights()
-        .map(|(version, weight)| row(version, &format!("{weight}"), &sum(document, version, reports)))
+        .map(|(version, weight)| {
+            row(version, &format!("{weight}"), &sum(document, version, reports))
+        })
         .collect();
     text.push_str(&columns(
         ["VERSION", "WEIGHT", "REQUESTS", "ERRORS", "IN FLIGHT", "P50", "P95", "P99"],
         &rows,
     ));
     text.push('\n');
-    let rows: Vec<_> = reports.iter().map(|report| sender_row(report, document, revision)).collect();
+    let rows: Vec<_> =
+        reports.iter().map(|report| sender_row(report, document, revision)).collect();
     text.push_str(&columns(["SENDER", "ROLE", "REVISION", "STATE"], &rows));
     text
 }
 
 fn rollout_text(document: &RouteDocument, rollout: &Rollout, reports: &[Report]) -> String {
     let mut lines = vec![
-        format!("rollout   {} -> {}, {} % to {}", rollout.from, rollout.to, rollout.percent(), rollout.to),
+        format!(
+            "rollout   {} -> {}, {} % to {}",
+            rollout.from,
+            rollout.to,
+            rollout.percent(),
+            rollout.to
+        ),
         format!("phase     {}", phase(rollout)),
     ];
     lines.extend(rollout.reason.iter().map(|reason| format!("reason    {reason}")));
@@ -151,45 +162,53 @@ fn rollout_text(document: &RouteDocument, rollout: &Rollout, reports: &[Report])
             let seconds = progress.in_phase_ms / 1_000;
             lines.push(String::new());
             lines.push(format!("in this phase and step, {seconds} s:"));
-            let rows = [row(&rollout.from, "old", &progress.old), row(&rollout.to, "new", &progress.new)];
-            let titles = ["VERSION", "SIDE", "REQUESTS", "ERRORS", "IN FLIGHT", "P50", "P95", "P99"];
+            let rows =
+                [row(&rollout.from, "old", &progress.old), row(&rollout.to, "new", &progress.new)];
+            let titles =
+                ["VERSION", "SIDE", "REQUESTS", "ERRORS", "IN FLIGHT", "P50", "P95", "P99"];
             lines.push(columns(titles, &rows).trim_end().to_owned());
         }
-        None if rollout.phase.is_active() => lines.push("driven    by nobody: no gateway answers".to_owned()),
+        None if rollout.phase.is_active() => {
+            lines.push("driven    by nobody: no gateway answers".to_owned())
+        }
         None => {}
     }
     lines.push(String::new());
-    lines.extend(rollout.history.iter().map(|note| format!("{}  {}", time_of_day(note.unix_ms), note.what)));
+    lines.extend(
+        rollout.history.iter().map(|note| format!("{}  {}", time_of_day(note.unix_ms), note.what)),
+    );
     lines.join("\n") + "\n"
 }
 
 /// What the gateway that drives has seen, or any other.
 fn progress<'r>(document: &RouteDocument, reports: &'r [Report]) -> Option<&'r Progress> {
-    let all = || reports.iter().flat_map(|report| &report.rollouts).filter(|of| of.route == document.name);
+    let all = || {
+        reports.iter().flat_map(|report| &report.rollouts).filter(|of| of.route == document.name)
+    };
     all().find(|progress| progress.driving).or_else(|| all().next())
 }
 
-fn sum(document: &RouteDocument, version: &str, reports: &[Report]) -> Figures {
-    let mut sum = Figures::default();
+fn sum(document: &RouteDocument, version: &str, reports: &[Report]) -> AttemptMetrics {
+    let mut sum = AttemptMetrics::default();
     for of in reports.iter().flat_map(|report| &report.versions) {
         if of.route == document.name && of.version == version {
-            sum += &of.figures;
+            sum += &of.metrics;
         }
     }
     sum
 }
 
-fn row(version: &str, label: &str, figures: &Figures) -> [String; 8] {
-    let quantile = |quantile| match figures.latency.quantile(quantile) {
+fn row(version: &str, label: &str, metrics: &AttemptMetrics) -> [String; 8] {
+    let quantile = |quantile| match metrics.latency.quantile(quantile) {
         Some(us) => format!("{:.1} ms", us as f64 / 1_000.0),
         None => "-".to_owned(),
     };
     [
         version.to_owned(),
         label.to_owned(),
-        figures.requests().to_string(),
-        figures.errors.to_string(),
-        figures.in_flight.to_string(),
+        metrics.requests().to_string(),
+        metrics.errors.to_string(),
+        metrics.in_flight.to_string(),
         quantile(0.5),
         quantile(0.95),
         quantile(0.99),

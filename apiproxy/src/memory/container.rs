@@ -1,11 +1,13 @@
-//! The memory that the system allows this process: the limit of its control group, or of one around it.
+//! The memory that the system allows this process: the limit of its control group, or of one around
+//! it.
 
 use std::path::{Path, PathBuf};
 
 /// Where control groups are mounted.
 const ROOT: &str = "/sys/fs/cgroup";
 
-/// What the first version writes where there is no limit, and all above it, is more than any machine has.
+/// What the first version writes where there is no limit, and all above it, is more than any
+/// machine has.
 const NO_LIMIT: u64 = 1 << 60;
 
 /// Returns the limit in bytes; `None` where there is none, or no control groups.
@@ -17,8 +19,9 @@ pub fn memory_limit() -> Option<usize> {
     limits.min()
 }
 
-/// Returns the files that may hold a limit, of this process's own group and of those around it, by what
-/// `/proc/self/cgroup` says. In a container its own group is mounted at the root, and its path leads nowhere.
+/// Returns the files that may hold a limit, of this process's own group and of those around it, by
+/// what `/proc/self/cgroup` says. In a container its own group is mounted at the root, and its path
+/// leads nowhere.
 fn limit_files(root: &Path, groups: &str) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for line in groups.lines() {
@@ -55,7 +58,8 @@ mod tests {
         let second = ["/c/a.slice/b.scope/memory.max", "/c/a.slice/memory.max", "/c/memory.max"];
         assert_eq!(files("0::/a.slice/b.scope\n"), second);
         assert_eq!(files("0::/\n"), ["/c/memory.max"]);
-        let first = ["/c/memory/docker/1/memory.limit_in_bytes", "/c/memory/docker/memory.limit_in_bytes"];
+        let first =
+            ["/c/memory/docker/1/memory.limit_in_bytes", "/c/memory/docker/memory.limit_in_bytes"];
         let found = files("5:cpu,cpuacct:/docker/1\n4:memory:/docker/1\n");
         assert_eq!(found[..2], first);
         assert_eq!(found[2..], ["/c/memory/memory.limit_in_bytes"]);

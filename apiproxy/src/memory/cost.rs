@@ -2,13 +2,16 @@
 
 use http::HeaderMap;
 
-/// A request without fields: its task with all that it waits for, its stream, its head, its message.
+/// A request without fields: its task with all that it waits for, its stream, its head, its
+/// message.
 pub const REQUEST_BYTES: usize = 8 * 1024;
 
-/// A header field besides its text: its entry and its share of the table, in the request and in its message.
+/// A header field besides its text: its entry and its share of the table, in the request and in its
+/// message.
 const FIELD_BYTES: usize = 256;
 
-/// How often the text of a head is there: as it came, and in the message. NATS headers are made of pieces.
+/// How often the text of a head is there: as it came, and in the message. NATS headers are made of
+/// pieces.
 const TEXT_COPIES: usize = 3;
 
 /// How often a body is there: as it came, and in the message.
@@ -20,8 +23,8 @@ pub const REPLY_BYTES: usize = 6 * 1024;
 /// A field of an answer besides its text: its entry and its share of the table.
 const REPLY_FIELD_BYTES: usize = 128;
 
-/// Bodies up to this are copied out of what was read from the broker. Larger ones are kept as they came, and with each
-/// the whole piece that was read with it.
+/// Bodies up to this are copied out of what was read from the broker. Larger ones are kept as they
+/// came, and with each the whole piece that was read with it.
 pub const COPIED_BYTES: usize = 16 * 1024;
 
 /// The piece that is read from the broker at once, at the least.
@@ -67,7 +70,10 @@ mod tests {
     fn tiny_fields_cost_more_than_their_text() {
         let mut headers = HeaderMap::new();
         for number in 0..60 {
-            headers.append(http::HeaderName::try_from(format!("x{number}")).unwrap(), "1".parse().unwrap());
+            headers.append(
+                http::HeaderName::try_from(format!("x{number}")).unwrap(),
+                "1".parse().unwrap(),
+            );
         }
         let bytes = head_bytes(1, &headers);
         assert!((20_000..40_000).contains(&bytes), "{bytes}");

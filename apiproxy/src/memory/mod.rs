@@ -1,16 +1,20 @@
-//! The memory that one shard holds for its clients: counted at its real cost, bounded, and shared out fairly. Pure.
+//! The memory that one shard holds for its clients: counted at its real cost, bounded, and shared
+//! out fairly. Pure.
 //!
-//! Three sums are bounded. What is *held*: requests, answers that are asked for, answers that wait to be taken, and
-//! what connections keep beyond the least. What is *arriving*, half of that at the most: requests that are not here
-//! whole, so that slow senders cannot keep out whole requests. What is *coming*: answers that the broker may have
-//! for this shard, because it drops a client for which too much is pending.
+//! Three sums are bounded. What is *held*: requests, answers that are asked for, answers that wait
+//! to be taken, and what connections keep beyond the least. What is *arriving*, half of that at the
+//! most: requests that are not here whole, so that slow senders cannot keep out whole requests.
+//! What is *coming*: answers that the broker may have for this shard, because it drops a client for
+//! which too much is pending.
 //!
-//! No connection may hold more than it leaves free for all others. That is the dynamic threshold of shared-memory
-//! switches (Choudhury and Hahne, 1998): one busy connection gets half, a hundred greedy ones get a hundredth each.
-//! The last eighth is for connections that hold little, and while that is used, the one that holds most is closed.
+//! No connection may hold more than it leaves free for all others. That is the dynamic threshold of
+//! shared-memory switches (Choudhury and Hahne, 1998): one busy connection gets half, a hundred
+//! greedy ones get a hundredth each. The last eighth is for connections that hold little, and while
+//! that is used, the one that holds most is closed.
 //!
-//! [`cost`] says what things cost, [`sizes`] how large an answer is expected to be, [`room`] lets requests wait for
-//! room, [`plan`] is the sum for the process, and [`container`] the memory that it may have.
+//! [`cost`] says what things cost, [`sizes`] how large an answer is expected to be, [`room`] lets
+//! requests wait for room, [`plan`] is the sum for the process, and [`container`] the memory that
+//! it may have.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -23,25 +27,28 @@ use natsway_caller::counter::{Counter, Gauge};
 use slab::Slab;
 use tokio::sync::Notify;
 
+pub mod admission_queue;
 pub mod container;
 pub mod cost;
 pub mod plan;
-pub mod room;
 pub mod sizes;
 
 use self::cost::SMALL_REPLY_BYTES;
 
-/// How long a guess counts in full. An answer that takes longer than this does not come with a burst of others, and
-/// requests that wait for minutes, as for an event, would otherwise keep all others waiting.
+/// How long a guess counts in full. An answer that takes longer than this does not come with a
+/// burst of others, and requests that wait for minutes, as for an event, would otherwise keep all
+/// others waiting.
 pub const GUESS_LIMIT: Duration = Duration::from_millis(250);
 
-/// The bounds of what a connection may hold to take of the reserve: a request of the usual size, and a few of them.
+/// The bounds of what a connection may hold to take of the reserve: a request of the usual size,
+/// and a few of them.
 const LITTLE_BYTES: Range<usize> = 20 * 1024..128 * 1024;
 
 /// How often it is looked whether the reserve is in use.
 pub const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The looks in a row after which a connection is closed: what is used for a moment only costs nobody anything.
+/// The looks in a row after which a connection is closed: what is used for a moment only costs
+/// nobody anything.
 const LOW_LOOKS: u32 = 5;
 
 /// The bounds of a shard's memory.
@@ -55,7 +62,7 @@ pub struct MemoryLimits {
 
 /// What a shard holds, for others to read.
 #[derive(Debug, Default)]
-pub struct MemoryFigures {
+pub struct MemoryMetrics {
     /// Bytes held.
     pub held_bytes: Gauge,
     /// Bytes of these for what is not here whole.
@@ -84,12 +91,12 @@ pub struct MemoryBudget {
     evicted: Cell<Option<usize>>,
     /// Those that count in full, the oldest first.
     guesses: RefCell<VecDeque<(Instant, Weak<Guess>)>>,
-    figures: Arc<MemoryFigures>,
+    metrics: Arc<MemoryMetrics>,
 }
 
 impl MemoryBudget {
     /// Returns a budget of which nothing is used.
-    pub fn new(limits: MemoryLimits, figures: Arc<MemoryFigures>) -> Rc<MemoryBudget> {
+    pub fn new(limits: MemoryLimits, metrics: Arc<MemoryMetrics>) -> Rc<MemoryBudget> {
         let (held, arriving, coming, freed) = Default::default();
         let (accounts, low_looks, evicted, guesses) = Default::default();
         Rc::new(MemoryBudget {
@@ -102,7 +109,7 @@ impl MemoryBudget {
             low_looks,
             evicted,
             guesses,
-            figures,
+            metrics,
         })
     }
 
@@ -111,7 +118,8 @@ impl MemoryBudget {
         let mut accounts = self.accounts.borrow_mut();
         let place = accounts.vacant_entry();
         let (held, unflushed, eviction) = Default::default();
-        let account = Account { budget: Rc::clone(self), key: place.key(), held, unflushed, eviction };
+        let account =
+            Account { budget: Rc::clone(self), key: place.key(), held, unflushed, eviction };
         let account = Rc::new(account);
         place.insert(Rc::downgrade(&account));
         account
@@ -122,9 +130,9 @@ impl MemoryBudget {
         self.freed.get()
     }
 
-    /// The figures that it writes.
-    pub fn figures(&self) -> &MemoryFigures {
-        &self.figures
+    /// The metrics that it writes.
+    pub fn metrics(&self) -> &MemoryMetrics {
+        &self.metrics
     }
 
     /// Has guesses that are older than [`GUESS_LIMIT`] count for no more than a small answer.
@@ -146,7 +154,7 @@ impl MemoryBudget {
 
     fn add_held(&self, bytes: usize) {
         self.held.set(self.held.get() + bytes);
-        self.figures.held_bytes.set(signed(self.held.get()));
+        self.metrics.held_bytes.set(signed(self.held.get()));
     }
 
     /// What is left to connections that hold little.
@@ -154,16 +162,18 @@ impl MemoryBudget {
         self.limits.held_bytes / 8
     }
 
-    /// Looks whether the reserve is in use: to be called every [`LOOK_INTERVAL`]. When it has been for some looks, the
-    /// connection that holds most is told to close, unless one is about to or all hold little.
-    pub fn look(&self) {
+    /// Looks whether the reserve is in use: to be called every [`LOOK_INTERVAL`]. When it has been
+    /// for some looks, the connection that holds most is told to close, unless one is about to or
+    /// all hold little.
+    pub fn tick(&self) {
         let looks = if self.free() < self.reserve() { self.low_looks.get() + 1 } else { 0 };
         self.low_looks.set(looks);
         if looks < LOW_LOOKS || self.evicted.get().is_some() {
             return;
         }
         let accounts = self.accounts.borrow();
-        let largest = accounts.iter().filter_map(|(_, account)| account.upgrade()).max_by_key(|of| of.held());
+        let largest =
+            accounts.iter().filter_map(|(_, account)| account.upgrade()).max_by_key(|of| of.held());
         if let Some(account) = largest.filter(|account| account.held() > self.little()) {
             self.evicted.set(Some(account.key));
             account.eviction.notify_one();
@@ -179,21 +189,21 @@ impl MemoryBudget {
     fn give_held(&self, bytes: usize) {
         self.held.set(self.held.get() - bytes);
         self.freed.set(self.freed.get() + 1);
-        self.figures.held_bytes.set(signed(self.held.get()));
+        self.metrics.held_bytes.set(signed(self.held.get()));
     }
 
     fn set_arriving(&self, bytes: usize) {
         self.arriving.set(bytes);
-        self.figures.arriving_bytes.set(signed(bytes));
+        self.metrics.arriving_bytes.set(signed(bytes));
     }
 
     fn set_coming(&self, bytes: usize) {
         self.coming.set(bytes);
-        self.figures.coming_bytes.set(signed(bytes));
+        self.metrics.coming_bytes.set(signed(bytes));
     }
 
-    /// Whether the broker may have so many bytes more for us. Large answers leave a quarter to small ones; one
-    /// answer may always come.
+    /// Whether the broker may have so many bytes more for us. Large answers leave a quarter to
+    /// small ones; one answer may always come.
     fn may_come(&self, bytes: usize) -> bool {
         let limit = match bytes > SMALL_REPLY_BYTES {
             true => self.limits.coming_bytes - self.limits.coming_bytes / 4,
@@ -233,11 +243,12 @@ impl Account {
         }
     }
 
-    /// Whether the connection alone is why there is no room for an answer: it holds what its client does not take,
-    /// while a quarter of the budget is free.
+    /// Whether the connection alone is why there is no room for an answer: it holds what its client
+    /// does not take, while a quarter of the budget is free.
     pub fn is_in_its_own_way(&self, expected: Expectation) -> bool {
         let budget = &self.budget;
-        let has_room = budget.free() >= budget.limits.held_bytes / 4 && budget.may_come(expected.bytes);
+        let has_room =
+            budget.free() >= budget.limits.held_bytes / 4 && budget.may_come(expected.bytes);
         has_room && !self.may_hold(cost::reply_bytes(expected.bytes))
     }
 
@@ -249,12 +260,14 @@ impl Account {
         self.eviction.notified().await;
     }
 
-    /// Whether the connection may hold so many bytes more: then it holds no more than it leaves to all others, and
-    /// little if it takes of the reserve.
+    /// Whether the connection may hold so many bytes more: then it holds no more than it leaves to
+    /// all others, and little if it takes of the reserve.
     fn may_hold(&self, bytes: usize) -> bool {
         let (budget, holds) = (&self.budget, self.held.get().saturating_add(bytes));
         let left = budget.free().checked_sub(bytes);
-        left.is_some_and(|left| holds <= left && (left >= budget.reserve() || holds <= budget.little()))
+        left.is_some_and(|left| {
+            holds <= left && (left >= budget.reserve() || holds <= budget.little())
+        })
     }
 
     fn add(&self, bytes: usize) {
@@ -282,26 +295,26 @@ impl Drop for Account {
 
 /// Bytes that are held for a connection until this is dropped.
 #[derive(Debug)]
-pub struct Held {
+pub struct BodyBudget {
     account: Rc<Account>,
     bytes: usize,
     /// Whether they are for something that is not here whole.
     arriving: bool,
 }
 
-impl Held {
+impl BodyBudget {
     /// Holds `bytes` of something that is here whole, if there is room.
-    pub fn take(account: &Rc<Account>, bytes: usize) -> Option<Held> {
+    pub fn take(account: &Rc<Account>, bytes: usize) -> Option<BodyBudget> {
         if !account.may_hold(bytes) {
             return None;
         }
         account.add(bytes);
-        Some(Held { account: Rc::clone(account), bytes, arriving: false })
+        Some(BodyBudget { account: Rc::clone(account), bytes, arriving: false })
     }
 
     /// Holds nothing yet, of something that is not here whole.
-    pub fn arriving(account: &Rc<Account>) -> Held {
-        Held { account: Rc::clone(account), bytes: 0, arriving: true }
+    pub fn arriving(account: &Rc<Account>) -> BodyBudget {
+        BodyBudget { account: Rc::clone(account), bytes: 0, arriving: true }
     }
 
     /// The account that it is part of.
@@ -314,8 +327,8 @@ impl Held {
         self.bytes
     }
 
-    /// Holds `bytes` in all, if there is room for as many more as that takes; otherwise nothing changes. It never
-    /// holds less than before.
+    /// Holds `bytes` in all, if there is room for as many more as that takes; otherwise nothing
+    /// changes. It never holds less than before.
     #[must_use]
     pub fn reach(&mut self, bytes: usize) -> bool {
         let more = bytes.saturating_sub(self.bytes);
@@ -324,7 +337,9 @@ impl Held {
         }
         let budget = &self.account.budget;
         let arriving = budget.arriving.get() + more;
-        if !self.account.may_hold(more) || (self.arriving && arriving > budget.limits.held_bytes / 2) {
+        if !self.account.may_hold(more)
+            || (self.arriving && arriving > budget.limits.held_bytes / 2)
+        {
             return false;
         }
         if self.arriving {
@@ -344,7 +359,7 @@ impl Held {
     }
 
     /// Takes over what another guard of the same account holds.
-    pub fn absorb(&mut self, mut other: Held) {
+    pub fn absorb(&mut self, mut other: BodyBudget) {
         debug_assert!(Rc::ptr_eq(&self.account, &other.account) && !self.arriving);
         other.arrived();
         self.bytes += std::mem::take(&mut other.bytes);
@@ -369,7 +384,7 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for BodyBudget {
     fn drop(&mut self) {
         self.arrived();
         if self.bytes > 0 {
@@ -387,7 +402,7 @@ pub struct Expectation {
     pub is_guess: bool,
 }
 
-/// Room for an answer that is asked for. Dropping it says that the answer does not come.
+/// AdmissionQueue for an answer that is asked for. Dropping it says that the answer does not come.
 #[derive(Debug)]
 pub struct Reservation {
     account: Rc<Account>,
@@ -439,7 +454,8 @@ impl Reservation {
         budget.set_coming(budget.coming.get() + coming);
         let room = if expected.is_guess {
             let account = Rc::clone(account);
-            let guess = Rc::new(Guess { account, held: Cell::new(held), coming: Cell::new(coming) });
+            let guess =
+                Rc::new(Guess { account, held: Cell::new(held), coming: Cell::new(coming) });
             budget.age(now);
             budget.guesses.borrow_mut().push_back((now, Rc::downgrade(&guess)));
             Reserved::Guess(guess)
@@ -449,9 +465,9 @@ impl Reservation {
         Some(Reservation { account: Rc::clone(account), room })
     }
 
-    /// The answer is here and costs `bytes`: it is held at that instead. `None` when it is larger than was expected
-    /// and there is no room for what it has more.
-    pub fn arrived(mut self, bytes: usize) -> Option<Held> {
+    /// The answer is here and costs `bytes`: it is held at that instead. `None` when it is larger
+    /// than was expected and there is no room for what it has more.
+    pub fn arrived(mut self, bytes: usize) -> Option<BodyBudget> {
         let (reserved, coming) = self.take();
         self.account.budget.come(coming);
         if bytes > reserved {
@@ -463,7 +479,7 @@ impl Reservation {
         } else if reserved > bytes {
             self.account.give(reserved - bytes);
         }
-        Some(Held { account: Rc::clone(&self.account), bytes, arriving: false })
+        Some(BodyBudget { account: Rc::clone(&self.account), bytes, arriving: false })
     }
 
     /// Takes what is reserved, held and coming, out of this.

@@ -1,4 +1,5 @@
-//! The one sum of what a gateway may need: from its settings, or from the memory that there is. Pure.
+//! The one sum of what a gateway may need: from its settings, or from the memory that there is.
+//! Pure.
 //!
 //! `docs/operations.md` says the same in words.
 
@@ -6,20 +7,22 @@ use std::num::NonZeroUsize;
 
 use super::MemoryLimits;
 
-/// The process before it has any client: code, control plane, routes, metrics, the allocator's reserve.
+/// The process before it has any client: code, control plane, routes, metrics, the allocator's
+/// reserve.
 const PROCESS_BYTES: usize = 48 << 20;
 
 /// A shard before it has any client: its runtime, and what its broker connections read and write.
 const SHARD_BYTES: usize = 16 << 20;
 
-/// A client connection that is idle after a request, of either version of HTTP: its task, and the buffers that it was
-/// read and answered with. One that has said nothing yet costs a tenth of it.
+/// A client connection that is idle after a request, of either version of HTTP: its task, and the
+/// buffers that it was read and answered with. One that has said nothing yet costs a tenth of it.
 const CONNECTION_BYTES: usize = 40 << 10;
 
 /// What the allocator may lose between what is held, as a part of that.
 const SLACK: usize = 4;
 
-/// The part of the memory that may be planned for; the rest is for sockets, which the system counts as well.
+/// The part of the memory that may be planned for; the rest is for sockets, which the system counts
+/// as well.
 const PLANNED_PERCENT: usize = 90;
 
 /// Client connections, where nothing says otherwise.
@@ -59,9 +62,9 @@ pub struct MemoryPlan {
 }
 
 impl MemoryPlan {
-    /// Makes the bounds: those that were asked for, else the usual ones, and smaller ones where the memory is too
-    /// little for those. Half of what is left after the rest goes to what is held, and what that does not need to
-    /// connections.
+    /// Makes the bounds: those that were asked for, else the usual ones, and smaller ones where the
+    /// memory is too little for those. Half of what is left after the rest goes to what is held,
+    /// and what that does not need to connections.
     pub fn new(request: MemoryRequest) -> MemoryPlan {
         let MemoryRequest { shards, connections, held_bytes, limit_bytes } = request;
         let shards = shards.get();
@@ -79,11 +82,13 @@ impl MemoryPlan {
         if held_bytes.is_none() {
             let of_connections = connections.map_or(left / 2, |count| count * CONNECTION_BYTES);
             let shared = left.saturating_sub(of_connections) / shards;
-            plan.held_bytes = (shared / (SLACK + 1) * SLACK).clamp(LEAST_HELD_BYTES, DEFAULT_HELD_BYTES);
+            plan.held_bytes =
+                (shared / (SLACK + 1) * SLACK).clamp(LEAST_HELD_BYTES, DEFAULT_HELD_BYTES);
         }
         if connections.is_none() {
             let left = left.saturating_sub(shards * with_slack(plan.held_bytes));
-            plan.connections = (left / CONNECTION_BYTES).clamp(LEAST_CONNECTIONS, DEFAULT_CONNECTIONS);
+            plan.connections =
+                (left / CONNECTION_BYTES).clamp(LEAST_CONNECTIONS, DEFAULT_CONNECTIONS);
         }
         plan
     }
@@ -92,7 +97,8 @@ impl MemoryPlan {
     pub fn needed_bytes(&self) -> usize {
         let shard = SHARD_BYTES + with_slack(self.held_bytes);
         let connections = self.connections.saturating_mul(CONNECTION_BYTES);
-        (PROCESS_BYTES.saturating_add(self.shards.saturating_mul(shard))).saturating_add(connections)
+        (PROCESS_BYTES.saturating_add(self.shards.saturating_mul(shard)))
+            .saturating_add(connections)
     }
 
     /// Whether that is no more than there is.
@@ -104,7 +110,8 @@ impl MemoryPlan {
         self.limit_bytes.map(|limit| limit / 100 * PLANNED_PERCENT)
     }
 
-    /// Returns a shard's bounds; `coming_bytes` is what its answers may come to that the broker has.
+    /// Returns a shard's bounds; `coming_bytes` is what its answers may come to that the broker
+    /// has.
     pub fn limits(&self, coming_bytes: usize) -> MemoryLimits {
         MemoryLimits { held_bytes: self.held_bytes, coming_bytes }
     }
@@ -158,9 +165,15 @@ mod tests {
     fn what_was_asked_for_stays_and_may_not_fit() {
         let asked = MemoryRequest { connections: Some(16_384), ..request(2, Some(512)) };
         let plan = MemoryPlan::new(asked);
-        assert_eq!((plan.fits(), plan.connections, plan.held_bytes), (false, 16_384, LEAST_HELD_BYTES));
+        assert_eq!(
+            (plan.fits(), plan.connections, plan.held_bytes),
+            (false, 16_384, LEAST_HELD_BYTES)
+        );
         let plan = MemoryPlan::new(MemoryRequest { connections: Some(8_000), ..asked });
-        assert!(plan.fits() && plan.connections == 8_000 && plan.held_bytes < DEFAULT_HELD_BYTES, "{plan:?}");
+        assert!(
+            plan.fits() && plan.connections == 8_000 && plan.held_bytes < DEFAULT_HELD_BYTES,
+            "{plan:?}"
+        );
         let plan = MemoryPlan::new(MemoryRequest { held_bytes: Some(256 * MIB), ..asked });
         assert_eq!((plan.fits(), plan.connections, plan.held_bytes), (false, 16_384, 256 * MIB));
         let plan = MemoryPlan::new(request(64, Some(256)));

@@ -1,14 +1,17 @@
 //! How large the answer to a request may be: learned from those to requests like it. Pure.
 //!
-//! Like it are those to the same route with the same method and a path that differs in segments with digits only:
-//! `/orders/17` and `/orders/18`. For each such kind the largest answer is remembered, and half of that after a while or
-//! after many small ones in a row: one large answer must not take room from its like for long.
+//! Like it are those to the same route with the same method and a path that differs in segments
+//! with digits only: `/orders/17` and `/orders/18`. For each such kind the largest answer is
+//! remembered, and half of that after a while or after many small ones in a row: one large answer
+//! must not take room from its like for long.
 //!
-//! What is expected is never less than the largest of the last [`SMALLER_IN_A_ROW`] answers, unless time has passed. An
-//! answer that is larger than expected is counted at its size as it arrives, and the next ones are expected to be as large.
+//! What is expected is never less than the largest of the last [`SMALLER_IN_A_ROW`] answers, unless
+//! time has passed. An answer that is larger than expected is counted at its size as it arrives,
+//! and the next ones are expected to be as large.
 //!
-//! There are a fixed number of places, so that strangers cannot fill the memory with paths; kinds that share one share its
-//! figure. Nothing is expected to be larger than the largest message that the broker takes.
+//! There are a fixed number of places, so that strangers cannot fill the memory with paths; kinds
+//! that share one share its figure. Nothing is expected to be larger than the largest message that
+//! the broker takes.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
@@ -23,11 +26,13 @@ const PLACES: usize = 1_024;
 /// After this long without an answer as large, half as much is expected.
 const HALF_LIFE: Duration = Duration::from_secs(600);
 
-/// After so many answers in a row of half the size or less, half as much is expected: from 1 MiB to 16 KiB in 384.
-/// Where one of a hundred is large, half of the time none is among so many, and seldom is less than a quarter expected.
+/// After so many answers in a row of half the size or less, half as much is expected: from 1 MiB to
+/// 16 KiB in 384. Where one of a hundred is large, half of the time none is among so many, and
+/// seldom is less than a quarter expected.
 const SMALLER_IN_A_ROW: u16 = 64;
 
-/// What the first answer of its kind is expected to have, unless the broker takes no message as large.
+/// What the first answer of its kind is expected to have, unless the broker takes no message as
+/// large.
 const FIRST_REPLY_BYTES: usize = 1 << 20;
 
 /// A kind of request.
@@ -154,7 +159,11 @@ mod tests {
         let at = |half_lives: u32| start + HALF_LIFE * half_lives;
         let expected = |half_lives| sizes.expected(kind, 1 << 20, at(half_lives));
         assert_eq!(expected(0), Expectation { bytes: 1 << 20, is_guess: true });
-        assert_eq!(sizes.expected(kind, 5_000, start).bytes, 5_000, "no more than the broker takes");
+        assert_eq!(
+            sizes.expected(kind, 5_000, start).bytes,
+            5_000,
+            "no more than the broker takes"
+        );
         sizes.record(kind, 800, at(0));
         sizes.record(kind, 100, at(0));
         let known = |bytes| Expectation { bytes, is_guess: false };
@@ -187,7 +196,8 @@ mod tests {
     }
 
     proptest! {
-        /// No answer of the last ones is larger than what is expected, and what is expected does not outlive its cause.
+        /// No answer of the last ones is larger than what is expected, and what is expected does
+        /// not outlive its cause.
         #[test]
         fn no_less_is_expected_than_the_last_answers_had(
             answers in prop::collection::vec(prop_oneof![9 => 0_usize..2_000, 1 => 0_usize..2_000_000], 1..400),
@@ -200,7 +210,8 @@ mod tests {
                 let expected = sizes.expected(kind, usize::MAX, now).bytes;
                 let last = &answers[(place + 1).saturating_sub(window)..=place];
                 prop_assert!(expected >= *last.iter().max().unwrap(), "{expected} after {last:?}");
-                // An answer keeps up what has less than twice its size, and is halved itself after each row from then on.
+                // An answer keeps up what has less than twice its size, and is halved itself after
+                // each row from then on.
                 let causes = answers[..=place].iter().rev().enumerate();
                 let most = causes.map(|(ago, bytes)| bytes >> (ago / window).min(31)).max().unwrap();
                 prop_assert!(expected <= 2 * most + 1, "{expected}, caused by {most}");

@@ -22,16 +22,20 @@ fn sums(budget: &MemoryBudget) -> (usize, usize, usize) {
 fn a_connection_holds_no_more_than_it_leaves_to_others() {
     let budget = budget(100 * MIB, 100);
     let (first, second, third) = (budget.open(), budget.open(), budget.open());
-    let half = Held::take(&first, 50 * MIB).expect("half is left");
-    assert!(Held::take(&first, 1).is_none());
-    let quarter = Held::take(&second, 25 * MIB).expect("a quarter is left");
-    assert!(Held::take(&second, 1).is_none());
-    let little = Held::take(&third, 12 * MIB).expect("half of what is left");
-    let reserved = Held::take(&budget.open(), LITTLE_BYTES.end).expect("the reserve is for little");
-    assert!(Held::take(&second, 1).is_none());
-    assert!(Held::take(&budget.open(), LITTLE_BYTES.end + MIB).is_none());
+    let half = BodyBudget::take(&first, 50 * MIB).expect("half is left");
+    assert!(BodyBudget::take(&first, 1).is_none());
+    let quarter = BodyBudget::take(&second, 25 * MIB).expect("a quarter is left");
+    assert!(BodyBudget::take(&second, 1).is_none());
+    let little = BodyBudget::take(&third, 12 * MIB).expect("half of what is left");
+    let reserved =
+        BodyBudget::take(&budget.open(), LITTLE_BYTES.end).expect("the reserve is for little");
+    assert!(BodyBudget::take(&second, 1).is_none());
+    assert!(BodyBudget::take(&budget.open(), LITTLE_BYTES.end + MIB).is_none());
     drop((half, reserved));
-    assert!(Held::take(&second, 19 * MIB).is_some() && Held::take(&second, 20 * MIB).is_none());
+    assert!(
+        BodyBudget::take(&second, 19 * MIB).is_some()
+            && BodyBudget::take(&second, 20 * MIB).is_none()
+    );
     drop((quarter, little));
     assert_eq!(sums(&budget), (0, 0, 0));
 }
@@ -42,15 +46,19 @@ fn many_greedy_connections_leave_room_for_one_more() {
     let mut greedy = Vec::new();
     for _ in 0..400 {
         let account = budget.open();
-        let held: Vec<_> = std::iter::from_fn(|| Held::take(&account, 10_000)).collect();
+        let held: Vec<_> = std::iter::from_fn(|| BodyBudget::take(&account, 10_000)).collect();
         assert!(!held.is_empty(), "there is room for a newcomer: {:?}", sums(&budget));
         greedy.push((account, held));
-        (0..LOW_LOOKS).for_each(|_| budget.look());
+        (0..LOW_LOOKS).for_each(|_| budget.tick());
         // Who is told to close does.
         if let Some(evicted) = budget.evicted.get() {
-            let place = greedy.iter().position(|(account, _)| account.key == evicted).expect("it is there");
+            let place =
+                greedy.iter().position(|(account, _)| account.key == evicted).expect("it is there");
             let (account, _) = &greedy[place];
-            assert_eq!(account.held(), greedy.iter().map(|(account, _)| account.held()).max().unwrap());
+            assert_eq!(
+                account.held(),
+                greedy.iter().map(|(account, _)| account.held()).max().unwrap()
+            );
             greedy.swap_remove(place);
         }
     }
@@ -63,11 +71,11 @@ fn many_greedy_connections_leave_room_for_one_more() {
 fn what_is_not_here_whole_takes_half_at_the_most() {
     let budget = budget(100, 100);
     let accounts: Vec<_> = (0..100).map(|_| budget.open()).collect();
-    let mut slow: Vec<_> = accounts.iter().map(Held::arriving).collect();
+    let mut slow: Vec<_> = accounts.iter().map(BodyBudget::arriving).collect();
     let taken = slow.iter_mut().map(|slow| slow.reach(1)).filter(|reached| *reached).count();
     assert_eq!(taken, 50);
     assert!(!slow[0].reach(2), "none grows any more");
-    let whole = Held::take(&accounts[99], 10).expect("whole requests have the other half");
+    let whole = BodyBudget::take(&accounts[99], 10).expect("whole requests have the other half");
     slow[0].arrived();
     assert!(slow[99].reach(1), "one that is whole makes room for another");
     assert_eq!(sums(&budget), (61, 50, 0));
@@ -100,10 +108,12 @@ fn large_answers_leave_a_quarter_of_what_may_come_to_small_ones() {
     let budget = budget(64 * MIB, 8 * MIB);
     let account = budget.open();
     let now = Instant::now();
-    let large: Vec<_> = std::iter::from_fn(|| Reservation::make(&account, known(MIB), now)).collect();
+    let large: Vec<_> =
+        std::iter::from_fn(|| Reservation::make(&account, known(MIB), now)).collect();
     assert_eq!(large.len(), 6);
     let small: Vec<_> =
-        std::iter::from_fn(|| Reservation::make(&budget.open(), known(SMALL_REPLY_BYTES), now)).collect();
+        std::iter::from_fn(|| Reservation::make(&budget.open(), known(SMALL_REPLY_BYTES), now))
+            .collect();
     assert_eq!(small.len(), 2 * MIB / SMALL_REPLY_BYTES);
     drop((large, small));
     let one = Reservation::make(&account, known(20 * MIB), now);
@@ -133,11 +143,11 @@ fn a_guess_counts_in_full_for_a_moment() {
 fn what_waits_for_the_socket_is_held_until_it_took_all() {
     let budget = budget(100, 100);
     let account = budget.open();
-    Held::take(&account, 10).unwrap().until_flushed();
+    BodyBudget::take(&account, 10).unwrap().until_flushed();
     assert_eq!(sums(&budget).0, 10);
     account.flushed();
     assert_eq!(sums(&budget).0, 0);
-    Held::take(&account, 10).unwrap().until_flushed();
+    BodyBudget::take(&account, 10).unwrap().until_flushed();
     drop(account);
     assert_eq!(sums(&budget).0, 0, "a connection that ends takes it along");
 }
@@ -172,7 +182,8 @@ fn step() -> impl Strategy<Value = Step> {
         number.clone().prop_map(Step::Flush),
         number.clone().prop_map(Step::AfterFlush),
         number.clone().prop_map(Step::Drop),
-        (number.clone(), bytes, any::<bool>()).prop_map(|(on, bytes, guess)| Step::Reserve(on, bytes, guess)),
+        (number.clone(), bytes, any::<bool>())
+            .prop_map(|(on, bytes, guess)| Step::Reserve(on, bytes, guess)),
         (number.clone(), 0..3_000_usize).prop_map(|(of, bytes)| Step::Answer(of, bytes)),
         number.prop_map(Step::GiveUp),
         (0..400_u64).prop_map(Step::Age),
@@ -187,7 +198,7 @@ proptest! {
         const LIMIT: usize = 2_000;
         let budget = budget(LIMIT, 900);
         let accounts: Vec<_> = (0..4).map(|_| budget.open()).collect();
-        let (mut held, mut asked): (Vec<Held>, Vec<Reservation>) = Default::default();
+        let (mut held, mut asked): (Vec<BodyBudget>, Vec<Reservation>) = Default::default();
         let mut now = Instant::now();
         for step in steps {
             let free = budget.free();
@@ -195,12 +206,12 @@ proptest! {
                 Step::Take(on, bytes) => {
                     let account = &accounts[on % 4];
                     let before = account.held();
-                    let taken = Held::take(account, bytes);
+                    let taken = BodyBudget::take(account, bytes);
                     prop_assert!(taken.is_none() || before + 2 * bytes <= free);
                     prop_assert!(taken.is_some() || before + 2 * bytes > free || free < LIMIT / 8 + bytes);
                     held.extend(taken);
                 }
-                Step::Begin(on) => held.push(Held::arriving(&accounts[on % 4])),
+                Step::Begin(on) => held.push(BodyBudget::arriving(&accounts[on % 4])),
                 Step::Reach(of, bytes) if !held.is_empty() => {
                     let of = of % held.len();
                     let before = held[of].bytes;
@@ -256,6 +267,6 @@ proptest! {
         }
         drop((held, asked, accounts));
         prop_assert_eq!(sums(&budget), (0, 0, 0));
-        prop_assert_eq!(budget.figures.held_bytes.get(), 0);
+        prop_assert_eq!(budget.metrics.held_bytes.get(), 0);
     }
 }

@@ -1,25 +1,29 @@
-//! Is the new version worse than the old one? Pure: figures of both over the same stretch of time in, a verdict out.
+//! Is the new version worse than the old one? Pure: metrics of both over the same stretch of time
+//! in, a verdict out.
 //!
-//! Three things are compared, all by one test: the share of errors, and the shares of requests that are slower than the
-//! old version's 95th and 99th percentile, with some tolerance. The test looks at the bad requests only and asks which
-//! version each of them came from. If the versions are equally good, that is the new one as often as it has its share
-//! of the requests; the more often it is, the larger grows the likelihood ratio of "so many times as bad" to "equally
-//! bad". Averaged over how many times, that ratio is a martingale while the versions are equal, so the probability that
-//! it *ever* exceeds 1,000 is below 1 in 1,000 (Ville's inequality). So it may be looked at after every request, at
-//! samples as small as they come, without a false alarm for having looked often. See Ramdas et al., "Game-theoretic
-//! statistics and safe anytime-valid inference" (2023); Lindon and Malek, "Anytime-valid inference for multinomial
-//! count data" (2022).
+//! Three things are compared, all by one test: the share of errors, and the shares of requests that
+//! are slower than the old version's 95th and 99th percentile, with some tolerance. The test looks
+//! at the bad requests only and asks which version each of them came from. If the versions are
+//! equally good, that is the new one as often as it has its share of the requests; the more often
+//! it is, the larger grows the likelihood ratio of "so many times as bad" to "equally bad".
+//! Averaged over how many times, that ratio is a martingale while the versions are equal, so the
+//! probability that it *ever* exceeds 1,000 is below 1 in 1,000 (Ville's inequality). So it may be
+//! looked at after every request, at samples as small as they come, without a false alarm for
+//! having looked often. See Ramdas et al., "Game-theoretic statistics and safe anytime-valid
+//! inference" (2023); Lindon and Malek, "Anytime-valid inference for multinomial count data"
+//! (2022).
 
 use std::fmt;
 use std::time::Duration;
 
-use natsway_routes::figures::{Figures, Histogram};
+use natsway_routes::metrics::{AttemptMetrics, Histogram};
 use natsway_routes::rollout::{Control, Criteria};
 
 /// Evidence above this is enough to go back: a false alarm in less than one of 10,000 steps.
 const WORSE: f64 = 10_000.0;
 
-/// Fewer bad requests are never enough, however improbable they are: they may have one cause that passes.
+/// Fewer bad requests are never enough, however improbable they are: they may have one cause that
+/// passes.
 const LEAST_BAD: u64 = 5;
 
 /// Evidence above this is enough not to go forward.
@@ -35,12 +39,12 @@ const LEAST_DELAY_US: u64 = 1_000;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Window {
     /// The version that served before.
-    pub old: Figures,
+    pub old: AttemptMetrics,
     /// The version that is to serve.
-    pub new: Figures,
+    pub new: AttemptMetrics,
 }
 
-/// What the figures say.
+/// What the metrics say.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Verdict {
     /// It fails more often.
@@ -75,7 +79,8 @@ pub struct Finding {
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Finding { what, new, old, evidence } = self;
-        let evidence = if *evidence < 1e6 { format!("{evidence:.0}") } else { format!("{evidence:.0e}") };
+        let evidence =
+            if *evidence < 1e6 { format!("{evidence:.0}") } else { format!("{evidence:.0e}") };
         write!(f, "{what} {new}, of the old version {old} (evidence {evidence} to 1)")
     }
 }
@@ -83,12 +88,15 @@ impl fmt::Display for Finding {
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Verdict::MoreErrors(finding) | Verdict::Slower(finding) => write!(f, "worse: {finding}"),
+            Verdict::MoreErrors(finding) | Verdict::Slower(finding) => {
+                write!(f, "worse: {finding}")
+            }
             Verdict::Doubtful(finding) => write!(f, "doubtful: {finding}"),
             Verdict::TooFew { old, new, wanted } => {
                 write!(
                     f,
-                    "too few requests to tell: {new}, of the old version {old}, {wanted} wanted of each"
+                    "too few requests to tell: {new}, of the old version {old}, {wanted} wanted of \
+                     each"
                 )
             }
             Verdict::Sound => f.write_str("nothing speaks against it"),
@@ -111,12 +119,17 @@ struct Reference {
 }
 
 impl Reference {
-    fn of_window(old: &Figures) -> Reference {
+    fn of_window(old: &AttemptMetrics) -> Reference {
         let bound = |quantile| {
             let us = old.latency.quantile(quantile)?;
             Some(Bound { us, above: old.latency.above(us) })
         };
-        Reference { requests: old.requests(), errors: old.errors, p95: bound(0.95), p99: bound(0.99) }
+        Reference {
+            requests: old.requests(),
+            errors: old.errors,
+            p95: bound(0.95),
+            p99: bound(0.99),
+        }
     }
 
     fn of_control(control: &Control) -> Reference {
@@ -127,9 +140,14 @@ impl Reference {
 }
 
 /// What a step keeps of the old version for the next, in which it may have no traffic.
-pub fn control(old: &Figures) -> Control {
+pub fn control(old: &AttemptMetrics) -> Control {
     let quantile = |quantile| old.latency.quantile(quantile).unwrap_or(0);
-    Control { requests: old.requests(), errors: old.errors, p95_us: quantile(0.95), p99_us: quantile(0.99) }
+    Control {
+        requests: old.requests(),
+        errors: old.errors,
+        p95_us: quantile(0.95),
+        p99_us: quantile(0.99),
+    }
 }
 
 /// Compares the versions. `before` stands for the old one where it gets no traffic.
@@ -164,7 +182,7 @@ pub fn judge(window: &Window, before: Option<&Control>, criteria: &Criteria) -> 
         .map_or(Verdict::Sound, Verdict::Doubtful)
 }
 
-fn compare_errors(new: &Figures, old: &Reference, criteria: &Criteria) -> Option<Finding> {
+fn compare_errors(new: &AttemptMetrics, old: &Reference, criteria: &Criteria) -> Option<Finding> {
     let share = |errors: u64, requests: u64| errors as f64 / requests.max(1) as f64;
     let requests = new.requests();
     // Within the margin even certainty is no reason to go back.
@@ -197,12 +215,12 @@ fn compare_latency(
     })
 }
 
-/// How much more likely the bad ones among the requests are if the new version is worse than if it is not; both pairs are
-/// bad requests and all requests.
+/// How much more likely the bad ones among the requests are if the new version is worse than if it
+/// is not; both pairs are bad requests and all requests.
 ///
-/// The bad requests come from the new version with its share of all requests if both are equally good. (Where bad ones
-/// are not rare their number is limited by that of the requests, which makes a surplus still less likely than assumed
-/// here: the error is on the safe side.)
+/// The bad requests come from the new version with its share of all requests if both are equally
+/// good. (Where bad ones are not rare their number is limited by that of the requests, which makes
+/// a surplus still less likely than assumed here: the error is on the safe side.)
 fn evidence(new: (u64, u64), old: (u64, u64)) -> f64 {
     let ((new_bad, new_all), (old_bad, old_all)) = (new, old);
     if new_bad < LEAST_BAD || old_all == 0 {
@@ -223,25 +241,26 @@ fn evidence(new: (u64, u64), old: (u64, u64)) -> f64 {
 mod tests {
     use super::*;
 
-    /// `errors` of `requests`, of which one in twenty takes 10 times and one in a hundred 20 times `us`.
-    fn figures(requests: u64, errors: u64, us: u64) -> Figures {
-        let mut figures = Figures { errors, ..Figures::default() };
+    /// `errors` of `requests`, of which one in twenty takes 10 times and one in a hundred 20 times
+    /// `us`.
+    fn metrics(requests: u64, errors: u64, us: u64) -> AttemptMetrics {
+        let mut metrics = AttemptMetrics { errors, ..AttemptMetrics::default() };
         let (p99, p95) = (requests / 100, requests / 20);
-        figures.latency.add(us * 20, p99);
-        figures.latency.add(us * 10, p95 - p99);
-        figures.latency.add(us, requests - p95);
-        figures
+        metrics.latency.add(us * 20, p99);
+        metrics.latency.add(us * 10, p95 - p99);
+        metrics.latency.add(us, requests - p95);
+        metrics
     }
 
-    fn verdict(old: Figures, new: Figures) -> Verdict {
+    fn verdict(old: AttemptMetrics, new: AttemptMetrics) -> Verdict {
         judge(&Window { old, new }, None, &Criteria::default())
     }
 
     #[test]
     fn equal_versions_are_sound_and_few_requests_are_too_few() {
-        assert_eq!(verdict(figures(1_000, 10, 1_000), figures(1_000, 10, 1_000)), Verdict::Sound);
+        assert_eq!(verdict(metrics(1_000, 10, 1_000), metrics(1_000, 10, 1_000)), Verdict::Sound);
         assert_eq!(
-            verdict(figures(1_000, 0, 1_000), figures(40, 0, 1_000)),
+            verdict(metrics(1_000, 0, 1_000), metrics(40, 0, 1_000)),
             Verdict::TooFew { old: 1_000, new: 40, wanted: 50 }
         );
     }
@@ -249,21 +268,27 @@ mod tests {
     #[test]
     fn a_handful_of_failures_is_evidence_only_when_there_is_nothing_else() {
         // Five of five failed while three hundred of the old version did not.
-        assert!(matches!(verdict(figures(300, 0, 1_000), figures(5, 5, 1_000)), Verdict::MoreErrors(_)));
+        assert!(matches!(
+            verdict(metrics(300, 0, 1_000), metrics(5, 5, 1_000)),
+            Verdict::MoreErrors(_)
+        ));
         // Fewer may have one cause that passes.
         for failed in 1..5 {
-            let verdict = verdict(figures(300_000, 0, 1_000), figures(failed, failed, 1_000));
+            let verdict = verdict(metrics(300_000, 0, 1_000), metrics(failed, failed, 1_000));
             assert!(matches!(verdict, Verdict::TooFew { .. }), "{verdict}");
         }
         // Five of five where everything fails is no evidence at all.
-        assert!(matches!(verdict(figures(300, 290, 1_000), figures(5, 5, 1_000)), Verdict::TooFew { .. }));
+        assert!(matches!(
+            verdict(metrics(300, 290, 1_000), metrics(5, 5, 1_000)),
+            Verdict::TooFew { .. }
+        ));
     }
 
     #[test]
     fn with_equal_shares_an_always_failing_version_is_found_within_twenty_requests() {
         let found = (1..).find(|count| {
             matches!(
-                verdict(figures(*count, 0, 1_000), figures(*count, *count, 1_000)),
+                verdict(metrics(*count, 0, 1_000), metrics(*count, *count, 1_000)),
                 Verdict::MoreErrors(_)
             )
         });
@@ -272,45 +297,52 @@ mod tests {
 
     #[test]
     fn five_percent_of_errors_are_found_and_one_more_in_a_thousand_is_within_the_margin() {
-        let found = verdict(figures(10_000, 10, 1_000), figures(500, 25, 1_000));
+        let found = verdict(metrics(10_000, 10, 1_000), metrics(500, 25, 1_000));
         assert!(matches!(found, Verdict::MoreErrors(_)), "{found}");
-        let margin = verdict(figures(1_000_000, 1_000, 1_000), figures(1_000_000, 2_000, 1_000));
+        let margin = verdict(metrics(1_000_000, 1_000, 1_000), metrics(1_000_000, 2_000, 1_000));
         assert_eq!(margin, Verdict::Sound);
     }
 
     #[test]
     fn three_times_as_slow_is_found_and_a_little_slower_is_not() {
-        let slow = verdict(figures(2_000, 0, 1_000), figures(200, 0, 3_000));
+        let slow = verdict(metrics(2_000, 0, 1_000), metrics(200, 0, 3_000));
         assert!(matches!(slow, Verdict::Slower(_)), "{slow}");
-        assert_eq!(verdict(figures(2_000, 0, 1_000), figures(2_000, 0, 1_250)), Verdict::Sound);
+        assert_eq!(verdict(metrics(2_000, 0, 1_000), metrics(2_000, 0, 1_250)), Verdict::Sound);
         // Tenths of a millisecond are nobody's concern.
-        assert_eq!(verdict(figures(2_000, 0, 10), figures(2_000, 0, 30)), Verdict::Sound);
+        assert_eq!(verdict(metrics(2_000, 0, 10), metrics(2_000, 0, 30)), Verdict::Sound);
     }
 
     #[test]
     fn a_tail_alone_is_found_by_its_p99() {
-        let mut tail = Figures::default();
+        let mut tail = AttemptMetrics::default();
         tail.latency.add(1_000, 9_700);
         tail.latency.add(1_000_000, 300);
-        let found = verdict(figures(10_000, 0, 1_000), tail);
+        let found = verdict(metrics(10_000, 0, 1_000), tail);
         assert!(matches!(&found, Verdict::Slower(finding) if finding.what == "p99 is"), "{found}");
     }
 
     #[test]
     fn what_an_earlier_step_saw_stands_for_an_old_version_without_traffic() {
-        let before = control(&figures(5_000, 5, 1_000));
-        let judge =
-            |new| judge(&Window { old: Figures::default(), new }, Some(&before), &Criteria::default());
-        assert_eq!(judge(figures(5_000, 5, 1_000)), Verdict::Sound);
-        assert!(matches!(judge(figures(5_000, 100, 1_000)), Verdict::MoreErrors(_)));
-        assert!(matches!(judge(figures(5_000, 5, 4_000)), Verdict::Slower(_)));
+        let before = control(&metrics(5_000, 5, 1_000));
+        let judge = |new| {
+            judge(
+                &Window { old: AttemptMetrics::default(), new },
+                Some(&before),
+                &Criteria::default(),
+            )
+        };
+        assert_eq!(judge(metrics(5_000, 5, 1_000)), Verdict::Sound);
+        assert!(matches!(judge(metrics(5_000, 100, 1_000)), Verdict::MoreErrors(_)));
+        assert!(matches!(judge(metrics(5_000, 5, 4_000)), Verdict::Slower(_)));
     }
 
     #[test]
     fn findings_read_as_sentences() {
-        let text = verdict(figures(10_000, 10, 1_000), figures(500, 25, 1_000)).to_string();
+        let text = verdict(metrics(10_000, 10, 1_000), metrics(500, 25, 1_000)).to_string();
         assert!(
-            text.starts_with("worse: errors are 25 of 500, of the old version 10 of 10000 (evidence "),
+            text.starts_with(
+                "worse: errors are 25 of 500, of the old version 10 of 10000 (evidence "
+            ),
             "{text}"
         );
     }
@@ -340,8 +372,13 @@ mod tests {
 
     #[test]
     fn what_is_worse_is_found_in_every_run() {
-        for (share, bad_old, bad_new) in [(0.05, 0.0, 0.05), (0.5, 0.01, 0.05), (0.01, 0.001, 0.3)] {
-            assert_eq!(alarms(40, share, bad_old, bad_new), 40, "share {share}, {bad_old} and {bad_new}");
+        for (share, bad_old, bad_new) in [(0.05, 0.0, 0.05), (0.5, 0.01, 0.05), (0.01, 0.001, 0.3)]
+        {
+            assert_eq!(
+                alarms(40, share, bad_old, bad_new),
+                40,
+                "share {share}, {bad_old} and {bad_new}"
+            );
         }
     }
 }

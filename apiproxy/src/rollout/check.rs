@@ -27,8 +27,8 @@ const SMOKE_LIMIT: Duration = Duration::from_secs(3);
 /// The question of ADR-32 that is answered with subjects; a PING says no more than names.
 const INFO: &str = "$SRV.INFO";
 
-/// Whether a version answers: somebody announces its subject, and the smoke request, if there is one, is answered with a
-/// status below 500. Gives a sentence about it either way.
+/// Whether a version answers: somebody announces its subject, and the smoke request, if there is
+/// one, is answered with a status below 500. Gives a sentence about it either way.
 ///
 /// # Errors
 /// It does not, and why.
@@ -45,7 +45,8 @@ pub async fn answers(
     }
     let Some(path) = smoke else { return Ok(format!("a worker announces {}", target.subject)) };
     let answer = tokio::time::timeout(SMOKE_LIMIT, request(client, target, codec, path)).await;
-    let status = answer.map_err(|_| format!("no answer to GET {path} within {SMOKE_LIMIT:?}"))??;
+    let status =
+        answer.map_err(|_| format!("no answer to GET {path} within {SMOKE_LIMIT:?}"))??;
     match status.is_server_error() {
         true => Err(format!("GET {path} is answered with {status}")),
         false => Ok(format!("{} answers GET {path} with {}", target.subject, status.as_u16())),
@@ -54,12 +55,16 @@ pub async fn answers(
 
 /// Asks the workers of a version to leave, and says what is known of them.
 ///
-/// Silence proves nothing: workers hear this question until they are gone, so only the broker's word that nobody listens
-/// counts, twice, for one of them may have been changing its connection.
+/// Silence proves nothing: workers hear this question until they are gone, so only the broker's
+/// word that nobody listens counts, twice, for one of them may have been changing its connection.
 ///
 /// # Errors
 /// The broker does not take the question.
-pub async fn ask_to_leave(client: &Client, target: &Target, codec: Codec) -> Result<Workers, String> {
+pub async fn ask_to_leave(
+    client: &Client,
+    target: &Target,
+    codec: Codec,
+) -> Result<Workers, String> {
     let question = || question(client, control::drain_subject(&target.subject));
     let mut is_nobody = question().await? == Listening::Nobody;
     if is_nobody {
@@ -89,11 +94,13 @@ async fn question(client: &Client, subject: String) -> Result<Listening, String>
     let asked = client.publish_with_reply(subject, inbox, Bytes::new()).await;
     asked.map_err(|error| error.to_string())?;
     let first = tokio::time::timeout(PRESENCE_LIMIT, answers.next()).await;
-    let is_nobody = matches!(first, Ok(Some(answer)) if answer.status == Some(NatsStatus::NO_RESPONDERS));
+    let is_nobody =
+        matches!(first, Ok(Some(answer)) if answer.status == Some(NatsStatus::NO_RESPONDERS));
     Ok(if is_nobody { Listening::Nobody } else { Listening::Perhaps })
 }
 
-/// The members of a target's queue group that announce themselves; `enough` of them need not be waited for.
+/// The members of a target's queue group that announce themselves; `enough` of them need not be
+/// waited for.
 async fn members(client: &Client, target: &Target, enough: Option<usize>) -> Result<usize, String> {
     #[derive(Deserialize)]
     struct Info {
@@ -128,7 +135,12 @@ async fn members(client: &Client, target: &Target, enough: Option<usize>) -> Res
 }
 
 /// One GET, sent as the gateway sends them.
-async fn request(client: &Client, target: &Target, codec: Codec, path: &str) -> Result<StatusCode, String> {
+async fn request(
+    client: &Client,
+    target: &Target,
+    codec: Codec,
+    path: &str,
+) -> Result<StatusCode, String> {
     let deadline_ms = SMOKE_LIMIT.as_millis() as u32;
     let inbox = client.new_inbox();
     let mut answers = client.subscribe(inbox.clone()).await.map_err(|error| error.to_string())?;
@@ -170,7 +182,8 @@ fn read(codec: Codec, answer: &Message) -> Result<Option<StatusCode>, String> {
             let name: &str = name.as_ref();
             values.iter().map(move |value| (name, value.as_str()))
         });
-        let reply = native::decode_reply(pairs, answer.payload.clone()).map_err(|error| error.to_string())?;
+        let reply = native::decode_reply(pairs, answer.payload.clone())
+            .map_err(|error| error.to_string())?;
         return Ok(Some(match reply {
             NativeReply::Response(response) => response.status,
             NativeReply::ServiceError { status, .. } => status,

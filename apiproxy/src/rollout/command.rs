@@ -29,10 +29,10 @@ pub struct Plan {
 /// Why a command changes nothing, as a sentence for the operator.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct Refused(String);
+pub struct CommandError(String);
 
-fn refused<T>(why: impl Into<String>) -> Result<T, Refused> {
-    Err(Refused(why.into()))
+fn refused<T>(why: impl Into<String>) -> Result<T, CommandError> {
+    Err(CommandError(why.into()))
 }
 
 /// Begins a rollout; `id` is new, `now_unix_ms` the operator's time.
@@ -44,15 +44,20 @@ pub fn start(
     plan: Plan,
     id: String,
     now_unix_ms: u64,
-) -> Result<RouteDocument, Refused> {
+) -> Result<RouteDocument, CommandError> {
     let next = begin(document, plan, id, now_unix_ms)?;
-    if let Some(rollout) = next.rollout.as_ref().filter(|rollout| next.has_rule_for(&rollout.from)) {
+    if let Some(rollout) = next.rollout.as_ref().filter(|rollout| next.has_rule_for(&rollout.from))
+    {
         let from = &rollout.from;
-        return refused(format!("a rule sends requests to {from} whatever its weight: remove it first"));
+        return refused(format!(
+            "a rule sends requests to {from} whatever its weight: remove it first"
+        ));
     }
     let is_native = next.check(None).is_ok_and(|route| route.codec == Codec::Native);
     if is_native && next.rollout.as_ref().is_some_and(|rollout| rollout.stop_old) {
-        return refused("backends of a native route cannot be asked to leave: stop them yourself at the end");
+        return refused(
+            "backends of a native route cannot be asked to leave: stop them yourself at the end",
+        );
     }
     Ok(next)
 }
@@ -62,14 +67,18 @@ fn begin(
     plan: Plan,
     id: String,
     now_unix_ms: u64,
-) -> Result<RouteDocument, Refused> {
+) -> Result<RouteDocument, CommandError> {
     if let Some(rollout) = active(document) {
         let Rollout { to, phase, .. } = rollout;
         return refused(format!("a rollout to {to} is {}: abort it first", phase.as_str()));
     }
     let Some((_, to_weight)) = document.weights().find(|(version, _)| *version == plan.to) else {
         let versions: Vec<&str> = document.weights().map(|(version, _)| version).collect();
-        return refused(format!("{:?} is no version of this route; it has {}", plan.to, versions.join(", ")));
+        return refused(format!(
+            "{:?} is no version of this route; it has {}",
+            plan.to,
+            versions.join(", ")
+        ));
     };
     let others: Vec<&str> = document
         .weights()
@@ -78,7 +87,9 @@ fn begin(
         .collect();
     let from = match &others[..] {
         [from] => (*from).to_owned(),
-        [] if to_weight > 0 => return refused(format!("{} has all of the traffic already", plan.to)),
+        [] if to_weight > 0 => {
+            return refused(format!("{} has all of the traffic already", plan.to));
+        }
         [] => return refused("no version has traffic now: give one a weight first".to_owned()),
         several => {
             let several = several.join(", ");
@@ -89,11 +100,14 @@ fn begin(
     };
     if to_weight > 0 && !plan.take_over {
         let (to, name) = (&plan.to, &document.name);
-        let from_weight =
-            document.weights().find(|(version, _)| *version == from).map_or(0, |(_, weight)| weight);
+        let from_weight = document
+            .weights()
+            .find(|(version, _)| *version == from)
+            .map_or(0, |(_, weight)| weight);
         return refused(format!(
-            "{to} has traffic already: weight {to_weight} beside {from_weight} of {from}. Give it the weight 0 first \
-             (apiproxy routes get {name}, then put), or begin from there with --take-over, which sets both weights anew"
+            "{to} has traffic already: weight {to_weight} beside {from_weight} of {from}. Give it \
+             the weight 0 first (apiproxy routes get {name}, then put), or begin from there with \
+             --take-over, which sets both weights anew"
         ));
     }
     let Plan { to, strategy, steps, criteria, smoke, stop_old, .. } = plan;
@@ -118,20 +132,22 @@ fn begin(
     rollout.note(now_unix_ms, format!("started, from {} to {}", rollout.from, rollout.to));
     let mut next = document.clone();
     next.rollout = Some(rollout);
-    next.check(None).map(|_| next).map_err(|faults| Refused(faults.to_string()))
+    next.check(None).map(|_| next).map_err(|faults| CommandError(faults.to_string()))
 }
 
 /// Holds a rollout where it is; it still goes back when the new version is worse.
 ///
 /// # Errors
 /// None is under way, or it is beyond holding.
-pub fn pause(document: &RouteDocument, now_unix_ms: u64) -> Result<RouteDocument, Refused> {
+pub fn pause(document: &RouteDocument, now_unix_ms: u64) -> Result<RouteDocument, CommandError> {
     match active(document) {
         Some(rollout) if rollout.paused => refused("it is paused already"),
         Some(Rollout { phase: Phase::Checking | Phase::Canary, .. }) => {
             set_paused(document, true, now_unix_ms)
         }
-        Some(rollout) => refused(format!("it is {}: that cannot be paused", rollout.phase.as_str())),
+        Some(rollout) => {
+            refused(format!("it is {}: that cannot be paused", rollout.phase.as_str()))
+        }
         None => none_active(),
     }
 }
@@ -140,7 +156,7 @@ pub fn pause(document: &RouteDocument, now_unix_ms: u64) -> Result<RouteDocument
 ///
 /// # Errors
 /// None is paused.
-pub fn resume(document: &RouteDocument, now_unix_ms: u64) -> Result<RouteDocument, Refused> {
+pub fn resume(document: &RouteDocument, now_unix_ms: u64) -> Result<RouteDocument, CommandError> {
     match active(document) {
         Some(rollout) if rollout.paused => set_paused(document, false, now_unix_ms),
         Some(_) => refused("it is not paused"),
@@ -152,10 +168,11 @@ pub fn resume(document: &RouteDocument, now_unix_ms: u64) -> Result<RouteDocumen
 ///
 /// # Errors
 /// None is at a step from which it could be.
-pub fn promote(document: &RouteDocument, now_unix_ms: u64) -> Result<RouteDocument, Refused> {
+pub fn promote(document: &RouteDocument, now_unix_ms: u64) -> Result<RouteDocument, CommandError> {
     match active(document) {
         Some(Rollout { phase: Phase::Checking | Phase::Canary, .. }) => {
-            let mut next = switch(document, "promoted by an operator", &Window::default(), now_unix_ms);
+            let mut next =
+                switch(document, "promoted by an operator", &Window::default(), now_unix_ms);
             if let Some(rollout) = &mut next.rollout {
                 rollout.paused = false;
             }
@@ -166,16 +183,24 @@ pub fn promote(document: &RouteDocument, now_unix_ms: u64) -> Result<RouteDocume
     }
 }
 
-/// Takes a rollout back. One that is done is undone by another, which first checks that the old version answers.
+/// Takes a rollout back. One that is done is undone by another, which first checks that the old
+/// version answers.
 ///
 /// # Errors
 /// There is none, or it is back already.
-pub fn abort(document: &RouteDocument, id: String, now_unix_ms: u64) -> Result<RouteDocument, Refused> {
+pub fn abort(
+    document: &RouteDocument,
+    id: String,
+    now_unix_ms: u64,
+) -> Result<RouteDocument, CommandError> {
     let Some(rollout) = &document.rollout else { return none_active() };
     match rollout.phase {
-        Phase::Checking | Phase::Canary | Phase::Draining => {
-            Ok(revert(document, "aborted by an operator".to_owned(), &Window::default(), now_unix_ms))
-        }
+        Phase::Checking | Phase::Canary | Phase::Draining => Ok(revert(
+            document,
+            "aborted by an operator".to_owned(),
+            &Window::default(),
+            now_unix_ms,
+        )),
         Phase::Stopping | Phase::Promoted => {
             let mut done = document.clone();
             let back = Plan {
@@ -202,11 +227,15 @@ fn active(document: &RouteDocument) -> Option<&Rollout> {
     document.rollout.as_ref().filter(|rollout| rollout.phase.is_active())
 }
 
-fn none_active<T>() -> Result<T, Refused> {
+fn none_active<T>() -> Result<T, CommandError> {
     refused("no rollout of this route is under way")
 }
 
-fn set_paused(document: &RouteDocument, paused: bool, now_unix_ms: u64) -> Result<RouteDocument, Refused> {
+fn set_paused(
+    document: &RouteDocument,
+    paused: bool,
+    now_unix_ms: u64,
+) -> Result<RouteDocument, CommandError> {
     let mut next = document.clone();
     if let Some(rollout) = &mut next.rollout {
         rollout.paused = paused;

@@ -1,7 +1,8 @@
-//! Drives the rollouts: watches what all senders report, asks [`machine`](super::machine) what to do, and does it.
+//! Drives the rollouts: watches what all senders report, asks [`machine`](super::machine) what to
+//! do, and does it.
 //!
-//! Every gateway watches, so that each knows the figures since a step began when the one that drives is gone. Only the
-//! one with the lease acts.
+//! Every gateway watches, so that each knows the metrics since a step began when the one that
+//! drives is gone. Only the one with the lease acts.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,12 +13,12 @@ use async_nats::connection::State;
 use async_nats::{Client, Message, Subscriber};
 use futures_util::StreamExt;
 use natsway_routes::document::RouteDocument;
-use natsway_routes::peers::{Disbelief, PeerLimits};
+use natsway_routes::peers::{PeerLimits, ReportFault};
 use natsway_routes::report::{ANSWER_GAP, Progress};
 use natsway_routes::rollout::{Phase, Rollout};
 use natsway_routes::store::{RouteStore, StoreErrorKind};
 use natsway_routes::table::Route;
-use natsway_routes::watch::{Bucket, InForce};
+use natsway_routes::watch::{ActiveRoutes, Bucket};
 use natsway_wire::control;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -26,37 +27,39 @@ use tracing::{debug, info, warn};
 
 use super::analysis::Verdict;
 use super::fleet::{Baseline, Fleet};
-use super::machine::{Action, Seen, Workers, behind, next, verdict};
+use super::machine::{Action, Observation, Workers, behind, next, verdict};
 use super::{check, lease, unix_ms};
 use crate::metrics::Page;
 
 /// How often it looks.
 const PACE: Duration = Duration::from_millis(100);
 
-/// Looks between two verdicts on latency: one second, as often as there are new figures.
+/// Looks between two verdicts on latency: one second, as often as there are new metrics.
 const LOOKS_PER_VERDICT: u32 = 10;
 
-/// After a pause of this length nothing that was seen before is trusted: others have gone on meanwhile.
+/// After a pause of this length nothing that was seen before is trusted: others have gone on
+/// meanwhile.
 const STALL: Duration = Duration::from_secs(2);
 
-/// Between two words about reports that are not believed: whoever forges them must not fill the log.
+/// Between two words about reports that are not believed: whoever forges them must not fill the
+/// log.
 const COMPLAINT_GAP: Duration = Duration::from_secs(60);
 
 /// The reports that were not believed, by why.
 #[derive(Debug, Default)]
-pub struct Beliefs([AtomicU64; Disbelief::ALL.len()]);
+pub struct ReportFaults([AtomicU64; ReportFault::ALL.len()]);
 
-impl Beliefs {
-    fn count(&self, disbelief: Disbelief) {
-        self.0[disbelief as usize].fetch_add(1, Ordering::Relaxed);
+impl ReportFaults {
+    fn count(&self, fault: ReportFault) {
+        self.0[fault as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     /// The counts in the text format of Prometheus.
     pub fn page(&self) -> String {
         let mut page = Page::default();
-        let name = "natsway_reports_disbelieved_total";
+        let name = "natsway_reports_rejected_total";
         page.family(name, "counter", "Reports of senders that were not believed, by why.");
-        for why in Disbelief::ALL {
+        for why in ReportFault::ALL {
             let count = self.0[why as usize].load(Ordering::Relaxed);
             page.sample(name, &format!("reason=\"{}\"", why.as_str()), count);
         }
@@ -72,13 +75,13 @@ pub struct Driver {
     client: Client,
     bucket: String,
     replicas: usize,
-    in_force: InForce,
+    active_routes: ActiveRoutes,
     progresses: Progresses,
     fleet: Fleet,
     watched: BTreeMap<String, Watched>,
     jobs: JoinSet<(String, Key, Done)>,
-    beliefs: Arc<Beliefs>,
-    /// When disbelief was last told in the log.
+    report_faults: Arc<ReportFaults>,
+    /// When fault was last told in the log.
     told: Option<Instant>,
     /// Whether all senders are to be asked.
     asks: bool,
@@ -86,7 +89,8 @@ pub struct Driver {
     last_look: Instant,
     /// Since when it hears everybody's reports.
     listening_since: Instant,
-    /// How often the client had connected by then: what was said in between was said to nobody here.
+    /// How often the client had connected by then: what was said in between was said to nobody
+    /// here.
     connects: u64,
     /// When it asked all senders last.
     asked: Option<Instant>,
@@ -101,7 +105,7 @@ struct Watched {
     since: Instant,
     baseline: Baseline,
     looks: u32,
-    slow_looks: u32,
+    slow_polls: u32,
     check: Option<Result<String, String>>,
     workers: Option<Workers>,
     /// Something is being done about it.
@@ -123,21 +127,21 @@ impl Driver {
     pub fn new(
         client: Client,
         bucket: &Bucket,
-        in_force: InForce,
+        active_routes: ActiveRoutes,
         progresses: Progresses,
         limits: PeerLimits,
-        beliefs: Arc<Beliefs>,
+        report_faults: Arc<ReportFaults>,
     ) -> Driver {
         Driver {
             client,
             bucket: bucket.name.clone(),
             replicas: bucket.replicas,
-            in_force,
+            active_routes,
             progresses,
             fleet: Fleet::new(limits),
             watched: BTreeMap::new(),
             jobs: JoinSet::new(),
-            beliefs,
+            report_faults,
             told: None,
             asks: true,
             wanted: watch::Sender::new(false),
@@ -172,7 +176,7 @@ impl Driver {
                 Some(Ok((route, key, done))) = self.jobs.join_next() => self.done(&route, &key, done),
                 _ = pace.tick() => {
                     let drives = *has_lease.borrow();
-                    self.look(drives).await;
+                    self.poll(drives).await;
                 }
             }
         }
@@ -181,12 +185,13 @@ impl Driver {
     fn hear(&mut self, message: &Message) {
         let heard = self.fleet.hear(&message.subject, &message.payload, Instant::now());
         self.asks |= heard.is_incomplete;
-        let Some(disbelief) = heard.disbelief else { return };
-        self.beliefs.count(disbelief);
+        let Some(fault) = heard.fault else { return };
+        self.report_faults.count(fault);
         if self.told.is_none_or(|at| at.elapsed() > COMPLAINT_GAP) {
             self.told = Some(Instant::now());
-            let (subject, why) = (&message.subject, disbelief.as_str());
-            warn!(%subject, why, "a sender's report is not believed: see natsway_reports_disbelieved_total");
+            let (subject, why) = (&message.subject, fault.as_str());
+            warn!(%subject, why, "a sender's report is not believed: see \
+                                  natsway_reports_rejected_total");
         }
     }
 
@@ -202,7 +207,10 @@ impl Driver {
     }
 
     fn done(&mut self, route: &str, key: &Key, done: Done) {
-        let Some(watched) = self.watched.get_mut(route).filter(|watched| watched.key == *key) else { return };
+        let Some(watched) = self.watched.get_mut(route).filter(|watched| watched.key == *key)
+        else {
+            return;
+        };
         watched.is_busy = false;
         match done {
             Done::Checked(outcome) => watched.check = Some(outcome),
@@ -216,7 +224,7 @@ impl Driver {
     }
 
     /// Sees how far every rollout is, and does what is next if this gateway `drives`.
-    async fn look(&mut self, drives: bool) {
+    async fn poll(&mut self, drives: bool) {
         let now = Instant::now();
         if now.duration_since(self.last_look) > STALL {
             self.watched.clear();
@@ -229,18 +237,20 @@ impl Driver {
             self.listening_since = now;
         }
         self.fleet.forget(now);
-        let reading = self.in_force.reading.load_full();
+        let reading = self.active_routes.status.load_full();
         let active: HashMap<&str, _> = reading
             .rollouts
             .iter()
             .filter_map(|(revision, document)| {
-                let rollout = document.rollout.as_ref().filter(|rollout| rollout.phase.is_active())?;
+                let rollout =
+                    document.rollout.as_ref().filter(|rollout| rollout.phase.is_active())?;
                 Some((document.name.as_str(), (*revision, document, rollout)))
             })
             .collect();
         self.watched.retain(|route, _| active.contains_key(route.as_str()));
-        self.wanted
-            .send_if_modified(|wanted| std::mem::replace(wanted, !active.is_empty()) == active.is_empty());
+        self.wanted.send_if_modified(|wanted| {
+            std::mem::replace(wanted, !active.is_empty()) == active.is_empty()
+        });
         let mut progresses = Vec::new();
         for (revision, document, rollout) in active.into_values() {
             let (progress, action) = self.decide(reading.bucket, revision, document, rollout, now);
@@ -272,7 +282,7 @@ impl Driver {
             since: now,
             baseline: fleet.baseline(route, from, to, now),
             looks: 0,
-            slow_looks: 0,
+            slow_polls: 0,
             check: None,
             workers: None,
             is_busy: false,
@@ -287,7 +297,7 @@ impl Driver {
         watched.looks += 1;
         if watched.looks.is_multiple_of(LOOKS_PER_VERDICT) {
             let is_slower = matches!(verdict, Some(Verdict::Slower(_)));
-            watched.slow_looks = if is_slower { watched.slow_looks + 1 } else { 0 };
+            watched.slow_polls = if is_slower { watched.slow_polls + 1 } else { 0 };
         }
         let in_phase = now.duration_since(watched.since);
         let senders = fleet.senders(bucket, route, rollout.retired().unwrap_or_default(), now);
@@ -300,10 +310,10 @@ impl Driver {
             verdict: verdict.as_ref().map(ToString::to_string),
             behind: senders.iter().filter_map(|sender| behind(sender, revision)).collect(),
         };
-        let seen = Seen {
+        let observation = Observation {
             in_phase,
             window,
-            slow_looks: watched.slow_looks,
+            slow_polls: watched.slow_polls,
             check: watched.check.as_ref(),
             listened: now.duration_since(self.listening_since),
             senders: &senders,
@@ -311,7 +321,8 @@ impl Driver {
         };
         // What was written is on its way back; until then the document is one of the past.
         let is_settled = !watched.is_busy && watched.written_over != Some(revision);
-        let action = if is_settled { next(document, revision, &seen, unix_ms()) } else { None };
+        let action =
+            if is_settled { next(document, revision, &observation, unix_ms()) } else { None };
         (progress, action)
     }
 
@@ -338,7 +349,10 @@ impl Driver {
     }
 }
 
-fn target<'r>(route: &'r Route, version: &str) -> Result<&'r natsway_routes::table::Target, String> {
+fn target<'r>(
+    route: &'r Route,
+    version: &str,
+) -> Result<&'r natsway_routes::table::Target, String> {
     let found = route.split.targets().iter().find(|target| target.version == version);
     found.ok_or_else(|| format!("{version} is no version of {}", route.name))
 }
@@ -346,7 +360,8 @@ fn target<'r>(route: &'r Route, version: &str) -> Result<&'r natsway_routes::tab
 /// The pause makes one check a second of one that fails at once.
 async fn ask_new(client: &Client, route: &Route, rollout: &Rollout) -> Result<String, String> {
     let answered =
-        check::answers(client, target(route, &rollout.to)?, route.codec, rollout.smoke.as_deref()).await;
+        check::answers(client, target(route, &rollout.to)?, route.codec, rollout.smoke.as_deref())
+            .await;
     if answered.is_err() {
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
@@ -363,7 +378,8 @@ async fn write(
     document: &RouteDocument,
     revision: u64,
 ) -> Result<(), StoreErrorKind> {
-    let written = async { RouteStore::open(client, bucket).await?.put(document, Some(revision)).await };
+    let written =
+        async { RouteStore::open(client, bucket).await?.put(document, Some(revision)).await };
     match written.await {
         Ok(revision) => {
             let what = document.rollout.as_ref().and_then(|rollout| rollout.history.last());

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use natsway_routes::figures::Figures;
-use natsway_routes::peers::{Heard, Peer, PeerKey, PeerLimits, PeerRegistry};
+use natsway_routes::metrics::AttemptMetrics;
+use natsway_routes::peers::{Peer, PeerKey, PeerLimits, PeerRegistry, Receipt};
 
 #[cfg(test)]
 use natsway_routes::report::Report;
@@ -17,19 +17,19 @@ use super::machine::Sender;
 /// How long a sender that is not heard of any more counts as one that may come back.
 const FORGOTTEN: Duration = Duration::from_secs(60);
 
-/// How long the figures of a sender that is gone are kept: longer than a step is held.
+/// How long the metrics of a sender that is gone are kept: longer than a step is held.
 const KEPT: Duration = Duration::from_secs(3_600);
 
 /// All senders that were heard of.
 #[derive(Debug, Default)]
 pub struct Fleet(PeerRegistry);
 
-/// The figures of two versions at the beginning of a stretch of time.
+/// The metrics of two versions at the beginning of a stretch of time.
 #[derive(Clone, Debug)]
 pub struct Baseline {
     began: Instant,
-    old: HashMap<String, Figures>,
-    new: HashMap<String, Figures>,
+    old: HashMap<String, AttemptMetrics>,
+    new: HashMap<String, AttemptMetrics>,
 }
 
 impl Fleet {
@@ -39,7 +39,7 @@ impl Fleet {
     }
 
     /// Takes in a message that came on `subject`.
-    pub fn hear(&mut self, subject: &str, message: &[u8], now: Instant) -> Heard {
+    pub fn hear(&mut self, subject: &str, message: &[u8], now: Instant) -> Receipt {
         self.0.hear(subject, message, now)
     }
 
@@ -49,7 +49,7 @@ impl Fleet {
         let subject = metrics_subject(GATEWAY_SOURCE, &message.id);
         let text = serde_json::to_vec(message).expect("a report is plain values");
         let heard = self.hear(&subject, &text, now);
-        assert_eq!(heard.disbelief, None, "{message:?}");
+        assert_eq!(heard.fault, None, "{message:?}");
         !heard.is_incomplete
     }
 
@@ -58,7 +58,8 @@ impl Fleet {
         self.0.forget(KEPT, now);
     }
 
-    /// All who send requests now or may again, and what each has out to a version; their revisions are those of `bucket`.
+    /// All who send requests now or may again, and what each has out to a version; their revisions
+    /// are those of `bucket`.
     pub fn senders(&self, bucket: u64, route: &str, version: &str, now: Instant) -> Vec<Sender> {
         let key = (route.to_owned(), version.to_owned());
         let sender = |(of, peer): (PeerKey<'_>, &Peer)| {
@@ -71,10 +72,11 @@ impl Fleet {
                 revision: peer.revision(bucket, now),
                 refuses: peer.refuses(route),
                 silent,
-                in_flight: peer.latest().get(&key).map_or(0, |figures| figures.in_flight),
+                in_flight: peer.latest().get(&key).map_or(0, |metrics| metrics.in_flight),
             })
         };
-        // Nobody knows what they send. They are as good as silent, which a drain waits for a while and then names.
+        // Nobody knows what they send. They are as good as silent, which a drain waits for a while
+        // and then names.
         let unknown = |(source, since): (&str, Instant)| Sender {
             name: format!("senders of {source:?} beyond those that are followed"),
             revision: None,
@@ -91,23 +93,32 @@ impl Fleet {
             let key = (route.to_owned(), version.to_owned());
             let whole = self.0.peers().filter(|(_, peer)| peer.first().is_some());
             whole
-                .map(|(of, peer)| (of.to_string(), peer.latest().get(&key).cloned().unwrap_or_default()))
+                .map(|(of, peer)| {
+                    (of.to_string(), peer.latest().get(&key).cloned().unwrap_or_default())
+                })
                 .collect()
         };
         Baseline { began: now, old: of(old), new: of(new) }
     }
 
     /// What happened at all senders since the baseline, but at those in doubt.
-    pub fn window(&self, route: &str, old: &str, new: &str, baseline: &Baseline, now: Instant) -> Window {
-        let since = |version: &str, before: &HashMap<String, Figures>| {
+    pub fn window(
+        &self,
+        route: &str,
+        old: &str,
+        new: &str,
+        baseline: &Baseline,
+        now: Instant,
+    ) -> Window {
+        let since = |version: &str, before: &HashMap<String, AttemptMetrics>| {
             let key = (route.to_owned(), version.to_owned());
-            let mut sum = Figures::default();
+            let mut sum = AttemptMetrics::default();
             for (of, peer) in self.0.peers().filter(|(_, peer)| !peer.is_doubted(now)) {
                 let Some(latest) = peer.latest().get(&key) else { continue };
                 let base = match (before.get(&of.to_string()), peer.first()) {
                     (Some(before), _) => before.clone(),
                     // It began later, so all of it counts.
-                    (None, Some(_)) if peer.began() >= baseline.began => Figures::default(),
+                    (None, Some(_)) if peer.began() >= baseline.began => AttemptMetrics::default(),
                     // It was heard of later: what it had counted by then may be older.
                     (None, Some(first)) => first.get(&key).cloned().unwrap_or_default(),
                     (None, None) => continue,
@@ -122,7 +133,7 @@ impl Fleet {
 
 #[cfg(test)]
 mod tests {
-    use natsway_routes::report::{Role, VersionFigures};
+    use natsway_routes::report::{Role, VersionMetrics};
     use natsway_wire::control::CALLER_SOURCE;
 
     use super::*;
@@ -130,12 +141,13 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn report(id: &str, age_ms: u64, counted: u64) -> Report {
-        let mut figures = Figures { errors: counted / 10, in_flight: 3, ..Figures::default() };
-        figures.latency.add(1_000, counted);
-        let version = |version: &str| VersionFigures {
+        let mut metrics =
+            AttemptMetrics { errors: counted / 10, in_flight: 3, ..AttemptMetrics::default() };
+        metrics.latency.add(1_000, counted);
+        let version = |version: &str| VersionMetrics {
             route: "math".to_owned(),
             version: version.to_owned(),
-            figures: figures.clone(),
+            metrics: metrics.clone(),
         };
         let versions = vec![version("blue"), version("green")];
         Report { id: id.to_owned(), age_ms, whole: true, versions, ..Report::default() }
@@ -164,7 +176,10 @@ mod tests {
         fleet.hear_gateway(&report("late", 91_000, 1_005), start + 2 * SECOND);
         assert_eq!(counted(&fleet, &baseline), 42);
         // What those that leave have counted stays.
-        fleet.hear_gateway(&Report { leaving: true, ..report("old", 62_000, 140) }, start + 2 * SECOND);
+        fleet.hear_gateway(
+            &Report { leaving: true, ..report("old", 62_000, 140) },
+            start + 2 * SECOND,
+        );
         assert_eq!(counted(&fleet, &baseline), 52);
         // They are gone when nothing more came of them.
         assert_eq!(fleet.senders(0, "math", "blue", start + 2 * SECOND).len(), 3);
@@ -186,7 +201,9 @@ mod tests {
     fn a_sender_that_is_silent_is_named_for_a_minute() {
         let (mut fleet, start) = (Fleet::default(), Instant::now());
         fleet.hear_gateway(&Report { revision: 7, ..report("a", 0, 1) }, start);
-        let [sender] = &fleet.senders(0, "math", "blue", start + 9 * SECOND)[..] else { panic!("one") };
+        let [sender] = &fleet.senders(0, "math", "blue", start + 9 * SECOND)[..] else {
+            panic!("one")
+        };
         assert_eq!((sender.silent, sender.revision, sender.in_flight), (9 * SECOND, Some(7), 3));
         assert!(fleet.senders(0, "math", "blue", start + FORGOTTEN).is_empty());
     }
@@ -199,7 +216,8 @@ mod tests {
             (sender.revision, sender.in_flight, sender.refuses)
         };
         // Only what changed was heard of: a request that is out for long is not among it.
-        let news = Report { revision: 8, whole: false, since: 1, versions: Vec::new(), ..numbered(2, 1) };
+        let news =
+            Report { revision: 8, whole: false, since: 1, versions: Vec::new(), ..numbered(2, 1) };
         assert!(!fleet.hear_gateway(&news, start));
         assert_eq!(state(&fleet), (None, 0, false));
         fleet.hear_gateway(&Report { revision: 8, ..numbered(4, 1) }, start);
@@ -209,8 +227,10 @@ mod tests {
         let part = Report { revision: 9, parts: 2, versions: Vec::new(), ..numbered(5, 1) };
         assert!(fleet.hear_gateway(&part, start));
         assert_eq!(state(&fleet), (Some(8), 3, false), "more is to come");
-        fleet
-            .hear_gateway(&Report { revision: 9, refused: vec!["math".to_owned()], ..numbered(6, 1) }, start);
+        fleet.hear_gateway(
+            &Report { revision: 9, refused: vec!["math".to_owned()], ..numbered(6, 1) },
+            start,
+        );
         assert_eq!(state(&fleet), (Some(9), 3, true));
     }
 
@@ -222,18 +242,20 @@ mod tests {
     #[test]
     fn revisions_of_a_bucket_that_was_made_anew_are_not_those_of_the_old_one() {
         let (mut fleet, start) = (Fleet::default(), Instant::now());
-        let revision = |fleet: &Fleet, bucket| fleet.senders(bucket, "math", "blue", start)[0].revision;
+        let revision =
+            |fleet: &Fleet, bucket| fleet.senders(bucket, "math", "blue", start)[0].revision;
         fleet.hear_gateway(&Report { bucket: 1, revision: 57, ..report("a", 0, 1) }, start);
         assert_eq!((revision(&fleet, 1), revision(&fleet, 2)), (Some(57), None));
         fleet.hear_gateway(&Report { bucket: 2, revision: 3, ..report("a", 0, 1) }, start);
         assert_eq!((revision(&fleet, 1), revision(&fleet, 2)), (None, Some(3)));
     }
 
-    fn hear_of(fleet: &mut Fleet, source: &str, report: &Report, now: Instant) -> Heard {
+    fn hear_of(fleet: &mut Fleet, source: &str, report: &Report, now: Instant) -> Receipt {
         fleet.hear(&metrics_subject(source, &report.id), &report.messages()[0], now)
     }
 
-    /// What a caller does that would have a drain end, or a canary be judged, by what a gateway never said.
+    /// What a caller does that would have a drain end, or a canary be judged, by what a gateway
+    /// never said.
     #[test]
     fn a_caller_s_word_changes_nothing_about_a_gateway() {
         let (mut fleet, start) = (Fleet::default(), Instant::now());
@@ -246,13 +268,22 @@ mod tests {
         let later = start + 3 * SECOND;
         let senders = fleet.senders(0, "math", "blue", later);
         let gateways: Vec<_> = senders.iter().filter(|sender| sender.revision == Some(7)).collect();
-        assert_eq!((gateways.len(), gateways[0].in_flight), (1, 3), "it is still waited for: {senders:?}");
-        assert_eq!(counted(&fleet, &baseline), 0, "a caller that is not known yet has counted nothing since");
+        assert_eq!(
+            (gateways.len(), gateways[0].in_flight),
+            (1, 3),
+            "it is still waited for: {senders:?}"
+        );
+        assert_eq!(
+            counted(&fleet, &baseline),
+            0,
+            "a caller that is not known yet has counted nothing since"
+        );
     }
 
     #[test]
     fn senders_that_are_too_many_are_named() {
-        let (mut fleet, start) = (Fleet::new(PeerLimits { senders: 4, versions: 64 }), Instant::now());
+        let (mut fleet, start) =
+            (Fleet::new(PeerLimits { senders: 4, versions: 64 }), Instant::now());
         fleet.hear_gateway(&report("gateway", 0, 1), start);
         for number in 0..1_000 {
             let report = Report { role: Role::Caller, ..report(&format!("c{number}"), 0, 1) };

@@ -1,13 +1,14 @@
 //! Which gateway drives: whoever holds the one key of a bucket that forgets it after some seconds.
 //!
-//! The lease only saves duplicate work. Two who drive at once, or one who was frozen and does not know that it has lost
-//! the lease, do no harm: each step is one write over the revision that it was decided on.
+//! The lease only saves duplicate work. Two who drive at once, or one who was frozen and does not
+//! know that it has lost the lease, do no harm: each step is one write over the revision that it
+//! was decided on.
 
 use std::time::Duration;
 
 use async_nats::Client;
 use async_nats::jetstream::{self, kv};
-use natsway_stores::catalogue::{ROLLOUT_LEASE_LASTS, rollout_lease};
+use natsway_stores::definitions::{ROLLOUT_LEASE_LASTS, rollout_lease};
 use natsway_stores::open_or_make;
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
@@ -24,8 +25,8 @@ const TRY: Duration = ROLLOUT_LEASE_LASTS.checked_div(2).expect("two is not zero
 /// How often it is renewed, and asked for by the others.
 const PACE: Duration = Duration::from_millis(750);
 
-/// Holds the lease, or tries to, as long as it is wanted; says in `held` whether it does. Its bucket is made with so
-/// many copies, so that it outlives a broker as the routes do.
+/// Holds the lease, or tries to, as long as it is wanted; says in `held` whether it does. Its
+/// bucket is made with so many copies, so that it outlives a broker as the routes do.
 pub async fn keep(
     client: Client,
     id: String,

@@ -1,21 +1,23 @@
-//! Drains over a network that loses, repeats and reorders every report, among senders that fall silent, crash and leave,
-//! and drivers that take over: the decisions as they are, everything around them drawn anew at each step.
+//! Drains over a network that loses, repeats and reorders every report, among senders that fall
+//! silent, crash and leave, and drivers that take over: the decisions as they are, everything
+//! around them drawn anew at each step.
 //!
-//! What is judged: a drain that is complete has nobody left that sends to the old version, but for those it names.
+//! What is judged: a drain that is complete has nobody left that sends to the old version, but for
+//! those it names.
 
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fastrand::Rng;
 use natsway_routes::document::RouteDocument;
-use natsway_routes::figures::Figures;
-use natsway_routes::report::{Report, Reporter, VersionFigures};
+use natsway_routes::metrics::AttemptMetrics;
+use natsway_routes::report::{Report, Reporter, VersionMetrics};
 use natsway_routes::rollout::{Phase, Strategy};
 
 use super::analysis::Window;
 use super::command::{self, Plan};
 use super::fleet::Fleet;
-use super::machine::{Action, Seen, Workers, next, switch};
+use super::machine::{Action, Observation, Workers, next, switch};
 
 /// One step of the world.
 const STEP: Duration = Duration::from_millis(100);
@@ -35,7 +37,8 @@ struct Sender {
     /// Requests that are out to the old version.
     out: i64,
     others: usize,
-    /// Chances in a thousand that a request begins, and that one ends: some are out for long, and change nothing.
+    /// Chances in a thousand that a request begins, and that one ends: some are out for long, and
+    /// change nothing.
     pace: (u32, u32),
     is_alive: bool,
     has_left: bool,
@@ -65,12 +68,13 @@ impl Sender {
     }
 
     fn state(&self, step: u64) -> Report {
-        let version = |version: &str, in_flight| VersionFigures {
+        let version = |version: &str, in_flight| VersionMetrics {
             route: "math".to_owned(),
             version: version.to_owned(),
-            figures: Figures { in_flight, ..Figures::default() },
+            metrics: AttemptMetrics { in_flight, ..AttemptMetrics::default() },
         };
-        let other = |number: usize| version(&format!("other-{number}"), i64::from(number as u32 % 3));
+        let other =
+            |number: usize| version(&format!("other-{number}"), i64::from(number as u32 % 3));
         let mut versions: Vec<_> = (0..self.others).map(other).collect();
         // One that never went out leaves nothing behind, as in a gateway.
         versions.extend((self.out > 0).then(|| version("blue", self.out)));
@@ -195,7 +199,7 @@ impl World {
         if self.chance(takes_over) {
             self.take_over();
         }
-        self.look();
+        self.poll();
     }
 
     fn sender(&mut self, place: usize) {
@@ -280,7 +284,7 @@ impl World {
         self.ask();
     }
 
-    fn look(&mut self) {
+    fn poll(&mut self) {
         let now = self.now();
         let senders = self.fleet.senders(0, "math", "blue", now);
         let workers = (self.phase() == Phase::Stopping).then(|| {
@@ -291,14 +295,14 @@ impl World {
                 _ => Workers::Silent,
             }
         });
-        let seen = Seen {
+        let observation = Observation {
             in_phase: self.since(self.in_phase_since),
             listened: self.since(self.listening_since),
             senders: &senders,
             workers,
-            ..Seen::default()
+            ..Observation::default()
         };
-        match next(&self.document, SWITCH, &seen, self.step) {
+        match next(&self.document, SWITCH, &observation, self.step) {
             Some(Action::AskSenders) => self.ask(),
             Some(Action::Write(document)) => {
                 if self.phase() == Phase::Draining {
@@ -316,7 +320,8 @@ impl World {
         let is_named =
             |sender: &Sender| named.iter().any(|name| name.starts_with(&format!("{}:", sender.id)));
         // Of whom nothing has come to this driver it cannot know; a minute of silence is forgotten.
-        let is_known = |sender: &&Sender| sender.heard.is_some_and(|heard| self.since(heard).as_secs() < 60);
+        let is_known =
+            |sender: &&Sender| sender.heard.is_some_and(|heard| self.since(heard).as_secs() < 60);
         for sender in self.senders.iter().filter(is_known) {
             assert!(
                 !sender.is_undone() || is_named(sender),
@@ -353,7 +358,8 @@ fn when_the_weather_clears_every_drain_ends_and_only_who_has_left_is_said_to_hav
         for _ in 0..100 {
             world.step();
         }
-        world.weather = Weather { lost: 0, unasked: 0, repeated: 0, freezes: 0, crashes: 0, takes_over: 0 };
+        world.weather =
+            Weather { lost: 0, unasked: 0, repeated: 0, freezes: 0, crashes: 0, takes_over: 0 };
         world.senders.iter_mut().for_each(|sender| sender.pace = (100, 300));
         for _ in 0..800 {
             world.step();

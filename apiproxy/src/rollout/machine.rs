@@ -1,5 +1,6 @@
-//! What a rollout does next: pure. Its state is in the route's document; what can be seen and how long it has been so
-//! are arguments; what is to be done comes out. Whoever drives does it and asks again.
+//! What a rollout does next: pure. Its state is in the route's document; what can be seen and how
+//! long it has been so are arguments; what is to be done comes out. Whoever drives does it and asks
+//! again.
 
 use std::time::Duration;
 
@@ -11,32 +12,34 @@ use super::analysis::{Verdict, Window, control, judge};
 /// A sender that has not been heard of for so long is silent: three reports.
 const SILENT: Duration = Duration::from_secs(3);
 
-/// How long a drain waits for silent senders. They may be gone; if one is only frozen, what it still sends when it wakes
-/// is answered `moved` by the others, so that nothing is lost. Shorter than the broker takes to drop a frozen client.
+/// How long a drain waits for silent senders. They may be gone; if one is only frozen, what it
+/// still sends when it wakes is answered `moved` by the others, so that nothing is lost. Shorter
+/// than the broker takes to drop a frozen client.
 const SILENCE_LIMIT: Duration = Duration::from_secs(4);
 
-/// Who began to listen later than this may not have heard of everybody yet: a report's period and a half.
+/// Who began to listen later than this may not have heard of everybody yet: a report's period and a
+/// half.
 const LISTEN: Duration = Duration::from_millis(1_500);
 
 /// How long the new version may take to answer the check.
 const CHECK_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long workers may take to leave: beyond their own drain limit.
+/// How long workers may take to leave: beyond their own drain timeout.
 const STOP_LIMIT: Duration = Duration::from_secs(60);
 
-/// In so many looks on end the new version must be slower. A pause of one machine makes a cluster of slow requests that
-/// is no evidence against a version, and it passes.
-const SLOW_LOOKS: u32 = 3;
+/// In so many looks on end the new version must be slower. A pause of one machine makes a cluster
+/// of slow requests that is no evidence against a version, and it passes.
+const SLOW_POLLS: u32 = 3;
 
 /// What the driver sees.
 #[derive(Debug, Default)]
-pub struct Seen<'s> {
+pub struct Observation<'s> {
     /// How long it has seen the rollout in this phase and step.
     pub in_phase: Duration,
     /// What both versions did meanwhile.
     pub window: Window,
     /// Looks on end, this one included, in which the new version was slower.
-    pub slow_looks: u32,
+    pub slow_polls: u32,
     /// How the last check ended, if one has.
     pub check: Option<&'s Result<String, String>>,
     /// For how long it has been listening to those who send requests.
@@ -52,7 +55,8 @@ pub struct Seen<'s> {
 pub enum Workers {
     /// So many have answered.
     There(usize),
-    /// None has answered in time, and the broker knows some, or cannot say: they may be frozen, or slow.
+    /// None has answered in time, and the broker knows some, or cannot say: they may be frozen, or
+    /// slow.
     Silent,
     /// The broker says that nobody listens there.
     Gone,
@@ -93,20 +97,30 @@ pub fn verdict(rollout: &Rollout, window: &Window) -> Option<Verdict> {
 }
 
 /// What to do about a document that is at `revision`.
-pub fn next(document: &RouteDocument, revision: u64, seen: &Seen<'_>, now_unix_ms: u64) -> Option<Action> {
+pub fn next(
+    document: &RouteDocument,
+    revision: u64,
+    observation: &Observation<'_>,
+    now_unix_ms: u64,
+) -> Option<Action> {
     let rollout = document.rollout.as_ref()?;
     let step = Step { document, rollout, now_unix_ms };
     match rollout.phase {
-        Phase::Checking => step.checking(seen),
-        Phase::Canary => step.canary(seen),
-        Phase::Draining | Phase::Reverting => step.draining(revision, seen),
-        Phase::Stopping => step.stopping(revision, seen),
+        Phase::Checking => step.checking(observation),
+        Phase::Canary => step.canary(observation),
+        Phase::Draining | Phase::Reverting => step.draining(revision, observation),
+        Phase::Stopping => step.stopping(revision, observation),
         Phase::Promoted | Phase::RolledBack | Phase::Refused => None,
     }
 }
 
 /// Takes a rollout back, for whatever reason.
-pub fn revert(document: &RouteDocument, reason: String, window: &Window, now_unix_ms: u64) -> RouteDocument {
+pub fn revert(
+    document: &RouteDocument,
+    reason: String,
+    window: &Window,
+    now_unix_ms: u64,
+) -> RouteDocument {
     rewritten(document, now_unix_ms, |rollout| {
         expose(rollout, window);
         rollout.phase = Phase::Reverting;
@@ -116,7 +130,12 @@ pub fn revert(document: &RouteDocument, reason: String, window: &Window, now_uni
 }
 
 /// Gives all traffic to the new version.
-pub fn switch(document: &RouteDocument, why: &str, window: &Window, now_unix_ms: u64) -> RouteDocument {
+pub fn switch(
+    document: &RouteDocument,
+    why: &str,
+    window: &Window,
+    now_unix_ms: u64,
+) -> RouteDocument {
     rewritten(document, now_unix_ms, |rollout| {
         expose(rollout, window);
         rollout.phase = Phase::Draining;
@@ -136,7 +155,8 @@ fn rewritten(
     rollout.note(now_unix_ms, what);
     let (from, to) = (rollout.from.clone(), rollout.to.clone());
     let percent = rollout.percent();
-    // Without a step forward there is nothing to change: a check that fails leaves the weights alone.
+    // Without a step forward there is nothing to change: a check that fails leaves the weights
+    // alone.
     if !matches!(rollout.phase, Phase::Checking | Phase::Refused) {
         next.set_weight(&to, percent);
         next.set_weight(&from, 100 - percent);
@@ -163,8 +183,8 @@ impl Step<'_> {
         Some(Action::Write(Box::new(rewritten(self.document, self.now_unix_ms, change))))
     }
 
-    fn checking(&self, seen: &Seen<'_>) -> Option<Action> {
-        match seen.check {
+    fn checking(&self, observation: &Observation<'_>) -> Option<Action> {
+        match observation.check {
             None => Some(Action::Check),
             Some(Ok(_)) if self.rollout.paused => None,
             Some(Ok(what)) => self.write(|rollout| match rollout.strategy {
@@ -177,7 +197,7 @@ impl Step<'_> {
                     format!("{what}; {} % to {}", rollout.percent(), rollout.to)
                 }
             }),
-            Some(Err(_)) if seen.in_phase < CHECK_LIMIT => Some(Action::Check),
+            Some(Err(_)) if observation.in_phase < CHECK_LIMIT => Some(Action::Check),
             Some(Err(reason)) => self.write(|rollout| {
                 rollout.phase = Phase::Refused;
                 rollout.reason = Some(reason.clone());
@@ -186,50 +206,62 @@ impl Step<'_> {
         }
     }
 
-    fn canary(&self, seen: &Seen<'_>) -> Option<Action> {
-        let (hold, patience) = (self.rollout.steps[self.rollout.step].hold, self.rollout.criteria.patience);
-        let is_held = seen.in_phase >= hold;
-        let is_over = seen.in_phase >= hold + patience;
-        match verdict(self.rollout, &seen.window)? {
-            worse @ Verdict::MoreErrors(_) => self.back(worse.to_string(), seen),
-            slower @ Verdict::Slower(_) if seen.slow_looks >= SLOW_LOOKS => {
-                self.back(slower.to_string(), seen)
+    fn canary(&self, observation: &Observation<'_>) -> Option<Action> {
+        let (hold, patience) =
+            (self.rollout.steps[self.rollout.step].hold, self.rollout.criteria.patience);
+        let is_held = observation.in_phase >= hold;
+        let is_over = observation.in_phase >= hold + patience;
+        match verdict(self.rollout, &observation.window)? {
+            worse @ Verdict::MoreErrors(_) => self.back(worse.to_string(), observation),
+            slower @ Verdict::Slower(_) if observation.slow_polls >= SLOW_POLLS => {
+                self.back(slower.to_string(), observation)
             }
-            Verdict::Sound if is_held && !self.rollout.paused => Some(self.forward(seen)),
+            Verdict::Sound if is_held && !self.rollout.paused => Some(self.forward(observation)),
             doubt @ (Verdict::TooFew { .. } | Verdict::Doubtful(_) | Verdict::Slower(_))
                 if is_over && !self.rollout.paused =>
             {
-                self.back(format!("{doubt}, for {:?}", hold + patience), seen)
+                self.back(format!("{doubt}, for {:?}", hold + patience), observation)
             }
             _ => None,
         }
     }
 
-    fn back(&self, reason: String, seen: &Seen<'_>) -> Option<Action> {
-        Some(Action::Write(Box::new(revert(self.document, reason, &seen.window, self.now_unix_ms))))
+    fn back(&self, reason: String, observation: &Observation<'_>) -> Option<Action> {
+        Some(Action::Write(Box::new(revert(
+            self.document,
+            reason,
+            &observation.window,
+            self.now_unix_ms,
+        ))))
     }
 
-    fn forward(&self, seen: &Seen<'_>) -> Action {
+    fn forward(&self, observation: &Observation<'_>) -> Action {
         let next = self.rollout.step + 1;
         if next == self.rollout.steps.len() {
-            let switched = switch(self.document, "every step was sound", &seen.window, self.now_unix_ms);
+            let switched = switch(
+                self.document,
+                "every step was sound",
+                &observation.window,
+                self.now_unix_ms,
+            );
             return Action::Write(Box::new(switched));
         }
         let stepped = rewritten(self.document, self.now_unix_ms, |rollout| {
-            expose(rollout, &seen.window);
-            rollout.control = Some(control(&seen.window.old));
+            expose(rollout, &observation.window);
+            rollout.control = Some(control(&observation.window.old));
             rollout.step = next;
             format!("{} % to {}", rollout.percent(), rollout.to)
         });
         Action::Write(Box::new(stepped))
     }
 
-    /// Waits until everybody goes by the new weights and nothing is out to the version that is being left.
-    fn draining(&self, revision: u64, seen: &Seen<'_>) -> Option<Action> {
-        if self.must_wait(revision, seen) {
+    /// Waits until everybody goes by the new weights and nothing is out to the version that is
+    /// being left.
+    fn draining(&self, revision: u64, observation: &Observation<'_>) -> Option<Action> {
+        if self.must_wait(revision, observation) {
             return Some(Action::AskSenders);
         }
-        let undone = seen.senders.iter().filter(|sender| !self.is_done(sender, revision));
+        let undone = observation.senders.iter().filter(|sender| !self.is_done(sender, revision));
         let behind: Vec<String> = undone.filter_map(|sender| behind(sender, revision)).collect();
         self.write(|rollout| {
             rollout.behind = behind;
@@ -242,11 +274,15 @@ impl Step<'_> {
             };
             match rollout.behind.len() {
                 _ if is_ruled => {
-                    format!("the weights send nothing to {left} any more, but a rule does: keep it running")
+                    format!(
+                        "the weights send nothing to {left} any more, but a rule does: keep it \
+                             running"
+                    )
                 }
                 0 => format!("nothing is in flight to {left} any more: it may be stopped"),
                 count => format!(
-                    "nothing is in flight to {left} any more, but {count} silent may wake: see behind"
+                    "nothing is in flight to {left} any more, but {count} silent may wake: see \
+                     behind"
                 ),
             }
         })
@@ -264,28 +300,33 @@ impl Step<'_> {
         self.rollout.retired().is_some_and(|left| self.document.has_rule_for(left))
     }
 
-    /// Whether somebody may still send to the version that is being left: whoever lives and is not done, and for a while
-    /// whoever is silent. Who has not listened for long does not know.
-    fn must_wait(&self, revision: u64, seen: &Seen<'_>) -> bool {
-        let mut undone = seen.senders.iter().filter(|sender| !self.is_done(sender, revision)).peekable();
-        seen.senders.is_empty()
-            || seen.listened < LISTEN
-            || (undone.peek().is_some() && seen.in_phase < SILENCE_LIMIT)
+    /// Whether somebody may still send to the version that is being left: whoever lives and is not
+    /// done, and for a while whoever is silent. Who has not listened for long does not know.
+    fn must_wait(&self, revision: u64, observation: &Observation<'_>) -> bool {
+        let mut undone =
+            observation.senders.iter().filter(|sender| !self.is_done(sender, revision)).peekable();
+        observation.senders.is_empty()
+            || observation.listened < LISTEN
+            || (undone.peek().is_some() && observation.in_phase < SILENCE_LIMIT)
             || undone.any(|sender| sender.silent < SILENT)
     }
 
-    /// Has the old workers leave, once everybody knows that they may: from then on every gateway stands in for them.
-    fn stopping(&self, revision: u64, seen: &Seen<'_>) -> Option<Action> {
-        let is_over = seen.in_phase >= STOP_LIMIT;
+    /// Has the old workers leave, once everybody knows that they may: from then on every gateway
+    /// stands in for them.
+    fn stopping(&self, revision: u64, observation: &Observation<'_>) -> Option<Action> {
+        let is_over = observation.in_phase >= STOP_LIMIT;
         let from = &self.rollout.from;
-        let what = match seen.workers {
-            None if self.must_wait(revision, seen) => return Some(Action::AskSenders),
+        let what = match observation.workers {
+            None if self.must_wait(revision, observation) => return Some(Action::AskSenders),
             Some(Workers::Gone) => format!("the workers of {from} have left"),
             Some(Workers::There(count)) if is_over => {
                 format!("{count} workers of {from} were asked to leave and did not")
             }
             Some(Workers::Silent) if is_over => {
-                format!("the workers of {from} were asked to leave and say nothing: they may still be there")
+                format!(
+                    "the workers of {from} were asked to leave and say nothing: they may still be \
+                     there"
+                )
             }
             _ => return Some(Action::AskToLeave),
         };
@@ -296,10 +337,12 @@ impl Step<'_> {
     }
 }
 
-/// What to tell of a sender that is silent or goes by older routes than those of `revision`, or has tries out by them.
+/// What to tell of a sender that is silent or goes by older routes than those of `revision`, or has
+/// tries out by them.
 pub fn behind(sender: &Sender, revision: u64) -> Option<String> {
     let Sender { name, revision: its, refuses, silent, in_flight } = sender;
-    // It went silent, or is about to say more, before all that it has out was known, or before it had read any routes.
+    // It went silent, or is about to say more, before all that it has out was known, or before it
+    // had read any routes.
     let its = its.filter(|its| *its > 0);
     if *silent >= SILENT {
         let seconds = silent.as_secs();
@@ -351,12 +394,17 @@ mod tests {
 
     fn drain(senders: &[Sender], in_phase_s: u64) -> Option<Action> {
         let draining = switch(&started(), "now", &Window::default(), 0);
-        next(&draining, REVISION, &Seen { in_phase: Duration::from_secs(in_phase_s), ..heard(senders) }, 0)
+        next(
+            &draining,
+            REVISION,
+            &Observation { in_phase: Duration::from_secs(in_phase_s), ..heard(senders) },
+            0,
+        )
     }
 
     /// What somebody sees who has listened to these for long.
-    fn heard(senders: &[Sender]) -> Seen<'_> {
-        Seen { listened: LISTEN, senders, ..Seen::default() }
+    fn heard(senders: &[Sender]) -> Observation<'_> {
+        Observation { listened: LISTEN, senders, ..Observation::default() }
     }
 
     fn written(action: Option<Action>) -> RouteDocument {
@@ -387,7 +435,11 @@ mod tests {
         assert_eq!(drain(&senders, 1), Some(Action::AskSenders), "it may still come");
         let promoted = written(drain(&senders, 5)).rollout.unwrap();
         assert_eq!(promoted.phase, Phase::Promoted);
-        assert!(promoted.behind[0].starts_with("frozen: not heard of for 9 s"), "{:?}", promoted.behind);
+        assert!(
+            promoted.behind[0].starts_with("frozen: not heard of for 9 s"),
+            "{:?}",
+            promoted.behind
+        );
         // Silent, but it had said all that was to be known.
         let senders = [sender("gone", REVISION, 9, 0)];
         assert!(written(drain(&senders, 0)).rollout.unwrap().behind.is_empty());
@@ -398,22 +450,30 @@ mod tests {
         for revision in [None, Some(0)] {
             let unknown = |silent_s| Sender { revision, ..sender("young", 0, silent_s, 0) };
             let silent = behind(&unknown(9), REVISION).unwrap();
-            assert_eq!(silent, "young: not heard of for 9 s, and had not told by which routes it goes");
+            assert_eq!(
+                silent,
+                "young: not heard of for 9 s, and had not told by which routes it goes"
+            );
             let lives = behind(&unknown(0), REVISION).unwrap();
             assert_eq!(lives, "young: has not told yet by which routes it goes");
         }
-        assert_eq!(behind(&sender("older", 6, 0, 0), REVISION).unwrap(), "older: at revision 6 of 7");
+        assert_eq!(
+            behind(&sender("older", 6, 0, 0), REVISION).unwrap(),
+            "older: at revision 6 of 7"
+        );
         assert_eq!(behind(&sender("current", REVISION, 0, 0), REVISION), None);
     }
 
     #[test]
     fn a_version_that_a_rule_still_sends_to_is_left_when_the_weights_are() {
-        let json = started().to_json().replacen('{', r#"{"rule":[{"header":"x","version":"green"}],"#, 1);
+        let json =
+            started().to_json().replacen('{', r#"{"rule":[{"header":"x","version":"green"}],"#, 1);
         let ruled = RouteDocument::from_json(json.as_bytes()).unwrap();
         let back = revert(&ruled, "worse".to_owned(), &Window::default(), 0);
-        let look = |revision| next(&back, REVISION, &heard(&[sender("gateway", revision, 0, 5)]), 0);
-        assert_eq!(look(REVISION - 1), Some(Action::AskSenders));
-        let rollout = written(look(REVISION)).rollout.unwrap();
+        let poll =
+            |revision| next(&back, REVISION, &heard(&[sender("gateway", revision, 0, 5)]), 0);
+        assert_eq!(poll(REVISION - 1), Some(Action::AskSenders));
+        let rollout = written(poll(REVISION)).rollout.unwrap();
         assert_eq!(rollout.phase, Phase::RolledBack);
         assert!(rollout.history.last().unwrap().what.ends_with("a rule does: keep it running"));
 
@@ -428,22 +488,22 @@ mod tests {
     fn who_took_over_just_now_listens_before_a_drain_is_complete() {
         let draining = switch(&started(), "now", &Window::default(), 0);
         let senders = [sender("the only one heard of so far", REVISION, 0, 0)];
-        let seen = Seen { in_phase: LISTEN, listened: LISTEN / 2, ..heard(&senders) };
-        assert_eq!(next(&draining, REVISION, &seen, 0), Some(Action::AskSenders));
+        let observation = Observation { in_phase: LISTEN, listened: LISTEN / 2, ..heard(&senders) };
+        assert_eq!(next(&draining, REVISION, &observation, 0), Some(Action::AskSenders));
     }
 
     #[test]
     fn old_workers_are_asked_to_leave_when_everybody_knows_that_they_may() {
         let mut stopping = switch(&started(), "now", &Window::default(), 0);
         stopping.rollout.as_mut().unwrap().phase = Phase::Stopping;
-        let look = |revision, workers| {
+        let poll = |revision, workers| {
             let senders = [sender("gateway", revision, 0, 0)];
-            next(&stopping, REVISION, &Seen { workers, ..heard(&senders) }, 0)
+            next(&stopping, REVISION, &Observation { workers, ..heard(&senders) }, 0)
         };
-        assert_eq!(look(REVISION - 1, None), Some(Action::AskSenders));
-        assert_eq!(look(REVISION, None), Some(Action::AskToLeave));
-        assert_eq!(look(REVISION, Some(Workers::There(1))), Some(Action::AskToLeave));
-        let promoted = written(look(REVISION, Some(Workers::Gone))).rollout.unwrap();
+        assert_eq!(poll(REVISION - 1, None), Some(Action::AskSenders));
+        assert_eq!(poll(REVISION, None), Some(Action::AskToLeave));
+        assert_eq!(poll(REVISION, Some(Workers::There(1))), Some(Action::AskToLeave));
+        let promoted = written(poll(REVISION, Some(Workers::Gone))).rollout.unwrap();
         assert_eq!(promoted.phase, Phase::Promoted);
         assert_eq!(promoted.history.last().unwrap().what, "the workers of blue have left");
     }
@@ -453,12 +513,13 @@ mod tests {
         let mut stopping = switch(&started(), "now", &Window::default(), 0);
         stopping.rollout.as_mut().unwrap().phase = Phase::Stopping;
         let senders = [sender("gateway", REVISION, 0, 0)];
-        let look = |in_phase| {
-            let seen = Seen { workers: Some(Workers::Silent), in_phase, ..heard(&senders) };
-            next(&stopping, REVISION, &seen, 0)
+        let poll = |in_phase| {
+            let observation =
+                Observation { workers: Some(Workers::Silent), in_phase, ..heard(&senders) };
+            next(&stopping, REVISION, &observation, 0)
         };
-        assert_eq!(look(STOP_LIMIT / 2), Some(Action::AskToLeave));
-        let promoted = written(look(STOP_LIMIT)).rollout.unwrap();
+        assert_eq!(poll(STOP_LIMIT / 2), Some(Action::AskToLeave));
+        let promoted = written(poll(STOP_LIMIT)).rollout.unwrap();
         let last = &promoted.history.last().unwrap().what;
         assert!(last.ends_with("they may still be there"), "{last}");
     }
@@ -466,14 +527,22 @@ mod tests {
     #[test]
     fn a_version_that_does_not_answer_changes_no_weight() {
         let failed = Err("nobody is there".to_owned());
-        let look = |seconds| {
+        let poll = |seconds| {
             let in_phase = Duration::from_secs(seconds);
-            next(&started(), REVISION, &Seen { in_phase, check: Some(&failed), ..Seen::default() }, 0)
+            next(
+                &started(),
+                REVISION,
+                &Observation { in_phase, check: Some(&failed), ..Observation::default() },
+                0,
+            )
         };
-        assert_eq!(look(1), Some(Action::Check), "it is asked again");
-        let refused = written(look(11));
+        assert_eq!(poll(1), Some(Action::Check), "it is asked again");
+        let refused = written(poll(11));
         assert_eq!(refused.weights().collect::<Vec<_>>(), [("blue", 100), ("green", 0)]);
         let rollout = refused.rollout.unwrap();
-        assert_eq!((rollout.phase, rollout.reason.as_deref()), (Phase::Refused, Some("nobody is there")));
+        assert_eq!(
+            (rollout.phase, rollout.reason.as_deref()),
+            (Phase::Refused, Some("nobody is there"))
+        );
     }
 }

@@ -1,8 +1,9 @@
 //! Changing the version that serves, safely: blue/green and canary.
 //!
-//! [`analysis`] compares versions, [`machine`] decides the next step, [`command`] does what operators ask, [`fleet`] adds up
-//! what all senders report: all pure, on the route's document. [`driver`] does what was decided, with [`check`], which
-//! asks workers, and [`lease`], which keeps several gateways from doing it all twice.
+//! [`analysis`] compares versions, [`machine`] decides the next step, [`command`] does what
+//! operators ask, [`fleet`] adds up what all senders report: all pure, on the route's document.
+//! [`driver`] does what was decided, with [`check`], which asks workers, and [`lease`], which keeps
+//! several gateways from doing it all twice.
 
 pub mod analysis;
 pub mod check;

@@ -1,16 +1,17 @@
-//! Whole rollouts on simulated time and traffic: the decisions as they are, everything around them made up.
+//! Whole rollouts on simulated time and traffic: the decisions as they are, everything around them
+//! made up.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use fastrand::Rng;
 use natsway_routes::document::RouteDocument;
-use natsway_routes::figures::Figures;
+use natsway_routes::metrics::AttemptMetrics;
 use natsway_routes::rollout::{Criteria, Phase, Rollout, Step, Strategy};
 
 use super::analysis::{Verdict, Window};
 use super::command::{self, Plan};
-use super::machine::{Action, Seen, Sender, Workers, next, verdict};
+use super::machine::{Action, Observation, Sender, Workers, next, verdict};
 
 /// How a version behaves.
 #[derive(Clone, Copy)]
@@ -35,7 +36,7 @@ struct World {
     /// Since the phase and step began: how long, what was seen, and how often it was slower.
     in_phase: Duration,
     window: Window,
-    slow_looks: u32,
+    slow_polls: u32,
     /// Failures that are not known yet: when they are, and whose.
     pending: Vec<(u64, &'static str)>,
     second: u64,
@@ -74,7 +75,7 @@ impl World {
             versions: BTreeMap::from([("blue", HEALTHY), ("green", green)]),
             in_phase: Duration::ZERO,
             window: Window::default(),
-            slow_looks: 0,
+            slow_polls: 0,
             pending: Vec::new(),
             second: 0,
             new_requests: 0,
@@ -87,12 +88,12 @@ impl World {
     }
 
     fn count(&mut self, version: &'static str, us: u64, failed: bool) {
-        let figures: &mut Figures = match version {
+        let metrics: &mut AttemptMetrics = match version {
             "blue" => &mut self.window.old,
             _ => &mut self.window.new,
         };
-        figures.latency.add(us, 1);
-        figures.errors += u64::from(failed);
+        metrics.latency.add(us, 1);
+        metrics.errors += u64::from(failed);
     }
 
     fn request(&mut self) {
@@ -120,12 +121,12 @@ impl World {
         }
         self.second += 1;
         self.in_phase += Duration::from_secs(1);
-        self.look();
+        self.poll();
     }
 
-    fn look(&mut self) {
-        self.slow_looks = match verdict(self.rollout(), &self.window) {
-            Some(Verdict::Slower(_)) => self.slow_looks + 1,
+    fn poll(&mut self) {
+        self.slow_polls = match verdict(self.rollout(), &self.window) {
+            Some(Verdict::Slower(_)) => self.slow_polls + 1,
             _ => 0,
         };
         let sender = Sender {
@@ -136,16 +137,17 @@ impl World {
             in_flight: 0,
         };
         let answered = Ok("it answers".to_owned());
-        let seen = Seen {
+        let observation = Observation {
             in_phase: self.in_phase,
             window: self.window.clone(),
-            slow_looks: self.slow_looks,
+            slow_polls: self.slow_polls,
             check: Some(&answered),
             listened: self.in_phase + Duration::from_secs(60),
             senders: &[sender],
             workers: Some(Workers::Gone),
         };
-        if let Some(Action::Write(document)) = next(&self.document, self.revision, &seen, self.second * 1_000)
+        if let Some(Action::Write(document)) =
+            next(&self.document, self.revision, &observation, self.second * 1_000)
         {
             document.check(None).expect("what the machine writes is sound");
             self.document = *document;
@@ -159,7 +161,7 @@ impl World {
     fn forget(&mut self) {
         self.in_phase = Duration::ZERO;
         self.window = Window::default();
-        self.slow_looks = 0;
+        self.slow_polls = 0;
     }
 
     /// Runs to its end; gives the phase and why.
@@ -240,7 +242,8 @@ fn drivers_that_die_at_every_step_and_between_change_the_time_and_not_the_end() 
         let mut world = World::new(7, 200, green, Duration::from_secs(600));
         while world.rollout().phase.is_active() {
             world.tick();
-            // Another driver knows nothing of what the last one saw; each lives long enough for one step.
+            // Another driver knows nothing of what the last one saw; each lives long enough for one
+            // step.
             if world.second.is_multiple_of(97) {
                 world.forget();
             }

@@ -1,14 +1,16 @@
 //! When a gateway stands in for a subject, whom it tells so, and when it goes: pure.
 //!
-//! A worker that is told leaves at once. So nobody is told before the broker has taken the subscription in, nor from the
-//! moment on at which it is given up; and a member that was seen before somebody asked may be the very one that leaves.
+//! A worker that is told leaves at once. So nobody is told before the broker has taken the
+//! subscription in, nor from the moment on at which it is given up; and a member that was seen
+//! before somebody asked may be the very one that leaves.
 
-/// Workers that may wait to be told; more ask again, or leave without a word, as they do without a gateway.
+/// Workers that may wait to be told; more ask again, or leave without a word, as they do without a
+/// gateway.
 const MOST_WAITING: usize = 64;
 
 /// One subject and queue group; `A` is who asks, and how to tell them.
 #[derive(Debug)]
-pub(super) struct Standin<A> {
+pub(super) struct StandIn<A> {
     state: State,
     waiting: Vec<A>,
     /// The newest watch for members; what an older one has seen does not count.
@@ -59,10 +61,10 @@ pub(super) enum Action<A> {
     End,
 }
 
-impl<A> Standin<A> {
+impl<A> StandIn<A> {
     /// Begins because somebody asks; the first thing to do is to [`Join`](Action::Join).
-    pub(super) fn new(asker: A) -> Standin<A> {
-        Standin { state: State::Joining, waiting: vec![asker], watch: 0 }
+    pub(super) fn new(asker: A) -> StandIn<A> {
+        StandIn { state: State::Joining, waiting: vec![asker], watch: 0 }
     }
 
     /// Says what to do about an event.
@@ -80,7 +82,9 @@ impl<A> Standin<A> {
                 actions.extend(self.waiting.drain(..).map(Action::Confirm));
                 actions
             }
-            (State::Standing, Event::Asked(asker)) => vec![self.watch_anew(), Action::Confirm(asker)],
+            (State::Standing, Event::Asked(asker)) => {
+                vec![self.watch_anew(), Action::Confirm(asker)]
+            }
             (State::Standing, Event::Back(watch)) if watch == self.watch => {
                 self.state = State::Leaving;
                 vec![Action::Leave]
@@ -94,7 +98,8 @@ impl<A> Standin<A> {
                 vec![Action::Join]
             }
             // Also when it ends by itself, as with the connection.
-            (State::Joining, Event::NotJoined) | (State::Standing | State::Leaving, Event::Left) => {
+            (State::Joining, Event::NotJoined)
+            | (State::Standing | State::Leaving, Event::Left) => {
                 self.state = State::Ended;
                 vec![Action::End]
             }
@@ -121,7 +126,7 @@ mod tests {
 
     #[test]
     fn who_asks_while_it_leaves_is_told_once_it_stands_again() {
-        let mut standin = Standin::new("a");
+        let mut standin = StandIn::new("a");
         assert_eq!(standin.on(Event::Joined), [Action::Watch(1), Action::Confirm("a")]);
         assert_eq!(standin.on(Event::Back(1)), [Action::Leave]);
         assert_eq!(standin.on(Event::Asked("b")), []);
@@ -131,7 +136,7 @@ mod tests {
 
     #[test]
     fn a_member_that_was_seen_before_somebody_asked_is_no_reason_to_go() {
-        let mut standin = Standin::new("a");
+        let mut standin = StandIn::new("a");
         standin.on(Event::Joined);
         assert_eq!(standin.on(Event::Asked("b")), [Action::Watch(2), Action::Confirm("b")]);
         assert_eq!(standin.on(Event::Back(1)), []);
@@ -141,7 +146,7 @@ mod tests {
 
     #[test]
     fn one_whose_place_is_wanted_leaves_and_comes_again_for_whoever_asks_meanwhile() {
-        let mut standin = Standin::new("a");
+        let mut standin = StandIn::new("a");
         assert_eq!(standin.on(Event::Superseded), [], "nobody was told yet");
         assert!(!standin.stands());
         standin.on(Event::Joined);
@@ -155,19 +160,21 @@ mod tests {
 
     #[test]
     fn nobody_is_told_where_the_broker_says_nothing() {
-        let mut standin = Standin::new("a");
+        let mut standin = StandIn::new("a");
         standin.on(Event::Asked("b"));
         assert_eq!(standin.on(Event::NotJoined), [Action::End]);
         assert_eq!(standin.on(Event::Asked("c")), []);
     }
 
-    /// The broker's and the workers' side of it, drawn: whoever is told must be answered for from then on.
+    /// The broker's and the workers' side of it, drawn: whoever is told must be answered for from
+    /// then on.
     #[test]
     fn whoever_is_told_is_answered_for_whatever_the_order() {
         for seed in 0..2_000 {
             let mut random = Rng::with_seed(seed);
-            let mut standin = Standin::new(0);
-            // Whether the broker has the subscription, what is under way, and what watches have seen.
+            let mut standin = StandIn::new(0);
+            // Whether the broker has the subscription, what is under way, and what watches have
+            // seen.
             let (mut subscribed, mut joining, mut leaving) = (false, true, false);
             let (mut watch, mut seen) = (0, Vec::new());
             let (mut asked, mut told) = (1, 0);
@@ -192,7 +199,9 @@ mod tests {
                     }
                     6 => Event::Superseded,
                     // It is heard of later, when another may be the newest.
-                    5 if !seen.is_empty() => Event::Back(seen.swap_remove(random.usize(..seen.len()))),
+                    5 if !seen.is_empty() => {
+                        Event::Back(seen.swap_remove(random.usize(..seen.len())))
+                    }
                     _ => continue,
                 };
                 for action in standin.on(event) {
@@ -213,7 +222,8 @@ mod tests {
                         Action::End => {
                             assert!(!joining && !leaving);
                             asked += 1;
-                            (standin, joining, subscribed, watch) = (Standin::new(asked), true, false, 0);
+                            (standin, joining, subscribed, watch) =
+                                (StandIn::new(asked), true, false, 0);
                             seen.clear();
                         }
                     }

@@ -1,7 +1,7 @@
 //! What goes through, both ways.
 
 use http::{HeaderMap, StatusCode};
-use natsway_testkit::Broker;
+use natsway_testkit::TestBroker;
 use natsway_wire::envelope::encode_response;
 
 use crate::backend::{Backend, ok, response};
@@ -9,15 +9,17 @@ use crate::fixture::{Gateway, ROUTES};
 
 #[tokio::test]
 async fn a_request_reaches_the_worker_as_the_client_sent_it() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let backend = Backend::saying(&broker, "hello").await;
     let gateway = Gateway::start(&broker, ROUTES, &[]).await;
     let reply = gateway
         .client()
         .await
         .exchange(
-            "POST /a%20b/c?x=1&x=2 HTTP/1.1\r\nHost: shop.example:8080\r\nX-Twice: 1\r\nX-Twice: 2\r\n\
-             Connection: keep-alive, x-hop\r\nX-Hop: no\r\nX-Request-Id: abc\r\ncontent-length: 4\r\n\r\nbody",
+            "POST /a%20b/c?x=1&x=2 HTTP/1.1\r\nHost: shop.example:8080\r\nX-Twice: 1\r\nX-Twice: \
+             2\r\n\
+             Connection: keep-alive, x-hop\r\nX-Hop: no\r\nX-Request-Id: abc\r\ncontent-length: \
+             4\r\n\r\nbody",
         )
         .await
         .unwrap();
@@ -39,8 +41,9 @@ async fn a_request_reaches_the_worker_as_the_client_sent_it() {
 
 #[tokio::test]
 async fn a_response_reaches_the_client_with_its_repeats() {
-    let broker = Broker::start().await;
-    let fields = [("set-cookie", "a=1"), ("set-cookie", "b=2"), ("connection", "x-hop"), ("x-hop", "1")];
+    let broker = TestBroker::start().await;
+    let fields =
+        [("set-cookie", "a=1"), ("set-cookie", "b=2"), ("connection", "x-hop"), ("x-hop", "1")];
     let _backend = Backend::start(&broker, move |_, _| vec![response(201, &fields, "made")]).await;
     let gateway = Gateway::start(&broker, ROUTES, &[]).await;
     let reply = gateway.get("/").await;
@@ -53,9 +56,10 @@ async fn a_response_reaches_the_client_with_its_repeats() {
 
 #[tokio::test]
 async fn head_has_the_length_of_the_get_and_no_body() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let backend =
-        Backend::start(&broker, |_, _| vec![response(200, &[("content-length", "1234")], "")]).await;
+        Backend::start(&broker, |_, _| vec![response(200, &[("content-length", "1234")], "")])
+            .await;
     let gateway = Gateway::start(&broker, ROUTES, &[]).await;
     let mut client = gateway.client().await;
     let reply = client.exchange("HEAD /x HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
@@ -67,7 +71,7 @@ async fn head_has_the_length_of_the_get_and_no_body() {
 
 #[tokio::test]
 async fn routes_answer_404_and_405_by_themselves() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let backend = Backend::saying(&broker, "x").await;
     let routes = r#"
         [[route]]
@@ -90,10 +94,11 @@ async fn routes_answer_404_and_405_by_themselves() {
 
 #[tokio::test]
 async fn trailers_reach_a_client_that_takes_them() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let _backend = Backend::start(&broker, |_, _| {
         let trailers = HeaderMap::from_iter([("x-sum".parse().unwrap(), "42".parse().unwrap())]);
-        let headers = HeaderMap::from_iter([("trailer".parse().unwrap(), "x-sum".parse().unwrap())]);
+        let headers =
+            HeaderMap::from_iter([("trailer".parse().unwrap(), "x-sum".parse().unwrap())]);
         vec![encode_response(StatusCode::OK, &headers, &trailers, b"body").unwrap()]
     })
     .await;
@@ -107,13 +112,15 @@ async fn trailers_reach_a_client_that_takes_them() {
 
 #[tokio::test]
 async fn http2_with_prior_knowledge_is_served() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let backend = Backend::saying(&broker, "over http/2").await;
     let gateway = Gateway::start(&broker, ROUTES, &[]).await;
     let stream = tokio::net::TcpStream::connect(("127.0.0.1", gateway.port)).await.unwrap();
     let io = hyper_util::rt::TokioIo::new(stream);
     let (mut sender, connection) =
-        hyper::client::conn::http2::handshake(hyper_util::rt::TokioExecutor::new(), io).await.unwrap();
+        hyper::client::conn::http2::handshake(hyper_util::rt::TokioExecutor::new(), io)
+            .await
+            .unwrap();
     tokio::spawn(connection);
     let request = http::Request::post("http://shop.example/path?x=1")
         .body(http_body_util::Full::new(bytes::Bytes::from_static(b"ping")))
@@ -132,8 +139,9 @@ async fn http2_with_prior_knowledge_is_served() {
 
 #[tokio::test]
 async fn one_connection_carries_many_requests_and_each_gets_its_own_answer() {
-    let broker = Broker::start().await;
-    let _backend = Backend::start(&broker, |_, request| vec![ok(request.path_and_query.as_str())]).await;
+    let broker = TestBroker::start().await;
+    let _backend =
+        Backend::start(&broker, |_, request| vec![ok(request.path_and_query.as_str())]).await;
     let gateway = Gateway::start(&broker, ROUTES, &[]).await;
     let tasks = (0..20).map(|task| {
         let client = gateway.client();
@@ -147,7 +155,9 @@ async fn one_connection_carries_many_requests_and_each_gets_its_own_answer() {
     });
     futures_util::future::join_all(tasks).await;
     assert_eq!(
-        gateway.metric("natsway_responses_total{route=\"test\",version=\"blue\",code=\"2xx\"}").await,
+        gateway
+            .metric("natsway_responses_total{route=\"test\",version=\"blue\",code=\"2xx\"}")
+            .await,
         1_000.0
     );
 }

@@ -7,9 +7,11 @@ use async_nats::{Client, Message, Subject};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use http::{HeaderMap, StatusCode};
-use natsway_testkit::Broker;
+use natsway_testkit::TestBroker;
 use natsway_wire::Limits;
-use natsway_wire::envelope::{NotRun, Request, Signal, decode_request, encode_response, encode_signal};
+use natsway_wire::envelope::{
+    NotRun, Request, Signal, decode_request, encode_response, encode_signal,
+};
 use tokio::task::JoinHandle;
 
 pub const SUBJECT: &str = "svc.test.blue";
@@ -41,9 +43,10 @@ impl Drop for Backend {
 }
 
 impl Backend {
-    /// Answers each request with the messages that `answer` gives for it and its number, counted from 0.
+    /// Answers each request with the messages that `answer` gives for it and its number, counted
+    /// from 0.
     pub async fn start(
-        broker: &Broker,
+        broker: &TestBroker,
         answer: impl FnMut(usize, &Request) -> Vec<Bytes> + Send + 'static,
     ) -> Backend {
         Backend::start_in(broker, "q", answer).await
@@ -51,7 +54,7 @@ impl Backend {
 
     /// The same in a queue group of another name.
     pub async fn start_in(
-        broker: &Broker,
+        broker: &TestBroker,
         queue_group: &str,
         answer: impl FnMut(usize, &Request) -> Vec<Bytes> + Send + 'static,
     ) -> Backend {
@@ -60,7 +63,7 @@ impl Backend {
 
     /// The same at another subject.
     pub async fn start_at(
-        broker: &Broker,
+        broker: &TestBroker,
         subject: &'static str,
         answer: impl FnMut(usize, &Request) -> Vec<Bytes> + Send + 'static,
     ) -> Backend {
@@ -68,7 +71,7 @@ impl Backend {
     }
 
     async fn start_as(
-        broker: &Broker,
+        broker: &TestBroker,
         subject: &'static str,
         queue_group: &str,
         mut answer: impl FnMut(usize, &Request) -> Vec<Bytes> + Send + 'static,
@@ -99,7 +102,7 @@ impl Backend {
     }
 
     /// Answers 200 with the text, always.
-    pub async fn saying(broker: &Broker, text: &'static str) -> Backend {
+    pub async fn saying(broker: &TestBroker, text: &'static str) -> Backend {
         Backend::start(broker, move |_, _| vec![ok(text)]).await
     }
 }
@@ -115,7 +118,8 @@ pub fn response(status: u16, headers: &[(&'static str, &str)], body: &str) -> By
     for (name, value) in headers {
         map.append(*name, value.parse().unwrap());
     }
-    encode_response(StatusCode::from_u16(status).unwrap(), &map, &HeaderMap::new(), body.as_bytes()).unwrap()
+    encode_response(StatusCode::from_u16(status).unwrap(), &map, &HeaderMap::new(), body.as_bytes())
+        .unwrap()
 }
 
 pub fn ok(body: &str) -> Bytes {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use natsway_testkit::{Broker, Cluster, TcpLink, eventually, free_port};
+use natsway_testkit::{Cluster, TcpLink, TestBroker, eventually, free_port};
 
 use crate::backend::{Backend, ok};
 use crate::fixture::{DEADLINE, Gateway, ROUTES};
@@ -12,7 +12,10 @@ async fn a_gateway_without_a_broker_says_so_and_is_ready_once_it_is_there() {
     let port = free_port();
     let gateway = Gateway::launch(&format!("nats://127.0.0.1:{port}"), ROUTES, &[]);
     let not_ready = eventually(DEADLINE, async || gateway.admin("/readyz").await).await;
-    assert_eq!((not_ready.status, not_ready.text().as_str()), (503, "not connected to the broker\n"));
+    assert_eq!(
+        (not_ready.status, not_ready.text().as_str()),
+        (503, "not connected to the broker\n")
+    );
     assert_eq!(gateway.admin("/livez").await.unwrap().status, 200);
     assert_eq!(health(&gateway), (Some(1), "not connected to the broker\n".to_owned()));
     let started = Instant::now();
@@ -20,7 +23,7 @@ async fn a_gateway_without_a_broker_says_so_and_is_ready_once_it_is_there() {
     assert_eq!((refused.status, refused.problem().as_str()), (503, "not_connected"));
     assert!(started.elapsed() < Duration::from_secs(2), "at once, not after a time-out");
 
-    let broker = Broker::builder().port(port).start().await;
+    let broker = TestBroker::builder().port(port).start().await;
     let _backend = Backend::saying(&broker, "now").await;
     gateway.ready().await;
     assert_eq!(health(&gateway), (Some(0), "ready\n".to_owned()));
@@ -37,7 +40,7 @@ fn health(gateway: &Gateway) -> (Option<i32>, String) {
 
 #[tokio::test]
 async fn what_was_refused_while_the_broker_was_away_never_runs() {
-    let mut broker = Broker::start().await;
+    let mut broker = TestBroker::start().await;
     let gateway = Gateway::start(&broker, ROUTES, &[]).await;
     broker.stop().await;
     eventually(DEADLINE, async || gateway.metric("natsway_broker_connections").await == 0.0).await;
@@ -54,10 +57,11 @@ async fn what_was_refused_while_the_broker_was_away_never_runs() {
 
 #[tokio::test]
 async fn requests_that_were_out_when_the_connection_broke_are_504_or_tried_again() {
-    let mut broker = Broker::start().await;
+    let mut broker = TestBroker::start().await;
     let silent = Backend::start(&broker, |_, _| vec![]).await;
-    let routes =
-        ROUTES.replace("try_timeout = \"300ms\"", "try_timeout = \"5s\"").replace("\"5s\"", "\"15s\"");
+    let routes = ROUTES
+        .replace("try_timeout = \"300ms\"", "try_timeout = \"5s\"")
+        .replace("\"5s\"", "\"15s\"");
     let gateway = Gateway::start(&broker, &routes, &[]).await;
     let (mut unsafe_one, mut safe_one) = (gateway.client().await, gateway.client().await);
     unsafe_one.send("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n").await.unwrap();
@@ -75,7 +79,7 @@ async fn requests_that_were_out_when_the_connection_broke_are_504_or_tried_again
 
 #[tokio::test]
 async fn a_paused_network_is_noticed_and_left() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let backend = Backend::saying(&broker, "there").await;
     let link = TcpLink::to_port(broker.port()).await;
     let gateway = Gateway::launch(&link.url(), ROUTES, &[]);
@@ -95,10 +99,12 @@ async fn a_broker_that_shuts_down_in_lame_duck_mode_costs_no_request() {
     let gateway = Gateway::launch(&cluster.url(), ROUTES, &[]);
     gateway.ready().await;
     // The backend sits at the server that stays.
-    let _backend = Backend::start(&cluster[1], |_, request| vec![ok(request.path_and_query.as_str())]).await;
-    let warm =
-        eventually(DEADLINE, async || Some(gateway.get("/warm").await).filter(|reply| reply.status == 200))
-            .await;
+    let _backend =
+        Backend::start(&cluster[1], |_, request| vec![ok(request.path_and_query.as_str())]).await;
+    let warm = eventually(DEADLINE, async || {
+        Some(gateway.get("/warm").await).filter(|reply| reply.status == 200)
+    })
+    .await;
     assert_eq!(warm.text(), "/warm");
     cluster[0].lame_duck();
     let until = Instant::now() + Duration::from_secs(4);
@@ -118,13 +124,16 @@ async fn a_gateway_that_may_not_hear_what_it_needs_is_not_ready_and_names_it() {
     for (missing, told) in
         [("natsway.tombstone.>", "natsway.tombstone.>"), ("_INBOX_apiproxy.>", "_INBOX_apiproxy.")]
     {
-        let needed = ["_INBOX_apiproxy.>", "natsway.metrics.*.*", "natsway.report", "natsway.tombstone.>"];
+        let needed =
+            ["_INBOX_apiproxy.>", "natsway.metrics.*.*", "natsway.report", "natsway.tombstone.>"];
         let allowed: Vec<_> = needed.into_iter().filter(|subject| *subject != missing).collect();
         let lines = format!(
-            "authorization {{ users: [{{ user: g, password: p, permissions: {{ publish: \">\", subscribe: {{ allow: {allowed:?} }} }} }}] }}"
+            "authorization {{ users: [{{ user: g, password: p, permissions: {{ publish: \">\", \
+             subscribe: {{ allow: {allowed:?} }} }} }}] }}"
         );
-        let broker = Broker::builder().config_lines(&lines).start().await;
-        let gateway = Gateway::launch(&format!("nats://g:p@127.0.0.1:{}", broker.port()), ROUTES, &[]);
+        let broker = TestBroker::builder().config_lines(&lines).start().await;
+        let gateway =
+            Gateway::launch(&format!("nats://g:p@127.0.0.1:{}", broker.port()), ROUTES, &[]);
         let reason = eventually(DEADLINE, async || {
             gateway.admin("/readyz").await.filter(|reply| reply.text().contains("does not permit"))
         })

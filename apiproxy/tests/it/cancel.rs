@@ -1,10 +1,11 @@
-//! Nobody waits any more: the work is cancelled where it runs. The instance is gone: the client hears it early.
+//! Nobody waits any more: the work is cancelled where it runs. The instance is gone: the client
+//! hears it early.
 
 use std::time::{Duration, Instant};
 
 use async_nats::Subscriber;
 use futures_util::StreamExt;
-use natsway_testkit::{Broker, eventually};
+use natsway_testkit::{TestBroker, eventually};
 use natsway_wire::control::{WorkerCommand, worker_subject};
 
 use crate::backend::{Backend, accepted, ok, settled};
@@ -15,8 +16,10 @@ const INSTANCE: &str = "instance-1";
 /// The next cancellation that an instance is sent; answers pings on the way.
 async fn next_cancel(client: &async_nats::Client, commands: &mut Subscriber) -> String {
     loop {
-        let message =
-            tokio::time::timeout(DEADLINE, commands.next()).await.expect("a command in time").unwrap();
+        let message = tokio::time::timeout(DEADLINE, commands.next())
+            .await
+            .expect("a command in time")
+            .unwrap();
         match WorkerCommand::decode(&message.payload).unwrap() {
             WorkerCommand::Cancel { reply } => return reply,
             WorkerCommand::Ping => client.publish(message.reply.unwrap(), "".into()).await.unwrap(),
@@ -31,7 +34,7 @@ fn patient() -> String {
 
 #[tokio::test]
 async fn a_client_that_goes_away_cancels_the_work() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let backend = Backend::start(&broker, |_, _| vec![accepted(INSTANCE)]).await;
     let mut commands = backend.client.subscribe(worker_subject(INSTANCE)).await.unwrap();
     settled(&backend.client).await;
@@ -47,7 +50,7 @@ async fn a_client_that_goes_away_cancels_the_work() {
 
 #[tokio::test]
 async fn work_that_is_accepted_after_the_client_went_is_cancelled_too() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let backend = Backend::start(&broker, |_, _| vec![]).await;
     let mut commands = backend.client.subscribe(worker_subject(INSTANCE)).await.unwrap();
     settled(&backend.client).await;
@@ -66,7 +69,7 @@ async fn work_that_is_accepted_after_the_client_went_is_cancelled_too() {
 
 #[tokio::test]
 async fn a_lost_instance_is_an_early_502_for_a_post() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     // It accepts, and nobody listens at its control subject: the broker says so.
     let _backend = Backend::start(&broker, |_, _| vec![accepted("gone")]).await;
     let gateway = Gateway::start(&broker, ROUTES, &[]).await;
@@ -78,7 +81,7 @@ async fn a_lost_instance_is_an_early_502_for_a_post() {
 
 #[tokio::test]
 async fn a_lost_instance_is_another_try_for_a_get() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let backend = Backend::start(&broker, |number, _| match number {
         0 => vec![accepted("gone")],
         _ => vec![ok("elsewhere")],
@@ -88,5 +91,8 @@ async fn a_lost_instance_is_another_try_for_a_get() {
     let gateway = Gateway::start(&broker, &routes, &[]).await;
     assert_eq!(gateway.get("/").await.text(), "elsewhere");
     assert_eq!(backend.seen.count(), 2);
-    assert_eq!(gateway.metric("natsway_misses_total{reason=\"instance_lost\"}").await, 1.0);
+    assert_eq!(
+        gateway.metric("natsway_failed_attempts_total{reason=\"instance_lost\"}").await,
+        1.0
+    );
 }

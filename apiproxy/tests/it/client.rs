@@ -34,7 +34,9 @@ impl Reply {
 
     /// Whether the answer is a status alone, as hyper gives it for what it cannot parse.
     pub fn is_bare(&self) -> bool {
-        self.body.is_empty() && self.header("content-type").is_none() && self.header("x-request-id").is_none()
+        self.body.is_empty()
+            && self.header("content-type").is_none()
+            && self.header("x-request-id").is_none()
     }
 
     /// The `code` of a problem document.
@@ -61,8 +63,10 @@ impl Client {
 
     pub async fn post(&mut self, path: &str, body: &str) -> io::Result<Reply> {
         let length = body.len();
-        self.send(&format!("POST {path} HTTP/1.1\r\nhost: test\r\ncontent-length: {length}\r\n\r\n{body}"))
-            .await?;
+        self.send(&format!(
+            "POST {path} HTTP/1.1\r\nhost: test\r\ncontent-length: {length}\r\n\r\n{body}"
+        ))
+        .await?;
         self.reply(false).await
     }
 
@@ -87,7 +91,8 @@ impl Client {
         let head: Vec<u8> = self.unread.drain(..head_end).collect();
         let head = String::from_utf8_lossy(&head).into_owned();
         let mut lines = head.split("\r\n");
-        let status = lines.next().and_then(|line| line.split(' ').nth(1)).and_then(|code| code.parse().ok());
+        let status =
+            lines.next().and_then(|line| line.split(' ').nth(1)).and_then(|code| code.parse().ok());
         let status = status.ok_or(io::ErrorKind::InvalidData)?;
         let headers = lines
             .filter_map(|line| line.split_once(": "))
@@ -100,7 +105,8 @@ impl Client {
         if reply.header("transfer-encoding") == Some("chunked") {
             reply.body = self.chunks().await?;
         } else {
-            let length = reply.header("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
+            let length =
+                reply.header("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
             while self.unread.len() < length {
                 self.read_more().await?;
             }
@@ -114,8 +120,8 @@ impl Client {
         let end = loop {
             let last = self.unread.starts_with(b"0\r\n").then_some(0);
             let last = last.or_else(|| find(&self.unread, b"\r\n0\r\n").map(|at| at + 2));
-            if let Some(end) =
-                last.and_then(|last| find(&self.unread[last..], b"\r\n\r\n").map(|at| last + at + 4))
+            if let Some(end) = last
+                .and_then(|last| find(&self.unread[last..], b"\r\n\r\n").map(|at| last + at + 4))
             {
                 break end;
             }

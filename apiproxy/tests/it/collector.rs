@@ -56,7 +56,8 @@ impl Collector {
     pub async fn over_grpc() -> (Collector, String) {
         let collector = Collector::default();
         let service = TraceServiceServer::new(collector.clone());
-        let incoming = tonic::transport::server::TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let incoming =
+            tonic::transport::server::TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = format!("http://{}", incoming.local_addr().unwrap());
         let server = tonic::transport::Server::builder().add_service(service);
         tokio::spawn(server.serve_with_incoming(incoming));
@@ -78,7 +79,8 @@ impl Collector {
     fn keep(&self, request: ExportTraceServiceRequest) {
         let mut kept = self.0.lock().unwrap();
         for resource in request.resource_spans {
-            let attributes = resource.resource.map(|resource| resource.attributes).unwrap_or_default();
+            let attributes =
+                resource.resource.map(|resource| resource.attributes).unwrap_or_default();
             let service = text(&attributes, "service.name").unwrap_or_default();
             for scope in resource.scope_spans {
                 let scope_version = scope.scope.map(|scope| scope.version).unwrap_or_default();
@@ -128,7 +130,9 @@ fn text(attributes: &[KeyValue], key: &str) -> Option<String> {
     let value = &attributes.iter().find(|attribute| attribute.key == key)?.value;
     match value {
         Some(AnyValue { value: Some(any_value::Value::StringValue(text)) }) => Some(text.clone()),
-        Some(AnyValue { value: Some(any_value::Value::IntValue(number)) }) => Some(number.to_string()),
+        Some(AnyValue { value: Some(any_value::Value::IntValue(number)) }) => {
+            Some(number.to_string())
+        }
         other => panic!("{key}={other:?}"),
     }
 }

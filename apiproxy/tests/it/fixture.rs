@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use natsway_testkit::{Broker, Process, ProcessBuilder, eventually, free_port};
+use natsway_testkit::{Process, ProcessBuilder, TestBroker, eventually, free_port};
 use tempfile::TempDir;
 
 use crate::client::{Client, Reply};
@@ -36,12 +36,17 @@ impl Gateway {
     }
 
     /// The same, with its routes in the bucket.
-    pub fn launch_live(broker: &Broker, routes: &str) -> Gateway {
+    pub fn launch_live(broker: &TestBroker, routes: &str) -> Gateway {
         Gateway::launch_with(&broker.url(), routes, &[])
     }
 
     /// A gateway that is ready, with these limits on open files.
-    pub async fn start_with_open_files(broker: &Broker, routes: &str, soft: usize, hard: usize) -> Gateway {
+    pub async fn start_with_open_files(
+        broker: &TestBroker,
+        routes: &str,
+        soft: usize,
+        hard: usize,
+    ) -> Gateway {
         // Soft first: the hard limit cannot go below it.
         let limit = format!("ulimit -S -n {soft} && ulimit -H -n {hard} && exec \"$0\" \"$@\"");
         let shell = Process::builder("/bin/sh").name("apiproxy").args(["-c", &limit]);
@@ -52,10 +57,20 @@ impl Gateway {
     }
 
     fn launch_with(broker_url: &str, routes: &str, arguments: &[&str]) -> Gateway {
-        Gateway::launch_by(Process::builder(env!("CARGO_BIN_EXE_apiproxy")), broker_url, routes, arguments)
+        Gateway::launch_by(
+            Process::builder(env!("CARGO_BIN_EXE_apiproxy")),
+            broker_url,
+            routes,
+            arguments,
+        )
     }
 
-    fn launch_by(program: ProcessBuilder, broker_url: &str, routes: &str, arguments: &[&str]) -> Gateway {
+    fn launch_by(
+        program: ProcessBuilder,
+        broker_url: &str,
+        routes: &str,
+        arguments: &[&str],
+    ) -> Gateway {
         let directory = tempfile::tempdir().unwrap();
         let file: PathBuf = directory.path().join("routes.toml");
         std::fs::write(&file, routes).unwrap();
@@ -67,7 +82,7 @@ impl Gateway {
                 "--admin-listen",
                 &format!("127.0.0.1:{admin_port}"),
             ])
-            .args(["--nats-url", broker_url, "--cores", "2", "--log", "debug"])
+            .args(["--nats-url", broker_url, "--shards", "2", "--log", "debug"])
             .args(arguments);
         // A file without a route is refused, and none is not.
         let program = if routes.is_empty() { program } else { program.arg("--routes").arg(&file) };
@@ -75,7 +90,7 @@ impl Gateway {
     }
 
     /// A gateway that is ready.
-    pub async fn start(broker: &Broker, routes: &str, arguments: &[&str]) -> Gateway {
+    pub async fn start(broker: &TestBroker, routes: &str, arguments: &[&str]) -> Gateway {
         let gateway = Gateway::launch(&broker.url(), routes, arguments);
         gateway.ready().await;
         gateway
@@ -112,7 +127,9 @@ impl Gateway {
     /// A figure of `/metrics` by its name and labels, 0 when it is not there.
     pub async fn metric(&self, sample: &str) -> f64 {
         let page = self.admin("/metrics").await.expect("the admin address answers").text();
-        let value = page.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' ')?.parse().ok());
+        let value = page
+            .lines()
+            .find_map(|line| line.strip_prefix(sample)?.strip_prefix(' ')?.parse().ok());
         value.unwrap_or(0.0)
     }
 }

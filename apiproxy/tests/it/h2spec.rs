@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::process::Stdio;
 use std::time::Duration;
 
-use natsway_testkit::{Broker, h2spec};
+use natsway_testkit::{TestBroker, h2spec};
 use tokio::process::Command;
 use tokio::time::timeout;
 
@@ -17,14 +17,14 @@ const PATIENCE: Duration = Duration::from_secs(180);
 /// What it has in version 2.2.1.
 const CASES: usize = 145;
 
-/// What does not pass, and why that is right: on a port where both are spoken in the clear, what is not HTTP/2's preface is
-/// HTTP/1, and a broken one is answered there.
+/// What does not pass, and why that is right: on a port where both are spoken in the clear, what is
+/// not HTTP/2's preface is HTTP/1, and a broken one is answered there.
 const FAILS: [&str; 1] = ["3.5/2"];
 
 #[tokio::test]
 async fn http2_passes_its_conformance_suite() {
     let Some(program) = h2spec() else { return };
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     // Some cases need a body to withhold.
     let _backend = Backend::saying(&broker, "a body that takes several frames of one byte").await;
     let gateway = Gateway::start(&broker, ROUTES, &[]).await;
@@ -36,7 +36,8 @@ async fn http2_passes_its_conformance_suite() {
         .output();
     let output = timeout(PATIENCE, suite).await.expect("the suite ends").unwrap();
     let report = String::from_utf8_lossy(&output.stdout);
-    let summary = report.lines().find(|line| line.contains("tests, ")).unwrap_or_else(|| panic!("{report}"));
+    let summary =
+        report.lines().find(|line| line.contains("tests, ")).unwrap_or_else(|| panic!("{report}"));
     let passed = CASES - FAILS.len();
     let expected = format!("{CASES} tests, {passed} passed, 0 skipped, {} failed", FAILS.len());
     assert_eq!(summary, expected, "{report}");
@@ -44,8 +45,8 @@ async fn http2_passes_its_conformance_suite() {
     assert_eq!(gateway.get("/").await.status, 200, "and it goes on");
 }
 
-/// The sections and numbers of the cases that are listed behind `Failures:`, where a section is `3.5. Its title` and a
-/// case of it `× 2: What it does`.
+/// The sections and numbers of the cases that are listed behind `Failures:`, where a section is
+/// `3.5. Its title` and a case of it `× 2: What it does`.
 fn failed(report: &str) -> BTreeSet<String> {
     let mut section = "";
     let mut failed = BTreeSet::new();
@@ -66,7 +67,8 @@ fn failed(report: &str) -> BTreeSet<String> {
 
 #[test]
 fn failures_are_found_in_a_report() {
-    let report = "  3. Starting\n      × 9: not here\nFailures: \n\nHTTP/2\n  3. Starting HTTP/2\n    3.5. Preface\n      \
-                  × 2: Sends\n        -> The endpoint\n  4. Frames\n      × 1: x\n\nFinished in 1.0 seconds\n";
+    let report = "  3. Starting\n      × 9: not here\nFailures: \n\nHTTP/2\n  3. Starting \
+                  HTTP/2\n    3.5. Preface\n      × 2: Sends\n        -> The endpoint\n  4. \
+                  Frames\n      × 1: x\n\nFinished in 1.0 seconds\n";
     assert_eq!(failed(report), BTreeSet::from(["3.5/2".to_owned(), "4/1".to_owned()]));
 }

@@ -11,7 +11,7 @@ use http::Request;
 use http_body::Frame;
 use http_body_util::StreamBody;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use natsway_testkit::{Broker, eventually};
+use natsway_testkit::{TestBroker, eventually};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -48,13 +48,33 @@ const MALFORMED: &[(&str, &str, &str)] = &[
         "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nxx",
         BARE,
     ),
-    ("two lengths in one field", "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1, 2\r\n\r\nxx", BARE),
+    (
+        "two lengths in one field",
+        "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1, 2\r\n\r\nxx",
+        BARE,
+    ),
     ("a negative length", "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: -1\r\n\r\n", BARE),
     ("a length with a sign", "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: +1\r\n\r\nx", BARE),
-    ("a huge length", "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 99999999999999999999\r\n\r\n", BARE),
-    ("an unknown transfer coding", "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: xchunked\r\n\r\n", BARE),
-    ("chunked not last", "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked, gzip\r\n\r\n", BARE),
-    ("chunks in HTTP/1.0", "POST / HTTP/1.0\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", BARE),
+    (
+        "a huge length",
+        "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 99999999999999999999\r\n\r\n",
+        BARE,
+    ),
+    (
+        "an unknown transfer coding",
+        "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: xchunked\r\n\r\n",
+        BARE,
+    ),
+    (
+        "chunked not last",
+        "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked, gzip\r\n\r\n",
+        BARE,
+    ),
+    (
+        "chunks in HTTP/1.0",
+        "POST / HTTP/1.0\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        BARE,
+    ),
     (
         "a chunk size that is none",
         "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\nzz\r\nx\r\n0\r\n\r\n",
@@ -70,7 +90,7 @@ const MALFORMED: &[(&str, &str, &str)] = &[
 
 #[tokio::test]
 async fn malformed_requests_get_their_status_and_never_reach_a_worker() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let backend = Backend::saying(&broker, "fine").await;
     let gateway = Gateway::start(&broker, ROUTES, &[]).await;
     for (name, bytes, problem) in MALFORMED {
@@ -88,13 +108,15 @@ async fn malformed_requests_get_their_status_and_never_reach_a_worker() {
 #[tokio::test]
 async fn a_request_with_a_length_beside_chunks_is_read_by_its_chunks_and_ends_its_connection() {
     // RFC 9112 section 6.3: whoever read it by its length would take the rest for a second request.
-    let broker = Broker::start().await;
-    let backend = Backend::start(&broker, |_, request| vec![ok(request.path_and_query.as_str())]).await;
+    let broker = TestBroker::start().await;
+    let backend =
+        Backend::start(&broker, |_, request| vec![ok(request.path_and_query.as_str())]).await;
     let gateway = Gateway::start(&broker, ROUTES, &[]).await;
     let (length, chunked) = ("content-length: 40\r\n", "transfer-encoding: chunked\r\n");
     for (first, second) in [(length, chunked), (chunked, length)] {
         let pair = format!(
-            "POST /1 HTTP/1.1\r\nhost: a\r\n{first}{second}\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\nhost: a\r\n\r\n"
+            "POST /1 HTTP/1.1\r\nhost: a\r\n{first}{second}\r\n0\r\n\r\nGET /smuggled \
+             HTTP/1.1\r\nhost: a\r\n\r\n"
         );
         let mut client = gateway.client().await;
         assert_eq!(client.exchange(&pair).await.unwrap().text(), "/1");
@@ -106,33 +128,43 @@ async fn a_request_with_a_length_beside_chunks_is_read_by_its_chunks_and_ends_it
 
 #[tokio::test]
 async fn what_is_odd_but_lawful_is_served() {
-    let broker = Broker::start().await;
-    let backend = Backend::start(&broker, |_, request| vec![ok(request.path_and_query.as_str())]).await;
+    let broker = TestBroker::start().await;
+    let backend =
+        Backend::start(&broker, |_, request| vec![ok(request.path_and_query.as_str())]).await;
     let gateway = Gateway::start(&broker, ROUTES, &[]).await;
     let mut client = gateway.client().await;
     // A subject's special characters mean nothing in a path.
-    for path in ["/../x", "/a//b", "/%00", "/%ff", "/a.*.b", "/svc.other", "/$SYS.REQ", "/?a=%0d%0a"] {
+    for path in
+        ["/../x", "/a//b", "/%00", "/%ff", "/a.*.b", "/svc.other", "/$SYS.REQ", "/?a=%0d%0a"]
+    {
         assert_eq!(client.get(path).await.unwrap().text(), path);
     }
     // Absolute form, with and without a path.
-    for (target, path) in [("http://b/x?y=1", "/x?y=1"), ("http://b?y=1", "/?y=1"), ("http://b", "/")] {
-        let reply = client.exchange(&format!("GET {target} HTTP/1.1\r\nhost: a\r\n\r\n")).await.unwrap();
+    for (target, path) in
+        [("http://b/x?y=1", "/x?y=1"), ("http://b?y=1", "/?y=1"), ("http://b", "/")]
+    {
+        let reply =
+            client.exchange(&format!("GET {target} HTTP/1.1\r\nhost: a\r\n\r\n")).await.unwrap();
         assert_eq!(reply.text(), path);
         assert_eq!(backend.seen.last().headers["host"], "b", "the target goes before the field");
     }
     // Two requests in one packet are two requests.
-    client.send("GET /1 HTTP/1.1\r\nhost: a\r\n\r\nGET /2 HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    client
+        .send("GET /1 HTTP/1.1\r\nhost: a\r\n\r\nGET /2 HTTP/1.1\r\nhost: a\r\n\r\n")
+        .await
+        .unwrap();
     assert_eq!(client.reply(false).await.unwrap().text(), "/1");
     assert_eq!(client.reply(false).await.unwrap().text(), "/2");
     // Headers that try to be NATS's stay header fields.
-    let injected = "GET /3 HTTP/1.1\r\nhost: a\r\nnats-service-error-code: 500\r\nreply-to: x\r\n\r\n";
+    let injected =
+        "GET /3 HTTP/1.1\r\nhost: a\r\nnats-service-error-code: 500\r\nreply-to: x\r\n\r\n";
     assert_eq!(client.exchange(injected).await.unwrap().status, 200);
     assert_eq!(backend.seen.last().headers["reply-to"], "x");
 }
 
 #[tokio::test]
 async fn slow_heads_and_bodies_are_cut_off() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let backend = Backend::saying(&broker, "fine").await;
     let arguments = ["--head-timeout", "500ms", "--body-timeout", "500ms"];
     let gateway = Gateway::start(&broker, ROUTES, &arguments).await;
@@ -146,15 +178,17 @@ async fn slow_heads_and_bodies_are_cut_off() {
         assert!(started.elapsed() < Duration::from_secs(10), "{begun:?}");
     }
     let mut client = gateway.client().await;
-    let reply =
-        client.exchange("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\nhalf").await.unwrap();
+    let reply = client
+        .exchange("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\nhalf")
+        .await
+        .unwrap();
     assert_eq!((reply.status, reply.problem().as_str()), (408, "request_timeout"));
     assert_eq!(backend.seen.count(), 0);
 }
 
 #[tokio::test]
 async fn a_body_that_breaks_off_is_never_published() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let backend = Backend::saying(&broker, "fine").await;
     let gateway = Gateway::start(&broker, ROUTES, &[]).await;
     let mut cut = gateway.client().await;
@@ -166,7 +200,7 @@ async fn a_body_that_breaks_off_is_never_published() {
 
 #[tokio::test]
 async fn a_half_closed_client_has_left_unless_the_operator_says_otherwise() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let _backend = Backend::saying(&broker, "fine").await;
     let half_closed = async |gateway: &Gateway| {
         let mut client = gateway.client().await;
@@ -207,7 +241,7 @@ pub async fn next_frame(stream: &mut TcpStream) -> (u8, u32, Vec<u8>) {
 
 #[tokio::test]
 async fn a_flood_of_reset_http2_streams_ends_its_connection_and_nothing_else() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let _backend = Backend::start(&broker, |_, _| vec![]).await;
     let gateway = Gateway::start(&broker, ROUTES, &[]).await;
     let mut attacker = gateway.client().await;
@@ -226,7 +260,7 @@ async fn a_flood_of_reset_http2_streams_ends_its_connection_and_nothing_else() {
 
 #[tokio::test]
 async fn a_head_that_goes_on_for_ever_ends_its_connection() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let backend = Backend::saying(&broker, "fine").await;
     let gateway = Gateway::start(&broker, ROUTES, &[]).await;
     let mut attacker = gateway.client().await;
@@ -245,7 +279,7 @@ async fn a_head_that_goes_on_for_ever_ends_its_connection() {
 
 #[tokio::test]
 async fn an_http2_body_of_another_length_than_it_says_is_never_published() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let backend = Backend::saying(&broker, "fine").await;
     let gateway = Gateway::start(&broker, ROUTES, &[]).await;
     // POST instead of GET, and `content-length: 5`.
@@ -264,7 +298,7 @@ async fn an_http2_body_of_another_length_than_it_says_is_never_published() {
 
 #[tokio::test]
 async fn memory_stays_bounded_under_a_crowd_of_large_heads_and_bodies() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let _backend = Backend::saying(&broker, "fine").await;
     let gateway = Gateway::start(&broker, ROUTES, &["--max-connections", "200"]).await;
     let mut crowd = Vec::new();
@@ -272,7 +306,10 @@ async fn memory_stays_bounded_under_a_crowd_of_large_heads_and_bodies() {
         let mut client = gateway.client().await;
         let begun = match number % 2 {
             0 => format!("GET / HTTP/1.1\r\nhost: a\r\nx: {}", "y".repeat(30_000)),
-            _ => format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 65536\r\n\r\n{}", "y".repeat(60_000)),
+            _ => format!(
+                "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 65536\r\n\r\n{}",
+                "y".repeat(60_000)
+            ),
         };
         client.send(&begun).await.unwrap();
         crowd.push(client);
@@ -285,7 +322,8 @@ async fn memory_stays_bounded_under_a_crowd_of_large_heads_and_bodies() {
 
 /// The most memory that a gateway has had, in KiB.
 fn peak_kib(gateway: &Gateway) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.process.pid())).unwrap();
+    let status =
+        std::fs::read_to_string(format!("/proc/{}/status", gateway.process.pid())).unwrap();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     peak.trim().trim_end_matches(" kB").trim().parse().unwrap()
 }
@@ -296,9 +334,9 @@ async fn memory_stays_bounded_under_a_crowd_of_http2_streams() {
     const STREAMS: usize = 128;
     const HELD_BYTES: usize = 4 << 20;
     const BODY_BYTES: usize = 65_536;
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let _backend = Backend::saying(&broker, "fine").await;
-    let arguments = ["--cores", "1", "--max-held-bytes", &HELD_BYTES.to_string()];
+    let arguments = ["--shards", "1", "--max-held-bytes", &HELD_BYTES.to_string()];
     let gateway = Gateway::start(&broker, ROUTES, &arguments).await;
     let refused = Arc::new(AtomicUsize::new(0));
     let mut crowd = tokio::task::JoinSet::new();
@@ -310,7 +348,8 @@ async fn memory_stays_bounded_under_a_crowd_of_http2_streams() {
         for _ in 0..STREAMS {
             // All of a body but its end, which never comes.
             let most = Bytes::from(vec![b'y'; BODY_BYTES - 1]);
-            let body = stream::iter([Ok::<_, Infallible>(Frame::data(most))]).chain(stream::pending());
+            let body =
+                stream::iter([Ok::<_, Infallible>(Frame::data(most))]).chain(stream::pending());
             let request = Request::post("http://a/")
                 .header("content-length", BODY_BYTES)
                 .header("x", "y".repeat(20_000))

@@ -1,11 +1,14 @@
-//! HTTP/1 by its bytes: each line of `http1_cases.jsonl` is what a client sends, what it must get, and by which RFC.
+//! HTTP/1 by its bytes: each line of `http1_cases.jsonl` is what a client sends, what it must get,
+//! and by which RFC.
 //!
 //! A case has
-//! - `rfc`: the section that rules it, `name`, and `send`: each character is the byte of its number, and an ellipsis
-//!   stands for `fill` times the letter x;
-//! - `expect`: the answers in their order, each a status and what it carries: the code of a problem, or the worker's
-//!   word. That is method, path and query, bytes of the body, and the fields that `x-show` asks for, `-` for none;
-//! - `end`: `close` if the gateway closes behind them, otherwise the same connection must serve one more request;
+//! - `rfc`: the section that rules it, `name`, and `send`: each character is the byte of its
+//!   number, and an ellipsis stands for `fill` times the letter x;
+//! - `expect`: the answers in their order, each a status and what it carries: the code of a
+//!   problem, or the worker's word. That is method, path and query, bytes of the body, and the
+//!   fields that `x-show` asks for, `-` for none;
+//! - `end`: `close` if the gateway closes behind them, otherwise the same connection must serve one
+//!   more request;
 //! - `shut`: the client ends its side once it has sent.
 //!
 //! `nginx` there is what nginx answers where that differs: `scripts/compare_http1.py` asks it.
@@ -14,7 +17,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
-use natsway_testkit::Broker;
+use natsway_testkit::TestBroker;
 use natsway_wire::envelope::Request;
 use serde::Deserialize;
 use tokio::io::AsyncWriteExt;
@@ -86,7 +89,8 @@ impl Case {
 }
 
 fn cases() -> Vec<Case> {
-    let case = |line: &str| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+    let case =
+        |line: &str| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
     CASES.lines().map(case).collect()
 }
 
@@ -107,7 +111,8 @@ fn answer(request: &Request) -> Bytes {
 }
 
 fn all(headers: &HeaderMap, name: &str) -> String {
-    let values = headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
+    let values =
+        headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
     let values = values.collect::<Vec<_>>().join("|");
     if values.is_empty() { "-".to_owned() } else { values }
 }
@@ -176,7 +181,7 @@ async fn is_kept(client: &mut Client) -> End {
 async fn every_case_of_http1_is_answered_as_its_rfc_has_it() {
     let cases = cases();
     assert!(cases.len() >= 150, "{} cases", cases.len());
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let backend = Backend::start(&broker, |_, request| vec![answer(request)]).await;
     let gateway = Gateway::start(&broker, ROUTES, &LIMITS).await;
     let mut wrong = Vec::new();
@@ -191,7 +196,8 @@ async fn every_case_of_http1_is_answered_as_its_rfc_has_it() {
             if got != case.expect || end != case.end || reached != answers {
                 let pieces = if in_two { ", in two pieces" } else { "" };
                 wrong.push(format!(
-                    "{} ({}){pieces}: {got:?} then {end:?}, {reached} at the worker; expected {:?} then {:?}",
+                    "{} ({}){pieces}: {got:?} then {end:?}, {reached} at the worker; expected {:?} \
+                     then {:?}",
                     case.name, case.rfc, case.expect, case.end
                 ));
             }

@@ -1,13 +1,13 @@
 //! Each bound has its status, and nothing above it is published.
 
-use natsway_testkit::{Broker, eventually};
+use natsway_testkit::{TestBroker, eventually};
 
 use crate::backend::Backend;
 use crate::fixture::{DEADLINE, Gateway, ROUTES};
 
 #[tokio::test]
 async fn a_body_above_the_limit_is_a_413_before_anything_is_published() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let backend = Backend::saying(&broker, "x").await;
     let gateway = Gateway::start(&broker, ROUTES, &[]).await;
     let said = gateway.post("/", &"x".repeat(65_537)).await;
@@ -15,7 +15,8 @@ async fn a_body_above_the_limit_is_a_413_before_anything_is_published() {
 
     let chunk = format!("8000\r\n{}\r\n", "x".repeat(0x8000));
     let chunked = format!(
-        "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n{chunk}{chunk}{chunk}0\r\n\r\n"
+        "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: \
+         chunked\r\n\r\n{chunk}{chunk}{chunk}0\r\n\r\n"
     );
     let unsaid = gateway.client().await.exchange(&chunked).await.unwrap();
     assert_eq!((unsaid.status, unsaid.problem().as_str()), (413, "too_large"));
@@ -27,7 +28,7 @@ async fn a_body_above_the_limit_is_a_413_before_anything_is_published() {
 
 #[tokio::test]
 async fn the_brokers_limit_counts_headers_too() {
-    let broker = Broker::builder().max_payload(8_192).start().await;
+    let broker = TestBroker::builder().max_payload(8_192).start().await;
     let backend = Backend::saying(&broker, "x").await;
     let gateway = Gateway::start(&broker, ROUTES, &[]).await;
     let body = "x".repeat(7_000);
@@ -45,7 +46,7 @@ async fn the_brokers_limit_counts_headers_too() {
 
 #[tokio::test]
 async fn long_paths_and_large_heads_are_refused() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let gateway = Gateway::start(&broker, ROUTES, &[]).await;
     let long = gateway.get(&format!("/{}", "x".repeat(8_192))).await;
     assert_eq!((long.status, long.problem().as_str()), (414, "path_too_long"));
@@ -56,9 +57,10 @@ async fn long_paths_and_large_heads_are_refused() {
 
 #[tokio::test]
 async fn heads_that_cannot_be_read_get_a_status_alone() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let gateway = Gateway::start(&broker, ROUTES, &[]).await;
-    // More fields than are parsed, and more bytes than are kept, whichever part of the head they are in.
+    // More fields than are parsed, and more bytes than are kept, whichever part of the head they
+    // are in.
     let fields = format!("GET / HTTP/1.1\r\nhost: a\r\n{}\r\n", "x: y\r\n".repeat(100));
     let value = format!("GET / HTTP/1.1\r\nhost: a\r\nx: {}\r\n\r\n", "y".repeat(60_000));
     let path = format!("GET /{} HTTP/1.1\r\nhost: a\r\n\r\n", "x".repeat(50_000));
@@ -70,13 +72,15 @@ async fn heads_that_cannot_be_read_get_a_status_alone() {
 
 #[tokio::test]
 async fn bytes_of_requests_are_bounded_over_all_of_them() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let backend = Backend::saying(&broker, "x").await;
-    let gateway = Gateway::start(&broker, ROUTES, &["--cores", "1", "--max-held-bytes", "200000"]).await;
+    let gateway =
+        Gateway::start(&broker, ROUTES, &["--shards", "1", "--max-held-bytes", "200000"]).await;
     // A body counts as it comes, whether it says how long it is or not.
     let chunk = format!("8000\r\n{}\r\n", "x".repeat(0x8000));
     let head = "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n";
-    let unsaid = gateway.client().await.exchange(&format!("{head}{chunk}{chunk}0\r\n\r\n")).await.unwrap();
+    let unsaid =
+        gateway.client().await.exchange(&format!("{head}{chunk}{chunk}0\r\n\r\n")).await.unwrap();
     assert_eq!((unsaid.status, unsaid.problem().as_str()), (503, "memory_full"));
     assert_eq!(unsaid.header("retry-after"), Some("1"));
     let said = gateway.post("/", &"x".repeat(60_000)).await;
@@ -91,7 +95,7 @@ async fn bytes_of_requests_are_bounded_over_all_of_them() {
 
 #[tokio::test]
 async fn the_limit_on_open_files_is_raised_and_kept() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let backend = Backend::saying(&broker, "x").await;
     // Soft and hard limit: what a shell would have given, and what the gateway may take.
     let raised = Gateway::start_with_open_files(&broker, ROUTES, 100, 4_096).await;
@@ -101,7 +105,8 @@ async fn the_limit_on_open_files_is_raised_and_kept() {
     let capped = Gateway::start_with_open_files(&broker, ROUTES, 100, 200).await;
     let held = crowd(&capped, 250).await;
     eventually(DEADLINE, async || capped.metric("natsway_client_connections").await >= 50.0).await;
-    // Connections beyond the bound wait in the backlog, and there are descriptors for everything else.
+    // Connections beyond the bound wait in the backlog, and there are descriptors for everything
+    // else.
     for _ in 0..20 {
         let open = capped.metric("natsway_client_connections").await;
         assert!(open < 200.0, "{open}");
@@ -121,11 +126,13 @@ async fn crowd(gateway: &Gateway, connections: usize) -> Vec<crate::client::Clie
 
 #[tokio::test]
 async fn a_client_that_expects_100_gets_it_only_when_its_body_is_wanted() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let _backend = Backend::saying(&broker, "thanks").await;
     let gateway = Gateway::start(&broker, ROUTES, &[]).await;
     let head = |length: usize| {
-        format!("POST / HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: {length}\r\n\r\n")
+        format!(
+            "POST / HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: {length}\r\n\r\n"
+        )
     };
     let mut wanted = gateway.client().await;
     assert_eq!(wanted.exchange(&head(4)).await.unwrap().status, 100);
@@ -136,15 +143,20 @@ async fn a_client_that_expects_100_gets_it_only_when_its_body_is_wanted() {
 
 #[tokio::test]
 async fn upgrades_tunnels_and_transfer_codings_are_not_implemented() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let gateway = Gateway::start(&broker, ROUTES, &[]).await;
-    let websocket = "GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+    let websocket =
+        "GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
     let tunnel = "CONNECT a:1 HTTP/1.1\r\nhost: a:1\r\n\r\n";
     // A body that somebody must unpack first, and one that nobody may send.
-    let coded =
-        ["gzip, chunked", "chunked, chunked", "chunked\r\ntransfer-encoding: chunked"].map(|codings| {
-            format!("POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: {codings}\r\n\r\n1\r\nx\r\n0\r\n\r\n")
-        });
+    let coded = ["gzip, chunked", "chunked, chunked", "chunked\r\ntransfer-encoding: chunked"].map(
+        |codings| {
+            format!(
+                "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: \
+                     {codings}\r\n\r\n1\r\nx\r\n0\r\n\r\n"
+            )
+        },
+    );
     for request in coded.iter().map(String::as_str).chain([websocket, tunnel]) {
         let reply = gateway.client().await.exchange(request).await.unwrap();
         assert_eq!((reply.status, reply.problem().as_str()), (501, "not_implemented"), "{request}");
@@ -153,9 +165,9 @@ async fn upgrades_tunnels_and_transfer_codings_are_not_implemented() {
 
 #[tokio::test]
 async fn more_requests_than_may_be_out_are_refused_with_retry_after() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let _silent = Backend::start(&broker, |_, _| vec![]).await;
-    let gateway = Gateway::start(&broker, ROUTES, &["--cores", "1", "--max-in-flight", "2"]).await;
+    let gateway = Gateway::start(&broker, ROUTES, &["--shards", "1", "--max-in-flight", "2"]).await;
     let (mut first, mut second) = (gateway.client().await, gateway.client().await);
     for client in [&mut first, &mut second] {
         client.send("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n").await.unwrap();

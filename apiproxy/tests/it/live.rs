@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use natsway_routes::document::RouteDocument;
 use natsway_routes::store::{BUCKET, RouteStore, StoreErrorKind};
-use natsway_testkit::{Broker, eventually};
+use natsway_testkit::{TestBroker, eventually};
 use natsway_wire::envelope::NotRun;
 
 use crate::backend::{Backend, not_run, ok, settled};
@@ -23,12 +23,12 @@ fn document(path: &str, weights: [u32; 2]) -> RouteDocument {
     RouteDocument::from_json(json.as_bytes()).unwrap()
 }
 
-async fn store(broker: &Broker) -> RouteStore {
+async fn store(broker: &TestBroker) -> RouteStore {
     RouteStore::open_or_create(broker.connect().await, BUCKET, 1).await.unwrap()
 }
 
 /// Runs `apiproxy routes ...` and gives what it printed.
-async fn cli(broker: &Broker, arguments: &[&str], input: &str) -> Output {
+async fn cli(broker: &TestBroker, arguments: &[&str], input: &str) -> Output {
     use tokio::io::AsyncWriteExt;
     let mut child = tokio::process::Command::new(env!("CARGO_BIN_EXE_apiproxy"))
         .arg("routes")
@@ -50,7 +50,7 @@ fn out(output: &Output) -> String {
 
 #[tokio::test]
 async fn a_change_is_in_force_at_every_gateway_without_a_restart() {
-    let broker = Broker::builder().jetstream().start().await;
+    let broker = TestBroker::builder().jetstream().start().await;
     let _blue = Backend::saying(&broker, "blue").await;
     let gateways = [Gateway::launch_live(&broker, ROUTES), Gateway::launch_live(&broker, ROUTES)];
     for gateway in &gateways {
@@ -66,7 +66,8 @@ async fn a_change_is_in_force_at_every_gateway_without_a_restart() {
         assert_eq!(gateway.get("/only").await.text(), "blue");
         assert_eq!(gateway.metric("natsway_routes_revision").await, revision as f64);
     }
-    // The promise of 100 ms is measured by the bench; this only notices a poll that has taken the watch's place.
+    // The promise of 100 ms is measured by the bench; this only notices a poll that has taken the
+    // watch's place.
     assert!(written.elapsed() < Duration::from_secs(5));
 
     // A gateway that starts later reads the bucket, not its file.
@@ -77,7 +78,7 @@ async fn a_change_is_in_force_at_every_gateway_without_a_restart() {
 
 #[tokio::test]
 async fn a_bucket_that_was_lost_is_followed_again_and_its_routes_serve_until_there_are_others() {
-    let mut broker = Broker::builder().jetstream().start().await;
+    let mut broker = TestBroker::builder().jetstream().start().await;
     // It has no file to fill a bucket from.
     let gateway = Gateway::launch_live(&broker, "");
     gateway.ready().await;
@@ -92,7 +93,8 @@ async fn a_bucket_that_was_lost_is_followed_again_and_its_routes_serve_until_the
     context.delete_key_value(BUCKET).await.unwrap();
     broker.restart().await;
     let _blue = Backend::saying(&broker, "blue").await;
-    eventually(DEADLINE, async || gateway.process.stderr().contains("was made anew and is empty")).await;
+    eventually(DEADLINE, async || gateway.process.stderr().contains("was made anew and is empty"))
+        .await;
     eventually(DEADLINE, async || gateway.get("/c").await.text() == "blue").await;
 
     let revision = store(&broker).await.put(&document("/new", [1, 0]), None).await.unwrap();
@@ -105,7 +107,7 @@ async fn a_bucket_that_was_lost_is_followed_again_and_its_routes_serve_until_the
 #[tokio::test]
 async fn a_bucket_filled_after_it_was_opened_is_not_taken_for_empty() {
     use natsway_routes::store::Update;
-    let broker = Broker::builder().jetstream().start().await;
+    let broker = TestBroker::builder().jetstream().start().await;
     let store = store(&broker).await;
     store.put(&document("/a", [1, 0]), None).await.unwrap();
     let mut updates = std::pin::pin!(store.watch().await.unwrap());
@@ -116,7 +118,7 @@ async fn a_bucket_filled_after_it_was_opened_is_not_taken_for_empty() {
 
 #[tokio::test]
 async fn a_retry_goes_by_the_route_of_its_own_time() {
-    let broker = Broker::builder().jetstream().start().await;
+    let broker = TestBroker::builder().jetstream().start().await;
     // Every try is sent away until the route leads elsewhere.
     let old = Backend::start(&broker, |_, _| vec![not_run(NotRun::Moved)]).await;
     let client = broker.connect().await;
@@ -144,7 +146,7 @@ async fn a_retry_goes_by_the_route_of_its_own_time() {
 
 #[tokio::test]
 async fn weight_zero_gets_nothing_but_what_a_rule_sends_there() {
-    let broker = Broker::builder().jetstream().start().await;
+    let broker = TestBroker::builder().jetstream().start().await;
     let blue = Backend::saying(&broker, "blue").await;
     let green = Backend::start_at(&broker, "svc.test.green", |_, _| vec![ok("green")]).await;
     let gateway = Gateway::launch_live(&broker, ROUTES);
@@ -153,8 +155,10 @@ async fn weight_zero_gets_nothing_but_what_a_rule_sends_there() {
     let first = store.get("test").await.unwrap().unwrap();
     let second = store.put(&document("/{*rest}", [1, 0]), Some(first.revision)).await.unwrap();
     let canary = "GET / HTTP/1.1\r\nhost: a\r\nx-canary: always\r\n\r\n";
-    eventually(DEADLINE, async || gateway.client().await.exchange(canary).await.unwrap().text() == "green")
-        .await;
+    eventually(DEADLINE, async || {
+        gateway.client().await.exchange(canary).await.unwrap().text() == "green"
+    })
+    .await;
     let (blue_before, green_before) = (blue.seen.count(), green.seen.count());
     for _ in 0..200 {
         assert_eq!(gateway.get("/").await.text(), "blue");
@@ -172,12 +176,15 @@ async fn weight_zero_gets_nothing_but_what_a_rule_sends_there() {
 
 #[tokio::test]
 async fn a_bucket_that_is_not_there_is_told_with_what_makes_it() {
-    let broker = Broker::builder().jetstream().start().await;
+    let broker = TestBroker::builder().jetstream().start().await;
     for arguments in [["ls"].as_slice(), &["export"], &["get", "demo"], &["rm", "demo"]] {
         let told = cli(&broker, arguments, "").await;
         let words = String::from_utf8_lossy(&told.stderr).into_owned();
         assert_eq!(told.status.code(), Some(1), "{words}");
-        assert!(words.contains("no routes bucket \"natsway-routes\" yet: start a gateway"), "{words}");
+        assert!(
+            words.contains("no routes bucket \"natsway-routes\" yet: start a gateway"),
+            "{words}"
+        );
     }
     let imported = cli(&broker, &["import", "/dev/stdin"], ROUTES).await;
     assert!(imported.status.success(), "{imported:?}");
@@ -186,24 +193,28 @@ async fn a_bucket_that_is_not_there_is_told_with_what_makes_it() {
 
 #[tokio::test]
 async fn a_bad_document_is_refused_and_said_and_the_old_table_serves() {
-    let broker = Broker::builder().jetstream().start().await;
+    let broker = TestBroker::builder().jetstream().start().await;
     let _blue = Backend::saying(&broker, "blue").await;
     let gateway = Gateway::launch_live(&broker, ROUTES);
     gateway.ready().await;
     let context = async_nats::jetstream::new(broker.connect().await);
     let bucket = context.get_key_value(BUCKET).await.unwrap();
     bucket.put("test", "{\"name\":\"test\",\"path\":\"nope\"}".into()).await.unwrap();
-    eventually(DEADLINE, async || gateway.metric("natsway_routes{state=\"refused\"}").await == 1.0).await;
+    eventually(DEADLINE, async || gateway.metric("natsway_routes{state=\"refused\"}").await == 1.0)
+        .await;
     assert_eq!(gateway.get("/any").await.text(), "blue");
     let said = gateway.process.stderr();
-    assert!(said.contains("route document refused") && said.contains("must begin with a slash"), "{said}");
+    assert!(
+        said.contains("route document refused") && said.contains("must begin with a slash"),
+        "{said}"
+    );
     let listed = out(&cli(&broker, &["ls"], "").await);
     assert!(listed.contains("refused: ") && listed.contains("must begin with a slash"), "{listed}");
 }
 
 #[tokio::test]
 async fn routes_stay_in_force_while_the_broker_is_away_and_changes_are_caught_up() {
-    let mut broker = Broker::builder().jetstream().start().await;
+    let mut broker = TestBroker::builder().jetstream().start().await;
     let gateway = Gateway::launch_live(&broker, ROUTES);
     gateway.ready().await;
     broker.restart().await;
@@ -225,7 +236,7 @@ async fn routes_stay_in_force_while_the_broker_is_away_and_changes_are_caught_up
 #[tokio::test]
 async fn a_gateway_that_has_not_read_its_routes_says_so() {
     // No JetStream, so no bucket.
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let gateway = Gateway::launch_live(&broker, ROUTES);
     let reply = eventually(DEADLINE, async || gateway.admin("/readyz").await).await;
     assert_eq!((reply.status, reply.text().as_str()), (503, "routes not read yet\n"));
@@ -236,7 +247,7 @@ async fn a_gateway_that_has_not_read_its_routes_says_so() {
 
 #[tokio::test]
 async fn of_two_operators_one_wins_and_the_other_is_told() {
-    let broker = Broker::builder().jetstream().start().await;
+    let broker = TestBroker::builder().jetstream().start().await;
     let put = async |weights, arguments: &[&str]| {
         let json = document("/a", weights).to_json();
         cli(&broker, &[&["put", "-"], arguments].concat(), &json).await
@@ -247,14 +258,17 @@ async fn of_two_operators_one_wins_and_the_other_is_told() {
     assert_eq!(put([1, 1], &["--revision", "1"]).await.status.code(), Some(0));
     let late = put([0, 1], &["--revision", "1"]).await;
     assert_eq!(late.status.code(), Some(3));
-    assert!(String::from_utf8_lossy(&late.stderr).contains("read it again and decide anew"), "{late:?}");
+    assert!(
+        String::from_utf8_lossy(&late.stderr).contains("read it again and decide anew"),
+        "{late:?}"
+    );
     let store = store(&broker).await;
     assert_eq!(store.remove("test", 1).await.unwrap_err().kind(), StoreErrorKind::Conflict);
 }
 
 #[tokio::test]
 async fn routes_are_imported_listed_tested_exported_and_removed() {
-    let broker = Broker::builder().jetstream().start().await;
+    let broker = TestBroker::builder().jetstream().start().await;
     let file = r#"
         defaults = { timeout = "5s" }
         [[route]]
@@ -278,13 +292,21 @@ async fn routes_are_imported_listed_tested_exported_and_removed() {
     let listed = out(&cli(&broker, &["ls"], "").await);
     let line = listed.lines().find(|line| line.starts_with("cart")).unwrap();
     let cells: Vec<&str> = line.split_whitespace().collect();
-    assert_eq!(cells, ["cart", "1", "shop.example", "/cart/{id}", "blue=90", "green=10", "ok"], "{listed}");
+    assert_eq!(
+        cells,
+        ["cart", "1", "shop.example", "/cart/{id}", "blue=90", "green=10", "ok"],
+        "{listed}"
+    );
 
     let by_weight = out(&cli(&broker, &["test", "GET", "http://shop.example/cart/7"], "").await);
-    assert!(by_weight.contains("by weight: blue=90 green=10") && by_weight.contains("GET /7"), "{by_weight}");
+    assert!(
+        by_weight.contains("by weight: blue=90 green=10") && by_weight.contains("GET /7"),
+        "{by_weight}"
+    );
     assert!(by_weight.contains("because    of the weights"), "{by_weight}");
     let by_rule = ["test", "get", "http://shop.example/cart/7", "-H", "cookie: beta=1", "--json"];
-    let by_rule: serde_json::Value = serde_json::from_str(&out(&cli(&broker, &by_rule, "").await)).unwrap();
+    let by_rule: serde_json::Value =
+        serde_json::from_str(&out(&cli(&broker, &by_rule, "").await)).unwrap();
     assert_eq!(
         (by_rule["version"].as_str(), by_rule["subject"].as_str()),
         (Some("green"), Some("svc.cart.green"))
@@ -306,16 +328,20 @@ async fn routes_are_imported_listed_tested_exported_and_removed() {
     assert_eq!(cli(&broker, &["get", "cart"], "").await.status.code(), Some(4));
     let kept = out(&cli(&broker, &["get", "rest", "--json"], "").await);
     let kept: serde_json::Value = serde_json::from_str(&kept).unwrap();
-    assert_eq!((kept["revision"].as_u64(), kept["document"]["name"].as_str()), (Some(2), Some("rest")));
+    assert_eq!(
+        (kept["revision"].as_u64(), kept["document"]["name"].as_str()),
+        (Some(2), Some("rest"))
+    );
 }
 
 #[tokio::test]
 async fn a_version_that_is_added_to_a_route_gets_no_traffic_of_itself() {
-    let broker = Broker::builder().jetstream().start().await;
+    let broker = TestBroker::builder().jetstream().start().await;
     let blue = r#"{ version = "blue", subject = "svc.shop.blue" }"#;
     let green = r#"{ version = "green", subject = "svc.shop.green" }"#;
-    let file =
-        |targets: &str| format!("[[route]]\nname = \"shop\"\npath = \"/shop\"\ntarget = [{targets}]\n");
+    let file = |targets: &str| {
+        format!("[[route]]\nname = \"shop\"\npath = \"/shop\"\ntarget = [{targets}]\n")
+    };
     let weights = async || {
         let document: serde_json::Value =
             serde_json::from_slice(&cli(&broker, &["get", "shop"], "").await.stdout).unwrap();
@@ -345,7 +371,7 @@ async fn a_version_that_is_added_to_a_route_gets_no_traffic_of_itself() {
 
 #[tokio::test]
 async fn a_file_is_imported_while_a_rollout_sets_the_weights_of_its_route() {
-    let broker = Broker::builder().jetstream().start().await;
+    let broker = TestBroker::builder().jetstream().start().await;
     let store = store(&broker).await;
     let mut stored = document("/{*rest}", [70, 30]);
     let rollout = serde_json::json!({
@@ -379,7 +405,7 @@ async fn a_file_is_imported_while_a_rollout_sets_the_weights_of_its_route() {
 }
 
 /// Answers every request on a subject as a member of a queue group, as `nats reply` does.
-async fn replies(broker: &Broker, subject: &'static str, group: &str) {
+async fn replies(broker: &TestBroker, subject: &'static str, group: &str) {
     let client = broker.connect().await;
     let mut requests = client.queue_subscribe(subject, group.to_owned()).await.unwrap();
     settled(&client).await;
@@ -399,8 +425,8 @@ async fn two_queue_groups_on_one_subject_are_noticed_and_named() {
         codec = "native"
         target = [{ version = "v1", subject = "svc.greet.v1" }]
     "#;
-    const SECONDS: &str = "natsway_second_replies_total{route=\"greet\",version=\"v1\"}";
-    let broker = Broker::builder().jetstream().start().await;
+    const SECONDS: &str = "natsway_duplicate_replies_total{route=\"greet\",version=\"v1\"}";
+    let broker = TestBroker::builder().jetstream().start().await;
     let gateway = Gateway::launch_live(&broker, NATIVE);
     gateway.ready().await;
     replies(&broker, "svc.greet.v1", "q").await;
@@ -419,5 +445,8 @@ async fn two_queue_groups_on_one_subject_are_noticed_and_named() {
     })
     .await;
     let listed = out(&cli(&broker, &["ls"], "").await);
-    assert!(listed.contains("requests were answered twice") && listed.contains("svc.greet.v1"), "{listed}");
+    assert!(
+        listed.contains("requests were answered twice") && listed.contains("svc.greet.v1"),
+        "{listed}"
+    );
 }

@@ -1,4 +1,5 @@
-//! The gateway as a process, in front of a real broker; backends are plain NATS clients that a test holds by the hand.
+//! The gateway as a process, in front of a real broker; backends are plain NATS clients that a test
+//! holds by the hand.
 
 #![expect(unreachable_pub, reason = "a test binary has no outside")]
 #![expect(clippy::unwrap_used, reason = "a failed expectation is a failed test, in helpers too")]
@@ -13,13 +14,13 @@ mod broker;
 mod cancel;
 mod clients;
 mod drain;
-mod figures;
 mod h2spec;
 mod hostile;
 mod http1;
 mod limits;
 mod live;
 mod memory;
+mod metrics;
 mod native;
 mod retries;
 mod rollout;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use natsway_testkit::http2::{self, INITIAL_WINDOW_SIZE, PREFACE, flag, kind};
-use natsway_testkit::{Broker, eventually};
+use natsway_testkit::{TestBroker, eventually};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
@@ -32,7 +32,7 @@ const MIB: usize = 1 << 20;
 const BOUNDED: &[&str] = &["--max-held-bytes", "33554432"];
 
 /// Answers with much at `/large`, and with little elsewhere.
-async fn saying_much_or_little(broker: &Broker) -> Backend {
+async fn saying_much_or_little(broker: &TestBroker) -> Backend {
     Backend::start(broker, |_, request| match request.path_and_query.path().starts_with("/large") {
         true => vec![ok(&"x".repeat(LARGE_BYTES))],
         false => vec![ok("little")],
@@ -42,8 +42,10 @@ async fn saying_much_or_little(broker: &Broker) -> Backend {
 
 /// The memory that a gateway has, in bytes.
 fn resident_bytes(gateway: &Gateway) -> usize {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.process.pid())).unwrap();
-    let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"));
+    let status =
+        std::fs::read_to_string(format!("/proc/{}/status", gateway.process.pid())).unwrap();
+    let kib =
+        status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"));
     kib.unwrap().trim().parse::<usize>().unwrap() * 1024
 }
 
@@ -99,14 +101,15 @@ async fn without_window(gateway: &Gateway) -> TcpStream {
 /// Streams that ask for a path.
 fn asking(path: &str, streams: u32) -> Vec<u8> {
     let block = http2::request("GET", path);
-    let head =
-        |number| http2::frame(kind::HEADERS, flag::END_STREAM | flag::END_HEADERS, 2 * number + 1, &block);
+    let head = |number| {
+        http2::frame(kind::HEADERS, flag::END_STREAM | flag::END_HEADERS, 2 * number + 1, &block)
+    };
     (0..streams).flat_map(head).collect()
 }
 
 #[tokio::test]
 async fn answers_without_a_window_are_counted_and_bounded() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let backend = saying_much_or_little(&broker).await;
     let gateway = Gateway::start(&broker, ROUTES, BOUNDED).await;
     let witness = Witness::start(&gateway).await;
@@ -134,7 +137,7 @@ async fn answers_without_a_window_are_counted_and_bounded() {
 #[tokio::test]
 async fn tiny_indexed_fields_are_counted_at_what_they_cost() {
     const CONNECTIONS: usize = 100;
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let _backend = saying_much_or_little(&broker).await;
     let gateway = Gateway::start(&broker, ROUTES, &["--max-held-bytes", "16777216"]).await;
     let witness = Witness::start(&gateway).await;
@@ -150,8 +153,11 @@ async fn tiny_indexed_fields_are_counted_at_what_they_cost() {
             http2::put_field(block, true, &format!("x{number}"), "1");
         }
     });
-    let told = |stream| post(stream, &|block| (62..122).for_each(|number| http2::put_indexed(block, number)));
-    let sent: Vec<u8> = taught.into_iter().chain((1..128).flat_map(|number| told(2 * number + 1))).collect();
+    let told = |stream| {
+        post(stream, &|block| (62..122).for_each(|number| http2::put_indexed(block, number)))
+    };
+    let sent: Vec<u8> =
+        taught.into_iter().chain((1..128).flat_map(|number| told(2 * number + 1))).collect();
     let mut greedy = Vec::new();
     for _ in 0..CONNECTIONS {
         let mut stream = without_window(&gateway).await;
@@ -171,9 +177,9 @@ async fn tiny_indexed_fields_are_counted_at_what_they_cost() {
 
 #[tokio::test]
 async fn large_answers_to_many_at_once_do_not_overrun_the_broker_connection() {
-    let broker = Broker::builder().config_lines("max_pending: 48MB").start().await;
+    let broker = TestBroker::builder().config_lines("max_pending: 48MB").start().await;
     let _backend = saying_much_or_little(&broker).await;
-    let gateway = Gateway::start(&broker, ROUTES, &["--cores", "1"]).await;
+    let gateway = Gateway::start(&broker, ROUTES, &["--shards", "1"]).await;
     let connects = gateway.metric("natsway_broker_connects_total").await;
     let witness = Witness::start(&gateway).await;
     witness.is_served().await;
@@ -195,7 +201,7 @@ async fn large_answers_to_many_at_once_do_not_overrun_the_broker_connection() {
 
 #[tokio::test]
 async fn a_window_of_a_byte_now_and_then_keeps_no_answer() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let _backend = saying_much_or_little(&broker).await;
     let gateway = Gateway::start(&broker, ROUTES, &["--send-timeout", "1s"]).await;
     let mut slow = without_window(&gateway).await;
@@ -212,7 +218,8 @@ async fn a_window_of_a_byte_now_and_then_keeps_no_answer() {
         }
     });
     // Everything that comes is read: only the windows are in the way.
-    let reading = tokio::spawn(async move { tokio::io::copy(&mut reading, &mut tokio::io::sink()).await });
+    let reading =
+        tokio::spawn(async move { tokio::io::copy(&mut reading, &mut tokio::io::sink()).await });
     eventually(DEADLINE, async || gateway.metric("natsway_client_connections").await == 0.0).await;
     assert_eq!(gateway.metric("natsway_client_closes_total{reason=\"slow\"}").await, 1.0);
     eventually(DEADLINE, async || gateway.metric("natsway_held_bytes").await == 0.0).await;
@@ -222,11 +229,15 @@ async fn a_window_of_a_byte_now_and_then_keeps_no_answer() {
 
 #[tokio::test]
 async fn an_idle_http2_connection_is_asked_to_close() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let _backend = saying_much_or_little(&broker).await;
     let gateway = Gateway::start(&broker, ROUTES, &["--http2-idle-timeout", "500ms"]).await;
     let mut client = gateway.client().await;
-    client.stream.write_all(&[PREFACE, &http2::settings(&[]), &asking("/little", 1)].concat()).await.unwrap();
+    client
+        .stream
+        .write_all(&[PREFACE, &http2::settings(&[]), &asking("/little", 1)].concat())
+        .await
+        .unwrap();
     let mut is_answered = false;
     loop {
         let (kind, stream, _) = next_frame(&mut client.stream).await;
@@ -243,7 +254,7 @@ async fn an_idle_http2_connection_is_asked_to_close() {
 #[tokio::test]
 async fn half_a_preface_costs_no_processor_time_and_may_be_finished() {
     const CONNECTIONS: usize = 800;
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let _backend = saying_much_or_little(&broker).await;
     let gateway = Gateway::start(&broker, ROUTES, &[]).await;
     let mut half_open = Vec::new();
@@ -252,14 +263,19 @@ async fn half_a_preface_costs_no_processor_time_and_may_be_finished() {
         stream.write_all(&PREFACE[..10]).await.unwrap();
         half_open.push(stream);
     }
-    eventually(DEADLINE, async || gateway.metric("natsway_client_connections").await == CONNECTIONS as f64)
-        .await;
+    eventually(DEADLINE, async || {
+        gateway.metric("natsway_client_connections").await == CONNECTIONS as f64
+    })
+    .await;
     let before = processor_ticks(&gateway);
     tokio::time::sleep(Duration::from_secs(3)).await;
     let ticks = processor_ticks(&gateway) - before;
     assert!(ticks < 25, "{ticks} hundredths of a second of processor time in three seconds");
     let mut stream = half_open.pop().unwrap();
-    stream.write_all(&[&PREFACE[10..], &http2::settings(&[]), &asking("/little", 1)].concat()).await.unwrap();
+    stream
+        .write_all(&[&PREFACE[10..], &http2::settings(&[]), &asking("/little", 1)].concat())
+        .await
+        .unwrap();
     while next_frame(&mut stream).await.0 != kind::HEADERS {}
     // What only begins like a preface is HTTP/1.
     let mut stream = half_open.pop().unwrap();
@@ -278,9 +294,10 @@ fn processor_ticks(gateway: &Gateway) -> u64 {
 
 #[tokio::test]
 async fn a_long_head_that_does_not_end_is_counted() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let _backend = saying_much_or_little(&broker).await;
-    let gateway = Gateway::start(&broker, ROUTES, &["--cores", "1", "--max-held-bytes", "1048576"]).await;
+    let gateway =
+        Gateway::start(&broker, ROUTES, &["--shards", "1", "--max-held-bytes", "1048576"]).await;
     let witness = Witness::start(&gateway).await;
     witness.is_served().await;
     let mut greedy = Vec::new();
@@ -299,12 +316,18 @@ async fn a_long_head_that_does_not_end_is_counted() {
 
 #[tokio::test]
 async fn a_gateway_says_what_it_may_need_and_that_it_does_not_fit() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let fits = Gateway::start(&broker, ROUTES, &["--memory-limit", "536870912"]).await;
     assert!(fits.process.stderr().contains("memory that clients may make it need"));
     assert!(!fits.process.stderr().contains("the system would kill it"));
-    let arguments =
-        ["--memory-limit", "104857600", "--max-connections", "16384", "--max-held-bytes", "67108864"];
+    let arguments = [
+        "--memory-limit",
+        "104857600",
+        "--max-connections",
+        "16384",
+        "--max-held-bytes",
+        "67108864",
+    ];
     let tight = Gateway::start(&broker, ROUTES, &arguments).await;
     let said = tight.process.stderr();
     assert!(said.contains("the system would kill it: lower --max-connections"), "{said}");
@@ -312,15 +335,19 @@ async fn a_gateway_says_what_it_may_need_and_that_it_does_not_fit() {
 
 #[tokio::test]
 async fn headers_of_native_requests_count_as_bytes_in_flight() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     // Somebody who listens and says nothing.
     let silent = broker.connect().await;
     let _requests = silent.queue_subscribe("svc.test.blue", "q".to_owned()).await.unwrap();
     crate::backend::settled(&silent).await;
     let routes = ROUTES.replace("path =", "codec = \"native\"\n    path =");
-    let gateway = Gateway::start(&broker, &routes, &["--cores", "1", "--max-in-flight-bytes", "24000"]).await;
-    let request =
-        format!("POST / HTTP/1.1\r\nhost: a\r\nx: {}\r\ncontent-length: 0\r\n\r\n", "y".repeat(8_000));
+    let gateway =
+        Gateway::start(&broker, &routes, &["--shards", "1", "--max-in-flight-bytes", "24000"])
+            .await;
+    let request = format!(
+        "POST / HTTP/1.1\r\nhost: a\r\nx: {}\r\ncontent-length: 0\r\n\r\n",
+        "y".repeat(8_000)
+    );
     let (mut first, mut second) = (gateway.client().await, gateway.client().await);
     for client in [&mut first, &mut second] {
         client.send(&request).await.unwrap();
@@ -333,7 +360,7 @@ async fn headers_of_native_requests_count_as_bytes_in_flight() {
 
 #[tokio::test]
 async fn a_client_that_reads_nothing_of_what_it_asked_for_holds_nothing_in_the_end() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let _backend = saying_much_or_little(&broker).await;
     let gateway = Gateway::start(&broker, ROUTES, &["--send-timeout", "1s"]).await;
     let mut client = gateway.client().await;

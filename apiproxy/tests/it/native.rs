@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_nats::HeaderMap;
 use bytes::Bytes;
 use futures_util::StreamExt;
-use natsway_testkit::{Broker, eventually};
+use natsway_testkit::{TestBroker, eventually};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
@@ -21,7 +21,11 @@ const ROUTES: &str = r#"
     target = [{ version = "v1", subject = "greet" }]
 "#;
 
-async fn serving(broker: &Broker, headers: HeaderMap, body: &'static str) -> async_nats::Client {
+async fn serving(
+    broker: &TestBroker,
+    headers: HeaderMap,
+    body: &'static str,
+) -> async_nats::Client {
     let client = broker.connect().await;
     let mut requests = client.queue_subscribe("greet", "q".to_owned()).await.unwrap();
     settled(&client).await;
@@ -54,29 +58,37 @@ async fn serving(broker: &Broker, headers: HeaderMap, body: &'static str) -> asy
 
 #[tokio::test]
 async fn a_plain_nats_client_is_a_backend() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let _client = serving(&broker, HeaderMap::new(), "hello ").await;
     let gateway = Gateway::start(&broker, ROUTES, &[]).await;
-    let request = "POST /who?x=1 HTTP/1.1\r\nhost: a\r\ncontent-type: text/plain\r\nx-request-id: r1\r\n\
+    let request = "POST /who?x=1 HTTP/1.1\r\nhost: a\r\ncontent-type: text/plain\r\nx-request-id: \
+                   r1\r\n\
                    content-length: 3\r\n\r\nyou";
     let reply = gateway.client().await.exchange(request).await.unwrap();
     assert_eq!((reply.status, reply.text().as_str()), (200, "hello you"));
     assert_eq!(reply.header("seen-natsway-method"), Some("POST"));
     assert_eq!(reply.header("seen-natsway-path"), Some("/who?x=1"));
-    assert_eq!(reply.header("seen-content-type"), Some("text/plain"), "in the case that services look for");
+    assert_eq!(
+        reply.header("seen-content-type"),
+        Some("text/plain"),
+        "in the case that services look for"
+    );
     assert_eq!(reply.header("seen-x-request-id"), Some("r1"));
 }
 
 #[tokio::test]
 async fn a_client_cannot_use_the_brokers_headers() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let client = serving(&broker, HeaderMap::new(), "hello ").await;
     let mut traces = client.subscribe("elsewhere").await.unwrap();
     settled(&client).await;
     let gateway = Gateway::start(&broker, ROUTES, &[]).await;
-    // Each of these has the broker do something: report to a subject, swallow the message, store it otherwise.
-    let request = "GET / HTTP/1.1\r\nhost: a\r\nnats-trace-dest: elsewhere\r\nNATS-Trace-Only: true\r\n\
-                   Nats-Rollup: all\r\nnats-msg-id: 1\r\nnatsway-deadline-ms: 9\r\nNatsway-Method: DELETE\r\n\
+    // Each of these has the broker do something: report to a subject, swallow the message, store it
+    // otherwise.
+    let request = "GET / HTTP/1.1\r\nhost: a\r\nnats-trace-dest: elsewhere\r\nNATS-Trace-Only: \
+                   true\r\n\
+                   Nats-Rollup: all\r\nnats-msg-id: 1\r\nnatsway-deadline-ms: 9\r\nNatsway-Method: \
+                   DELETE\r\n\
                    natsway-x: y\r\n\r\n";
     let reply = gateway.client().await.exchange(request).await.unwrap();
     assert_eq!((reply.status, reply.header("seen-natsway-method")), (200, Some("GET")));
@@ -90,7 +102,7 @@ async fn a_client_cannot_use_the_brokers_headers() {
 #[tokio::test]
 async fn the_brokers_trace_header_does_what_a_client_must_not() {
     // What the test above rests on: with this header, the broker publishes where it says.
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let client = serving(&broker, HeaderMap::new(), "hello ").await;
     let mut traces = client.subscribe("elsewhere").await.unwrap();
     let mut headers = HeaderMap::new();
@@ -101,7 +113,7 @@ async fn the_brokers_trace_header_does_what_a_client_must_not() {
 
 #[tokio::test]
 async fn a_service_error_is_the_status_with_the_services_own_words() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let mut headers = HeaderMap::new();
     headers.insert("Nats-Service-Error-Code", "409");
     headers.insert("Nats-Service-Error", "taken");
@@ -114,14 +126,22 @@ async fn a_service_error_is_the_status_with_the_services_own_words() {
     let reply = gateway.get("/").await;
     assert_eq!((reply.status, reply.problem().as_str()), (409, "service_error"));
     assert!(reply.text().contains("taken"));
-    assert_eq!(reply.header("retry-after"), Some("7"), "its headers cross as those of any response do");
-    assert_eq!(reply.header("content-type"), Some("application/problem+json"), "the body is the gateway's");
+    assert_eq!(
+        reply.header("retry-after"),
+        Some("7"),
+        "its headers cross as those of any response do"
+    );
+    assert_eq!(
+        reply.header("content-type"),
+        Some("application/problem+json"),
+        "the body is the gateway's"
+    );
     assert!(reply.header("x-hop").is_none() && reply.header("connection").is_none(), "{reply:?}");
 }
 
 #[tokio::test]
 async fn a_service_errors_body_is_passed_on() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let mut headers = HeaderMap::new();
     headers.insert("Nats-Service-Error-Code", "422");
     headers.insert("Nats-Service-Error", "no");
@@ -134,14 +154,18 @@ async fn a_service_errors_body_is_passed_on() {
     let reply = gateway.post("/", "body").await;
     assert_eq!((reply.status, reply.text().as_str()), (422, "why: body"));
     assert_eq!(reply.header("content-type"), Some("text/plain"));
-    assert_eq!(reply.headers.iter().filter(|(name, _)| name == "www-authenticate").count(), 2, "{reply:?}");
+    assert_eq!(
+        reply.headers.iter().filter(|(name, _)| name == "www-authenticate").count(),
+        2,
+        "{reply:?}"
+    );
 }
 
 #[tokio::test]
 async fn headers_count_against_the_brokers_limit() {
-    let broker = Broker::builder().max_payload(4_096).start().await;
+    let broker = TestBroker::builder().max_payload(4_096).start().await;
     let _client = serving(&broker, HeaderMap::new(), "x").await;
-    let gateway = Gateway::start(&broker, ROUTES, &["--cores", "1"]).await;
+    let gateway = Gateway::start(&broker, ROUTES, &["--shards", "1"]).await;
     let request = format!("GET / HTTP/1.1\r\nhost: a\r\nx: {}\r\n\r\n", "y".repeat(4_000));
     let refused = gateway.client().await.exchange(&request).await.unwrap();
     assert_eq!((refused.status, refused.problem().as_str()), (413, "too_large"));
@@ -151,7 +175,10 @@ async fn headers_count_against_the_brokers_limit() {
 }
 
 /// Answers everything with these bytes for headers, whatever they are.
-async fn answer_with_headers(broker: &Broker, headers: &'static [u8]) -> tokio::task::JoinHandle<()> {
+async fn answer_with_headers(
+    broker: &TestBroker,
+    headers: &'static [u8],
+) -> tokio::task::JoinHandle<()> {
     let stream = TcpStream::connect(("127.0.0.1", broker.port())).await.unwrap();
     let mut stream = BufReader::new(stream);
     stream
@@ -192,11 +219,11 @@ async fn headers_that_nobody_can_read_cost_no_other_service_a_request() {
         b"NATS/1.0\r\nX Place: y\r\n\r\n",
         b"NATS/1.0\r\nno colon\r\n\r\n",
     ];
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let other = Backend::start(&broker, |_, _| vec![]).await;
     let native = ROUTES.replace("/{*rest}", "/native/{*rest}").replace("2s", "1m");
     let routes = native + crate::fixture::ROUTES.replace("5s", "1m").as_str();
-    let gateway = Gateway::start(&broker, &routes, &["--cores", "1"]).await;
+    let gateway = Gateway::start(&broker, &routes, &["--shards", "1"]).await;
     for (number, headers) in UNREADABLE.into_iter().enumerate() {
         let backend = answer_with_headers(&broker, headers).await;
         let mut waiting = gateway.client().await;
@@ -205,7 +232,8 @@ async fn headers_that_nobody_can_read_cost_no_other_service_a_request() {
         let lost = gateway.get("/native/x").await;
         assert_eq!((lost.status, lost.problem().as_str()), (504, "connection_lost"));
         // It ends a few connections, and not as many as it has tries.
-        let losses = gateway.metric("natsway_misses_total{reason=\"connection_lost\"}").await;
+        let losses =
+            gateway.metric("natsway_failed_attempts_total{reason=\"connection_lost\"}").await;
         assert_eq!(losses, 3.0 * (number + 1) as f64);
         other.answer(number, ok("whole")).await;
         assert_eq!(waiting.reply(false).await.unwrap().text(), "whole");

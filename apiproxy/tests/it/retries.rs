@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use natsway_caller::attempt::ACCEPTED_WITHIN;
-use natsway_testkit::{Broker, eventually};
+use natsway_testkit::{TestBroker, eventually};
 use natsway_wire::control::{WorkerCommand, worker_subject};
 use natsway_wire::envelope::NotRun;
 
@@ -14,7 +14,7 @@ use crate::fixture::{DEADLINE, Gateway, ROUTES};
 
 #[tokio::test]
 async fn nobody_there_is_a_503_after_the_retry_window() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let gateway = Gateway::start(&broker, ROUTES, &[]).await;
     let started = Instant::now();
     let reply = gateway.post("/", "x").await;
@@ -26,12 +26,12 @@ async fn nobody_there_is_a_503_after_the_retry_window() {
 
 #[tokio::test]
 async fn a_worker_that_comes_within_the_window_answers_even_a_post() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let gateway = Gateway::start(&broker, ROUTES, &[]).await;
     let mut client = gateway.client().await;
     client.send("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\n\r\nx").await.unwrap();
     eventually(DEADLINE, async || {
-        gateway.metric("natsway_misses_total{reason=\"no_responders\"}").await >= 1.0
+        gateway.metric("natsway_failed_attempts_total{reason=\"no_responders\"}").await >= 1.0
     })
     .await;
     let backend = Backend::saying(&broker, "here").await;
@@ -42,7 +42,7 @@ async fn a_worker_that_comes_within_the_window_answers_even_a_post() {
 #[tokio::test]
 async fn what_did_not_run_is_tried_again_whatever_its_method() {
     for reason in [NotRun::Overloaded, NotRun::Moved, NotRun::Expired] {
-        let broker = Broker::start().await;
+        let broker = TestBroker::start().await;
         let backend = Backend::start(&broker, move |number, _| match number {
             0 | 1 => vec![not_run(reason)],
             _ => vec![ok("third time lucky")],
@@ -52,14 +52,14 @@ async fn what_did_not_run_is_tried_again_whatever_its_method() {
         assert_eq!(gateway.post("/", "x").await.text(), "third time lucky", "{reason:?}");
         assert_eq!(backend.seen.count(), 3);
         assert_eq!(&backend.seen.last().body[..], b"x");
-        let missed = format!("natsway_misses_total{{reason=\"{}\"}}", reason.as_str());
+        let missed = format!("natsway_failed_attempts_total{{reason=\"{}\"}}", reason.as_str());
         assert_eq!(gateway.metric(&missed).await, 2.0);
     }
 }
 
 #[tokio::test]
 async fn workers_that_stay_full_are_a_503() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let _full = Backend::start(&broker, |_, _| vec![not_run(NotRun::Overloaded)]).await;
     let gateway = Gateway::start(&broker, ROUTES, &[]).await;
     let reply = gateway.get("/").await;
@@ -68,38 +68,43 @@ async fn workers_that_stay_full_are_a_503() {
 
 #[tokio::test]
 async fn an_idempotent_request_is_tried_again_when_a_try_times_out_and_the_deadline_shrinks() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let backend =
-        Backend::start(&broker, |number, _| if number == 0 { vec![] } else { vec![ok("second")] }).await;
+        Backend::start(&broker, |number, _| if number == 0 { vec![] } else { vec![ok("second")] })
+            .await;
     let gateway = Gateway::start(&broker, ROUTES, &[]).await;
     assert_eq!(gateway.get("/").await.text(), "second");
     assert_eq!(backend.seen.count(), 2);
     let retry = backend.seen.last();
     assert!(retry.deadline_ms <= 301, "one try's time, not the route's: {}", retry.deadline_ms);
-    assert_eq!(gateway.metric("natsway_misses_total{reason=\"timed_out\"}").await, 1.0);
+    assert_eq!(gateway.metric("natsway_failed_attempts_total{reason=\"timed_out\"}").await, 1.0);
 }
 
 #[tokio::test]
 async fn what_is_neither_answered_nor_accepted_is_tried_again_long_before_its_time_is_over() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let backend =
-        Backend::start(&broker, |number, _| if number == 0 { vec![] } else { vec![ok("second")] }).await;
+        Backend::start(&broker, |number, _| if number == 0 { vec![] } else { vec![ok("second")] })
+            .await;
     let routes = ROUTES.replace("\"5s\"", "\"10m\"").replace("\"300ms\"", "\"10m\"");
     let gateway = Gateway::start(&broker, &routes, &[]).await;
     let mut commands = backend.client.subscribe(worker_subject("first")).await.unwrap();
     settled(&backend.client).await;
     assert_eq!(gateway.get("/").await.text(), "second");
     assert_eq!(backend.seen.count(), 2);
-    assert_eq!(gateway.metric("natsway_misses_total{reason=\"not_accepted\"}").await, 1.0);
+    assert_eq!(gateway.metric("natsway_failed_attempts_total{reason=\"not_accepted\"}").await, 1.0);
     // Whoever has it after all need not go on.
     backend.answer(0, accepted("first")).await;
     let command = tokio::time::timeout(DEADLINE, commands.next()).await.unwrap().unwrap();
-    assert!(matches!(WorkerCommand::decode(&command.payload).unwrap(), WorkerCommand::Cancel { .. }));
+    assert!(matches!(
+        WorkerCommand::decode(&command.payload).unwrap(),
+        WorkerCommand::Cancel { .. }
+    ));
 }
 
 #[tokio::test]
 async fn what_is_accepted_is_waited_for() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let backend = Backend::start(&broker, |_, _| vec![accepted("slow")]).await;
     let mut pings = backend.client.subscribe(worker_subject("slow")).await.unwrap();
     settled(&backend.client).await;
@@ -109,7 +114,8 @@ async fn what_is_accepted_is_waited_for() {
     client.send("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
     let began = Instant::now();
     while began.elapsed() < ACCEPTED_WITHIN * 3 / 2 {
-        let ping = tokio::time::timeout(DEADLINE, pings.next()).await.expect("it is asked after").unwrap();
+        let ping =
+            tokio::time::timeout(DEADLINE, pings.next()).await.expect("it is asked after").unwrap();
         backend.client.publish(ping.reply.unwrap(), "".into()).await.unwrap();
     }
     backend.answer(0, ok("at last")).await;
@@ -119,7 +125,7 @@ async fn what_is_accepted_is_waited_for() {
 
 #[tokio::test]
 async fn a_post_that_may_have_run_is_never_sent_twice() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let backend = Backend::start(&broker, |_, _| vec![]).await;
     let routes = ROUTES.replace("timeout = \"5s\"", "timeout = \"700ms\"");
     let gateway = Gateway::start(&broker, &routes, &[]).await;
@@ -131,7 +137,7 @@ async fn a_post_that_may_have_run_is_never_sent_twice() {
 
 #[tokio::test]
 async fn two_queue_groups_each_run_it_once_and_the_first_reply_wins() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let one = Backend::start_in(&broker, "one", |_, _| vec![ok("some")]).await;
     let two = Backend::start_in(&broker, "two", |_, _| vec![ok("some")]).await;
     let gateway = Gateway::start(&broker, ROUTES, &[]).await;
@@ -144,7 +150,7 @@ async fn two_queue_groups_each_run_it_once_and_the_first_reply_wins() {
 
 #[tokio::test]
 async fn one_queue_group_runs_each_request_at_one_member() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let members = [Backend::saying(&broker, "m").await, Backend::saying(&broker, "m").await];
     let gateway = Gateway::start(&broker, ROUTES, &[]).await;
     for _ in 0..100 {
@@ -167,9 +173,12 @@ async fn replies_that_cannot_be_read_or_passed_on_are_502() {
         ("a stream", Bytes::from_static(&[0x96, 1, 0, 0xcc, 200, 0x90, 0x90, 0x80])),
         ("status 101", response(101, &[], "")),
         ("status 999", response(999, &[], "")),
-        ("a bad header", Bytes::from_static(&[0x94, 1, 0, 0xcc, 200, 0x91, 0x92, 0xa1, b'\n', 0xa1, b'x'])),
+        (
+            "a bad header",
+            Bytes::from_static(&[0x94, 1, 0, 0xcc, 200, 0x91, 0x92, 0xa1, b'\n', 0xa1, b'x']),
+        ),
     ];
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let replies: Vec<Bytes> = cases.iter().map(|(_, reply)| reply.clone()).collect();
     let _backend = Backend::start(&broker, move |number, _| vec![replies[number].clone()]).await;
     let gateway = Gateway::start(&broker, ROUTES, &[]).await;
@@ -189,7 +198,7 @@ async fn replies_that_cannot_be_read_or_passed_on_are_502() {
 
 #[tokio::test]
 async fn a_reply_after_the_time_out_is_counted_and_dropped() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let slow = Backend::start(&broker, |_, _| vec![]).await;
     let routes = ROUTES.replace("timeout = \"5s\"", "timeout = \"300ms\"\ncancel = false");
     let gateway = Gateway::start(&broker, &routes, &[]).await;

@@ -8,7 +8,7 @@ use futures_util::StreamExt;
 use natsway_routes::document::RouteDocument;
 use natsway_routes::rollout::Phase;
 use natsway_routes::store::{BUCKET, RouteStore};
-use natsway_testkit::{Broker, eventually};
+use natsway_testkit::{TestBroker, eventually};
 use natsway_wire::control::drain_subject;
 
 use crate::backend::{Backend, ok, response, settled};
@@ -27,7 +27,7 @@ const ROUTES: &str = r#"
 "#;
 
 /// Announces a worker of `svc.test.<version>` as ADR-32 has it, until it is asked to leave.
-async fn announce(broker: &Broker, version: &'static str) {
+async fn announce(broker: &TestBroker, version: &'static str) {
     let client = broker.connect().await;
     let mut questions = client.subscribe("$SRV.INFO").await.unwrap();
     let service = format!("svc.test.{version}").parse().unwrap();
@@ -46,14 +46,15 @@ async fn announce(broker: &Broker, version: &'static str) {
     });
 }
 
-async fn cli(broker: &Broker, arguments: &[&str]) -> Output {
+async fn cli(broker: &TestBroker, arguments: &[&str]) -> Output {
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_apiproxy"));
     command.arg("rollout").args(arguments).args(["--nats-url", &broker.url()]);
     command.output().await.unwrap()
 }
 
 fn text(output: &Output) -> String {
-    String::from_utf8_lossy(&[output.stdout.as_slice(), output.stderr.as_slice()].concat()).into_owned()
+    String::from_utf8_lossy(&[output.stdout.as_slice(), output.stderr.as_slice()].concat())
+        .into_owned()
 }
 
 async fn document(client: &Client) -> RouteDocument {
@@ -67,7 +68,7 @@ fn weights(document: &RouteDocument) -> Vec<u32> {
 
 #[tokio::test]
 async fn blue_green_switches_every_gateway_and_abort_switches_back() {
-    let broker = Broker::builder().jetstream().start().await;
+    let broker = TestBroker::builder().jetstream().start().await;
     let _blue = Backend::saying(&broker, "blue").await;
     let _green = Backend::start_at(&broker, "svc.test.green", |_, _| vec![ok("green")]).await;
     let gateways = [Gateway::launch_live(&broker, ROUTES), Gateway::launch_live(&broker, ROUTES)];
@@ -94,8 +95,9 @@ async fn blue_green_switches_every_gateway_and_abort_switches_back() {
     }
     // Every gateway stands in for the version that was left.
     eventually(DEADLINE, async || {
-        let standing =
-            |gateway: &Gateway| gateway.process.stderr().contains("standing in for a version that was left");
+        let standing = |gateway: &Gateway| {
+            gateway.process.stderr().contains("standing in for a version that was left")
+        };
         gateways.iter().all(standing)
     })
     .await;
@@ -114,14 +116,15 @@ async fn blue_green_switches_every_gateway_and_abort_switches_back() {
 
 #[tokio::test]
 async fn the_old_workers_are_asked_to_leave_when_that_was_wished() {
-    let broker = Broker::builder().jetstream().start().await;
+    let broker = TestBroker::builder().jetstream().start().await;
     let _blue = Backend::saying(&broker, "blue").await;
     let _green = Backend::start_at(&broker, "svc.test.green", |_, _| vec![ok("green")]).await;
     let gateway = Gateway::launch_live(&broker, ROUTES);
     gateway.ready().await;
     announce(&broker, "blue").await;
     announce(&broker, "green").await;
-    let start = ["start", "test", "--to", "green", "--strategy", "blue-green", "--stop-old", "--follow"];
+    let start =
+        ["start", "test", "--to", "green", "--strategy", "blue-green", "--stop-old", "--follow"];
     let done = cli(&broker, &start).await;
     assert!(text(&done).contains("the workers of blue have left"), "{}", text(&done));
     assert_eq!(done.status.code(), Some(0));
@@ -129,7 +132,7 @@ async fn the_old_workers_are_asked_to_leave_when_that_was_wished() {
 
 #[tokio::test]
 async fn workers_that_are_silent_are_not_said_to_have_left() {
-    let broker = Broker::builder().jetstream().start().await;
+    let broker = TestBroker::builder().jetstream().start().await;
     let _blue = Backend::saying(&broker, "blue").await;
     let _green = Backend::start_at(&broker, "svc.test.green", |_, _| vec![ok("green")]).await;
     let gateway = Gateway::launch_live(&broker, ROUTES);
@@ -157,7 +160,7 @@ async fn workers_that_are_silent_are_not_said_to_have_left() {
 
 #[tokio::test]
 async fn a_rollout_begins_where_the_old_version_has_all_of_the_traffic_or_is_told_to_take_over() {
-    let broker = Broker::builder().jetstream().start().await;
+    let broker = TestBroker::builder().jetstream().start().await;
     let _green = Backend::start_at(&broker, "svc.test.green", |_, _| vec![ok("green")]).await;
     let gateway = Gateway::launch_live(&broker, &ROUTES.replace("weight = 0", "weight = 100"));
     gateway.ready().await;
@@ -177,17 +180,23 @@ async fn a_rollout_begins_where_the_old_version_has_all_of_the_traffic_or_is_tol
 
 #[tokio::test]
 async fn a_canary_that_fails_goes_back_by_itself_and_says_why() {
-    let broker = Broker::builder().jetstream().start().await;
+    let broker = TestBroker::builder().jetstream().start().await;
     let _blue = Backend::saying(&broker, "blue").await;
     // Sound when it is checked, bad for users.
     let _green = Backend::start_at(&broker, "svc.test.green", |_, request| {
-        vec![if request.path_and_query == "/health" { ok("fine") } else { response(500, &[], "no") }]
+        vec![if request.path_and_query == "/health" {
+            ok("fine")
+        } else {
+            response(500, &[], "no")
+        }]
     })
     .await;
     announce(&broker, "green").await;
     let gateway = Gateway::launch_live(&broker, ROUTES);
     gateway.ready().await;
-    let start = ["start", "test", "--to", "green", "--steps", "50,100", "--hold", "1s", "--smoke", "/health"];
+    let start = [
+        "start", "test", "--to", "green", "--steps", "50,100", "--hold", "1s", "--smoke", "/health",
+    ];
     let started = cli(&broker, &start).await;
     assert_eq!(started.status.code(), Some(0), "{}", text(&started));
     let again = cli(&broker, &start).await;
@@ -212,18 +221,33 @@ async fn a_canary_that_fails_goes_back_by_itself_and_says_why() {
     let reason = document.rollout.unwrap().reason.unwrap();
     assert!(reason.starts_with("worse: errors are "), "{reason}");
     let listed = cli(&broker, &["ls"]).await;
-    assert!(text(&listed).contains("rolled-back") && text(&listed).contains(&reason), "{}", text(&listed));
+    assert!(
+        text(&listed).contains("rolled-back") && text(&listed).contains(&reason),
+        "{}",
+        text(&listed)
+    );
 }
 
 #[tokio::test]
 async fn a_rollout_survives_the_gateway_that_drives_it() {
-    let broker = Broker::builder().jetstream().start().await;
+    let broker = TestBroker::builder().jetstream().start().await;
     let _blue = Backend::saying(&broker, "blue").await;
     let _green = Backend::start_at(&broker, "svc.test.green", |_, _| vec![ok("green")]).await;
     announce(&broker, "green").await;
     let mut gateways = vec![Gateway::launch_live(&broker, ROUTES)];
     gateways[0].ready().await;
-    let start = ["start", "test", "--to", "green", "--steps", "30,60", "--hold", "1s", "--min-requests", "5"];
+    let start = [
+        "start",
+        "test",
+        "--to",
+        "green",
+        "--steps",
+        "30,60",
+        "--hold",
+        "1s",
+        "--min-requests",
+        "5",
+    ];
     assert_eq!(cli(&broker, &start).await.status.code(), Some(0));
     let client = broker.connect().await;
     // At each step, and whenever a new one drives, it is killed.
@@ -249,7 +273,7 @@ async fn a_rollout_survives_the_gateway_that_drives_it() {
 
 #[tokio::test]
 async fn operators_are_told_what_cannot_be_done() {
-    let broker = Broker::builder().jetstream().start().await;
+    let broker = TestBroker::builder().jetstream().start().await;
     let gateway = Gateway::launch_live(&broker, ROUTES);
     gateway.ready().await;
     for (arguments, code, told) in [
@@ -257,7 +281,11 @@ async fn operators_are_told_what_cannot_be_done() {
         (&["start", "nowhere", "--to", "x"], 4, "there is no route"),
         (&["start", "test", "--to", "red"], 1, "it has blue, green"),
         (&["start", "test", "--to", "blue"], 1, "has all of the traffic already"),
-        (&["start", "test", "--to", "green", "--steps", "50,5"], 1, "each larger than the one before"),
+        (
+            &["start", "test", "--to", "green", "--steps", "50,5"],
+            1,
+            "each larger than the one before",
+        ),
         (&["start", "test", "--to", "green", "--steps", "100"], 1, "nothing to compare with"),
         (&["pause", "test"], 1, "no rollout of this route is under way"),
         (&["abort", "test"], 1, "no rollout of this route is under way"),

@@ -1,10 +1,11 @@
-//! What an administrator sees of `apiproxy setup`, on a broker that has all kinds of things already.
+//! What an administrator sees of `apiproxy setup`, on a broker that has all kinds of things
+//! already.
 
 use async_nats::jetstream::{self, stream};
-use natsway_testkit::Broker;
+use natsway_testkit::TestBroker;
 
 /// Runs it to its end: the exit code, and what it printed.
-async fn setup(broker: &Broker, arguments: &[&str]) -> (i32, String) {
+async fn setup(broker: &TestBroker, arguments: &[&str]) -> (i32, String) {
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_apiproxy"));
     command.arg("setup").args(arguments).env("NATS_URL", broker.url());
     let output = command.output().await.unwrap();
@@ -13,7 +14,7 @@ async fn setup(broker: &Broker, arguments: &[&str]) -> (i32, String) {
 
 #[tokio::test]
 async fn setup_makes_what_is_missing_once_and_says_so() {
-    let broker = Broker::builder().jetstream().start().await;
+    let broker = TestBroker::builder().jetstream().start().await;
     let (code, told) = setup(&broker, &["--groups", "--shipper", "--dry-run"]).await;
     assert_eq!((code, told.matches("to do: make").count()), (4, 10), "{told}");
     let context = jetstream::new(broker.connect().await);
@@ -33,7 +34,7 @@ async fn setup_makes_what_is_missing_once_and_says_so() {
 
 #[tokio::test]
 async fn setup_mends_what_older_versions_made_and_leaves_what_others_chose() {
-    let broker = Broker::builder().jetstream().start().await;
+    let broker = TestBroker::builder().jetstream().start().await;
     let context = jetstream::new(broker.connect().await);
     let bucket = |name: &str| stream::Config {
         name: format!("KV_{name}"),
@@ -77,7 +78,7 @@ async fn setup_mends_what_older_versions_made_and_leaves_what_others_chose() {
 
 #[tokio::test]
 async fn setup_fails_where_the_broker_keeps_no_streams() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let (code, told) = setup(&broker, &["--wait", "0s"]).await;
     assert_eq!((code, told.matches("failed: ").count()), (1, 3), "{told}");
 }

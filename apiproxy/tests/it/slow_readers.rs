@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use natsway_testkit::{Broker, eventually};
+use natsway_testkit::{TestBroker, eventually};
 use tokio::io::AsyncWriteExt;
 
 use crate::backend::{Backend, ok};
@@ -15,7 +15,7 @@ const ANSWER_BYTES: usize = 900_000;
 /// Generous beside the pace of the slow client below.
 const ARGUMENTS: [&str; 2] = ["--send-timeout", "1s"];
 
-async fn saying_much(broker: &Broker) -> Backend {
+async fn saying_much(broker: &TestBroker) -> Backend {
     Backend::start(broker, |_, _| vec![ok(&"x".repeat(ANSWER_BYTES))]).await
 }
 
@@ -33,7 +33,7 @@ fn shut_window() -> Vec<u8> {
 #[tokio::test]
 async fn a_client_that_reads_nothing_is_closed() {
     const ASKED: usize = 100;
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let backend = saying_much(&broker).await;
     let gateway = Gateway::start(&broker, ROUTES, &ARGUMENTS).await;
     let mut client = gateway.client().await;
@@ -47,7 +47,7 @@ async fn a_client_that_reads_nothing_is_closed() {
 
 #[tokio::test]
 async fn an_http2_client_that_never_opens_its_window_is_closed() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let backend = saying_much(&broker).await;
     let gateway = Gateway::start(&broker, ROUTES, &ARGUMENTS).await;
     let mut client = gateway.client().await;
@@ -60,7 +60,7 @@ async fn an_http2_client_that_never_opens_its_window_is_closed() {
 #[tokio::test]
 async fn a_client_that_reads_slowly_gets_its_whole_answer() {
     const STEP_BYTES: u32 = 100_000;
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let _backend = saying_much(&broker).await;
     let gateway = Gateway::start(&broker, ROUTES, &ARGUMENTS).await;
     let mut client = gateway.client().await;

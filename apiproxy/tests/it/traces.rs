@@ -1,6 +1,6 @@
 //! One trace from the client's request to the spans of the handler, told to a collector.
 
-use natsway_testkit::{Broker, Process, workspace_binary};
+use natsway_testkit::{Process, TestBroker, workspace_binary};
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 
@@ -14,7 +14,7 @@ const PARENT: &str = "00f067aa0ba902b7";
 struct Stand {
     gateway: Gateway,
     worker: Process,
-    _broker: Broker,
+    _broker: TestBroker,
 }
 
 impl Stand {
@@ -25,14 +25,18 @@ impl Stand {
 
     async fn start_with(arguments: &[&str], of_the_gateway: &[&str]) -> Stand {
         let program = workspace_binary("worker");
-        let broker = Broker::start().await;
+        let broker = TestBroker::start().await;
         let mut worker = Process::builder(program)
             .args(["--nats-url", &broker.url(), "--subject", "svc.test.blue"])
             .args(arguments)
             .start();
         worker.wait_for_line("serving", DEADLINE).await;
-        let gateway =
-            Gateway::start(&broker, ROUTES, &[&["--access-log"], of_the_gateway, arguments].concat()).await;
+        let gateway = Gateway::start(
+            &broker,
+            ROUTES,
+            &[&["--access-log"], of_the_gateway, arguments].concat(),
+        )
+        .await;
         Stand { gateway, worker, _broker: broker }
     }
 
@@ -95,7 +99,12 @@ async fn a_clients_trace_goes_on_to_the_spans_of_the_handler() {
     assert_eq!(process.attribute("messaging.consumer.group.name").as_deref(), Some("q"));
     let handler = collector.the("slow");
     assert_eq!((handler.service.as_str(), handler.parent()), ("worker", process.id()));
-    assert!(collector.all().iter().all(|span| span.trace() == TRACE && span.span.trace_state == "shop=1"));
+    assert!(
+        collector
+            .all()
+            .iter()
+            .all(|span| span.trace() == TRACE && span.span.trace_state == "shop=1")
+    );
     assert!(!format!("{:?}", collector.all()).contains("secret"), "queries are nobody's business");
     let log = stand.gateway.process.stderr();
     assert!(log.contains(&format!("trace_id=\"{TRACE}\"")), "{log}");
@@ -104,8 +113,15 @@ async fn a_clients_trace_goes_on_to_the_spans_of_the_handler() {
 #[tokio::test]
 async fn a_request_without_a_trace_begins_one_and_it_goes_by_grpc_as_well() {
     let (collector, url) = Collector::over_grpc().await;
-    let mut stand =
-        Stand::start(&["--otlp-endpoint", &url, "--otlp-protocol", "grpc", "--service-name", "shop"]).await;
+    let mut stand = Stand::start(&[
+        "--otlp-endpoint",
+        &url,
+        "--otlp-protocol",
+        "grpc",
+        "--service-name",
+        "shop",
+    ])
+    .await;
     stand.get("/slow?ms=1", "").await;
     stand.stop().await;
     let (request, handler) = (collector.the("GET /{*rest}"), collector.the("slow"));
@@ -118,17 +134,20 @@ async fn a_request_without_a_trace_begins_one_and_it_goes_by_grpc_as_well() {
 #[tokio::test]
 async fn what_is_not_sampled_is_not_exported_and_the_worker_is_told_so() {
     let (collector, url) = Collector::over_http().await;
-    let share_of_none = ["--traces-sampler", "parentbased_traceidratio", "--traces-sampler-arg", "0"];
+    let share_of_none =
+        ["--traces-sampler", "parentbased_traceidratio", "--traces-sampler-arg", "0"];
     let mut stand = Stand::start(&[&["--otlp-endpoint", &url], &share_of_none[..]].concat()).await;
     stand.get("/slow?ms=1", "").await;
     stand.get("/slow?ms=1", &sampled(false)).await;
-    // Its own parent of the worker's span, not sampled either, so that the worker does not decide anew.
+    // Its own parent of the worker's span, not sampled either, so that the worker does not decide
+    // anew.
     let echoed = stand.get("/echo", "").await;
     let parent = echoed.split("\"traceparent\",\"00-").nth(1).expect("the worker gets a parent");
     assert_eq!(parent.split('"').next().unwrap().rsplit('-').next(), Some("00"), "{echoed}");
     stand.get("/version", &sampled(true)).await;
     stand.stop().await;
-    let exported: Vec<_> = collector.all().into_iter().map(|span| (span.trace(), span.span.name)).collect();
+    let exported: Vec<_> =
+        collector.all().into_iter().map(|span| (span.trace(), span.span.name)).collect();
     assert_eq!(exported.len(), 3, "only the last request's, which the client traces: {exported:?}");
     assert!(exported.iter().all(|(trace, _)| trace == TRACE));
 }
@@ -136,7 +155,8 @@ async fn what_is_not_sampled_is_not_exported_and_the_worker_is_told_so() {
 #[tokio::test]
 async fn a_stranger_has_nothing_traced_and_joins_no_trace() {
     let (collector, url) = Collector::over_http().await;
-    let share_of_none = ["--traces-sampler", "parentbased_traceidratio", "--traces-sampler-arg", "0"];
+    let share_of_none =
+        ["--traces-sampler", "parentbased_traceidratio", "--traces-sampler-arg", "0"];
     let arguments = [&["--otlp-endpoint", &url], &share_of_none[..]].concat();
     let mut stand = Stand::start_with(&arguments, &[]).await;
     // An id that every sampler by ratio takes, as its number is the smallest.
@@ -144,7 +164,8 @@ async fn a_stranger_has_nothing_traced_and_joins_no_trace() {
     for fields in [sampled(true), lowest] {
         let echoed = stand.get("/echo", &fields).await;
         assert!(!echoed.contains(TRACE) && !echoed.contains("shop=1"), "{echoed}");
-        let parent = echoed.split("\"traceparent\",\"00-").nth(1).expect("the worker gets a parent of ours");
+        let parent =
+            echoed.split("\"traceparent\",\"00-").nth(1).expect("the worker gets a parent of ours");
         assert_eq!(parent.split('"').next().unwrap().rsplit('-').next(), Some("00"), "{echoed}");
     }
     stand.stop().await;
@@ -170,7 +191,7 @@ async fn a_strangers_trace_is_linked_to_where_its_request_is_sampled() {
 #[tokio::test]
 async fn tries_that_find_no_worker_are_one_span_with_an_event_for_each() {
     let (collector, url) = Collector::over_http().await;
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let mut gateway = Gateway::start(&broker, ROUTES, &["--otlp-endpoint", &url]).await;
     assert_eq!(gateway.get("/").await.status, 503);
     gateway.process.terminate();
@@ -191,10 +212,11 @@ async fn tries_that_find_no_worker_are_one_span_with_an_event_for_each() {
 async fn a_try_that_may_have_run_has_a_span_of_its_own() {
     use crate::backend::{Backend, ok};
     let (collector, url) = Collector::over_http().await;
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     // It does not answer the first time.
     let _backend =
-        Backend::start(&broker, |number, _| if number == 0 { Vec::new() } else { vec![ok("x")] }).await;
+        Backend::start(&broker, |number, _| if number == 0 { Vec::new() } else { vec![ok("x")] })
+            .await;
     let mut gateway = Gateway::start(&broker, ROUTES, &["--otlp-endpoint", &url]).await;
     assert_eq!(gateway.get("/").await.status, 200);
     gateway.process.terminate();
@@ -225,7 +247,8 @@ async fn spans_say_what_the_conventions_ask_for() {
     assert!(all.iter().all(|span| span.scope_version == env!("CARGO_PKG_VERSION")), "{all:#?}");
     let named = |name: &'static str| all.iter().filter(move |span| span.span.name == name);
     let port = stand._broker.url().rsplit_once(':').unwrap().1.to_owned();
-    for (name, operation) in [("send svc.test.blue", "send"), ("process svc.test.blue", "process")] {
+    for (name, operation) in [("send svc.test.blue", "send"), ("process svc.test.blue", "process")]
+    {
         assert_eq!(named(name).count(), 3);
         for span in named(name) {
             assert_eq!(span.attribute("messaging.operation.name").as_deref(), Some(operation));
@@ -234,10 +257,14 @@ async fn spans_say_what_the_conventions_ask_for() {
         }
     }
     assert_eq!(named("HTTP /{*rest}").count(), 1, "{all:#?}");
-    let is_odd = |span: &&Collected| span.attribute("http.request.method").as_deref() == Some("_OTHER");
+    let is_odd =
+        |span: &&Collected| span.attribute("http.request.method").as_deref() == Some("_OTHER");
     let odd: Vec<_> = all.iter().filter(is_odd).collect();
     assert_eq!(odd.len(), 2, "the gateway's and the worker's: {all:#?}");
-    assert!(odd.iter().all(|span| span.attribute("http.request.method_original").as_deref() == Some("BREW")));
+    assert!(
+        odd.iter()
+            .all(|span| span.attribute("http.request.method_original").as_deref() == Some("BREW"))
+    );
     let failed: Vec<_> =
         named("send svc.test.blue").filter(|span| span.attribute("error.type").is_some()).collect();
     let [failed] = &failed[..] else { panic!("{failed:#?}") };
@@ -250,9 +277,10 @@ async fn a_workers_call_has_a_span_and_so_have_its_tries() {
     use natsway_routes::document::RouteDocument;
     use natsway_routes::store::{BUCKET, RouteStore};
     let (collector, url) = Collector::over_http().await;
-    let broker = Broker::builder().jetstream().start().await;
+    let broker = TestBroker::builder().jetstream().start().await;
     let store = RouteStore::open_or_create(broker.connect().await, BUCKET, 1).await.unwrap();
-    let inner = r#"{"name":"inner","path":"/inner","target":[{"version":"v1","subject":"svc.inner.v1"}]}"#;
+    let inner =
+        r#"{"name":"inner","path":"/inner","target":[{"version":"v1","subject":"svc.inner.v1"}]}"#;
     store.put(&RouteDocument::from_json(inner.as_bytes()).unwrap(), None).await.unwrap();
     let worker = |arguments: &[&str]| {
         Process::builder(workspace_binary("worker"))
@@ -298,7 +326,8 @@ async fn the_address_for_traces_is_taken_as_it_is_and_the_sdk_can_be_off() {
     let (collector, url) = Collector::over_http().await;
     let nobody = format!("http://127.0.0.1:{}", natsway_testkit::free_port());
     let own = format!("{url}/v1/traces");
-    let mut stand = Stand::start(&["--otlp-endpoint", &nobody, "--otlp-traces-endpoint", &own]).await;
+    let mut stand =
+        Stand::start(&["--otlp-endpoint", &nobody, "--otlp-traces-endpoint", &own]).await;
     stand.get("/version", "").await;
     stand.stop().await;
     assert_eq!(collector.all().len(), 3, "{:#?}", collector.all());

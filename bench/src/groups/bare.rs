@@ -1,6 +1,7 @@
 //! The bound of a member's speed: a socket, one pull, and a loop that answers every message.
 //!
-//! No client library, no order, no handler, no renewal of the pin: what is left is the broker's work for the same consumer.
+//! No client library, no order, no handler, no renewal of the pin: what is left is the broker's
+//! work for the same consumer.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -85,7 +86,8 @@ pub fn run(orders: &Orders) -> Result<Outcome> {
     Ok(Outcome { seconds: began.map_or(0.0, |at| at.elapsed().as_secs_f64()), handler_ms: 0.0 })
 }
 
-/// Answers the first operation of `input`; gives back how long it was, or nothing when it is not all there yet.
+/// Answers the first operation of `input`; gives back how long it was, or nothing when it is not
+/// all there yet.
 fn answer_one(input: &[u8], answers: &mut Vec<u8>, left: &mut u64) -> Result<Option<usize>> {
     let Some(end) = input.windows(2).position(|two| two == b"\r\n") else { return Ok(None) };
     let mut words = input[..end].split(|byte| *byte == b' ');
@@ -120,8 +122,8 @@ mod tests {
 
     #[test]
     fn operations_are_answered_once_they_are_whole() {
-        let input =
-            b"INFO {}\r\nPING\r\nHMSG S.k 1 $JS.ACK.S.c.1.2.3.4.5 12 14\r\nNATS/1.0\r\n\r\nhi\r\nMSG S";
+        let input = b"INFO {}\r\nPING\r\nHMSG S.k 1 $JS.ACK.S.c.1.2.3.4.5 12 \
+              14\r\nNATS/1.0\r\n\r\nhi\r\nMSG S";
         let (mut answers, mut left, mut at) = (Vec::new(), 5, 0);
         while let Some(used) = answer_one(&input[at..], &mut answers, &mut left).unwrap() {
             at += used;

@@ -6,7 +6,8 @@ use std::time::Duration;
 /// How the kernel counts time in `/proc/<pid>/stat`: a fixed part of its interface on Linux.
 const TICK: Duration = Duration::from_millis(10);
 
-/// User and system time of a process so far, all its threads together; zero where there is no `/proc`.
+/// User and system time of a process so far, all its threads together; zero where there is no
+/// `/proc`.
 pub(super) fn of_process(pid: u32) -> Duration {
     two_fields(&format!("/proc/{pid}/stat"), 11)
 }
@@ -35,7 +36,10 @@ mod tests {
         assert!(std::process::Command::new("sh").args(["-c", spin]).status().unwrap().success());
         let began = std::time::Instant::now();
         while of_process(std::process::id()) <= before.0 {
-            assert!(began.elapsed() < Duration::from_secs(60), "a minute of spinning left no trace");
+            assert!(
+                began.elapsed() < Duration::from_secs(60),
+                "a minute of spinning left no trace"
+            );
         }
         assert!(of_ended_children() > before.1);
     }

@@ -84,7 +84,8 @@ impl Orders {
 /// When the member cannot start, or messages of a key came out of order or two at once.
 pub async fn run(orders: Orders) -> Result<Outcome> {
     let client = async_nats::connect(&orders.url).await?;
-    let group = StaticGroup::new(async_nats::jetstream::new(client), &orders.stream, &orders.group)?;
+    let group =
+        StaticGroup::new(async_nats::jetstream::new(client), &orders.stream, &orders.group)?;
     let order = if orders.by_subject { OrderBy::Subject } else { OrderBy::Partition };
     let member = group.consume(&orders.member).template(orders.template());
     let member = member.concurrency(orders.concurrency).order_by(order);
@@ -117,7 +118,10 @@ pub async fn run(orders: Orders) -> Result<Outcome> {
     let seconds = last.await.context("the member ended early")?.as_secs_f64();
     member.stopped().await?;
     let faults = *keys.faults.lock().expect("no handler panics");
-    ensure!(faults == 0, "{faults} messages were handled out of order, or beside another of their key");
+    ensure!(
+        faults == 0,
+        "{faults} messages were handled out of order, or beside another of their key"
+    );
     let handled = keys.worked.lock().expect("no handler panics").as_secs_f64();
     Ok(Outcome { seconds, handler_ms: handled * 1e3 / orders.messages as f64 })
 }
@@ -167,7 +171,8 @@ struct Keys {
 
 impl Keys {
     fn begin(&self, message: &Message) {
-        let number = std::str::from_utf8(message.payload()).ok().and_then(|text| text.trim().parse().ok());
+        let number =
+            std::str::from_utf8(message.payload()).ok().and_then(|text| text.trim().parse().ok());
         let mut seen = self.seen.lock().expect("no handler panics");
         let (last, at_work) = seen.entry(message.subject().to_owned()).or_default();
         let next = *last + 1;
@@ -180,6 +185,7 @@ impl Keys {
     fn end(&self, message: &Message) {
         let mut seen = self.seen.lock().expect("no handler panics");
         let began = seen.get_mut(message.subject()).and_then(|(_, at_work)| at_work.take());
-        *self.worked.lock().expect("no handler panics") += began.map_or(Duration::ZERO, |at| at.elapsed());
+        *self.worked.lock().expect("no handler panics") +=
+            began.map_or(Duration::ZERO, |at| at.elapsed());
     }
 }

@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use async_nats::jetstream::{self, stream};
 use clap::ValueEnum;
 use natsway_proofs::groups::peer::Peer;
-use natsway_testkit::Broker;
+use natsway_testkit::TestBroker;
 use serde_json::{Value, json};
 
 use crate::raw_directory;
@@ -25,7 +25,8 @@ pub struct Args {
     #[arg(long, env = "PARTS", value_name = "PARTS", value_delimiter = ',')]
     parts: Vec<Part>,
 
-    /// Messages of each throughput run; where handlers take time, and with a limit of one, it is fewer
+    /// Messages of each throughput run; where handlers take time, and with a limit of one, it is
+    /// fewer
     #[arg(long, env = "MESSAGES", value_name = "COUNT", default_value = "100000")]
     messages: u64,
 
@@ -61,7 +62,7 @@ const PARTITIONS: u32 = 10;
 type Figures = BTreeMap<&'static str, BTreeMap<String, Value>>;
 
 struct Bench {
-    broker: Broker,
+    broker: TestBroker,
     context: jetstream::Context,
     go: Option<PathBuf>,
     logs: PathBuf,
@@ -75,7 +76,7 @@ struct Bench {
 pub async fn measure(args: &Args) -> Result<()> {
     let logs = raw_directory("groups")?;
     let go = go_library(&logs);
-    let broker = Broker::builder().jetstream().start().await;
+    let broker = TestBroker::builder().jetstream().start().await;
     let context = jetstream::new(broker.connect().await);
     let mut bench = Bench { broker, context, go, logs: logs.clone(), made: 0 };
     let mut figures = Figures::new();
@@ -90,7 +91,8 @@ pub async fn measure(args: &Args) -> Result<()> {
         let one = figures.entry(side).or_default();
         bench.changes(args, side, one).await?;
     }
-    let line = json!({ "messages": args.messages, "partitions": PARTITIONS, "figures": figures }).to_string();
+    let line = json!({ "messages": args.messages, "partitions": PARTITIONS, "figures": figures })
+        .to_string();
     std::fs::write(logs.join("figures.json"), &line)?;
     println!("{line}");
     Ok(())
@@ -145,7 +147,8 @@ impl Bench {
         self.go.clone().context("there is no Go peer")
     }
 
-    /// A stream of its own for each run, in memory; `partitioned` writes the partition into the subjects.
+    /// A stream of its own for each run, in memory; `partitioned` writes the partition into the
+    /// subjects.
     async fn stream(&mut self, partitioned: bool) -> Result<String> {
         self.made += 1;
         let name = format!("S{}", self.made);

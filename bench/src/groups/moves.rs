@@ -1,5 +1,5 @@
-//! What happens when members come and go: take-overs, changes of membership, and the run that breaks exclusivity where a
-//! buffer outlives its pin.
+//! What happens when members come and go: take-overs, changes of membership, and the run that
+//! breaks exclusivity where a buffer outlives its pin.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -69,8 +69,11 @@ impl Bench {
             first.terminate();
         }
         self.wait_for(&names[1], 1).await?;
-        let began =
-            self.begins(&names[1])?.first().map(|(at, _)| *at).context("the standby handled nothing")?;
+        let began = self
+            .begins(&names[1])?
+            .first()
+            .map(|(at, _)| *at)
+            .context("the standby handled nothing")?;
         drop(second);
         self.context.delete_stream(group.name().work_queue()).await?;
         Ok((began.saturating_sub(left)) as f64 / 1e9)
@@ -93,14 +96,21 @@ impl Bench {
         let names = ["m1", "m2", "m3"].map(|member| format!("{stream}-{member}"));
         let mut members = Vec::new();
         for (name, member) in names.iter().zip(["m1", "m2", "m3"]) {
-            members.push(self.start(side, name, &self.orders(&stream, member, 1, 2000, 1, name))?);
+            members.push(self.start(
+                side,
+                name,
+                &self.orders(&stream, member, 1, 2000, 1, name),
+            )?);
         }
         let context = self.context.clone();
-        let subjects: Vec<String> = keys.iter().flatten().map(|key| format!("{stream}.k{key}")).collect();
+        let subjects: Vec<String> =
+            keys.iter().flatten().map(|key| format!("{stream}.k{key}")).collect();
         let feed = tokio::spawn(async move {
             for number in 1_u64.. {
                 for subject in &subjects {
-                    if let Ok(ack) = context.publish(subject.clone(), number.to_string().into()).await {
+                    if let Ok(ack) =
+                        context.publish(subject.clone(), number.to_string().into()).await
+                    {
                         drop(ack.await);
                     }
                 }
@@ -127,15 +137,22 @@ impl Bench {
             }
         }
         handled.values_mut().for_each(|times| times.sort_unstable());
-        // The longest gap of any partition that the change lies in, or that begins within the second after it.
+        // The longest gap of any partition that the change lies in, or that begins within the
+        // second after it.
         let gap = |times: &Vec<u64>, change: u64| {
             let near = |pair: &&[u64]| pair[1] > change && pair[0] < change + 1_000_000_000;
-            times.windows(2).filter(near).map(|pair| pair[1] - pair[0].max(change)).max().unwrap_or(u64::MAX)
+            times
+                .windows(2)
+                .filter(near)
+                .map(|pair| pair[1] - pair[0].max(change))
+                .max()
+                .unwrap_or(u64::MAX)
         };
         let mut gaps: Vec<f64> = Vec::new();
         for change in changes {
             gaps.push(
-                handled.values().map(|times| gap(times, change)).max().unwrap_or(u64::MAX) as f64 / 1e9,
+                handled.values().map(|times| gap(times, change)).max().unwrap_or(u64::MAX) as f64
+                    / 1e9,
             );
         }
         drop(members);
@@ -147,7 +164,8 @@ impl Bench {
         )
     }
 
-    /// The run that breaks exclusivity where a buffer outlives the pin: a backlog, slow handlers, two instances.
+    /// The run that breaks exclusivity where a buffer outlives the pin: a backlog, slow handlers,
+    /// two instances.
     pub(super) async fn hazard(&mut self, side: &str, seconds: u64) -> Result<Value> {
         let stream = self.stream(false).await?;
         let group = ElasticGroup::new(self.context.clone(), &stream, "g")?;

@@ -90,8 +90,11 @@ impl Bench {
         work: Option<Work>,
         figures: &mut Figures,
     ) -> Result<()> {
-        let sides: Vec<Side> =
-            sides.iter().filter(|side| side.means.is_some() || self.go.is_some()).copied().collect();
+        let sides: Vec<Side> = sides
+            .iter()
+            .filter(|side| side.means.is_some() || self.go.is_some())
+            .copied()
+            .collect();
         let mut rounds: BTreeMap<&str, Vec<Speed>> = BTreeMap::new();
         for _ in 0..ROUNDS {
             for side in &sides {
@@ -132,11 +135,13 @@ impl Bench {
         };
         let mut text = serde_json::to_value(orders)?;
         text["do"] = json!("bench");
-        let program = if side.means.is_some() { workspace_binary("groups-speed") } else { self.go()? };
+        let program =
+            if side.means.is_some() { workspace_binary("groups-speed") } else { self.go()? };
         let (member, broker) = (cpu::of_ended_children(), cpu::of_process(self.broker.pid()));
         let mut command = tokio::process::Command::new(program);
         let output = command.arg(text.to_string()).stdin(Stdio::null()).output().await?;
-        let per_message = |used: Duration| (used.as_secs_f64() * 1e8 / messages as f64).round() / 100.0;
+        let per_message =
+            |used: Duration| (used.as_secs_f64() * 1e8 / messages as f64).round() / 100.0;
         let member = per_message(cpu::of_ended_children().saturating_sub(member));
         let broker = per_message(cpu::of_process(self.broker.pid()).saturating_sub(broker));
         self.context.delete_stream(&stream).await?;

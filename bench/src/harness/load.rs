@@ -52,7 +52,8 @@ pub struct Outcome {
     pub latency_ms: BTreeMap<String, f64>,
 }
 
-/// Has wrk ask as told and print its figures as JSON. No function is called for each request, which would cost.
+/// Has wrk ask as told and print its figures as JSON. No function is called for each request, which
+/// would cost.
 const WRK_SCRIPT: &str = r#"
 wrk.method = "@method@"
 @body@
@@ -91,8 +92,10 @@ impl Generators {
     /// # Errors
     /// Nothing is.
     pub fn find() -> anyhow::Result<Generators> {
-        let found: Vec<Generator> =
-            [Tool::Wrk, Tool::Oha].into_iter().filter_map(|tool| Generator::find(tool).ok()).collect();
+        let found: Vec<Generator> = [Tool::Wrk, Tool::Oha]
+            .into_iter()
+            .filter_map(|tool| Generator::find(tool).ok())
+            .collect();
         ensure!(
             !found.is_empty(),
             "no load generator is installed: `make tools` installs oha, the package wrk has wrk"
@@ -116,7 +119,9 @@ impl Generators {
             None => Ok(&self.0[0]),
             Some(tool) => {
                 let found = self.0.iter().find(|generator| generator.tool == tool);
-                found.with_context(|| format!("{} is not installed: {}", tool.name(), tool.how_to_get_it()))
+                found.with_context(|| {
+                    format!("{} is not installed: {}", tool.name(), tool.how_to_get_it())
+                })
             }
         }
     }
@@ -128,10 +133,14 @@ impl Generator {
         let installed = repository_root().join("target/tools/bin").join(name);
         let program = if installed.exists() { installed } else { PathBuf::from(name) };
         // wrk says its version with its usage, and fails.
-        let output =
-            Command::new(&program).arg(if tool == Tool::Wrk { "-v" } else { "--version" }).output()?;
-        let text =
-            String::from_utf8_lossy(if output.stdout.is_empty() { &output.stderr } else { &output.stdout });
+        let output = Command::new(&program)
+            .arg(if tool == Tool::Wrk { "-v" } else { "--version" })
+            .output()?;
+        let text = String::from_utf8_lossy(if output.stdout.is_empty() {
+            &output.stderr
+        } else {
+            &output.stdout
+        });
         let version = text.split_whitespace().nth(1).unwrap_or("?").to_owned();
         Ok(Generator { tool, version, program })
     }
@@ -152,7 +161,8 @@ impl Generator {
         amount: Amount,
         directory: &Path,
     ) -> anyhow::Result<Outcome> {
-        let url = |prefix: &String| format!("http://127.0.0.1:{}{prefix}{}", target.port, load.path);
+        let url =
+            |prefix: &String| format!("http://127.0.0.1:{}{prefix}{}", target.port, load.path);
         let urls: Vec<String> = target.prefixes.iter().map(url).collect();
         let first = urls.first().context("a target has one prefix at least")?;
         let command = match self.tool {
@@ -176,7 +186,9 @@ impl Generator {
         let output = process.stdout();
         let outcome = match self.tool {
             Tool::Wrk => read_wrk(&output),
-            Tool::Oha => read_oha(&output, load.expected_body().map_or(0, |body| body.len() as u64)),
+            Tool::Oha => {
+                read_oha(&output, load.expected_body().map_or(0, |body| body.len() as u64))
+            }
         };
         outcome.with_context(|| format!("{} printed {output:?}", self.tool.name()))
     }
@@ -210,7 +222,8 @@ impl Generator {
             Amount::Requests(requests) => command.args(["-n", &requests.to_string()]),
         };
         if let Some(rate) = load.rate {
-            // Latency counts from when a request was due, not from when a connection was free for it.
+            // Latency counts from when a request was due, not from when a connection was free for
+            // it.
             command = command.args(["-q", &rate.to_string(), "--latency-correction"]);
         }
         if let Some(body) = load.body() {
@@ -265,12 +278,14 @@ fn read_oha(output: &str, body_bytes: u64) -> anyhow::Result<Outcome> {
     // What is out when the time is up is given up: nobody's failure.
     let failed = figures.error_distribution.iter().filter(|(error, _)| !error.contains("deadline"));
     let failed: u64 = failed.map(|(_, count)| count).sum();
-    if figures.summary.size_per_request.is_some_and(|bytes| good == requests && bytes != body_bytes) {
+    if figures.summary.size_per_request.is_some_and(|bytes| good == requests && bytes != body_bytes)
+    {
         bail!("bodies are not of {body_bytes} bytes");
     }
     let percentile = |name: &String, seconds: Option<f64>| Some((name.clone(), seconds? * 1_000.0));
     let wanted = ["p50", "p90", "p99", "p99.9"];
-    let percentiles = figures.latency_percentiles.iter().filter(|(name, _)| wanted.contains(&name.as_str()));
+    let percentiles =
+        figures.latency_percentiles.iter().filter(|(name, _)| wanted.contains(&name.as_str()));
     Ok(Outcome {
         requests,
         elapsed: Duration::from_secs_f64(figures.summary.total),
@@ -285,7 +300,8 @@ mod tests {
 
     #[test]
     fn wrk_is_read() {
-        let output = "Running 5s test\n{\"requests\":1000,\"elapsed_us\":2000000,\"errors\":3,\"p50\":1500,\"p99\":9000}\n";
+        let output = "Running 5s \
+                      test\n{\"requests\":1000,\"elapsed_us\":2000000,\"errors\":3,\"p50\":1500,\"p99\":9000}\n";
         let outcome = read_wrk(output).unwrap();
         assert_eq!((outcome.requests, outcome.errors), (1000, 3));
         assert_eq!(outcome.elapsed, Duration::from_secs(2));
@@ -303,7 +319,10 @@ mod tests {
         }"#;
         let outcome = read_oha(output, 39).unwrap();
         assert_eq!((outcome.requests, outcome.errors), (1000, 12));
-        assert_eq!(outcome.latency_ms, BTreeMap::from([("p50".to_owned(), 1.5), ("p99".to_owned(), 9.0)]));
+        assert_eq!(
+            outcome.latency_ms,
+            BTreeMap::from([("p50".to_owned(), 1.5), ("p99".to_owned(), 9.0)])
+        );
         let only_good = output.replace(", \"503\": 10", "");
         assert!(read_oha(&only_good, 39).is_ok());
         assert!(read_oha(&only_good, 40).is_err(), "a body of another length");

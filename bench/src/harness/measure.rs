@@ -19,8 +19,8 @@ use crate::settings::Amount;
 const IDLE: Duration = Duration::from_secs(2);
 
 impl Run {
-    /// Starts a contender, measures it under every load that it has not met in this round, and takes it down. A baseline that alternates with it
-    /// is left up for the next one.
+    /// Starts a contender, measures it under every load that it has not met in this round, and
+    /// takes it down. A baseline that alternates with it is left up for the next one.
     pub(super) async fn contender(
         &mut self,
         scenario: &Scenario,
@@ -53,9 +53,15 @@ impl Run {
     }
 
     /// Starts a contender, with its files in a directory of its own, and has it answer for a while.
-    async fn warm(&self, contender: &Contender, first: Option<&Load>, files: &str) -> anyhow::Result<Stage> {
+    async fn warm(
+        &self,
+        contender: &Contender,
+        first: Option<&Load>,
+        files: &str,
+    ) -> anyhow::Result<Stage> {
         let directory = self.directory.join(files);
-        fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
+        fs::create_dir_all(&directory)
+            .with_context(|| format!("cannot make {}", directory.display()))?;
         let stage = Stage::start(contender, &directory).await?;
         if let Some(first) = first.filter(|load| !load.idle) {
             let warm_up = Load { rate: None, tool: None, ..first.clone() };
@@ -71,12 +77,18 @@ impl Run {
     }
 
     /// The loads that a contender has not met in a round.
-    pub(super) fn loads_left(&self, scenario: &Scenario, contender: &Contender, round: u32) -> Vec<Load> {
+    pub(super) fn loads_left(
+        &self,
+        scenario: &Scenario,
+        contender: &Contender,
+        round: u32,
+    ) -> Vec<Load> {
         let is_left = |load: &&Load| !self.results.has(Cell::at(scenario, contender, load), round);
         scenario.loads_of(contender).filter(is_left).cloned().collect()
     }
 
-    /// Runs of one cell: the last is good, unless none was. Waiting and repeating end when the time for them is used up.
+    /// Runs of one cell: the last is good, unless none was. Waiting and repeating end when the time
+    /// for them is used up.
     async fn until_undisturbed(
         &self,
         scenario: &Scenario,
@@ -95,7 +107,8 @@ impl Run {
             let begun = Instant::now();
             let mut sample = self.one(scenario, contender, stage, load).await?;
             sample.round = round;
-            sample.disturbed = sample.machine.foreign + sample.machine.steal > self.settings.tolerance;
+            sample.disturbed =
+                sample.machine.foreign + sample.machine.steal > self.settings.tolerance;
             self.say(&line(&sample));
             if attempt == 0 {
                 self.progress.inc(begun.elapsed().as_millis() as u64);
@@ -111,7 +124,8 @@ impl Run {
         Ok(samples)
     }
 
-    /// One run. The answer is compared byte for byte before it, ten times a second during it, and after it.
+    /// One run. The answer is compared byte for byte before it, ten times a second during it, and
+    /// after it.
     async fn one(
         &self,
         scenario: &Scenario,
@@ -133,7 +147,12 @@ impl Run {
                 Amount::Requests(_) => IDLE,
             };
             tokio::time::sleep(duration).await;
-            outcome = Outcome { requests: 0, elapsed: duration, errors: 0, latency_ms: Default::default() };
+            outcome = Outcome {
+                requests: 0,
+                elapsed: duration,
+                errors: 0,
+                latency_ms: Default::default(),
+            };
             (tool, wrong) = ("idle connections".to_owned(), 0);
         } else {
             let generator = self.generators.for_load(load, amount)?;
@@ -159,7 +178,8 @@ impl Run {
             requests: outcome.requests,
             errors: outcome.errors + wrong,
             seconds: outcome.elapsed.as_secs_f64(),
-            per_second: outcome.requests as f64 / outcome.elapsed.as_secs_f64().max(f64::MIN_POSITIVE),
+            per_second: outcome.requests as f64
+                / outcome.elapsed.as_secs_f64().max(f64::MIN_POSITIVE),
             latency_ms: outcome.latency_ms,
             processes,
             machine,
@@ -183,7 +203,8 @@ fn line(sample: &Sample) -> String {
         .map(|process| format!("{} {:.1}", process.name, process.cpu_us))
         .collect();
     format!(
-        "{:<34} {:8.0}/s  p50 {:.2} p99 {:.2} ms  µs: {}  errors {}  idle {:.0} % foreign {:.1} %{}",
+        "{:<34} {:8.0}/s  p50 {:.2} p99 {:.2} ms  µs: {}  errors {}  idle {:.0} % foreign {:.1} \
+         %{}",
         Cell::of(sample).to_string(),
         sample.per_second,
         latency("p50"),

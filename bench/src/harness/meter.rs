@@ -67,8 +67,8 @@ impl Meter {
         })
     }
 
-    /// Ends, and shares what was used among the requests. Children of this process that ended and were waited for since the start
-    /// were the load.
+    /// Ends, and shares what was used among the requests. Children of this process that ended and
+    /// were waited for since the start were the load.
     ///
     /// # Errors
     /// A process is gone.
@@ -126,12 +126,16 @@ impl MachineTime {
         let steal = end.steal.saturating_sub(self.steal);
         let total = (busy + idle + steal).as_secs_f64().max(f64::MIN_POSITIVE);
         let share = |time: Duration| time.as_secs_f64() / total;
-        Machine { idle: share(idle), steal: share(steal), foreign: share(busy.saturating_sub(ours)) }
+        Machine {
+            idle: share(idle),
+            steal: share(steal),
+            foreign: share(busy.saturating_sub(ours)),
+        }
     }
 }
 
-/// Waits until the machine has nothing else to do, and tells how long that took beyond a look. When patience ends it goes on, and the run
-/// will tell.
+/// Waits until the machine has nothing else to do, and tells how long that took beyond a look. When
+/// patience ends it goes on, and the run will tell.
 ///
 /// # Errors
 /// `/proc` cannot be read.
@@ -159,11 +163,12 @@ pub fn tree(pid: u32) -> anyhow::Result<Vec<u32>> {
     let mut next = 0;
     while let Some(&parent) = all.get(next) {
         let tasks = threads(parent).unwrap_or_default();
-        let lists = tasks
-            .into_iter()
-            .filter_map(|task| fs::read_to_string(format!("/proc/{parent}/task/{task}/children")).ok());
-        let children: Vec<u32> =
-            lists.flat_map(|list| list.split(' ').flat_map(str::parse).collect::<Vec<u32>>()).collect();
+        let lists = tasks.into_iter().filter_map(|task| {
+            fs::read_to_string(format!("/proc/{parent}/task/{task}/children")).ok()
+        });
+        let children: Vec<u32> = lists
+            .flat_map(|list| list.split(' ').flat_map(str::parse).collect::<Vec<u32>>())
+            .collect();
         all.extend(children);
         next += 1;
     }
@@ -175,15 +180,16 @@ pub fn tree(pid: u32) -> anyhow::Result<Vec<u32>> {
 /// # Errors
 /// The process is gone.
 pub fn threads(pid: u32) -> anyhow::Result<Vec<u32>> {
-    let tasks =
-        fs::read_dir(format!("/proc/{pid}/task")).with_context(|| format!("process {pid} is gone"))?;
+    let tasks = fs::read_dir(format!("/proc/{pid}/task"))
+        .with_context(|| format!("process {pid} is gone"))?;
     Ok(tasks.flatten().filter_map(|task| task.file_name().to_str()?.parse().ok()).collect())
 }
 
 fn used_by_tree(pid: u32) -> anyhow::Result<Used> {
     let mut used = Used::default();
     for process in tree(pid)? {
-        // One that ended in between has no more to tell. Threads that ended are not in it: those measured here keep theirs.
+        // One that ended in between has no more to tell. Threads that ended are not in it: those
+        // measured here keep theirs.
         for thread in threads(process).unwrap_or_default() {
             used.add(used_by_thread(&format!("/proc/{process}/task/{thread}")));
         }
@@ -280,7 +286,8 @@ mod tests {
 
     #[test]
     fn a_field_is_not_the_end_of_another_ones_name() {
-        let status = "VmHWM:\t  2048 kB\nvoluntary_ctxt_switches:\t7\nnonvoluntary_ctxt_switches:\t3\n";
+        let status =
+            "VmHWM:\t  2048 kB\nvoluntary_ctxt_switches:\t7\nnonvoluntary_ctxt_switches:\t3\n";
         assert_eq!(field(status, "VmHWM"), Some(2048));
         assert_eq!(field(status, "voluntary_ctxt_switches"), Some(7));
         assert_eq!(field(status, "nonvoluntary_ctxt_switches"), Some(3));

@@ -1,9 +1,12 @@
-//! Runs scenarios: starts every process, loads it, measures, takes it down, again and again in turn.
+//! Runs scenarios: starts every process, loads it, measures, takes it down, again and again in
+//! turn.
 //!
-//! Each round of a scenario starts every contender afresh, warms it up, loads it, and takes it down, one after the other and in
-//! another order than the round before. Ratios are taken within a round. A machine that is shared gets slower for seconds at a time
-//! without telling (others take its caches), so where ratios matter most the baseline stays up for the round, and a run of it comes before each
-//! run of the others. A run during which others used the processors is dropped, counted, and made again.
+//! Each round of a scenario starts every contender afresh, warms it up, loads it, and takes it
+//! down, one after the other and in another order than the round before. Ratios are taken within a
+//! round. A machine that is shared gets slower for seconds at a time without telling (others take
+//! its caches), so where ratios matter most the baseline stays up for the round, and a run of it
+//! comes before each run of the others. A run during which others used the processors is dropped,
+//! counted, and made again.
 
 pub mod idle;
 pub mod load;
@@ -48,7 +51,8 @@ pub struct Run {
     directory: PathBuf,
     progress: ProgressBar,
     results: Results,
-    /// What is left of the time for waiting until others are done, and for making disturbed runs again.
+    /// What is left of the time for waiting until others are done, and for making disturbed runs
+    /// again.
     extra: Cell<Duration>,
 }
 
@@ -61,19 +65,22 @@ impl Run {
         Run::in_directory(new_directory()?, scenarios, settings)
     }
 
-    /// Goes on with a run that was broken off, or in which something failed: what is in `results.json` of its directory is not measured again.
+    /// Goes on with a run that was broken off, or in which something failed: what is in
+    /// `results.json` of its directory is not measured again.
     ///
     /// # Errors
-    /// As for [`prepare`](Run::prepare); or there is no such run, or it was made on another machine or with other versions.
+    /// As for [`prepare`](Run::prepare); or there is no such run, or it was made on another machine
+    /// or with other versions.
     pub fn resume(directory: &Path) -> anyhow::Result<Run> {
         let path = directory.join("results.json");
         let before = Results::load(&path)?;
         let settings = before.settings.clone();
-        let settings =
-            settings.with_context(|| format!("{} does not say how it was begun", path.display()))?;
+        let settings = settings
+            .with_context(|| format!("{} does not say how it was begun", path.display()))?;
         let mut run = Run::in_directory(directory.to_owned(), before.scenarios.clone(), settings)?;
         ensure!(
-            before.machine == run.results.machine && clean(&before.versions) == clean(&run.results.versions),
+            before.machine == run.results.machine
+                && clean(&before.versions) == clean(&run.results.versions),
             "{} was measured on another machine or with other versions: begin anew",
             path.display()
         );
@@ -89,7 +96,8 @@ impl Run {
         surroundings::allow_open_files(OPEN_FILES);
         let generators = Generators::find()?;
         let mut skipped = Vec::new();
-        let scenarios = without_missing(scenarios, &generators, settings.amount(None), &mut skipped);
+        let scenarios =
+            without_missing(scenarios, &generators, settings.amount(None), &mut skipped);
         settings.parts.retain(|part| {
             let missing = part.prepare().err();
             skipped.extend(missing.as_ref().map(|error| Skipped::new(part.name(), error)));
@@ -130,8 +138,9 @@ impl Run {
         self.settings.whole
     }
 
-    /// Measures everything. What is there already is on disk after each contender, so that a run that is broken off leaves what it has and
-    /// can be [resumed](Run::resume). What fails twice is told of and left out: the others' figures are worth having.
+    /// Measures everything. What is there already is on disk after each contender, so that a run
+    /// that is broken off leaves what it has and can be [resumed](Run::resume). What fails twice is
+    /// told of and left out: the others' figures are worth having.
     ///
     /// # Errors
     /// A file cannot be written.
@@ -156,7 +165,11 @@ impl Run {
         for part in self.settings.parts.clone() {
             let before = begun.elapsed();
             self.part(part).await;
-            self.say(&format!("{} took {:.0} s", part.name(), (begun.elapsed() - before).as_secs_f64()));
+            self.say(&format!(
+                "{} took {:.0} s",
+                part.name(),
+                (begun.elapsed() - before).as_secs_f64()
+            ));
             self.results.took_s = before_s + begun.elapsed().as_secs_f64();
             self.save()?;
         }
@@ -164,7 +177,8 @@ impl Run {
         Ok(self.results)
     }
 
-    /// A contender's part of a round; the baseline that alternates with it is started when there is none yet.
+    /// A contender's part of a round; the baseline that alternates with it is started when there is
+    /// none yet.
     async fn turn(
         &mut self,
         scenario: &Scenario,
@@ -225,13 +239,21 @@ impl Run {
     }
 }
 
-/// Versions without the mark of changes in the working tree: a report that was written into it is one.
+/// Versions without the mark of changes in the working tree: a report that was written into it is
+/// one.
 fn clean(versions: &BTreeMap<String, String>) -> BTreeMap<&str, &str> {
-    versions.iter().map(|(name, version)| (name.as_str(), version.trim_end_matches("-dirty"))).collect()
+    versions
+        .iter()
+        .map(|(name, version)| (name.as_str(), version.trim_end_matches("-dirty")))
+        .collect()
 }
 
-/// What some work gives, unless it panics, as the test kit does when something does not start, or takes too long.
-async fn guarded<T>(limit: Duration, work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+/// What some work gives, unless it panics, as the test kit does when something does not start, or
+/// takes too long.
+async fn guarded<T>(
+    limit: Duration,
+    work: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<T> {
     match tokio::time::timeout(limit, AssertUnwindSafe(work).catch_unwind()).await {
         Ok(Ok(outcome)) => outcome,
         Ok(Err(panic)) => Err(anyhow!("{}", panic_text(&*panic))),
@@ -252,7 +274,8 @@ fn in_turn(contenders: &[Contender], round: u32) -> impl Iterator<Item = &Conten
     contenders[first..].iter().chain(&contenders[..first])
 }
 
-/// Takes out contenders that cannot be started and loads that nobody here can make, with the reasons.
+/// Takes out contenders that cannot be started and loads that nobody here can make, with the
+/// reasons.
 fn without_missing(
     scenarios: Vec<Scenario>,
     generators: &Generators,
@@ -271,7 +294,8 @@ fn without_missing(
         };
         scenario.loads.retain(|load| may(&load.name, generators.for_load(load, amount).map(drop)));
         scenario.contenders.retain(|contender| may(&contender.name, stage::prepare(contender)));
-        let cells = scenario.contenders.iter().flat_map(|contender| scenario.loads_of(contender)).count();
+        let cells =
+            scenario.contenders.iter().flat_map(|contender| scenario.loads_of(contender)).count();
         if cells > 0 {
             kept.push(scenario);
         }
@@ -280,8 +304,9 @@ fn without_missing(
 }
 
 fn progress_bar(expected: Duration) -> ProgressBar {
-    let style =
-        ProgressStyle::with_template("{bar:32} {percent:>3} %  {elapsed} gone, about {eta} left  {msg}");
+    let style = ProgressStyle::with_template(
+        "{bar:32} {percent:>3} %  {elapsed} gone, about {eta} left  {msg}",
+    );
     let bar = ProgressBar::new(expected.as_millis() as u64);
     bar.set_style(style.expect("the template is sound"));
     bar.enable_steady_tick(Duration::from_millis(500));
@@ -290,8 +315,10 @@ fn progress_bar(expected: Duration) -> ProgressBar {
 
 /// A new directory below `target/bench`, named by the time.
 fn new_directory() -> anyhow::Result<PathBuf> {
-    let directory = repository_root().join("target/bench").join(surroundings::now().replace(':', "-"));
-    std::fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
+    let directory =
+        repository_root().join("target/bench").join(surroundings::now().replace(':', "-"));
+    std::fs::create_dir_all(&directory)
+        .with_context(|| format!("cannot make {}", directory.display()))?;
     Ok(directory)
 }
 

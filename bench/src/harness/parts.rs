@@ -1,4 +1,5 @@
-//! What is measured beside the scenarios: other commands of `bench`, run with sizes that fit into one report.
+//! What is measured beside the scenarios: other commands of `bench`, run with sizes that fit into
+//! one report.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -69,9 +70,9 @@ impl Part {
                 Ok(serde_json::to_value(comparison)?)
             }
             Part::Instructions => Ok(serde_json::to_value(micro::count::all().await?)?),
-            Part::Times => {
-                Ok(serde_json::to_value(micro::time::all(&directory.join("criterion"), quick).await?)?)
-            }
+            Part::Times => Ok(serde_json::to_value(
+                micro::time::all(&directory.join("criterion"), quick).await?,
+            )?),
         }
     }
 
@@ -80,7 +81,9 @@ impl Part {
         match self {
             Part::Instructions => !results.instructions.is_empty(),
             Part::Times => !results.times.is_empty(),
-            Part::Groups | Part::Shipper | Part::Autoscalers => results.parts.contains_key(self.name()),
+            Part::Groups | Part::Shipper | Part::Autoscalers => {
+                results.parts.contains_key(self.name())
+            }
         }
     }
 

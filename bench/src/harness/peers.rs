@@ -11,7 +11,8 @@ use natsway_testkit::{Process, ProcessBuilder, free_port, repository_root};
 
 use crate::scenario::arrangement::Proxy;
 
-/// Proxies over kept connections, as many as any load has, without a log of requests; the rest is as each has it by default.
+/// Proxies over kept connections, as many as any load has, without a log of requests; the rest is
+/// as each has it by default.
 const NGINX: &str = include_str!("../../peers/nginx.conf");
 const HAPROXY: &str = include_str!("../../peers/haproxy.cfg");
 const TRAEFIK: &str = include_str!("../../peers/traefik.toml");
@@ -52,7 +53,8 @@ impl Proxy {
         }
     }
 
-    /// The proxy that listens on a port and forwards to the services; its files go to `directory`. Fabio needs the port of a Consul.
+    /// The proxy that listens on a port and forwards to the services; its files go to `directory`.
+    /// Fabio needs the port of a Consul.
     ///
     /// # Errors
     /// It is not installed, or its configuration cannot be written.
@@ -89,15 +91,20 @@ impl Proxy {
                 command.arg("-db").arg("-f").arg(path)
             }
             Proxy::Traefik => {
-                let server =
-                    "[[http.services.service.loadBalancer.servers]]\nurl = \"http://127.0.0.1:@port@\"";
+                let server = "[[http.services.service.loadBalancer.servers]]\nurl = \
+                              \"http://127.0.0.1:@port@\"";
                 let path = config("traefik.toml", TRAEFIK, server)?;
                 command
                     .arg(format!("--entryPoints.web.address=127.0.0.1:{listen}"))
                     .arg(format!("--providers.file.filename={}", path.display()))
-                    .args(["--log.level=ERROR", "--accesslog=false", "--global.checknewversion=false"])
+                    .args([
+                        "--log.level=ERROR",
+                        "--accesslog=false",
+                        "--global.checknewversion=false",
+                    ])
                     .arg("--global.sendanonymoususage=false")
-                    // By default it keeps 200: with more clients than that it would dial anew all the time.
+                    // By default it keeps 200: with more clients than that it would dial anew all
+                    // the time.
                     .arg("--serversTransport.maxIdleConnsPerHost=4096")
             }
             Proxy::Fabio => {
@@ -125,10 +132,14 @@ pub fn consul() -> anyhow::Result<Found> {
 /// # Errors
 /// As [`consul`].
 pub fn consul_command(http: u16) -> anyhow::Result<ProcessBuilder> {
-    let command =
-        Process::builder(consul()?.program).args(["agent", "-dev", "-client=127.0.0.1", "-bind=127.0.0.1"]);
-    let ports =
-        ["-server-port", "-serf-lan-port", "-serf-wan-port"].map(|name| format!("{name}={}", free_port()));
+    let command = Process::builder(consul()?.program).args([
+        "agent",
+        "-dev",
+        "-client=127.0.0.1",
+        "-bind=127.0.0.1",
+    ]);
+    let ports = ["-server-port", "-serf-lan-port", "-serf-wan-port"]
+        .map(|name| format!("{name}={}", free_port()));
     let off = ["-dns-port=-1", "-grpc-port=-1", "-https-port=-1", "-log-level=error"];
     Ok(command.arg(format!("-http-port={http}")).args(ports).args(off))
 }
@@ -139,10 +150,13 @@ pub fn consul_command(http: u16) -> anyhow::Result<ProcessBuilder> {
 /// Go is not installed, or does not compile them.
 pub fn go_peer() -> anyhow::Result<Found> {
     once("go-gateway", || {
-        let version =
-            Command::new("go").arg("version").output().context("go is not installed: https://go.dev/dl")?;
+        let version = Command::new("go")
+            .arg("version")
+            .output()
+            .context("go is not installed: https://go.dev/dl")?;
         let version = String::from_utf8_lossy(&version.stdout);
-        let version = version.split_whitespace().nth(2).unwrap_or("go").trim_start_matches("go").to_owned();
+        let version =
+            version.split_whitespace().nth(2).unwrap_or("go").trim_start_matches("go").to_owned();
         let program = repository_root().join("target/bench/go-gateway");
         let output = Command::new("go")
             .args(["build", "-trimpath", "-buildvcs=false", "-o"])
@@ -150,15 +164,22 @@ pub fn go_peer() -> anyhow::Result<Found> {
             .arg(".")
             .current_dir(repository_root().join("bench/peers/go-gateway"))
             .output()?;
-        ensure!(output.status.success(), "go build failed: {}", String::from_utf8_lossy(&output.stderr));
+        ensure!(
+            output.status.success(),
+            "go build failed: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         Ok(Found { program, version })
     })
 }
 
 /// What a package of the system installs; where Debian has it is not in everybody's PATH.
 fn packaged(name: &'static str, version: &str) -> anyhow::Result<Found> {
-    let candidates =
-        [PathBuf::from(name), Path::new("/usr/sbin").join(name), Path::new("/usr/local/sbin").join(name)];
+    let candidates = [
+        PathBuf::from(name),
+        Path::new("/usr/sbin").join(name),
+        Path::new("/usr/local/sbin").join(name),
+    ];
     for program in candidates {
         if let Ok(version) = version_of(&program, version) {
             return Ok(Found { program, version });
@@ -183,7 +204,8 @@ fn built(name: &'static str, version: &str) -> anyhow::Result<Found> {
 
 fn once(name: &'static str, find: impl FnOnce() -> anyhow::Result<Found>) -> anyhow::Result<Found> {
     static FOUND: OnceLock<Mutex<BTreeMap<&str, Result<Found, String>>>> = OnceLock::new();
-    let mut found = FOUND.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
+    let mut found =
+        FOUND.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
     let found = found.entry(name).or_insert_with(|| find().map_err(|error| format!("{error:#}")));
     found.clone().map_err(anyhow::Error::msg)
 }
@@ -198,7 +220,8 @@ fn version_of(program: &Path, argument: &str) -> anyhow::Result<String> {
 fn version_in(text: &str) -> String {
     let words = text.split(|c: char| c.is_whitespace() || c == '/' || c == ',');
     let mut words = words.map(|word| word.trim_start_matches('v'));
-    let version = words.find(|word| word.starts_with(|c: char| c.is_ascii_digit()) && word.contains('.'));
+    let version =
+        words.find(|word| word.starts_with(|c: char| c.is_ascii_digit()) && word.contains('.'));
     version.unwrap_or("unknown").to_owned()
 }
 
@@ -209,7 +232,10 @@ mod tests {
     #[test]
     fn a_version_is_found_wherever_a_program_says_it() {
         assert_eq!(version_in("nginx version: nginx/1.22.1"), "1.22.1");
-        assert_eq!(version_in("HAProxy version 2.6.12-1+deb12u4 2025/10/01 - https://x"), "2.6.12-1+deb12u4");
+        assert_eq!(
+            version_in("HAProxy version 2.6.12-1+deb12u4 2025/10/01 - https://x"),
+            "2.6.12-1+deb12u4"
+        );
         assert_eq!(version_in("Consul v1.20.0\nRevision abc"), "1.20.0");
         assert_eq!(version_in("Version:      3.7.13\nCodename: x"), "3.7.13");
         assert_eq!(version_in("nothing"), "unknown");

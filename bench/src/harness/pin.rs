@@ -6,8 +6,8 @@ use nix::unistd::Pid;
 
 use super::meter;
 
-/// Moves every thread of a process, and of what it started, to these processors; threads that come later inherit it. No processors: nothing
-/// is done.
+/// Moves every thread of a process, and of what it started, to these processors; threads that come
+/// later inherit it. No processors: nothing is done.
 ///
 /// # Errors
 /// There is no such processor, or the process is gone.

@@ -12,7 +12,8 @@ pub const START: Duration = Duration::from_millis(1_300);
 /// Between two runs: the look at the machine, and the generator's start.
 const BETWEEN: Duration = Duration::from_millis(350);
 
-/// So much of a plan's time may go, besides, into waiting for others to be done and into making disturbed runs again.
+/// So much of a plan's time may go, besides, into waiting for others to be done and into making
+/// disturbed runs again.
 const EXTRA: f64 = 0.15;
 
 /// What takes so many times as long as was expected hangs.
@@ -62,16 +63,23 @@ impl Settings {
 impl Plan {
     /// Adds up the scenarios and parts.
     pub fn of(scenarios: &[Scenario], settings: &Settings) -> Plan {
-        let mut plan = Plan { scenarios: scenarios.len(), cells: 0, runs: 0, duration: Duration::ZERO };
+        let mut plan =
+            Plan { scenarios: scenarios.len(), cells: 0, runs: 0, duration: Duration::ZERO };
         for scenario in scenarios {
             let rounds = settings.rounds(scenario);
-            plan.cells += scenario.contenders.iter().map(|one| scenario.loads_of(one).count()).sum::<usize>();
-            plan.runs +=
-                rounds * scenario.contenders.iter().map(|one| runs_of_turn(scenario, one)).sum::<u32>();
-            plan.duration +=
-                rounds * scenario.contenders.iter().map(|one| settings.turn(scenario, one)).sum::<Duration>();
+            plan.cells +=
+                scenario.contenders.iter().map(|one| scenario.loads_of(one).count()).sum::<usize>();
+            plan.runs += rounds
+                * scenario.contenders.iter().map(|one| runs_of_turn(scenario, one)).sum::<u32>();
+            plan.duration += rounds
+                * scenario
+                    .contenders
+                    .iter()
+                    .map(|one| settings.turn(scenario, one))
+                    .sum::<Duration>();
         }
-        plan.duration += settings.parts.iter().map(|part| part.expected(settings.quick)).sum::<Duration>();
+        plan.duration +=
+            settings.parts.iter().map(|part| part.expected(settings.quick)).sum::<Duration>();
         plan
     }
 
@@ -80,7 +88,8 @@ impl Plan {
         self.duration
     }
 
-    /// What it may take besides, for waiting and for runs that are made again: a busy machine ends no later than that.
+    /// What it may take besides, for waiting and for runs that are made again: a busy machine ends
+    /// no later than that.
     pub fn extra(&self) -> Duration {
         self.duration.mul_f64(EXTRA).max(Duration::from_secs(10))
     }
@@ -95,7 +104,8 @@ impl fmt::Display for Plan {
         let Plan { scenarios, cells, runs, duration } = self;
         write!(
             f,
-            "{scenarios} scenarios, {cells} cells, {runs} runs: about {}, up to {} when others use the machine",
+            "{scenarios} scenarios, {cells} cells, {runs} runs: about {}, up to {} when others use \
+             the machine",
             length(*duration),
             length(*duration + self.extra()),
         )
@@ -111,7 +121,10 @@ mod tests {
     fn a_plan_adds_up_rounds_starts_and_runs() {
         let plan = Plan::of(&[scenario()], &settings());
         assert_eq!((plan.cells, plan.runs), (1, 4));
-        assert_eq!(plan.duration(), 4 * (START + Duration::from_secs(1) + Duration::from_secs(2) + BETWEEN));
+        assert_eq!(
+            plan.duration(),
+            4 * (START + Duration::from_secs(1) + Duration::from_secs(2) + BETWEEN)
+        );
         assert!(plan.to_string().contains("about 18 s, up to 28 s"), "{plan}");
     }
 }

@@ -5,7 +5,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use natsway_testkit::{Broker, Cluster, Process, ProcessBuilder, eventually, free_port, workspace_binary};
+use natsway_testkit::{
+    Cluster, Process, ProcessBuilder, TestBroker, eventually, free_port, workspace_binary,
+};
 
 use super::meter::Watched;
 use super::peers;
@@ -27,14 +29,15 @@ pub struct Stage {
     /// Where it answers, on 127.0.0.1.
     pub port: u16,
     processes: Vec<(Role, String, Process)>,
-    brokers: Vec<Broker>,
+    brokers: Vec<TestBroker>,
     cluster: Option<Cluster>,
 }
 
 /// Has what [`Stage::start`] needs built or found, so that no compiler runs during a measurement.
 ///
 /// # Errors
-/// Something is not installed, and how to get it; or the machine has not the processors that are asked for.
+/// Something is not installed, and how to get it; or the machine has not the processors that are
+/// asked for.
 pub fn prepare(contender: &Contender) -> anyhow::Result<()> {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     let Cpus { gateway, broker, service, load } = &contender.cpus;
@@ -56,10 +59,12 @@ pub fn prepare(contender: &Contender) -> anyhow::Result<()> {
 }
 
 impl Stage {
-    /// Starts a contender's processes on free ports; it answers when this returns, and its processes are where they were pinned.
+    /// Starts a contender's processes on free ports; it answers when this returns, and its
+    /// processes are where they were pinned.
     ///
     /// # Errors
-    /// Something is not installed or cannot be written, or a process ends, or does not come up within a minute.
+    /// Something is not installed or cannot be written, or a process ends, or does not come up
+    /// within a minute.
     ///
     /// # Panics
     /// When a broker does not come up.
@@ -92,7 +97,11 @@ impl Stage {
             if let Some(ended) = self.ended() {
                 bail!("{ended}");
             }
-            ensure!(begun.elapsed() < DEADLINE, "no answer within {} s: {reason:#}", DEADLINE.as_secs());
+            ensure!(
+                begun.elapsed() < DEADLINE,
+                "no answer within {} s: {reason:#}",
+                DEADLINE.as_secs()
+            );
             tokio::time::sleep(LOOK).await;
         }
     }
@@ -110,10 +119,8 @@ impl Stage {
     /// Its processes; what they started themselves counts with them.
     pub fn watched(&self) -> Vec<Watched> {
         let cluster = self.cluster.iter().flat_map(|cluster| cluster.iter());
-        let brokers = self.brokers.iter().chain(cluster).enumerate().map(|(number, broker)| Watched {
-            name: format!("nats-server {number}"),
-            role: Role::Broker,
-            pid: broker.pid(),
+        let brokers = self.brokers.iter().chain(cluster).enumerate().map(|(number, broker)| {
+            Watched { name: format!("nats-server {number}"), role: Role::Broker, pid: broker.pid() }
         });
         let processes = self.processes.iter().map(|(role, name, process)| Watched {
             name: name.clone(),
@@ -150,7 +157,8 @@ impl Stage {
     }
 
     fn axum(&mut self, port: u16, name: &str) -> anyhow::Result<()> {
-        let server = Process::builder(std::env::current_exe()?).arg("serve-direct").arg(local(port));
+        let server =
+            Process::builder(std::env::current_exe()?).arg("serve-direct").arg(local(port));
         self.add(Role::Service, name, server);
         Ok(())
     }
@@ -197,13 +205,13 @@ impl Stage {
     /// The addresses of the brokers: one, or as many as the cluster has.
     async fn brokers(&mut self, count: u32) -> Vec<String> {
         if count == 1 {
-            let broker = Broker::start().await;
+            let broker = TestBroker::start().await;
             let url = broker.url();
             self.brokers.push(broker);
             return vec![url];
         }
         let cluster = Cluster::start(count as usize).await;
-        let urls = cluster.iter().map(Broker::url).collect();
+        let urls = cluster.iter().map(TestBroker::url).collect();
         self.cluster = Some(cluster);
         urls
     }
@@ -219,18 +227,23 @@ impl Stage {
         let of_workers = urls.iter().cycle().skip(usize::from(urls.len() > 1));
         for (number, url) in (0..natsway.workers).zip(of_workers) {
             let worker = worker(natsway, number, url)?;
-            self.add(Role::Service, format!("worker {number}"), limited(worker, &contender.cpus.service));
+            self.add(
+                Role::Service,
+                format!("worker {number}"),
+                limited(worker, &contender.cpus.service),
+            );
         }
         let path = directory.join("routes.toml");
-        fs::write(&path, routes(natsway)).with_context(|| format!("cannot write {}", path.display()))?;
+        fs::write(&path, routes(natsway))
+            .with_context(|| format!("cannot write {}", path.display()))?;
         let mut gateway = Process::builder(workspace_binary("apiproxy"))
             .args(["--listen", &local(self.port), "--admin-listen", &local(free_port())])
             .args(["--nats-url", &urls[0]])
-            .args(["--connections-per-core", &natsway.connections_per_core.to_string()])
+            .args(["--connections-per-shard", &natsway.connections_per_shard.to_string()])
             .args(["--static-routes", "--routes"])
             .arg(path);
-        if let Some(cores) = natsway.cores {
-            gateway = gateway.args(["--cores", &cores.to_string()]);
+        if let Some(shards) = natsway.shards {
+            gateway = gateway.args(["--shards", &shards.to_string()]);
         }
         self.add(Role::Gateway, "apiproxy", gateway);
         Ok(())
@@ -254,7 +267,14 @@ impl Stage {
             self.add(Role::Service, format!("go worker {number}"), limited(worker, &cpus.service));
         }
         let front = go("gateway")?
-            .args(["-nats", &url, "-codec", codec, "-connections", &gateway.connections.to_string()])
+            .args([
+                "-nats",
+                &url,
+                "-codec",
+                codec,
+                "-connections",
+                &gateway.connections.to_string(),
+            ])
             .args(["-listen", &local(self.port)]);
         self.add(Role::Gateway, "go gateway", limited(front, &cpus.gateway));
         Ok(())
@@ -266,7 +286,8 @@ fn go(role: &str) -> anyhow::Result<ProcessBuilder> {
     Ok(Process::builder(peers::go_peer()?.program).arg(role))
 }
 
-/// A Go program asks once, at its start, how many processors it has: pinned later, it would have threads for all. Others do not mind.
+/// A Go program asks once, at its start, how many processors it has: pinned later, it would have
+/// threads for all. Others do not mind.
 fn limited(process: ProcessBuilder, processors: &[usize]) -> ProcessBuilder {
     match processors.len() {
         0 => process,
@@ -279,8 +300,8 @@ fn worker(natsway: &Natsway, number: u32, url: &str) -> anyhow::Result<ProcessBu
         return Ok(go("micro")?.args(["-nats", url, "-subject", &subject(0)]));
     }
     // Services are dealt out to the workers like cards, so that each has about as many.
-    let dealt =
-        (0..natsway.services).filter(|service| service % natsway.workers == number % natsway.services);
+    let dealt = (0..natsway.services)
+        .filter(|service| service % natsway.workers == number % natsway.services);
     let subjects: Vec<String> = dealt.map(subject).collect();
     let worker = Process::builder(std::env::current_exe()?)
         .args(["serve-worker", "--nats-url", url, "--subjects", &subjects.join(",")])
@@ -296,8 +317,9 @@ fn subject(service: u32) -> String {
     format!("svc.bench{service}.blue")
 }
 
-/// The route that everything else goes to stands last; the others are there to be not chosen. With several services, each but the first has a
-/// route of its own, below the prefix that [`service_prefix`] gives.
+/// The route that everything else goes to stands last; the others are there to be not chosen. With
+/// several services, each but the first has a route of its own, below the prefix that
+/// [`service_prefix`] gives.
 fn routes(natsway: &Natsway) -> String {
     let codec = if natsway.form == Form::GoMicro { "codec = \"native\"\n" } else { "" };
     let mut text = String::new();
@@ -314,7 +336,8 @@ fn routes(natsway: &Natsway) -> String {
     }
     for number in 1..natsway.services {
         text += &format!(
-            "[[route]]\nname = \"s{number}\"\npath = \"{prefix}/{{*rest}}\"\nstrip_prefix = \"{prefix}\"\n\
+            "[[route]]\nname = \"s{number}\"\npath = \"{prefix}/{{*rest}}\"\nstrip_prefix = \
+             \"{prefix}\"\n\
              target = [{{ version = \"blue\", subject = \"{}\" }}]\n",
             subject(number),
             prefix = service_prefix(number),

@@ -16,7 +16,8 @@ pub fn now() -> String {
     jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
-/// Raises the limit on open files as far as it may be, up to so many; what is started from here has it too.
+/// Raises the limit on open files as far as it may be, up to so many; what is started from here has
+/// it too.
 pub fn allow_open_files(wanted: u64) {
     if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
         && soft < wanted.min(hard)
@@ -38,11 +39,11 @@ pub fn machine() -> String {
         let line = file.lines().find(|line| line.starts_with(name))?;
         Some(line.split_once(':')?.1.trim().to_owned())
     };
-    let model =
-        value(&read("/proc/cpuinfo"), "model name").unwrap_or_else(|| std::env::consts::ARCH.to_owned());
+    let model = value(&read("/proc/cpuinfo"), "model name")
+        .unwrap_or_else(|| std::env::consts::ARCH.to_owned());
     let mut text = format!("{} processors ({model})", processors());
-    let kib =
-        value(&read("/proc/meminfo"), "MemTotal").and_then(|kib| kib.split(' ').next()?.parse::<f64>().ok());
+    let kib = value(&read("/proc/meminfo"), "MemTotal")
+        .and_then(|kib| kib.split(' ').next()?.parse::<f64>().ok());
     if let Some(kib) = kib {
         text += &format!(", {:.0} GiB", kib / 1024.0 / 1024.0);
     }
@@ -64,7 +65,8 @@ pub fn versions(scenarios: &[Scenario], generators: &Generators) -> BTreeMap<Str
     for generator in generators.all() {
         add(generator.tool.name(), Some(generator.version.clone()));
     }
-    for arrangement in scenarios.iter().flat_map(|scenario| &scenario.contenders).map(|one| &one.arrangement)
+    for arrangement in
+        scenarios.iter().flat_map(|scenario| &scenario.contenders).map(|one| &one.arrangement)
     {
         if arrangement.needs_go() {
             add("go", peers::go_peer().ok().map(|found| found.version));

@@ -1,4 +1,5 @@
-//! Somebody who looks at the answers while the load runs: the generators count statuses and lengths, this one reads bodies.
+//! Somebody who looks at the answers while the load runs: the generators count statuses and
+//! lengths, this one reads bodies.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,7 +9,8 @@ use tokio::task::JoinHandle;
 
 use super::question::{Question, ask};
 
-/// Ten a second: nothing beside the load, and enough to see an answer that belongs to somebody else.
+/// Ten a second: nothing beside the load, and enough to see an answer that belongs to somebody
+/// else.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// A request takes longer than that only when something is broken.

@@ -1,7 +1,7 @@
 //! Instructions for each operation, by valgrind: the same on a busy machine and a quiet one.
 //!
-//! An operation runs in a process of its own, once few and once many times; the difference of the counts, over the difference in
-//! times, is what one costs, without the start and the setting up.
+//! An operation runs in a process of its own, once few and once many times; the difference of the
+//! counts, over the difference in times, is what one costs, without the start and the setting up.
 
 use std::collections::BTreeMap;
 use std::process::Stdio;
@@ -80,7 +80,10 @@ mod tests {
 
     #[test]
     fn valgrinds_count_is_read() {
-        assert_eq!(read("==7== Cachegrind\n==7== I   refs:      1,234,567\n==7== \n"), Some(1_234_567));
+        assert_eq!(
+            read("==7== Cachegrind\n==7== I   refs:      1,234,567\n==7== \n"),
+            Some(1_234_567)
+        );
         assert_eq!(read("==7== I refs:        12"), Some(12));
         assert_eq!(read("==7== D refs: 12"), None);
     }

@@ -34,7 +34,9 @@ pub(super) fn all() -> Vec<Micro> {
         Micro::new("groups/partitions of a member/1024 of 16", || {
             let names: Vec<String> = (0..16).map(|number| format!("member-{number:02}")).collect();
             let membership = Membership::balanced(names);
-            Box::new(move || drop(black_box(partitions_of(1_024, black_box(&membership), "member-07"))))
+            Box::new(move || {
+                drop(black_box(partitions_of(1_024, black_box(&membership), "member-07")))
+            })
         }),
         Micro::new("autoscaler/policy step", policy_step),
     ]

@@ -1,7 +1,8 @@
 //! A request as our envelope, and as others would write it: derived MessagePack, JSON, protobuf.
 //!
-//! The derived forms decode into borrowed strings, or in protobuf's case owned ones; only ours ends, as it must, in the types that an HTTP service
-//! is called with. `rmp-serde+HeaderMap` goes that way too, and `HeaderMap alone` is what the last step of it costs.
+//! The derived forms decode into borrowed strings, or in protobuf's case owned ones; only ours
+//! ends, as it must, in the types that an HTTP service is called with. `rmp-serde+HeaderMap` goes
+//! that way too, and `HeaderMap alone` is what the last step of it costs.
 
 use std::hint::black_box;
 
@@ -14,7 +15,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Micro, Operation};
 
-/// What a browser and the proxies in front of it send with a small form: common names, and some that `http` does not know.
+/// What a browser and the proxies in front of it send with a small form: common names, and some
+/// that `http` does not know.
 const TWELVE_HEADERS: [(&str, &str); 12] = [
     ("host", "shop.example.com"),
     ("user-agent", "Mozilla/5.0 (X11; Linux x86_64; rv:143.0) Gecko/20100101 Firefox/143.0"),
@@ -104,7 +106,8 @@ impl Request {
 
     fn encode(&self, body: &[u8]) -> Bytes {
         let capacity_bytes = 64 + self.path.len() + 64 * self.headers.len() + body.len();
-        let encoder = RequestEncoder::new(DEADLINE_MS, SENT_MS, self.method, self.path, capacity_bytes);
+        let encoder =
+            RequestEncoder::new(DEADLINE_MS, SENT_MS, self.method, self.path, capacity_bytes);
         let mut encoder = encoder.expect("a short request line");
         for (name, value) in self.headers {
             encoder.header(name, value.as_bytes()).expect("few short fields");
@@ -126,7 +129,8 @@ impl Request {
     }
 
     fn protobuf(&self, body: &str) -> Protobuf {
-        let field = |(name, value): &(&str, &str)| Field { name: (*name).into(), value: (*value).into() };
+        let field =
+            |(name, value): &(&str, &str)| Field { name: (*name).into(), value: (*value).into() };
         Protobuf {
             version: 1,
             flags: 0,
@@ -144,7 +148,9 @@ pub(super) fn all() -> Vec<Micro> {
     let mut all = Vec::new();
     for request in REQUESTS {
         let mut add = |what: &str, codec: &str, make: fn(Request) -> Operation| {
-            all.push(Micro::new(format!("envelope/{what}/{}/{codec}", request.name), move || make(request)));
+            all.push(Micro::new(format!("envelope/{what}/{}/{codec}", request.name), move || {
+                make(request)
+            }));
         };
         add("encode", "natsway", |request| {
             let body = request.body();
@@ -156,7 +162,9 @@ pub(super) fn all() -> Vec<Micro> {
         });
         add("encode", "json", |request| {
             let body = request.body();
-            Box::new(move || drop(black_box(serde_json::to_vec(&request.derived(black_box(&body))))))
+            Box::new(move || {
+                drop(black_box(serde_json::to_vec(&request.derived(black_box(&body)))))
+            })
         });
         add("encode", "prost", |request| {
             let body = request.body();
@@ -168,20 +176,26 @@ pub(super) fn all() -> Vec<Micro> {
         });
         add("decode", "rmp-serde", |request| {
             let message = rmp_serde::to_vec(&request.derived(&request.body())).expect("plain data");
-            Box::new(move || drop(black_box(rmp_serde::from_slice::<Derived<'_>>(black_box(&message)))))
+            Box::new(move || {
+                drop(black_box(rmp_serde::from_slice::<Derived<'_>>(black_box(&message))))
+            })
         });
         add("decode", "rmp-serde+HeaderMap", |request| {
             let message = rmp_serde::to_vec(&request.derived(&request.body())).expect("plain data");
             Box::new(move || {
-                let derived: Derived<'_> = rmp_serde::from_slice(black_box(&message)).expect("our own");
+                let derived: Derived<'_> =
+                    rmp_serde::from_slice(black_box(&message)).expect("our own");
                 let method = Method::from_bytes(derived.method.as_bytes()).expect("a method");
                 let body = Bytes::copy_from_slice(derived.body.as_bytes());
                 drop(black_box((method, header_map(&derived.headers), body)));
             })
         });
         add("decode", "json", |request| {
-            let message = serde_json::to_vec(&request.derived(&request.body())).expect("plain data");
-            Box::new(move || drop(black_box(serde_json::from_slice::<Derived<'_>>(black_box(&message)))))
+            let message =
+                serde_json::to_vec(&request.derived(&request.body())).expect("plain data");
+            Box::new(move || {
+                drop(black_box(serde_json::from_slice::<Derived<'_>>(black_box(&message))))
+            })
         });
         add("decode", "prost", |request| {
             let message = request.protobuf(&request.body()).encode_to_vec();
@@ -194,13 +208,18 @@ pub(super) fn all() -> Vec<Micro> {
     all.push(Micro::new("envelope/answer/encode", || {
         let (headers, trailers, body) = (answer_headers(), HeaderMap::new(), [b'x'; 39]);
         Box::new(move || {
-            let message = encode_response(http::StatusCode::OK, &headers, &trailers, black_box(&body));
+            let message =
+                encode_response(http::StatusCode::OK, &headers, &trailers, black_box(&body));
             drop(black_box(message));
         })
     }));
     all.push(Micro::new("envelope/answer/decode", || {
-        let message =
-            encode_response(http::StatusCode::OK, &answer_headers(), &HeaderMap::new(), &[b'x'; 39]);
+        let message = encode_response(
+            http::StatusCode::OK,
+            &answer_headers(),
+            &HeaderMap::new(),
+            &[b'x'; 39],
+        );
         let message = message.expect("a small response");
         Box::new(move || drop(black_box(decode_reply(black_box(&message), Limits::DEFAULT))))
     }));

@@ -1,5 +1,6 @@
-//! Small operations of the hot paths, each by itself. One list serves both readings of it: criterion's [`time`] and valgrind's [`count`] of
-//! instructions, which does not care who else uses the machine.
+//! Small operations of the hot paths, each by itself. One list serves both readings of it:
+//! criterion's [`time`] and valgrind's [`count`] of instructions, which does not care who else uses
+//! the machine.
 
 pub mod count;
 mod decide;

@@ -1,4 +1,5 @@
-//! From a path to a version's subject, beside the path matcher alone; and from a reply to the request that waits for it.
+//! From a path to a version's subject, beside the path matcher alone; and from a reply to the
+//! request that waits for it.
 
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
@@ -74,17 +75,25 @@ fn matchit_alone(routes: usize) -> Operation {
 
 /// Which of two versions, by the value of a cookie.
 fn sticky_pick() -> Operation {
-    let table = RouteTable::new(vec![route("r", "/", r#","sticky":{"cookie":"session"}"#)]).expect("a table");
+    let table = RouteTable::new(vec![route("r", "/", r#","sticky":{"cookie":"session"}"#)])
+        .expect("a table");
     let mut headers = HeaderMap::new();
-    headers
-        .insert(http::header::COOKIE, http::HeaderValue::from_static("theme=dark; session=4f9c1b7ad0e84d25"));
+    headers.insert(
+        http::header::COOKIE,
+        http::HeaderValue::from_static("theme=dark; session=4f9c1b7ad0e84d25"),
+    );
     let client = IpAddr::V4(Ipv4Addr::LOCALHOST);
     let mut random = fastrand::Rng::with_seed(1);
     Box::new(move || {
         let Lookup::Found(_, route) = table.look_up("shop.example", "/", &Method::GET) else {
             panic!("the path has a route")
         };
-        black_box(route.selection.choose(&route.split, black_box(&headers), client, random.u32(..)));
+        black_box(route.selection.choose(
+            &route.split,
+            black_box(&headers),
+            client,
+            random.u32(..),
+        ));
     })
 }
 
@@ -109,8 +118,12 @@ fn multiplex() -> Operation {
 pub(super) fn all() -> Vec<Micro> {
     let mut all = Vec::new();
     for routes in [1, 1_000, 10_000] {
-        all.push(Micro::new(format!("route/match and pick/{routes}"), move || match_and_pick(routes)));
-        all.push(Micro::new(format!("route/matchit alone/{routes}"), move || matchit_alone(routes)));
+        all.push(Micro::new(format!("route/match and pick/{routes}"), move || {
+            match_and_pick(routes)
+        }));
+        all.push(Micro::new(format!("route/matchit alone/{routes}"), move || {
+            matchit_alone(routes)
+        }));
     }
     all.push(Micro::new("route/pick/by a sticky cookie", sticky_pick));
     all.push(Micro::new("reply/multiplex/255", multiplex));

@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use natsway_shipper::cut::{Cutter, LongLines, Situation};
+use natsway_shipper::framing::{FrameContext, Framer, LongLines};
 use natsway_shipper::name::Source;
 use natsway_shipper::pattern::{OutputPattern, Period};
 
@@ -15,9 +15,9 @@ use super::{Micro, Operation};
 const BYTES: usize = 64 << 10;
 const LINE: usize = 256;
 
-fn cut() -> Operation {
+fn frame() -> Operation {
     let size = |bytes| NonZeroUsize::new(bytes).expect("above 0");
-    let cutter = Cutter {
+    let framer = Framer {
         batch_bytes: size(48 << 10),
         line_bytes: size(16 << 10),
         long_lines: LongLines::Split,
@@ -27,7 +27,7 @@ fn cut() -> Operation {
     let mut bytes = vec![b'x'; BYTES];
     bytes.iter_mut().skip(LINE - 1).step_by(LINE).for_each(|byte| *byte = b'\n');
     Box::new(move || {
-        black_box(cutter.cut(black_box(&bytes), Situation::default()));
+        black_box(framer.frame(black_box(&bytes), FrameContext::default()));
     })
 }
 
@@ -44,7 +44,7 @@ fn rotation() -> Operation {
 
 pub(super) fn all() -> Vec<Micro> {
     vec![
-        Micro::new("shipper/cut a batch of lines/48KiB", cut),
+        Micro::new("shipper/cut a batch of lines/48KiB", frame),
         Micro::new("shipper/rotation/period and file", rotation),
     ]
 }

@@ -16,7 +16,8 @@ use super::all as every_micro;
 /// Of the time that an operation gets, for the processor and the allocator to get used to it.
 const WARM_UP: f64 = 0.3;
 
-/// Samples of each operation, and what criterion draws from them: enough for an interval of a few percent.
+/// Samples of each operation, and what criterion draws from them: enough for an interval of a few
+/// percent.
 const SAMPLES: usize = 30;
 const RESAMPLES: usize = 20_000;
 
@@ -34,7 +35,8 @@ pub struct Nanoseconds {
     pub high: f64,
 }
 
-/// Times the operations whose names have `filter` in them, and prints what criterion says; its data goes to `directory`.
+/// Times the operations whose names have `filter` in them, and prints what criterion says; its data
+/// goes to `directory`.
 pub fn run(filter: Option<&str>, seconds: f64, directory: &Path) {
     let seconds = seconds.clamp(0.05, 60.0);
     let mut criterion = Criterion::default()
@@ -68,7 +70,11 @@ pub async fn all(directory: &Path, quick: bool) -> anyhow::Result<BTreeMap<Strin
     let complaint = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "criterion failed ({}): {complaint}", output.status);
     let times = read(directory)?;
-    ensure!(times.len() == every_micro().len(), "criterion left figures of {} operations", times.len());
+    ensure!(
+        times.len() == every_micro().len(),
+        "criterion left figures of {} operations",
+        times.len()
+    );
     Ok(times)
 }
 
@@ -99,8 +105,10 @@ fn read(directory: &Path) -> anyhow::Result<BTreeMap<String, Nanoseconds>> {
     let mut times = BTreeMap::new();
     let mut directories = vec![directory.to_owned()];
     while let Some(next) = directories.pop() {
-        let entries = fs::read_dir(&next).with_context(|| format!("cannot read {}", next.display()))?;
-        directories.extend(entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()));
+        let entries =
+            fs::read_dir(&next).with_context(|| format!("cannot read {}", next.display()))?;
+        directories
+            .extend(entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()));
         let estimates = next.join("estimates.json");
         if next.ends_with("new") && estimates.exists() {
             let Benchmark { full_id } = json(next.join("benchmark.json"))?;
@@ -113,7 +121,8 @@ fn read(directory: &Path) -> anyhow::Result<BTreeMap<String, Nanoseconds>> {
 }
 
 fn json<T: DeserializeOwned>(path: PathBuf) -> anyhow::Result<T> {
-    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text =
+        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     serde_json::from_str(&text).with_context(|| path.display().to_string())
 }
 

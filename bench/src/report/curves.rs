@@ -13,8 +13,14 @@ type Measure = fn(&Sample) -> Option<f64>;
 /// One with the name of its line.
 type Named<'a> = (&'a str, Measure);
 
-/// Rates, processor time and memory, over what the contenders differ in. Where there is one series, each kind of process has a line.
-pub(super) fn over_contenders(results: &Results, scenario: &Scenario, load: &Load, x: &str) -> Vec<Block> {
+/// Rates, processor time and memory, over what the contenders differ in. Where there is one series,
+/// each kind of process has a line.
+pub(super) fn over_contenders(
+    results: &Results,
+    scenario: &Scenario,
+    load: &Load,
+    x: &str,
+) -> Vec<Block> {
     if load.idle {
         return Vec::new();
     }
@@ -23,7 +29,8 @@ pub(super) fn over_contenders(results: &Results, scenario: &Scenario, load: &Loa
         for (name, measure) in measures {
             for contender in scenario.contenders_of(load) {
                 let Some(at) = contender.x else { continue };
-                let Some(spread) = results.spread(Cell::at(scenario, contender, load), measure) else {
+                let Some(spread) = results.spread(Cell::at(scenario, contender, load), measure)
+                else {
                     continue;
                 };
                 let label = contender.series.as_deref().unwrap_or(name).to_owned();
@@ -80,7 +87,7 @@ fn point(x: f64, spread: &Spread) -> Point {
 }
 
 /// What a table and a picture over several loads show.
-struct Course {
+struct Curve {
     /// The end of the picture's name.
     kind: &'static str,
     /// What it is.
@@ -89,27 +96,27 @@ struct Course {
     show: fn(f64) -> String,
 }
 
-const RATE: Course =
-    Course { kind: "rates", y: "requests/s", measure: |run| Some(run.per_second), show: rate };
-const P50: Course =
-    Course { kind: "p50", y: "p50 ms", measure: |run| run.latency("p50"), show: milliseconds };
-const P99: Course =
-    Course { kind: "p99", y: "p99 ms", measure: |run| run.latency("p99"), show: milliseconds };
-const P999: Course =
-    Course { kind: "p999", y: "p99.9 ms", measure: |run| run.latency("p99.9"), show: milliseconds };
-const ALL: Course = Course {
+const RATE: Curve =
+    Curve { kind: "rates", y: "requests/s", measure: |run| Some(run.per_second), show: rate };
+const P50: Curve =
+    Curve { kind: "p50", y: "p50 ms", measure: |run| run.latency("p50"), show: milliseconds };
+const P99: Curve =
+    Curve { kind: "p99", y: "p99 ms", measure: |run| run.latency("p99"), show: milliseconds };
+const P999: Curve =
+    Curve { kind: "p999", y: "p99.9 ms", measure: |run| run.latency("p99.9"), show: milliseconds };
+const ALL: Curve = Curve {
     kind: "cpu",
     y: "CPU µs per request of everything but the load",
     measure: ALL_CPU.1,
     show: microseconds,
 };
-const GATEWAY: Course = Course {
+const GATEWAY: Curve = Curve {
     kind: "gateway",
     y: "gateway CPU µs per request",
     measure: |run| run.cpu_us(Role::Gateway),
     show: microseconds,
 };
-const GATEWAY_MEMORY: Course = Course {
+const GATEWAY_MEMORY: Curve = Curve {
     kind: "memory",
     y: "gateway MiB",
     measure: |run| run.sum_of(Role::Gateway, |process| process.resident_mib),
@@ -119,15 +126,15 @@ const GATEWAY_MEMORY: Course = Course {
 pub(super) fn over_connections(results: &Results, scenario: &Scenario) -> Vec<Block> {
     let axes = Axes { x: "connections", y: "", log_x: true, log_y: false };
     let x_of = |load: &Load| f64::from(load.connections);
-    let courses = [RATE, P99, ALL, GATEWAY, GATEWAY_MEMORY].into_iter();
-    courses.flat_map(|course| grid(results, scenario, &course, x_of, axes)).collect()
+    let curves = [RATE, P99, ALL, GATEWAY, GATEWAY_MEMORY].into_iter();
+    curves.flat_map(|curve| grid(results, scenario, &curve, x_of, axes)).collect()
 }
 
 pub(super) fn over_rates(results: &Results, scenario: &Scenario) -> Vec<Block> {
     let axes = Axes { x: "requests/s asked for", y: "", log_x: false, log_y: true };
     let x_of = |load: &Load| f64::from(load.rate.unwrap_or(0));
-    let courses = [P50, P99, P999, RATE].into_iter();
-    courses.flat_map(|course| grid(results, scenario, &course, x_of, axes)).collect()
+    let curves = [P50, P99, P999, RATE].into_iter();
+    curves.flat_map(|curve| grid(results, scenario, &curve, x_of, axes)).collect()
 }
 
 /// The gateway's memory over connections that ask nothing: the tables are there already.
@@ -139,11 +146,12 @@ pub(super) fn memory(results: &Results, scenario: &Scenario) -> Option<Block> {
         .find(|block| matches!(block, Block::Figure(_)))
 }
 
-/// A table with a column for each load, and, when there are several, a picture with a line for each contender.
+/// A table with a column for each load, and, when there are several, a picture with a line for each
+/// contender.
 fn grid(
     results: &Results,
     scenario: &Scenario,
-    &Course { kind, y, measure, show }: &Course,
+    &Curve { kind, y, measure, show }: &Curve,
     x_of: impl Fn(&Load) -> f64,
     axes: Axes<'_>,
 ) -> Vec<Block> {
@@ -154,7 +162,9 @@ fn grid(
     for contender in &scenario.contenders {
         let spread = |load: &Load| results.spread(Cell::at(scenario, contender, load), measure);
         let mut row = vec![contender.title.clone()];
-        row.extend(loads.iter().map(|load| or_dash(spread(load).map(|spread| show(spread.median)))));
+        row.extend(
+            loads.iter().map(|load| or_dash(spread(load).map(|spread| show(spread.median)))),
+        );
         if row.iter().skip(1).all(|cell| cell == "-") {
             continue;
         }
@@ -166,7 +176,11 @@ fn grid(
     if lines.iter().any(|line| line.points.len() > 1) {
         let caption = format!("{}: {y}, by {}", scenario.title, axes.x);
         let svg = svg::lines(&caption, Axes { y, ..axes }, &lines, thousands);
-        blocks.push(Block::Figure(Figure { name: format!("{}-{kind}", scenario.name), caption, svg }));
+        blocks.push(Block::Figure(Figure {
+            name: format!("{}-{kind}", scenario.name),
+            caption,
+            svg,
+        }));
     }
     blocks
 }

@@ -1,4 +1,5 @@
-//! A report as headings, paragraphs, tables and pictures, and its two forms: Markdown and one HTML file. Pure.
+//! A report as headings, paragraphs, tables and pictures, and its two forms: Markdown and one HTML
+//! file. Pure.
 
 use std::fmt::Write;
 
@@ -56,8 +57,9 @@ impl Table {
 
     fn markdown(&self) -> String {
         let row = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
-        let rule: Vec<String> =
-            (0..self.head.len()).map(|place| if place == 0 { "---" } else { "--:" }.into()).collect();
+        let rule: Vec<String> = (0..self.head.len())
+            .map(|place| if place == 0 { "---" } else { "--:" }.into())
+            .collect();
         let mut out = row(&self.head) + &row(&rule);
         self.rows.iter().for_each(|cells| out += &row(cells));
         out
@@ -73,7 +75,10 @@ impl Table {
             format!("<tr>{cells}</tr>\n")
         };
         let rows: String = self.rows.iter().map(|cells| row(cells, "td")).collect();
-        format!("<table>\n<thead>{}</thead>\n<tbody>\n{rows}</tbody></table>\n", row(&self.head, "th"))
+        format!(
+            "<table>\n<thead>{}</thead>\n<tbody>\n{rows}</tbody></table>\n",
+            row(&self.head, "th")
+        )
     }
 }
 
@@ -81,7 +86,9 @@ impl Table {
 pub fn markdown(blocks: &[Block], plots: &str) -> String {
     let parts = blocks.iter().map(|block| match block {
         Block::Heading(level, text) => format!("{} {text}\n", "#".repeat(usize::from(*level))),
-        Block::Contents => sections(blocks).map(|text| format!("- [{text}](#{})\n", anchor(text))).collect(),
+        Block::Contents => {
+            sections(blocks).map(|text| format!("- [{text}](#{})\n", anchor(text))).collect()
+        }
         Block::Paragraph(text) => format!("{text}\n"),
         Block::List(points) => points.iter().map(|point| format!("- {point}\n")).collect(),
         Block::Table(table) => table.markdown(),
@@ -100,7 +107,8 @@ pub fn html(title: &str, blocks: &[Block]) -> String {
     let body: String = blocks.iter().map(html).collect();
     format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta name=\"viewport\" content=\"width=device-width\">\n<title>{}</title>\n<style>\n{STYLE}</style>\n\
+         <meta name=\"viewport\" \
+         content=\"width=device-width\">\n<title>{}</title>\n<style>\n{STYLE}</style>\n\
          </head>\n<body>\n{body}</body>\n</html>\n",
         escape(title),
     )
@@ -129,8 +137,8 @@ nav { columns: 2; } svg { max-width: 100%; height: auto; border-radius: 4px; } c
 ";
 
 fn contents(blocks: &[Block]) -> String {
-    let links =
-        sections(blocks).map(|text| format!("<a href=\"#{}\">{}</a><br>\n", anchor(text), escape(text)));
+    let links = sections(blocks)
+        .map(|text| format!("<a href=\"#{}\">{}</a><br>\n", anchor(text), escape(text)));
     format!("<nav>\n{}</nav>\n", links.collect::<String>())
 }
 
@@ -150,7 +158,8 @@ fn html_block(block: &Block) -> String {
         }
         Block::Paragraph(text) => format!("<p>{}</p>\n", inline(text)),
         Block::List(points) => {
-            let points: String = points.iter().map(|point| format!("<li>{}</li>\n", inline(point))).collect();
+            let points: String =
+                points.iter().map(|point| format!("<li>{}</li>\n", inline(point))).collect();
             format!("<ul>\n{points}</ul>\n")
         }
         Block::Table(table) => table.html(),
@@ -245,10 +254,15 @@ mod tests {
     fn markdown_has_tables_and_links_to_pictures() {
         let text = markdown(&blocks(), "plots");
         assert!(
-            text.starts_with("- [Peers & others](#peers--others)\n\n## Peers & others\n\nby `make bench`"),
+            text.starts_with(
+                "- [Peers & others](#peers--others)\n\n## Peers & others\n\nby `make bench`"
+            ),
             "{text}"
         );
-        assert!(text.contains("| what | requests/s |\n| --- | --: |\n| a < b | **1.0K** |\n"), "{text}");
+        assert!(
+            text.contains("| what | requests/s |\n| --- | --: |\n| a < b | **1.0K** |\n"),
+            "{text}"
+        );
         assert!(text.contains("![Rates](plots/peers-c64.svg)"), "{text}");
     }
 

@@ -34,10 +34,12 @@ pub(super) fn blocks(results: &Results) -> Vec<Block> {
     if table.rows.is_empty() {
         return Vec::new();
     }
-    let about = "**An estimate, not a measurement**: the processor time that a request took here at 255 connections, turned round. It holds as far as every \
-                 process uses more processors as well as it uses these, which the scenarios of several connections and workers \
-                 speak to only up to 2; one nats-server, in particular, has locks that 32 processors would meet. The load generator \
-                 runs elsewhere in this sum. Requests per second.";
+    let about = "**An estimate, not a measurement**: the processor time that a request took here \
+                 at 255 connections, turned round. It holds as far as every process uses more \
+                 processors as well as it uses these, which the scenarios of several connections \
+                 and workers speak to only up to 2; one nats-server, in particular, has locks that \
+                 32 processors would meet. The load generator runs elsewhere in this sum. Requests \
+                 per second.";
     vec![
         Block::Heading(2, "Headroom, an estimate".to_owned()),
         Block::Paragraph(about.to_owned()),
@@ -45,7 +47,8 @@ pub(super) fn blocks(results: &Results) -> Vec<Block> {
     ]
 }
 
-/// Requests per second when each of so many processors is busy with whichever process needs it; `None` when nothing was measured.
+/// Requests per second when each of so many processors is busy with whichever process needs it;
+/// `None` when nothing was measured.
 fn whole_machine(each_us: [Option<f64>; 3], processors: f64) -> Option<f64> {
     let total_us: f64 = each_us.into_iter().flatten().sum();
     (total_us > 0.0).then(|| processors * 1e6 / total_us)

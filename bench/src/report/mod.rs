@@ -62,14 +62,15 @@ pub fn write(results: &Results, directory: &Path) -> anyhow::Result<()> {
     put(&directory.join("RESULTS.md"), &markdown(&blocks, "plots"))
 }
 
-/// Puts the figures into what the repository shows: the README's table between its markers, and the autoscalers' in `docs/`. What it leaves
-/// as it was, and why, comes back, a sentence each.
+/// Puts the figures into what the repository shows: the README's table between its markers, and the
+/// autoscalers' in `docs/`. What it leaves as it was, and why, comes back, a sentence each.
 ///
 /// # Errors
 /// The README has no markers, or a file cannot be written.
 pub fn publish(results: &Results, repository: &Path) -> anyhow::Result<Vec<String>> {
     let path = repository.join("README.md");
-    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text =
+        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let mut left = Vec::new();
     match readme::markdown(results) {
         Some(table) => put(&path, &readme::between_markers(&text, &table)?)?,
@@ -81,7 +82,8 @@ pub fn publish(results: &Results, repository: &Path) -> anyhow::Result<Vec<Strin
             comparison.write(&repository.join("docs"))?;
         } else {
             left.push(
-                "docs/autoscalers.md and .svg are left as they are: this is the short form; `make bench-autoscalers` writes them"
+                "docs/autoscalers.md and .svg are left as they are: this is the short form; `make \
+                 bench-autoscalers` writes them"
                     .to_owned(),
             );
         }
@@ -93,9 +95,11 @@ fn put(path: &Path, text: &str) -> anyhow::Result<()> {
     fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
-const ALTERNATE: &str = " In *what people would use instead*, *other payloads* and *more* workers, routes and services, a run of the baseline comes right before each run of the \
-     others, and ratios are of such neighbours: a shared machine gets slower for seconds at a time, which meets both. The baseline's own figures are of all \
-     these runs.";
+const ALTERNATE: &str = " In *what people would use instead*, *other payloads* and *more* workers, \
+                         routes and services, a run of the baseline comes right before each run of \
+                         the others, and ratios are of such neighbours: a shared machine gets \
+                         slower for seconds at a time, which meets both. The baseline's own \
+                         figures are of all these runs.";
 
 fn preamble(results: &Results) -> Vec<Block> {
     let versions: Vec<String> =
@@ -115,25 +119,33 @@ fn preamble(results: &Results) -> Vec<Block> {
     vec![
         Block::Paragraph(format!("{form}; {date}, in {minutes:.0} minutes; {}.", length(results))),
         Block::List(vec![
-            format!("Machine: {}. Everything runs on it, the load generator included.", results.machine),
-            format!("Versions: {}.", versions.join(", ")),
-            "Keep-alive connections over the loopback; what is asked is said above each table.".to_owned(),
             format!(
-                "Medians of the rounds; behind ± half of the distance from the least to the most. Each round starts all processes afresh, in \
-                 another order. Ratios are medians of those within a round, with the interval of a bootstrap over the rounds: three \
-                 rounds give little more than their range.{side_by_side}"
+                "Machine: {}. Everything runs on it, the load generator included.",
+                results.machine
             ),
-            "µs are processor time per request, by what the processes are for; *switches* are context switches per request of everything but the load; \
-             *memory* is the peak of everything but the load during the run; *idle* is the part of the machine that was."
+            format!("Versions: {}.", versions.join(", ")),
+            "Keep-alive connections over the loopback; what is asked is said above each table."
                 .to_owned(),
             format!(
-                "A run is dropped when others used more than 5 % of the machine, and made again: {} of {} were.",
+                "Medians of the rounds; behind ± half of the distance from the least to the most. \
+                 Each round starts all processes afresh, in another order. Ratios are medians of \
+                 those within a round, with the interval of a bootstrap over the rounds: three \
+                 rounds give little more than their range.{side_by_side}"
+            ),
+            "µs are processor time per request, by what the processes are for; *switches* are \
+             context switches per request of everything but the load; *memory* is the peak of \
+             everything but the load during the run; *idle* is the part of the machine that was."
+                .to_owned(),
+            format!(
+                "A run is dropped when others used more than 5 % of the machine, and made again: \
+                 {} of {} were.",
                 results.dropped(),
                 results.samples.len()
             ),
             format!(
-                "{errors} of {requests} requests failed. A wrong status is a failure; bodies are compared byte for byte before, after, and ten \
-                 times a second during a run, and by length for all requests of oha."
+                "{errors} of {requests} requests failed. A wrong status is a failure; bodies are \
+                 compared byte for byte before, after, and ten times a second during a run, and by \
+                 length for all requests of oha."
             ),
         ]),
     ]
@@ -143,9 +155,10 @@ fn preamble(results: &Results) -> Vec<Block> {
 fn length(results: &Results) -> String {
     let rounds = results.samples.iter().map(|run| run.round + 1).max().unwrap_or(0);
     let seconds = results.samples.iter().map(|run| run.seconds.round());
-    let (least, most) =
-        seconds.fold((f64::INFINITY, 0.0), |(least, most), run| (least.min(run), f64::max(most, run)));
-    let rounds = if rounds == 1 { "one round".to_owned() } else { format!("up to {rounds} rounds") };
+    let (least, most) = seconds
+        .fold((f64::INFINITY, 0.0), |(least, most), run| (least.min(run), f64::max(most, run)));
+    let rounds =
+        if rounds == 1 { "one round".to_owned() } else { format!("up to {rounds} rounds") };
     match (least, most) {
         _ if results.samples.is_empty() => "no runs".to_owned(),
         _ if least == most => format!("{rounds}, runs of {most:.0} s"),
@@ -155,7 +168,11 @@ fn length(results: &Results) -> String {
 
 /// A number of requests per second: `58.1K`.
 fn rate(per_second: f64) -> String {
-    if per_second < 1_000.0 { format!("{per_second:.0}") } else { format!("{:.1}K", per_second / 1_000.0) }
+    if per_second < 1_000.0 {
+        format!("{per_second:.0}")
+    } else {
+        format!("{:.1}K", per_second / 1_000.0)
+    }
 }
 
 fn microseconds(us: f64) -> String {
@@ -215,7 +232,9 @@ pub(crate) mod tests {
     pub(crate) fn measured() -> Results {
         let mut samples = Vec::new();
         for round in 0..3 {
-            for (contender, rate) in [("direct", 100_000.0), ("natsway-1", 50_000.0), ("nginx", 40_000.0)] {
+            for (contender, rate) in
+                [("direct", 100_000.0), ("natsway-1", 50_000.0), ("nginx", 40_000.0)]
+            {
                 for load in ["c64", "c255"] {
                     samples.push(sample(contender, load, round, rate + f64::from(round) * 100.0));
                 }
@@ -248,9 +267,12 @@ pub(crate) mod tests {
         fs::write(at("docs/autoscalers.md"), "of ten seeds").unwrap();
         fs::write(at("README.md"), readme::bare_markers()).unwrap();
         let publish_with = |seeds: usize| {
-            let comparison = Comparison { table: "anew".to_owned(), plot: "<svg></svg>".to_owned(), seeds };
+            let comparison =
+                Comparison { table: "anew".to_owned(), plot: "<svg></svg>".to_owned(), seeds };
             let mut results = measured();
-            results.parts.insert("autoscalers".to_owned(), serde_json::to_value(comparison).unwrap());
+            results
+                .parts
+                .insert("autoscalers".to_owned(), serde_json::to_value(comparison).unwrap());
             let left = publish(&results, repository.path()).unwrap();
             (left.join("; "), fs::read_to_string(at("docs/autoscalers.md")).unwrap())
         };
@@ -259,13 +281,17 @@ pub(crate) mod tests {
         assert_eq!(table, "of ten seeds");
         assert_eq!(publish_with(10), (String::new(), "anew".to_owned()));
         let readme = fs::read_to_string(at("README.md")).unwrap();
-        assert!(readme.contains("2026-11-21, natsway") && readme.contains("Natsway, 1 worker"), "{readme}");
+        assert!(
+            readme.contains("2026-11-21, natsway") && readme.contains("Natsway, 1 worker"),
+            "{readme}"
+        );
     }
 
     #[test]
     fn what_was_not_measured_is_said() {
         let mut results = measured();
-        let skipped = crate::results::Skipped { what: "peers/haproxy".into(), why: "not installed".into() };
+        let skipped =
+            crate::results::Skipped { what: "peers/haproxy".into(), why: "not installed".into() };
         results.skipped.push(skipped);
         let text = markdown(&blocks(&results), "plots");
         assert!(text.contains("- `peers/haproxy`: not installed"), "{text}");

@@ -26,9 +26,10 @@ fn section(title: &str, about: &str) -> Vec<Block> {
 }
 
 fn groups(figures: &Value) -> Vec<Block> {
-    let about = "One member of a group of 10 partitions, messages stored before; and a pair of members of which one goes. One broker, the same work, \
-                 this library beside the Go library. `make bench-groups` measures more: changes of membership and the run that breaks \
-                 exclusivity where a buffer outlives its pin.";
+    let about = "One member of a group of 10 partitions, messages stored before; and a pair of \
+                 members of which one goes. One broker, the same work, this library beside the Go \
+                 library. `make bench-groups` measures more: changes of membership and the run \
+                 that breaks exclusivity where a buffer outlives its pin.";
     let mut blocks = section("Consumer groups", about);
     let cell = |side: &str, key: &str, field: Option<&str>, show: fn(f64) -> String| {
         let runs = figures["figures"][side][key].as_array().into_iter().flatten();
@@ -104,15 +105,19 @@ fn group_speeds(figures: &Value) -> Vec<Block> {
                 what.to_owned(),
                 format!("{} ({} to {})", rate(speed.median), rate(speed.least), rate(speed.most)),
                 or_dash(go.map(|go| two_digits(speed.median / go.median))),
-                or_dash(spread(part, side, "member_us_per_message").map(|cpu| microseconds(cpu.median))),
+                or_dash(
+                    spread(part, side, "member_us_per_message").map(|cpu| microseconds(cpu.median)),
+                ),
             ])
         })
         .collect();
     if rows.is_empty() {
         return Vec::new();
     }
-    let about = "The same member by how its handlers run, up to 1,000 messages unacknowledged. Where handlers do something, the order of every key is checked \
-                 on both sides; tokio's timer counts whole milliseconds, so that a wait of 1 ms takes 2 there and 1.1 in Go.";
+    let about = "The same member by how its handlers run, up to 1,000 messages unacknowledged. \
+                 Where handlers do something, the order of every key is checked on both sides; \
+                 tokio's timer counts whole milliseconds, so that a wait of 1 ms takes 2 there and \
+                 1.1 in Go.";
     let header = ["", "messages/s", "of the Go library's", "member's CPU, µs a message"];
     vec![Block::Paragraph(about.to_owned()), Block::Table(table(header, rows))]
 }
@@ -122,8 +127,8 @@ fn two_digits(value: f64) -> String {
 }
 
 fn shipper(figures: &Value) -> Vec<Block> {
-    let about = "A file of lines of 256 bytes, to a file on another side: ours through a stream with acknowledgements, fsync and commits; rsyslog over \
-                 TCP without any of them.";
+    let about = "A file of lines of 256 bytes, to a file on another side: ours through a stream \
+                 with acknowledgements, fsync and commits; rsyslog over TCP without any of them.";
     let mut blocks = section("The log shipper", about);
     let rows = figures.as_object().into_iter().flatten().filter_map(|(form, runs)| {
         let runs = runs.as_array()?;
@@ -142,7 +147,9 @@ fn autoscalers(figures: &Value) -> Vec<Block> {
     let about = "Simulated: everybody on the same traffic by a virtual clock.";
     let mut blocks = section("The autoscaler", about);
     blocks.extend(
-        figures["table"].as_str().map(|text| Block::Verbatim(text.trim_start_matches('#').to_owned())),
+        figures["table"]
+            .as_str()
+            .map(|text| Block::Verbatim(text.trim_start_matches('#').to_owned())),
     );
     blocks.extend(figures["plot"].as_str().map(|svg| {
         let caption = "Instances of each autoscaler over the traffic".to_owned();
@@ -153,13 +160,16 @@ fn autoscalers(figures: &Value) -> Vec<Block> {
 
 /// Instructions and times, a row for each operation that has either.
 fn small_operations(results: &Results) -> Option<Vec<Block>> {
-    let names: BTreeSet<&String> = results.instructions.keys().chain(results.times.keys()).collect();
+    let names: BTreeSet<&String> =
+        results.instructions.keys().chain(results.times.keys()).collect();
     if names.is_empty() {
         return None;
     }
-    let about = "Instructions are counted by valgrind, so the same on a busy machine: a change of 5 % shows (`bench compare`). Nanoseconds are \
-                 criterion's median, with the interval that it is 95 % sure of; `make bench-micro` takes more time for them. The envelope does more than \
-                 derived codecs: it ends in the types that a service is called with, as *rmp-serde+HeaderMap* does.";
+    let about = "Instructions are counted by valgrind, so the same on a busy machine: a change of \
+                 5 % shows (`bench compare`). Nanoseconds are criterion's median, with the \
+                 interval that it is 95 % sure of; `make bench-micro` takes more time for them. \
+                 The envelope does more than derived codecs: it ends in the types that a service \
+                 is called with, as *rmp-serde+HeaderMap* does.";
     let mut blocks = section("Small operations", about);
     let rows = names.into_iter().map(|name| {
         let instructions = results.instructions.get(name).map(|count| format!("{count:.0}"));
@@ -208,7 +218,9 @@ mod tests {
             results.parts.insert(name.to_owned(), part);
         }
         results.instructions.insert("route/match".to_owned(), 123.4);
-        results.times.insert("route/pick".to_owned(), Nanoseconds { median: 12.34, low: 12.0, high: 130.0 });
+        results
+            .times
+            .insert("route/pick".to_owned(), Nanoseconds { median: 12.34, low: 12.0, high: 130.0 });
         let text = markdown(&blocks(&results), "plots");
         for part in [
             "| messages/s, one at a time | 6.0K (5.0K to 7.0K) | 2.0K (2.0K to 2.0K) |",

@@ -19,8 +19,9 @@ pub(super) fn markdown(results: &Results) -> Option<String> {
     let version = |name: &str| results.versions.get(name).map_or("?", String::as_str);
     let short = if results.quick { " (the short form, rough)" } else { "" };
     let about = format!(
-        "{date}{short}, natsway {}, nats-server {}, {}; everything on this one machine, the load generator too; {}; `GET /` answered with 39 bytes; medians. CPU is \
-         in µs for each request at 255 connections.",
+        "{date}{short}, natsway {}, nats-server {}, {}; everything on this one machine, the load \
+         generator too; {}; `GET /` answered with 39 bytes; medians. CPU is in µs for each request \
+         at 255 connections.",
         version("natsway"),
         version("nats-server"),
         results.machine,
@@ -32,8 +33,13 @@ pub(super) fn markdown(results: &Results) -> Option<String> {
 /// The same table as the beginning of the report.
 pub(super) fn summary(results: &Results) -> Vec<Block> {
     let Some(table) = table(results) else { return Vec::new() };
-    let about = "`GET /` answered with 39 bytes; CPU in µs for each request at 255 connections. Spreads, other loads and pictures are below.";
-    vec![Block::Heading(2, "In short".to_owned()), Block::Paragraph(about.to_owned()), Block::Table(table)]
+    let about = "`GET /` answered with 39 bytes; CPU in µs for each request at 255 connections. \
+                 Spreads, other loads and pictures are below.";
+    vec![
+        Block::Heading(2, "In short".to_owned()),
+        Block::Paragraph(about.to_owned()),
+        Block::Table(table),
+    ]
 }
 
 /// The peers at 64 and 255 connections.
@@ -58,7 +64,11 @@ fn table(results: &Results) -> Option<Table> {
         };
         let Some(first) = with_ratio(c64) else { continue };
         let latency = |name| {
-            or_dash(results.spread(c255, |run| run.latency(name)).map(|spread| milliseconds(spread.median)))
+            or_dash(
+                results
+                    .spread(c255, |run| run.latency(name))
+                    .map(|spread| milliseconds(spread.median)),
+            )
         };
         let of_role = |role| or_dash(cpu(results, c255, role).map(microseconds));
         table.rows.push(vec![
@@ -76,8 +86,10 @@ fn table(results: &Results) -> Option<Table> {
 
 /// The text with everything between the markers replaced.
 pub(super) fn between_markers(text: &str, table: &str) -> anyhow::Result<String> {
-    let (before, rest) = text.split_once(BEGIN).with_context(|| format!("README.md has no line {BEGIN}"))?;
-    let (_, after) = rest.split_once(END).with_context(|| format!("README.md has no line {END}"))?;
+    let (before, rest) =
+        text.split_once(BEGIN).with_context(|| format!("README.md has no line {BEGIN}"))?;
+    let (_, after) =
+        rest.split_once(END).with_context(|| format!("README.md has no line {END}"))?;
     ensure!(!after.contains(BEGIN), "README.md has the line {BEGIN} twice");
     Ok(format!("{before}{BEGIN}\n{}\n{END}{after}", table.trim()))
 }
@@ -105,9 +117,14 @@ mod tests {
     #[test]
     fn the_table_has_date_versions_and_machine() {
         let text = markdown(&measured()).unwrap();
-        assert!(text.starts_with("2026-11-21, natsway ?, nats-server ?, 2 processors; everything"), "{text}");
         assert!(
-            text.contains("| Natsway, 1 worker | 50.1K (0.50) | 50.1K (0.50) | 1.0 / 5.0 | - | - | 10.0 |"),
+            text.starts_with("2026-11-21, natsway ?, nats-server ?, 2 processors; everything"),
+            "{text}"
+        );
+        assert!(
+            text.contains(
+                "| Natsway, 1 worker | 50.1K (0.50) | 50.1K (0.50) | 1.0 / 5.0 | - | - | 10.0 |"
+            ),
             "{text}"
         );
     }

@@ -9,8 +9,10 @@ use crate::scenario::{Arrangement, Chart, Contender, Load, Scenario};
 
 /// Everything about a scenario.
 pub(super) fn blocks(results: &Results, scenario: &Scenario) -> Vec<Block> {
-    let mut blocks =
-        vec![Block::Heading(2, scenario.title.clone()), Block::Paragraph(scenario.about.trim().to_owned())];
+    let mut blocks = vec![
+        Block::Heading(2, scenario.title.clone()),
+        Block::Paragraph(scenario.about.trim().to_owned()),
+    ];
     match &scenario.chart {
         Chart::Bars => {
             for load in &scenario.loads {
@@ -41,7 +43,8 @@ fn of_load(results: &Results, scenario: &Scenario, load: &Load) -> Vec<Block> {
         return blocks;
     }
     let rates = scenario.contenders_of(load).filter_map(|contender| {
-        let spread = results.spread(Cell::at(scenario, contender, load), |run| Some(run.per_second))?;
+        let spread =
+            results.spread(Cell::at(scenario, contender, load), |run| Some(run.per_second))?;
         let ours = matches!(contender.arrangement, Arrangement::Natsway(_));
         let ends = (spread.least, spread.most);
         let to = Cell { contender: &scenario.baseline, ..Cell::at(scenario, contender, load) };
@@ -55,8 +58,8 @@ fn of_load(results: &Results, scenario: &Scenario, load: &Load) -> Vec<Block> {
         .contenders_of(load)
         .filter(|contender| results.runs(Cell::at(scenario, contender, load)).next().is_some())
         .map(|contender| {
-            let parts =
-                Role::ALL.map(|role| cpu(results, Cell::at(scenario, contender, load), role).unwrap_or(0.0));
+            let parts = Role::ALL
+                .map(|role| cpu(results, Cell::at(scenario, contender, load), role).unwrap_or(0.0));
             Stack { label: contender.title.clone(), parts: parts.to_vec() }
         })
         .collect();
@@ -64,7 +67,8 @@ fn of_load(results: &Results, scenario: &Scenario, load: &Load) -> Vec<Block> {
         return blocks;
     }
     let what = format!("{}: {}", scenario.title, load.describe());
-    let first = format!("{what}, requests/s (of the baseline); whiskers from the least to the most");
+    let first =
+        format!("{what}, requests/s (of the baseline); whiskers from the least to the most");
     let second = format!("{what}, CPU µs per request");
     blocks.push(Block::figure(
         [&scenario.name, &load.name, "rates"],
@@ -77,11 +81,15 @@ fn of_load(results: &Results, scenario: &Scenario, load: &Load) -> Vec<Block> {
 }
 
 fn of_load_without_pictures(results: &Results, scenario: &Scenario, load: &Load) -> Vec<Block> {
-    let tool = results.samples.iter().find(|run| run.scenario == scenario.name && run.load == load.name);
+    let tool =
+        results.samples.iter().find(|run| run.scenario == scenario.name && run.load == load.name);
     let tool = tool.map_or(String::new(), |run| format!(" ({})", run.tool));
     let heading = Block::Heading(3, format!("{}{tool}", load.describe()));
-    let table =
-        if load.idle { idle_table(results, scenario, load) } else { rate_table(results, scenario, load) };
+    let table = if load.idle {
+        idle_table(results, scenario, load)
+    } else {
+        rate_table(results, scenario, load)
+    };
     vec![heading, Block::Table(table)]
 }
 
@@ -120,7 +128,12 @@ fn rate_table(results: &Results, scenario: &Scenario, load: &Load) -> Table {
     table
 }
 
-fn rate_row(results: &Results, scenario: &Scenario, contender: &Contender, load: &Load) -> Vec<String> {
+fn rate_row(
+    results: &Results,
+    scenario: &Scenario,
+    contender: &Contender,
+    load: &Load,
+) -> Vec<String> {
     let at = Cell::at(scenario, contender, load);
     let Some(rates) = results.spread(at, |run| Some(run.per_second)) else {
         let mut row = vec!["-".to_owned(); 12];
@@ -140,13 +153,16 @@ fn rate_row(results: &Results, scenario: &Scenario, contender: &Contender, load:
         _ => format!("{:.2} ({:.2} to {:.2})", ratio.value, ratio.low, ratio.high),
     });
     let percentiles = ["p50", "p90", "p99", "p99.9"].map(|name| {
-        or_dash(results.spread(at, |run| run.latency(name)).map(|spread| milliseconds(spread.median)))
+        or_dash(
+            results.spread(at, |run| run.latency(name)).map(|spread| milliseconds(spread.median)),
+        )
     });
     let of_roles = Role::ALL.map(|role| or_dash(cpu(results, at, role).map(microseconds)));
     let median = |figure: fn(&Sample) -> f64| {
         results.spread(at, |run| Some(figure(run))).map_or(0.0, |spread| spread.median)
     };
-    let mut row = vec![contender.title.clone(), spread + &failures, or_dash(ratio), percentiles.join(" / ")];
+    let mut row =
+        vec![contender.title.clone(), spread + &failures, or_dash(ratio), percentiles.join(" / ")];
     row.extend(of_roles);
     row.push(microseconds(median(Sample::total_cpu_us)));
     row.push(format!("{:.2}", median(switches)));
@@ -157,15 +173,21 @@ fn rate_row(results: &Results, scenario: &Scenario, contender: &Contender, load:
 
 /// What was there without any request: memory by role, and the processor's time in a second.
 fn idle_table(results: &Results, scenario: &Scenario, load: &Load) -> Table {
-    let mut table = Table::new(["", "gateway MiB", "broker MiB", "service MiB", "gateway CPU, ms a second"]);
+    let mut table =
+        Table::new(["", "gateway MiB", "broker MiB", "service MiB", "gateway CPU, ms a second"]);
     for contender in scenario.contenders_of(load) {
         let at = Cell::at(scenario, contender, load);
-        let of_role =
-            |role, figure: fn(&ProcessUse) -> f64| results.spread(at, |run| run.sum_of(role, figure));
-        let mib = |role| {
-            or_dash(of_role(role, |process| process.resident_mib).map(|mib| format!("{:.1}", mib.median)))
+        let of_role = |role, figure: fn(&ProcessUse) -> f64| {
+            results.spread(at, |run| run.sum_of(role, figure))
         };
-        let seconds = results.spread(at, |run| Some(run.seconds)).map_or(1.0, |seconds| seconds.median);
+        let mib = |role| {
+            or_dash(
+                of_role(role, |process| process.resident_mib)
+                    .map(|mib| format!("{:.1}", mib.median)),
+            )
+        };
+        let seconds =
+            results.spread(at, |run| Some(run.seconds)).map_or(1.0, |seconds| seconds.median);
         let cpu = of_role(Role::Gateway, |process| process.cpu_s * 1e3);
         let cpu = or_dash(cpu.map(|cpu| format!("{:.1}", cpu.median / seconds)));
         table.rows.push(vec![

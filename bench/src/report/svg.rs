@@ -81,7 +81,8 @@ const AXIS: &str = "#777";
 
 /// Horizontal bars, each with its value and a whisker from the least to the most.
 pub fn bars(title: &str, bars: &[Bar]) -> String {
-    let most = bars.iter().map(|bar| bar.value.max(bar.ends.1)).fold(0.0, f64::max).max(f64::MIN_POSITIVE);
+    let most =
+        bars.iter().map(|bar| bar.value.max(bar.ends.1)).fold(0.0, f64::max).max(f64::MIN_POSITIVE);
     let length = |value: f64| value.max(0.0) / most * (WIDTH - LABELS - VALUES);
     let mut out = begin(40.0 + bars.len() as f64 * ROW, title);
     for (row, bar) in bars.iter().enumerate() {
@@ -99,7 +100,13 @@ pub fn bars(title: &str, bars: &[Bar]) -> String {
                 1.5,
             );
         }
-        text(&mut out, high.max(LABELS + length(bar.value)) + 6.0, middle + 4.0, "start", &bar.shown);
+        text(
+            &mut out,
+            high.max(LABELS + length(bar.value)) + 6.0,
+            middle + 4.0,
+            "start",
+            &bar.shown,
+        );
     }
     out + "</svg>\n"
 }
@@ -111,7 +118,12 @@ fn caps(low: f64, high: f64, middle: f64) -> String {
 }
 
 /// Horizontal stacks, with a legend of their parts.
-pub fn stacks(title: &str, parts: &[&str], stacks: &[Stack], show: impl Fn(f64) -> String) -> String {
+pub fn stacks(
+    title: &str,
+    parts: &[&str],
+    stacks: &[Stack],
+    show: impl Fn(f64) -> String,
+) -> String {
     let sum = |stack: &Stack| stack.parts.iter().sum::<f64>();
     let most = stacks.iter().map(sum).fold(0.0, f64::max).max(f64::MIN_POSITIVE);
     let length = |value: f64| value / most * (WIDTH - LABELS - VALUES);
@@ -136,15 +148,23 @@ pub fn stacks(title: &str, parts: &[&str], stacks: &[Stack], show: impl Fn(f64) 
 }
 
 /// Lines over a common x, each point with a whisker where its runs differ.
-pub fn lines(title: &str, axes: Axes<'_>, lines: &[Line], show_y: impl Fn(f64) -> String) -> String {
+pub fn lines(
+    title: &str,
+    axes: Axes<'_>,
+    lines: &[Line],
+    show_y: impl Fn(f64) -> String,
+) -> String {
     const LEFT: f64 = 64.0;
     const RIGHT: f64 = 210.0;
     const TOP: f64 = 56.0;
     const BOTTOM: f64 = 330.0;
     let all = || lines.iter().flat_map(|line| &line.points);
     let x_scale = Scale::new(all().map(|point| point.x), axes.log_x, false);
-    let y_scale =
-        Scale::new(all().flat_map(|point| [point.ends.0, point.y, point.ends.1]), axes.log_y, !axes.log_y);
+    let y_scale = Scale::new(
+        all().flat_map(|point| [point.ends.0, point.y, point.ends.1]),
+        axes.log_y,
+        !axes.log_y,
+    );
     let y_scale = y_scale.rounded();
     let x_at = |x: f64| LEFT + x_scale.place(x) * (WIDTH - LEFT - RIGHT);
     let y_at = |y: f64| BOTTOM - y_scale.place(y) * (BOTTOM - TOP);
@@ -172,18 +192,27 @@ pub fn lines(title: &str, axes: Axes<'_>, lines: &[Line], show_y: impl Fn(f64) -
     for (number, line) in lines.iter().enumerate() {
         let colour = COLOURS[number % COLOURS.len()];
         let mut whiskers = String::new();
-        for Point { x, ends, .. } in line.points.iter().filter(|point| point.ends.1 > point.ends.0) {
+        for Point { x, ends, .. } in line.points.iter().filter(|point| point.ends.1 > point.ends.0)
+        {
             write!(whiskers, "M{:.1} {:.1}V{:.1}", x_at(*x), y_at(ends.0), y_at(ends.1)).ok();
         }
         path(&mut out, &whiskers, colour, 1.0);
         let place = |point: &Point| format!("{:.1},{:.1}", x_at(point.x), y_at(point.y));
         let points: Vec<String> = line.points.iter().map(place).collect();
         let points = points.join(" ");
-        write!(out, "<polyline points=\"{points}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>")
-            .ok();
+        write!(
+            out,
+            "<polyline points=\"{points}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>"
+        )
+        .ok();
         for Point { x, y, .. } in &line.points {
-            write!(out, "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"3\" fill=\"{colour}\"/>", x_at(*x), y_at(*y))
-                .ok();
+            write!(
+                out,
+                "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"3\" fill=\"{colour}\"/>",
+                x_at(*x),
+                y_at(*y)
+            )
+            .ok();
         }
         let top = TOP + number as f64 * 18.0;
         rect(&mut out, WIDTH - RIGHT + 14.0, top, 10.0, 10.0, colour);
@@ -215,7 +244,9 @@ struct Scale {
 impl Scale {
     fn new(values: impl Iterator<Item = f64>, log: bool, from_zero: bool) -> Scale {
         let (mut low, mut high) = values
-            .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)));
+            .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| {
+                (low.min(value), high.max(value))
+            });
         if !low.is_finite() {
             (low, high) = (1.0, 10.0);
         }
@@ -231,9 +262,11 @@ impl Scale {
     /// The same from a round value to a round value, so that nothing lies on the edge.
     fn rounded(self) -> Scale {
         if self.log {
-            let steps: Vec<f64> =
-                (-3..=6).flat_map(|decade| [1.0, 2.0, 5.0].map(|step| step * 10f64.powi(decade))).collect();
-            let low = steps.iter().rev().find(|step| **step <= self.low).copied().unwrap_or(self.low);
+            let steps: Vec<f64> = (-3..=6)
+                .flat_map(|decade| [1.0, 2.0, 5.0].map(|step| step * 10f64.powi(decade)))
+                .collect();
+            let low =
+                steps.iter().rev().find(|step| **step <= self.low).copied().unwrap_or(self.low);
             let high = steps.iter().find(|step| **step >= self.high).copied().unwrap_or(self.high);
             return Scale { low, high, log: true };
         }
@@ -245,7 +278,8 @@ impl Scale {
     fn step(&self) -> f64 {
         let rough = (self.high - self.low) / 5.0;
         let decade = 10f64.powf(rough.log10().floor());
-        let step = [1.0, 2.0, 5.0, 10.0].map(|step| step * decade).into_iter().find(|step| *step >= rough);
+        let step =
+            [1.0, 2.0, 5.0, 10.0].map(|step| step * decade).into_iter().find(|step| *step >= rough);
         step.unwrap_or(rough)
     }
 
@@ -261,21 +295,31 @@ impl Scale {
     fn ticks(&self) -> Vec<f64> {
         if self.log {
             let decades = (self.low.log10().floor() as i32)..=(self.high.log10().ceil() as i32);
-            let steps = decades.flat_map(|decade| [1.0, 2.0, 5.0].map(|step| step * 10f64.powi(decade)));
+            let steps =
+                decades.flat_map(|decade| [1.0, 2.0, 5.0].map(|step| step * 10f64.powi(decade)));
             return steps.filter(|tick| (self.low..=self.high).contains(tick)).collect();
         }
         let step = self.step();
         let first = (self.low / step).ceil() as i64;
-        (first..).map(|count| count as f64 * step).take_while(|tick| *tick <= self.high * 1.0001).collect()
+        (first..)
+            .map(|count| count as f64 * step)
+            .take_while(|tick| *tick <= self.high * 1.0001)
+            .collect()
     }
 }
 
 fn begin(height: f64, title: &str) -> String {
     let mut out = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" width=\"{WIDTH}\" height=\"{height}\" \
-         font-family=\"sans-serif\" font-size=\"12\"><rect width=\"100%\" height=\"100%\" fill=\"white\"/>"
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" \
+         width=\"{WIDTH}\" height=\"{height}\" font-family=\"sans-serif\" font-size=\"12\"><rect \
+         width=\"100%\" height=\"100%\" fill=\"white\"/>"
     );
-    write!(out, "<text x=\"6\" y=\"18\" font-size=\"14\" font-weight=\"bold\">{}</text>", escape(title)).ok();
+    write!(
+        out,
+        "<text x=\"6\" y=\"18\" font-size=\"14\" font-weight=\"bold\">{}</text>",
+        escape(title)
+    )
+    .ok();
     out
 }
 
@@ -296,19 +340,22 @@ fn legend(out: &mut String, left: f64, middle: f64, parts: &[&str]) {
 fn rect(out: &mut String, x: f64, y: f64, width: f64, height: f64, colour: &str) {
     write!(
         out,
-        "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{height:.1}\" fill=\"{colour}\"/>"
+        "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{height:.1}\" \
+         fill=\"{colour}\"/>"
     )
     .ok();
 }
 
 fn path(out: &mut String, d: &str, colour: &str, width: f64) {
     if !d.is_empty() {
-        write!(out, "<path d=\"{d}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"{width}\"/>").ok();
+        write!(out, "<path d=\"{d}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"{width}\"/>")
+            .ok();
     }
 }
 
 fn text(out: &mut String, x: f64, y: f64, anchor: &str, text: &str) {
-    write!(out, "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{}</text>", escape(text)).ok();
+    write!(out, "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{}</text>", escape(text))
+        .ok();
 }
 
 fn text_on(out: &mut String, x: f64, y: f64, ink: &str, text: &str) {
@@ -361,7 +408,8 @@ mod tests {
         let line = Line { label: "p99".to_owned(), points };
         for log in [false, true] {
             let axes = Axes { x: "connections", y: "ms", log_x: log, log_y: log };
-            let svg = lines("Latency", axes, std::slice::from_ref(&line), |value| format!("{value}"));
+            let svg =
+                lines("Latency", axes, std::slice::from_ref(&line), |value| format!("{value}"));
             assert_sound(&svg);
             assert_eq!(svg.matches("<circle").count(), 3);
         }

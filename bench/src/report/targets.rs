@@ -1,7 +1,7 @@
 //! What the request path should reach, beside what it does.
 //!
-//! The targets were set from measurements of the parts on 2 shared cores, the load generator on them too; on another
-//! machine the ratios mean something, the microseconds less.
+//! The targets were set from measurements of the parts on 2 shared cores, the load generator on
+//! them too; on another machine the ratios mean something, the microseconds less.
 
 use super::document::{Block, Table};
 use super::scenarios::cpu;
@@ -50,12 +50,15 @@ const PROXIES_OF_DIRECT: &[(&str, Measure)] = &[
     ("the article's Go", Measure::Over("go-1", BASELINE)),
 ];
 
-const OF_DIRECT: &str = "a request to axum alone crosses the kernel once and back; through the gateway it does so three times (client, broker, worker), \
-    and everything shares the processors. The more requests are out, the more of them share a crossing: compare the broker's µs at 64 and \
-    at 255 connections";
+const OF_DIRECT: &str = "a request to axum alone crosses the kernel once and back; through the \
+                         gateway it does so three times (client, broker, worker), and everything \
+                         shares the processors. The more requests are out, the more of them share \
+                         a crossing: compare the broker's µs at 64 and at 255 connections";
 
-const OVER_GO: &str = "the article's gateway passes method, path and body as text and nothing else; ours carries all headers both ways, with a deadline, \
-    a request id, routes, a limit on what is out, metrics, and a reply that is checked. Its worker calls one function; ours an axum `Router`";
+const OVER_GO: &str = "the article's gateway passes method, path and body as text and nothing \
+                       else; ours carries all headers both ways, with a deadline, a request id, \
+                       routes, a limit on what is out, metrics, and a reply that is checked. Its \
+                       worker calls one function; ours an axum `Router`";
 
 const TARGETS: &[Target] = &[
     Target {
@@ -79,7 +82,10 @@ const TARGETS: &[Target] = &[
         at: [1.7, 1.7],
         better: Better::More,
         figure: Measure::Over(DEFAULT_FORM, "go-1"),
-        beside: &[("nginx", Measure::Over("nginx", "go-1")), ("axum alone", Measure::Over(BASELINE, "go-1"))],
+        beside: &[
+            ("nginx", Measure::Over("nginx", "go-1")),
+            ("axum alone", Measure::Over(BASELINE, "go-1")),
+        ],
         cause: OVER_GO,
     },
     Target {
@@ -87,7 +93,10 @@ const TARGETS: &[Target] = &[
         at: [1.7, 1.7],
         better: Better::More,
         figure: Measure::Over(PER_CORE, "go-1"),
-        beside: &[("nginx", Measure::Over("nginx", "go-1")), ("axum alone", Measure::Over(BASELINE, "go-1"))],
+        beside: &[
+            ("nginx", Measure::Over("nginx", "go-1")),
+            ("axum alone", Measure::Over(BASELINE, "go-1")),
+        ],
         cause: OVER_GO,
     },
     Target {
@@ -100,7 +109,8 @@ const TARGETS: &[Target] = &[
             ("HAProxy", Measure::Over("haproxy", "nginx")),
             ("the article's Go", Measure::Over("go-1", "nginx")),
         ],
-        cause: "nginx makes one hop, NATS two; the fewer requests are out, the less batching makes up for the second: compare the broker's µs",
+        cause: "nginx makes one hop, NATS two; the fewer requests are out, the less batching makes \
+                up for the second: compare the broker's µs",
     },
     Target {
         what: "over Traefik, default form",
@@ -123,9 +133,11 @@ const TARGETS: &[Target] = &[
             ("HAProxy", Measure::Cpu("haproxy", Role::Gateway)),
             ("the article's Go", Measure::Cpu("go-1", Role::Gateway)),
         ],
-        cause: "60 % of it is the kernel's (perf), at the floor in system calls: by strace 1.00 writes, 1.00 reads and 0.04 waits a request at 255 connections. \
-                The rest is 27,600 instructions (callgrind), spread thin. Where they are tells a build without optimization across crates: of its 29,300 \
-                are 8,700 hyper's, 10,900 ours (2,500 encoding, 2,600 decoding), 4,200 the NATS client's, and the others the runtime's",
+        cause: "60 % of it is the kernel's (perf), at the floor in system calls: by strace 1.00 \
+                writes, 1.00 reads and 0.04 waits a request at 255 connections. The rest is 27,600 \
+                instructions (callgrind), spread thin. Where they are tells a build without \
+                optimization across crates: of its 29,300 are 8,700 hyper's, 10,900 ours (2,500 \
+                encoding, 2,600 decoding), 4,200 the NATS client's, and the others the runtime's",
     },
     Target {
         what: "worker µs, default form",
@@ -136,8 +148,9 @@ const TARGETS: &[Target] = &[
             ("axum alone", Measure::Cpu(BASELINE, Role::Service)),
             ("the article's Go", Measure::Cpu("go-1", Role::Service)),
         ],
-        cause: "each request is handed to a thread of the handlers' runtime and its answer back to the reader's: a wake each way, which a busy machine shares \
-                among several requests and an idle one does not",
+        cause: "each request is handed to a thread of the handlers' runtime and its answer back to \
+                the reader's: a wake each way, which a busy machine shares among several requests \
+                and an idle one does not",
     },
     Target {
         what: "worker µs, per core",
@@ -148,9 +161,11 @@ const TARGETS: &[Target] = &[
             ("axum alone", Measure::Cpu(BASELINE, Role::Service)),
             ("the article's Go", Measure::Cpu("go-1", Role::Service)),
         ],
-        cause: "the target is of a prototype whose loop answered a constant. A request here is decoded into header maps, routed by axum, run with a deadline and a limit, \
-                and counted: 22,000 instructions (callgrind); of the 23,900 without optimization across crates are 7,000 axum's and the handler's, 5,700 \
-                decoding, 4,200 the NATS client's; its reads and writes hold many requests each",
+        cause: "the target is of a prototype whose loop answered a constant. A request here is \
+                decoded into header maps, routed by axum, run with a deadline and a limit, and \
+                counted: 22,000 instructions (callgrind); of the 23,900 without optimization \
+                across crates are 7,000 axum's and the handler's, 5,700 decoding, 4,200 the NATS \
+                client's; its reads and writes hold many requests each",
     },
     Target {
         what: "1, 2 and 4 workers: least over most",
@@ -158,12 +173,13 @@ const TARGETS: &[Target] = &[
         better: Better::More,
         figure: Measure::Evenness,
         beside: &[],
-        cause: "each worker more is a process more on the same processors, with a connection of its own: the broker's writes hold fewer requests each",
+        cause: "each worker more is a process more on the same processors, with a connection of \
+                its own: the broker's writes hold fewer requests each",
     },
 ];
 
-/// What others did on the day when the targets were set, on this kind of machine: requests per second at 64 and 255 connections, and microseconds
-/// per request of the part that is theirs.
+/// What others did on the day when the targets were set, on this kind of machine: requests per
+/// second at 64 and 255 connections, and microseconds per request of the part that is theirs.
 struct Calibration {
     what: &'static str,
     contender: &'static str,
@@ -200,10 +216,15 @@ impl Measure {
             Measure::Cpu(contender, role) => cpu(results, cell(contender), role),
             Measure::Evenness => {
                 let rate = |contender| {
-                    results.spread(cell(contender), |run| Some(run.per_second)).map(|spread| spread.median)
+                    results
+                        .spread(cell(contender), |run| Some(run.per_second))
+                        .map(|spread| spread.median)
                 };
                 let rates = [rate(DEFAULT_FORM)?, rate("natsway-2")?, rate("natsway-4")?];
-                Some(rates.into_iter().fold(f64::INFINITY, f64::min) / rates.into_iter().fold(0.0, f64::max))
+                Some(
+                    rates.into_iter().fold(f64::INFINITY, f64::min)
+                        / rates.into_iter().fold(0.0, f64::max),
+                )
             }
         }
     }
@@ -233,8 +254,9 @@ pub(super) fn blocks(results: &Results) -> Vec<Block> {
             }
         }
     }
-    let about = "Set from measurements of the parts on 2 shared cores, on a faster day of such a machine: the second table tells the machine from the \
-                 software. *Per core* is the form whose handlers run on the thread that reads requests, with one reader.";
+    let about = "Set from measurements of the parts on 2 shared cores, on a faster day of such a \
+                 machine: the second table tells the machine from the software. *Per core* is the \
+                 form whose handlers run on the thread that reads requests, with one reader.";
     let mut blocks = vec![
         Block::Heading(2, "Targets".to_owned()),
         Block::Paragraph(about.to_owned()),
@@ -242,7 +264,8 @@ pub(super) fn blocks(results: &Results) -> Vec<Block> {
     ];
     if !missed.is_empty() {
         blocks.push(Block::Heading(3, "What is missed, and why".to_owned()));
-        let points = missed.iter().map(|(cause, whats)| format!("*{}*: {cause}.", whats.join("; ")));
+        let points =
+            missed.iter().map(|(cause, whats)| format!("*{}*: {cause}.", whats.join("; ")));
         blocks.push(Block::List(points.collect()));
     }
     blocks.extend(calibrations(results));
@@ -250,7 +273,8 @@ pub(super) fn blocks(results: &Results) -> Vec<Block> {
 }
 
 fn beside(results: &Results, target: &Target) -> String {
-    let shown = |measure: Measure, load| measure.of(results, load).map(|value| format!("{value:.2}"));
+    let shown =
+        |measure: Measure, load| measure.of(results, load).map(|value| format!("{value:.2}"));
     let other = |(name, measure): &(&str, Measure)| {
         let [first, second] = LOADS.map(|load| shown(*measure, load));
         (first.is_some() || second.is_some())
@@ -276,8 +300,9 @@ fn calibrations(results: &Results) -> Vec<Block> {
     let mut shares: Vec<f64> = Vec::new();
     for Calibration { what, contender, then, role, then_us } in CALIBRATIONS {
         let cell = |load| Cell { scenario: SCENARIO, contender, load };
-        let now = LOADS
-            .map(|load| results.spread(cell(load), |run| Some(run.per_second)).map(|rates| rates.median));
+        let now = LOADS.map(|load| {
+            results.spread(cell(load), |run| Some(run.per_second)).map(|rates| rates.median)
+        });
         if now == [None, None] {
             continue;
         }
@@ -291,13 +316,17 @@ fn calibrations(results: &Results) -> Vec<Block> {
                 or_dash(share.map(|share| format!("{share:.2}"))),
             ]);
         }
-        row.extend([microseconds(then_us), or_dash(cpu(results, cell(LOADS[1]), role).map(microseconds))]);
+        row.extend([
+            microseconds(then_us),
+            or_dash(cpu(results, cell(LOADS[1]), role).map(microseconds)),
+        ]);
         table.rows.push(row);
     }
     let Some(spread) = Spread::of(shares) else { return Vec::new() };
     let about = format!(
-        "The same programs of others, by the same load, give {:.2} to {:.2} of the requests per second that they gave when the targets were set. *Its own µs* \
-         are the proxy's or gateway's, and of axum alone the service's.",
+        "The same programs of others, by the same load, give {:.2} to {:.2} of the requests per \
+         second that they gave when the targets were set. *Its own µs* are the proxy's or \
+         gateway's, and of axum alone the service's.",
         spread.least, spread.most
     );
     vec![
@@ -340,9 +369,13 @@ mod tests {
             })
             .collect();
         let rows = &tables[0].rows;
-        assert_eq!(rows[0][1..], ["0.50 (≥ 0.5)", "0.50 (≥ 0.65, **missed**)", "nginx 0.40 / 0.40"]);
+        assert_eq!(
+            rows[0][1..],
+            ["0.50 (≥ 0.5)", "0.50 (≥ 0.65, **missed**)", "nginx 0.40 / 0.40"]
+        );
         assert_eq!(rows[5][1..], ["not measured", "not measured", "-"]);
-        let Some(Block::List(missed)) = blocks.iter().find(|block| matches!(block, Block::List(_))) else {
+        let Some(Block::List(missed)) = blocks.iter().find(|block| matches!(block, Block::List(_)))
+        else {
             panic!("{blocks:?}")
         };
         assert!(

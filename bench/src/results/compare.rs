@@ -53,8 +53,8 @@ const FIGURES: [Figure; 4] = [
     ("errors", Wanted::Less, |sample| Some(sample.errors as f64)),
 ];
 
-/// Every figure that both have, in the old one's order. `relative` compares requests per second as parts of the
-/// scenario's baseline, for results of machines or days that differ.
+/// Every figure that both have, in the old one's order. `relative` compares requests per second as
+/// parts of the scenario's baseline, for results of machines or days that differ.
 pub fn compare(old: &Results, new: &Results, relative: bool) -> Vec<Change> {
     let mut changes = Vec::new();
     let mut seen = BTreeSet::new();
@@ -98,8 +98,15 @@ fn of_baseline(old: &Results, new: &Results, cell: Cell<'_>) -> Option<Change> {
     Some(change(cell, "of the baseline", Wanted::More, spread(before), spread(after)))
 }
 
-fn change(cell: Cell<'_>, figure: &'static str, wanted: Wanted, old: Spread, new: Spread) -> Change {
-    let verdict = if old.apart(&new) { judge(wanted, old.median, new.median, NOISE) } else { Verdict::Same };
+fn change(
+    cell: Cell<'_>,
+    figure: &'static str,
+    wanted: Wanted,
+    old: Spread,
+    new: Spread,
+) -> Change {
+    let verdict =
+        if old.apart(&new) { judge(wanted, old.median, new.median, NOISE) } else { Verdict::Same };
     Change { what: cell.to_string(), figure, old: old.median, new: new.median, verdict }
 }
 
@@ -122,8 +129,11 @@ impl fmt::Display for Cell<'_> {
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Change { what, figure, old, new, verdict } = self;
-        let percent =
-            if *old == 0.0 { "new".to_owned() } else { format!("{:+.1} %", (new / old - 1.0) * 100.0) };
+        let percent = if *old == 0.0 {
+            "new".to_owned()
+        } else {
+            format!("{:+.1} %", (new / old - 1.0) * 100.0)
+        };
         let word = match verdict {
             Verdict::Better => "better",
             Verdict::Worse => "WORSE",
@@ -152,8 +162,16 @@ mod tests {
     fn only_a_change_beyond_the_spread_counts() {
         assert_eq!(rate_verdict([100.0, 101.0, 102.0], [90.0, 91.0, 92.0]), Verdict::Worse);
         assert_eq!(rate_verdict([90.0, 91.0, 92.0], [100.0, 101.0, 102.0]), Verdict::Better);
-        assert_eq!(rate_verdict([80.0, 101.0, 102.0], [90.0, 91.0, 92.0]), Verdict::Same, "runs overlap");
-        assert_eq!(rate_verdict([100.0, 100.0, 100.0], [97.0, 97.0, 97.0]), Verdict::Same, "3 % is noise");
+        assert_eq!(
+            rate_verdict([80.0, 101.0, 102.0], [90.0, 91.0, 92.0]),
+            Verdict::Same,
+            "runs overlap"
+        );
+        assert_eq!(
+            rate_verdict([100.0, 100.0, 100.0], [97.0, 97.0, 97.0]),
+            Verdict::Same,
+            "3 % is noise"
+        );
     }
 
     #[test]

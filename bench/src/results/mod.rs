@@ -1,4 +1,5 @@
-//! What was measured, as data: the schema of `results.json`, and the questions that tables and comparisons ask of it.
+//! What was measured, as data: the schema of `results.json`, and the questions that tables and
+//! comparisons ask of it.
 
 pub mod compare;
 pub mod statistics;
@@ -184,7 +185,8 @@ impl Skipped {
 }
 
 impl Sample {
-    /// Processor time for each request of all processes of a role, in microseconds; `None` where there are none.
+    /// Processor time for each request of all processes of a role, in microseconds; `None` where
+    /// there are none.
     pub fn cpu_us(&self, role: Role) -> Option<f64> {
         self.sum_of(role, |process| process.cpu_us)
     }
@@ -234,30 +236,35 @@ impl Results {
         struct Version {
             schema: u32,
         }
-        let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let text =
+            fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
         let Version { schema } = serde_json::from_str(&text)
             .with_context(|| format!("{} is no results.json of `bench run`", path.display()))?;
         ensure!(
             schema == SCHEMA,
-            "{} has schema {schema}, this program reads {SCHEMA}: measure again, or use the program that wrote it",
+            "{} has schema {schema}, this program reads {SCHEMA}: measure again, or use the \
+             program that wrote it",
             path.display()
         );
         serde_json::from_str(&text).with_context(|| format!("cannot read {}", path.display()))
     }
 
-    /// Writes everything as JSON, a line for each run. Who reads meanwhile finds the file of before or the new one, and a crash leaves one of
-    /// them.
+    /// Writes everything as JSON, a line for each run. Who reads meanwhile finds the file of before
+    /// or the new one, and a crash leaves one of them.
     ///
     /// # Errors
     /// The file cannot be written.
     pub fn save(&self, path: &Path) -> anyhow::Result<()> {
-        let samples = self.samples.iter().map(serde_json::to_string).collect::<Result<Vec<_>, _>>()?;
+        let samples =
+            self.samples.iter().map(serde_json::to_string).collect::<Result<Vec<_>, _>>()?;
         let mut rest = serde_json::to_value(self)?;
         rest["samples"] = SAMPLES.into();
         let list = format!("[\n{}\n  ]", samples.join(",\n"));
-        let text = serde_json::to_string_pretty(&rest)?.replacen(&format!("\"{SAMPLES}\""), &list, 1);
+        let text =
+            serde_json::to_string_pretty(&rest)?.replacen(&format!("\"{SAMPLES}\""), &list, 1);
         let beside = path.with_extension("json.new");
-        fs::write(&beside, text + "\n").with_context(|| format!("cannot write {}", beside.display()))?;
+        fs::write(&beside, text + "\n")
+            .with_context(|| format!("cannot write {}", beside.display()))?;
         fs::rename(&beside, path).with_context(|| format!("cannot write {}", path.display()))
     }
 
@@ -272,12 +279,17 @@ impl Results {
     }
 
     /// The spread of a figure over the runs that have it.
-    pub fn spread(&self, cell: Cell<'_>, figure: impl Fn(&Sample) -> Option<f64>) -> Option<Spread> {
+    pub fn spread(
+        &self,
+        cell: Cell<'_>,
+        figure: impl Fn(&Sample) -> Option<f64>,
+    ) -> Option<Spread> {
         Spread::of(self.runs(cell).filter_map(figure))
     }
 
-    /// Requests per second of one cell over those of another, each pair from one round. Where the baseline's runs alternate with the others',
-    /// both are taken as parts of the baseline's run right before them.
+    /// Requests per second of one cell over those of another, each pair from one round. Where the
+    /// baseline's runs alternate with the others', both are taken as parts of the baseline's run
+    /// right before them.
     pub fn ratio(&self, cell: Cell<'_>, to: Cell<'_>) -> Option<Estimate> {
         let rounds: BTreeSet<u32> = self.runs(cell).map(|run| run.round).collect();
         let ratio = |round| {
@@ -290,20 +302,27 @@ impl Results {
         Estimate::of_ratios(&ratios)
     }
 
-    /// A cell's run of a round, to be set beside one of another cell: of a baseline the one before that.
+    /// A cell's run of a round, to be set beside one of another cell: of a baseline the one before
+    /// that.
     fn run_of<'a>(&'a self, cell: Cell<'a>, round: u32, other: Cell<'_>) -> Option<&'a Sample> {
-        let fits =
-            |run: &&Sample| run.beside.as_deref().is_none_or(|next| cell == other || next == other.contender);
+        let fits = |run: &&Sample| {
+            run.beside.as_deref().is_none_or(|next| cell == other || next == other.contender)
+        };
         self.runs(cell).filter(|run| run.round == round).filter(fits).last()
     }
 
     /// Requests per second of the baseline right before a run.
     fn before(&self, run: &Sample) -> Option<f64> {
         let is_before = |other: &&Sample| {
-            let same = (&other.scenario, &other.load, other.round) == (&run.scenario, &run.load, run.round);
+            let same = (&other.scenario, &other.load, other.round)
+                == (&run.scenario, &run.load, run.round);
             same && !other.disturbed && other.beside.as_deref() == Some(&run.contender)
         };
-        self.samples.iter().rfind(is_before).map(|before| before.per_second).filter(|rate| *rate > 0.0)
+        self.samples
+            .iter()
+            .rfind(is_before)
+            .map(|before| before.per_second)
+            .filter(|rate| *rate > 0.0)
     }
 
     /// The scenario of that name, if it was measured.
@@ -393,7 +412,10 @@ pub(crate) mod tests {
         ]);
         let ratio = results.ratio(cell("nginx", "c64"), cell("direct", "c64")).unwrap();
         assert_eq!((ratio.value, ratio.low, ratio.high), (0.5, 0.5, 0.5));
-        assert_eq!(results.spread(cell("nginx", "c64"), |run| Some(run.per_second)).unwrap().runs, 3);
+        assert_eq!(
+            results.spread(cell("nginx", "c64"), |run| Some(run.per_second)).unwrap().runs,
+            3
+        );
         assert_eq!(results.dropped(), 1);
         assert!(results.ratio(cell("nginx", "c255"), cell("direct", "c255")).is_none());
     }
@@ -411,13 +433,18 @@ pub(crate) mod tests {
             before("nginx", 50.0),
             sample("nginx", "c64", 0, 25.0),
         ]);
-        let ratio = |one, other| results.ratio(cell(one, "c64"), cell(other, "c64")).map(|ratio| ratio.value);
+        let ratio = |one, other| {
+            results.ratio(cell(one, "c64"), cell(other, "c64")).map(|ratio| ratio.value)
+        };
         assert_eq!(ratio("natsway", "direct"), Some(0.6));
         assert_eq!(ratio("nginx", "direct"), Some(0.5));
         assert_eq!(ratio("natsway", "nginx"), Some(1.2));
         assert_eq!(ratio("direct", "nginx"), Some(2.0));
         assert_eq!(ratio("direct", "direct"), Some(1.0));
-        assert_eq!(results.spread(cell("direct", "c64"), |run| Some(run.per_second)).unwrap().runs, 2);
+        assert_eq!(
+            results.spread(cell("direct", "c64"), |run| Some(run.per_second)).unwrap().runs,
+            2
+        );
     }
 
     #[test]

@@ -53,8 +53,9 @@ impl Spread {
 }
 
 impl Estimate {
-    /// The median of ratios, each of two runs made in the same round, with the interval that 95 % of 2,000 bootstrap
-    /// resamples of the rounds fall in (Efron 1979, the percentile method). Two or three rounds give little more than their range.
+    /// The median of ratios, each of two runs made in the same round, with the interval that 95 %
+    /// of 2,000 bootstrap resamples of the rounds fall in (Efron 1979, the percentile method). Two
+    /// or three rounds give little more than their range.
     ///
     /// The same ratios always give the same interval.
     pub fn of_ratios(ratios: &[f64]) -> Option<Estimate> {
@@ -113,11 +114,18 @@ mod tests {
         let wide = Estimate::of_ratios(&[0.4, 0.5, 0.6]).unwrap();
         let narrow = Estimate::of_ratios(&[0.49, 0.5, 0.51]).unwrap();
         for estimate in [wide, narrow] {
-            assert!(estimate.low <= estimate.value && estimate.value <= estimate.high, "{estimate:?}");
+            assert!(
+                estimate.low <= estimate.value && estimate.value <= estimate.high,
+                "{estimate:?}"
+            );
             assert_eq!(estimate.value, 0.5);
         }
         assert!(narrow.high - narrow.low < wide.high - wide.low);
-        assert_eq!(wide, Estimate::of_ratios(&[0.6, 0.4, 0.5]).unwrap(), "the order of rounds is no matter");
+        assert_eq!(
+            wide,
+            Estimate::of_ratios(&[0.6, 0.4, 0.5]).unwrap(),
+            "the order of rounds is no matter"
+        );
         assert!(Estimate::of_ratios(&[]).is_none());
     }
 
@@ -125,6 +133,9 @@ mod tests {
     fn an_interval_of_many_rounds_leaves_out_the_stray_one() {
         let mut ratios = vec![1.0; 30];
         ratios.push(9.0);
-        assert_eq!(Estimate::of_ratios(&ratios).unwrap(), Estimate { value: 1.0, low: 1.0, high: 1.0 });
+        assert_eq!(
+            Estimate::of_ratios(&ratios).unwrap(),
+            Estimate { value: 1.0, low: 1.0, high: 1.0 }
+        );
     }
 }

@@ -64,22 +64,24 @@ pub struct Natsway {
     /// Where handlers run.
     #[serde(default)]
     pub form: Form,
-    /// Threads of a worker that read, each with a broker connection; as many as its form has when it is not said.
+    /// Threads of a worker that read, each with a broker connection; as many as its form has when
+    /// it is not said.
     #[serde(default)]
     pub readers: Option<u32>,
     /// Threads of the gateway; one for each processor when it is not said.
     #[serde(default)]
-    pub cores: Option<u32>,
+    pub shards: Option<u32>,
     /// Broker connections of each of the gateway's threads.
     #[serde(default = "one")]
-    pub connections_per_core: u32,
+    pub connections_per_shard: u32,
     /// Brokers; more than one are a cluster, and gateway and workers connect to different ones.
     #[serde(default = "one")]
     pub brokers: u32,
     /// Routes in the gateway's table; one of them is asked for.
     #[serde(default = "one")]
     pub routes: u32,
-    /// Services, each of its own subject and route, shared out among the workers, and asked for at random.
+    /// Services, each of its own subject and route, shared out among the workers, and asked for at
+    /// random.
     #[serde(default = "one")]
     pub services: u32,
 }
@@ -122,7 +124,8 @@ pub struct GoGateway {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum GoCodec {
-    /// Method, path and body with little between them, and the answer's body alone: what the article measured.
+    /// Method, path and body with little between them, and the answer's body alone: what the
+    /// article measured.
     #[default]
     Text,
     /// A JSON object with all headers, both ways.
@@ -148,8 +151,8 @@ impl Arrangement {
                 ("workers", natsway.workers, 64),
                 ("instances", natsway.instances, 64),
                 ("readers", natsway.readers.unwrap_or(1), 64),
-                ("cores", natsway.cores.unwrap_or(1), 64),
-                ("connections_per_core", natsway.connections_per_core, 64),
+                ("shards", natsway.shards.unwrap_or(1), 64),
+                ("connections_per_shard", natsway.connections_per_shard, 64),
                 ("brokers", natsway.brokers, 5),
                 ("routes", natsway.routes, 100_000),
                 ("services", natsway.services, 1_000),
@@ -160,10 +163,17 @@ impl Arrangement {
             .filter(|(_, count, most)| !(1..=*most).contains(count))
             .map(|(key, count, most)| format!("{key} = {count}: expected 1 to {most}"))
             .collect();
-        if let Arrangement::Natsway(Natsway { form: Form::GoMicro, readers, instances, services, .. }) = self
+        if let Arrangement::Natsway(Natsway {
+            form: Form::GoMicro,
+            readers,
+            instances,
+            services,
+            ..
+        }) = self
             && (readers.is_some() || *instances > 1 || *services > 1)
         {
-            faults.push("readers, instances and services are not for form = \"go-micro\"".to_owned());
+            faults
+                .push("readers, instances and services are not for form = \"go-micro\"".to_owned());
         }
         faults
     }
@@ -204,7 +214,8 @@ mod tests {
 
     #[test]
     fn counts_have_bounds() {
-        let arrangement: Arrangement = toml::from_str("kind = \"natsway\"\nbrokers = 9\nroutes = 0").unwrap();
+        let arrangement: Arrangement =
+            toml::from_str("kind = \"natsway\"\nbrokers = 9\nroutes = 0").unwrap();
         assert_eq!(
             arrangement.faults(),
             ["brokers = 9: expected 1 to 5", "routes = 0: expected 1 to 100000"]

@@ -1,7 +1,8 @@
 //! What is measured, as data: one TOML file for each scenario. Pure, but for reading the directory.
 //!
-//! A scenario has contenders (ways to get the same answer) and loads (ways to ask for it). Every contender meets every
-//! load that it does not exclude; each of these pairs is a cell of the report.
+//! A scenario has contenders (ways to get the same answer) and loads (ways to ask for it). Every
+//! contender meets every load that it does not exclude; each of these pairs is a cell of the
+//! report.
 
 pub mod arrangement;
 
@@ -27,8 +28,8 @@ pub struct Scenario {
     pub about: String,
     /// The contender that all others are compared with.
     pub baseline: String,
-    /// Before each run of a contender there is one of the baseline, of the same length: what makes a machine slower for seconds then
-    /// meets both.
+    /// Before each run of a contender there is one of the baseline, of the same length: what makes
+    /// a machine slower for seconds then meets both.
     #[serde(default)]
     pub alternate: bool,
     /// How the report draws it.
@@ -134,7 +135,8 @@ pub struct Load {
     pub name: String,
     /// Connections, kept open.
     pub connections: u32,
-    /// Requests per second, whatever the answers do (an open loop); without, each connection asks again as soon as it is answered.
+    /// Requests per second, whatever the answers do (an open loop); without, each connection asks
+    /// again as soon as it is answered.
     #[serde(default)]
     pub rate: Option<u32>,
     /// Connections are opened and nothing is asked: what idle ones cost.
@@ -158,9 +160,11 @@ pub struct Load {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Tool {
-    /// <https://github.com/wg/wrk>: the cheapest, so that most of the machine is left to what is measured.
+    /// <https://github.com/wg/wrk>: the cheapest, so that most of the machine is left to what is
+    /// measured.
     Wrk,
-    /// <https://github.com/hatoo/oha>: dearer, knows open loops, and `make tools` has it on any machine.
+    /// <https://github.com/hatoo/oha>: dearer, knows open loops, and `make tools` has it on any
+    /// machine.
     Oha,
 }
 
@@ -169,13 +173,15 @@ fn root() -> String {
 }
 
 impl Scenario {
-    /// Reads and checks one file's text; its name is the scenario's when a leading number is taken off.
+    /// Reads and checks one file's text; its name is the scenario's when a leading number is taken
+    /// off.
     ///
     /// # Errors
     /// It is no TOML of this shape, or contradicts itself: every fault, a line each.
     pub fn parse(file_stem: &str, text: &str) -> anyhow::Result<Scenario> {
         let mut scenario: Scenario = toml::from_str(text)?;
-        scenario.name = file_stem.trim_start_matches(|c: char| c.is_ascii_digit() || c == '-').to_owned();
+        scenario.name =
+            file_stem.trim_start_matches(|c: char| c.is_ascii_digit() || c == '-').to_owned();
         let faults = scenario.faults();
         ensure!(faults.is_empty(), "{}", faults.join("\n"));
         Ok(scenario)
@@ -184,10 +190,11 @@ impl Scenario {
     /// Reads every `*.toml` of a directory, in the order of their names.
     ///
     /// # Errors
-    /// A file cannot be read, or is refused by [`parse`](Scenario::parse); the error names the file.
+    /// A file cannot be read, or is refused by [`parse`](Scenario::parse); the error names the
+    /// file.
     pub fn read_all(directory: &Path) -> anyhow::Result<Vec<Scenario>> {
-        let entries =
-            fs::read_dir(directory).with_context(|| format!("cannot read {}", directory.display()))?;
+        let entries = fs::read_dir(directory)
+            .with_context(|| format!("cannot read {}", directory.display()))?;
         let mut paths: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
         paths.retain(|path| path.extension().is_some_and(|ending| ending == "toml"));
         paths.sort();
@@ -197,7 +204,11 @@ impl Scenario {
             let text = fs::read_to_string(path)?;
             let stem = path.file_stem().unwrap_or_default().to_string_lossy();
             let scenario = Scenario::parse(&stem, &text)?;
-            ensure!(names.insert(scenario.name.clone()), "another file is named {} too", scenario.name);
+            ensure!(
+                names.insert(scenario.name.clone()),
+                "another file is named {} too",
+                scenario.name
+            );
             Ok(scenario)
         };
         let mut read = read;
@@ -206,7 +217,9 @@ impl Scenario {
 
     /// The loads that a contender meets.
     pub fn loads_of<'a>(&'a self, contender: &'a Contender) -> impl Iterator<Item = &'a Load> {
-        self.loads.iter().filter(|load| contender.loads.is_empty() || contender.loads.contains(&load.name))
+        self.loads
+            .iter()
+            .filter(|load| contender.loads.is_empty() || contender.loads.contains(&load.name))
     }
 
     /// The contenders that meet a load.
@@ -216,13 +229,15 @@ impl Scenario {
             .filter(|contender| contender.loads.is_empty() || contender.loads.contains(&load.name))
     }
 
-    /// The baseline, when its runs alternate with those of this contender; it has no turn of its own then.
+    /// The baseline, when its runs alternate with those of this contender; it has no turn of its
+    /// own then.
     pub fn beside(&self, contender: &Contender) -> Option<&Contender> {
         let baseline = self.contenders.iter().find(|one| one.name == self.baseline)?;
         (self.alternate && contender.name != self.baseline).then_some(baseline)
     }
 
-    /// Whether a contender has turns of its own: all have, but a baseline that is measured beside others.
+    /// Whether a contender has turns of its own: all have, but a baseline that is measured beside
+    /// others.
     pub fn has_turns(&self, contender: &Contender) -> bool {
         !self.alternate || contender.name != self.baseline || self.contenders.len() == 1
     }
@@ -235,13 +250,15 @@ impl Scenario {
         (!self.loads.is_empty() && self.contenders.len() > 1).then_some(self)
     }
 
-    /// What is left of it when only some cells are wanted: `article`, `article/go-1` or `article/go-1/c255`; each part matches the
-    /// beginning of a name. The baseline stays with any of its scenario.
+    /// What is left of it when only some cells are wanted: `article`, `article/go-1` or
+    /// `article/go-1/c255`; each part matches the beginning of a name. The baseline stays with any
+    /// of its scenario.
     pub fn only(mut self, wanted: &[String]) -> Option<Scenario> {
         if wanted.is_empty() {
             return Some(self);
         }
-        let wanted: Vec<Vec<&str>> = wanted.iter().map(|pattern| pattern.split('/').collect()).collect();
+        let wanted: Vec<Vec<&str>> =
+            wanted.iter().map(|pattern| pattern.split('/').collect()).collect();
         let begins = |parts: &Vec<&str>, place: usize, name: &str| {
             parts.get(place).is_none_or(|part| name.starts_with(part))
         };
@@ -249,7 +266,8 @@ impl Scenario {
             wanted.into_iter().filter(|parts| begins(parts, 0, &self.name)).collect();
         let baseline = self.baseline.clone();
         self.contenders.retain(|contender| {
-            contender.name == baseline || wanted.iter().any(|parts| begins(parts, 1, &contender.name))
+            contender.name == baseline
+                || wanted.iter().any(|parts| begins(parts, 1, &contender.name))
         });
         self.loads.retain(|load| wanted.iter().any(|parts| begins(parts, 2, &load.name)));
         (!wanted.is_empty() && !self.loads.is_empty()).then_some(self)
@@ -286,13 +304,21 @@ impl Scenario {
         }
         let baseline = self.contenders.iter().find(|one| one.name == self.baseline);
         if self.alternate && baseline.is_some_and(|baseline| !baseline.loads.is_empty()) {
-            fault(format!("contender {}: it runs beside all others: leave out loads", self.baseline));
+            fault(format!(
+                "contender {}: it runs beside all others: leave out loads",
+                self.baseline
+            ));
         }
         for contender in &self.contenders {
-            for name in
-                contender.loads.iter().filter(|name| !self.loads.iter().any(|load| load.name == **name))
+            for name in contender
+                .loads
+                .iter()
+                .filter(|name| !self.loads.iter().any(|load| load.name == **name))
             {
-                fault(format!("contender {}: loads has {name:?}, which is no [[load]]", contender.name));
+                fault(format!(
+                    "contender {}: loads has {name:?}, which is no [[load]]",
+                    contender.name
+                ));
             }
             if matches!(self.chart, Chart::Curve { .. })
                 && contender.x.is_none()
@@ -310,7 +336,9 @@ impl Scenario {
                 ));
             }
             let mistakes = contender.arrangement.faults();
-            mistakes.iter().for_each(|mistake| fault(format!("contender {}: {mistake}", contender.name)));
+            mistakes
+                .iter()
+                .for_each(|mistake| fault(format!("contender {}: {mistake}", contender.name)));
         }
         faults
     }
@@ -334,7 +362,8 @@ impl Load {
         }
         if self.expected_body().is_none() {
             faults.push(format!(
-                "load {name}: path = {:?}: expected \"/\", \"/bytes/N\", or \"/echo\" with post_bytes of 2 or more",
+                "load {name}: path = {:?}: expected \"/\", \"/bytes/N\", or \"/echo\" with \
+                 post_bytes of 2 or more",
                 self.path
             ));
         }
@@ -455,13 +484,15 @@ mod tests {
     #[test]
     fn the_short_form_keeps_the_baseline() {
         let quick = Scenario::parse("10-peers", SOUND).unwrap().quick().unwrap();
-        let names: Vec<&str> = quick.contenders.iter().map(|contender| contender.name.as_str()).collect();
+        let names: Vec<&str> =
+            quick.contenders.iter().map(|contender| contender.name.as_str()).collect();
         assert_eq!((names, quick.loads.len()), (vec!["direct", "nginx"], 1));
     }
 
     #[test]
     fn patterns_pick_scenarios_contenders_and_loads() {
-        let only = |pattern: &str| Scenario::parse("peers", SOUND).unwrap().only(&[pattern.to_owned()]);
+        let only =
+            |pattern: &str| Scenario::parse("peers", SOUND).unwrap().only(&[pattern.to_owned()]);
         assert!(only("article").is_none());
         assert_eq!(only("peers").unwrap().contenders.len(), 3);
         assert_eq!(only("peers/natsway").unwrap().contenders.len(), 2);
@@ -471,8 +502,12 @@ mod tests {
 
     #[test]
     fn the_scenarios_of_this_repository_are_sound() {
-        let all = Scenario::read_all(&Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios")).unwrap();
+        let all =
+            Scenario::read_all(&Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios")).unwrap();
         assert!(all.len() > 4);
-        assert!(all.into_iter().filter_map(Scenario::quick).count() > 1, "the short form has something");
+        assert!(
+            all.into_iter().filter_map(Scenario::quick).count() > 1,
+            "the short form has something"
+        );
     }
 }

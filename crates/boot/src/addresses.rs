@@ -4,19 +4,19 @@ use async_nats::ServerAddr;
 
 use percent_encoding::percent_decode_str;
 
-use crate::{BrokerError, Credentials};
+use crate::{BrokerConfigError, Credentials};
 
 /// Reads one address or several with commas between.
 ///
 /// # Errors
-/// [`BrokerError::Url`]. It shows the whole list without user parts, and nothing of what a parser made of it: where a
-/// password holds a `/` or a `,`, that is a piece of the password.
-pub(crate) fn read(urls: &str) -> Result<Vec<ServerAddr>, BrokerError> {
+/// [`BrokerConfigError::Url`]. It shows the whole list without user parts, and nothing of what a
+/// parser made of it: where a password holds a `/` or a `,`, that is a piece of the password.
+pub(crate) fn read(urls: &str) -> Result<Vec<ServerAddr>, BrokerConfigError> {
     let addresses = urls.split(',').map(str::trim).filter(|url| !url.is_empty());
     let servers: Option<Vec<ServerAddr>> = addresses.map(read_one).collect();
     match servers {
         Some(servers) if !servers.is_empty() => Ok(servers),
-        _ => Err(BrokerError::Url { url: without_secrets(urls) }),
+        _ => Err(BrokerConfigError::Url { url: without_secrets(urls) }),
     }
 }
 
@@ -27,10 +27,13 @@ fn read_one(url: &str) -> Option<ServerAddr> {
     (!server.host().is_empty() && !cut_short).then_some(server)
 }
 
-/// What the first address with a user part says, for all of them: those that a cluster tells of have none.
+/// What the first address with a user part says, for all of them: those that a cluster tells of
+/// have none.
 pub(crate) fn credentials(servers: &[ServerAddr]) -> Credentials {
     let plain = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
-    let Some(server) = servers.iter().find(|server| has_user_part(server)) else { return Credentials::None };
+    let Some(server) = servers.iter().find(|server| has_user_part(server)) else {
+        return Credentials::None;
+    };
     let user = plain(server.username().unwrap_or_default());
     match server.password() {
         Some(password) => Credentials::UserPassword(user, plain(password)),
@@ -43,8 +46,9 @@ fn has_user_part(server: &ServerAddr) -> bool {
     server.username().is_some() || server.password().is_some()
 }
 
-/// The addresses as they may be printed: everything between `://`, or the beginning, and the last `@` of each is
-/// secret. An address begins behind a comma where a scheme follows, for a password may hold commas.
+/// The addresses as they may be printed: everything between `://`, or the beginning, and the last
+/// `@` of each is secret. An address begins behind a comma where a scheme follows, for a password
+/// may hold commas.
 pub(crate) fn without_secrets(urls: &str) -> String {
     let mut shown: Vec<String> = Vec::new();
     for piece in urls.split(',') {
@@ -61,7 +65,9 @@ pub(crate) fn without_secrets(urls: &str) -> String {
 
 fn begins_with_scheme(piece: &str) -> bool {
     let scheme = piece.split_once("://").map(|(scheme, _)| scheme.trim_start());
-    scheme.is_some_and(|scheme| !scheme.is_empty() && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric()))
+    scheme.is_some_and(|scheme| {
+        !scheme.is_empty() && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric())
+    })
 }
 
 fn hide_user_part(address: &str) -> String {

@@ -7,8 +7,8 @@ use std::time::Duration;
 use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 
-use crate::settings::{BrokerSettings, DEFAULT_URL};
-use crate::{Broker, BrokerError};
+use crate::unchecked::{DEFAULT_URL, UncheckedBrokerConfig};
+use crate::{BrokerConfig, BrokerConfigError};
 
 /// How to reach the broker; `#[command(flatten)]` it into a binary's arguments.
 #[derive(Args, Clone)]
@@ -52,7 +52,13 @@ pub struct BrokerArgs {
     nats_user: Option<String>,
 
     /// Password of the user
-    #[arg(long, global = true, env = "NATS_PASSWORD", value_name = "PASSWORD", hide_env_values = true)]
+    #[arg(
+        long,
+        global = true,
+        env = "NATS_PASSWORD",
+        value_name = "PASSWORD",
+        hide_env_values = true
+    )]
     nats_password: Option<String>,
 
     /// File that holds the password of the user, on one line
@@ -86,7 +92,10 @@ pub struct BrokerArgs {
     nats_ca: Option<PathBuf>,
 
     /// Our own certificate, PEM, for mutual TLS
-    #[arg(long, global = true, env = "NATS_CERTIFICATE", value_name = "FILE", value_parser = maybe_path())]
+    #[arg(
+        long, global = true, env = "NATS_CERTIFICATE", value_name = "FILE",
+        value_parser = maybe_path()
+    )]
     nats_certificate: Option<PathBuf>,
 
     /// Key of our own certificate, PEM
@@ -121,9 +130,10 @@ impl BrokerArgs {
     /// Checks the arguments and makes the broker of them.
     ///
     /// # Errors
-    /// [`BrokerError`], also for two kinds of credentials at once, half of a pair, and files that cannot be read.
-    pub fn into_broker(self) -> Result<Broker, BrokerError> {
-        let settings = BrokerSettings {
+    /// [`BrokerConfigError`], also for two kinds of credentials at once, half of a pair, and files
+    /// that cannot be read.
+    pub fn into_config(self) -> Result<BrokerConfig, BrokerConfigError> {
+        let settings = UncheckedBrokerConfig {
             url: said(self.nats_url),
             creds: said_path(self.nats_creds),
             nkey: said_path(self.nats_nkey),
@@ -138,11 +148,12 @@ impl BrokerArgs {
             tls_first: self.nats_tls_first.map(|first| first.to_string()),
             inbox_prefix: self.nats_inbox_prefix.and_then(said),
         };
-        settings.into_broker()
+        settings.into_config()
     }
 }
 
-/// What was said; a variable that is set and empty says nothing, as with [`Broker::from_env`].
+/// What was said; a variable that is set and empty says nothing, as with
+/// [`BrokerConfig::from_env`].
 fn said(text: String) -> Option<String> {
     Some(text).filter(|text| !text.is_empty())
 }
@@ -168,10 +179,12 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 /// Reads an address to listen on, for `#[arg(value_parser = address)]`.
 ///
 /// # Errors
-/// A sentence with what was expected; names of hosts are none, since they may have several addresses.
+/// A sentence with what was expected; names of hosts are none, since they may have several
+/// addresses.
 pub fn address(text: &str) -> Result<SocketAddr, String> {
-    text.parse()
-        .map_err(|_| "expected an IP address and a port, such as 127.0.0.1:8080 or [::]:8080".to_owned())
+    text.parse().map_err(|_| {
+        "expected an IP address and a port, such as 127.0.0.1:8080 or [::]:8080".to_owned()
+    })
 }
 
 #[cfg(test)]
@@ -186,8 +199,8 @@ mod tests {
         broker: BrokerArgs,
     }
 
-    fn broker(arguments: &[&str]) -> Result<Broker, BrokerError> {
-        Cli::parse_from([&["test"], arguments].concat()).broker.into_broker()
+    fn broker(arguments: &[&str]) -> Result<BrokerConfig, BrokerConfigError> {
+        Cli::parse_from([&["test"], arguments].concat()).broker.into_config()
     }
 
     #[test]
@@ -197,14 +210,18 @@ mod tests {
             &["--nats-key", "k.pem"],
             &["--nats-token", "t", "--nats-user", "me", "--nats-password", "p"],
         ] {
-            assert!(matches!(broker(arguments), Err(BrokerError::Conflict(_))), "{arguments:?}");
+            assert!(
+                matches!(broker(arguments), Err(BrokerConfigError::Conflict(_))),
+                "{arguments:?}"
+            );
         }
     }
 
     #[test]
     fn help_shows_no_value_of_what_may_be_secret() {
         use clap::CommandFactory;
-        let secret = ["url", "creds", "nkey", "password", "password_file", "token", "token_file", "key"];
+        let secret =
+            ["url", "creds", "nkey", "password", "password_file", "token", "token_file", "key"];
         let command = Cli::command();
         for argument in command.get_arguments().filter(|argument| argument.get_env().is_some()) {
             let name = argument.get_id().as_str().trim_start_matches("nats_");

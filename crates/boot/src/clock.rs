@@ -4,15 +4,16 @@ use std::sync::atomic::AtomicI64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// How far the clock that counts suspension is known to be ahead of the one that does not, in nanoseconds: a figure of
-/// the machine, the same for all clocks.
+/// How far the clock that counts suspension is known to be ahead of the one that does not, in
+/// nanoseconds: a figure of the machine, the same for all clocks.
 static AHEAD_NS: AtomicI64 = AtomicI64::new(i64::MIN);
 
 /// Unix time in milliseconds: read once from the system, then advanced by the machine's own clocks.
 ///
-/// Two readings of one clock differ by the time that passed between them, whatever NTP does to the system's clock
-/// meanwhile; two clocks differ by a constant (and drift, some 50 ppm). Time in which the machine was suspended has
-/// passed too: an [`Instant`] does not see it on Linux, and what waited through it would look fresh.
+/// Two readings of one clock differ by the time that passed between them, whatever NTP does to the
+/// system's clock meanwhile; two clocks differ by a constant (and drift, some 50 ppm). Time in
+/// which the machine was suspended has passed too: an [`Instant`] does not see it on Linux, and
+/// what waited through it would look fresh.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     start: Instant,
@@ -28,7 +29,8 @@ impl Clock {
         Clock { start: Instant::now(), start_unix_ms, start_ahead_ns: ahead_ns() }
     }
 
-    /// The time at `instant`, in milliseconds since the Unix epoch, if the machine was not suspended since then.
+    /// The time at `instant`, in milliseconds since the Unix epoch, if the machine was not
+    /// suspended since then.
     pub fn unix_ms_at(&self, instant: Instant) -> u64 {
         self.at(instant, ahead_ns())
     }
@@ -52,8 +54,9 @@ fn ahead_ns() -> i64 {
     AHEAD_NS.fetch_max(seen, Relaxed).max(seen)
 }
 
-/// The difference of the two clocks, or less: the one that counts suspension is read first, so that a thread that has to
-/// wait between the two does not take its wait for a suspension. What it misses so, the next reading finds.
+/// The difference of the two clocks, or less: the one that counts suspension is read first, so that
+/// a thread that has to wait between the two does not take its wait for a suspension. What it
+/// misses so, the next reading finds.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn difference_ns() -> i64 {
     use nix::time::{ClockId, clock_gettime};
@@ -113,7 +116,8 @@ mod tests {
         std::thread::sleep(Duration::from_millis(5));
         let second = ahead_ns();
         assert!(second >= first, "it is never less");
-        // A test machine is not suspended meanwhile; how far apart two readings can be says how finely it is told.
+        // A test machine is not suspended meanwhile; how far apart two readings can be says how
+        // finely it is told.
         assert!(second - first < 50_000_000, "{}", second - first);
     }
 }

@@ -31,14 +31,18 @@ pub enum Format {
     Json,
 }
 
-/// Has a command line tell its warnings on standard error, such as what the broker does not permit. `NATSWAY_LOG` is
-/// the filter, as for programs that stay.
+/// Has a command line tell its warnings on standard error, such as what the broker does not permit.
+/// `NATSWAY_LOG` is the filter, as for programs that stay.
 pub fn init_for_commands() {
     let asked = std::env::var("NATSWAY_LOG").ok().filter(|filter| !filter.is_empty());
-    let logs = LogArgs { log: asked.unwrap_or_else(|| "warn".to_owned()), log_format: Format::Text };
+    let logs =
+        LogArgs { log: asked.unwrap_or_else(|| "warn".to_owned()), log_format: Format::Text };
     // A filter that is none is told by the programs that stay; here it only costs the warnings.
     let Ok(filter) = logs.filter() else { return };
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time();
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .without_time();
     lines.with_target(false).with_ansi(std::io::stderr().is_terminal()).init();
 }
 
@@ -49,7 +53,8 @@ impl LogArgs {
     /// A sentence that says what is wrong with the filter.
     pub fn init(&self) -> Result<(), String> {
         let filter = self.filter()?;
-        let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+        let builder =
+            tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
         match self.log_format {
             Format::Text => builder.with_ansi(std::io::stderr().is_terminal()).init(),
             Format::Json => builder.json().flatten_event(true).init(),
@@ -57,8 +62,9 @@ impl LogArgs {
         Ok(())
     }
 
-    /// Starts logging, and exporting traces where that is wished for, for the whole process. `program` is the name
-    /// that traces bear unless the user gives one. Without traces this is [`init`](Self::init).
+    /// Starts logging, and exporting traces where that is wished for, for the whole process.
+    /// `program` is the name that traces bear unless the user gives one. Without traces this is
+    /// [`init`](Self::init).
     ///
     /// # Errors
     /// A sentence that says which setting is wrong.
@@ -69,8 +75,8 @@ impl LogArgs {
             return Ok(exporting);
         };
         let spans = traces.filter();
-        let spans =
-            EnvFilter::try_new(&spans).map_err(|error| format!("traces filter {spans:?}: {error}"))?;
+        let spans = EnvFilter::try_new(&spans)
+            .map_err(|error| format!("traces filter {spans:?}: {error}"))?;
         let spans = tracing_opentelemetry::layer().with_tracer(tracer).with_filter(spans);
         tracing_subscriber::registry().with(self.layer()?).with(spans).init();
         Ok(exporting)
@@ -87,8 +93,8 @@ impl LogArgs {
     }
 
     fn filter(&self) -> Result<EnvFilter, String> {
-        // async-nats reports each connection event, and takes the planned end of a session for an error; Natsway says
-        // what they mean itself.
+        // async-nats reports each connection event, and takes the planned end of a session for an
+        // error; Natsway says what they mean itself.
         EnvFilter::try_new(format!("async_nats=warn,async_nats::connector=off,{}", self.log))
             .map_err(|error| format!("log filter {:?}: {error}", self.log))
     }

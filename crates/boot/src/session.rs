@@ -1,9 +1,10 @@
 //! One connection to the broker that never reconnects.
 //!
-//! A client library's own reconnect is wrong for a request path. It keeps what was published while the broker was
-//! away and sends it later, when the callers have long been answered; it cannot say which requests were in flight on
-//! the connection that broke; and it stays on a server in lame-duck mode until that server throws it off. So the
-//! request path holds a [`Session`]: it is there or it is lost, and whoever holds it dials the next one.
+//! A client library's own reconnect is wrong for a request path. It keeps what was published while
+//! the broker was away and sends it later, when the callers have long been answered; it cannot say
+//! which requests were in flight on the connection that broke; and it stays on a server in
+//! lame-duck mode until that server throws it off. So the request path holds a [`Session`]: it is
+//! there or it is lost, and whoever holds it dials the next one.
 
 use std::time::Duration;
 
@@ -13,23 +14,26 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
-use crate::broker::backoff;
-use crate::complaints::{Complaints, Heard};
-use crate::pulse::{self, Pulse};
-use crate::{Broker, Refused, refusal};
+use crate::broker_config::backoff;
+use crate::heartbeat::{self, Heartbeat};
+use crate::server_errors::{ServerErrorLog, ServerEvent};
+use crate::{BrokerConfig, DeniedSubscriptions, dial_hints};
 
 /// The oldest broker that Natsway works with.
 const OLDEST_BROKER: (u64, u64) = (2, 11);
 
-/// An address where nothing can listen. A session's client is given it as its only server once it is connected, so
-/// that its one attempt to reconnect fails at once and it ends with everything that it had queued.
+/// An address where nothing can listen. A session's client is given it as its only server once it
+/// is connected, so that its one attempt to reconnect fails at once and it ends with everything
+/// that it had queued.
 const NOWHERE: &str = "nats://127.0.0.1:0";
 
-/// Events that may wait to be read; they are state, not a history, so the newest of a kind is enough.
+/// Events that may wait to be read; they are state, not a history, so the newest of a kind is
+/// enough.
 const EVENTS: usize = 16;
 
-/// How long one server is waited for before the next is asked as well: a machine that is gone answers nothing, and a
-/// frozen server accepts a connection and then says nothing. The "connection attempt delay" of RFC 8305.
+/// How long one server is waited for before the next is asked as well: a machine that is gone
+/// answers nothing, and a frozen server accepts a connection and then says nothing. The "connection
+/// attempt delay" of RFC 8305.
 const STAGGER: Duration = Duration::from_millis(250);
 
 /// What a connection is called and how much it may hold.
@@ -48,7 +52,7 @@ pub struct Dial {
 /// Dials sessions, one server at a time, and remembers the servers that the cluster told of.
 #[derive(Debug)]
 pub struct Dialer {
-    broker: Broker,
+    broker: BrokerConfig,
     dial: Dial,
     discovered: Vec<ServerAddr>,
     /// Counted since the last success.
@@ -64,9 +68,9 @@ pub struct Session {
     server_id: String,
     address: String,
     inbox_prefix: String,
-    refused: Refused,
+    refused: DeniedSubscriptions,
     events: mpsc::Receiver<SessionEvent>,
-    pulse: Pulse,
+    heartbeat: Heartbeat,
 }
 
 /// What can happen to a session.
@@ -74,12 +78,13 @@ pub struct Session {
 pub enum SessionEvent {
     /// The server will shut down soon: dial another session, move, and retire this one.
     LameDuck,
-    /// Nothing has come back for a second: the server or the way to it may be frozen. What is out may still be
-    /// answered, so move to another session if one can be had, and retire this one.
+    /// Nothing has come back for a second: the server or the way to it may be frozen. What is out
+    /// may still be answered, so move to another session if one can be had, and retire this one.
     Silent,
     /// Something came back after [`SessionEvent::Silent`].
     Answers,
-    /// The broker refused a subscription ([`Session::refused`]), or took it back: that subject is not heard here.
+    /// The broker refused a subscription ([`Session::refused`]), or took it back: that subject is
+    /// not heard here.
     NotPermitted,
     /// The connection is gone; nothing more is sent or received on it.
     Lost,
@@ -117,18 +122,19 @@ impl DialError {
 
 impl Dialer {
     /// A dialler for `broker`.
-    pub fn new(broker: Broker, dial: Dial) -> Dialer {
+    pub fn new(broker: BrokerConfig, dial: Dial) -> Dialer {
         Dialer { broker, dial, discovered: Vec::new(), failures: 0, told: None }
     }
 
-    /// Tries every known server once, in random order: each as soon as the one before was refused, or lets wait. The first
-    /// that answers is taken.
+    /// Tries every known server once, in random order: each as soon as the one before was refused,
+    /// or lets wait. The first that answers is taken.
     ///
-    /// `avoid` is the id of a server that is about to leave ([`Session::server_id`]); a connection to it is given up.
+    /// `avoid` is the id of a server that is about to leave ([`Session::server_id`]); a connection
+    /// to it is given up.
     ///
     /// # Errors
-    /// The [`DialError`] of a server that refused us or is too old if there was one, else of the last one: what will
-    /// not mend itself says more than what is away.
+    /// The [`DialError`] of a server that refused us or is too old if there was one, else of the
+    /// last one: what will not mend itself says more than what is away.
     pub async fn dial_once(&mut self, avoid: Option<&str>) -> Result<Session, DialError> {
         let dialled = self.race(avoid).await;
         match &dialled {
@@ -151,13 +157,17 @@ impl Dialer {
         loop {
             match servers.pop() {
                 Some(server) => asked.push(self.dial_server(server, avoid)),
-                None if asked.is_empty() => return Err(telling.expect("a broker has one server at least")),
+                None if asked.is_empty() => {
+                    return Err(telling.expect("a broker has one server at least"));
+                }
                 None => {}
             }
             let patience = if servers.is_empty() { Duration::MAX } else { STAGGER };
             match tokio::time::timeout(patience, asked.next()).await {
                 Ok(Some(Ok(dialled))) => return Ok(dialled),
-                Ok(Some(Err(error))) if error.kind != DialErrorKind::Unavailable => telling = Some(error),
+                Ok(Some(Err(error))) if error.kind != DialErrorKind::Unavailable => {
+                    telling = Some(error)
+                }
                 Ok(Some(Err(error))) => {
                     telling = telling.filter(|other| other.kind != error.kind).or(Some(error))
                 }
@@ -166,8 +176,9 @@ impl Dialer {
         }
     }
 
-    /// Tries until there is a session, with growing, jittered delays of up to 2 s; says that it has to wait when it
-    /// begins to and whenever the kind of failure changes, and once that it need not any more.
+    /// Tries until there is a session, with growing, jittered delays of up to 2 s; says that it has
+    /// to wait when it begins to and whenever the kind of failure changes, and once that it need
+    /// not any more.
     ///
     /// # Cancel safety
     /// Cancelling stops the trying; nothing is lost.
@@ -181,14 +192,17 @@ impl Dialer {
                     }
                     return session;
                 }
-                Err(error) if self.is_news(error.kind) => warn!(%error, "broker not reached, trying again"),
+                Err(error) if self.is_news(error.kind) => {
+                    warn!(%error, "broker not reached, trying again")
+                }
                 Err(error) => debug!(%error, "broker still not reached"),
             }
             tokio::time::sleep(backoff(self.failures + 1)).await;
         }
     }
 
-    /// Whether a failure is of another kind than the one that was told last; it counts as told then.
+    /// Whether a failure is of another kind than the one that was told last; it counts as told
+    /// then.
     fn is_news(&mut self, kind: DialErrorKind) -> bool {
         self.told.replace(kind) != Some(kind)
     }
@@ -200,8 +214,8 @@ impl Dialer {
     ) -> Result<(Session, ServerAddr), DialError> {
         let failed = |kind, reason| DialError { kind, server: host_and_port(&server), reason };
         let (sender, events) = mpsc::channel(EVENTS);
-        let complaints = Complaints::new(&self.dial.name, self.broker.who.as_deref());
-        let refused = Refused::default();
+        let server_errors = ServerErrorLog::new(&self.dial.name, self.broker.who.as_deref());
+        let refused = DeniedSubscriptions::default();
         let refusals = refused.clone();
         let connected = self
             .broker
@@ -209,17 +223,17 @@ impl Dialer {
             .subscription_capacity(self.dial.subscription_messages)
             .client_capacity(self.dial.publish_messages)
             .ignore_discovered_servers()
-            // Checked where they are made: of configuration when that is read, of ids by their own types. What a peer
-            // gives for a reply came as one token of the broker's protocol.
+            // Checked where they are made: of configuration when that is read, of ids by their own
+            // types. What a peer gives for a reply came as one token of the broker's protocol.
             .skip_subject_validation(true)
             // One attempt, which NOWHERE makes a failure.
             .max_reconnects(1)
             .reconnect_delay_callback(|_| Duration::ZERO)
             .event_callback(move |event| {
-                match complaints.hear(&event) {
-                    Heard::Other => report(&sender, &event),
-                    Heard::Complaint => {}
-                    Heard::NoSubscription(subject) => {
+                match server_errors.record(&event) {
+                    ServerEvent::Other => report(&sender, &event),
+                    ServerEvent::Logged => {}
+                    ServerEvent::SubscriptionDenied(subject) => {
                         refusals.add(subject);
                         sender.try_send(SessionEvent::NotPermitted).ok();
                     }
@@ -229,32 +243,46 @@ impl Dialer {
             .connect(server.clone())
             .await;
         let client = connected.map_err(|error| {
-            let (kind, reason) = refusal::explain(&error, self.broker.who.as_deref());
+            let (kind, reason) = dial_hints::explain(&error, self.broker.who.as_deref());
             failed(kind, reason)
         })?;
         let ended = client.set_server_pool(NOWHERE).await;
-        ended.map_err(|error| failed(DialErrorKind::Unavailable, format!("is not reachable: {error}")))?;
+        ended.map_err(|error| {
+            failed(DialErrorKind::Unavailable, format!("is not reachable: {error}"))
+        })?;
         let info = client.server_info();
         if !is_new_enough(&info.version) {
             let (major, minor) = OLDEST_BROKER;
-            let reason =
-                format!("is version {}: Natsway needs nats-server {major}.{minor} or later", info.version);
+            let reason = format!(
+                "is version {}: Natsway needs nats-server {major}.{minor} or later",
+                info.version
+            );
             return Err(failed(DialErrorKind::TooOld, reason));
         }
         if avoid == Some(info.server_id.as_str()) {
             return Err(failed(DialErrorKind::Unavailable, "is shutting down".to_owned()));
         }
-        let pulse = Pulse::start(&client).await;
-        let pulse = pulse.map_err(|error| failed(DialErrorKind::Unavailable, error.to_string()))?;
+        let heartbeat = Heartbeat::start(&client).await;
+        let heartbeat =
+            heartbeat.map_err(|error| failed(DialErrorKind::Unavailable, error.to_string()))?;
         let inbox_prefix = self.broker.inbox_prefix(&self.dial.inbox_prefix).to_owned();
         let address = host_and_port(&server);
         Ok((
-            Session { client, server_id: info.server_id, address, inbox_prefix, refused, events, pulse },
+            Session {
+                client,
+                server_id: info.server_id,
+                address,
+                inbox_prefix,
+                refused,
+                events,
+                heartbeat,
+            },
             server,
         ))
     }
 
-    /// Keeps the addresses that the cluster advertises, with the scheme (TLS or not) of the server that said so.
+    /// Keeps the addresses that the cluster advertises, with the scheme (TLS or not) of the server
+    /// that said so.
     fn remember(&mut self, advertised: &[String], by: &ServerAddr) {
         let known = |addr: &ServerAddr| self.broker.servers.contains(addr);
         self.discovered = advertised
@@ -281,9 +309,9 @@ impl Session {
         &self.address
     }
 
-    /// The subscriptions that the broker refused. It says so before it answers what was sent after them, so once an echo
-    /// of ours is back they are here.
-    pub fn refused(&self) -> &Refused {
+    /// The subscriptions that the broker refused. It says so before it answers what was sent after
+    /// them, so once an echo of ours is back they are here.
+    pub fn denied_subscriptions(&self) -> &DeniedSubscriptions {
         &self.refused
     }
 
@@ -292,7 +320,8 @@ impl Session {
         &self.inbox_prefix
     }
 
-    /// The next thing that happens to the session; [`SessionEvent::Lost`] is the last, and is given again if asked.
+    /// The next thing that happens to the session; [`SessionEvent::Lost`] is the last, and is given
+    /// again if asked.
     ///
     /// # Cancel safety
     /// Cancelling loses nothing.
@@ -301,15 +330,16 @@ impl Session {
             tokio::select! {
                 biased;
                 event = self.events.recv() => return event.unwrap_or(SessionEvent::Lost),
-                beat = self.pulse.next(&self.client) => {
-                    // The client's events can be dropped when it has too many, so its state is looked at as well.
+                status = self.heartbeat.next(&self.client) => {
+                    // The client's events can be dropped when it has too many, so its state is
+                    // looked at as well.
                     if self.client.connection_state() == async_nats::connection::State::Disconnected {
                         return SessionEvent::Lost;
                     }
-                    match beat {
-                        pulse::Beat::Steady => {}
-                        pulse::Beat::Missed => return SessionEvent::Silent,
-                        pulse::Beat::Back => return SessionEvent::Answers,
+                    match status {
+                        heartbeat::HeartbeatStatus::Steady => {}
+                        heartbeat::HeartbeatStatus::Missed => return SessionEvent::Silent,
+                        heartbeat::HeartbeatStatus::Back => return SessionEvent::Answers,
                     }
                 }
             }
@@ -355,7 +385,7 @@ mod tests {
             subscription_messages: 1,
             publish_messages: 1,
         };
-        let mut dialer = Dialer::new(Broker::new("a").unwrap(), dial);
+        let mut dialer = Dialer::new(BrokerConfig::new("a").unwrap(), dial);
         let kinds = [Unavailable, Unavailable, Refused, Refused, TooOld, Unavailable];
         assert_eq!(kinds.map(|kind| dialer.is_news(kind)), [true, false, true, false, true, true]);
     }

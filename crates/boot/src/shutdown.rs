@@ -4,7 +4,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-/// A token that is cancelled by the first SIGTERM or SIGINT; the second one ends the process with status 130.
+/// A token that is cancelled by the first SIGTERM or SIGINT; the second one ends the process with
+/// status 130.
 ///
 /// # Errors
 /// The system's, when a signal handler cannot be installed.

@@ -1,6 +1,7 @@
 //! Trace context in header fields: W3C Trace Context, level 1.
 //!
-//! Written by hand rather than by the SDK's propagator, because libraries take part in traces without the SDK.
+//! Written by hand rather than by the SDK's propagator, because libraries take part in traces
+//! without the SDK.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use opentelemetry::Context;
@@ -11,7 +12,7 @@ mod head;
 
 #[cfg(feature = "cli")]
 pub(crate) use head::begun_trace;
-pub use head::{Head, HeadSampler, Seen, Unseen};
+pub use head::{Head, HeadSampler, Sampled, Unsampled};
 
 /// Which trace a message belongs to, and which span sent it.
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -32,7 +33,13 @@ struct Sender {
 pub fn extract(headers: &HeaderMap) -> Context {
     let Some(Sender { trace, span, sampled }) = sender(headers) else { return Context::new() };
     let flags = TraceFlags::default().with_sampled(sampled);
-    Context::new().with_remote_span_context(SpanContext::new(trace, span, flags, true, state(headers)))
+    Context::new().with_remote_span_context(SpanContext::new(
+        trace,
+        span,
+        flags,
+        true,
+        state(headers),
+    ))
 }
 
 /// The fields that make `span` the parent at the receiver; none for a span that is no span.
@@ -46,7 +53,8 @@ pub fn fields(span: &SpanContext) -> Option<([u8; PARENT_BYTES], Option<HeaderVa
     Some((parent, state))
 }
 
-/// Version 00, digit by digit: every request passes here, sampled or not, and formatting costs several times as much.
+/// Version 00, digit by digit: every request passes here, sampled or not, and formatting costs
+/// several times as much.
 fn traceparent(trace: TraceId, span: SpanId, flags: TraceFlags) -> [u8; PARENT_BYTES] {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
@@ -75,14 +83,16 @@ fn state(headers: &HeaderMap) -> TraceState {
     if states.peek().is_none() {
         return TraceState::default();
     }
-    let state = states.collect::<Option<Vec<_>>>().unwrap_or_default().join(",").parse::<TraceState>();
+    let state =
+        states.collect::<Option<Vec<_>>>().unwrap_or_default().join(",").parse::<TraceState>();
     state.unwrap_or_default()
 }
 
 fn parse(text: &[u8]) -> Option<Sender> {
     let (parent, rest) = text.split_at_checked(PARENT_BYTES)?;
     let [version] = hex(&parent[..2])?;
-    // A later version may have more behind these four, and means the same by them; ff is no version.
+    // A later version may have more behind these four, and means the same by them; ff is no
+    // version.
     let ends = rest.is_empty() || version != 0 && rest[0] == b'-';
     let parted = parent[2] == b'-' && parent[35] == b'-' && parent[52] == b'-';
     if !ends || !parted || version == 0xff {
@@ -92,11 +102,15 @@ fn parse(text: &[u8]) -> Option<Sender> {
     let span = SpanId::from_bytes(hex(&parent[36..52])?);
     let [flags] = hex(&parent[53..])?;
     let sampled = TraceFlags::new(flags).is_sampled();
-    (trace != TraceId::INVALID && span != SpanId::INVALID).then_some(Sender { trace, span, sampled })
+    (trace != TraceId::INVALID && span != SpanId::INVALID).then_some(Sender {
+        trace,
+        span,
+        sampled,
+    })
 }
 
-/// What a byte is as a digit, in lower case, as the header is defined; [`NO_DIGIT`] for the others. A table, because a
-/// worker reads 48 of them for every request, sampled or not.
+/// What a byte is as a digit, in lower case, as the header is defined; [`NO_DIGIT`] for the others.
+/// A table, because a worker reads 48 of them for every request, sampled or not.
 const DIGIT: [u8; 256] = {
     let mut table = [NO_DIGIT; 256];
     let mut value = 0;
@@ -112,13 +126,13 @@ const NO_DIGIT: u8 = 0x80;
 
 fn hex<const BYTES: usize>(digits: &[u8]) -> Option<[u8; BYTES]> {
     let mut bytes = [0; BYTES];
-    let mut seen = 0;
+    let mut sampled = 0;
     for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
         let (high, low) = (DIGIT[usize::from(pair[0])], DIGIT[usize::from(pair[1])]);
-        seen |= high | low;
+        sampled |= high | low;
         *byte = high << 4 | low;
     }
-    (seen & NO_DIGIT == 0).then_some(bytes)
+    (sampled & NO_DIGIT == 0).then_some(bytes)
 }
 
 #[cfg(test)]
@@ -136,7 +150,8 @@ mod tests {
 
     #[test]
     fn what_was_read_is_written_again() {
-        let headers = headers(&[("traceparent", SOUND), ("tracestate", "a=1"), ("tracestate", "b=2")]);
+        let headers =
+            headers(&[("traceparent", SOUND), ("tracestate", "a=1"), ("tracestate", "b=2")]);
         let context = extract(&headers);
         let span = context.span().span_context().clone();
         assert!(span.is_remote() && span.is_sampled());

@@ -1,8 +1,8 @@
 //! Traces of requests, exported by OTLP, for programs that are told where to.
 //!
-//! Off unless a collector is named. The settings are OpenTelemetry's own, so that an environment that exists already
-//! fits; what is not an argument here (`OTEL_RESOURCE_ATTRIBUTES`, `OTEL_EXPORTER_OTLP_HEADERS`, `OTEL_BSP_*`, ...) is
-//! read by the SDK itself.
+//! Off unless a collector is named. The settings are OpenTelemetry's own, so that an environment
+//! that exists already fits; what is not an argument here (`OTEL_RESOURCE_ATTRIBUTES`,
+//! `OTEL_EXPORTER_OTLP_HEADERS`, `OTEL_BSP_*`, ...) is read by the SDK itself.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -13,7 +13,9 @@ use clap::{Args, ValueEnum};
 use opentelemetry::global;
 use opentelemetry::trace::{SpanId, TraceId, TracerProvider};
 use opentelemetry_otlp::tonic_types::transport::{Certificate, ClientTlsConfig};
-use opentelemetry_otlp::{Protocol as Wire, SpanExporter as Otlp, WithExportConfig, WithTonicConfig};
+use opentelemetry_otlp::{
+    Protocol as Wire, SpanExporter as Otlp, WithExportConfig, WithTonicConfig,
+};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
 use opentelemetry_sdk::trace::{
@@ -87,7 +89,10 @@ pub struct TraceArgs {
     traces_sampler: Sampling,
 
     /// The share of requests for the samplers by ratio, 0 to 1
-    #[arg(long, env = "OTEL_TRACES_SAMPLER_ARG", value_name = "RATIO", default_value_t = 1.0, value_parser = ratio)]
+    #[arg(
+        long, env = "OTEL_TRACES_SAMPLER_ARG", value_name = "RATIO", default_value_t = 1.0,
+        value_parser = ratio
+    )]
     traces_sampler_arg: f64,
 
     /// Name of this service in traces [default: the program's]
@@ -147,8 +152,10 @@ struct Exporting {
 impl TraceArgs {
     /// Whether traces are exported.
     pub fn is_on(&self) -> bool {
-        let named = is_set(&self.otlp_endpoint).is_some() || is_set(&self.otlp_traces_endpoint).is_some();
-        !self.otel_sdk_disabled && self.traces_exporter.map_or(named, |exporter| exporter == Exporter::Otlp)
+        let named =
+            is_set(&self.otlp_endpoint).is_some() || is_set(&self.otlp_traces_endpoint).is_some();
+        !self.otel_sdk_disabled
+            && self.traces_exporter.map_or(named, |exporter| exporter == Exporter::Otlp)
     }
 
     /// How requests are sampled, if traces are exported.
@@ -159,14 +166,19 @@ impl TraceArgs {
             Sampling::Traceidratio => HeadSampler::share(self.traces_sampler_arg),
             Sampling::ParentbasedAlwaysOn => HeadSampler::share(1.0).heeding_parent(),
             Sampling::ParentbasedAlwaysOff => HeadSampler::share(0.0).heeding_parent(),
-            Sampling::ParentbasedTraceidratio => HeadSampler::share(self.traces_sampler_arg).heeding_parent(),
+            Sampling::ParentbasedTraceidratio => {
+                HeadSampler::share(self.traces_sampler_arg).heeding_parent()
+            }
         })
     }
 
-    /// The filter of the spans of handlers. What the exporter itself does is never traced: it would not end.
+    /// The filter of the spans of handlers. What the exporter itself does is never traced: it would
+    /// not end.
     pub(crate) fn filter(&self) -> String {
         let mut filter = self.traces.clone();
-        for own in ["h2", "hyper", "hyper_util", "opentelemetry", "opentelemetry_otlp", "tonic", "tower"] {
+        for own in
+            ["h2", "hyper", "hyper_util", "opentelemetry", "opentelemetry_otlp", "tonic", "tower"]
+        {
             filter.push_str(&format!(",{own}=off"));
         }
         filter
@@ -176,12 +188,18 @@ impl TraceArgs {
     ///
     /// # Errors
     /// A sentence that says which setting is wrong. A collector that is away is no error.
-    pub(crate) fn start(&self, program: &'static str) -> Result<(Traces, Option<SdkTracer>), String> {
+    pub(crate) fn start(
+        &self,
+        program: &'static str,
+    ) -> Result<(Traces, Option<SdkTracer>), String> {
         if !self.is_on() {
             return Ok((Traces::default(), None));
         }
-        let runtime =
-            Builder::new_multi_thread().worker_threads(1).thread_name("traces").enable_all().build();
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("traces")
+            .enable_all()
+            .build();
         let runtime = runtime.map_err(|error| format!("thread that exports traces: {error}"))?;
         let exporter = {
             let _entered = runtime.enter();
@@ -204,10 +222,12 @@ impl TraceArgs {
         Ok((Traces(Some(Exporting { provider, runtime, collector })), Some(tracer)))
     }
 
-    /// Where spans go: the address for traces as it is, else the collector's with the path of traces.
+    /// Where spans go: the address for traces as it is, else the collector's with the path of
+    /// traces.
     fn collector(&self) -> String {
-        let general =
-            |local: &str| is_set(&self.otlp_endpoint).unwrap_or(local).trim_end_matches('/').to_owned();
+        let general = |local: &str| {
+            is_set(&self.otlp_endpoint).unwrap_or(local).trim_end_matches('/').to_owned()
+        };
         match (is_set(&self.otlp_traces_endpoint), self.otlp_protocol) {
             (Some(url), _) => url.to_owned(),
             (None, Protocol::Grpc) => general(LOCAL_GRPC),
@@ -232,16 +252,22 @@ impl TraceArgs {
                         shown(&url)
                     ));
                 }
-                Otlp::builder().with_http().with_protocol(Wire::HttpBinary).with_endpoint(&url).build()
+                Otlp::builder()
+                    .with_http()
+                    .with_protocol(Wire::HttpBinary)
+                    .with_endpoint(&url)
+                    .build()
             }
         };
         built.map_err(|error| format!("collector {}: {error}", shown(&url)))
     }
 
     fn tls(&self) -> Result<ClientTlsConfig, String> {
-        let Some(path) = &self.otlp_ca else { return Ok(ClientTlsConfig::new().with_native_roots()) };
-        let pem =
-            std::fs::read(path).map_err(|error| format!("collector's CA {}: {error}", path.display()))?;
+        let Some(path) = &self.otlp_ca else {
+            return Ok(ClientTlsConfig::new().with_native_roots());
+        };
+        let pem = std::fs::read(path)
+            .map_err(|error| format!("collector's CA {}: {error}", path.display()))?;
         Ok(ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem)))
     }
 
@@ -306,7 +332,9 @@ impl SpanExporter for OnRuntime {
         })
         .await
         // The SDK tells it in the log, and does not know whom it was to tell.
-        .map_err(|error| OTelSdkError::InternalFailure(format!("collector {}: {error}", self.collector)))
+        .map_err(|error| {
+            OTelSdkError::InternalFailure(format!("collector {}: {error}", self.collector))
+        })
     }
 
     fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
@@ -369,14 +397,16 @@ mod tests {
             let random = u128::from(fastrand::u64(..)) << 64 | u128::from(fastrand::u64(1..));
             HeaderMap::from_iter([(
                 TRACEPARENT,
-                HeaderValue::try_from(format!("00-{random:032x}-00f067aa0ba902b7-{flags}")).unwrap(),
+                HeaderValue::try_from(format!("00-{random:032x}-00f067aa0ba902b7-{flags}"))
+                    .unwrap(),
             )])
         };
         for sampler in ["always_on", "always_off", "traceidratio"] {
             for sampler in [sampler.to_owned(), format!("parentbased_{sampler}")] {
                 let settings = ["", "--traces-exporter=otlp", "--traces-sampler", &sampler];
                 let traces =
-                    Program::parse_from([&settings[..], &["--traces-sampler-arg=0.3"]].concat()).traces;
+                    Program::parse_from([&settings[..], &["--traces-sampler-arg=0.3"]].concat())
+                        .traces;
                 let provider = SdkTracerProvider::builder().with_sampler(traces.sampler());
                 let tracer = provider.with_id_generator(Ids::default()).build().tracer("test");
                 let head = traces.head_sampler().unwrap();
@@ -388,10 +418,12 @@ mod tests {
                     };
                     let parent = extract(&headers);
                     let (decided, span) = match head.judge(&headers) {
-                        Head::Seen(seen) => (true, seen.span(&tracer, tracer.span_builder("test"), &parent)),
+                        Head::Sampled(sampled) => {
+                            (true, sampled.span(&tracer, tracer.span_builder("test"), &parent))
+                        }
                         // Of a trace that begins here the SDK would draw another id.
-                        Head::Unseen(_) if headers.is_empty() => continue,
-                        Head::Unseen(_) => {
+                        Head::Unsampled(_) if headers.is_empty() => continue,
+                        Head::Unsampled(_) => {
                             (false, tracer.build_with_context(tracer.span_builder("test"), &parent))
                         }
                     };

@@ -1,11 +1,14 @@
-//! A credentials file of a decentralised account: operator, account and user are JWTs, as `nsc` writes them.
+//! A credentials file of a decentralised account: operator, account and user are JWTs, as `nsc`
+//! writes them.
 
 use std::fs;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use natsway_boot::{Broker, Credentials, Dial, DialError, DialErrorKind, Dialer, Session, Tls};
-use natsway_testkit::{Broker as Server, eventually};
+use natsway_boot::{
+    BrokerConfig, Credentials, Dial, DialError, DialErrorKind, Dialer, Session, Tls,
+};
+use natsway_testkit::{TestBroker as Server, eventually};
 use nkeys::KeyPair;
 use serde_json::{Value, json};
 
@@ -27,7 +30,8 @@ async fn serve() -> (Server, KeyPair) {
     let (operator, account) = (KeyPair::new_operator(), KeyPair::new_account());
     let operators = jwt(&operator, &operator, "operator", json!({ "type": "operator" }));
     let limits = json!({ "subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "wildcards": true, "conn": -1, "leaf": -1 });
-    let accounts = jwt(&operator, &account, "natsway", json!({ "type": "account", "limits": limits }));
+    let accounts =
+        jwt(&operator, &account, "natsway", json!({ "type": "account", "limits": limits }));
     let lines = format!(
         "operator: {operators}\nresolver: MEMORY\nresolver_preload: {{ {}: {accounts} }}",
         account.public_key()
@@ -54,7 +58,11 @@ fn credentials(account: &KeyPair) -> tempfile::NamedTempFile {
 }
 
 async fn dial(server: &Server, file: &tempfile::NamedTempFile) -> Result<Session, DialError> {
-    let broker = Broker::with(&server.url(), Credentials::File(file.path().to_owned()), Tls::default());
+    let broker = BrokerConfig::with(
+        &server.url(),
+        Credentials::File(file.path().to_owned()),
+        Tls::default(),
+    );
     let dial = Dial {
         name: "test".to_owned(),
         inbox_prefix: "_INBOX_test".to_owned(),
@@ -72,8 +80,10 @@ async fn a_user_of_the_account_is_let_in_with_what_its_jwt_permits() {
     let inbox = session.client().new_inbox();
     let mut heard = session.client().subscribe(inbox.clone()).await.unwrap();
     session.client().publish(inbox, "!".into()).await.unwrap();
-    let message =
-        tokio::time::timeout(std::time::Duration::from_secs(20), futures_util::StreamExt::next(&mut heard));
+    let message = tokio::time::timeout(
+        std::time::Duration::from_secs(20),
+        futures_util::StreamExt::next(&mut heard),
+    );
     assert_eq!(&message.await.unwrap().unwrap().payload[..], b"!");
     own.unsubscribe().await.unwrap();
 

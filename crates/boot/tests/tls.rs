@@ -4,8 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use natsway_boot::{Broker, Credentials, Dial, DialError, DialErrorKind, Dialer, Tls};
-use natsway_testkit::Broker as Server;
+use natsway_boot::{BrokerConfig, Credentials, Dial, DialError, DialErrorKind, Dialer, Tls};
+use natsway_testkit::TestBroker as Server;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use tempfile::TempDir;
 
@@ -24,7 +24,8 @@ impl Authority {
         let key = KeyPair::generate().expect("a certificate is made");
         let certificate = params.self_signed(&key).expect("a certificate is made");
         let directory = tempfile::tempdir().expect("a certificate is made");
-        fs::write(directory.path().join("ca.pem"), certificate.pem()).expect("a certificate is made");
+        fs::write(directory.path().join("ca.pem"), certificate.pem())
+            .expect("a certificate is made");
         Authority { directory, issuer: Issuer::new(params, key) }
     }
 
@@ -58,7 +59,8 @@ impl Authority {
 
     /// A server with a certificate for `name`; `more` stands in its `tls` block.
     async fn serve(&self, name: &str, more: &str) -> Server {
-        // The testkit looks for a greeting in the clear, which a server with handshake_first gives after a moment.
+        // The testkit looks for a greeting in the clear, which a server with handshake_first gives
+        // after a moment.
         Server::builder().config_lines(&self.tls(name, more)).start().await
     }
 }
@@ -70,7 +72,7 @@ async fn dial(url: &str, credentials: Credentials, tls: Tls) -> Result<(), DialE
         subscription_messages: 16,
         publish_messages: 16,
     };
-    let broker = Broker::with(url, credentials, tls).expect("a certificate is made");
+    let broker = BrokerConfig::with(url, credentials, tls).expect("a certificate is made");
     Dialer::new(broker, dial).dial_once(None).await.map(drop)
 }
 
@@ -121,9 +123,10 @@ async fn mutual_tls_wants_a_certificate_that_the_server_knows() {
     let server = authority.serve("127.0.0.1", "verify: true").await;
     let with = |identity| Tls { ca: Some(authority.ca()), identity, first: false };
     dial(&server.url(), Credentials::None, with(Some(authority.sign("gateway")))).await.unwrap();
-    for (identity, words) in
-        [(None, "give NATS_CERTIFICATE and NATS_KEY"), (Some(stranger.sign("x")), "refuses our certificate")]
-    {
+    for (identity, words) in [
+        (None, "give NATS_CERTIFICATE and NATS_KEY"),
+        (Some(stranger.sign("x")), "refuses our certificate"),
+    ] {
         let (kind, told) = refused(&server.url(), Credentials::None, with(identity)).await;
         assert_eq!(kind, DialErrorKind::Untrusted, "{told}");
         assert!(told.contains(words), "{told}");
@@ -148,7 +151,9 @@ async fn a_server_that_waits_for_tls_is_told_from_one_that_is_not_there() {
     let authority = Authority::new();
     let mut server = authority.serve("127.0.0.1", "handshake_first: false").await;
     dial(&server.url(), Credentials::None, trust(&authority)).await.unwrap();
-    for (wait, words) in [("true", "closed it without a word"), ("\"9s\"", "did not answer in time")] {
+    for (wait, words) in
+        [("true", "closed it without a word"), ("\"9s\"", "did not answer in time")]
+    {
         let tls = authority.tls("127.0.0.1", &format!("handshake_first: {wait}"));
         server.reload(&tls).await;
         let (kind, told) = refused(&server.url(), Credentials::None, trust(&authority)).await;
@@ -169,13 +174,16 @@ fn a_key_of_another_certificate_is_refused_before_anything_is_dialled() {
     let (_, other_key) = authority.sign("worker");
     let with = |key: &Path| {
         let identity = Some((certificate.clone(), key.to_owned()));
-        Broker::with("127.0.0.1", Credentials::None, Tls { identity, ..Tls::default() })
+        BrokerConfig::with("127.0.0.1", Credentials::None, Tls { identity, ..Tls::default() })
     };
     with(&key).unwrap();
     let error = with(&other_key).unwrap_err();
     let reason = std::error::Error::source(&error).unwrap().to_string();
     assert!(error.to_string().contains("worker-key.pem"), "{error}");
-    assert!(reason.contains("another certificate") && reason.contains("gateway-certificate.pem"), "{reason}");
+    assert!(
+        reason.contains("another certificate") && reason.contains("gateway-certificate.pem"),
+        "{reason}"
+    );
 }
 
 #[tokio::test]
@@ -194,16 +202,21 @@ async fn credentials_that_do_not_fit_are_told_without_secrets() {
 
 #[tokio::test]
 async fn tokens_and_nkeys_are_accepted() {
-    let server =
-        Server::builder().config_lines(&format!("authorization {{ token: \"{PASSWORD}\" }}")).start().await;
+    let server = Server::builder()
+        .config_lines(&format!("authorization {{ token: \"{PASSWORD}\" }}"))
+        .start()
+        .await;
     dial(&server.url(), Credentials::Token(PASSWORD.to_owned()), Tls::default()).await.unwrap();
     let pair = nkeys::KeyPair::new_user();
     let lines = format!("authorization {{ users: [{{ nkey: {} }}] }}", pair.public_key());
     let server = Server::builder().config_lines(&lines).start().await;
     dial(&server.url(), Credentials::NKey(pair.seed().unwrap()), Tls::default()).await.unwrap();
-    let (kind, told) =
-        refused(&server.url(), Credentials::NKey(nkeys::KeyPair::new_user().seed().unwrap()), Tls::default())
-            .await;
+    let (kind, told) = refused(
+        &server.url(),
+        Credentials::NKey(nkeys::KeyPair::new_user().seed().unwrap()),
+        Tls::default(),
+    )
+    .await;
     assert_eq!(kind, DialErrorKind::Refused);
     assert!(told.contains("refuses nkey U"), "{told}");
 }
@@ -214,7 +227,7 @@ async fn inboxes_are_where_the_user_may_have_them() {
                  publish: [\"a\", \"_INBOX_mine.>\"], subscribe: [\"_INBOX_mine.>\", \"a\"] } }] }";
     let server = Server::builder().config_lines(lines).start().await;
     let credentials = Credentials::UserPassword("me".to_owned(), "p".to_owned());
-    let broker = Broker::with(&server.url(), credentials, Tls::default()).unwrap();
+    let broker = BrokerConfig::with(&server.url(), credentials, Tls::default()).unwrap();
     let broker = broker.with_inbox_prefix("_INBOX_mine").unwrap();
     let client = broker.connect("test", "_INBOX_role").await.unwrap();
     let mut questions = client.subscribe("a").await.unwrap();
@@ -223,8 +236,10 @@ async fn inboxes_are_where_the_user_may_have_them() {
         let client = client.clone();
         async move { client.request("a", "?".into()).await }
     });
-    let question =
-        tokio::time::timeout(Duration::from_secs(20), futures_util::StreamExt::next(&mut questions));
+    let question = tokio::time::timeout(
+        Duration::from_secs(20),
+        futures_util::StreamExt::next(&mut questions),
+    );
     let reply = question.await.unwrap().unwrap().reply.unwrap();
     assert!(reply.starts_with("_INBOX_mine."), "{reply}");
     client.publish(reply, "!".into()).await.unwrap();

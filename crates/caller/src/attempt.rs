@@ -1,14 +1,15 @@
 //! One attempt at a request, whatever it goes over: what is sent, and how it ended.
 //!
-//! A transport takes an [`Outgoing`] and gives an [`Answer`]. Whether the request may have run is in the
-//! [`AttemptError`], so nobody who decides about another attempt needs to know the transport.
+//! A transport takes an [`Outgoing`] and gives an [`Answer`]. Whether the request may have run is
+//! in the [`AttemptError`], so nobody who decides about another attempt needs to know the
+//! transport.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_nats::{HeaderMap, Subject};
 use bytes::Bytes;
-use natsway_routes::figures::{Attempt, Recorder};
+use natsway_routes::metrics::{Attempt, Recorder};
 use natsway_wire::native::NativeReply;
 
 use crate::encode::TraceFields;
@@ -86,7 +87,8 @@ pub enum AttemptError {
     InstanceLost,
     /// The connection broke while it was out.
     ConnectionLost,
-    /// Neither answered nor accepted within [`ACCEPTED_WITHIN`], and given up to be tried elsewhere.
+    /// Neither answered nor accepted within [`ACCEPTED_WITHIN`], and given up to be tried
+    /// elsewhere.
     NotAccepted,
     /// No answer in time.
     TimedOut,

@@ -1,16 +1,16 @@
 //! The broker connections of one thread, those to backends of another make apart from all others.
 //!
-//! The client library ends a connection on which NATS headers arrive that it cannot read: a value that is not UTF-8, a
-//! name with a space. What is out on it is lost then, whoever it was for. Workers that speak the envelope send no such
-//! headers; what a `native` backend writes, nobody knows. So these have connections of their own, and what one of
-//! them breaks is theirs alone.
+//! The client library ends a connection on which NATS headers arrive that it cannot read: a value
+//! that is not UTF-8, a name with a space. What is out on it is lost then, whoever it was for.
+//! Workers that speak the envelope send no such headers; what a `native` backend writes, nobody
+//! knows. So these have connections of their own, and what one of them breaks is theirs alone.
 
 use std::cell::RefCell;
 use std::num::NonZeroUsize;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use natsway_boot::{Broker, DialError};
+use natsway_boot::{BrokerConfig, DialError};
 use natsway_routes::table::Codec;
 
 use crate::connection::ConnectionLimits;
@@ -22,10 +22,10 @@ pub struct CodecPools {
     envelope: Rc<ConnectionPool>,
     native: Rc<ConnectionPool>,
     /// Whom to dial for the native ones, until somebody needs them.
-    undialled: RefCell<Option<Broker>>,
+    undialled: RefCell<Option<BrokerConfig>>,
 }
 
-/// The figures of a thread's connections, by the codec of what is sent on them.
+/// The metrics of a thread's connections, by the codec of what is sent on them.
 #[derive(Clone, Debug, Default)]
 pub struct CodecCounts {
     /// Of those for the envelope.
@@ -42,7 +42,8 @@ impl CodecCounts {
 }
 
 impl CodecPools {
-    /// So many connections for the envelope and as many for native backends, none of which is made yet.
+    /// So many connections for the envelope and as many for native backends, none of which is made
+    /// yet.
     pub fn new(
         role: Role,
         connections: NonZeroUsize,
@@ -57,9 +58,9 @@ impl CodecPools {
         }
     }
 
-    /// Keeps the connections up, for ever: those for native backends from the first call of [`CodecPools::of`] on that asks for
-    /// them. Needs a `LocalSet`.
-    pub fn keep_connected(&self, broker: &Broker) {
+    /// Keeps the connections up, for ever: those for native backends from the first call of
+    /// [`CodecPools::of`] on that asks for them. Needs a `LocalSet`.
+    pub fn keep_connected(&self, broker: &BrokerConfig) {
         self.envelope.keep_connected(broker);
         self.undialled.replace(Some(broker.clone()));
     }
@@ -68,7 +69,7 @@ impl CodecPools {
     ///
     /// # Errors
     /// The broker refused us or is too old; nothing is kept up then.
-    pub async fn connect(&self, broker: &Broker) -> Result<(), DialError> {
+    pub async fn connect(&self, broker: &BrokerConfig) -> Result<(), DialError> {
         self.envelope.connect(broker).await?;
         self.undialled.replace(Some(broker.clone()));
         Ok(())

@@ -37,8 +37,8 @@ const EXPIRY_TICK: Duration = Duration::from_millis(10);
 /// A look at them that comes later than this comes after a pause of this thread or machine.
 const LATE_TICK: Duration = Duration::from_millis(100);
 
-/// Pings in a row without an answer after which an instance is taken for lost: 1.5 s. When the broker says that
-/// nobody listens there, it is lost at once.
+/// Pings in a row without an answer after which an instance is taken for lost: 1.5 s. When the
+/// broker says that nobody listens there, it is lost at once.
 const PINGS_UNANSWERED: u32 = 3;
 
 /// What a NATS message costs besides its payload and headers: verb, subjects, lengths. Rounded up.
@@ -61,7 +61,8 @@ pub enum AdmissionError {
 pub struct ConnectionLimits {
     /// Requests.
     pub in_flight: usize,
-    /// Bytes of requests. The broker drops a client for which 64 MiB are pending, so this is half of that.
+    /// Bytes of requests. The broker drops a client for which 64 MiB are pending, so this is half
+    /// of that.
     pub in_flight_bytes: usize,
 }
 
@@ -97,8 +98,8 @@ const ECHO: &str = "echo";
 const ECHO_LIMIT: Duration = Duration::from_millis(250);
 
 impl Connection {
-    /// Subscribes to the replies of a new session, on an inbox of its own, and waits a moment for an echo, for with that the
-    /// broker's objections are here too.
+    /// Subscribes to the replies of a new session, on an inbox of its own, and waits a moment for
+    /// an echo, for with that the broker's objections are here too.
     ///
     /// # Errors
     /// The session was lost already.
@@ -146,7 +147,8 @@ impl Connection {
         &self.address
     }
 
-    /// The time to stamp a request with that is sent at `now`, in milliseconds of this connection's clock.
+    /// The time to stamp a request with that is sent at `now`, in milliseconds of this connection's
+    /// clock.
     pub fn unix_ms_at(&self, now: Instant) -> u64 {
         self.clock.unix_ms_at(now)
     }
@@ -156,7 +158,8 @@ impl Connection {
         self.client.max_payload()
     }
 
-    /// Whether one more request may be out that counts so many bytes against the broker's `max_payload`.
+    /// Whether one more request may be out that counts so many bytes against the broker's
+    /// `max_payload`.
     ///
     /// # Errors
     /// [`AdmissionError`].
@@ -175,14 +178,19 @@ impl Connection {
         if has_room { Ok(()) } else { Err(AdmissionError::Full) }
     }
 
-    /// Publishes a request and waits for how it ends, no longer than its deadline. Once it counts as lost, `give_up` is asked
-    /// whether it is tried elsewhere; else it is waited for.
+    /// Publishes a request and waits for how it ends, no longer than its deadline. Once it counts
+    /// as lost, `give_up` is asked whether it is tried elsewhere; else it is waited for.
     ///
     /// # Cancel safety
-    /// When the future is dropped, nobody waits any more: the work is cancelled at its worker, if the request's
-    /// policy say so, and what comes back is dropped.
-    pub async fn call(self: &Rc<Connection>, outgoing: Outgoing, give_up: impl Fn() -> bool) -> Answer {
-        let Outgoing { subject, payload, headers, bytes, policy, deadline, accept_by, version } = outgoing;
+    /// When the future is dropped, nobody waits any more: the work is cancelled at its worker, if
+    /// the request's policy say so, and what comes back is dropped.
+    pub async fn call(
+        self: &Rc<Connection>,
+        outgoing: Outgoing,
+        give_up: impl Fn() -> bool,
+    ) -> Answer {
+        let Outgoing { subject, payload, headers, bytes, policy, deadline, accept_by, version } =
+            outgoing;
         if self.lost.get() {
             return Answer::Failed(AttemptError::NotConnected);
         }
@@ -192,7 +200,8 @@ impl Connection {
         }
         self.duplicates.borrow_mut().begin(wait.key, version);
         let reply = self.reply_subject(wait.key);
-        // Other messages that are answered in envelopes there are none; a native backend's are its own.
+        // Other messages that are answered in envelopes there are none; a native backend's are its
+        // own.
         let payload = match self.says_reply_subject && policy.signals {
             true => with_reply_subject(&payload, &reply).unwrap_or(payload),
             false => payload,
@@ -201,8 +210,11 @@ impl Connection {
             match headers {
                 None => self.client.publish_with_reply(subject, reply, payload).await,
                 Some(headers) => {
-                    // In a box: few routes have them, and the room would be kept in every request's future.
-                    let headed = self.client.publish_with_reply_and_headers(subject, reply, headers, payload);
+                    // In a box: few routes have them, and the room would be kept in every request's
+                    // future.
+                    let headed = self
+                        .client
+                        .publish_with_reply_and_headers(subject, reply, headers, payload);
                     Box::pin(headed).await
                 }
             }
@@ -212,7 +224,8 @@ impl Connection {
             if !accepted {
                 match published.as_mut().poll(cx) {
                     Poll::Ready(Ok(())) => accepted = true,
-                    // Not accepted means that it was never sent: the client's queue is gone, with the session.
+                    // Not accepted means that it was never sent: the client's queue is gone, with
+                    // the session.
                     Poll::Ready(Err(error)) => {
                         debug!(%error, "not published");
                         return Poll::Ready(Answer::Failed(AttemptError::NotConnected));
@@ -235,7 +248,8 @@ impl Connection {
         subject.into()
     }
 
-    /// Takes replies in until the session is lost, or the connection was retired and nothing is out any more.
+    /// Takes replies in until the session is lost, or the connection was retired and nothing is out
+    /// any more.
     pub async fn read_replies(self: Rc<Connection>, mut replies: Subscriber) {
         let _expiry = AbortOnDropHandle::new(tokio::task::spawn_local(Rc::clone(&self).expire()));
         let mut upkeep = tokio::time::interval(UPKEEP_INTERVAL);
@@ -286,11 +300,13 @@ impl Connection {
         self.emptied.notify_one();
     }
 
-    /// The connection may be frozen: requests that may run twice are given up here, so that they can be tried elsewhere
-    /// while there is time. All others wait on.
+    /// The connection may be frozen: requests that may run twice are given up here, so that they
+    /// can be tried elsewhere while there is time. All others wait on.
     pub fn give_up_repeatable(&self) {
-        let given_up =
-            self.pending.borrow_mut().fail_repeatable(|| Answer::Failed(AttemptError::ConnectionLost));
+        let given_up = self
+            .pending
+            .borrow_mut()
+            .fail_repeatable(|| Answer::Failed(AttemptError::ConnectionLost));
         debug!(requests = given_up, "tried elsewhere");
     }
 
@@ -303,12 +319,16 @@ impl Connection {
         let key = message.subject.strip_prefix(&self.inbox).and_then(Key::parse);
         let signals = key.and_then(|key| self.pending.borrow_mut().expects_signals(key));
         let (Some(key), Some(signals)) = (key, signals) else { return self.unexpected(key) };
-        let answer = if message.status == Some(NatsStatus::NO_RESPONDERS) && message.payload.is_empty() {
+        let answer = if message.status == Some(NatsStatus::NO_RESPONDERS)
+            && message.payload.is_empty()
+        {
             Answer::Failed(AttemptError::NoResponders)
         } else if signals {
             match decode_reply(&message.payload, Limits::DEFAULT) {
                 Ok(Reply::Response(response)) => Answer::Replied(NativeReply::Response(response)),
-                Ok(Reply::Signal(Signal::Accepted { instance })) => return self.accepted(key, &instance),
+                Ok(Reply::Signal(Signal::Accepted { instance })) => {
+                    return self.accepted(key, &instance);
+                }
                 Ok(Reply::Signal(Signal::NotRun(reason))) => not_run(reason),
                 Err(error) => unreadable(&error, &message),
             }
@@ -407,14 +427,19 @@ fn not_run(reason: NotRun) -> Answer {
         NotRun::Overloaded => Answer::Failed(AttemptError::Overloaded),
         NotRun::Moved => Answer::Failed(AttemptError::Moved),
         NotRun::Expired => Answer::Failed(AttemptError::Expired),
-        NotRun::Unsupported => Answer::Unreadable("the worker does not speak our wire version".to_owned()),
+        NotRun::Unsupported => {
+            Answer::Unreadable("the worker does not speak our wire version".to_owned())
+        }
     }
 }
 
 fn unreadable(error: &natsway_wire::Error, message: &Message) -> Answer {
     let plain = message.headers.is_some() || error.kind() == ErrorKind::Malformed;
-    let hint =
-        if plain { "; if the backend is no Natsway worker, set codec = \"native\" in the route" } else { "" };
+    let hint = if plain {
+        "; if the backend is no Natsway worker, set codec = \"native\" in the route"
+    } else {
+        ""
+    };
     Answer::Unreadable(format!("{error}{hint}"))
 }
 
@@ -447,7 +472,8 @@ impl<'l> Wait<'l> {
     ) -> Wait<'l> {
         let bytes = message_bytes + MESSAGE_OVERHEAD_BYTES;
         connection.bytes_in_flight.set(connection.bytes_in_flight.get() + bytes);
-        let key = connection.pending.borrow_mut().insert(deadline, policy, natsway_boot::random_u64());
+        let key =
+            connection.pending.borrow_mut().insert(deadline, policy, natsway_boot::random_u64());
         if connection.expiry_parked.get() {
             connection.expiry.notify_one();
         }

@@ -47,7 +47,7 @@ impl Gauge {
     }
 }
 
-/// The figures of one thread's connections.
+/// The metrics of one thread's connections.
 #[derive(Debug, Default)]
 pub struct ConnectionCounts {
     /// Replies that nobody waited for: late ones, and second ones.
@@ -60,7 +60,7 @@ pub struct ConnectionCounts {
     pub sessions: Counter,
 }
 
-/// The figures of one thread's dispatcher.
+/// The metrics of one thread's dispatcher.
 #[derive(Debug, Default)]
 pub struct DispatchCounts {
     /// Attempts after the first.
@@ -91,7 +91,8 @@ mod tests {
         for (times, error) in AttemptError::ALL.into_iter().enumerate() {
             (0..times).for_each(|_| counts.failed(error));
         }
-        let counted: Vec<u64> = AttemptError::ALL.into_iter().map(|error| counts.failures(error)).collect();
+        let counted: Vec<u64> =
+            AttemptError::ALL.into_iter().map(|error| counts.failures(error)).collect();
         assert_eq!(counted, (0..AttemptError::ALL.len() as u64).collect::<Vec<_>>());
     }
 }

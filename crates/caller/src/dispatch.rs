@@ -1,8 +1,9 @@
 //! How a request reaches a version and comes back, or why it does not: the one place for it.
 //!
 //! [`Dispatcher::dispatch`] walks: wait for a connection, reserve room for the answer, choose a
-//! version, write the message, send it, count how that ended, decide about another attempt. A gateway
-//! and a client differ in what they know of a request ([`Outbound`]) and in how they tell its end.
+//! version, write the message, send it, count how that ended, decide about another attempt. A
+//! gateway and a client differ in what they know of a request ([`Outbound`]) and in how they tell
+//! its end.
 //!
 //! What a request goes over is known to `Run::connection` and `Run::attempt` alone: they give an
 //! [`Answer`], whose [`AttemptError`] says whether the request may have run.
@@ -13,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use natsway_routes::table::Route;
-use natsway_routes::watch::InForce;
+use natsway_routes::watch::ActiveRoutes;
 
 use crate::attempt::{Answer, AttemptError, Hop, Outgoing};
 use crate::codec_pools::CodecPools;
@@ -36,12 +37,12 @@ impl<L: Ledger> Dispatcher<L> {
     /// Returns a dispatcher by the routes in force, over connections that are yet to be made.
     pub fn new(
         pools: CodecPools,
-        in_force: InForce,
+        active_routes: ActiveRoutes,
         ledger: L,
         counts: Arc<DispatchCounts>,
     ) -> Dispatcher<L> {
         let budget = RefCell::new(Budget::new(Instant::now()));
-        Dispatcher { pools, routes: ThreadRoutes::new(in_force, ledger), budget, counts }
+        Dispatcher { pools, routes: ThreadRoutes::new(active_routes, ledger), budget, counts }
     }
 
     /// Returns the thread's broker connections.
@@ -67,22 +68,23 @@ impl<L: Ledger> Dispatcher<L> {
     where
         O: Outbound<Route = L::Route>,
     {
-        // Before the table: a first one that comes in between is not taken for one without this route.
+        // Before the table: a first one that comes in between is not taken for one without this
+        // route.
         let are_known = self.routes.are_known();
         let view = self.routes.view();
         let index = outbound.find(view.table(), are_known)?;
         Ok(Resolved::new(view, index))
     }
 
-    /// Sends a request until there is an answer, or no attempt is left. `first` is the route in force,
-    /// and `attempts` what it allows.
+    /// Sends a request until there is an answer, or no attempt is left. `first` is the route in
+    /// force, and `attempts` what it allows.
     ///
     /// # Errors
     /// [`DispatchError`].
     ///
     /// # Cancel safety
-    /// When the future is dropped, nobody waits any more: the work is cancelled at its worker, if the
-    /// route wants that, and what comes back is dropped.
+    /// When the future is dropped, nobody waits any more: the work is cancelled at its worker, if
+    /// the route wants that, and what comes back is dropped.
     pub async fn dispatch<O>(
         &self,
         outbound: &mut O,
@@ -182,8 +184,8 @@ impl<L: Ledger, O: Outbound<Route = L::Route>> Run<'_, L, O> {
         Ok(room)
     }
 
-    /// Takes the route in force after a wait: what an attempt missed may be because it changed, and a
-    /// version is chosen and counted as out without giving way in between.
+    /// Takes the route in force after a wait: what an attempt missed may be because it changed, and
+    /// a version is chosen and counted as out without giving way in between.
     fn resolve_anew(&mut self) -> Result<(), DispatchError<O>> {
         let newest = self.dispatcher.resolve(&*self.outbound).map_err(DispatchError::Sender)?;
         if !encode_alike(self.resolved.route(), newest.route()) {
@@ -266,7 +268,8 @@ impl<L: Ledger, O: Outbound<Route = L::Route>> Run<'_, L, O> {
         if is_last {
             return None;
         }
-        match self.attempts.after(error, Instant::now(), fastrand::f64(), &mut budget.borrow_mut()) {
+        match self.attempts.after(error, Instant::now(), fastrand::f64(), &mut budget.borrow_mut())
+        {
             Next::GiveUp => None,
             Next::RetryAfter(pause) => {
                 counts.retries.inc();
@@ -288,7 +291,7 @@ mod tests {
 
     use http::HeaderMap;
     use natsway_routes::document::RouteDocument;
-    use natsway_routes::figures::Recorder;
+    use natsway_routes::metrics::Recorder;
     use natsway_routes::table::RouteTable;
 
     use super::*;
@@ -368,7 +371,7 @@ mod tests {
         RouteTable::new(vec![route("math", 1), route("closed", 0)]).unwrap()
     }
 
-    fn dispatcher(in_force: InForce) -> Dispatcher<NoLedger> {
+    fn dispatcher(active_routes: ActiveRoutes) -> Dispatcher<NoLedger> {
         let role = Role {
             name: "test".to_owned(),
             inbox_prefix: "_INBOX_test".to_owned(),
@@ -376,7 +379,7 @@ mod tests {
         };
         let limits = ConnectionLimits { in_flight: 1, in_flight_bytes: 1 };
         let pools = CodecPools::new(role, NonZeroUsize::MIN, limits, &Default::default());
-        Dispatcher::new(pools, in_force, NoLedger::default(), Arc::default())
+        Dispatcher::new(pools, active_routes, NoLedger::default(), Arc::default())
     }
 
     async fn sent(dispatcher: &Dispatcher<NoLedger>, name: &'static str) -> DispatchError<Named> {
@@ -395,8 +398,9 @@ mod tests {
 
     #[tokio::test]
     async fn without_a_connection_nothing_was_sent_and_that_is_said_at_once() {
-        let dispatcher = dispatcher(InForce::fixed(table()));
-        let DispatchError::GivenUp { error, attempts, may_have_run, .. } = sent(&dispatcher, "math").await
+        let dispatcher = dispatcher(ActiveRoutes::fixed(table()));
+        let DispatchError::GivenUp { error, attempts, may_have_run, .. } =
+            sent(&dispatcher, "math").await
         else {
             panic!("it has a route and a version");
         };
@@ -404,18 +408,24 @@ mod tests {
         assert_eq!(dispatcher.counts.failures(AttemptError::NotConnected), 1);
         assert_eq!(dispatcher.counts.retries.get(), 0);
         let version = dispatcher.routes().ledger().0.read();
-        assert_eq!((version.requests(), version.in_flight), (0, 0), "it says nothing about the version");
+        assert_eq!(
+            (version.requests(), version.in_flight),
+            (0, 0),
+            "it says nothing about the version"
+        );
     }
 
     #[tokio::test]
     async fn what_is_not_there_is_told_apart_from_what_is_not_known_yet() {
-        for (in_force, are_known) in [(InForce::fixed(table()), true), (InForce::unknown(), false)] {
-            match sent(&dispatcher(in_force), "none").await {
+        for (active_routes, are_known) in
+            [(ActiveRoutes::fixed(table()), true), (ActiveRoutes::unknown(), false)]
+        {
+            match sent(&dispatcher(active_routes), "none").await {
                 DispatchError::Sender(error) => assert_eq!(error, NoRoute { are_known }),
                 _ => panic!("there is no such route"),
             }
         }
-        let closed = sent(&dispatcher(InForce::fixed(table())), "closed").await;
+        let closed = sent(&dispatcher(ActiveRoutes::fixed(table())), "closed").await;
         assert!(matches!(closed, DispatchError::NoVersion));
     }
 }

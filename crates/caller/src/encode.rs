@@ -86,15 +86,16 @@ impl Encoded {
             Codec::Http => {
                 let capacity = 70 + path.len() + fields.bytes() + body.len();
                 let Sending { deadline_ms, sent_ms } = sending;
-                let mut encoder = RequestEncoder::new(deadline_ms, sent_ms, method.as_str(), path, capacity)?;
+                let mut encoder =
+                    RequestEncoder::new(deadline_ms, sent_ms, method.as_str(), path, capacity)?;
                 fields.each(|name, value| encoder.header(name, value))?;
                 Ok(Encoded::Http(encoder.finish(body)))
             }
             Codec::Native => {
                 let mut headers = HeaderMap::new();
                 fields.each(|name, value| {
-                    // NATS headers are text: a value that is not UTF-8 cannot cross. Names that mean something to
-                    // the broker are not a client's to use.
+                    // NATS headers are text: a value that is not UTF-8 cannot cross. Names that
+                    // mean something to the broker are not a client's to use.
                     match std::str::from_utf8(value) {
                         Ok(value) if !is_reserved(name) => put_once(&mut headers, name, value),
                         _ => {}
@@ -124,16 +125,19 @@ impl Encoded {
         match self {
             Encoded::Http(message) => {
                 let Sending { deadline_ms, sent_ms } = sending;
-                *message = restamp_request(message, deadline_ms, sent_ms).expect("the encoder wrote it");
+                *message =
+                    restamp_request(message, deadline_ms, sent_ms).expect("the encoder wrote it");
             }
-            Encoded::Native(headers, _) => headers.insert(DEADLINE, sending.deadline_ms.to_string().as_str()),
+            Encoded::Native(headers, _) => {
+                headers.insert(DEADLINE, sending.deadline_ms.to_string().as_str())
+            }
         }
         self.first()
     }
 }
 
-/// Adds a field so that each is there once: many clients of NATS read headers into a dictionary, which keeps one of
-/// several.
+/// Adds a field so that each is there once: many clients of NATS read headers into a dictionary,
+/// which keeps one of several.
 fn put_once(headers: &mut HeaderMap, name: &str, value: &str) {
     let name = canonical_name(name);
     match headers.get(name.as_str()).filter(|_| may_join(&name)) {
@@ -154,11 +158,13 @@ impl Stamped {
         let bytes = |(name, values): (&async_nats::HeaderName, &Vec<async_nats::HeaderValue>)| {
             values.iter().map(|value| field_bytes(name.as_ref(), value.as_str())).sum::<usize>()
         };
-        self.payload.len() + self.headers.as_ref().map_or(0, |_| 14) + fields.map(bytes).sum::<usize>()
+        self.payload.len()
+            + self.headers.as_ref().map_or(0, |_| 14)
+            + fields.map(bytes).sum::<usize>()
     }
 
-    /// What may come back for it, and what may be done about it; `cancel` is whether its route wants abandoned work
-    /// cancelled, `repeatable` whether it may run twice.
+    /// What may come back for it, and what may be done about it; `cancel` is whether its route
+    /// wants abandoned work cancelled, `repeatable` whether it may run twice.
     pub fn policy(&self, cancel: bool, repeatable: bool) -> ReplyPolicy {
         let signals = self.headers.is_none();
         ReplyPolicy { signals, cancel: cancel && signals, repeatable }

@@ -3,8 +3,8 @@
 use std::fmt::Display;
 use std::time::Instant;
 
-use natsway_routes::report::{Report, Role, VersionFigures};
-use natsway_routes::watch::InForce;
+use natsway_routes::report::{Report, Role, VersionMetrics};
+use natsway_routes::watch::ActiveRoutes;
 
 /// A sender of requests, from its start to its end.
 #[derive(Clone, Debug)]
@@ -27,18 +27,23 @@ impl Identity {
 
     /// Returns its whole report.
     ///
-    /// `revision` is that of the oldest routes by which some of its threads go. It must be read before
-    /// `versions` are: an attempt by older routes began before its thread took the newer ones, so it
-    /// is among those that are read afterwards.
-    pub fn report(&self, revision: u64, versions: Vec<VersionFigures>, in_force: &InForce) -> Report {
+    /// `revision` is that of the oldest routes by which some of its threads go. It must be read
+    /// before `versions` are: an attempt by older routes began before its thread took the newer
+    /// ones, so it is among those that are read afterwards.
+    pub fn report(
+        &self,
+        revision: u64,
+        versions: Vec<VersionMetrics>,
+        active_routes: &ActiveRoutes,
+    ) -> Report {
         Report {
             id: self.id.clone(),
             role: self.role,
             host: self.host.clone(),
             age_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             revision,
-            bucket: in_force.reading.load().bucket,
-            refused: in_force.refused(),
+            bucket: active_routes.status.load().bucket,
+            refused: active_routes.refused(),
             whole: true,
             versions,
             ..Report::default()

@@ -1,4 +1,5 @@
-//! What a dispatcher is told of a request, and what it gives back: the two sides on which gateway and client differ.
+//! What a dispatcher is told of a request, and what it gives back: the two sides on which gateway
+//! and client differ.
 
 use std::future::Future;
 use std::net::IpAddr;

@@ -1,5 +1,6 @@
-//! The requests that wait for a reply on one connection: a slab whose places carry a random secret, so that neither a late
-//! reply to a place's former owner nor a forged one is taken for the answer. Pure but for wakers.
+//! The requests that wait for a reply on one connection: a slab whose entries carry a random
+//! secret, so that neither a late reply to an entry's former owner nor a forged one is taken for
+//! the answer. Pure but for wakers.
 
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -9,8 +10,9 @@ use slab::Slab;
 
 /// Where a request waits, and the last token of its reply subject.
 ///
-/// Whoever may publish to the role's inboxes and knows the token can answer in the worker's stead, and the rest of the subject
-/// is shown with every request. So the token is a secret between the caller and the one worker that gets the request.
+/// Whoever may publish to the role's inboxes and knows the token can answer in the worker's stead,
+/// and the rest of the subject is shown with every request. So the token is a secret between the
+/// caller and the one worker that gets the request.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Key {
     index: u32,
@@ -82,11 +84,11 @@ impl Key {
     /// The key as a token of a subject.
     pub fn token(self) -> [u8; Key::TOKEN_BYTES] {
         let value = u128::from(self.secret) << 32 | u128::from(self.index);
-        std::array::from_fn(|place| DIGITS[(value >> (90 - 6 * place) & 0x3f) as usize])
+        std::array::from_fn(|index| DIGITS[(value >> (90 - 6 * index) & 0x3f) as usize])
     }
 
     /// Where it waits; another may wait there later.
-    pub fn place(self) -> usize {
+    pub fn index(self) -> usize {
         self.index as usize
     }
 
@@ -134,7 +136,7 @@ impl<T> PendingRequests<T> {
         PendingRequests { slab: Slab::new() }
     }
 
-    /// Requests that have a place, abandoned ones included.
+    /// Requests that have an entry, abandoned ones included.
     pub fn len(&self) -> usize {
         self.slab.len()
     }
@@ -144,14 +146,22 @@ impl<T> PendingRequests<T> {
         self.slab.is_empty()
     }
 
-    /// Takes a place for a request that is given up at `deadline`. Nobody can guess `secret` from earlier ones.
+    /// Takes an entry for a request that is given up at `deadline`. Nobody can guess `secret` from
+    /// earlier ones.
     pub fn insert(&mut self, deadline: Instant, policy: ReplyPolicy, secret: u64) -> Key {
         let state = State::Waiting(None);
         let accept_timeout = AcceptTimeout::Never;
-        let request =
-            Pending { secret, state, instance: None, policy, deadline, expired: false, accept_timeout };
-        let index =
-            u32::try_from(self.slab.insert(request)).expect("requests in flight are bounded far below 2^32");
+        let request = Pending {
+            secret,
+            state,
+            instance: None,
+            policy,
+            deadline,
+            expired: false,
+            accept_timeout,
+        };
+        let index = u32::try_from(self.slab.insert(request))
+            .expect("requests in flight are bounded far below 2^32");
         Key { index, secret }
     }
 
@@ -165,7 +175,9 @@ impl<T> PendingRequests<T> {
     /// Whether a request that somebody waits for counts as lost now; says so once.
     pub fn accept_timed_out(&mut self, key: Key) -> bool {
         let waiting = self.get(key).filter(|request| matches!(request.state, State::Waiting(_)));
-        let Some(request) = waiting.filter(|request| request.accept_timeout == AcceptTimeout::Passed) else {
+        let Some(request) =
+            waiting.filter(|request| request.accept_timeout == AcceptTimeout::Passed)
+        else {
             return false;
         };
         request.accept_timeout = AcceptTimeout::Never;
@@ -185,7 +197,8 @@ impl<T> PendingRequests<T> {
         self.get(key).map(|request| request.policy.signals)
     }
 
-    /// Gives a request what it waits for; `false` when nobody waits (a late, second or forged reply).
+    /// Gives a request what it waits for; `false` when nobody waits (a late, second or forged
+    /// reply).
     pub fn deliver(&mut self, key: Key, value: T) -> bool {
         let Some(request) = self.get(key) else { return false };
         match &mut request.state {
@@ -220,8 +233,8 @@ impl<T> PendingRequests<T> {
         }
     }
 
-    /// What a request waits for, if it is there; then its place is free. `None` when its deadline has passed: then it
-    /// is for its owner to [`abandon`](PendingRequests::abandon) it.
+    /// What a request waits for, if it is there; then its entry is free. `None` when its deadline
+    /// has passed: then it is for its owner to [`abandon`](PendingRequests::abandon) it.
     ///
     /// # Panics
     /// When the key was given up before: each key is polled by its one owner.
@@ -243,12 +256,14 @@ impl<T> PendingRequests<T> {
         }
     }
 
-    /// Nobody waits for a request any more; gives the instance at which to cancel it, if that is known and wanted.
-    /// When it is wanted and not yet known, the place is kept until [`accept`](PendingRequests::accept) or the deadline.
+    /// Nobody waits for a request any more; gives the instance at which to cancel it, if that is
+    /// known and wanted. When it is wanted and not yet known, the entry is kept until
+    /// [`accept`](PendingRequests::accept) or the deadline.
     pub fn abandon(&mut self, key: Key) -> Option<Rc<str>> {
         let request = self.get(key)?;
-        let may_be_accepted =
-            request.policy.cancel && request.instance.is_none() && matches!(request.state, State::Waiting(_));
+        let may_be_accepted = request.policy.cancel
+            && request.instance.is_none()
+            && matches!(request.state, State::Waiting(_));
         if may_be_accepted {
             request.state = State::Abandoned;
             return None;
@@ -259,9 +274,10 @@ impl<T> PendingRequests<T> {
         instance
     }
 
-    /// Looks for deadlines that have passed: wakes the owners of those requests, and frees the places of those that
-    /// were abandoned. Wakes the owners of those that nobody accepted as well, unless this look comes `late`: then what has arrived
-    /// may not have been read. A walk over all of them every few milliseconds costs less than a timer for each.
+    /// Looks for deadlines that have passed: wakes the owners of those requests, and frees the
+    /// entries of those that were abandoned. Wakes the owners of those that nobody accepted as
+    /// well, unless this look comes `late`: then what has arrived may not have been read. A walk
+    /// over all of them every few milliseconds costs less than a timer for each.
     pub fn expire(&mut self, now: Instant, late: bool) {
         self.slab.retain(|_, request| {
             if request.deadline > now {
@@ -300,7 +316,10 @@ impl<T> PendingRequests<T> {
 
     /// Gives `value` to every request that waits, or to every one that `instance` runs.
     pub fn fail(&mut self, instance: Option<&str>, value: impl FnMut() -> T) -> usize {
-        self.fail_those(|request| instance.is_none() || request.instance.as_deref() == instance, value)
+        self.fail_those(
+            |request| instance.is_none() || request.instance.as_deref() == instance,
+            value,
+        )
     }
 
     /// Gives `value` to every request that waits and may run twice.
@@ -308,7 +327,11 @@ impl<T> PendingRequests<T> {
         self.fail_those(|request| request.policy.repeatable, value)
     }
 
-    fn fail_those(&mut self, is_meant: impl Fn(&Pending<T>) -> bool, mut value: impl FnMut() -> T) -> usize {
+    fn fail_those(
+        &mut self,
+        is_meant: impl Fn(&Pending<T>) -> bool,
+        mut value: impl FnMut() -> T,
+    ) -> usize {
         let mut failed = 0;
         for (_, request) in &mut self.slab {
             let is_meant = is_meant(request);
@@ -339,7 +362,7 @@ mod tests {
 
     use super::*;
 
-    /// Takes a place with a secret that no other has.
+    /// Takes an entry with a secret that no other has.
     fn insert(pending: &mut PendingRequests<u32>, deadline: Instant, policy: ReplyPolicy) -> Key {
         pending.insert(deadline, policy, natsway_boot::random_u64())
     }
@@ -375,7 +398,7 @@ mod tests {
         let old = insert(&mut pending, later(), PLAIN);
         pending.abandon(old);
         let new = insert(&mut pending, later(), PLAIN);
-        assert_eq!(old.index, new.index, "the place is used again");
+        assert_eq!(old.index, new.index, "the index is used again");
         assert!(!pending.deliver(old, 1));
         assert!(pending.deliver(new, 2));
         assert_eq!(poll(&mut pending, new), Some(2));
@@ -449,7 +472,8 @@ mod tests {
     fn what_is_neither_answered_nor_accepted_counts_as_lost_once() {
         let mut pending = PendingRequests::<u32>::new();
         let moment = Instant::now() + Duration::from_secs(1);
-        let [lost, accepted, answered, unasked] = [(); 4].map(|()| insert(&mut pending, later(), CANCELLED));
+        let [lost, accepted, answered, unasked] =
+            [(); 4].map(|()| insert(&mut pending, later(), CANCELLED));
         for key in [lost, accepted, answered] {
             pending.accept_by(key, moment);
         }

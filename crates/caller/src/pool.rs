@@ -1,4 +1,5 @@
-//! The broker connections of one thread, kept up: a lost one is replaced, one whose server is leaving before it goes.
+//! The broker connections of one thread, kept up: a lost one is replaced, one whose server is
+//! leaving before it goes.
 
 use std::cell::{Cell, RefCell};
 use std::num::NonZeroUsize;
@@ -7,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_nats::Subscriber;
-use natsway_boot::{Broker, Dial, DialError, DialErrorKind, Dialer, Session, SessionEvent};
+use natsway_boot::{BrokerConfig, Dial, DialError, DialErrorKind, Dialer, Session, SessionEvent};
 use tokio::sync::Notify;
 use tokio::task::spawn_local;
 use tracing::{error, info, warn};
@@ -15,11 +16,13 @@ use tracing::{error, info, warn};
 use crate::connection::{Connection, ConnectionLimits};
 use crate::counter::ConnectionCounts;
 
-/// How long requests wait for another connection after the last one was lost. Another server of a cluster is reached
-/// within milliseconds; a broker that stays away fails requests at once from then on, for a queue would only grow.
+/// How long requests wait for another connection after the last one was lost. Another server of a
+/// cluster is reached within milliseconds; a broker that stays away fails requests at once from
+/// then on, for a queue would only grow.
 pub const FAILOVER_LIMIT: Duration = Duration::from_secs(2);
 
-/// How long to wait where the replies may not be heard: somebody has to change the broker's configuration.
+/// How long to wait where the replies may not be heard: somebody has to change the broker's
+/// configuration.
 const DENIED_PAUSE: Duration = Duration::from_secs(5);
 
 /// The connections of one thread.
@@ -27,7 +30,7 @@ pub struct ConnectionPool {
     role: Role,
     limits: ConnectionLimits,
     counts: Arc<ConnectionCounts>,
-    places: Vec<RefCell<Option<Rc<Connection>>>>,
+    slots: Vec<RefCell<Option<Rc<Connection>>>>,
     next: Cell<usize>,
     /// When the last connection was lost, while there is none.
     lost_at: Cell<Option<Instant>>,
@@ -42,7 +45,8 @@ pub struct Role {
     pub name: String,
     /// The role's own inbox prefix, so that its permissions can be static.
     pub inbox_prefix: String,
-    /// Whether envelopes say where they are answered: services in other accounts of the broker cannot tell otherwise.
+    /// Whether envelopes say where they are answered: services in other accounts of the broker
+    /// cannot tell otherwise.
     pub says_reply_subject: bool,
 }
 
@@ -54,20 +58,21 @@ impl ConnectionPool {
         limits: ConnectionLimits,
         counts: Arc<ConnectionCounts>,
     ) -> Rc<ConnectionPool> {
-        let places = (0..connections.get()).map(|_| RefCell::new(None)).collect();
+        let slots = (0..connections.get()).map(|_| RefCell::new(None)).collect();
         let (next, lost_at, came_up) = Default::default();
-        Rc::new(ConnectionPool { role, limits, counts, places, next, lost_at, came_up })
+        Rc::new(ConnectionPool { role, limits, counts, slots, next, lost_at, came_up })
     }
 
     /// A connection to publish on, in turn where there are several; `None` while there is none.
     pub fn connection(&self) -> Option<Rc<Connection>> {
         let first = self.next.get();
-        self.next.set((first + 1) % self.places.len());
-        (0..self.places.len())
-            .find_map(|step| self.places[(first + step) % self.places.len()].borrow().clone())
+        self.next.set((first + 1) % self.slots.len());
+        (0..self.slots.len())
+            .find_map(|step| self.slots[(first + step) % self.slots.len()].borrow().clone())
     }
 
-    /// The same, and waits for it until `deadline`, but no longer than [`FAILOVER_LIMIT`] after the last one was lost.
+    /// The same, and waits for it until `deadline`, but no longer than [`FAILOVER_LIMIT`] after the
+    /// last one was lost.
     ///
     /// # Cancel safety
     /// Cancelling loses nothing.
@@ -81,19 +86,22 @@ impl ConnectionPool {
     }
 
     /// Keeps every connection up, for ever. Needs a `LocalSet`.
-    pub fn keep_connected(self: &Rc<ConnectionPool>, broker: &Broker) {
-        for place in 0..self.places.len() {
-            spawn_local(Rc::clone(self).keep_connection(place, self.dialer(broker), None));
+    pub fn keep_connected(self: &Rc<ConnectionPool>, broker: &BrokerConfig) {
+        for slot in 0..self.slots.len() {
+            spawn_local(Rc::clone(self).keep_connection(slot, self.dialer(broker), None));
         }
     }
 
-    /// Attempts the broker once for the first of the connections, and then keeps all of them up, for ever; a broker that is
-    /// away is waited for. Needs a `LocalSet`.
+    /// Attempts the broker once for the first of the connections, and then keeps all of them up,
+    /// for ever; a broker that is away is waited for. Needs a `LocalSet`.
     ///
     /// # Errors
-    /// The broker refused us or is too old. That is a mistake in somebody's configuration when it happens at the start,
-    /// and nothing is kept up then.
-    pub async fn connect(self: &Rc<ConnectionPool>, broker: &Broker) -> Result<(), DialError> {
+    /// The broker refused us or is too old. That is a mistake in somebody's configuration when it
+    /// happens at the start, and nothing is kept up then.
+    pub async fn connect(
+        self: &Rc<ConnectionPool>,
+        broker: &BrokerConfig,
+    ) -> Result<(), DialError> {
         let mut dialer = self.dialer(broker);
         let first = match dialer.dial_once(None).await {
             Ok(session) => Some(session),
@@ -104,8 +112,8 @@ impl ConnectionPool {
             Err(error) => return Err(error),
         };
         spawn_local(Rc::clone(self).keep_connection(0, dialer, first));
-        for place in 1..self.places.len() {
-            spawn_local(Rc::clone(self).keep_connection(place, self.dialer(broker), None));
+        for slot in 1..self.slots.len() {
+            spawn_local(Rc::clone(self).keep_connection(slot, self.dialer(broker), None));
         }
         Ok(())
     }
@@ -125,7 +133,7 @@ impl ConnectionPool {
     }
 
     /// Dials the broker for one of the connections.
-    fn dialer(&self, broker: &Broker) -> Dialer {
+    fn dialer(&self, broker: &BrokerConfig) -> Dialer {
         let dial = Dial {
             name: self.role.name.clone(),
             inbox_prefix: self.role.inbox_prefix.clone(),
@@ -137,10 +145,11 @@ impl ConnectionPool {
         Dialer::new(broker.clone(), dial)
     }
 
-    /// Keeps one connection up: a lost one is replaced, one whose server is leaving or silent is replaced before it goes.
+    /// Keeps one connection up: a lost one is replaced, one whose server is leaving or silent is
+    /// replaced before it goes.
     async fn keep_connection(
         self: Rc<ConnectionPool>,
-        place: usize,
+        slot: usize,
         mut dialer: Dialer,
         first: Option<Session>,
     ) {
@@ -152,14 +161,14 @@ impl ConnectionPool {
             };
             match self.open(&session).await {
                 Ok((connection, replies)) => {
-                    self.install(place, &connection, replies);
+                    self.install(slot, &connection, replies);
                     // Now that nothing new goes there.
                     before.inspect(Replaced::retire);
-                    next = self.replace(place, session, connection, &mut dialer).await;
+                    next = self.replace(slot, session, connection, &mut dialer).await;
                 }
                 Err(unusable) => {
                     if let Some(Replaced { connection, .. }) = before {
-                        self.lose(place, &connection);
+                        self.lose(slot, &connection);
                         connection.retire();
                     }
                     if unusable == Unusable::Denied {
@@ -182,9 +191,14 @@ impl ConnectionPool {
     }
 
     /// Has requests go by a connection from now on.
-    fn install(self: &Rc<ConnectionPool>, place: usize, connection: &Rc<Connection>, replies: Subscriber) {
-        spawn_local(Rc::clone(self).read_replies(place, Rc::clone(connection), replies));
-        if self.places[place].replace(Some(Rc::clone(connection))).is_none() {
+    fn install(
+        self: &Rc<ConnectionPool>,
+        slot: usize,
+        connection: &Rc<Connection>,
+        replies: Subscriber,
+    ) {
+        spawn_local(Rc::clone(self).read_replies(slot, Rc::clone(connection), replies));
+        if self.slots[slot].replace(Some(Rc::clone(connection))).is_none() {
             self.counts.connected.add(1);
             self.lost_at.set(None);
             self.came_up.notify_waiters();
@@ -193,16 +207,16 @@ impl ConnectionPool {
     }
 
     /// Waits until a connection is lost, or until there is a better session: then that, and what it
-    /// takes the place of.
+    /// takes the slot of.
     async fn replace(
         &self,
-        place: usize,
+        slot: usize,
         mut session: Session,
         connection: Rc<Connection>,
         dialer: &mut Dialer,
     ) -> Option<(Session, Option<Replaced>)> {
         let Some((better, is_silent)) = successor(&mut session, &connection, dialer).await else {
-            self.lose(place, &connection);
+            self.lose(slot, &connection);
             return None;
         };
         Some((better, Some(Replaced { connection, is_silent })))
@@ -210,21 +224,23 @@ impl ConnectionPool {
 
     async fn read_replies(
         self: Rc<ConnectionPool>,
-        place: usize,
+        slot: usize,
         connection: Rc<Connection>,
         replies: Subscriber,
     ) {
         Rc::clone(&connection).read_replies(replies).await;
         if connection.is_lost() {
-            self.lose(place, &connection);
+            self.lose(slot, &connection);
         }
     }
 
-    /// Nothing is sent by a connection any more that is gone, from this moment on, whoever notices it first.
-    fn lose(&self, place: usize, connection: &Rc<Connection>) {
-        let is_used = self.places[place].borrow().as_ref().is_some_and(|used| Rc::ptr_eq(used, connection));
+    /// Nothing is sent by a connection any more that is gone, from this moment on, whoever notices
+    /// it first.
+    fn lose(&self, slot: usize, connection: &Rc<Connection>) {
+        let is_used =
+            self.slots[slot].borrow().as_ref().is_some_and(|used| Rc::ptr_eq(used, connection));
         if is_used {
-            self.places[place].replace(None);
+            self.slots[slot].replace(None);
             self.counts.connected.add(-1);
             if self.connection().is_none() {
                 self.lost_at.set(Some(Instant::now()));
@@ -242,7 +258,7 @@ enum Unusable {
     Denied,
 }
 
-/// A connection that another one takes the place of.
+/// A connection that another one takes the slot of.
 struct Replaced {
     connection: Rc<Connection>,
     /// It did not answer.
@@ -250,7 +266,8 @@ struct Replaced {
 }
 
 impl Replaced {
-    /// Requests that are out keep the old connection until they are answered, unless they are better tried elsewhere.
+    /// Requests that are out keep the old connection until they are answered, unless they are
+    /// better tried elsewhere.
     fn retire(&self) {
         self.connection.retire();
         if self.is_silent {
@@ -269,16 +286,19 @@ enum Wanted {
     AnotherServer,
 }
 
-/// Whether replies will never be heard: to send requests would be to lose them. Why it is was told with what to do.
+/// Whether replies will never be heard: to send requests would be to lose them. Why it is was told
+/// with what to do.
 fn are_replies_denied(session: &Session) -> bool {
-    let refused = session.refused().find(|subject| subject.starts_with(session.inbox_prefix()));
+    let refused =
+        session.denied_subscriptions().find(|subject| subject.starts_with(session.inbox_prefix()));
     if let Some(subject) = &refused {
         error!(subject, "no request is sent: the broker does not permit to hear the replies");
     }
     refused.is_some()
 }
 
-/// Waits until a session is lost, or until there is a better one: then that one, and whether the old one did not answer.
+/// Waits until a session is lost, or until there is a better one: then that one, and whether the
+/// old one did not answer.
 async fn successor(
     session: &mut Session,
     connection: &Connection,
@@ -299,7 +319,10 @@ async fn successor(
             SessionEvent::NotPermitted if are_replies_denied(session) => return None,
             SessionEvent::NotPermitted => continue,
             SessionEvent::LameDuck => {
-                info!(server_id = connection.server_id(), "broker is shutting down, connecting to another");
+                info!(
+                    server_id = connection.server_id(),
+                    "broker is shutting down, connecting to another"
+                );
                 Wanted::AnotherServer
             }
             SessionEvent::Silent => {

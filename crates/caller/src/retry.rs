@@ -20,8 +20,9 @@ pub struct Attempts {
     connections_lost: u32,
 }
 
-/// The connections that may break while one request is out, before it is taken for the reason: an answer with headers
-/// that the client library cannot read ends the connection on which it comes, and every other request there with it.
+/// The connections that may break while one request is out, before it is taken for the reason: an
+/// answer with headers that the client library cannot read ends the connection on which it comes,
+/// and every other request there with it.
 const MOST_CONNECTIONS_LOST: u32 = 3;
 
 /// What to do after an attempt that gave no response.
@@ -48,8 +49,8 @@ impl Attempts {
         }
     }
 
-    /// When an attempt is given up that begins at `now`: only an idempotent request can use what a shorter try leaves of the
-    /// time.
+    /// When an attempt is given up that begins at `now`: only an idempotent request can use what a
+    /// shorter try leaves of the time.
     pub fn until(&self, now: Instant, try_timeout: Duration) -> Instant {
         match self.idempotent {
             true => self.deadline.min(now + try_timeout),
@@ -57,11 +58,13 @@ impl Attempts {
         }
     }
 
-    /// When an attempt counts as lost that begins at `now` and ends with `until`: neither answered nor accepted by then, it
-    /// is better tried elsewhere. `None` where nothing can be won by that. From the third time on it takes twice as long each
-    /// time, so that workers that never say what they accept are asked a few times, and not again and again.
+    /// When an attempt counts as lost that begins at `now` and ends with `until`: neither answered
+    /// nor accepted by then, it is better tried elsewhere. `None` where nothing can be won by that.
+    /// From the third time on it takes twice as long each time, so that workers that never say what
+    /// they accept are asked a few times, and not again and again.
     pub fn accept_by(&self, now: Instant, until: Instant) -> Option<Instant> {
-        let moment = now + ACCEPTED_WITHIN.saturating_mul(1 << self.not_accepted.saturating_sub(1).min(10));
+        let moment =
+            now + ACCEPTED_WITHIN.saturating_mul(1 << self.not_accepted.saturating_sub(1).min(10));
         let has_another = self.made < self.retry.most && moment + ACCEPTED_WITHIN <= self.deadline;
         (self.idempotent && has_another && moment < until).then_some(moment)
     }
@@ -86,18 +89,27 @@ impl Attempts {
         self.made
     }
 
-    /// Decides after an attempt that gave no response. `jitter` is random in 0..=1; `budget` is asked only when the rules allow a retry.
-    pub fn after(&mut self, error: AttemptError, now: Instant, jitter: f64, budget: &mut Budget) -> Next {
+    /// Decides after an attempt that gave no response. `jitter` is random in 0..=1; `budget` is
+    /// asked only when the rules allow a retry.
+    pub fn after(
+        &mut self,
+        error: AttemptError,
+        now: Instant,
+        jitter: f64,
+        budget: &mut Budget,
+    ) -> Next {
         self.made += 1;
         self.not_accepted += u32::from(error == AttemptError::NotAccepted);
         self.may_have_run |= error.may_have_run();
         self.connections_lost += u32::from(error == AttemptError::ConnectionLost);
         let unsafe_to_repeat = self.may_have_run && !self.idempotent;
-        // An attempt that took long is no reason to stop within the deadline; one that failed fast is, after the window. (The
-        // first may have taken long and not run: it waited in a process that was frozen.)
+        // An attempt that took long is no reason to stop within the deadline; one that failed fast
+        // is, after the window. (The first may have taken long and not run: it waited in a process
+        // that was frozen.)
         let is_first = self.made == 1;
-        let too_late =
-            !self.may_have_run && !is_first && now.duration_since(self.started) >= self.retry.window;
+        let too_late = !self.may_have_run
+            && !is_first
+            && now.duration_since(self.started) >= self.retry.window;
         let is_suspect = self.connections_lost >= MOST_CONNECTIONS_LOST;
         if unsafe_to_repeat || too_late || is_suspect || self.made > self.retry.most {
             return Next::GiveUp;
@@ -111,9 +123,9 @@ impl Attempts {
         Next::RetryAfter(pause)
     }
 
-    /// None where another worker can answer at once; else growing, half of it jitter, so that retries spread out. A
-    /// fifth of the window at the most: then the default number of attempts lasts for a window of up to 5 s, however the
-    /// jitter falls.
+    /// None where another worker can answer at once; else growing, half of it jitter, so that
+    /// retries spread out. A fifth of the window at the most: then the default number of attempts
+    /// lasts for a window of up to 5 s, however the jitter falls.
     fn pause(&self, error: AttemptError, jitter: f64) -> Duration {
         const FIRST: Duration = Duration::from_millis(5);
         let elsewhere = matches!(
@@ -133,10 +145,11 @@ impl Attempts {
     }
 }
 
-/// Retries that may be spent: a fixed rate and a share of the requests, so that an outage is never multiplied.
+/// Retries that may be spent: a fixed rate and a share of the requests, so that an outage is never
+/// multiplied.
 ///
-/// A token bucket: each request puts in [`Budget::SHARE`], each second [`Budget::PER_SECOND`], and each retry takes
-/// one. It holds at most [`Budget::CAPACITY`].
+/// A token bucket: each request puts in [`Budget::SHARE`], each second [`Budget::PER_SECOND`], and
+/// each retry takes one. It holds at most [`Budget::CAPACITY`].
 #[derive(Clone, Debug)]
 pub struct Budget {
     tokens: f64,
@@ -182,16 +195,26 @@ mod tests {
 
     fn attempts(idempotent: bool) -> (Attempts, Budget, Instant) {
         let now = Instant::now();
-        (Attempts::new(RETRY, idempotent, now, now + Duration::from_secs(30)), Budget::new(now), now)
+        (
+            Attempts::new(RETRY, idempotent, now, now + Duration::from_secs(30)),
+            Budget::new(now),
+            now,
+        )
     }
 
     #[test]
     fn what_never_ran_is_tried_again_whatever_its_method() {
-        for error in
-            [AttemptError::NoResponders, AttemptError::Overloaded, AttemptError::Moved, AttemptError::Expired]
-        {
+        for error in [
+            AttemptError::NoResponders,
+            AttemptError::Overloaded,
+            AttemptError::Moved,
+            AttemptError::Expired,
+        ] {
             let (mut attempts, mut budget, now) = attempts(false);
-            assert!(matches!(attempts.after(error, now, 0.5, &mut budget), Next::RetryAfter(_)), "{error:?}");
+            assert!(
+                matches!(attempts.after(error, now, 0.5, &mut budget), Next::RetryAfter(_)),
+                "{error:?}"
+            );
         }
     }
 
@@ -245,18 +268,29 @@ mod tests {
         let (mut late, mut budget, now) = attempts(true);
         let after_it = now + RETRY.window;
         let first = late.after(AttemptError::NoResponders, after_it, 0.5, &mut budget);
-        assert!(matches!(first, Next::RetryAfter(_)), "it took as long as the window and did not run");
-        assert_eq!(late.after(AttemptError::NoResponders, after_it, 0.5, &mut budget), Next::GiveUp);
+        assert!(
+            matches!(first, Next::RetryAfter(_)),
+            "it took as long as the window and did not run"
+        );
+        assert_eq!(
+            late.after(AttemptError::NoResponders, after_it, 0.5, &mut budget),
+            Next::GiveUp
+        );
 
         let (mut many, mut budget, now) = attempts(true);
         let retried = (0..100)
-            .take_while(|_| many.after(AttemptError::NoResponders, now, 0.5, &mut budget) != Next::GiveUp)
+            .take_while(|_| {
+                many.after(AttemptError::NoResponders, now, 0.5, &mut budget) != Next::GiveUp
+            })
             .count();
         assert_eq!(retried, RETRY.most as usize);
 
         let now = Instant::now();
         let mut short = Attempts::new(RETRY, true, now, now + Duration::from_millis(2));
-        assert_eq!(short.after(AttemptError::NoResponders, now, 0.5, &mut Budget::new(now)), Next::GiveUp);
+        assert_eq!(
+            short.after(AttemptError::NoResponders, now, 0.5, &mut Budget::new(now)),
+            Next::GiveUp
+        );
     }
 
     #[test]
@@ -270,7 +304,10 @@ mod tests {
                 Next::RetryAfter(_)
             ));
         }
-        assert_eq!(attempts.after(AttemptError::ConnectionLost, now, 0.5, &mut budget), Next::GiveUp);
+        assert_eq!(
+            attempts.after(AttemptError::ConnectionLost, now, 0.5, &mut budget),
+            Next::GiveUp
+        );
     }
 
     #[test]
@@ -301,8 +338,13 @@ mod tests {
 
         let (safe, _, now) = attempts(true);
         assert!(accept_within(&safe, now + Duration::from_secs(28)).is_some());
-        assert_eq!(accept_within(&safe, now + Duration::from_millis(28_001)), None, "no time for another");
-        let single = Attempts::new(Retry { most: 0, ..RETRY }, true, now, now + Duration::from_secs(30));
+        assert_eq!(
+            accept_within(&safe, now + Duration::from_millis(28_001)),
+            None,
+            "no time for another"
+        );
+        let single =
+            Attempts::new(Retry { most: 0, ..RETRY }, true, now, now + Duration::from_secs(30));
         assert_eq!(accept_within(&single, now), None);
     }
 
@@ -311,11 +353,15 @@ mod tests {
         let (mut attempts, mut budget, now) = attempts(true);
         let mut last = Duration::ZERO;
         for _ in 0..RETRY.most {
-            let Next::RetryAfter(pause) = attempts.after(AttemptError::NoResponders, now, 0.0, &mut budget)
+            let Next::RetryAfter(pause) =
+                attempts.after(AttemptError::NoResponders, now, 0.0, &mut budget)
             else {
                 panic!("within all bounds")
             };
-            assert!(pause >= last && pause <= Duration::from_millis(250), "{pause:?} after {last:?}");
+            assert!(
+                pause >= last && pause <= Duration::from_millis(250),
+                "{pause:?} after {last:?}"
+            );
             last = pause;
         }
     }
@@ -330,7 +376,8 @@ mod tests {
             let now = start + Duration::from_millis(request);
             budget.deposit();
             let mut attempts = Attempts::new(RETRY, true, now, now + Duration::from_secs(30));
-            while attempts.after(AttemptError::NoResponders, now, 0.5, &mut budget) != Next::GiveUp {
+            while attempts.after(AttemptError::NoResponders, now, 0.5, &mut budget) != Next::GiveUp
+            {
                 retries += 1;
             }
         }

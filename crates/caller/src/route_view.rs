@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use async_nats::Subject;
-use natsway_routes::figures::Recorder;
+use natsway_routes::metrics::Recorder;
 use natsway_routes::table::{Route, RouteTable};
-use natsway_routes::watch::InForce;
+use natsway_routes::watch::ActiveRoutes;
 
 /// Where a sender counts what it sends. What it gives out stays the same over every change of the
 /// table.
@@ -89,21 +89,21 @@ impl<R> Resolved<R> {
 
 /// The newest routes, for one thread.
 pub struct ThreadRoutes<L: Ledger> {
-    in_force: InForce,
+    active_routes: ActiveRoutes,
     ledger: L,
     view: RefCell<Rc<RouteView<L::Route>>>,
 }
 
 impl<L: Ledger> ThreadRoutes<L> {
     /// Returns the view of a thread that counts in `ledger`.
-    pub fn new(in_force: InForce, ledger: L) -> ThreadRoutes<L> {
-        let view = RouteView::new(in_force.table.load_full(), &ledger);
-        ThreadRoutes { in_force, ledger, view: RefCell::new(Rc::new(view)) }
+    pub fn new(active_routes: ActiveRoutes, ledger: L) -> ThreadRoutes<L> {
+        let view = RouteView::new(active_routes.table.load_full(), &ledger);
+        ThreadRoutes { active_routes, ledger, view: RefCell::new(Rc::new(view)) }
     }
 
     /// Returns the routes in force.
     pub fn view(&self) -> Rc<RouteView<L::Route>> {
-        let newest = self.in_force.table.load();
+        let newest = self.active_routes.table.load();
         if !Arc::ptr_eq(&newest, &self.view.borrow().table) {
             self.view.replace(Rc::new(RouteView::new(Arc::clone(&newest), &self.ledger)));
         }
@@ -112,7 +112,7 @@ impl<L: Ledger> ThreadRoutes<L> {
 
     /// Returns whether there are routes at all: false until the bucket was read.
     pub fn are_known(&self) -> bool {
-        self.in_force.known.load(Ordering::Acquire)
+        self.active_routes.known.load(Ordering::Acquire)
     }
 
     /// Waits until there are routes.
@@ -120,7 +120,7 @@ impl<L: Ledger> ThreadRoutes<L> {
     /// # Cancel safety
     /// Cancelling loses nothing.
     pub async fn known(&self) {
-        let mut revisions = self.in_force.revisions.subscribe();
+        let mut revisions = self.active_routes.revisions.subscribe();
         while !self.are_known() {
             // It is not closed, since its sender is ours.
             revisions.changed().await.ok();
@@ -128,8 +128,8 @@ impl<L: Ledger> ThreadRoutes<L> {
     }
 
     /// Returns the routes as all threads share them.
-    pub fn in_force(&self) -> &InForce {
-        &self.in_force
+    pub fn active_routes(&self) -> &ActiveRoutes {
+        &self.active_routes
     }
 
     /// Returns where this thread counts.
@@ -142,7 +142,7 @@ impl<L: Ledger> ThreadRoutes<L> {
     /// A request chooses its version and is counted as out without giving way to this task in
     /// between. So whatever went by older routes is counted when a newer revision is said.
     pub async fn follow(&self, goes_by: impl Fn(u64)) {
-        let mut revisions = self.in_force.revisions.subscribe();
+        let mut revisions = self.active_routes.revisions.subscribe();
         loop {
             let revision = *revisions.borrow_and_update();
             self.view();

@@ -1,12 +1,14 @@
-//! The spans of a request's attempts: publish, broker, worker, and back; each is the parent of the worker's.
+//! The spans of a request's attempts: publish, broker, worker, and back; each is the parent of the
+//! worker's.
 //!
-//! Attempts that did not run and go to the same subject again are one span, with an event for each: a service without a
-//! worker is asked a dozen times within two seconds, which is one thing to look at and not a dozen.
+//! Attempts that did not run and go to the same subject again are one span, with an event for each:
+//! a service without a worker is asked a dozen times within two seconds, which is one thing to look
+//! at and not a dozen.
 
 use std::time::SystemTime;
 
 use natsway_boot::trace::conventions::{broker_attributes, failed};
-use natsway_boot::trace::{Unseen, fields};
+use natsway_boot::trace::{Unsampled, fields};
 use natsway_wire::native::NativeReply;
 use opentelemetry::global::BoxedTracer;
 use opentelemetry::trace::{SpanKind, TraceContextExt, Tracer};
@@ -23,9 +25,9 @@ pub enum AttemptSpans {
     #[default]
     Off,
     /// They have none, whatever the sampler, since their request has none.
-    Unseen(Unseen),
+    Unsampled(Unsampled),
     /// They have spans.
-    Seen(Box<TracedAttempts>),
+    Sampled(Box<TracedAttempts>),
 }
 
 /// The spans of the attempts of a request that has one.
@@ -48,24 +50,24 @@ struct Open {
 impl AttemptSpans {
     /// Those of a request whose span is in this context.
     pub fn of(request: Context) -> AttemptSpans {
-        AttemptSpans::Seen(Box::new(TracedAttempts { request, open: None }))
+        AttemptSpans::Sampled(Box::new(TracedAttempts { request, open: None }))
     }
 
     /// Begins an attempt.
     pub fn begin(&mut self, tracer: &BoxedTracer, hop: Hop<'_>) -> TraceContext {
         match self {
             AttemptSpans::Off => TraceContext::default(),
-            AttemptSpans::Unseen(unseen) => {
-                let fields = unseen.parent().map(|parent| TraceFields { parent, state: None });
+            AttemptSpans::Unsampled(unsampled) => {
+                let fields = unsampled.parent().map(|parent| TraceFields { parent, state: None });
                 TraceContext { fields, are_new: false }
             }
-            AttemptSpans::Seen(traced) => traced.begin(tracer, hop),
+            AttemptSpans::Sampled(traced) => traced.begin(tracer, hop),
         }
     }
 
     /// Ends an attempt with what came back.
     pub fn end(&mut self, answer: &Answer) {
-        if let AttemptSpans::Seen(traced) = self {
+        if let AttemptSpans::Sampled(traced) = self {
             traced.end(answer);
         }
     }
@@ -123,7 +125,9 @@ impl Open {
     }
 
     fn did_not_run(&mut self, error: AttemptError) {
-        self.context.span().add_event("not run", vec![KeyValue::new(key::ERROR_TYPE, error.as_str())]);
+        self.context
+            .span()
+            .add_event("not run", vec![KeyValue::new(key::ERROR_TYPE, error.as_str())]);
         self.failure = Some((error, SystemTime::now()));
     }
 
@@ -137,7 +141,10 @@ impl Open {
         match outcome {
             Ok(status) => {
                 let span = self.context.span();
-                span.set_attribute(KeyValue::new(key::HTTP_RESPONSE_STATUS_CODE, i64::from(status.as_u16())));
+                span.set_attribute(KeyValue::new(
+                    key::HTTP_RESPONSE_STATUS_CODE,
+                    i64::from(status.as_u16()),
+                ));
                 if status.is_server_error() {
                     failed(&self.context, status.as_str().to_owned());
                 }
@@ -150,7 +157,7 @@ impl Open {
     fn close(&mut self, at: SystemTime) {
         let span = self.context.span();
         if self.attempts > 1 {
-            span.set_attribute(KeyValue::new("natsway.tries", self.attempts));
+            span.set_attribute(KeyValue::new("natsway.attempts", self.attempts));
         }
         span.end_with_timestamp(at);
         // It has no parent, and is not closed again.

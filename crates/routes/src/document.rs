@@ -1,5 +1,5 @@
-//! A route as operators write it: the same fields in a TOML file and in a JSON document of the routes bucket. Read
-//! strictly, checked whole, every fault named.
+//! A route as operators write it: the same fields in a TOML file and in a JSON document of the
+//! routes bucket. Read strictly, checked whole, every fault named.
 
 use std::fmt;
 use std::time::Duration;
@@ -9,7 +9,9 @@ use natsway_wire::{QueueGroup, Subject};
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::rollout::Rollout;
-use crate::table::{Codec, Key, Methods, Pattern, Retry, Route, RouteLimits, Rule, Selection, Split, Target};
+use crate::table::{
+    Codec, Key, Methods, Pattern, Retry, Route, RouteLimits, Rule, Selection, Split, Target,
+};
 
 /// The version of the document that this gateway writes, and the newest that it reads.
 pub const SCHEMA: u32 = 1;
@@ -22,7 +24,8 @@ mod default {
     pub(super) const TIMEOUT: Duration = Duration::from_secs(30);
     /// Two more tries fit into the default time-out.
     pub(super) const TRY_TIMEOUT: Duration = Duration::from_secs(10);
-    /// Above this a message would hold up the small ones behind it: bulk does not belong on the broker.
+    /// Above this a message would hold up the small ones behind it: bulk does not belong on the
+    /// broker.
     pub(super) const BODY_BYTES: usize = 64 * 1024;
     /// With the growing delays between them, about as many as fit into the window.
     pub(super) const RETRIES: u32 = 16;
@@ -123,8 +126,9 @@ struct TargetDocument {
     /// Their queue group; `q` without.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     queue_group: Option<String>,
-    /// Its share of the requests, beside the others' weights; 0 gets nothing. Without, 100 in a new route; `apiproxy routes`
-    /// gives a version that is added to a route 0, and leaves those that are there as they are.
+    /// Its share of the requests, beside the others' weights; 0 gets nothing. Without, 100 in a new
+    /// route; `apiproxy routes` gives a version that is added to a route 0, and leaves those that
+    /// are there as they are.
     #[serde(default, serialize_with = "said_weight")]
     weight: Option<u32>,
 }
@@ -182,7 +186,8 @@ fn schema() -> u32 {
 /// What a version of a new route has that does not say its weight.
 const WHOLE_WEIGHT: u32 = 100;
 
-/// A document that is written says every weight, so that readers need not know what is meant without.
+/// A document that is written says every weight, so that readers need not know what is meant
+/// without.
 fn said_weight<S: Serializer>(weight: &Option<u32>, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_u32(weight.unwrap_or(WHOLE_WEIGHT))
 }
@@ -228,12 +233,14 @@ impl RouteDocument {
         self.targets.iter().map(|target| (target.version.as_str(), target.weight()))
     }
 
-    /// Fills in the weights that it does not say, beside the document that it takes the place of: a version that is there
-    /// keeps its own, one that is added gets nothing yet, so that a rollout moves the traffic. Gives those that are added.
+    /// Fills in the weights that it does not say, beside the document that it takes the place of: a
+    /// version that is there keeps its own, one that is added gets nothing yet, so that a rollout
+    /// moves the traffic. Gives those that are added.
     pub fn fill_in_weights(&mut self, stored: Option<&RouteDocument>) -> Vec<String> {
         let mut added = Vec::new();
         for target in self.targets.iter_mut().filter(|target| target.weight.is_none()) {
-            let known = stored.map(|stored| stored.weights().find(|(version, _)| *version == target.version));
+            let known = stored
+                .map(|stored| stored.weights().find(|(version, _)| *version == target.version));
             target.weight = match known {
                 None => Some(WHOLE_WEIGHT),
                 Some(Some((_, weight))) => Some(weight),
@@ -265,7 +272,8 @@ impl RouteDocument {
         self.rules.iter().any(|rule| rule.version == version)
     }
 
-    /// Checks the document and makes the route of it. `subject_prefix`, when set, must hold every subject.
+    /// Checks the document and makes the route of it. `subject_prefix`, when set, must hold every
+    /// subject.
     ///
     /// # Errors
     /// Every fault, each naming the route, the key, the value and what was expected.
@@ -280,7 +288,11 @@ impl RouteDocument {
 
     fn route(&self, subject_prefix: Option<&str>, check: &mut Check<'_>) -> Option<Route> {
         if self.schema != SCHEMA {
-            check.add("schema", self.schema, format_args!("expected {SCHEMA}: a newer gateway wrote this"));
+            check.add(
+                "schema",
+                self.schema,
+                format_args!("expected {SCHEMA}: a newer gateway wrote this"),
+            );
         }
         check.name("name", &self.name);
         let host = self.host.as_deref().map(|host| check.host(host));
@@ -288,7 +300,8 @@ impl RouteDocument {
         let methods = check.methods(&self.methods);
         let strip_prefix = self.strip_prefix.as_deref().map(|prefix| check.prefix(prefix));
         let timeout = check.bounded("timeout", self.timeout.unwrap_or(default::TIMEOUT));
-        let try_timeout = check.bounded("try_timeout", self.try_timeout.unwrap_or(default::TRY_TIMEOUT));
+        let try_timeout =
+            check.bounded("try_timeout", self.try_timeout.unwrap_or(default::TRY_TIMEOUT));
         let split = check.targets(&self.targets, subject_prefix)?;
         let selection = check.selection(&self.rules, self.sticky.as_ref(), &split);
         if let Some(rollout) = &self.rollout {
@@ -344,7 +357,11 @@ impl Check<'_> {
     /// A duration within its bounds.
     fn bounded(&mut self, key: &str, value: Duration) -> Duration {
         if value.is_zero() || value > LONGEST_TIMEOUT {
-            self.add(key, humantime_serde::re::humantime::format_duration(value), "expected 1ms to 1h");
+            self.add(
+                key,
+                humantime_serde::re::humantime::format_duration(value),
+                "expected 1ms to 1h",
+            );
         }
         value
     }
@@ -375,9 +392,15 @@ impl Check<'_> {
 
     fn methods(&mut self, names: &[String]) -> Methods {
         let mut parse = |name: &String| {
-            let method = Method::from_bytes(name.as_bytes()).ok().filter(|method| *method != Method::CONNECT);
+            let method = Method::from_bytes(name.as_bytes())
+                .ok()
+                .filter(|method| *method != Method::CONNECT);
             if method.is_none() || name.bytes().any(|byte| byte.is_ascii_lowercase()) {
-                self.add("methods", format_args!("{name:?}"), "expected a method in capitals, not CONNECT");
+                self.add(
+                    "methods",
+                    format_args!("{name:?}"),
+                    "expected a method in capitals, not CONNECT",
+                );
             }
             method
         };
@@ -392,7 +415,11 @@ impl Check<'_> {
         prefix.to_owned()
     }
 
-    fn targets(&mut self, documents: &[TargetDocument], subject_prefix: Option<&str>) -> Option<Split> {
+    fn targets(
+        &mut self,
+        documents: &[TargetDocument],
+        subject_prefix: Option<&str>,
+    ) -> Option<Split> {
         let faults_before = self.found.len();
         let mut targets = Vec::new();
         for document in documents {
@@ -434,25 +461,40 @@ impl Check<'_> {
             let key = self.key("rule", rule.header.as_deref(), rule.cookie.as_deref(), false);
             let target = split.targets().iter().position(|target| target.version == rule.version);
             if target.is_none() {
-                self.add("rule", format_args!("{:?}", rule.version), "expected a version of this route");
+                self.add(
+                    "rule",
+                    format_args!("{:?}", rule.version),
+                    "expected a version of this route",
+                );
             }
             if let (Some(key), Some(target)) = (key, target) {
                 checked.push(Rule { key, value: rule.value.clone(), target });
             }
         }
-        let sticky = sticky
-            .and_then(|key| self.key("sticky", key.header.as_deref(), key.cookie.as_deref(), key.client));
+        let sticky = sticky.and_then(|key| {
+            self.key("sticky", key.header.as_deref(), key.cookie.as_deref(), key.client)
+        });
         Selection { rules: checked, sticky }
     }
 
     /// Exactly one of the three.
-    fn key(&mut self, what: &str, header: Option<&str>, cookie: Option<&str>, client: bool) -> Option<Key> {
+    fn key(
+        &mut self,
+        what: &str,
+        header: Option<&str>,
+        cookie: Option<&str>,
+        client: bool,
+    ) -> Option<Key> {
         match (header, cookie, client) {
             (Some(header), None, false) => self.parse::<HeaderName>(what, header).map(Key::Header),
             (None, Some(cookie), false) => Some(Key::Cookie(cookie.to_owned())),
             (None, None, true) => Some(Key::Client),
             _ => {
-                self.add(what, "{..}", "expected exactly one of header, cookie and (sticky only) client");
+                self.add(
+                    what,
+                    "{..}",
+                    "expected exactly one of header, cookie and (sticky only) client",
+                );
                 None
             }
         }

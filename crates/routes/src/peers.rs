@@ -1,13 +1,17 @@
-//! Everybody who sends requests, by what each reports of itself, and how much of that is believed. Pure.
+//! Everybody who sends requests, by what each reports of itself, and how much of that is believed.
+//! Pure.
 //!
-//! A report says who it is from, and so could anybody. What the broker vouches for is the subject that it came on,
-//! `natsway.metrics.<source>.<id>`: a source is given to a role by permissions, to a team's account by the import that
-//! maps what comes out of it. So a sender is known by source and id together, and none of one source can touch, hide
-//! or crowd out those of another. Within a source an id is believed while it is consistent:
+//! A report says who it is from, and so could anybody. What the broker vouches for is the subject
+//! that it came on, `natsway.metrics.<source>.<id>`: a source is given to a role by permissions, to
+//! a team's account by the import that maps what comes out of it. So a sender is known by source
+//! and id together, and none of one source can touch, hide or crowd out those of another. Within a
+//! source an id is believed while it is consistent:
 //!
-//! - It began once, grows older, and numbers its reports as it does. What does not fit is not its own, and puts it in
-//!   [doubt](Peer::is_doubted). Reports may come late or twice; a newer one is still the older in years.
-//! - It counts up, and its revision of a bucket does not fall. What contradicts that is taken in, and puts it in doubt.
+//! - It began once, grows older, and numbers its reports as it does. What does not fit is not its
+//!   own, and puts it in [doubt](Peer::is_doubted). Reports may come late or twice; a newer one is
+//!   still the older in years.
+//! - It counts up, and its revision of a bucket does not fall. What contradicts that is taken in,
+//!   and puts it in doubt.
 //! - It is gone when it has said so and is silent from then on.
 //!
 //! All of it is bounded by source: senders, and versions that they tell of.
@@ -18,19 +22,22 @@ use std::time::{Duration, Instant};
 
 use natsway_wire::control::{self, GATEWAY_SOURCE};
 
-use crate::figures::Figures;
-use crate::report::{self, Known, Parts, Report, Role, VERSIONS_PER_MESSAGE};
+use crate::metrics::AttemptMetrics;
+use crate::report::{self, Parts, Report, Role, SenderState, VERSIONS_PER_MESSAGE};
 
-/// Sources that are followed. In one account there are two, in a set-up of several one more for each account.
+/// Sources that are followed. In one account there are two, in a set-up of several one more for
+/// each account.
 const MOST_SOURCES: usize = 64;
 
-/// How far apart the beginnings may be that a sender's reports imply: how long a message may be under way.
+/// How far apart the beginnings may be that a sender's reports imply: how long a message may be
+/// under way.
 const BEGINS_WITHIN: Duration = Duration::from_secs(10);
 
 /// How long a sender is in doubt after what contradicts what it said before.
 const DOUBT: Duration = Duration::from_secs(10);
 
-/// How long a sender must be silent that has said that it is gone: two reports, should it not have been its own word.
+/// How long a sender must be silent that has said that it is gone: two reports, should it not have
+/// been its own word.
 const GONE_AFTER: Duration = Duration::from_secs(2);
 
 /// A sender that is silent for so long gives way to a new one where there are too many.
@@ -48,11 +55,12 @@ const VERSION_BYTES: usize = 64;
 /// The most messages of one report.
 const MOST_PARTS: usize = 64;
 
-/// The most refused routes of one sender that are kept; one that refuses more is believed in no revision.
+/// The most refused routes of one sender that are kept; one that refuses more is believed in no
+/// revision.
 const REFUSED_ROUTES: usize = 256;
 
 /// Metrics by route and version.
-pub type ByVersion = HashMap<(String, String), Figures>;
+pub type ByVersion = HashMap<(String, String), AttemptMetrics>;
 
 /// Bounds of what is kept of each source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,8 +79,9 @@ impl Default for PeerLimits {
 
 /// Why a report is not believed, or not as it stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Disbelief {
-    /// It is none, or says that it is from somebody who does not publish on the subject that it came on.
+pub enum ReportFault {
+    /// It is none, or says that it is from somebody who does not publish on the subject that it
+    /// came on.
     Foreign,
     /// It contradicts what the sender said before.
     Contradiction,
@@ -80,27 +89,28 @@ pub enum Disbelief {
     Crowded,
 }
 
-impl Disbelief {
+impl ReportFault {
     /// All of them, in the order of their discriminants.
-    pub const ALL: [Disbelief; 3] = [Disbelief::Foreign, Disbelief::Contradiction, Disbelief::Crowded];
+    pub const ALL: [ReportFault; 3] =
+        [ReportFault::Foreign, ReportFault::Contradiction, ReportFault::Crowded];
 
     /// A label for metrics.
     pub fn as_str(self) -> &'static str {
         match self {
-            Disbelief::Foreign => "foreign",
-            Disbelief::Contradiction => "contradiction",
-            Disbelief::Crowded => "crowded",
+            ReportFault::Foreign => "foreign",
+            ReportFault::Contradiction => "contradiction",
+            ReportFault::Crowded => "crowded",
         }
     }
 }
 
 /// What became of a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Heard {
+pub struct Receipt {
     /// Whether the sender should be asked for all of its metrics: some are not known.
     pub is_incomplete: bool,
     /// What was wrong with it, if anything.
-    pub disbelief: Option<Disbelief>,
+    pub fault: Option<ReportFault>,
 }
 
 /// The senders that were heard of, by source and id.
@@ -134,7 +144,7 @@ pub struct Peer {
     /// Reports of which messages are missing.
     parts: Parts,
     /// What its reports say.
-    known: Known,
+    known: SenderState,
     /// What it had counted when all of it was heard for the first time.
     first: Option<ByVersion>,
     /// Some of its versions found no room.
@@ -148,13 +158,13 @@ impl PeerRegistry {
     }
 
     /// Takes in a message that came on `subject`.
-    pub fn hear(&mut self, subject: &str, message: &[u8], now: Instant) -> Heard {
-        let not_believed = |disbelief| Heard { is_incomplete: false, disbelief: Some(disbelief) };
+    pub fn hear(&mut self, subject: &str, message: &[u8], now: Instant) -> Receipt {
+        let not_believed = |fault| Receipt { is_incomplete: false, fault: Some(fault) };
         let Some((source, report)) = attributed(subject, message) else {
-            return not_believed(Disbelief::Foreign);
+            return not_believed(ReportFault::Foreign);
         };
         if !self.sources.contains_key(source) && self.sources.len() >= MOST_SOURCES {
-            return not_believed(Disbelief::Crowded);
+            return not_believed(ReportFault::Crowded);
         }
         self.sources.entry(source.to_owned()).or_default().hear(report, self.limits, now)
     }
@@ -173,12 +183,13 @@ impl PeerRegistry {
 
     /// All senders, each with a key of its own.
     pub fn peers(&self) -> impl Iterator<Item = (PeerKey<'_>, &Peer)> {
-        self.sources
-            .iter()
-            .flat_map(|(source, of)| of.peers.iter().map(move |(id, peer)| (PeerKey { source, id }, peer)))
+        self.sources.iter().flat_map(|(source, of)| {
+            of.peers.iter().map(move |(id, peer)| (PeerKey { source, id }, peer))
+        })
     }
 
-    /// The sources that had more senders lately than are followed, and since when somebody was not followed.
+    /// The sources that had more senders lately than are followed, and since when somebody was not
+    /// followed.
     pub fn crowded(&self, now: Instant) -> impl Iterator<Item = (&str, Instant)> {
         self.sources.iter().filter_map(move |(source, of)| {
             let since = of.crowded.filter(|since| now.duration_since(*since) < CROWDED_FOR)?;
@@ -214,21 +225,22 @@ pub fn attributed<'s>(subject: &'s str, message: &[u8]) -> Option<(&'s str, Repo
 }
 
 impl Source {
-    fn hear(&mut self, message: Report, limits: PeerLimits, now: Instant) -> Heard {
+    fn hear(&mut self, message: Report, limits: PeerLimits, now: Instant) -> Receipt {
         let age = Duration::from_millis(message.age_ms);
-        let mut disbelief = None;
+        let mut fault = None;
         let known = self.peers.get_mut(&message.id);
         let is_new = match known {
             None => true,
             Some(peer) if peer.is_consistent_with(&message, now) => false,
-            // One of two is not what it says, and nobody can tell which; the one that was first is kept, in doubt.
+            // One of two is not what it says, and nobody can tell which; the one that was first is
+            // kept, in doubt.
             Some(peer) if now.duration_since(peer.heard) < BEGINS_WITHIN => {
                 peer.doubted = Some(now);
-                return Heard { is_incomplete: false, disbelief: Some(Disbelief::Contradiction) };
+                return Receipt { is_incomplete: false, fault: Some(ReportFault::Contradiction) };
             }
             // Its clock stood still, or it is another one: nothing that was known of it holds.
             Some(_) => {
-                disbelief = Some(Disbelief::Contradiction);
+                fault = Some(ReportFault::Contradiction);
                 true
             }
         };
@@ -236,10 +248,10 @@ impl Source {
             self.remove(&message.id);
             if !self.has_room(limits.senders, now) {
                 self.crowded = Some(now);
-                return Heard { is_incomplete: false, disbelief: Some(Disbelief::Crowded) };
+                return Receipt { is_incomplete: false, fault: Some(ReportFault::Crowded) };
             }
             let mut peer = Peer::new(&message, age, now);
-            peer.doubted = disbelief.map(|_| now);
+            peer.doubted = fault.map(|_| now);
             self.peers.insert(message.id.clone(), peer);
         }
         let peer = self.peers.get_mut(&message.id).expect("it was just put there");
@@ -249,11 +261,11 @@ impl Source {
         self.versions = self.versions + peer.versions() - before;
         if taken.contradicts {
             peer.doubted = Some(now);
-            disbelief = Some(Disbelief::Contradiction);
+            fault = Some(ReportFault::Contradiction);
         } else if peer.is_cut {
-            disbelief = disbelief.or(Some(Disbelief::Crowded));
+            fault = fault.or(Some(ReportFault::Crowded));
         }
-        Heard { is_incomplete: taken.has_missed, disbelief }
+        Receipt { is_incomplete: taken.has_missed, fault }
     }
 
     fn remove(&mut self, id: &str) {
@@ -262,7 +274,8 @@ impl Source {
         }
     }
 
-    /// Whether one more may be followed. Whoever is gone gives way, and then whoever is silent for longest.
+    /// Whether one more may be followed. Whoever is gone gives way, and then whoever is silent for
+    /// longest.
     fn has_room(&mut self, most: usize, now: Instant) -> bool {
         if self.peers.len() < most {
             return true;
@@ -300,17 +313,19 @@ impl Peer {
             said_goodbye: false,
             doubted: None,
             parts: Parts::default(),
-            known: Known::default(),
+            known: SenderState::default(),
             first: None,
             is_cut: false,
         }
     }
 
-    /// Whether a message can be of the one that is known: it began at the same time, and says more the older it is.
+    /// Whether a message can be of the one that is known: it began at the same time, and says more
+    /// the older it is.
     fn is_consistent_with(&self, message: &Report, now: Instant) -> bool {
         let age = Duration::from_millis(message.age_ms);
         let expected = self.age + now.duration_since(self.heard);
-        let began_then = age <= expected.saturating_add(BEGINS_WITHIN) && age + BEGINS_WITHIN >= expected;
+        let began_then =
+            age <= expected.saturating_add(BEGINS_WITHIN) && age + BEGINS_WITHIN >= expected;
         let is_in_order = match message.number.cmp(&self.number) {
             _ if message.number == 0 || self.number == 0 => message.number == self.number,
             Ordering::Less => age <= self.age,
@@ -320,9 +335,11 @@ impl Peer {
         began_then && is_in_order
     }
 
-    /// Takes in a message, of whose report there may be more; `room` is for versions that are not known yet.
+    /// Takes in a message, of whose report there may be more; `room` is for versions that are not
+    /// known yet.
     fn take_in(&mut self, mut message: Report, age: Duration, room: usize, now: Instant) -> Taken {
-        let is_newest = message.number > self.number || (message.number == self.number && age >= self.age);
+        let is_newest =
+            message.number > self.number || (message.number == self.number && age >= self.age);
         let mut contradicts = false;
         if is_newest {
             // Older ones may still come, from before it said so.
@@ -337,37 +354,43 @@ impl Peer {
         message.refused.shrink_to_fit();
         message.rollouts = Vec::new();
         message.host = String::new();
-        message.versions.retain(|of| of.route.len() <= VERSION_BYTES && of.version.len() <= VERSION_BYTES);
+        message
+            .versions
+            .retain(|of| of.route.len() <= VERSION_BYTES && of.version.len() <= VERSION_BYTES);
         message.versions.shrink_to_fit();
         if self.is_too_much(&message, room) {
             self.is_cut = true;
             return Taken { contradicts, has_missed: false };
         }
-        let Some(report) = self.parts.take(message) else { return Taken { contradicts, has_missed: false } };
+        let Some(report) = self.parts.take(message) else {
+            return Taken { contradicts, has_missed: false };
+        };
         if report.number > self.known.number() || report.number == 0 {
             contradicts |= self.known.is_contradicted_by(&report);
         }
         self.is_cut = (self.is_cut && !report.whole) || refuses_too_many;
         let heard = self.known.hear(report);
         if self.first.is_none() && self.known.is_whole() {
-            self.first = Some(self.known.figures.clone());
+            self.first = Some(self.known.metrics.clone());
         }
-        Taken { contradicts, has_missed: heard == report::Heard::Missed }
+        Taken { contradicts, has_missed: heard == report::ReportOutcome::Missed }
     }
 
     /// Whether what a message adds finds no room; counted as if nothing of it were known.
     fn is_too_much(&self, message: &Report, room: usize) -> bool {
-        let is_known = |of: &&crate::report::VersionFigures| {
+        let is_known = |of: &&crate::report::VersionMetrics| {
             let key = (of.route.clone(), of.version.clone());
-            message.parts <= 1 && self.known.figures.contains_key(&key)
+            message.parts <= 1 && self.known.metrics.contains_key(&key)
         };
         let added = message.versions.len() - message.versions.iter().filter(is_known).count();
-        added > room || message.parts as usize > MOST_PARTS || message.versions.len() > VERSIONS_PER_MESSAGE
+        added > room
+            || message.parts as usize > MOST_PARTS
+            || message.versions.len() > VERSIONS_PER_MESSAGE
     }
 
     /// Versions that are kept of it.
     fn versions(&self) -> usize {
-        self.known.figures.len() + self.parts.versions()
+        self.known.metrics.len() + self.parts.versions()
     }
 
     /// What people call it.
@@ -390,12 +413,14 @@ impl Peer {
         self.said_goodbye && now.duration_since(self.heard) >= GONE_AFTER
     }
 
-    /// Whether it contradicted itself lately, or somebody else spoke in its name: what it says is not acted on.
+    /// Whether it contradicted itself lately, or somebody else spoke in its name: what it says is
+    /// not acted on.
     pub fn is_doubted(&self, now: Instant) -> bool {
         self.doubted.is_some_and(|since| now.duration_since(since) < DOUBT)
     }
 
-    /// The revision of `bucket` by which it goes: `None` until all that it counts is known, and while it is in doubt.
+    /// The revision of `bucket` by which it goes: `None` until all that it counts is known, and
+    /// while it is in doubt.
     pub fn revision(&self, bucket: u64, now: Instant) -> Option<u64> {
         self.known.revision_in(bucket).filter(|_| !self.is_cut && !self.is_doubted(now))
     }
@@ -405,14 +430,15 @@ impl Peer {
         self.known.refused.iter().any(|refused| refused == route)
     }
 
-    /// What it had counted of each version when all of it was heard for the first time; `None` before that.
+    /// What it had counted of each version when all of it was heard for the first time; `None`
+    /// before that.
     pub fn first(&self) -> Option<&ByVersion> {
         self.first.as_ref()
     }
 
     /// What it has counted of each version.
     pub fn latest(&self) -> &ByVersion {
-        &self.known.figures
+        &self.known.metrics
     }
 }
 
@@ -422,7 +448,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::report::VersionFigures;
+    use crate::report::VersionMetrics;
 
     const SECOND: Duration = Duration::from_secs(1);
     const SMALL: PeerLimits = PeerLimits { senders: 8, versions: 16 };
@@ -441,16 +467,16 @@ mod tests {
             self.start + Duration::from_millis(ms)
         }
 
-        fn hear(&mut self, subject: &str, report: &Report, ms: u64) -> Option<Disbelief> {
+        fn hear(&mut self, subject: &str, report: &Report, ms: u64) -> Option<ReportFault> {
             let now = self.at(ms);
-            self.registry.hear(subject, &report.messages()[0], now).disbelief
+            self.registry.hear(subject, &report.messages()[0], now).fault
         }
 
-        fn gateway(&mut self, report: &Report, ms: u64) -> Option<Disbelief> {
+        fn gateway(&mut self, report: &Report, ms: u64) -> Option<ReportFault> {
             self.hear(&metrics_subject(GATEWAY_SOURCE, &report.id), report, ms)
         }
 
-        fn caller(&mut self, report: &Report, ms: u64) -> Option<Disbelief> {
+        fn caller(&mut self, report: &Report, ms: u64) -> Option<ReportFault> {
             self.hear(&metrics_subject(CALLER_SOURCE, &report.id), report, ms)
         }
 
@@ -462,13 +488,22 @@ mod tests {
     }
 
     fn counted(id: &str, age_ms: u64, revision: u64, errors: u64) -> Report {
-        let mut figures = Figures { errors, ..Figures::default() };
-        figures.latency.add(1_000, errors * 10);
-        let version = VersionFigures { route: "math".to_owned(), version: "blue".to_owned(), figures };
+        let mut metrics = AttemptMetrics { errors, ..AttemptMetrics::default() };
+        metrics.latency.add(1_000, errors * 10);
+        let version =
+            VersionMetrics { route: "math".to_owned(), version: "blue".to_owned(), metrics };
         let id = id.to_owned();
         // Numbered by age: later ones have more to say.
         let number = age_ms.saturating_add(1);
-        Report { id, age_ms, number, revision, whole: true, versions: vec![version], ..Report::default() }
+        Report {
+            id,
+            age_ms,
+            number,
+            revision,
+            whole: true,
+            versions: vec![version],
+            ..Report::default()
+        }
     }
 
     fn of_caller(report: Report) -> Report {
@@ -492,8 +527,9 @@ mod tests {
             assert_eq!(attributed, is_its_own, "{subject}");
         }
         let caller = of_caller(report);
-        let attributed =
-            |source: &str| attributed(&metrics_subject(source, "a"), &caller.messages()[0]).is_some();
+        let attributed = |source: &str| {
+            attributed(&metrics_subject(source, "a"), &caller.messages()[0]).is_some()
+        };
         assert_eq!([CALLER_SOURCE, "team-a", GATEWAY_SOURCE].map(attributed), [true, true, false]);
     }
 
@@ -502,9 +538,12 @@ mod tests {
         let mut scene = Scene::new();
         scene.gateway(&counted("a", 1_000, 7, 1), 0);
         let forged = Report { leaving: true, ..counted("a", 1_001, 99, 50) };
-        assert_eq!(scene.caller(&forged, 1), Some(Disbelief::Foreign));
+        assert_eq!(scene.caller(&forged, 1), Some(ReportFault::Foreign));
         let later = scene.at(5_000);
-        assert_eq!((scene.only().revision(0, later), scene.only().is_gone(later)), (Some(7), false));
+        assert_eq!(
+            (scene.only().revision(0, later), scene.only().is_gone(later)),
+            (Some(7), false)
+        );
         // As a caller of the same id it is another one.
         assert_eq!(scene.caller(&of_caller(forged), 2), None);
         let gateways = scene.registry.peers().filter(|(key, _)| key.source == GATEWAY_SOURCE);
@@ -518,10 +557,10 @@ mod tests {
         scene.caller(&of_caller(counted("a", 600_000, 7, 5)), 0);
         // It does not know for how long the other one has run.
         let forged = of_caller(Report { leaving: true, ..counted("a", 1_000, 99, 0) });
-        assert_eq!(scene.caller(&forged, 100), Some(Disbelief::Contradiction));
+        assert_eq!(scene.caller(&forged, 100), Some(ReportFault::Contradiction));
         assert_eq!(
             scene.caller(&of_caller(counted("a", u64::MAX, 99, 0)), 200),
-            Some(Disbelief::Contradiction)
+            Some(ReportFault::Contradiction)
         );
         assert_eq!(
             (scene.only().revision(0, scene.at(300)), scene.only().known.revision_in(0)),
@@ -534,7 +573,7 @@ mod tests {
         assert_eq!(scene.only().revision(0, scene.at(1_000)), None, "in doubt");
         assert_eq!(
             scene.caller(&of_caller(counted("a", 601_500, 7, 5)), 1_500),
-            Some(Disbelief::Contradiction)
+            Some(ReportFault::Contradiction)
         );
         assert!(!scene.only().is_gone(scene.at(9_000)));
         assert_eq!(scene.only().revision(0, scene.at(1_500)), None);
@@ -554,7 +593,7 @@ mod tests {
         // It cannot have said more when it was younger, nor less when it was older.
         for (age_ms, number) in [(1_000, 9_000), (3_000, 5)] {
             let forged = Report { number, ..counted("a", age_ms, 99, 3) };
-            assert_eq!(scene.gateway(&forged, 20), Some(Disbelief::Contradiction), "{number}");
+            assert_eq!(scene.gateway(&forged, 20), Some(ReportFault::Contradiction), "{number}");
         }
         assert_eq!(scene.only().revision(0, scene.at(20)), None);
     }
@@ -571,7 +610,7 @@ mod tests {
         let mut scene = Scene::new();
         scene.gateway(&counted("a", 0, 7, 1), 0);
         let woken = counted("a", 1_000, 8, 2);
-        assert_eq!(scene.gateway(&woken, 60_000), Some(Disbelief::Contradiction));
+        assert_eq!(scene.gateway(&woken, 60_000), Some(ReportFault::Contradiction));
         assert_eq!(scene.only().revision(0, scene.at(60_000)), None);
         assert_eq!(scene.gateway(&counted("a", 11_000, 8, 2), 70_000), None);
         assert_eq!(scene.only().revision(0, scene.at(70_000)), Some(8));
@@ -586,7 +625,7 @@ mod tests {
         for number in 0..10_000_u64 {
             let ms = number / 2;
             let forged = of_caller(counted(&format!("forged{number}"), 0, 0, 0));
-            refused += usize::from(scene.caller(&forged, ms) == Some(Disbelief::Crowded));
+            refused += usize::from(scene.caller(&forged, ms) == Some(ReportFault::Crowded));
             if number % 1_000 == 0 {
                 scene.gateway(&counted("gateway", ms, 7, 1), ms);
                 scene.caller(&of_caller(counted("true", ms, 7, 1)), ms);
@@ -594,10 +633,12 @@ mod tests {
         }
         assert!(refused > 9_000, "{refused}");
         assert_eq!(scene.registry.peers().count(), 1 + SMALL.senders);
-        let stays =
-            |source: &str, id: &str| scene.registry.peers().any(|(key, _)| key == PeerKey { source, id });
+        let stays = |source: &str, id: &str| {
+            scene.registry.peers().any(|(key, _)| key == PeerKey { source, id })
+        };
         assert!(stays(GATEWAY_SOURCE, "gateway") && stays(CALLER_SOURCE, "true"));
-        let crowded: Vec<_> = scene.registry.crowded(scene.at(5_000)).map(|(source, _)| source).collect();
+        let crowded: Vec<_> =
+            scene.registry.crowded(scene.at(5_000)).map(|(source, _)| source).collect();
         assert_eq!(crowded, [CALLER_SOURCE], "and it is told");
         for number in 0..2 * MOST_SOURCES {
             let subject = metrics_subject(&format!("source{number}"), "x");
@@ -611,16 +652,23 @@ mod tests {
         let mut scene = Scene::new();
         let mut report = of_caller(counted("a", 0, 7, 1));
         let version = report.versions[0].clone();
-        let many = (0..100).map(|number| VersionFigures { version: format!("v{number}"), ..version.clone() });
+        let many = (0..100)
+            .map(|number| VersionMetrics { version: format!("v{number}"), ..version.clone() });
         report.versions = many.collect();
-        assert_eq!(scene.caller(&report, 0), Some(Disbelief::Crowded));
+        assert_eq!(scene.caller(&report, 0), Some(ReportFault::Crowded));
         assert_eq!((scene.only().latest().len(), scene.only().revision(0, scene.at(0))), (0, None));
         // Not by many messages of one report either, nor by many reports of which one is missing.
         for number in 1..100_u64 {
             let age_ms = number;
             let versions = report.versions[..5].to_vec();
-            let part =
-                Report { number, age_ms, parts: 9, part: number as u32 % 8, versions, ..report.clone() };
+            let part = Report {
+                number,
+                age_ms,
+                parts: 9,
+                part: number as u32 % 8,
+                versions,
+                ..report.clone()
+            };
             let text = serde_json::to_vec(&part).unwrap();
             scene.registry.hear(&metrics_subject(CALLER_SOURCE, "a"), &text, scene.at(number));
             assert!(scene.registry.sources[CALLER_SOURCE].versions <= SMALL.versions);
@@ -632,7 +680,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is said, in whatever order: what is kept is bounded, and nobody but a gateway is one.
+        /// Whatever is said, in whatever order: what is kept is bounded, and nobody but a gateway
+        /// is one.
         #[test]
         fn what_is_kept_is_bounded_whatever_is_said(
             said in prop::collection::vec(
@@ -646,7 +695,7 @@ mod tests {
                 report.role = if source == 0 { Role::Gateway } else { Role::Caller };
                 let version = report.versions[0].clone();
                 report.versions = (0..versions)
-                    .map(|number| VersionFigures { version: format!("v{number}"), ..version.clone() })
+                    .map(|number| VersionMetrics { version: format!("v{number}"), ..version.clone() })
                     .collect();
                 let subject = match source {
                     0 => metrics_subject(GATEWAY_SOURCE, &report.id),

@@ -1,18 +1,22 @@
-//! What everybody who sends requests tells the others each second: who it is, which routes it goes by, and its
-//! [`Figures`] of each version. The command line, the rollouts and whoever watches read the same reports.
+//! What everybody who sends requests tells the others each second: who it is, which routes it goes
+//! by, and its [`AttemptMetrics`] of each version. The command line, the rollouts and whoever
+//! watches read the same reports.
 //!
-//! A report is a JSON object, or several when there are many versions; unknown members are skipped. Every tenth second and
-//! when asked (see [`control::report_subject`]) it has all versions, else those whose figures have changed since then.
+//! A report is a JSON object, or several when there are many versions; unknown members are skipped.
+//! Every tenth second and when asked (see [`control::report_subject`]) it has all versions, else
+//! those whose metrics have changed since then.
 //!
-//! Whoever asks hears the answer where all reports go, for there the broker vouches for who it is from ([`crate::peers`]).
+//! Whoever asks hears the answer where all reports go, for there the broker vouches for who it is
+//! from ([`crate::peers`]).
 //!
-//! Messages are published at most once and may be lost, or come in another order. So a report is numbered and cumulative:
-//! [`Reporter`] makes it, [`Parts`] takes it in once all of its messages are there, and [`Known`] says what follows. A
-//! reader that has missed a whole report knows it, and asks for one.
+//! Messages are published at most once and may be lost, or come in another order. So a report is
+//! numbered and cumulative: [`Reporter`] makes it, [`Parts`] takes it in once all of its messages
+//! are there, and [`SenderState`] says what follows. A reader that has missed a whole report knows
+//! it, and asks for one.
 
-mod known;
 mod parts;
 mod reporter;
+mod sender_state;
 
 use std::fmt;
 use std::future::Future;
@@ -27,16 +31,16 @@ use serde::de::{IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use tracing::debug;
 
-pub use self::known::{Heard, Known};
 pub use self::parts::Parts;
 pub use self::reporter::Reporter;
-use crate::figures::Figures;
+pub use self::sender_state::{ReportOutcome, SenderState};
+use crate::metrics::AttemptMetrics;
 
-/// How often figures are told unasked.
+/// How often metrics are told unasked.
 pub const PERIOD: Duration = Duration::from_secs(1);
 
-/// The time between two answers once [`ANSWERS_AT_ONCE`] were given: whoever asks meanwhile hears the second one. So no
-/// number of questions makes a sender say more than that.
+/// The time between two answers once [`ANSWERS_AT_ONCE`] were given: whoever asks meanwhile hears
+/// the second one. So no number of questions makes a sender say more than that.
 pub const ANSWER_GAP: Duration = Duration::from_millis(250);
 
 /// Answers that are given without a gap, where none was given for long.
@@ -45,7 +49,8 @@ pub const ANSWERS_AT_ONCE: u32 = 20;
 /// Askers that wait for an answer at their own inbox, as programs before 0.2 do; more get none.
 const MOST_WAITING: usize = 8;
 
-/// Versions in one message: some 100 KB when all of their buckets are in use, far below what a broker takes.
+/// Versions in one message: some 100 KB when all of their buckets are in use, far below what a
+/// broker takes.
 pub(crate) const VERSIONS_PER_MESSAGE: usize = 128;
 
 /// What one sender of requests tells.
@@ -62,16 +67,22 @@ pub struct Report {
     pub age_ms: u64,
     /// The newest revision of the routes bucket by which all of its threads go.
     pub revision: u64,
-    /// The bucket that this is a revision of: when it was made. One that is made anew counts from 1.
+    /// The bucket that this is a revision of: when it was made. One that is made anew counts from
+    /// 1.
     pub bucket: u64,
     /// Routes whose newest document it refuses: it goes by the one before, or has no such route.
-    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "at_most::<_, _, REFUSED_READ>")]
+    #[serde(
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "at_most::<_, _, REFUSED_READ>"
+    )]
     pub refused: Vec<String>,
     /// It sends no more requests after this report.
     pub leaving: bool,
-    /// Its place among the sender's reports, from 1 on; 0 from an older release, which does not number them.
+    /// Its place among the sender's reports, from 1 on; 0 from an older release, which does not
+    /// number them.
     pub number: u64,
-    /// A report that is not whole has every version that has changed since the whole report of this number.
+    /// A report that is not whole has every version that has changed since the whole report of this
+    /// number.
     pub since: u64,
     /// Which message of the report this is, from 0 on.
     pub part: u32,
@@ -79,13 +90,16 @@ pub struct Report {
     pub parts: u32,
     /// More messages of the same report follow: what older releases go by.
     pub more: bool,
-    /// Every version that it has tried is among the figures, not only those that changed.
+    /// Every version that it has tried is among the metrics, not only those that changed.
     pub whole: bool,
-    /// Its figures of each version since its start.
+    /// Its metrics of each version since its start.
     #[serde(deserialize_with = "at_most::<_, _, VERSIONS_READ>")]
-    pub versions: Vec<VersionFigures>,
+    pub versions: Vec<VersionMetrics>,
     /// How far the rollouts are, as a gateway sees it.
-    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "at_most::<_, _, ROLLOUTS_READ>")]
+    #[serde(
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "at_most::<_, _, ROLLOUTS_READ>"
+    )]
     pub rollouts: Vec<Progress>,
 }
 
@@ -103,16 +117,16 @@ pub enum Role {
     Other,
 }
 
-/// The figures of one version of one route.
+/// The metrics of one version of one route.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
-pub struct VersionFigures {
+pub struct VersionMetrics {
     /// The route's name.
     pub route: String,
     /// The version's.
     pub version: String,
-    /// The figures.
+    /// The metrics.
     #[serde(flatten)]
-    pub figures: Figures,
+    pub metrics: AttemptMetrics,
 }
 
 /// A rollout's phase and step as a gateway has seen it since it began.
@@ -126,9 +140,9 @@ pub struct Progress {
     /// For how long it has seen this step.
     pub in_phase_ms: u64,
     /// What the old version did meanwhile, at all senders.
-    pub old: Figures,
+    pub old: AttemptMetrics,
     /// What the new one did.
-    pub new: Figures,
+    pub new: AttemptMetrics,
     /// What that says, at a canary's step.
     pub verdict: Option<String>,
     /// Senders that do not go by the newest weights yet, or are not heard of, a sentence each.
@@ -138,7 +152,8 @@ pub struct Progress {
 /// The longest message that is read, in bytes: three times what our largest has.
 const REPORT_BYTES: usize = 1024 * 1024;
 
-/// Versions that are read of one message: one more than it has, so that one with too many is known for what it is.
+/// Versions that are read of one message: one more than it has, so that one with too many is known
+/// for what it is.
 const VERSIONS_READ: usize = VERSIONS_PER_MESSAGE + 1;
 
 /// Refused routes that are read of one message.
@@ -188,14 +203,16 @@ impl Report {
     /// The messages that it takes, the last of which says that it is.
     pub fn messages(&self) -> Vec<Bytes> {
         let parts = self.versions.chunks(VERSIONS_PER_MESSAGE);
-        let parts: Vec<&[VersionFigures]> =
+        let parts: Vec<&[VersionMetrics]> =
             if self.versions.is_empty() { vec![&[]] } else { parts.collect() };
         let last = parts.len() - 1;
-        let message = |(place, versions): (usize, &&[VersionFigures])| {
+        let message = |(place, versions): (usize, &&[VersionMetrics])| {
             let rollouts = if place == 0 { self.rollouts.clone() } else { Vec::new() };
             let part = Report {
-                part: u32::try_from(place).expect("the versions of a table are far fewer than 2^32"),
-                parts: u32::try_from(parts.len()).expect("the versions of a table are far fewer than 2^32"),
+                part: u32::try_from(place)
+                    .expect("the versions of a table are far fewer than 2^32"),
+                parts: u32::try_from(parts.len())
+                    .expect("the versions of a table are far fewer than 2^32"),
                 more: place < last,
                 versions: versions.to_vec(),
                 rollouts,
@@ -218,8 +235,8 @@ impl Report {
     }
 }
 
-/// Publishes what `report` gives below `source`, each second and whenever asked, until `leave` completes; then once more, as
-/// the last.
+/// Publishes what `report` gives below `source`, each second and whenever asked, until `leave`
+/// completes; then once more, as the last.
 ///
 /// # Cancel safety
 /// Dropping it ends the reports without a last one; others notice after some seconds.
@@ -231,7 +248,7 @@ pub async fn keep(
 ) {
     let mut asked = match client.subscribe(control::report_subject()).await {
         Ok(asked) => asked,
-        Err(error) => return debug!(%error, "no figures are told: not connected"),
+        Err(error) => return debug!(%error, "no metrics are told: not connected"),
     };
     let mut leave = std::pin::pin!(leave);
     let mut pace = tokio::time::interval(PERIOD);
@@ -273,7 +290,8 @@ struct Questions {
     /// When the first of those came that wait.
     since: Option<Instant>,
     inboxes: Vec<Subject>,
-    /// When the answers that were given would have been over, one a gap (the generic cell rate algorithm, ITU-T I.371).
+    /// When the answers that were given would have been over, one a gap (the generic cell rate
+    /// algorithm, ITU-T I.371).
     paid_until: Option<Instant>,
 }
 
@@ -304,7 +322,7 @@ impl Questions {
 async fn publish(client: &Client, subject: Subject, report: &Report) {
     for message in report.messages() {
         if let Err(error) = client.publish(subject.clone(), message).await {
-            return debug!(%error, "figures not told");
+            return debug!(%error, "metrics not told");
         }
     }
 }
@@ -335,9 +353,9 @@ mod bounds {
     fn what_peers_count_is_added_without_overflow() {
         let text = r#"{"route":"r","version":"v","errors":18446744073709551615,"in_flight":9223372036854775807,
             "latency":[[0,18446744073709551615],[7,18446744073709551615]]}"#;
-        let of: VersionFigures = serde_json::from_str(text).unwrap();
-        let mut sum = of.figures.clone();
-        sum += &of.figures;
+        let of: VersionMetrics = serde_json::from_str(text).unwrap();
+        let mut sum = of.metrics.clone();
+        sum += &of.metrics;
         assert_eq!((sum.errors, sum.requests(), sum.in_flight), (u64::MAX, u64::MAX, i64::MAX));
     }
 }
@@ -347,10 +365,10 @@ mod tests {
     use super::*;
 
     fn report(versions: usize) -> Report {
-        let of = |number| VersionFigures {
+        let of = |number| VersionMetrics {
             route: format!("r{number}"),
             version: "blue".to_owned(),
-            figures: Figures { errors: 1, ..Figures::default() },
+            metrics: AttemptMetrics { errors: 1, ..AttemptMetrics::default() },
         };
         let versions = (0..versions).map(of).collect();
         Report { id: "a".to_owned(), revision: 7, versions, ..Report::default() }
@@ -414,7 +432,9 @@ mod tests {
     fn readers_skip_what_they_do_not_know_and_refuse_what_is_no_report() {
         let read = Report::read(br#"{"id":"x","role":"sidecar","colour":"red"}"#).unwrap();
         assert_eq!((read.role, read.revision), (Role::Other, 0));
-        for bad in [&b""[..], b"{}", b"[]", br#"{"id":7}"#, br#"{"id":"x","versions":[{"route":1}]}"#] {
+        for bad in
+            [&b""[..], b"{}", b"[]", br#"{"id":7}"#, br#"{"id":"x","versions":[{"route":1}]}"#]
+        {
             assert_eq!(Report::read(bad), None);
         }
     }

@@ -1,7 +1,9 @@
-//! A change of version under way, as it stands in a route's document: the plan, and how far it has come.
+//! A change of version under way, as it stands in a route's document: the plan, and how far it has
+//! come.
 //!
-//! All of its state is here, so that whoever drives it can be replaced at any moment, and each step is one write over
-//! the revision that it was decided on. This module only says what a sound rollout is; the gateway drives it.
+//! All of its state is here, so that whoever drives it can be replaced at any moment, and each step
+//! is one write over the revision that it was decided on. This module only says what a sound
+//! rollout is; the gateway drives it.
 
 use std::time::Duration;
 
@@ -34,7 +36,8 @@ pub struct Rollout {
     /// When the new version counts as worse.
     #[serde(default)]
     pub criteria: Criteria,
-    /// Path of a request that the new version must answer before it gets any traffic; none is made without it.
+    /// Path of a request that the new version must answer before it gets any traffic; none is made
+    /// without it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub smoke: Option<String>,
     /// Whether the workers of the old version are asked to leave at the end.
@@ -51,7 +54,8 @@ pub struct Rollout {
     /// Why it went back, or did not begin.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// The old version's figures of the last step in which it had traffic, for the step in which it has none.
+    /// The old version's metrics of the last step in which it had traffic, for the step in which it
+    /// has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub control: Option<Control>,
     /// Who has seen the new version.
@@ -134,7 +138,7 @@ pub enum Phase {
     Refused,
 }
 
-/// The old version's figures that the new one is compared with.
+/// The old version's metrics that the new one is compared with.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Control {
@@ -218,7 +222,10 @@ impl Rollout {
     }
 
     /// Everything that is wrong with it in a route of these versions: key, value, expectation.
-    pub fn faults(&self, is_version: impl Fn(&str) -> bool) -> Vec<(&'static str, String, &'static str)> {
+    pub fn faults(
+        &self,
+        is_version: impl Fn(&str) -> bool,
+    ) -> Vec<(&'static str, String, &'static str)> {
         let mut faults = Vec::new();
         let mut expect = |holds: bool, key, value: String, expected| {
             if !holds {
@@ -226,17 +233,35 @@ impl Rollout {
             }
         };
         for (key, version) in [("rollout.from", &self.from), ("rollout.to", &self.to)] {
-            expect(is_version(version), key, format!("{version:?}"), "expected a version of this route");
+            expect(
+                is_version(version),
+                key,
+                format!("{version:?}"),
+                "expected a version of this route",
+            );
         }
-        expect(self.from != self.to, "rollout.to", format!("{:?}", self.to), "expected another than `from`");
+        expect(
+            self.from != self.to,
+            "rollout.to",
+            format!("{:?}", self.to),
+            "expected another than `from`",
+        );
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
         let is_id = (1..=64).contains(&self.id.len()) && self.id.bytes().all(plain);
-        expect(is_id, "rollout.id", format!("{:?}", self.id), "expected 1 to 64 letters, digits, `-` or `_`");
+        expect(
+            is_id,
+            "rollout.id",
+            format!("{:?}", self.id),
+            "expected 1 to 64 letters, digits, `-` or `_`",
+        );
         let count = self.steps.len();
         match self.strategy {
-            Strategy::BlueGreen => {
-                expect(count == 0, "rollout.steps", count.to_string(), "expected none for blue-green")
-            }
+            Strategy::BlueGreen => expect(
+                count == 0,
+                "rollout.steps",
+                count.to_string(),
+                "expected none for blue-green",
+            ),
             Strategy::Canary => expect(
                 (1..=MOST_STEPS).contains(&count) && self.step < count,
                 "rollout.steps",
@@ -254,9 +279,19 @@ impl Rollout {
         let expected = "expected a first step below 100, or there is nothing to compare with";
         expect(is_compared, "rollout.steps", "[100]".to_owned(), expected);
         let grows = self.steps.windows(2).all(|pair| pair[0].percent < pair[1].percent);
-        expect(grows, "rollout.steps", "[..]".to_owned(), "expected each larger than the one before");
+        expect(
+            grows,
+            "rollout.steps",
+            "[..]".to_owned(),
+            "expected each larger than the one before",
+        );
         let Criteria { min_requests, patience, error_margin, latency_factor } = self.criteria;
-        expect(min_requests > 0, "rollout.min_requests", min_requests.to_string(), "expected 1 at least");
+        expect(
+            min_requests > 0,
+            "rollout.min_requests",
+            min_requests.to_string(),
+            "expected 1 at least",
+        );
         expect(
             patience <= LONGEST,
             "rollout.patience",
@@ -264,10 +299,21 @@ impl Rollout {
             "expected seven days at the most",
         );
         let value = error_margin.to_string();
-        expect((0.0..1.0).contains(&error_margin), "rollout.error_margin", value, "expected 0 to 1");
+        expect(
+            (0.0..1.0).contains(&error_margin),
+            "rollout.error_margin",
+            value,
+            "expected 0 to 1",
+        );
         let value = latency_factor.to_string();
-        expect((1.0..=100.0).contains(&latency_factor), "rollout.latency_factor", value, "expected 1 to 100");
-        let is_path = self.smoke.as_ref().is_none_or(|path| path.starts_with('/') && path.is_ascii());
+        expect(
+            (1.0..=100.0).contains(&latency_factor),
+            "rollout.latency_factor",
+            value,
+            "expected 1 to 100",
+        );
+        let is_path =
+            self.smoke.as_ref().is_none_or(|path| path.starts_with('/') && path.is_ascii());
         expect(is_path, "rollout.smoke", format!("{:?}", self.smoke), "expected a path");
         faults
     }

@@ -1,5 +1,5 @@
-//! The routes bucket: one JSON document for each route, in a key-value bucket of the broker, every write checked
-//! against the revision that it was made from.
+//! The routes bucket: one JSON document for each route, in a key-value bucket of the broker, every
+//! write checked against the revision that it was made from.
 
 use std::time::Duration;
 
@@ -7,13 +7,13 @@ use async_nats::Client;
 use async_nats::jetstream::kv::{self, CreateErrorKind, Entry, Operation, UpdateErrorKind};
 use async_nats::jetstream::{self, context::KeyValueErrorKind};
 use futures_util::{StreamExt, TryStreamExt};
-use natsway_stores::catalogue;
+use natsway_stores::definitions;
 
 use crate::document::RouteDocument;
-use crate::feed::Change;
+use crate::reconciler::Change;
 
 /// The bucket's name unless another is given.
-pub use natsway_stores::catalogue::ROUTES as BUCKET;
+pub use natsway_stores::definitions::ROUTES as BUCKET;
 
 /// How long the broker may take for one request.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -102,7 +102,8 @@ impl RouteStore {
         let mut context = jetstream::new(client);
         context.set_timeout(TIMEOUT);
         // Several gateways may do this at once; the same bucket made twice is one bucket.
-        let made = natsway_stores::open_or_make(&context, catalogue::routes(bucket, replicas)).await;
+        let made =
+            natsway_stores::open_or_make(&context, definitions::routes(bucket, replicas)).await;
         let failed = |error| StoreError::new(StoreErrorKind::Unavailable, "routes", error);
         made.map(|bucket| RouteStore { bucket }).map_err(failed)
     }
@@ -112,21 +113,23 @@ impl RouteStore {
         self.bucket.stream.cached_info().config.num_replicas
     }
 
-    /// What tells this bucket from one of the same name that is made after it is gone: when it was made, in nanoseconds
-    /// since 1970.
+    /// What tells this bucket from one of the same name that is made after it is gone: when it was
+    /// made, in nanoseconds since 1970.
     pub fn made_at(&self) -> u64 {
         u64::try_from(self.bucket.stream.cached_info().created.unix_timestamp_nanos()).unwrap_or(0)
     }
 
-    /// Whether nothing was ever written to it. A bucket whose documents were all removed is empty, and not that.
+    /// Whether nothing was ever written to it. A bucket whose documents were all removed is empty,
+    /// and not that.
     ///
     /// # Errors
     /// [`StoreErrorKind::Unavailable`].
     pub async fn is_untouched(&self) -> Result<bool, StoreError> {
         // Asked anew: the bucket's own status is that of the moment when it was opened.
         let info = self.bucket.stream.get_info().await;
-        let info =
-            info.map_err(|error| StoreError::new(StoreErrorKind::Unavailable, "look at the routes", error))?;
+        let info = info.map_err(|error| {
+            StoreError::new(StoreErrorKind::Unavailable, "look at the routes", error)
+        })?;
         Ok(info.state.last_sequence == 0)
     }
 
@@ -135,9 +138,11 @@ impl RouteStore {
     /// # Errors
     /// [`StoreErrorKind::Unavailable`].
     pub async fn list(&self) -> Result<Vec<Stored>, StoreError> {
-        let failed = |error: String| StoreError::new(StoreErrorKind::Unavailable, "list routes", error);
+        let failed =
+            |error: String| StoreError::new(StoreErrorKind::Unavailable, "list routes", error);
         let keys = self.bucket.keys().await.map_err(|error| failed(error.to_string()))?;
-        let mut names: Vec<String> = keys.try_collect().await.map_err(|error| failed(error.to_string()))?;
+        let mut names: Vec<String> =
+            keys.try_collect().await.map_err(|error| failed(error.to_string()))?;
         names.sort();
         let mut documents = Vec::new();
         for name in names {
@@ -162,17 +167,24 @@ impl RouteStore {
         }))
     }
 
-    /// Writes a document over `revision`, or as a new one when that is `None`; gives the new revision.
+    /// Writes a document over `revision`, or as a new one when that is `None`; gives the new
+    /// revision.
     ///
     /// # Errors
     /// [`StoreErrorKind::Conflict`] when it is not at that revision any more, or is there already.
-    pub async fn put(&self, document: &RouteDocument, revision: Option<u64>) -> Result<u64, StoreError> {
+    pub async fn put(
+        &self,
+        document: &RouteDocument,
+        revision: Option<u64>,
+    ) -> Result<u64, StoreError> {
         let (name, bytes) = (&document.name, document.to_json().into());
         let what = || format!("write route {name:?}");
         match revision {
-            Some(revision) => {
-                self.bucket.update(name, bytes, revision).await.map_err(|error| update_error(what(), &error))
-            }
+            Some(revision) => self
+                .bucket
+                .update(name, bytes, revision)
+                .await
+                .map_err(|error| update_error(what(), &error)),
             None => self.bucket.create(name, bytes).await.map_err(|error| {
                 let kind = match error.kind() {
                     CreateErrorKind::AlreadyExists => StoreErrorKind::Conflict,
@@ -192,17 +204,22 @@ impl RouteStore {
         removed.map_err(|error| update_error(format!("remove route {name:?}"), &error))
     }
 
-    /// Every document as it is now, then every change for as long as the broker is there; [`Update::Complete`] stands
-    /// between the two.
+    /// Every document as it is now, then every change for as long as the broker is there;
+    /// [`Update::Complete`] stands between the two.
     ///
     /// # Errors
     /// [`StoreErrorKind::Unavailable`].
-    pub async fn watch(&self) -> Result<impl futures_util::Stream<Item = Update> + use<>, StoreError> {
-        let failed = |error: String| StoreError::new(StoreErrorKind::Unavailable, "watch routes", error);
+    pub async fn watch(
+        &self,
+    ) -> Result<impl futures_util::Stream<Item = Update> + use<>, StoreError> {
+        let failed =
+            |error: String| StoreError::new(StoreErrorKind::Unavailable, "watch routes", error);
         // Asked anew: the bucket's own status is that of the moment when it was opened.
-        let info = self.bucket.stream.get_info().await.map_err(|error| failed(error.to_string()))?;
+        let info =
+            self.bucket.stream.get_info().await.map_err(|error| failed(error.to_string()))?;
         let is_empty = info.state.messages == 0;
-        let entries = self.bucket.watch_with_history(">").await.map_err(|error| failed(error.to_string()))?;
+        let entries =
+            self.bucket.watch_with_history(">").await.map_err(|error| failed(error.to_string()))?;
         let at_once = is_empty.then_some(Update::Complete);
         let updates = entries.map(|entry| match entry {
             Ok(entry) => {
@@ -244,8 +261,8 @@ fn update_error(what: String, error: &kv::UpdateError) -> StoreError {
     StoreError::new(kind, what, error)
 }
 
-/// The client says the same of a bucket that is not there and of a broker that does not answer; asking for the stream
-/// tells them apart.
+/// The client says the same of a bucket that is not there and of a broker that does not answer;
+/// asking for the stream tells them apart.
 async fn missing_or_unavailable(context: &jetstream::Context, bucket: &str) -> StoreErrorKind {
     use jetstream::context::GetStreamErrorKind::JetStream;
     match context.get_stream(format!("KV_{bucket}")).await {

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use crate::document::RouteDocument;
-use crate::feed::{Feed, Refusal};
+use crate::reconciler::{RejectedDocument, RouteReconciler};
 use crate::store::{RouteStore, StoreError, Update};
 use crate::table::RouteTable;
 
@@ -34,24 +34,25 @@ pub struct Bucket {
 
 /// The routes in force, for all who need them.
 #[derive(Clone, Debug)]
-pub struct InForce {
+pub struct ActiveRoutes {
     /// The table.
     pub table: Arc<ArcSwap<RouteTable>>,
     /// Whether there is one: false until the bucket was read.
     pub known: Arc<AtomicBool>,
     /// What it was made of.
-    pub reading: Arc<ArcSwap<Reading>>,
-    /// The newest revision in force, told after the table is: who waits here finds the table of it, or a newer one.
+    pub status: Arc<ArcSwap<BucketStatus>>,
+    /// The newest revision in force, told after the table is: who waits here finds the table of it,
+    /// or a newer one.
     pub revisions: watch::Sender<u64>,
 }
 
 /// What was taken in of the bucket last.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Reading {
+pub struct BucketStatus {
     /// Routes in force.
     pub serving: usize,
     /// Documents that are not.
-    pub refusals: Vec<Refusal>,
+    pub refusals: Vec<RejectedDocument>,
     /// Tells the bucket from others of its name; see [`RouteStore::made_at`].
     pub bucket: u64,
     /// The newest revision of the bucket.
@@ -60,28 +61,28 @@ pub struct Reading {
     pub rollouts: Vec<(u64, Arc<RouteDocument>)>,
 }
 
-impl InForce {
+impl ActiveRoutes {
     /// Routes that are known from the start, and stay.
-    pub fn fixed(table: RouteTable) -> InForce {
-        let in_force = InForce::unknown();
-        in_force.publish(table, Reading::default());
-        in_force
+    pub fn fixed(table: RouteTable) -> ActiveRoutes {
+        let active_routes = ActiveRoutes::unknown();
+        active_routes.publish(table, BucketStatus::default());
+        active_routes
     }
 
     /// No routes yet.
-    pub fn unknown() -> InForce {
-        let (table, known, reading) = Default::default();
-        InForce { table, known, reading, revisions: watch::Sender::new(0) }
+    pub fn unknown() -> ActiveRoutes {
+        let (table, known, status) = Default::default();
+        ActiveRoutes { table, known, status, revisions: watch::Sender::new(0) }
     }
 
     /// The routes whose newest document is refused.
     pub fn refused(&self) -> Vec<String> {
-        self.reading.load().refusals.iter().map(|refusal| refusal.name.clone()).collect()
+        self.status.load().refusals.iter().map(|refusal| refusal.name.clone()).collect()
     }
 
-    fn publish(&self, table: RouteTable, reading: Reading) {
-        let revision = reading.revision;
-        self.reading.store(Arc::new(Reading { serving: table.routes().len(), ..reading }));
+    fn publish(&self, table: RouteTable, status: BucketStatus) {
+        let revision = status.revision;
+        self.status.store(Arc::new(BucketStatus { serving: table.routes().len(), ..status }));
         self.table.store(Arc::new(table));
         self.known.store(true, Ordering::Release);
         self.revisions.send_replace(revision);
@@ -102,13 +103,16 @@ impl Keeper {
     async fn open(&self, client: &Client, seeding: &mut bool) -> Result<RouteStore, StoreError> {
         match self {
             Keeper::Us(bucket) => {
-                let store = RouteStore::open_or_create(client.clone(), &bucket.name, bucket.replicas).await?;
+                let store =
+                    RouteStore::open_or_create(client.clone(), &bucket.name, bucket.replicas)
+                        .await?;
                 let replicas = store.replicas();
                 if replicas < bucket.replicas {
                     warn!(
                         replicas,
                         asked_for = bucket.replicas,
-                        "the routes bucket has fewer copies than asked for: nats stream edit KV_{} --replicas {}",
+                        "the routes bucket has fewer copies than asked for: nats stream edit KV_{} \
+                         --replicas {}",
                         bucket.name,
                         bucket.replicas
                     );
@@ -124,29 +128,30 @@ impl Keeper {
     fn advice(&self) -> &'static str {
         match self {
             Keeper::Us(_) => {
-                "it needs JetStream, and where users may not make buckets `apiproxy setup`; or start with --static-routes"
+                "it needs JetStream, and where users may not make buckets `apiproxy setup`; or \
+                 start with --static-routes"
             }
             Keeper::Others(_) => "a gateway with live routes makes it, or `apiproxy setup`",
         }
     }
 }
 
-/// Follows the bucket for ever, making and filling it if need be. What was read last stays in force while the broker is
-/// away.
-pub async fn follow(client: Client, bucket: Bucket, in_force: InForce) {
-    keep_current(client, Keeper::Us(bucket), in_force).await;
+/// Follows the bucket for ever, making and filling it if need be. What was read last stays in force
+/// while the broker is away.
+pub async fn follow(client: Client, bucket: Bucket, active_routes: ActiveRoutes) {
+    keep_current(client, Keeper::Us(bucket), active_routes).await;
 }
 
 /// Follows a bucket that others make, for ever, and only reads it.
-pub async fn follow_only(client: Client, bucket: String, in_force: InForce) {
-    keep_current(client, Keeper::Others(bucket), in_force).await;
+pub async fn follow_only(client: Client, bucket: String, active_routes: ActiveRoutes) {
+    keep_current(client, Keeper::Others(bucket), active_routes).await;
 }
 
-async fn keep_current(client: Client, keeper: Keeper, in_force: InForce) {
-    let mut feed = Feed::default();
+async fn keep_current(client: Client, keeper: Keeper, active_routes: ActiveRoutes) {
+    let mut reconciler = RouteReconciler::default();
     let (mut was_reached, mut seeding) = (true, false);
     loop {
-        match follow_once(&client, &keeper, &in_force, &mut feed, &mut seeding).await {
+        match follow_once(&client, &keeper, &active_routes, &mut reconciler, &mut seeding).await {
             Ok(Ended::Reconnected) => {
                 was_reached = true;
                 continue;
@@ -167,22 +172,23 @@ async fn keep_current(client: Client, keeper: Keeper, in_force: InForce) {
 enum Ended {
     /// The watch did.
     Broken,
-    /// The client has another connection. The watch would go on by itself, seconds later: when it misses the broker's
-    /// heartbeats. A gateway that was frozen must not go by old routes for so long.
+    /// The client has another connection. The watch would go on by itself, seconds later: when it
+    /// misses the broker's heartbeats. A gateway that was frozen must not go by old routes for so
+    /// long.
     Reconnected,
 }
 
 async fn follow_once(
     client: &Client,
     keeper: &Keeper,
-    in_force: &InForce,
-    feed: &mut Feed,
+    active_routes: &ActiveRoutes,
+    reconciler: &mut RouteReconciler,
     seeding: &mut bool,
 ) -> Result<Ended, StoreError> {
     let connects = || client.statistics().connects.load(Ordering::Relaxed);
     let connected = connects();
     let store = keeper.open(client, seeding).await?;
-    feed.of_bucket(store.made_at());
+    reconciler.of_bucket(store.made_at());
     let mut updates = std::pin::pin!(store.watch().await?);
     let mut seen = Some(Vec::new());
     let mut look = tokio::time::interval(LOOK_INTERVAL);
@@ -202,20 +208,21 @@ async fn follow_once(
                 if let Some(seen) = &mut seen {
                     seen.push(change.name().to_owned());
                 }
-                feed.apply(change);
+                reconciler.apply(change);
             }
             Update::Complete => {
-                if feed.knows_only_another_bucket() {
+                if reconciler.knows_only_another_bucket() {
                     warn!(
-                        "the routes bucket was made anew and is empty; going on by the routes of the one before"
+                        "the routes bucket was made anew and is empty; going on by the routes of \
+                         the one before"
                     );
                     continue;
                 }
                 // What was deleted while nobody looked is not said; it is missing.
                 if let Some(seen) = seen.take() {
-                    feed.retain(&seen);
+                    reconciler.retain(&seen);
                 }
-                publish(feed, in_force);
+                publish(reconciler, active_routes);
             }
             Update::Broken(reason) => {
                 debug!(reason, "watch of the routes ended");
@@ -225,26 +232,35 @@ async fn follow_once(
     }
 }
 
-fn publish(feed: &mut Feed, in_force: &InForce) {
-    let table = feed.table();
-    let refusals = feed.refusals();
+fn publish(reconciler: &mut RouteReconciler, active_routes: &ActiveRoutes) {
+    let table = reconciler.table();
+    let refusals = reconciler.refusals();
     for refusal in &refusals {
-        let Refusal { name, revision, reason, earlier_serves } = refusal;
+        let RejectedDocument { name, revision, reason, earlier_serves } = refusal;
         warn!(route = name, revision, earlier_serves, reason, "route document refused");
     }
     info!(
         routes = table.routes().len(),
         refused = refusals.len(),
-        revision = feed.revision(),
+        revision = reconciler.revision(),
         "routes in force"
     );
-    let (bucket, revision, rollouts) = (feed.bucket(), feed.revision(), feed.rollouts());
-    in_force.publish(table, Reading { refusals, bucket, revision, rollouts, ..Reading::default() });
+    let (bucket, revision, rollouts) =
+        (reconciler.bucket(), reconciler.revision(), reconciler.rollouts());
+    active_routes.publish(
+        table,
+        BucketStatus { refusals, bucket, revision, rollouts, ..BucketStatus::default() },
+    );
 }
 
-/// Fills a bucket that nobody has written to, or goes on filling it where a broker that went away has interrupted us: what
-/// operators have removed must not come back. Of several gateways that do so at once, each document is written by one.
-async fn seed(store: &RouteStore, documents: &[RouteDocument], begun: &mut bool) -> Result<(), StoreError> {
+/// Fills a bucket that nobody has written to, or goes on filling it where a broker that went away
+/// has interrupted us: what operators have removed must not come back. Of several gateways that do
+/// so at once, each document is written by one.
+async fn seed(
+    store: &RouteStore,
+    documents: &[RouteDocument],
+    begun: &mut bool,
+) -> Result<(), StoreError> {
     use crate::store::StoreErrorKind::Conflict;
     if documents.is_empty() || !(*begun || store.is_untouched().await?) {
         return Ok(());

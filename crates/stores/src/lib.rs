@@ -1,10 +1,12 @@
-//! The buckets and streams that Natsway keeps in the broker: what each is made with, and who makes it.
+//! The buckets and streams that Natsway keeps in the broker: what each is made with, and who makes
+//! it.
 //!
-//! On a broker that lets everybody do everything, whoever misses a store makes it ([`open_or_make`]). On one with a user for each role nobody
-//! may: who makes a stream chooses its subjects and sources, and so reads and writes what he likes. There an administrator makes them all, by
-//! `apiproxy setup` ([`setup`]). Both take the settings from here, so they are the same.
+//! On a broker that lets everybody do everything, whoever misses a store makes it
+//! ([`open_or_make`]). On one with a user for each role nobody may: who makes a stream chooses its
+//! subjects and sources, and so reads and writes what he likes. There an administrator makes them
+//! all, by `apiproxy setup` ([`setup`]). Both take the settings from here, so they are the same.
 
-pub mod catalogue;
+pub mod definitions;
 mod open;
 pub mod setup;
 

@@ -18,8 +18,8 @@ pub enum StoreError {
     },
     /// There is none, and it could not be made.
     #[error(
-        "{name} is not there and was not made ({reason}): run `apiproxy setup` as an administrator, or use a user that may \
-         make it"
+        "{name} is not there and was not made ({reason}): run `apiproxy setup` as an \
+         administrator, or use a user that may make it"
     )]
     NotMade {
         /// The store, as people call it.
@@ -48,7 +48,8 @@ impl StoreError {
     }
 }
 
-/// Opens a bucket, and makes it first if there is none. Several may do so at once: one makes it and all have it.
+/// Opens a bucket, and makes it first if there is none. Several may do so at once: one makes it and
+/// all have it.
 ///
 /// # Errors
 /// [`StoreError`]. That a bucket is not reached is no reason to make one.
@@ -56,7 +57,8 @@ impl StoreError {
 /// # Panics
 /// Where `config` is of no bucket.
 pub async fn open_or_make(context: &Context, config: Config) -> Result<kv::Store, StoreError> {
-    let bucket = config.name.strip_prefix("KV_").expect("the catalogue's buckets are named so").to_owned();
+    let bucket =
+        config.name.strip_prefix("KV_").expect("the definitions's buckets are named so").to_owned();
     let name = format!("bucket {bucket:?}");
     if let Ok(store) = context.get_key_value(&bucket).await {
         return Ok(store);

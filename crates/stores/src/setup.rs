@@ -1,4 +1,5 @@
-//! What an administrator does about a store: makes it, changes its copies, or leaves it alone and says what is different.
+//! What an administrator does about a store: makes it, changes its copies, or leaves it alone and
+//! says what is different.
 
 use std::time::Duration;
 
@@ -35,7 +36,8 @@ pub enum Change {
         /// What it is given.
         to: usize,
     },
-    /// It answers no direct gets any more: whoever may write to it could have the broker publish anything anywhere by one.
+    /// It answers no direct gets any more: whoever may write to it could have the broker publish
+    /// anything anywhere by one.
     NoDirectGets,
 }
 
@@ -63,11 +65,12 @@ impl std::fmt::Display for Step {
     }
 }
 
-/// Decides about a store that is there as `found`, or not at all. Its copies are changed only where somebody `asked` for a
-/// number: without that, one is the default and no wish.
+/// Decides about a store that is there as `found`, or not at all. Its copies are changed only where
+/// somebody `asked` for a number: without that, one is the default and no wish.
 pub fn step(found: Option<&Config>, wanted: &Config, asked_for_copies: bool) -> Step {
     let Some(found) = found else { return Step::Make };
-    // A broker that stands alone forgets it when it restarts, and who uses it may not make it again.
+    // A broker that stands alone forgets it when it restarts, and who uses it may not make it
+    // again.
     let forgets = found.max_age > Duration::ZERO && found.max_age <= SHORT_LIVED;
     if forgets && found.storage == StorageType::Memory && wanted.storage == StorageType::File {
         return Step::MakeAnew;
@@ -110,7 +113,11 @@ fn differences(found: &Config, wanted: &Config) -> Vec<String> {
         limit(found.max_messages_per_subject),
         limit(wanted.max_messages_per_subject),
     );
-    compare("max_msg_size", limit(found.max_message_size.into()), limit(wanted.max_message_size.into()));
+    compare(
+        "max_msg_size",
+        limit(found.max_message_size.into()),
+        limit(wanted.max_message_size.into()),
+    );
     compare("discard", format!("{:?}", found.discard), format!("{:?}", wanted.discard));
     // Whoever has these reads or writes elsewhere by this store.
     compare("republish", format!("{:?}", found.republish.is_some()), "false".to_owned());
@@ -133,14 +140,17 @@ pub async fn apply(
     let found = match context.get_stream(&wanted.name).await {
         Ok(stream) => Some(stream.cached_info().config.clone()),
         Err(error) if is_missing(&error) => None,
-        Err(error) => return Err(StoreError::Unavailable { name: name(), reason: error.to_string() }),
+        Err(error) => {
+            return Err(StoreError::Unavailable { name: name(), reason: error.to_string() });
+        }
     };
     let step = step(found.as_ref(), wanted, asked_for_copies);
     let done = match (&step, found) {
         (Step::Make, _) if !dry_run => context.create_stream(wanted).await.map(drop),
         (Step::MakeAnew, _) if !dry_run => {
             let deleted = context.delete_stream(&wanted.name).await;
-            deleted.map_err(|error| StoreError::NotMade { name: name(), reason: error.to_string() })?;
+            deleted
+                .map_err(|error| StoreError::NotMade { name: name(), reason: error.to_string() })?;
             context.create_stream(wanted).await.map(drop)
         }
         (Step::Change(changes), Some(mut config)) if !dry_run => {
@@ -164,7 +174,7 @@ mod tests {
     use async_nats::jetstream::stream::Republish;
 
     use super::*;
-    use crate::catalogue::{group_settings, lines, rollout_lease, routes};
+    use crate::definitions::{group_settings, lines, rollout_lease, routes};
 
     #[test]
     fn what_is_missing_is_made_and_what_is_there_stays() {
@@ -177,7 +187,10 @@ mod tests {
     fn copies_are_changed_only_when_somebody_asks_for_a_number() {
         let (one, three) = (routes("natsway-routes", 1), routes("natsway-routes", 3));
         assert_eq!(step(Some(&three), &one, false), Step::Nothing);
-        assert_eq!(step(Some(&one), &three, true), Step::Change(vec![Change::Copies { from: 1, to: 3 }]));
+        assert_eq!(
+            step(Some(&one), &three, true),
+            Step::Change(vec![Change::Copies { from: 1, to: 3 }])
+        );
     }
 
     #[test]
@@ -212,7 +225,8 @@ mod tests {
     #[test]
     fn a_store_that_speaks_elsewhere_is_told() {
         let wanted = routes("natsway-routes", 1);
-        let republish = Republish { source: ">".into(), destination: "svc.x".into(), headers_only: false };
+        let republish =
+            Republish { source: ">".into(), destination: "svc.x".into(), headers_only: false };
         let found = Config { republish: Some(republish), ..wanted.clone() };
         assert!(matches!(step(Some(&found), &wanted, false), Step::Leave { .. }));
     }

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-/// Variables that cargo sets for the tests of one package. Left in place they would look to a nested cargo like a
-/// change of settings, and it would compile half of the workspace again.
+/// Variables that cargo sets for the tests of one package. Left in place they would look to a
+/// nested cargo like a change of settings, and it would compile half of the workspace again.
 const OF_THE_TEST: [&str; 5] =
     ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_", "CARGO_PRIMARY_"];
 
@@ -19,11 +19,13 @@ pub fn repository_root() -> &'static Path {
     })
 }
 
-/// The path of a binary of this workspace, up to date and of the same profile as the running program.
+/// The path of a binary of this workspace, up to date and of the same profile as the running
+/// program.
 ///
-/// A test can name only the binaries of its own package, so this asks cargo to build the others. The first call for a
-/// name in a process takes as long as cargo needs (a moment when nothing changed); it blocks, so call it before anything that
-/// needs its time. With `NATSWAY_BIN_DIR` set nothing is built, and the binary is the one in that directory.
+/// A test can name only the binaries of its own package, so this asks cargo to build the others.
+/// The first call for a name in a process takes as long as cargo needs (a moment when nothing
+/// changed); it blocks, so call it before anything that needs its time. With `NATSWAY_BIN_DIR` set
+/// nothing is built, and the binary is the one in that directory.
 ///
 /// # Panics
 /// When there is no such binary, or it does not compile: cargo's output is in the test's output.
@@ -40,7 +42,8 @@ pub fn workspace_binary(name: &str) -> PathBuf {
     binary
 }
 
-/// `target/debug`, `target/release`, ...: the directory of the profile that the running program was built with.
+/// `target/debug`, `target/release`, ...: the directory of the profile that the running program was
+/// built with.
 fn profile_directory() -> PathBuf {
     let program = std::env::current_exe().expect("a program knows its path");
     let directory = program.parent().expect("a program is in a directory");
@@ -77,10 +80,15 @@ fn build(name: &str, directory: &Path) {
         command.arg("--target-dir").arg(target);
     }
     for (key, _) in std::env::vars_os() {
-        if key.to_str().is_some_and(|key| OF_THE_TEST.iter().any(|prefix| key.starts_with(prefix))) {
+        if key.to_str().is_some_and(|key| OF_THE_TEST.iter().any(|prefix| key.starts_with(prefix)))
+        {
             command.env_remove(key);
         }
     }
     let output = command.output().expect("cargo starts");
-    assert!(output.status.success(), "cargo build --bin {name}: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "cargo build --bin {name}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }

@@ -23,12 +23,13 @@ use crate::tools::nats_server;
 
 /// Enough for a cold start on a machine that compiles at the same time.
 const READY: Duration = Duration::from_secs(30);
-/// nats-server answers SIGTERM at once; a lame duck takes longer, and so is not waited for with this.
+/// nats-server answers SIGTERM at once; a lame duck takes longer, and so is not waited for with
+/// this.
 const STOP: Duration = Duration::from_secs(20);
 /// How many pairs of ports are tried when somebody else listens on them.
 const PORT_TRIES: u32 = 5;
 
-/// What a broker is started with; [`Broker::builder`] makes one.
+/// What a broker is started with; [`TestBroker::builder`] makes one.
 #[derive(Debug, Clone, Default)]
 pub struct BrokerBuilder {
     jetstream: bool,
@@ -45,13 +46,15 @@ pub(crate) struct Membership {
     pub(crate) all: Vec<u16>,
 }
 
-/// A running nats-server (or one that was stopped and can be started again) with its own ports, configuration and store.
+/// A running nats-server (or one that was stopped and can be started again) with its own ports,
+/// configuration and store.
 ///
-/// It pings its clients every 2 s and gives them up after 2 missed pings, as our deployments do. Lame duck mode
-/// closes the clients within 30 s (the server accepts no less) after 1 s of grace. Dropped, it is killed and its directory removed; if the
-/// test is panicking, the end of its log is printed first.
+/// It pings its clients every 2 s and gives them up after 2 missed pings, as our deployments do.
+/// Lame duck mode closes the clients within 30 s (the server accepts no less) after 1 s of grace.
+/// Dropped, it is killed and its directory removed; if the test is panicking, the end of its log is
+/// printed first.
 #[derive(Debug)]
-pub struct Broker {
+pub struct TestBroker {
     binary: &'static Path,
     settings: BrokerBuilder,
     name: String,
@@ -62,7 +65,8 @@ pub struct Broker {
 }
 
 impl BrokerBuilder {
-    /// Turns JetStream on, with a store that lives as long as the [`Broker`], restarts included.
+    /// Turns JetStream on, with a store that lives as long as the [`TestBroker`], restarts
+    /// included.
     pub fn jetstream(mut self) -> Self {
         self.jetstream = true;
         self
@@ -91,8 +95,8 @@ impl BrokerBuilder {
     ///
     /// # Panics
     /// When no nats-server can be had, or it does not start: the panic has the end of its log.
-    pub async fn start(self) -> Broker {
-        let mut broker = Broker::prepare(self);
+    pub async fn start(self) -> TestBroker {
+        let mut broker = TestBroker::prepare(self);
         broker.start_again().await;
         broker
     }
@@ -111,8 +115,8 @@ impl BrokerBuilder {
         self
     }
 
-    /// The text of the configuration file; ports are arguments. (The name may not change with a reload, which forgets one
-    /// that was an argument.)
+    /// The text of the configuration file; ports are arguments. (The name may not change with a
+    /// reload, which forgets one that was an argument.)
     fn config(&self, directory: &Path, name: &str) -> String {
         let mut text = format!(
             "server_name: \"{name}\"\nping_interval: \"2s\"\nping_max: 2\n\
@@ -124,20 +128,25 @@ impl BrokerBuilder {
             text += &format!("max_payload: {bytes}\nmax_pending: {pending}\n");
         }
         if self.jetstream {
-            text += &format!("jetstream {{ store_dir: \"{}\" }}\n", directory.join("store").display());
+            text +=
+                &format!("jetstream {{ store_dir: \"{}\" }}\n", directory.join("store").display());
         }
         if let Some(Membership { port, all }) = &self.cluster {
-            let routes =
-                all.iter().map(|port| format!("\"nats://127.0.0.1:{port}\"")).collect::<Vec<_>>().join(", ");
+            let routes = all
+                .iter()
+                .map(|port| format!("\"nats://127.0.0.1:{port}\""))
+                .collect::<Vec<_>>()
+                .join(", ");
             text += &format!(
-                "cluster {{ name: test, pool_size: {POOLED_ROUTES}, listen: \"127.0.0.1:{port}\", routes: [{routes}] }}\n"
+                "cluster {{ name: test, pool_size: {POOLED_ROUTES}, listen: \"127.0.0.1:{port}\", \
+                 routes: [{routes}] }}\n"
             );
         }
         text + &self.config_lines
     }
 }
 
-impl Broker {
+impl TestBroker {
     /// Starts a broker without JetStream on a free port.
     ///
     /// # Panics
@@ -167,7 +176,8 @@ impl Broker {
         }
     }
 
-    /// The address for clients, `nats://127.0.0.1:<port>`; it stays the same for the life of this value.
+    /// The address for clients, `nats://127.0.0.1:<port>`; it stays the same for the life of this
+    /// value.
     pub fn url(&self) -> String {
         format!("nats://127.0.0.1:{}", self.port)
     }
@@ -245,20 +255,23 @@ impl Broker {
         self.start_again().await;
     }
 
-    /// Replaces the lines that were added to the configuration file and has the running server read it again; they are
-    /// in force when this returns.
+    /// Replaces the lines that were added to the configuration file and has the running server read
+    /// it again; they are in force when this returns.
     ///
     /// # Panics
     /// When it was stopped, or does not take them.
     pub async fn reload(&mut self, config_lines: &str) {
         const RELOADED: &str = "Reloaded server configuration";
-        let reloads = |broker: &Broker| broker.log().matches(RELOADED).count();
+        let reloads = |broker: &TestBroker| broker.log().matches(RELOADED).count();
         let before = reloads(self);
         self.settings.config_lines = config_lines.to_owned();
         self.write_config();
         self.signal(Signal::SIGHUP);
         let this = &*self;
-        eventually(READY, async || (reloads(this) > before).then_some(()).ok_or_else(|| this.log())).await;
+        eventually(READY, async || {
+            (reloads(this) > before).then_some(()).ok_or_else(|| this.log())
+        })
+        .await;
     }
 
     /// Stops the server with SIGTERM. It can be started again.
@@ -312,8 +325,8 @@ impl Broker {
         fs::remove_dir_all(self.directory.path().join("store")).ok();
     }
 
-    /// Stops the server's time (SIGSTOP): connections stay open, nothing answers, from the moment this
-    /// returns.
+    /// Stops the server's time (SIGSTOP): connections stay open, nothing answers, from the moment
+    /// this returns.
     pub fn freeze(&mut self) {
         self.group.as_mut().expect("the broker is running").freeze();
     }
@@ -323,7 +336,8 @@ impl Broker {
         self.signal(Signal::SIGCONT);
     }
 
-    /// Puts the server into lame duck mode: it tells its clients, closes them one by one after 1 s, and ends.
+    /// Puts the server into lame duck mode: it tells its clients, closes them one by one after 1 s,
+    /// and ends.
     pub fn lame_duck(&mut self) {
         self.signal(Signal::SIGUSR2);
     }
@@ -369,11 +383,13 @@ impl Broker {
         command.args(["--http_port", &self.monitor_port.to_string()]);
         command.arg("--config").arg(&config).stdin(Stdio::null());
         command.stdout(log.try_clone().expect("a file can be opened twice")).stderr(log);
-        self.group =
-            Some(Group::spawn(&mut command).expect("nats-server starts, it told its version before"));
+        self.group = Some(
+            Group::spawn(&mut command).expect("nats-server starts, it told its version before"),
+        );
     }
 
-    /// Waits until clients are accepted and JetStream is up; when the server ends before, returns its log.
+    /// Waits until clients are accepted and JetStream is up; when the server ends before, returns
+    /// its log.
     async fn ready(&mut self) -> Result<(), String> {
         let mut group = self.group.take().expect("it was just started");
         let this = &*self;
@@ -408,7 +424,7 @@ impl Broker {
     }
 }
 
-impl Drop for Broker {
+impl Drop for TestBroker {
     fn drop(&mut self) {
         if std::thread::panicking() {
             print_tail(&format!("nats-server {}", self.name), &self.log_path());

@@ -7,37 +7,40 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
-use crate::broker::{Broker, BrokerBuilder, Membership};
+use crate::broker::{BrokerBuilder, Membership, TestBroker};
 use crate::eventually::eventually;
 use crate::ports::free_port;
 
 /// Routes are dialled once a second, and a JetStream cluster elects its leader after that.
 const READY: Duration = Duration::from_secs(60);
 
-/// Routes between two brokers for the messages of clients. While they are being made, messages move from one to another.
+/// Routes between two brokers for the messages of clients. While they are being made, messages move
+/// from one to another.
 pub(crate) const POOLED_ROUTES: usize = 3;
 /// One more carries the system account.
 const ROUTES_BETWEEN_TWO: usize = POOLED_ROUTES + 1;
 
 /// A cluster of brokers, used like a slice of them: `cluster[0].kill9()`.
 #[derive(Debug)]
-pub struct Cluster(Vec<Broker>);
+pub struct Cluster(Vec<TestBroker>);
 
 impl Cluster {
-    /// Starts `size` brokers without JetStream; all routes are up when this returns. With other settings:
-    /// `Broker::builder().jetstream().start_cluster(3)`, and JetStream has its leader then.
+    /// Starts `size` brokers without JetStream; all routes are up when this returns. With other
+    /// settings: `TestBroker::builder().jetstream().start_cluster(3)`, and JetStream has its leader
+    /// then.
     ///
     /// # Panics
     /// As [`BrokerBuilder::start`], and when the size is 0.
     pub async fn start(size: usize) -> Self {
-        Broker::builder().start_cluster(size).await
+        TestBroker::builder().start_cluster(size).await
     }
 
     pub(crate) async fn launch(settings: BrokerBuilder, size: usize) -> Self {
         assert!(size > 0, "a cluster has at least one broker");
         let all: Vec<u16> = (0..size).map(|_| free_port()).collect();
-        let brokers =
-            all.iter().map(|&port| settings.clone().member(Membership { port, all: all.clone() }).start());
+        let brokers = all
+            .iter()
+            .map(|&port| settings.clone().member(Membership { port, all: all.clone() }).start());
         let cluster = Self(join_all(brokers).await);
         cluster.ready().await;
         cluster
@@ -45,11 +48,12 @@ impl Cluster {
 
     /// The addresses of all brokers, with commas between them, as `NATS_URL` takes them.
     pub fn url(&self) -> String {
-        self.iter().map(Broker::url).collect::<Vec<_>>().join(",")
+        self.iter().map(TestBroker::url).collect::<Vec<_>>().join(",")
     }
 
-    /// Waits until every broker has all its routes to every other and is healthy: after the start, or when all members that
-    /// were stopped have been started again. Before that, a message between two of them can be lost.
+    /// Waits until every broker has all its routes to every other and is healthy: after the start,
+    /// or when all members that were stopped have been started again. Before that, a message
+    /// between two of them can be lost.
     ///
     /// # Panics
     /// When that takes longer than 60 s.
@@ -58,7 +62,9 @@ impl Cluster {
         for broker in self.iter() {
             eventually(READY, async || {
                 let routes = routes(broker).await.map_err(|error| error.to_string())?;
-                if routes.len() != others || routes.values().any(|&count| count != ROUTES_BETWEEN_TWO) {
+                if routes.len() != others
+                    || routes.values().any(|&count| count != ROUTES_BETWEEN_TWO)
+                {
                     return Err(format!(
                         "{} has routes to {routes:?}, expected {others} others",
                         broker.name()
@@ -72,21 +78,21 @@ impl Cluster {
 }
 
 impl Deref for Cluster {
-    type Target = [Broker];
+    type Target = [TestBroker];
 
-    fn deref(&self) -> &[Broker] {
+    fn deref(&self) -> &[TestBroker] {
         &self.0
     }
 }
 
 impl DerefMut for Cluster {
-    fn deref_mut(&mut self) -> &mut [Broker] {
+    fn deref_mut(&mut self) -> &mut [TestBroker] {
         &mut self.0
     }
 }
 
 /// How many routes a broker has to each other one, by its name.
-async fn routes(broker: &Broker) -> io::Result<BTreeMap<String, usize>> {
+async fn routes(broker: &TestBroker) -> io::Result<BTreeMap<String, usize>> {
     let page = broker.monitor("/routez").await?;
     let mut counts = BTreeMap::new();
     for route in page["routes"].as_array().map(Vec::as_slice).unwrap_or_default() {

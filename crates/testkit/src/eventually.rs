@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
 
-/// The pause between two looks grows from the first to the second, so that a quick condition costs little time and a
-/// slow one little CPU.
+/// The pause between two looks grows from the first to the second, so that a quick condition costs
+/// little time and a slow one little CPU.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(50));
 
 /// What one look saw: the value that was waited for, or why it is not there yet.

@@ -40,7 +40,8 @@ impl Group {
     /// Sends the signal to the whole group; nothing happens when it has ended.
     pub(crate) fn signal(&mut self, signal: Signal) {
         if self.try_exit().is_none() {
-            // It may end between the look and the signal, which is what an ended group means anyway.
+            // It may end between the look and the signal, which is what an ended group means
+            // anyway.
             let _ended = killpg(self.id(), signal);
         }
     }
@@ -56,7 +57,8 @@ impl Group {
     /// Kills the group and returns when its leader is gone; a frozen group too.
     pub(crate) fn kill9(&mut self) -> ExitStatus {
         self.signal(Signal::SIGKILL);
-        let status = self.exit.unwrap_or_else(|| self.child.wait().expect("a child is waited for once"));
+        let status =
+            self.exit.unwrap_or_else(|| self.child.wait().expect("a child is waited for once"));
         self.ended(status)
     }
 
@@ -90,8 +92,8 @@ impl Group {
     }
 }
 
-/// A signal is delivered some time after it was sent, and until then a frozen process can answer once more. The status
-/// stays where it is, for `try_exit`, when the process has ended instead.
+/// A signal is delivered some time after it was sent, and until then a frozen process can answer
+/// once more. The status stays where it is, for `try_exit`, when the process has ended instead.
 #[cfg(target_os = "linux")]
 fn await_stop(pid: Pid) {
     let flags = WaitPidFlag::WSTOPPED | WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;

@@ -1,8 +1,8 @@
 //! Ends the processes of a test that was itself killed, when no destructor runs.
 //!
-//! A small shell reads which process groups are alive from a pipe whose other end only this process holds. However this
-//! process ends, the pipe closes, and the shell kills what is left. It is a group of its own, so that Ctrl-C on a test
-//! run reaches the test and not the guard.
+//! A small shell reads which process groups are alive from a pipe whose other end only this process
+//! holds. However this process ends, the pipe closes, and the shell kills what is left. It is a
+//! group of its own, so that Ctrl-C on a test run reaches the test and not the guard.
 
 use std::io::{self, Write};
 use std::os::unix::process::CommandExt;

@@ -1,4 +1,5 @@
-//! HTTP/2 by the frame, for clients that mean harm: exactly the bytes that a test wants sent (RFC 9113, RFC 7541).
+//! HTTP/2 by the frame, for clients that mean harm: exactly the bytes that a test wants sent (RFC
+//! 9113, RFC 7541).
 
 /// What a client with prior knowledge sends first.
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -38,7 +39,8 @@ pub const INITIAL_WINDOW_SIZE: u16 = 4;
 
 /// Returns one frame.
 pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).expect("a frame is shorter than 2^24 bytes").to_be_bytes();
+    let length =
+        u32::try_from(payload.len()).expect("a frame is shorter than 2^24 bytes").to_be_bytes();
     let mut frame = length[1..].to_vec();
     frame.extend([kind, flags]);
     frame.extend(stream.to_be_bytes());
@@ -61,8 +63,8 @@ pub fn window_update(stream: u32, bytes: u32) -> Vec<u8> {
     frame(kind::WINDOW_UPDATE, 0, stream, &bytes.to_be_bytes())
 }
 
-/// Returns the fields that begin a request, to `http://a` and a path of at most 126 bytes. They leave the table of
-/// fields as it is.
+/// Returns the fields that begin a request, to `http://a` and a path of at most 126 bytes. They
+/// leave the table of fields as it is.
 pub fn request(method: &str, path: &str) -> Vec<u8> {
     // Scheme http; the names of path, method and authority by their places in the static table.
     let mut block = vec![0x86];
@@ -73,8 +75,8 @@ pub fn request(method: &str, path: &str) -> Vec<u8> {
     block
 }
 
-/// Adds a field to a block, by name. With `indexed` it is kept in the table, under number 62, and those before it
-/// move up by one.
+/// Adds a field to a block, by name. With `indexed` it is kept in the table, under number 62, and
+/// those before it move up by one.
 pub fn put_field(block: &mut Vec<u8>, indexed: bool, name: &str, value: &str) {
     block.push(if indexed { 0x40 } else { 0 });
     put_text(block, name);

@@ -1,16 +1,18 @@
 //! Real brokers, real processes and a breakable network for tests.
 //!
-//! A test starts what it needs and drops it: [`Broker`] and [`Cluster`] are real `nats-server` processes with ports and
-//! a store of their own, [`Process`] is one of this workspace's binaries ([`workspace_binary`] builds it), [`TcpLink`]
-//! is the network between two of them. Everything dies with the value that holds it, and with the test's process,
-//! however that ends. Waiting is done by [`eventually`], never by sleeping for luck.
+//! A test starts what it needs and drops it: [`TestBroker`] and [`Cluster`] are real `nats-server`
+//! processes with ports and a store of their own, [`Process`] is one of this workspace's binaries
+//! ([`workspace_binary`] builds it), [`TcpLink`] is the network between two of them. Everything
+//! dies with the value that holds it, and with the test's process, however that ends. Waiting is
+//! done by [`eventually`], never by sleeping for luck.
 //!
-//! Setting up panics with a sentence when it cannot be done: a test has nothing better to do with such an error.
+//! Setting up panics with a sentence when it cannot be done: a test has nothing better to do with
+//! such an error.
 //!
 //! ```
 //! # use futures_util::StreamExt;
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let broker = natsway_testkit::Broker::start().await;
+//! let broker = natsway_testkit::TestBroker::start().await;
 //! let client = broker.connect().await;
 //! let mut greetings = client.subscribe("greet").await?;
 //! client.publish("greet", "hello".into()).await?;
@@ -31,7 +33,7 @@ mod process;
 mod tools;
 
 pub use binaries::{repository_root, workspace_binary};
-pub use broker::{Broker, BrokerBuilder};
+pub use broker::{BrokerBuilder, TestBroker};
 pub use cluster::Cluster;
 pub use eventually::{Probe, eventually};
 pub use link::TcpLink;

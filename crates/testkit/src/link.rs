@@ -29,7 +29,8 @@ enum State {
     Cut,
 }
 
-/// A TCP proxy on 127.0.0.1: clients dial [`url`](Self::url) and reach the server behind it, as long as the link lets them.
+/// A TCP proxy on 127.0.0.1: clients dial [`url`](Self::url) and reach the server behind it, as
+/// long as the link lets them.
 ///
 /// Dropped, it resets all its connections.
 #[derive(Debug)]
@@ -41,7 +42,8 @@ pub struct TcpLink {
 }
 
 impl TcpLink {
-    /// A link to the server at this port of 127.0.0.1, say [`Broker::port`](crate::Broker::port).
+    /// A link to the server at this port of 127.0.0.1, say
+    /// [`TestBroker::port`](crate::Broker::port).
     ///
     /// # Panics
     /// When no port is free.
@@ -63,8 +65,9 @@ impl TcpLink {
         format!("nats://127.0.0.1:{}", self.port)
     }
 
-    /// Holds all bytes in both directions: connections stay open, new ones are accepted, and nothing comes through. What
-    /// the kernel's buffers take and 16 KiB more are held in each direction, then the sender waits.
+    /// Holds all bytes in both directions: connections stay open, new ones are accepted, and
+    /// nothing comes through. What the kernel's buffers take and 16 KiB more are held in each
+    /// direction, then the sender waits.
     pub fn pause(&self) {
         self.set(State::Paused);
     }
@@ -74,14 +77,16 @@ impl TcpLink {
         self.set(State::Slow { bytes_per_second });
     }
 
-    /// Resets all connections, so that bytes on the way are lost, and refuses new ones. Both are done when this returns.
+    /// Resets all connections, so that bytes on the way are lost, and refuses new ones. Both are
+    /// done when this returns.
     pub async fn cut(&mut self) {
         self.break_off();
         // The listening task and each connection hold a receiver until their sockets are closed.
         self.state.closed().await;
     }
 
-    /// Lets everything through again at full speed; after a cut, accepts connections on the same port.
+    /// Lets everything through again at full speed; after a cut, accepts connections on the same
+    /// port.
     ///
     /// # Panics
     /// When another program has taken the port since the cut.
@@ -117,8 +122,8 @@ impl Drop for TcpLink {
     }
 }
 
-/// Accepts until aborted. The connections are tasks of their own that end when the link is cut: an abort would close
-/// them in good order in place of resetting them.
+/// Accepts until aborted. The connections are tasks of their own that end when the link is cut: an
+/// abort would close them in good order in place of resetting them.
 async fn accept(listener: TcpListener, server: SocketAddr, state: watch::Receiver<State>) {
     loop {
         match listener.accept().await {
@@ -157,13 +162,16 @@ async fn pump(
     loop {
         let limit = chunk_bytes(*state.borrow());
         let count = from.read(&mut buffer[..limit]).await?;
-        let state = *state.wait_for(|state| *state != State::Paused).await.map_err(io::Error::other)?;
+        let state =
+            *state.wait_for(|state| *state != State::Paused).await.map_err(io::Error::other)?;
         if count == 0 {
             return to.shutdown().await;
         }
         if let State::Slow { bytes_per_second } = state {
-            tokio::time::sleep(Duration::from_secs_f64(count as f64 / f64::from(bytes_per_second.get())))
-                .await;
+            tokio::time::sleep(Duration::from_secs_f64(
+                count as f64 / f64::from(bytes_per_second.get()),
+            ))
+            .await;
         }
         to.write_all(&buffer[..count]).await?;
     }

@@ -24,7 +24,8 @@ pub struct ProcessBuilder {
 
 /// A running program that leads a process group of its own. Its output goes to files.
 ///
-/// Dropped, the whole group is killed; if the test is panicking, the end of the output is printed first.
+/// Dropped, the whole group is killed; if the test is panicking, the end of the output is printed
+/// first.
 #[derive(Debug)]
 pub struct Process {
     name: String,
@@ -76,10 +77,12 @@ impl ProcessBuilder {
 }
 
 impl Process {
-    /// Settings for a run of this program, say of [`workspace_binary("worker")`](crate::workspace_binary).
+    /// Settings for a run of this program, say of
+    /// [`workspace_binary("worker")`](crate::workspace_binary).
     pub fn builder(program: impl AsRef<Path>) -> ProcessBuilder {
         let program = program.as_ref();
-        let name = program.file_name().unwrap_or(program.as_os_str()).to_string_lossy().into_owned();
+        let name =
+            program.file_name().unwrap_or(program.as_os_str()).to_string_lossy().into_owned();
         ProcessBuilder { name, command: Command::new(program) }
     }
 
@@ -103,8 +106,8 @@ impl Process {
         self.group.kill9()
     }
 
-    /// Stops the process group's time (SIGSTOP): sockets stay open, nothing answers, from the moment this
-    /// returns.
+    /// Stops the process group's time (SIGSTOP): sockets stay open, nothing answers, from the
+    /// moment this returns.
     pub fn freeze(&mut self) {
         self.group.freeze();
     }
@@ -140,13 +143,15 @@ impl Process {
         read(&self.output("stderr"))
     }
 
-    /// Waits until a line of the output (either of the two) contains the text, and returns that line.
+    /// Waits until a line of the output (either of the two) contains the text, and returns that
+    /// line.
     ///
     /// # Panics
     /// When the deadline passes first, or the process ends without it.
     pub async fn wait_for_line(&mut self, text: &str, deadline: Duration) -> String {
         let found = eventually(deadline, async || {
-            // Looked at before the output, so that what an ending process writes last is not missed.
+            // Looked at before the output, so that what an ending process writes last is not
+            // missed.
             let ended = self.group.try_exit();
             let output = self.stdout() + &self.stderr();
             match (output.lines().find(|line| line.contains(text)), ended) {
@@ -156,7 +161,9 @@ impl Process {
             }
         })
         .await;
-        found.unwrap_or_else(|status| panic!("{} ended ({status}) without a line with {text:?}", self.name))
+        found.unwrap_or_else(|status| {
+            panic!("{} ended ({status}) without a line with {text:?}", self.name)
+        })
     }
 
     fn output(&self, stream: &str) -> PathBuf {

@@ -18,8 +18,9 @@ pub(crate) fn nats_server() -> &'static Path {
     })
 }
 
-/// NATS's own command line, built from source on first use, which takes a minute or two and needs Go and the network. `None` where that
-/// cannot be: a test then prints why, as this does, and returns.
+/// NATS's own command line, built from source on first use, which takes a minute or two and needs
+/// Go and the network. `None` where that cannot be: a test then prints why, as this does, and
+/// returns.
 ///
 /// # Panics
 /// When `CI=true` and Go is there: a build machine must not skip what it can do.
@@ -41,8 +42,8 @@ fn go_tool(finder: &str, name: &str) -> Option<PathBuf> {
     let output = find(finder);
     let found = path(&output);
     if found.is_none() {
-        let must =
-            std::env::var_os("CI").is_some_and(|ci| ci == "true") && output.status.code() != Some(NO_GO);
+        let must = std::env::var_os("CI").is_some_and(|ci| ci == "true")
+            && output.status.code() != Some(NO_GO);
         assert!(!must, "{}", complaint(&output));
         eprintln!("SKIPPED, no {name}: {}", complaint(&output));
     }

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use natsway_testkit::{Broker, nats_cli, repository_root, workspace_binary};
+use natsway_testkit::{TestBroker, nats_cli, repository_root, workspace_binary};
 
 #[test]
 fn binaries_of_other_packages_are_built_for_the_profile_of_the_test() {
@@ -11,7 +11,10 @@ fn binaries_of_other_packages_are_built_for_the_profile_of_the_test() {
         let own = std::env::current_exe().unwrap();
         assert_eq!(binary.parent(), own.parent().unwrap().parent());
         let told = Command::new(&binary).arg("--version").output().unwrap();
-        assert!(String::from_utf8_lossy(&told.stdout).contains(env!("CARGO_PKG_VERSION")), "{told:?}");
+        assert!(
+            String::from_utf8_lossy(&told.stdout).contains(env!("CARGO_PKG_VERSION")),
+            "{told:?}"
+        );
     }
 }
 
@@ -29,7 +32,7 @@ fn the_root_of_the_checkout_has_the_workspace() {
 #[tokio::test]
 async fn the_nats_command_line_talks_to_the_broker() {
     let Some(nats) = nats_cli() else { return };
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let output = Command::new(nats)
         .args(["--server", &broker.url(), "server", "check", "connection"])
         .output()

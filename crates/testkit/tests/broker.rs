@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_nats::connection::State;
 use futures_util::StreamExt;
-use natsway_testkit::{Broker, Cluster, eventually};
+use natsway_testkit::{Cluster, TestBroker, eventually};
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
 
@@ -25,7 +25,7 @@ fn runs(pid: u32) -> bool {
 
 #[tokio::test]
 async fn a_dropped_broker_leaves_no_process_and_no_port_behind() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     echo(&broker.connect().await).await;
     let (pid, port) = (broker.pid(), broker.port());
     drop(broker);
@@ -35,7 +35,7 @@ async fn a_dropped_broker_leaves_no_process_and_no_port_behind() {
 
 #[tokio::test]
 async fn settings_reach_the_server_and_own_lines_win() {
-    let builder = Broker::builder().max_payload(4096).config_lines("ping_interval: \"7s\"");
+    let builder = TestBroker::builder().max_payload(4096).config_lines("ping_interval: \"7s\"");
     let broker = builder.start().await;
     let page = broker.monitor("/varz").await.unwrap();
     assert_eq!(page["max_payload"], 4096);
@@ -46,10 +46,11 @@ async fn settings_reach_the_server_and_own_lines_win() {
 
 #[tokio::test]
 async fn a_restarted_broker_keeps_its_address_and_its_store() {
-    let mut broker = Broker::builder().jetstream().start().await;
+    let mut broker = TestBroker::builder().jetstream().start().await;
     let client = broker.connect().await;
-    let created =
-        client.request("$JS.API.STREAM.CREATE.KEPT", r#"{"name":"KEPT","subjects":["kept"]}"#.into()).await;
+    let created = client
+        .request("$JS.API.STREAM.CREATE.KEPT", r#"{"name":"KEPT","subjects":["kept"]}"#.into())
+        .await;
     assert!(
         created
             .unwrap()
@@ -73,7 +74,7 @@ async fn a_restarted_broker_keeps_its_address_and_its_store() {
 
 #[tokio::test]
 async fn a_frozen_broker_answers_after_the_thaw() {
-    let mut broker = Broker::start().await;
+    let mut broker = TestBroker::start().await;
     let client = broker.connect().await;
     broker.freeze();
     let look = tokio::time::timeout(Duration::from_millis(200), broker.monitor("/varz")).await;
@@ -84,7 +85,7 @@ async fn a_frozen_broker_answers_after_the_thaw() {
 
 #[tokio::test]
 async fn a_lame_duck_tells_its_clients_and_ends() {
-    let mut broker = Broker::start().await;
+    let mut broker = TestBroker::start().await;
     let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
     let options = async_nats::ConnectOptions::new().event_callback(move |event| {
         let tell = tell.clone();
@@ -100,12 +101,12 @@ async fn a_lame_duck_tells_its_clients_and_ends() {
 #[tokio::test]
 #[should_panic(expected = "unknown field \"no_such_setting\"")]
 async fn a_broker_that_cannot_start_shows_its_log() {
-    Broker::builder().config_lines("no_such_setting: 1").start().await;
+    TestBroker::builder().config_lines("no_such_setting: 1").start().await;
 }
 
 #[tokio::test]
 async fn a_cluster_routes_and_survives_one_member() {
-    let mut cluster = Broker::builder().jetstream().start_cluster(3).await;
+    let mut cluster = TestBroker::builder().jetstream().start_cluster(3).await;
     assert_eq!(cluster.url().split(',').count(), 3);
     let (near, far) = (cluster[0].connect().await, cluster[2].connect().await);
     let mut inbox = far.subscribe("across").await.unwrap();

@@ -93,14 +93,18 @@ async fn a_slow_link_takes_its_time() {
 
 #[tokio::test]
 async fn a_nats_client_comes_back_through_a_mended_link() {
-    let broker = natsway_testkit::Broker::start().await;
+    let broker = natsway_testkit::TestBroker::start().await;
     let mut link = TcpLink::to_port(broker.port()).await;
     let client = async_nats::connect(link.url()).await.unwrap();
     link.cut().await;
-    eventually(DEADLINE, async || client.connection_state() != async_nats::connection::State::Connected)
-        .await;
+    eventually(DEADLINE, async || {
+        client.connection_state() != async_nats::connection::State::Connected
+    })
+    .await;
     link.resume().await;
-    eventually(DEADLINE, async || client.connection_state() == async_nats::connection::State::Connected)
-        .await;
+    eventually(DEADLINE, async || {
+        client.connection_state() == async_nats::connection::State::Connected
+    })
+    .await;
     client.flush().await.unwrap();
 }

@@ -68,8 +68,9 @@ async fn a_test_that_is_killed_takes_its_processes_along() {
         .spawn()
         .unwrap();
     let mut lines = std::io::BufRead::lines(std::io::BufReader::new(test.stdout.take().unwrap()));
-    let child =
-        lines.find_map(|line| line.unwrap().split_once("child ").map(|(_, pid)| pid.to_owned())).unwrap();
+    let child = lines
+        .find_map(|line| line.unwrap().split_once("child ").map(|(_, pid)| pid.to_owned()))
+        .unwrap();
     assert!(runs(&child));
     test.kill().unwrap();
     test.wait().unwrap();

@@ -1,7 +1,7 @@
 //! Both ends of a tunnel: a connection that a worker dials to a gateway, on which streams travel.
 //!
-//! HTTP/2 runs on it with its roles reversed: the gateway accepted the connection and is the client,
-//! the worker dialled it and is the server. So a worker needs no address and no open port.
+//! HTTP/2 runs on it with its roles reversed: the gateway accepted the connection and is the
+//! client, the worker dialled it and is the server. So a worker needs no address and no open port.
 //!
 //! - [`http2`]: the two ends, and the settings that keep one stream from ending or stalling the
 //!   others. The defaults of `hyper` and `h2` are for one client and one server that mind their own

@@ -1,8 +1,8 @@
 //! TLS of a tunnel, pinned: the worker trusts the one certificate whose hash an offer named.
 //!
-//! The offer came over the broker, in a request that the worker may hear and answer. Whoever could put
-//! another hash there could have answered the request as well, so no authority is needed. The worker
-//! shows who it is inside the connection, by what it said in its answer.
+//! The offer came over the broker, in a request that the worker may hear and answer. Whoever could
+//! put another hash there could have answered the request as well, so no authority is needed. The
+//! worker shows who it is inside the connection, by what it said in its answer.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,8 +11,8 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, PeerMisbehaved, ServerConfig, SignatureScheme,
-    version::TLS13,
+    CertificateError, ClientConfig, DigitallySignedStruct, PeerMisbehaved, ServerConfig,
+    SignatureScheme, version::TLS13,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
@@ -68,12 +68,13 @@ impl Acceptor {
         let missing = || rustls::Error::NoCertificatesPresented;
         let leaf = chain.first().ok_or_else(|| AcceptorError::Unusable(missing()))?;
         let hash = CertificateHash::of(leaf);
-        let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-            .with_protocol_versions(&[&TLS13])
-            .map_err(AcceptorError::Unusable)?
-            .with_no_client_auth()
-            .with_single_cert(chain, key)
-            .map_err(AcceptorError::Unusable)?;
+        let mut config =
+            ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+                .with_protocol_versions(&[&TLS13])
+                .map_err(AcceptorError::Unusable)?
+                .with_no_client_auth()
+                .with_single_cert(chain, key)
+                .map_err(AcceptorError::Unusable)?;
         config.alpn_protocols = vec![PROTOCOL.to_vec()];
         // A tunnel is dialled once in minutes: tickets would be sent and never used.
         config.send_tls13_tickets = 0;
@@ -99,8 +100,8 @@ impl Acceptor {
     }
 }
 
-/// Does the worker's part of the handshake, with a gateway that must show the certificate of this hash.
-/// The deadline is the caller's.
+/// Does the worker's part of the handshake, with a gateway that must show the certificate of this
+/// hash. The deadline is the caller's.
 ///
 /// # Errors
 /// If the gateway shows another certificate, ends the connection, or does not speak the tunnel's
@@ -218,8 +219,10 @@ mod tests {
     async fn shake(
         acceptor: &Acceptor,
         expected: CertificateHash,
-    ) -> (std::io::Result<server::TlsStream<DuplexStream>>, std::io::Result<client::TlsStream<DuplexStream>>)
-    {
+    ) -> (
+        std::io::Result<server::TlsStream<DuplexStream>>,
+        std::io::Result<client::TlsStream<DuplexStream>>,
+    ) {
         let (gateway, worker) = duplex(64 << 10);
         tokio::join!(acceptor.accept(gateway), connect(worker, expected))
     }
@@ -269,7 +272,8 @@ mod tests {
         let (gateway, client) = duplex(64 << 10);
         let name = ServerName::try_from("example.org").expect("a name");
         let connector = TlsConnector::from(Arc::new(config));
-        let (gateway, _client) = tokio::join!(acceptor.accept(gateway), connector.connect(name, client));
+        let (gateway, _client) =
+            tokio::join!(acceptor.accept(gateway), connector.connect(name, client));
         assert!(gateway.is_err(), "no protocol was named");
     }
 }

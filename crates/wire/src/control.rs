@@ -1,8 +1,10 @@
 //! Subjects and messages by which gateways and workers keep house, all below [`CONTROL_PREFIX`].
 //!
-//! What is answered is answered to an inbox ([`is_inbox`]) and nowhere else. What comes with another reply subject is ignored.
+//! What is answered is answered to an inbox ([`is_inbox`]) and nowhere else. What comes with
+//! another reply subject is ignored.
 //!
-//! A command is `[1, command, detail]`: like an envelope without flags, its unknown elements are skipped.
+//! A command is `[1, command, detail]`: like an envelope without flags, its unknown elements are
+//! skipped.
 //!
 //! | subject | who listens | message |
 //! |---|---|---|
@@ -82,17 +84,21 @@ pub const GATEWAY_SOURCE: &str = "gateway";
 /// The source of the metrics of services that call others, in the account of the gateways.
 pub const CALLER_SOURCE: &str = "caller";
 
-/// The subject on which a sender of requests publishes its metrics; `*` in place of either is all of them.
+/// The subject on which a sender of requests publishes its metrics; `*` in place of either is all
+/// of them.
 ///
-/// Who may publish below a `source` is for the broker to say: by permissions, or by the import that maps what comes
-/// out of another account. So the source is what is known of a sender that the sender did not say itself.
+/// Who may publish below a `source` is for the broker to say: by permissions, or by the import that
+/// maps what comes out of another account. So the source is what is known of a sender that the
+/// sender did not say itself.
 pub fn metrics_subject(source: &str, sender: &str) -> String {
     format!("{CONTROL_PREFIX}.metrics.{source}.{sender}")
 }
 
-/// Splits what [`metrics_subject`] and [`old_metrics_subject`] make into source and sender; the latter has no source.
+/// Splits what [`metrics_subject`] and [`old_metrics_subject`] make into source and sender; the
+/// latter has no source.
 pub fn metrics_sender(subject: &str) -> Option<(&str, &str)> {
-    let (kind, sender) = subject.strip_prefix(CONTROL_PREFIX)?.strip_prefix('.')?.split_once('.')?;
+    let (kind, sender) =
+        subject.strip_prefix(CONTROL_PREFIX)?.strip_prefix('.')?.split_once('.')?;
     match kind {
         "metrics" => sender.split_once('.').filter(|(_, sender)| !sender.contains('.')),
         "figures" => Some(("", sender)).filter(|(_, sender)| !sender.contains('.')),
@@ -100,21 +106,24 @@ pub fn metrics_sender(subject: &str) -> Option<(&str, &str)> {
     }
 }
 
-/// The subject on which programs before 0.2 publish their metrics: anybody's, as far as the broker knows.
+/// The subject on which programs before 0.2 publish their metrics: anybody's, as far as the broker
+/// knows.
 pub fn old_metrics_subject(sender: &str) -> String {
     format!("{CONTROL_PREFIX}.figures.{sender}")
 }
 
-/// The subject on which all senders of requests are asked for their figures.
+/// The subject on which all senders of requests are asked for their metrics.
 pub fn report_subject() -> String {
     format!("{CONTROL_PREFIX}.report")
 }
 
-/// Whether a reply subject is an inbox, or what the broker puts in an inbox's place for a question from another account.
+/// Whether a reply subject is an inbox, or what the broker puts in an inbox's place for a question
+/// from another account.
 ///
-/// Whoever asks names the subject of the answer, and the broker lets a program publish wherever its own permissions say. So a program that
-/// answered anywhere would lend them to whoever may ask: its answer could be a route, or have workers leave. The same goes for what
-/// JetStream delivers or answers on a subject that somebody named: it has another reply subject, or none.
+/// Whoever asks names the subject of the answer, and the broker lets a program publish wherever its
+/// own permissions say. So a program that answered anywhere would lend them to whoever may ask: its
+/// answer could be a route, or have workers leave. The same goes for what JetStream delivers or
+/// answers on a subject that somebody named: it has another reply subject, or none.
 ///
 /// ```
 /// use natsway_wire::control::is_inbox;
@@ -126,7 +135,8 @@ pub fn is_inbox(reply: &str) -> bool {
     reply.starts_with("_INBOX") || reply.starts_with("_R_.")
 }
 
-/// Checks an instance id from the wire, since it becomes a token of a subject, or two: `<namespace>.<instance>`.
+/// Checks an instance id from the wire, since it becomes a token of a subject, or two:
+/// `<namespace>.<instance>`.
 pub(crate) fn instance_id(bytes: &[u8]) -> Result<String, Error> {
     const LONGEST: usize = 64;
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
@@ -138,7 +148,8 @@ pub(crate) fn instance_id(bytes: &[u8]) -> Result<String, Error> {
     String::from_utf8(bytes.to_vec()).map_err(|_| Error::malformed("instance"))
 }
 
-/// Whether a broker put a reply subject of its own in the place of the sender's, since they are in different accounts.
+/// Whether a broker put a reply subject of its own in the place of the sender's, since they are in
+/// different accounts.
 pub fn is_mapped(reply: &str) -> bool {
     reply.starts_with("_R_.")
 }
@@ -170,8 +181,8 @@ impl WorkerCommand {
     /// Reads a command.
     ///
     /// # Errors
-    /// [`ErrorKind::Unsupported`] for a command or a version that is not known here, the other kinds for anything
-    /// that is not a command.
+    /// [`ErrorKind::Unsupported`] for a command or a version that is not known here, the other
+    /// kinds for anything that is not a command.
     pub fn decode(message: &[u8]) -> Result<WorkerCommand, Error> {
         let mut elements = Elements::begin(message, Limits::DEFAULT, "command")?;
         elements.version()?;
@@ -179,7 +190,8 @@ impl WorkerCommand {
         let detail = elements.optional("detail", Reader::field)?;
         elements.finish()?;
         if code == u64::from(CANCEL) {
-            let reply = std::str::from_utf8(detail).map_err(|_| Error::malformed("reply subject"))?;
+            let reply =
+                std::str::from_utf8(detail).map_err(|_| Error::malformed("reply subject"))?;
             return Ok(WorkerCommand::Cancel { reply: reply.to_owned() });
         }
         if code == u64::from(PING) {

@@ -3,8 +3,8 @@
 use crate::msgpack::Reader;
 use crate::{Error, ErrorKind, Limits, WIRE_VERSION};
 
-/// Reads the elements of a message in order; absent ones are told apart from malformed ones, and those that a newer
-/// writer added are skipped.
+/// Reads the elements of a message in order; absent ones are told apart from malformed ones, and
+/// those that a newer writer added are skipped.
 pub(crate) struct Elements<'a> {
     reader: Reader<'a>,
     left: usize,

@@ -4,13 +4,13 @@
 //! u32 payload bytes | u16 kind | u16 subject index | u64 key | payload        (little endian)
 //! ```
 //!
-//! The payload of a request and of a reply is the [`envelope`](crate::envelope) that the broker would
-//! have carried. The key says which request is meant; whoever sends requests makes it, and repeats
-//! none while a tunnel lives. The subject index says which of the subjects that the tunnel was opened
-//! for a request is for; it is 0 in all other frames.
+//! The payload of a request and of a reply is the [`envelope`](crate::envelope) that the broker
+//! would have carried. The key says which request is meant; whoever sends requests makes it, and
+//! repeats none while a tunnel lives. The subject index says which of the subjects that the tunnel
+//! was opened for a request is for; it is 0 in all other frames.
 //!
-//! Kinds from [`IGNORABLE`] on are passed over by a reader that does not know them, the others end the
-//! tunnel. So a newer peer can say more, and nothing that matters is missed.
+//! Kinds from [`IGNORABLE`] on are passed over by a reader that does not know them, the others end
+//! the tunnel. So a newer peer can say more, and nothing that matters is missed.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
@@ -143,8 +143,8 @@ impl FrameReader {
     /// Takes the next whole frame, if there is one.
     ///
     /// # Errors
-    /// Any [`ErrorKind`] but `Truncated`, before memory is taken for what is refused. The connection
-    /// is of no use after that.
+    /// Any [`ErrorKind`] but `Truncated`, before memory is taken for what is refused. The
+    /// connection is of no use after that.
     #[inline]
     pub fn next_frame(&mut self) -> Result<Option<Frame>, Error> {
         let Some(mut head) = self.buffer.get(..HEAD_BYTES) else { return Ok(None) };

@@ -2,16 +2,17 @@
 //!
 //! This crate is pure: bytes in, values out. It knows no client, no runtime and no clock.
 //!
-//! - [`envelope`]: the default `http` codec, one MessagePack array per message with the raw body last.
+//! - [`envelope`]: the default `http` codec, one MessagePack array per message with the raw body
+//!   last.
 //! - [`native`]: the codec for backends that were not written for Natsway (raw body, NATS headers).
-//! - [`control`]: what a gateway tells one worker instance (cancel), and what draining members and gateways
-//!   tell each other.
+//! - [`control`]: what a gateway tells one worker instance (cancel), and what draining members and
+//!   gateways tell each other.
 //! - [`frame`]: how messages go over a tunnel, a connection between a gateway and one worker.
 //! - [`problem`]: how errors are told to clients (RFC 9457).
 //! - [`Subject`] and [`QueueGroup`]: names that were checked once and may be published to.
 //!
-//! Decoding is bounded before anything is allocated, and never panics on any input: see [`Limits`]. `docs/wire.md` of
-//! the repository says the same byte by byte, for a worker in another language.
+//! Decoding is bounded before anything is allocated, and never panics on any input: see [`Limits`].
+//! `docs/wire.md` of the repository says the same byte by byte, for a worker in another language.
 
 pub mod control;
 mod elements;
@@ -31,8 +32,8 @@ pub const WIRE_VERSION: u8 = 1;
 
 /// Bounds of what a decoder accepts; checked before memory is taken for the thing that they bound.
 ///
-/// The body needs no bound here: it is a slice of the message, which the broker bounds (`max_payload`). Nor does the
-/// nesting of what a reader skips: it costs no memory.
+/// The body needs no bound here: it is a slice of the message, which the broker bounds
+/// (`max_payload`). Nor does the nesting of what a reader skips: it costs no memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Header fields in one message, trailers counted apart.
@@ -42,7 +43,8 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Wide enough for what the gateway lets in (64 KiB of head), far below what would hurt a reader.
+    /// Wide enough for what the gateway lets in (64 KiB of head), far below what would hurt a
+    /// reader.
     pub const DEFAULT: Limits = Limits { header_fields: 512, field_bytes: 64 * 1024 };
 }
 

@@ -1,7 +1,8 @@
 //! The few MessagePack forms that the messages use, written by hand and read with bounds.
 //!
-//! A reader of one's own, because a derived one cannot skip what it does not know, default what is missing, or check
-//! a count before it allocates. Format: <https://github.com/msgpack/msgpack/blob/master/spec.md>.
+//! A reader of one's own, because a derived one cannot skip what it does not know, default what is
+//! missing, or check a count before it allocates. Format:
+//! <https://github.com/msgpack/msgpack/blob/master/spec.md>.
 
 use rmp::Marker;
 
@@ -73,14 +74,19 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// An integer that is not negative, of any width. Some writers use the signed forms for all their integers.
+    /// An integer that is not negative, of any width. Some writers use the signed forms for all
+    /// their integers.
     #[inline]
     pub(crate) fn unsigned(&mut self, what: &'static str) -> Result<u64, Error> {
         let signed = match self.marker(what)? {
             Marker::FixPos(value) => return Ok(u64::from(value)),
             Marker::U8 => return self.take_array(what).map(|[byte]| u64::from(byte)),
-            Marker::U16 => return self.take_array(what).map(|bytes| u64::from(u16::from_be_bytes(bytes))),
-            Marker::U32 => return self.take_array(what).map(|bytes| u64::from(u32::from_be_bytes(bytes))),
+            Marker::U16 => {
+                return self.take_array(what).map(|bytes| u64::from(u16::from_be_bytes(bytes)));
+            }
+            Marker::U32 => {
+                return self.take_array(what).map(|bytes| u64::from(u32::from_be_bytes(bytes)));
+            }
             Marker::U64 => return self.take_array(what).map(u64::from_be_bytes),
             Marker::I8 => i64::from(i8::from_be_bytes(self.take_array(what)?)),
             Marker::I16 => i64::from(i16::from_be_bytes(self.take_array(what)?)),
@@ -116,8 +122,8 @@ impl<'a> Reader<'a> {
 
     /// Passes over `count` values of any kind.
     ///
-    /// Nested values are counted, not descended into, so that depth costs neither stack nor memory; each takes a
-    /// byte at least, so that a count which lies ends with the message.
+    /// Nested values are counted, not descended into, so that depth costs neither stack nor memory;
+    /// each takes a byte at least, so that a count which lies ends with the message.
     pub(crate) fn skip(&mut self, count: usize) -> Result<(), Error> {
         let mut values = count as u64;
         while values > 0 {
@@ -137,7 +143,9 @@ impl<'a> Reader<'a> {
     fn skip_one(&mut self) -> Result<u64, Error> {
         const WHAT: &str = "extension";
         let bytes = match self.marker(WHAT)? {
-            Marker::FixPos(_) | Marker::FixNeg(_) | Marker::Null | Marker::True | Marker::False => 0,
+            Marker::FixPos(_) | Marker::FixNeg(_) | Marker::Null | Marker::True | Marker::False => {
+                0
+            }
             Marker::U8 | Marker::I8 => 1,
             Marker::U16 | Marker::I16 | Marker::FixExt1 => 2,
             Marker::FixExt2 => 3,

@@ -1,10 +1,10 @@
 //! The `native` codec: the raw body and NATS headers, so that any NATS client is a backend.
 //!
-//! A request carries the end-to-end header fields in canonical case (see [`canonical_name`]), because NATS headers are
-//! case-sensitive, but for those with a [reserved name](is_reserved), and [`METHOD`], [`PATH`] and [`DEADLINE`]. A
-//! reply is the raw body; `Nats-Service-Error-Code` and
-//! `Nats-Service-Error` (ADR-32) make it an error, [`STATUS`] sets any other status, and the remaining headers become
-//! header fields of the response.
+//! A request carries the end-to-end header fields in canonical case (see [`canonical_name`]),
+//! because NATS headers are case-sensitive, but for those with a [reserved name](is_reserved), and
+//! [`METHOD`], [`PATH`] and [`DEADLINE`]. A reply is the raw body; `Nats-Service-Error-Code` and
+//! `Nats-Service-Error` (ADR-32) make it an error, [`STATUS`] sets any other status, and the
+//! remaining headers become header fields of the response.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
@@ -16,7 +16,8 @@ use crate::{Error, Limits};
 pub const METHOD: &str = "Natsway-Method";
 /// Request header: the path and query.
 pub const PATH: &str = "Natsway-Path";
-/// Request header: what the caller's time budget had left when the message was sent, in milliseconds.
+/// Request header: what the caller's time budget had left when the message was sent, in
+/// milliseconds.
 pub const DEADLINE: &str = "Natsway-Deadline-Ms";
 /// Reply header: the HTTP status, for a backend that wants another than 200.
 pub const STATUS: &str = "Natsway-Status";
@@ -46,22 +47,25 @@ pub enum NativeReply {
 /// Beginnings of names that mean something to the broker or to us.
 const RESERVED: [&str; 2] = ["nats-", "natsway-"];
 
-/// Names under which clients of NATS show what the broker itself says (`NATS/1.0 503 No Responders`).
+/// Names under which clients of NATS show what the broker itself says
+/// (`NATS/1.0 503 No Responders`).
 const OF_THE_STATUS_LINE: [&str; 2] = ["status", "description"];
 
-/// Whether a header name, in any case, means something to the broker, to clients of NATS or to Natsway: a client that
-/// could set it would have its message traced to a subject of its choice (`Nats-Trace-Dest`), not delivered at all
-/// (`Nats-Trace-Only`), stored, rolled up or expired by a stream (`Nats-Msg-Id`, `Nats-Rollup`, `Nats-TTL`), taken for
-/// another request, or for the broker's own word (`Status`).
+/// Whether a header name, in any case, means something to the broker, to clients of NATS or to
+/// Natsway: a client that could set it would have its message traced to a subject of its choice
+/// (`Nats-Trace-Dest`), not delivered at all (`Nats-Trace-Only`), stored, rolled up or expired by a
+/// stream (`Nats-Msg-Id`, `Nats-Rollup`, `Nats-TTL`), taken for another request, or for the
+/// broker's own word (`Status`).
 pub fn is_reserved(name: &str) -> bool {
-    let begins_with =
-        |prefix: &&str| name.get(..prefix.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(prefix));
+    let begins_with = |prefix: &&str| {
+        name.get(..prefix.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(prefix))
+    };
     RESERVED.iter().any(begins_with)
         || OF_THE_STATUS_LINE.iter().any(|reserved| name.eq_ignore_ascii_case(reserved))
 }
 
-/// Whether fields of one name may be one field with commas between. HTTP lets everybody join them (RFC 9110 section 5.3)
-/// but for this one, whose values have commas of their own.
+/// Whether fields of one name may be one field with commas between. HTTP lets everybody join them
+/// (RFC 9110 section 5.3) but for this one, whose values have commas of their own.
 pub fn may_join(name: &str) -> bool {
     !name.eq_ignore_ascii_case("set-cookie")
 }
@@ -71,7 +75,8 @@ pub fn canonical_name(name: &str) -> String {
     let mut begins_word = true;
     name.chars()
         .map(|letter| {
-            let cased = if begins_word { letter.to_ascii_uppercase() } else { letter.to_ascii_lowercase() };
+            let cased =
+                if begins_word { letter.to_ascii_uppercase() } else { letter.to_ascii_lowercase() };
             begins_word = letter == '-';
             cased
         })
@@ -81,9 +86,9 @@ pub fn canonical_name(name: &str) -> String {
 /// Reads a reply from its NATS headers, given as pairs in any case, and its body.
 ///
 /// # Errors
-/// [`ErrorKind::Malformed`](crate::ErrorKind::Malformed) for a name or value that HTTP cannot carry or a status that
-/// is none, [`ErrorKind::TooLarge`](crate::ErrorKind::TooLarge) above [`Limits::header_fields`] or
-/// [`Limits::field_bytes`].
+/// [`ErrorKind::Malformed`](crate::ErrorKind::Malformed) for a name or value that HTTP cannot carry
+/// or a status that is none, [`ErrorKind::TooLarge`](crate::ErrorKind::TooLarge) above
+/// [`Limits::header_fields`] or [`Limits::field_bytes`].
 pub fn decode_reply<'a>(
     fields: impl Iterator<Item = (&'a str, &'a str)>,
     body: Bytes,
@@ -104,20 +109,27 @@ pub fn decode_reply<'a>(
         } else if name.eq_ignore_ascii_case(STATUS) {
             status = value.trim().parse().map_err(|_| Error::malformed("status"))?;
         } else {
-            let name =
-                HeaderName::from_bytes(name.as_bytes()).map_err(|_| Error::malformed("header name"))?;
-            let value = HeaderValue::from_str(value).map_err(|_| Error::malformed("header value"))?;
+            let name = HeaderName::from_bytes(name.as_bytes())
+                .map_err(|_| Error::malformed("header name"))?;
+            let value =
+                HeaderValue::from_str(value).map_err(|_| Error::malformed("header value"))?;
             headers.try_append(name, value).map_err(|_| Error::too_large("headers"))?;
         }
     }
     if error_code.is_some() || error_text.is_some() {
         let text = error_text.unwrap_or_default().to_owned();
-        return Ok(NativeReply::ServiceError { status: error_status(error_code), text, headers, body });
+        return Ok(NativeReply::ServiceError {
+            status: error_status(error_code),
+            text,
+            headers,
+            body,
+        });
     }
     Ok(NativeReply::Response(Response { status, headers, trailers: HeaderMap::new(), body }))
 }
 
-/// The status for an error's code: HTTP's own error numbers are kept, others (say gRPC's) mean nothing to a client.
+/// The status for an error's code: HTTP's own error numbers are kept, others (say gRPC's) mean
+/// nothing to a client.
 fn error_status(code: Option<&str>) -> StatusCode {
     code.and_then(|code| code.trim().parse::<u16>().ok())
         .filter(|code| (400..600).contains(code))
@@ -153,7 +165,9 @@ mod tests {
         ] {
             assert!(is_reserved(name), "{name}");
         }
-        for name in ["nats", "natsy-x", "x-status", "status-x", "x-nats-trace-dest", "n\u{e4}ts-x", ""] {
+        for name in
+            ["nats", "natsy-x", "x-status", "status-x", "x-nats-trace-dest", "n\u{e4}ts-x", ""]
+        {
             assert!(!is_reserved(name), "{name}");
         }
     }
@@ -182,7 +196,8 @@ mod tests {
                 ("X-Why", "gone"),
                 ("Nats-Service-Error", "no such thing"),
             ];
-            let Ok(NativeReply::ServiceError { status: got, text, headers, .. }) = decode(&fields) else {
+            let Ok(NativeReply::ServiceError { status: got, text, headers, .. }) = decode(&fields)
+            else {
                 panic!("an error")
             };
             assert_eq!((got.as_u16(), text.as_str()), (status, "no such thing"), "{code}");

@@ -1,4 +1,5 @@
-//! Errors as clients get them, from the gateway and from workers alike: `application/problem+json`, RFC 9457.
+//! Errors as clients get them, from the gateway and from workers alike: `application/problem+json`,
+//! RFC 9457.
 
 use std::borrow::Cow;
 
@@ -35,13 +36,18 @@ struct Document<'a> {
 
 impl Problem {
     /// Makes a problem with a fixed sentence or one made for it.
-    pub fn new(status: StatusCode, code: &'static str, detail: impl Into<Cow<'static, str>>) -> Problem {
+    pub fn new(
+        status: StatusCode,
+        code: &'static str,
+        detail: impl Into<Cow<'static, str>>,
+    ) -> Problem {
         Problem { status, code, detail: detail.into(), allow: None }
     }
 
     /// Whether a client should come back: the request was refused, not answered.
     fn is_passing(&self) -> bool {
-        self.status == StatusCode::SERVICE_UNAVAILABLE || self.status == StatusCode::TOO_MANY_REQUESTS
+        self.status == StatusCode::SERVICE_UNAVAILABLE
+            || self.status == StatusCode::TOO_MANY_REQUESTS
     }
 
     /// Returns the document; `request_id` names the request in logs, if it has a name.
@@ -65,7 +71,8 @@ impl Problem {
         if self.is_passing() {
             fields.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
         }
-        if let Some(allow) = self.allow.as_ref().and_then(|allow| HeaderValue::from_str(allow).ok()) {
+        if let Some(allow) = self.allow.as_ref().and_then(|allow| HeaderValue::from_str(allow).ok())
+        {
             fields.insert(header::ALLOW, allow);
         }
         fields
@@ -94,7 +101,9 @@ mod tests {
 
     #[test]
     fn what_was_refused_and_not_answered_says_when_to_come_back() {
-        for (status, comes_back) in [(503, true), (429, true), (502, false), (504, false), (405, false)] {
+        for (status, comes_back) in
+            [(503, true), (429, true), (502, false), (504, false), (405, false)]
+        {
             let problem = Problem::new(StatusCode::from_u16(status).unwrap(), "x", "y");
             assert_eq!(problem.fields().contains_key(header::RETRY_AFTER), comes_back, "{status}");
         }

@@ -6,11 +6,12 @@ use std::str::FromStr;
 /// The first token of every subject that Natsway itself speaks on; no service may live below it.
 pub const CONTROL_PREFIX: &str = "natsway";
 
-/// Longest subject or queue group accepted, in bytes: far below the broker's control line of 4,096, which also
-/// holds the reply subject.
+/// Longest subject or queue group accepted, in bytes: far below the broker's control line of 4,096,
+/// which also holds the reply subject.
 const NAME_BYTES: usize = 256;
 
-/// A subject that may be published to and subscribed to: literal, complete, outside every reserved space.
+/// A subject that may be published to and subscribed to: literal, complete, outside every reserved
+/// space.
 ///
 /// ```
 /// use natsway_wire::Subject;
@@ -21,7 +22,8 @@ const NAME_BYTES: usize = 256;
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Subject(String);
 
-/// The name of a queue group: printable ASCII, no wildcard, no white space; dots have no meaning in it.
+/// The name of a queue group: printable ASCII, no wildcard, no white space; dots have no meaning in
+/// it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct QueueGroup(String);
 
@@ -55,7 +57,8 @@ impl Subject {
         &self.0
     }
 
-    /// Whether the first tokens of this subject are those of `prefix` (`svc` holds `svc.math.blue`, not `svcs.math`).
+    /// Whether the first tokens of this subject are those of `prefix` (`svc` holds `svc.math.blue`,
+    /// not `svcs.math`).
     pub fn is_below(&self, prefix: &str) -> bool {
         self.0.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('.'))
     }
@@ -153,7 +156,9 @@ mod tests {
         for name in ["a b", "a\tb", "a\r\nPUB x 0", "a\0", "caf\u{e9}", "a\u{7f}"] {
             assert_eq!(refusal(name), SubjectError::Character, "{name:?}");
         }
-        for name in ["$SYS.x", "$JS.API", "_INBOX.1", "_INBOX_apiproxy.1", "natsway.worker.1", "natsway"] {
+        for name in
+            ["$SYS.x", "$JS.API", "_INBOX.1", "_INBOX_apiproxy.1", "natsway.worker.1", "natsway"]
+        {
             assert_eq!(refusal(name), SubjectError::Reserved, "{name}");
         }
     }

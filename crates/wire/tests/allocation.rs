@@ -1,4 +1,5 @@
-//! What decoding takes from the heap is bounded by the message and by the limits, whatever the bytes say.
+//! What decoding takes from the heap is bounded by the message and by the limits, whatever the
+//! bytes say.
 
 mod support;
 
@@ -11,8 +12,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use support::golden;
 
-/// A field of four bytes on the wire becomes one entry of a `HeaderMap`: 104 bytes, and with its index and the
-/// map's doubling below 256.
+/// A field of four bytes on the wire becomes one entry of a `HeaderMap`: 104 bytes, and with its
+/// index and the map's doubling below 256.
 const BYTES_PER_FIELD: u64 = 256;
 const FIXED_BYTES: u64 = 512;
 

@@ -1,6 +1,6 @@
-//! Readers and writers of different versions: what is added is skipped, what is missing is empty, and what must be
-//! understood but is not is refused as unsupported. The messages are written by a MessagePack library that knows
-//! nothing of ours, as a worker in another language would.
+//! Readers and writers of different versions: what is added is skipped, what is missing is empty,
+//! and what must be understood but is not is refused as unsupported. The messages are written by a
+//! MessagePack library that knows nothing of ours, as a worker in another language would.
 
 #![expect(clippy::unwrap_used, reason = "what a test does not expect ends it")]
 
@@ -9,7 +9,9 @@ mod support;
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use natsway_wire::control::WorkerCommand;
-use natsway_wire::envelope::{NotRun, Reply, Request, Response, Signal, decode_reply, decode_request};
+use natsway_wire::envelope::{
+    NotRun, Reply, Request, Response, Signal, decode_reply, decode_request,
+};
 use natsway_wire::{Error, ErrorKind, Limits};
 use rmpv::Value;
 use support::{request_get, request_post, response_trailers};
@@ -126,7 +128,9 @@ fn other_forms_of_the_same_value_are_read() {
 
 #[test]
 fn negative_and_fractional_numbers_are_malformed() {
-    for number in [Value::from(-1), Value::from(-200), Value::from(i64::MIN), Value::F64(1.0), Value::Nil] {
+    for number in
+        [Value::from(-1), Value::from(-200), Value::from(i64::MIN), Value::F64(1.0), Value::Nil]
+    {
         for place in [0, 1, 2, 3] {
             let mut elements = request_elements(&request_get());
             elements[place] = number.clone();
@@ -174,7 +178,11 @@ fn what_is_missing_at_the_end_is_empty() {
     };
     for kept in [3, 4, 5, 6] {
         let elements = response_elements(&no_content)[..kept].to_vec();
-        assert_eq!(read_reply(elements).unwrap(), Reply::Response(no_content.clone()), "the first {kept}");
+        assert_eq!(
+            read_reply(elements).unwrap(),
+            Reply::Response(no_content.clone()),
+            "the first {kept}"
+        );
     }
     let expired = Reply::Signal(Signal::NotRun(NotRun::Expired));
     assert_eq!(read_reply(signal_elements(3, "")[..3].to_vec()).unwrap(), expired);
@@ -185,16 +193,28 @@ fn what_is_missing_at_the_end_is_empty() {
 fn what_no_message_can_do_without_is_malformed() {
     for kept in 0..6 {
         let elements = request_elements(&request_get())[..kept].to_vec();
-        assert_eq!(kind(read_request(elements)), ErrorKind::Malformed, "the first {kept} of a request");
+        assert_eq!(
+            kind(read_request(elements)),
+            ErrorKind::Malformed,
+            "the first {kept} of a request"
+        );
     }
     for kept in 0..3 {
         let elements = response_elements(&response_trailers())[..kept].to_vec();
-        assert_eq!(kind(read_reply(elements)), ErrorKind::Malformed, "the first {kept} of a response");
+        assert_eq!(
+            kind(read_reply(elements)),
+            ErrorKind::Malformed,
+            "the first {kept} of a response"
+        );
         let elements = signal_elements(1, "")[..kept].to_vec();
         let read = read_reply(elements).map_err(|error| error.kind());
         assert_eq!(read, Err(ErrorKind::Malformed), "the first {kept} of a signal");
     }
-    assert_eq!(kind(read_reply(signal_elements(0, ""))), ErrorKind::Malformed, "accepted by nobody");
+    assert_eq!(
+        kind(read_reply(signal_elements(0, ""))),
+        ErrorKind::Malformed,
+        "accepted by nobody"
+    );
     assert_eq!(kind(read_command(vec![1.into()])), ErrorKind::Malformed);
 }
 

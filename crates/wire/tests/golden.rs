@@ -1,5 +1,5 @@
-//! The bytes on the wire are those that are checked in, for every kind of message, and a reader that knows
-//! MessagePack but not us finds in them what we meant.
+//! The bytes on the wire are those that are checked in, for every kind of message, and a reader
+//! that knows MessagePack but not us finds in them what we meant.
 
 #![expect(clippy::unwrap_used, reason = "what a test does not expect ends it")]
 
@@ -93,7 +93,9 @@ fn a_stranger_reads_a_request() {
         binary(b"hello"),
     ]);
     assert_eq!(read_by_a_stranger("request_post"), post);
-    let Value::Array(mut across) = read_by_a_stranger("request_get") else { unreachable!("it is one") };
+    let Value::Array(mut across) = read_by_a_stranger("request_get") else {
+        unreachable!("it is one")
+    };
     across.push(Value::from("_INBOX_apiproxy.7"));
     assert_eq!(read_by_a_stranger("request_across"), Value::Array(across));
 }
@@ -129,13 +131,17 @@ fn a_stranger_reads_signals_and_commands() {
     assert_eq!(read_by_a_stranger("signal_unsupported"), signal(4, ""));
     let cancel = array([integer(1), integer(0), Value::from("_INBOX_apiproxy.7")]);
     assert_eq!(read_by_a_stranger("command_cancel"), cancel);
-    assert_eq!(read_by_a_stranger("command_ping"), array([integer(1), integer(1), Value::from("")]));
+    assert_eq!(
+        read_by_a_stranger("command_ping"),
+        array([integer(1), integer(1), Value::from("")])
+    );
 }
 
 #[test]
 fn every_golden_file_belongs_to_a_test() {
     let named = requests().map(|(name, _)| name).into_iter();
-    let named = named.chain(replies().map(|(name, _)| name)).chain(commands().map(|(name, _)| name));
+    let named =
+        named.chain(replies().map(|(name, _)| name)).chain(commands().map(|(name, _)| name));
     let named: BTreeSet<String> = named.map(str::to_owned).collect();
     let files = std::fs::read_dir(support::golden_directory()).unwrap();
     let stem = |file: std::io::Result<std::fs::DirEntry>| {
@@ -147,19 +153,22 @@ fn every_golden_file_belongs_to_a_test() {
 #[test]
 fn the_fuzzers_start_from_the_golden_bytes() {
     let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds");
-    let of =
-        |target: &'static str, names: Vec<&'static str>| names.into_iter().map(move |name| (target, name));
+    let of = |target: &'static str, names: Vec<&'static str>| {
+        names.into_iter().map(move |name| (target, name))
+    };
     let requests = of("decode_request", requests().map(|(name, _)| name).to_vec());
     let replies = of("decode_reply", replies().map(|(name, _)| name).to_vec());
     let commands = of("command", commands().map(|(name, _)| name).to_vec());
     for (target, name) in requests.chain(replies).chain(commands) {
         let path = seeds.join(target).join(name);
-        let seed = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let seed =
+            std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         assert_eq!(Bytes::from(seed), golden(name), "{}", path.display());
     }
 }
 
-/// The examples of the document stand in fences that name them: three backquotes, `hex`, the golden file's name.
+/// The examples of the document stand in fences that name them: three backquotes, `hex`, the golden
+/// file's name.
 #[test]
 fn the_document_shows_the_golden_bytes() {
     let document = include_str!("../../../docs/wire.md");
@@ -167,13 +176,25 @@ fn the_document_shows_the_golden_bytes() {
     for fence in document.split("```hex ").skip(1) {
         let (name, rest) = fence.split_once('\n').unwrap();
         let (hex, _) = rest.split_once("```").unwrap();
-        assert_eq!(Bytes::from(support::from_hex(hex)), golden(name.trim()), "docs/wire.md, {name}");
+        assert_eq!(
+            Bytes::from(support::from_hex(hex)),
+            golden(name.trim()),
+            "docs/wire.md, {name}"
+        );
         shown.insert(name.trim().to_owned());
     }
-    for name in
-        ["request_get", "request_post", "response_ok", "signal_accepted", "signal_moved", "command_cancel"]
-    {
+    for name in [
+        "request_get",
+        "request_post",
+        "response_ok",
+        "signal_accepted",
+        "signal_moved",
+        "command_cancel",
+    ] {
         assert!(shown.contains(name), "docs/wire.md does not show {name}");
     }
-    assert!(matches!(decode_reply(&golden("response_ok"), Limits::DEFAULT), Ok(Reply::Response(_))));
+    assert!(matches!(
+        decode_reply(&golden("response_ok"), Limits::DEFAULT),
+        Ok(Reply::Response(_))
+    ));
 }

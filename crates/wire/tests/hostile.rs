@@ -6,7 +6,9 @@ mod support;
 
 use bytes::Bytes;
 use natsway_wire::control::WorkerCommand;
-use natsway_wire::envelope::{Reply, RequestEncoder, decode_reply, decode_request, encode_response};
+use natsway_wire::envelope::{
+    Reply, RequestEncoder, decode_reply, decode_request, encode_response,
+};
 use natsway_wire::native::decode_reply as decode_native_reply;
 use natsway_wire::{Error, ErrorKind, Limits};
 use proptest::collection::vec;
@@ -114,7 +116,10 @@ fn nesting_deeper_than_any_stack_is_skipped() {
     let mut deep = golden("request_get").to_vec();
     deep[0] = 0x99;
     deep.extend(std::iter::repeat_n(0x91, 1_000_000));
-    assert_eq!(kind(decode_request(&Bytes::from(deep.clone()), Limits::DEFAULT)), ErrorKind::Truncated);
+    assert_eq!(
+        kind(decode_request(&Bytes::from(deep.clone()), Limits::DEFAULT)),
+        ErrorKind::Truncated
+    );
     deep.push(0xc0);
     assert!(decode_request(&deep.into(), Limits::DEFAULT).is_ok());
 }
@@ -138,7 +143,8 @@ fn counts_that_lie_end_with_the_message() {
     assert_eq!(kind(decode_request(&body_of_4_gib, Limits::DEFAULT)), ErrorKind::Truncated);
 }
 
-/// `HeaderMap` panics above 32,768 fields when asked carelessly; limits wider than that must not let it.
+/// `HeaderMap` panics above 32,768 fields when asked carelessly; limits wider than that must not
+/// let it.
 #[test]
 fn limits_above_what_a_header_map_holds_are_safe() {
     let wide = Limits { header_fields: usize::MAX, field_bytes: usize::MAX };
@@ -178,7 +184,10 @@ fn headers_at_the_limit_pass_and_one_above_is_refused_both_ways() {
     assert_eq!(kind(decode_request(&message, shorter)), ErrorKind::TooLarge);
 
     let mut encoder = RequestEncoder::new(1, 1, "GET", "/", 0).unwrap();
-    assert_eq!(kind(encoder.header("x-long", &[longest, vec![b'v']].concat())), ErrorKind::TooLarge);
+    assert_eq!(
+        kind(encoder.header("x-long", &[longest, vec![b'v']].concat())),
+        ErrorKind::TooLarge
+    );
     encoder.header("x-next", b"fits").unwrap();
     let request = decode_request(&encoder.finish(b""), Limits::DEFAULT).unwrap();
     assert_eq!(request.headers.len(), 1, "what was refused left nothing behind");
@@ -191,7 +200,9 @@ fn responses_and_request_lines_have_the_same_limits() {
     let none = http::HeaderMap::new();
     let status = http::StatusCode::OK;
     let message = encode_response(status, &many, &many, b"").unwrap();
-    let Ok(Reply::Response(response)) = decode_reply(&message, Limits::DEFAULT) else { panic!("a response") };
+    let Ok(Reply::Response(response)) = decode_reply(&message, Limits::DEFAULT) else {
+        panic!("a response")
+    };
     assert_eq!((response.headers.len(), response.trailers.len()), (header_fields, header_fields));
     let one_more = support::fields(&vec![("x-many", &b""[..]); header_fields + 1]);
     assert_eq!(kind(encode_response(status, &one_more, &none, b"")), ErrorKind::TooLarge);
@@ -219,11 +230,18 @@ fn what_http_cannot_carry_is_malformed() {
         (b"x-\xc3\xa9", b"v"),
         (b"", b"v"),
     ] {
-        assert_eq!(kind(decode_request(&field(name, value), Limits::DEFAULT)), ErrorKind::Malformed);
+        assert_eq!(
+            kind(decode_request(&field(name, value), Limits::DEFAULT)),
+            ErrorKind::Malformed
+        );
     }
     for (method, path) in [("G T", "/"), ("", "/")] {
         let message = RequestEncoder::new(1, 1, method, path, 0).unwrap().finish(b"");
-        assert_eq!(kind(decode_request(&message, Limits::DEFAULT)), ErrorKind::Malformed, "{method}");
+        assert_eq!(
+            kind(decode_request(&message, Limits::DEFAULT)),
+            ErrorKind::Malformed,
+            "{method}"
+        );
     }
     // The last three are what the `http` crate would take.
     for path in ["", "a", "/a b", "/\n", "**", "*?a", "?a=1", "#a", "/a#b"] {
@@ -238,7 +256,9 @@ fn what_http_cannot_carry_is_malformed() {
     }
     let detail = |detail: &str| {
         let instance = detail.to_owned();
-        natsway_wire::envelope::encode_signal(&natsway_wire::envelope::Signal::Accepted { instance })
+        natsway_wire::envelope::encode_signal(&natsway_wire::envelope::Signal::Accepted {
+            instance,
+        })
     };
     for instance in ["", ".", "a.", ".a", "a.b.c", "a b", "*", ">", "é", &"a".repeat(65)] {
         assert_eq!(

@@ -53,8 +53,11 @@ fn body() -> impl Strategy<Value = Bytes> {
 }
 
 fn path_and_query() -> impl Strategy<Value = PathAndQuery> {
-    let text =
-        prop_oneof![Just("*".to_owned()), "/[a-z0-9/%.~é-]{0,60}", "/[a-z]{0,20}\\?[a-z0-9=&/?%+-]{0,300}"];
+    let text = prop_oneof![
+        Just("*".to_owned()),
+        "/[a-z0-9/%.~é-]{0,60}",
+        "/[a-z]{0,20}\\?[a-z0-9=&/?%+-]{0,300}"
+    ];
     text.prop_map(|text| PathAndQuery::try_from(text).unwrap())
 }
 

@@ -1,6 +1,7 @@
 //! Which bytes of a message are new: the rule that makes every line arrive once.
 //!
-//! The consumer reads a source's messages in the order of the stream and keeps a mark: what it has written of the source's history.
+//! The consumer reads a source's messages in the order of the stream and keeps a mark: what it has
+//! written of the source's history.
 //!
 //! | message | verdict |
 //! |---|---|
@@ -38,7 +39,8 @@ pub enum Verdict {
     },
     /// Written before.
     Duplicate,
-    /// It begins above the mark, and what is in between was never acknowledged: [`Behind`] tells what to do.
+    /// It begins above the mark, and what is in between was never acknowledged: [`Behind`] tells
+    /// what to do.
     Ahead,
     /// Its predecessors are in another partition.
     Wait,
@@ -48,20 +50,21 @@ pub enum Verdict {
 
 /// What becomes of a message that is [`Verdict::Ahead`], by what stands behind it in the stream.
 ///
-/// Nothing is dropped because its producer *ought* to send it again: only what the stream holds is believed. Until something
-/// decides, the message waits and is not acknowledged.
+/// Nothing is dropped because its producer *ought* to send it again: only what the stream holds is
+/// believed. Until something decides, the message waits and is not acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Behind {
     /// The missing bytes, sent again, and so whatever follows them: the message may be dropped.
     Repeated,
-    /// The missing bytes will never come: they were stored once and are removed, or their producer could not read them any more,
-    /// or it began a new history. The message is to be written.
+    /// The missing bytes will never come: they were stored once and are removed, or their producer
+    /// could not read them any more, or it began a new history. The message is to be written.
     Never,
 }
 
 impl Behind {
-    /// What a `later` message of the same subject says of one that begins above the `mark`; `None` when it does not decide. The
-    /// messages have to be asked in the order of the stream, none left out.
+    /// What a `later` message of the same subject says of one that begins above the `mark`; `None`
+    /// when it does not decide. The messages have to be asked in the order of the stream, none left
+    /// out.
     pub fn says(mark: u64, head: &Head, later: &Head) -> Option<Self> {
         if later.generation != head.generation {
             // A late message of an older history says nothing.
@@ -75,9 +78,11 @@ impl Behind {
     }
 }
 
-/// The offset from which on messages of this history are wanted, and whether what is missing above it counts as lost.
+/// The offset from which on messages of this history are wanted, and whether what is missing above
+/// it counts as lost.
 ///
-/// A source that is not known begins where its first message does: what the stream kept no longer is not missed.
+/// A source that is not known begins where its first message does: what the stream kept no longer
+/// is not missed.
 pub fn wanted(known: Option<Mark>, head: &Head) -> (u64, bool) {
     match known {
         Some(mark) if mark.generation == head.generation => (mark.offset, true),
@@ -88,7 +93,8 @@ pub fn wanted(known: Option<Mark>, head: &Head) -> (u64, bool) {
 
 /// Judges a message by what is `known` of its source.
 ///
-/// A source that is not known begins at the floor of its first message: what the stream kept no longer is not missed.
+/// A source that is not known begins at the floor of its first message: what the stream kept no
+/// longer is not missed.
 pub fn judge(known: Option<Mark>, head: &Head) -> Verdict {
     if known.is_some_and(|mark| mark.generation > head.generation) {
         return Verdict::Stale;
@@ -115,7 +121,10 @@ mod as_text {
 
     use crate::head::Generation;
 
-    pub(super) fn serialize<S: Serializer>(generation: &Generation, out: S) -> Result<S::Ok, S::Error> {
+    pub(super) fn serialize<S: Serializer>(
+        generation: &Generation,
+        out: S,
+    ) -> Result<S::Ok, S::Error> {
         out.collect_str(generation)
     }
 
@@ -176,7 +185,8 @@ mod tests {
         assert_eq!(says(Head { generation: generation(6), ..head(0, 90, 0) }), None);
     }
 
-    /// What a producer does with one stream: it sends, some of it is stored, some acknowledgements come, it goes back.
+    /// What a producer does with one stream: it sends, some of it is stored, some acknowledgements
+    /// come, it goes back.
     #[derive(Clone, Copy, Debug)]
     enum Act {
         Send { bytes: u64, stored: bool, told: bool },
@@ -222,7 +232,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever was stored in whatever pieces, each byte is written once and in order, up to what was acknowledged.
+        /// Whatever was stored in whatever pieces, each byte is written once and in order, up to
+        /// what was acknowledged.
         #[test]
         fn every_byte_is_written_once(acts in acts(), deliveries in proptest::collection::vec(any::<bool>(), 0..400)) {
             let (stream, acknowledged) = shipped(acts);
@@ -256,7 +267,8 @@ mod tests {
             prop_assert!(written.len() as u64 >= acknowledged, "{} of {acknowledged}", written.len());
         }
 
-        /// A cluster that comes when the stream has dropped its oldest messages gets all that is left of what was acknowledged.
+        /// A cluster that comes when the stream has dropped its oldest messages gets all that is
+        /// left of what was acknowledged.
         #[test]
         fn what_the_stream_still_has_is_written_once(acts in acts(), removed in 0_usize..40) {
             let (mut stream, acknowledged) = shipped(acts);
@@ -282,7 +294,8 @@ mod tests {
                 known = Some(Mark { generation: head.generation, offset: head.end });
             }
             prop_assert!(written.windows(2).all(|pair| pair[0] < pair[1]), "{written:?}");
-            // What was acknowledged before the first that is left may be repeated behind it: that is old, and not missed.
+            // What was acknowledged before the first that is left may be repeated behind it: that
+            // is old, and not missed.
             let begin = stream.first().map_or(0, |first| first.floor);
             let left = |byte: &u64| stream.iter().any(|head| head.start <= *byte && *byte < head.end);
             let missing: Vec<u64> =

@@ -1,8 +1,9 @@
 //! A commit: what a cluster of consumers has written of one source, and in which files.
 //!
-//! One entry of a bucket for each source, replaced only by compare-and-set. So when two consumers believe that a source is
-//! theirs, one of them is refused, and takes back what it wrote beyond the last commit. The entry remembers where *earlier* writers
-//! stood as well: one that comes back after a crash cuts its file there, because what follows was written by its successor too.
+//! One entry of a bucket for each source, replaced only by compare-and-set. So when two consumers
+//! believe that a source is theirs, one of them is refused, and takes back what it wrote beyond the
+//! last commit. The entry remembers where *earlier* writers stood as well: one that comes back
+//! after a crash cuts its file there, because what follows was written by its successor too.
 
 use std::collections::BTreeMap;
 
@@ -24,13 +25,15 @@ pub struct Tail {
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Commit {
-    /// How many commits there were: what has a lower number than what is known was written by a broker that forgot some.
+    /// How many commits there were: what has a lower number than what is known was written by a
+    /// broker that forgot some.
     #[serde(default)]
     pub number: u64,
     /// How much of the source is written; none while all came from the published tool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mark: Option<Mark>,
-    /// For each partition, the sequence in the stream of the last message without our header that is written.
+    /// For each partition, the sequence in the stream of the last message without our header that
+    /// is written.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub plain: BTreeMap<u32, u64>,
     /// Bytes that the broker acknowledged and lost, or that producers skipped.
@@ -65,10 +68,13 @@ impl Commit {
         Commit { number: before.number + 1, tail, left, ..before.clone() }
     }
 
-    /// Whether the broker forgot this commit: the `newest` that it has is an earlier one of the same writer, or none. Another
-    /// writer's commit counts, whatever its number: it went on from what the broker had.
+    /// Whether the broker forgot this commit: the `newest` that it has is an earlier one of the
+    /// same writer, or none. Another writer's commit counts, whatever its number: it went on from
+    /// what the broker had.
     pub fn is_forgotten_by(&self, newest: Option<&Commit>) -> bool {
-        newest.is_none_or(|newest| newest.number < self.number && newest.tail.writer == self.tail.writer)
+        newest.is_none_or(|newest| {
+            newest.number < self.number && newest.tail.writer == self.tail.writer
+        })
     }
 
     /// How far `writer` may keep `file`, when this commit knows.

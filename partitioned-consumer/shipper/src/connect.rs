@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use async_nats::Client;
 use async_nats::connection::State;
-use natsway_boot::Broker;
+use natsway_boot::BrokerConfig;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -16,13 +16,13 @@ const RETRY: Duration = Duration::from_millis(500);
 const PATIENCE: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_millis(50);
 
-/// A connection that is there, with its inboxes below `_INBOX_<program>`: it says once that it waits, and goes on trying
-/// until `stop`.
+/// A connection that is there, with its inboxes below `_INBOX_<program>`: it says once that it
+/// waits, and goes on trying until `stop`.
 ///
 /// # Errors
 /// Unreadable certificates, and `stop`.
 pub(crate) async fn client(
-    broker: &Broker,
+    broker: &BrokerConfig,
     program: &str,
     name: &str,
     stop: &CancellationToken,
@@ -32,7 +32,8 @@ pub(crate) async fn client(
     while client.connection_state() != State::Connected {
         // It counts as pending for as long as nothing answers.
         if begin.elapsed() >= PATIENCE && !std::mem::replace(&mut told, true) {
-            warn!(%broker, "the broker is not reached, trying again: is NATS_URL right, unless it says above why it refuses");
+            warn!(%broker, "the broker is not reached, trying again: is NATS_URL right, unless it \
+                            says above why it refuses");
         }
         tokio::select! {
             () = tokio::time::sleep(LOOK) => {}

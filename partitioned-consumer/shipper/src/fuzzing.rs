@@ -1,6 +1,7 @@
 //! What the fuzz targets of `fuzz/` need of the decoders that are nobody else's.
 //!
-//! Compiled by `cargo fuzz` alone (`cfg(fuzzing)`). Each takes any bytes, and panics where a promise is broken.
+//! Compiled by `cargo fuzz` alone (`cfg(fuzzing)`). Each takes any bytes, and panics where a
+//! promise is broken.
 
 use crate::commit::Commit;
 use crate::consumer::fuzzing as consumer;

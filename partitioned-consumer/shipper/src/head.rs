@@ -1,8 +1,9 @@
 //! What a message says about the bytes that it carries: the header `Natsway-Shipper`.
 //!
-//! A source's history is one run of bytes, counted from 0 and running on over rotations of its file. A *generation* names one
-//! such history; a new one begins only when the producer's checkpoint is lost. The payload of a message is the source's
-//! bytes from `start` to `end`, less the last line feed, so that a subscriber which knows nothing of this still reads lines.
+//! A source's history is one run of bytes, counted from 0 and running on over rotations of its
+//! file. A *generation* names one such history; a new one begins only when the producer's
+//! checkpoint is lost. The payload of a message is the source's bytes from `start` to `end`, less
+//! the last line feed, so that a subscriber which knows nothing of this still reads lines.
 //!
 //! ```text
 //! Natsway-Shipper: 1 g=0192f3a1b2c30badcafe s=4096 e=8192 f=1024 [o=512] [z=20000] [x=truncated:50]
@@ -81,8 +82,9 @@ impl Gap {
     }
 }
 
-/// Bytes that are in no message. Their number may be less than the offsets that are passed over: after a restart it is not known
-/// which offsets were used for what is gone, so none of them is used again.
+/// Bytes that are in no message. Their number may be less than the offsets that are passed over:
+/// after a restart it is not known which offsets were used for what is gone, so none of them is
+/// used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Skipped {
     /// Why.
@@ -100,9 +102,11 @@ pub struct Head {
     pub start: u64,
     /// Offset behind the last byte, above `start`.
     pub end: u64,
-    /// Everything below was acknowledged by the stream before this message was sent; at most `start`.
+    /// Everything below was acknowledged by the stream before this message was sent; at most
+    /// `start`.
     pub floor: u64,
-    /// Where the source began to use this subject; below, its bytes are in another partition. At most `floor`.
+    /// Where the source began to use this subject; below, its bytes are in another partition. At
+    /// most `floor`.
     pub since: u64,
     /// Bytes of the payload before compression, when it is compressed with zstd.
     pub zstd: Option<u64>,
@@ -116,8 +120,9 @@ pub struct Head {
 pub struct HeadError(&'static str);
 
 impl Head {
-    /// The message's identity for the stream's own deduplication. `round` changes each time the producer goes back, because
-    /// a repetition has to be stored behind what it repeats: the order in the stream is what the consumer judges by.
+    /// The message's identity for the stream's own deduplication. `round` changes each time the
+    /// producer goes back, because a repetition has to be stored behind what it repeats: the order
+    /// in the stream is what the consumer judges by.
     pub fn message_id(&self, round: u64) -> String {
         format!("{}-{}-{}-{round:x}", self.generation, self.start, self.end)
     }

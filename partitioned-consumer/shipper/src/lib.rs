@@ -1,20 +1,21 @@
 //! The log shipper: files to NATS to files, every line once and in order per host.
 //!
-//! The programs `producer` and `consumer` are thin layers over this library. What decides is pure and apart from what does:
+//! The programs `producer` and `consumer` are thin layers over this library. What decides is pure
+//! and apart from what does:
 //!
 //! | decides | does |
 //! |---|---|
-//! | [`name`], [`head`], [`cut`] | [`tail`], [`producer`] |
+//! | [`name`], [`head`], [`framing`] | [`tail`], [`producer`] |
 //! | [`accept`], [`commit`], [`pattern`], [`retain`] | [`consumer`] |
 //!
-//! How lines get through crashes is in [`head`] (what a message says), [`accept`] (which of it is new) and [`commit`] (what is
-//! written, and by whom).
+//! How lines get through crashes is in [`head`] (what a message says), [`accept`] (which of it is
+//! new) and [`commit`] (what is written, and by whom).
 
 pub mod accept;
 pub mod commit;
 mod connect;
 pub mod consumer;
-pub mod cut;
+pub mod framing;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;

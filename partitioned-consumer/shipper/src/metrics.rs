@@ -13,9 +13,9 @@ use tokio_util::sync::CancellationToken;
 
 /// A number that is counted up, or set.
 #[derive(Debug, Default)]
-pub(crate) struct Figure(AtomicU64);
+pub(crate) struct Metric(AtomicU64);
 
-impl Figure {
+impl Metric {
     /// Counts.
     pub(crate) fn add(&self, more: u64) {
         self.0.fetch_add(more, Ordering::Relaxed);
@@ -59,7 +59,8 @@ pub(crate) fn page<'a>(rows: impl IntoIterator<Item = Row<'a>>) -> String {
             Kind::Gauge => "gauge",
         };
         // Writing to a string cannot fail.
-        write!(page, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n").unwrap_or_default();
+        write!(page, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n")
+            .unwrap_or_default();
         page
     })
 }
@@ -74,7 +75,8 @@ pub(crate) async fn serve(
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let Some(address) = address else { return Ok(()) };
-    let listener = TcpListener::bind(address).await.with_context(|| format!("SHIPPER_METRICS={address}"))?;
+    let listener =
+        TcpListener::bind(address).await.with_context(|| format!("SHIPPER_METRICS={address}"))?;
     tracing::info!(address = %listener.local_addr()?, "serving metrics at /metrics");
     let answer = move || {
         let text = page();
@@ -82,7 +84,8 @@ pub(crate) async fn serve(
     };
     let app = Router::new().route("/metrics", get(answer));
     tokio::spawn(async move {
-        let served = axum::serve(listener, app).with_graceful_shutdown(stop.cancelled_owned()).await;
+        let served =
+            axum::serve(listener, app).with_graceful_shutdown(stop.cancelled_owned()).await;
         if let Err(error) = served {
             tracing::warn!(%error, "metrics are no longer served");
         }
@@ -97,6 +100,9 @@ mod tests {
     #[test]
     fn the_page_is_the_text_format() {
         let row = Row { name: "lines_total", help: "Lines.", kind: Kind::Counter, value: 3 };
-        assert_eq!(page([row]), "# HELP lines_total Lines.\n# TYPE lines_total counter\nlines_total 3\n");
+        assert_eq!(
+            page([row]),
+            "# HELP lines_total Lines.\n# TYPE lines_total counter\nlines_total 3\n"
+        );
     }
 }

@@ -16,7 +16,8 @@ pub struct NameError {
     expected: &'static str,
 }
 
-/// The partition of a host, counted from 0: FNV-1a (32 bit) of its name modulo `partitions`; 0 partitions mean one.
+/// The partition of a host, counted from 0: FNV-1a (32 bit) of its name modulo `partitions`; 0
+/// partitions mean one.
 ///
 /// ```
 /// use natsway_shipper::name::partition_of_host;
@@ -35,17 +36,20 @@ impl Prefix {
     /// Checks a prefix.
     ///
     /// # Errors
-    /// [`NameError`] for wildcards, empty tokens, white space, and what the broker keeps for itself.
+    /// [`NameError`] for wildcards, empty tokens, white space, and what the broker keeps for
+    /// itself.
     pub fn parse(text: &str) -> Result<Self, NameError> {
         let fine = |token: &str| {
             !token.is_empty()
-                && !token.contains(|c: char| c.is_whitespace() || c.is_control() || c == '*' || c == '>')
+                && !token
+                    .contains(|c: char| c.is_whitespace() || c.is_control() || c == '*' || c == '>')
         };
         if text.starts_with(['$', '_']) || !text.split('.').all(fine) {
             return Err(NameError {
                 what: "subject",
                 value: text.to_owned(),
-                expected: "tokens with dots between, without wildcards, not beginning with '$' or '_'",
+                expected: "tokens with dots between, without wildcards, not beginning with '$' or \
+                           '_'",
             });
         }
         Ok(Self(text.to_owned()))
@@ -71,15 +75,17 @@ impl Prefix {
         format!("{}.*.{source}", self.0)
     }
 
-    /// The stream that is used when none is named: the prefix in capitals, `_` for what a stream name cannot have.
+    /// The stream that is used when none is named: the prefix in capitals, `_` for what a stream
+    /// name cannot have.
     pub fn default_stream(&self) -> String {
-        natsway_stores::catalogue::default_stream(&self.0)
+        natsway_stores::definitions::default_stream(&self.0)
     }
 
     /// Reads a subject back. With `has_file` its last token is the file.
     ///
     /// # Errors
-    /// [`NameError`]: not below this prefix, or with a host that is not safe as the name of a directory.
+    /// [`NameError`]: not below this prefix, or with a host that is not safe as the name of a
+    /// directory.
     pub fn read(&self, subject: &str, has_file: bool) -> Result<(u32, Source), NameError> {
         let parts = subject.strip_prefix(&self.0).and_then(|rest| rest.strip_prefix(".p"));
         let parts = parts.and_then(|rest| rest.split_once('.'));
@@ -105,9 +111,11 @@ impl fmt::Display for Prefix {
     }
 }
 
-/// Whose lines they are: a host, and one of its files where several are shipped. Order is kept within a source.
+/// Whose lines they are: a host, and one of its files where several are shipped. Order is kept
+/// within a source.
 ///
-/// Both parts are checked when it is made, so that neither can leave a directory, a subject or a key.
+/// Both parts are checked when it is made, so that neither can leave a directory, a subject or a
+/// key.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Source {
     host: String,
@@ -129,7 +137,8 @@ impl Source {
             return Err(NameError {
                 what: "host",
                 value: host.chars().take(LONGEST_HOST).collect(),
-                expected: "letters, digits, '-' and '_', with single dots between (set HOSTNAME to override)",
+                expected: "letters, digits, '-' and '_', with single dots between (set HOSTNAME to \
+                           override)",
             });
         }
         if let Some(file) = file.filter(|file| !token(file)) {
@@ -198,7 +207,9 @@ mod tests {
         assert_eq!(prefix.read("shipper.p4.web1.example.net", false).unwrap(), (4, host));
         assert_eq!(prefix.read("shipper.p0.web1.example.net.app_log", true).unwrap(), (0, file));
         assert_eq!(prefix.default_stream(), "SHIPPER");
-        for bad in ["other.p4.web1", "shipper.web1", "shipper.p4", "shipper.px.web1", "shipperXp1.web1"] {
+        for bad in
+            ["other.p4.web1", "shipper.web1", "shipper.p4", "shipper.px.web1", "shipperXp1.web1"]
+        {
             assert!(prefix.read(bad, false).is_err(), "{bad}");
         }
     }

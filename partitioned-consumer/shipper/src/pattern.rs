@@ -35,8 +35,9 @@ impl std::str::FromStr for Period {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let expected =
-            || format!("{text:?}: expected daily, hourly, never, or minutes such as 15m (1m to 1439m)");
+        let expected = || {
+            format!("{text:?}: expected daily, hourly, never, or minutes such as 15m (1m to 1439m)")
+        };
         match text {
             "daily" => Ok(Self::Day),
             "hourly" => Ok(Self::Hour),
@@ -63,8 +64,12 @@ impl Period {
             }
         };
         let time = Time::new(hour, minute, 0, 0).expect("hours and minutes of a day");
-        // A time that daylight saving skips is read as the next one there is; a date out of range cannot be.
-        now.date().to_datetime(time).to_zoned(now.time_zone().clone()).unwrap_or_else(|_| now.clone())
+        // A time that daylight saving skips is read as the next one there is; a date out of range
+        // cannot be.
+        now.date()
+            .to_datetime(time)
+            .to_zoned(now.time_zone().clone())
+            .unwrap_or_else(|_| now.clone())
     }
 }
 
@@ -89,32 +94,43 @@ impl OutputPattern {
     /// # Errors
     /// [`PatternError`]: absolute, with `..`, or with a conversion that is not known.
     pub fn parse(output: &str) -> Result<Self, PatternError> {
-        let failed = |reason: &str| PatternError { output: output.to_owned(), reason: reason.to_owned() };
+        let failed =
+            |reason: &str| PatternError { output: output.to_owned(), reason: reason.to_owned() };
         if output.is_empty() || output.ends_with('/') {
             return Err(failed("it names no file"));
         }
-        let dated = if output.contains('%') { output.to_owned() } else { format!("{output}{DEFAULT_DATE}") };
+        let dated = if output.contains('%') {
+            output.to_owned()
+        } else {
+            format!("{output}{DEFAULT_DATE}")
+        };
         Self::fixed(&dated)
     }
 
-    /// Checks `SHIPPER_OUTPUT` for files that are never rotated by time: the same, and nothing is added to a name without a date.
+    /// Checks `SHIPPER_OUTPUT` for files that are never rotated by time: the same, and nothing is
+    /// added to a name without a date.
     ///
     /// # Errors
     /// As for [`OutputPattern::parse`].
     pub fn fixed(output: &str) -> Result<Self, PatternError> {
-        let failed = |reason: &str| PatternError { output: output.to_owned(), reason: reason.to_owned() };
+        let failed =
+            |reason: &str| PatternError { output: output.to_owned(), reason: reason.to_owned() };
         if output.is_empty() || output.ends_with('/') {
             return Err(failed("it names no file"));
         }
         if conversions(output).any(|conversion| conversion == 'Q') {
             return Err(failed(
-                "%Q is the name of a time zone, which not every clock has and which may have a slash in it",
+                "%Q is the name of a time zone, which not every clock has and which may have a \
+                 slash in it",
             ));
         }
         let pattern = Self(output.to_owned());
         let sample = Source::new("host", Some("file")).expect("plain names");
-        let sample =
-            pattern.expand(&sample, &jiff::Timestamp::UNIX_EPOCH.to_zoned(jiff::tz::TimeZone::UTC), 0);
+        let sample = pattern.expand(
+            &sample,
+            &jiff::Timestamp::UNIX_EPOCH.to_zoned(jiff::tz::TimeZone::UTC),
+            0,
+        );
         match sample {
             Some(_) => Ok(pattern),
             None => Err(failed("it leaves its directory, or has a conversion that is not known")),
@@ -142,13 +158,17 @@ impl OutputPattern {
         &self.0
     }
 
-    /// The path, relative to the directory, of the `part`th file (from 0) of the period that began at `begin`.
+    /// The path, relative to the directory, of the `part`th file (from 0) of the period that began
+    /// at `begin`.
     ///
     /// `None` when it would leave the directory of its host.
     pub fn expand(&self, source: &Source, begin: &Zoned, part: u32) -> Option<String> {
         let dated = jiff::fmt::strtime::format(&self.0, begin).ok()?;
-        let named = dated.replace("{host}", source.host()).replace("{file}", source.file().unwrap_or("log"));
-        let inside = Path::new(&named).components().all(|part| matches!(part, Component::Normal(_)));
+        let named = dated
+            .replace("{host}", source.host())
+            .replace("{file}", source.file().unwrap_or("log"));
+        let inside =
+            Path::new(&named).components().all(|part| matches!(part, Component::Normal(_)));
         if !inside || named.contains('\0') {
             return None;
         }
@@ -180,8 +200,14 @@ mod tests {
         let source = Source::new("web1.example.net", None).unwrap();
         let begin = Period::Day.begin(&at("2020-03-20T12:11:11+01:00[Europe/Berlin]"));
         assert_eq!(pattern.as_str(), "logfile-%Y%m%d%H%M");
-        assert_eq!(pattern.expand(&source, &begin, 0).unwrap(), "web1.example.net/logfile-202003200000");
-        assert_eq!(pattern.expand(&source, &begin, 2).unwrap(), "web1.example.net/logfile-202003200000.2");
+        assert_eq!(
+            pattern.expand(&source, &begin, 0).unwrap(),
+            "web1.example.net/logfile-202003200000"
+        );
+        assert_eq!(
+            pattern.expand(&source, &begin, 2).unwrap(),
+            "web1.example.net/logfile-202003200000.2"
+        );
     }
 
     #[test]
@@ -197,7 +223,8 @@ mod tests {
 
     #[test]
     fn no_pattern_leaves_the_directory() {
-        for output in ["", "/etc/passwd", "../x", "a/../../b", "x/", "%", "%!", "log-%Q", "%Y-%:Q"] {
+        for output in ["", "/etc/passwd", "../x", "a/../../b", "x/", "%", "%!", "log-%Q", "%Y-%:Q"]
+        {
             assert!(OutputPattern::parse(output).is_err(), "{output:?}");
         }
     }

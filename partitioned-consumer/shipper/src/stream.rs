@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use async_nats::jetstream::{self, stream};
-use natsway_stores::catalogue;
+use natsway_stores::definitions;
 
 use super::name::Prefix;
 
@@ -13,7 +13,8 @@ use super::name::Prefix;
 pub enum StreamError {
     /// It exists for something else.
     #[error(
-        "stream {stream:?} does not hold {subjects:?}: name another with SHIPPER_STREAM, or add the subjects to it"
+        "stream {stream:?} does not hold {subjects:?}: name another with SHIPPER_STREAM, or add \
+         the subjects to it"
     )]
     OtherSubjects {
         /// The stream.
@@ -44,7 +45,7 @@ pub struct StreamPlan {
 impl StreamPlan {
     fn config(&self) -> stream::Config {
         let prefix = self.prefix.to_string();
-        catalogue::lines(&self.name, &prefix, self.max_bytes, self.max_age, self.replicas)
+        definitions::lines(&self.name, &prefix, self.max_bytes, self.max_age, self.replicas)
     }
 
     /// The stream, made now if need be.
@@ -55,7 +56,10 @@ impl StreamPlan {
         let stream = natsway_stores::open_or_make_stream(context, self.config()).await?;
         let everything = self.prefix.everything();
         let held = &stream.cached_info().config.subjects;
-        if held.iter().any(|subject| natsway_partitioned_consumer::subject_matches(subject, &everything)) {
+        if held
+            .iter()
+            .any(|subject| natsway_partitioned_consumer::subject_matches(subject, &everything))
+        {
             return Ok(stream);
         }
         Err(StreamError::OtherSubjects { stream: self.name.clone(), subjects: everything })
@@ -75,7 +79,9 @@ pub(crate) async fn last_message(
         Ok(message) => Ok(Some(message)),
         Err(error) => match error.kind() {
             NoMessageFound => Ok(None),
-            JetStream(kind) if kind.error_code() == jetstream::ErrorCode::NO_MESSAGE_FOUND => Ok(None),
+            JetStream(kind) if kind.error_code() == jetstream::ErrorCode::NO_MESSAGE_FOUND => {
+                Ok(None)
+            }
             _ => Err(error),
         },
     }

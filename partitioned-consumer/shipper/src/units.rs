@@ -35,7 +35,11 @@ impl fmt::Display for ByteSize {
         let mut value = self.0 as f64;
         for unit in ["B", "KiB", "MiB", "GiB"] {
             if value < 1024.0 {
-                return if unit == "B" { write!(f, "{value} B") } else { write!(f, "{value:.1} {unit}") };
+                return if unit == "B" {
+                    write!(f, "{value} B")
+                } else {
+                    write!(f, "{value:.1} {unit}")
+                };
             }
             value /= 1024.0;
         }
@@ -53,7 +57,11 @@ mod tests {
         assert_eq!(bytes("512KiB"), Ok(524_288));
         assert_eq!(bytes("10GB"), Ok(10_000_000_000));
         assert_eq!(bytes("7"), Ok(7));
-        assert!(["", "KiB", "1.5M", "9 parsecs", "99999999999G"].iter().all(|text| bytes(text).is_err()));
+        assert!(
+            ["", "KiB", "1.5M", "9 parsecs", "99999999999G"]
+                .iter()
+                .all(|text| bytes(text).is_err())
+        );
         assert_eq!(ByteSize(1_572_864).to_string(), "1.5 MiB");
         assert_eq!(ByteSize(12).to_string(), "12 B");
     }

@@ -35,7 +35,10 @@ pub(crate) async fn consumers_or_none(
 /// Whether a consumer has an instance that waits for messages or is pinned.
 pub(crate) fn is_active(info: &consumer::Info) -> bool {
     info.num_waiting > 0
-        || info.priority_groups.iter().any(|g| g.pinned_client_id.as_deref().is_some_and(|id| !id.is_empty()))
+        || info
+            .priority_groups
+            .iter()
+            .any(|g| g.pinned_client_id.as_deref().is_some_and(|id| !id.is_empty()))
 }
 
 /// Makes the pinned instance of a member step down.
@@ -48,9 +51,12 @@ pub(crate) async fn step_down(
     let (stream, consumer) = (kind.consumed_stream(name), kind.consumer(name, member));
     let info = match api::consumer_info(context, &stream, &consumer).await {
         Ok(info) => info,
-        Err(error) if matches!(error.code(), Some(code::CONSUMER_NOT_FOUND | code::STREAM_NOT_FOUND)) => {
-            return Err(ErrorKind::NotActive
-                .with(format!("member {member:?} of {name} has no consumer: no instance is active")));
+        Err(error)
+            if matches!(error.code(), Some(code::CONSUMER_NOT_FOUND | code::STREAM_NOT_FOUND)) =>
+        {
+            return Err(ErrorKind::NotActive.with(format!(
+                "member {member:?} of {name} has no consumer: no instance is active"
+            )));
         }
         Err(error) => return Err(error.into_error("the consumer could not be looked up")),
     };

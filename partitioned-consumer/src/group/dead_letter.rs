@@ -1,4 +1,5 @@
-//! Where poison messages go: a subject that some stream stores, and that the group itself does not take again.
+//! Where poison messages go: a subject that some stream stores, and that the group itself does not
+//! take again.
 
 use std::time::Duration;
 
@@ -42,12 +43,13 @@ fn check_subject(subject: &str) -> Result<(), DeadLetterFault> {
         return Ok(());
     }
     Err(DeadLetterFault::Subject(format!(
-        "dead-letter subject {subject:?}: expected a subject to publish to, without wildcards, empty tokens or white \
-         space"
+        "dead-letter subject {subject:?}: expected a subject to publish to, without wildcards, \
+         empty tokens or white space"
     )))
 }
 
-/// Whether the group would take its own dead letters: `stores` are the streams that store the subject.
+/// Whether the group would take its own dead letters: `stores` are the streams that store the
+/// subject.
 fn comes_back(
     kind: GroupKind,
     source: &stream::Config,
@@ -63,7 +65,8 @@ fn comes_back(
         GroupKind::Static if source.subject_transform.is_none() => split_partition(subject).1,
         _ => subject,
     };
-    into_source && (filters.is_empty() || filters.iter().any(|filter| subject_matches(filter, taken)))
+    into_source
+        && (filters.is_empty() || filters.iter().any(|filter| subject_matches(filter, taken)))
 }
 
 /// What the group takes, without the partition; nothing for everything.
@@ -86,19 +89,20 @@ async fn examine(group: &Group, subject: &str) -> Result<Option<DeadLetterFault>
         return Ok(Some(fault));
     }
     let stores = api::streams_of(&group.context, subject).await;
-    let stores =
-        stores.map_err(|error| error.into_error("the streams of the dead letters could not be found"))?;
+    let stores = stores
+        .map_err(|error| error.into_error("the streams of the dead letters could not be found"))?;
     if stores.is_empty() {
         let text = format!(
-            "no stream stores the dead-letter subject {subject:?}: create one, or its poison messages hold their partitions"
+            "no stream stores the dead-letter subject {subject:?}: create one, or its poison \
+             messages hold their partitions"
         );
         return Ok(Some(DeadLetterFault::Unstored(text)));
     }
     let source = api::check_stream(&group.context, group.name.stream()).await?.config;
     if comes_back(group.kind, &source, &filters(group).await?, subject, &stores) {
         let text = format!(
-            "the group takes its own dead letters: {subject:?} is stored in stream {:?} and matches what the group takes; \
-             choose a subject outside",
+            "the group takes its own dead letters: {subject:?} is stored in stream {:?} and \
+             matches what the group takes; choose a subject outside",
             group.name.stream()
         );
         return Ok(Some(DeadLetterFault::Loop(text)));
@@ -118,7 +122,8 @@ pub(crate) async fn check_shared(group: &Group) -> Result<Option<DeadLetterFault
     }
 }
 
-/// How long a member that starts may take to find out about its own dead letters; it may not be allowed to ask.
+/// How long a member that starts may take to find out about its own dead letters; it may not be
+/// allowed to ask.
 const OWN_WITHIN: Duration = Duration::from_secs(1);
 
 /// Refuses the dead letters of a member that is about to start, as far as can be known.
@@ -139,23 +144,31 @@ pub(crate) async fn check_own(group: &Group, subject: &str) -> Result<(), Error>
 }
 
 impl Group {
-    /// Moves poison messages away from now on, or no longer; running members of this library heed it at once.
+    /// Moves poison messages away from now on, or no longer; running members of this library heed
+    /// it at once.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidConfig`] for a subject that cannot be published to, that no stream stores, or that the group
-    /// itself would take; and as [`Group::change_settings`].
-    pub async fn set_dead_letter(&self, dead_letter: Option<DeadLetter>) -> Result<GroupSettings, Error> {
+    /// [`ErrorKind::InvalidConfig`] for a subject that cannot be published to, that no stream
+    /// stores, or that the group itself would take; and as [`Group::change_settings`].
+    pub async fn set_dead_letter(
+        &self,
+        dead_letter: Option<DeadLetter>,
+    ) -> Result<GroupSettings, Error> {
         if let Some(DeadLetter { subject, after_deliveries }) = &dead_letter {
             if *after_deliveries == 0 {
-                return Err(ErrorKind::InvalidConfig.with("after_deliveries 0: expected at least 1"));
+                return Err(
+                    ErrorKind::InvalidConfig.with("after_deliveries 0: expected at least 1")
+                );
             }
             if let Some(fault) = examine(self, subject).await? {
                 return Err(ErrorKind::InvalidConfig.with(fault.text()));
             }
         }
         self.change_settings(|settings| {
-            settings.dead_letter_subject = dead_letter.as_ref().map(|letter| letter.subject.clone());
-            settings.dead_letter_after = dead_letter.as_ref().map_or(0, |letter| letter.after_deliveries);
+            settings.dead_letter_subject =
+                dead_letter.as_ref().map(|letter| letter.subject.clone());
+            settings.dead_letter_after =
+                dead_letter.as_ref().map_or(0, |letter| letter.after_deliveries);
         })
         .await
     }
@@ -177,8 +190,10 @@ mod tests {
     fn a_group_that_would_take_its_own_dead_letters_is_seen() {
         let source = |transform: bool| stream::Config {
             name: "S".into(),
-            subject_transform: transform
-                .then(|| stream::SubjectTransform { source: String::new(), destination: String::new() }),
+            subject_transform: transform.then(|| stream::SubjectTransform {
+                source: String::new(),
+                destination: String::new(),
+            }),
             sources: Some(vec![stream::Source { name: "OTHER".into(), ..Default::default() }]),
             ..Default::default()
         };
@@ -193,8 +208,11 @@ mod tests {
                 && elastic(&foo, "foo.dead", &via)
         );
         assert!(!elastic(&foo, "dead.foo", &here) && !elastic(&foo, "foo.dead", &elsewhere));
-        let fixed =
-            |transform, subject| comes_back(GroupKind::Static, &source(transform), &foo, subject, &here);
-        assert!(fixed(true, "foo.dead") && fixed(false, "3.foo.dead") && !fixed(false, "foo.dead.x"));
+        let fixed = |transform, subject| {
+            comes_back(GroupKind::Static, &source(transform), &foo, subject, &here)
+        };
+        assert!(
+            fixed(true, "foo.dead") && fixed(false, "3.foo.dead") && !fixed(false, "foo.dead.x")
+        );
     }
 }

@@ -19,13 +19,14 @@ use crate::error::{Error, ErrorKind};
 
 const KIND: GroupKind = GroupKind::Elastic;
 
-/// A group whose members come and go, on any stream: a work-queue stream copies from it and adds the partition.
+/// A group whose members come and go, on any stream: a work-queue stream copies from it and adds
+/// the partition.
 ///
 /// What it has in common with static groups is in [`Group`].
 ///
 /// ```
 /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let broker = natsway_testkit::Broker::builder().jetstream().start().await;
+/// # let broker = natsway_testkit::TestBroker::builder().jetstream().start().await;
 /// # let jetstream = async_nats::jetstream::new(broker.connect().await);
 /// # let subjects = vec!["orders.*".to_owned()];
 /// # let config = async_nats::jetstream::stream::Config { name: "ORDERS".into(), subjects, ..Default::default() };
@@ -75,12 +76,13 @@ impl ElasticGroup {
         entry::list(context, KIND, stream).await
     }
 
-    /// Creates the group and its work-queue stream; one that exists with the same shape is fine, and keeps its members.
+    /// Creates the group and its work-queue stream; one that exists with the same shape is fine,
+    /// and keeps its members.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidConfig`] (overlapping filters too), [`ErrorKind::StreamNotFound`], [`ErrorKind::GroupExists`], and
-    /// [`ErrorKind::NameCollision`] when a stream of the work queue's name exists for something else. A failed call
-    /// leaves no entry behind.
+    /// [`ErrorKind::InvalidConfig`] (overlapping filters too), [`ErrorKind::StreamNotFound`],
+    /// [`ErrorKind::GroupExists`], and [`ErrorKind::NameCollision`] when a stream of the work
+    /// queue's name exists for something else. A failed call leaves no entry behind.
     pub async fn create(&self, config: &ElasticConfig) -> Result<(), Error> {
         config.check_new()?;
         let source = api::check_stream(&self.context, self.name.stream()).await?;
@@ -92,9 +94,12 @@ impl ElasticGroup {
             return Err(entry::exists_differently(&self.name));
         }
         let wanted = work_queue(&self.name, &source.config, config);
-        let made =
-            api::request::<_, stream::Info>(&self.context, format!("STREAM.CREATE.{}", wanted.name), &wanted)
-                .await;
+        let made = api::request::<_, stream::Info>(
+            &self.context,
+            format!("STREAM.CREATE.{}", wanted.name),
+            &wanted,
+        )
+        .await;
         let error = match made {
             Ok(queue) => {
                 self.begin_account(&source, &queue).await;
@@ -106,7 +111,8 @@ impl ElasticGroup {
             return self.check_work_queue(config).await;
         }
         if store.delete(self.name.key()).await.is_err() {
-            tracing::warn!(group = %self.name, "the entry of a group without a work queue stays behind");
+            tracing::warn!(group = %self.name, "the entry of a group without a work queue stays \
+                                                behind");
         }
         Err(match error.code() {
             Some(code::STREAM_NAME_IN_USE) => ErrorKind::NameCollision.with(format!(
@@ -119,7 +125,8 @@ impl ElasticGroup {
 
     /// Notes that copying begins with what the source stream held when the work queue was made.
     async fn begin_account(&self, source: &stream::Info, queue: &stream::Info) {
-        // Asked again after another has created it, the queue has copies, and they have been counted from the first on.
+        // Asked again after another has created it, the queue has copies, and they have been
+        // counted from the first on.
         if queue.state.last_sequence > 0 {
             return;
         }
@@ -130,14 +137,16 @@ impl ElasticGroup {
             source_loss::write(&store, &self.name, |account| *account = beginning).await
         };
         if let Err(error) = begun.await {
-            tracing::debug!(%error, "what is lost is counted from the first observation of a member on");
+            tracing::debug!(%error, "what is lost is counted from the first observation of a \
+                                     member on");
         }
     }
 
-    /// Why the source stream may drop messages before they are copied; `None` where it has no limit that makes it.
+    /// Why the source stream may drop messages before they are copied; `None` where it has no limit
+    /// that makes it.
     ///
-    /// Such a message is never handled. It takes a group that is behind with copying by more than the stream keeps, which a
-    /// limit of the work queue or a broker at its limits makes likely.
+    /// Such a message is never handled. It takes a group that is behind with copying by more than
+    /// the stream keeps, which a limit of the work queue or a broker at its limits makes likely.
     ///
     /// # Errors
     /// [`ErrorKind::StreamNotFound`], [`ErrorKind::Broker`], [`ErrorKind::Timeout`].
@@ -146,7 +155,8 @@ impl ElasticGroup {
         Ok(source_loss::may_drop(&source.config))
     }
 
-    /// What the source stream dropped before it was copied, as it stands now; `None` when either stream is missing.
+    /// What the source stream dropped before it was copied, as it stands now; `None` when either
+    /// stream is missing.
     ///
     /// # Errors
     /// [`ErrorKind::Broker`], [`ErrorKind::Timeout`].
@@ -175,7 +185,8 @@ impl ElasticGroup {
         entry::read(&self.context, KIND, &self.name, ElasticConfig::from_json).await
     }
 
-    /// Deletes the group with everything that it has not handled yet. Running members end without an error.
+    /// Deletes the group with everything that it has not handled yet. Running members end without
+    /// an error.
     ///
     /// # Errors
     /// [`ErrorKind::GroupNotFound`], [`ErrorKind::Broker`].
@@ -185,12 +196,16 @@ impl ElasticGroup {
         };
         entry::entry(&store, &self.name).await?;
         let deleted = store.delete(self.name.key()).await;
-        deleted.map_err(|error| ErrorKind::Broker.caused("the group's entry could not be deleted", error))?;
+        deleted.map_err(|error| {
+            ErrorKind::Broker.caused("the group's entry could not be deleted", error)
+        })?;
         let request = format!("STREAM.DELETE.{}", self.name.work_queue());
         match api::request::<_, serde_json::Value>(&self.context, request, &api::Empty {}).await {
             Ok(_) => {}
             Err(error) if error.code() == Some(code::STREAM_NOT_FOUND) => {}
-            Err(error) => return Err(error.into_error("the work-queue stream could not be deleted")),
+            Err(error) => {
+                return Err(error.into_error("the work-queue stream could not be deleted"));
+            }
         }
         source_loss::delete(&self.context, &self.name).await?;
         settings::delete(&self.context, KIND, &self.name).await
@@ -199,8 +214,9 @@ impl ElasticGroup {
     /// Adds members; gives back all members. Names that are members already change nothing.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidName`], [`ErrorKind::GroupNotFound`], [`ErrorKind::Conflict`], and [`ErrorKind::NotAllowed`] for a group
-    /// that uses mappings or was written by the older generation.
+    /// [`ErrorKind::InvalidName`], [`ErrorKind::GroupNotFound`], [`ErrorKind::Conflict`], and
+    /// [`ErrorKind::NotAllowed`] for a group that uses mappings or was written by the older
+    /// generation.
     pub async fn add_members<S: Into<String>>(
         &self,
         members: impl IntoIterator<Item = S>,
@@ -253,9 +269,12 @@ impl ElasticGroup {
     /// Gives partitions to members by hand. It replaces members and earlier mappings.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidConfig`] naming every fault (each partition to one member, none left over), and as
-    /// [`ElasticGroup::add_members`].
-    pub async fn set_mappings(&self, mappings: impl IntoIterator<Item = MemberMapping>) -> Result<(), Error> {
+    /// [`ErrorKind::InvalidConfig`] naming every fault (each partition to one member, none left
+    /// over), and as [`ElasticGroup::add_members`].
+    pub async fn set_mappings(
+        &self,
+        mappings: impl IntoIterator<Item = MemberMapping>,
+    ) -> Result<(), Error> {
         let mappings: Vec<MemberMapping> = mappings.into_iter().collect();
         if mappings.is_empty() {
             return Err(ErrorKind::InvalidConfig.with("no mapping given: expected at least one"));
@@ -264,7 +283,8 @@ impl ElasticGroup {
         self.change_membership(|_| Ok(Membership::Mapped(mappings.clone()))).await.map(|_| ())
     }
 
-    /// Spreads the partitions evenly over `members` by mappings that move as few as possible from where they are.
+    /// Spreads the partitions evenly over `members` by mappings that move as few as possible from
+    /// where they are.
     ///
     /// # Errors
     /// As [`ElasticGroup::set_mappings`].
@@ -322,8 +342,8 @@ pub(crate) fn refuse_first_generation(config: &ElasticConfig) -> Result<(), Erro
         return Ok(());
     }
     Err(ErrorKind::NotAllowed.with(
-        "the group was written by the older generation, whose members stop when its entry is rewritten: \
-         stop them, delete the group and create it anew",
+        "the group was written by the older generation, whose members stop when its entry is \
+         rewritten: stop them, delete the group and create it anew",
     ))
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_nats::jetstream::{self, kv};
 use bytes::Bytes;
 use futures_util::TryStreamExt;
-use natsway_stores::catalogue;
+use natsway_stores::definitions;
 
 use super::kind::GroupKind;
 use super::name::GroupName;
@@ -15,13 +15,15 @@ use crate::error::{Error, ErrorKind};
 /// How often a write is tried again when somebody else was faster.
 pub(crate) const WRITE_ATTEMPTS: u32 = 20;
 
-/// The bucket, or `None` when it does not exist; any other failure is an error, never a reason to create one.
+/// The bucket, or `None` when it does not exist; any other failure is an error, never a reason to
+/// create one.
 pub(crate) async fn bucket(
     context: &jetstream::Context,
     kind: GroupKind,
 ) -> Result<Option<kv::Store>, Error> {
     let failed = |error| {
-        ErrorKind::Broker.caused(format!("the bucket {:?} could not be opened", kind.bucket()), error)
+        ErrorKind::Broker
+            .caused(format!("the bucket {:?} could not be opened", kind.bucket()), error)
     };
     match context.get_key_value(kind.bucket()).await {
         Ok(store) => Ok(Some(store)),
@@ -38,11 +40,13 @@ pub(crate) async fn bucket_or_new(
     replicas: usize,
 ) -> Result<kv::Store, Error> {
     let config = match kind {
-        GroupKind::Static => catalogue::static_groups(replicas),
-        GroupKind::Elastic => catalogue::elastic_groups(replicas),
+        GroupKind::Static => definitions::static_groups(replicas),
+        GroupKind::Elastic => definitions::elastic_groups(replicas),
     };
     let opened = natsway_stores::open_or_make(context, config).await;
-    opened.map_err(|error| ErrorKind::Broker.caused("the bucket of the groups could not be opened", error))
+    opened.map_err(|error| {
+        ErrorKind::Broker.caused("the bucket of the groups could not be opened", error)
+    })
 }
 
 fn no_group(name: &GroupName) -> Error {
@@ -56,8 +60,8 @@ fn no_group(name: &GroupName) -> Error {
 /// An entry's bytes and revision.
 pub(crate) async fn entry(store: &kv::Store, name: &GroupName) -> Result<(Bytes, u64), Error> {
     let found = store.entry(name.key()).await;
-    let found =
-        found.map_err(|error| ErrorKind::Broker.caused("the group's entry could not be read", error))?;
+    let found = found
+        .map_err(|error| ErrorKind::Broker.caused("the group's entry could not be read", error))?;
     match found.filter(|e| e.operation == kv::Operation::Put) {
         Some(entry) => Ok((entry.value, entry.revision)),
         None => Err(no_group(name)),
@@ -89,11 +93,15 @@ pub(crate) async fn rewrite<T>(
         match store.update(name.key(), json.into(), revision).await {
             Ok(_) => return Ok(Some(outcome)),
             Err(error) if error.kind() == kv::UpdateErrorKind::WrongLastRevision => {
-                tokio::time::sleep(Duration::from_millis(fastrand::u64(0..=5 * u64::from(attempt + 1))))
-                    .await;
+                tokio::time::sleep(Duration::from_millis(fastrand::u64(
+                    0..=5 * u64::from(attempt + 1),
+                )))
+                .await;
             }
             Err(error) => {
-                return Err(ErrorKind::Broker.caused("the group's entry could not be written", error));
+                return Err(
+                    ErrorKind::Broker.caused("the group's entry could not be written", error)
+                );
             }
         }
     }
@@ -108,19 +116,26 @@ pub(crate) enum Written {
 }
 
 /// Writes an entry that must not exist yet.
-pub(crate) async fn write_new(store: &kv::Store, name: &GroupName, json: Vec<u8>) -> Result<Written, Error> {
+pub(crate) async fn write_new(
+    store: &kv::Store,
+    name: &GroupName,
+    json: Vec<u8>,
+) -> Result<Written, Error> {
     match store.create(name.key(), json.into()).await {
         Ok(_) => Ok(Written::New),
         Err(error) if error.kind() == kv::CreateErrorKind::AlreadyExists => {
             Ok(Written::Present(entry(store, name).await?.0))
         }
-        Err(error) => Err(ErrorKind::Broker.caused("the group's entry could not be written", error)),
+        Err(error) => {
+            Err(ErrorKind::Broker.caused("the group's entry could not be written", error))
+        }
     }
 }
 
 pub(crate) fn exists_differently(name: &GroupName) -> Error {
     ErrorKind::GroupExists.with(format!(
-        "group {:?} exists on stream {:?} with another configuration: choose another name, or delete it first",
+        "group {:?} exists on stream {:?} with another configuration: choose another name, or \
+         delete it first",
         name.group(),
         name.stream()
     ))
@@ -138,7 +153,10 @@ pub(crate) async fn list(
 }
 
 /// The groups of all streams.
-pub(crate) async fn list_all(context: &jetstream::Context, kind: GroupKind) -> Result<Vec<GroupName>, Error> {
+pub(crate) async fn list_all(
+    context: &jetstream::Context,
+    kind: GroupKind,
+) -> Result<Vec<GroupName>, Error> {
     let keys = keys(context, kind).await?;
     let names = keys.iter().filter_map(|key| key.split_once('.'));
     Ok(names.filter_map(|(stream, group)| GroupName::new(stream, group).ok()).collect())

@@ -1,5 +1,5 @@
-//! Partitioning filters of elastic groups: which subjects are taken, what their key is, and the transform that puts the
-//! partition in front.
+//! Partitioning filters of elastic groups: which subjects are taken, what their key is, and the
+//! transform that puts the partition in front.
 
 use serde::{Deserialize, Serialize};
 
@@ -39,7 +39,9 @@ impl PartitioningFilter {
         }
         let stars = name.split('.').filter(|t| *t == "*").count();
         if stars == 0 && !name.ends_with(".>") && name != ">" {
-            faults.push(format!("filter {name:?}: expected at least one '*' token or a trailing '>'"));
+            faults.push(format!(
+                "filter {name:?}: expected at least one '*' token or a trailing '>'"
+            ));
         }
         if self.wildcards.len() > stars {
             faults.push(format!(
@@ -52,13 +54,15 @@ impl PartitioningFilter {
                 faults.push(format!("filter {name:?}: wildcard index {index} is given twice"));
             }
             if stars > 0 && (*index == 0 || *index as usize > stars) {
-                faults.push(format!("filter {name:?}: wildcard index {index}: expected 1..={stars}"));
+                faults
+                    .push(format!("filter {name:?}: wildcard index {index}: expected 1..={stars}"));
             }
         }
         faults
     }
 
-    /// The key of a subject (its chosen tokens, or the whole subject), or `None` where the filter does not match.
+    /// The key of a subject (its chosen tokens, or the whole subject), or `None` where the filter
+    /// does not match.
     pub fn key_of(&self, subject: &str) -> Option<String> {
         if !subject_matches(&self.filter, subject) {
             return None;
@@ -81,7 +85,8 @@ impl PartitioningFilter {
         self.key_of(subject).map(|key| partition_of_key([key.as_str()], partitions))
     }
 
-    /// The subject transform `(source, destination)` that writes the partition in front of the subject.
+    /// The subject transform `(source, destination)` that writes the partition in front of the
+    /// subject.
     pub fn transform(&self, partitions: u32) -> (String, String) {
         let mut stars = 0;
         let kept: Vec<String> = self
@@ -96,11 +101,15 @@ impl PartitioningFilter {
             })
             .collect();
         let indexes: String = self.wildcards.iter().map(|i| format!(",{i}")).collect();
-        (self.filter.clone(), format!("{{{{Partition({partitions}{indexes})}}}}.{}", kept.join(".")))
+        (
+            self.filter.clone(),
+            format!("{{{{Partition({partitions}{indexes})}}}}.{}", kept.join(".")),
+        )
     }
 }
 
-/// The transforms of a group's work-queue stream, in the order of its filters; no filter takes every subject.
+/// The transforms of a group's work-queue stream, in the order of its filters; no filter takes
+/// every subject.
 pub fn transforms(partitions: u32, filters: &[PartitioningFilter]) -> Vec<(String, String)> {
     if filters.is_empty() {
         return vec![(">".into(), format!("{{{{Partition({partitions})}}}}.>"))];
@@ -147,7 +156,8 @@ pub fn filters_overlap(one: &str, other: &str) -> bool {
     }
 }
 
-/// Whether a text is a subject that may be subscribed to: no empty token, no white space, `>` only at the end.
+/// Whether a text is a subject that may be subscribed to: no empty token, no white space, `>` only
+/// at the end.
 pub(crate) fn check_filter_subject(filter: &str) -> Result<(), Error> {
     let tokens: Vec<&str> = filter.split('.').collect();
     let broken = filter.chars().any(|c| c.is_whitespace() || c.is_control())
@@ -175,15 +185,19 @@ mod tests {
         ];
         for (partitions, filter, indexes, destination) in cases {
             let filter = PartitioningFilter::new(filter, indexes.iter().copied());
-            assert_eq!(filter.transform(partitions), (filter.filter.clone(), destination.to_owned()));
+            assert_eq!(
+                filter.transform(partitions),
+                (filter.filter.clone(), destination.to_owned())
+            );
         }
         assert_eq!(transforms(7, &[]), [(">".to_owned(), "{{Partition(7)}}.>".to_owned())]);
     }
 
     #[test]
     fn filters_that_cannot_partition_are_refused() {
-        let faults =
-            |filter: &str, indexes: &[u32]| PartitioningFilter::new(filter, indexes.iter().copied()).faults();
+        let faults = |filter: &str, indexes: &[u32]| {
+            PartitioningFilter::new(filter, indexes.iter().copied()).faults()
+        };
         assert_eq!(faults("foo.*", &[1]), Vec::<String>::new());
         assert_eq!(faults("foo.>", &[]), Vec::<String>::new());
         assert_eq!(faults("", &[]).len(), 1);
@@ -196,11 +210,14 @@ mod tests {
 
     #[test]
     fn a_filter_takes_all_of_what_is_narrower() {
-        for (wide, narrow) in [(">", "a.>"), ("a.*", "a.b"), ("a.*", "a.*"), ("a.>", "a.*.c"), ("*.>", "a.b")]
+        for (wide, narrow) in
+            [(">", "a.>"), ("a.*", "a.b"), ("a.*", "a.*"), ("a.>", "a.*.c"), ("*.>", "a.b")]
         {
             assert!(takes_all_of(wide, narrow), "{wide} {narrow}");
         }
-        for (wide, narrow) in [("a.*", "a.>"), ("a.b", "a.*"), ("*.>", ">"), ("a.*", "a.b.c"), ("a.>", "a")] {
+        for (wide, narrow) in
+            [("a.*", "a.>"), ("a.b", "a.*"), ("*.>", ">"), ("a.*", "a.b.c"), ("a.>", "a")]
+        {
             assert!(!takes_all_of(wide, narrow), "{wide} {narrow}");
         }
     }

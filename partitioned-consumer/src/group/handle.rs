@@ -10,7 +10,8 @@ use super::settings::{self, GroupSettings};
 use super::{consumers, entry};
 use crate::error::Error;
 
-/// A group of either kind. [`StaticGroup`](crate::StaticGroup) and [`ElasticGroup`](crate::ElasticGroup) dereference to it.
+/// A group of either kind. [`StaticGroup`](crate::StaticGroup) and
+/// [`ElasticGroup`](crate::ElasticGroup) dereference to it.
 ///
 /// It is cheap to clone and holds nothing but the names and the connection.
 #[derive(Clone)]
@@ -32,7 +33,12 @@ impl Group {
         stream: &str,
         group: &str,
     ) -> Result<Self, Error> {
-        Ok(Self { context, api_prefix: "$JS.API".into(), kind, name: GroupName::new(stream, group)? })
+        Ok(Self {
+            context,
+            api_prefix: "$JS.API".into(),
+            kind,
+            name: GroupName::new(stream, group)?,
+        })
     }
 
     /// The prefix of the JetStream API, where the context was made with another than `$JS.API`.
@@ -45,7 +51,8 @@ impl Group {
     /// The groups of one kind on a stream, in order of their names.
     ///
     /// # Errors
-    /// [`ErrorKind::Broker`](crate::ErrorKind::Broker), [`ErrorKind::Timeout`](crate::ErrorKind::Timeout).
+    /// [`ErrorKind::Broker`](crate::ErrorKind::Broker),
+    /// [`ErrorKind::Timeout`](crate::ErrorKind::Timeout).
     pub async fn list(
         context: &jetstream::Context,
         kind: GroupKind,
@@ -54,11 +61,16 @@ impl Group {
         entry::list(context, kind, stream).await
     }
 
-    /// The groups of one kind on all streams, in order of their names. Entries that are not named like a group are left out.
+    /// The groups of one kind on all streams, in order of their names. Entries that are not named
+    /// like a group are left out.
     ///
     /// # Errors
-    /// [`ErrorKind::Broker`](crate::ErrorKind::Broker), [`ErrorKind::Timeout`](crate::ErrorKind::Timeout).
-    pub async fn list_all(context: &jetstream::Context, kind: GroupKind) -> Result<Vec<GroupName>, Error> {
+    /// [`ErrorKind::Broker`](crate::ErrorKind::Broker),
+    /// [`ErrorKind::Timeout`](crate::ErrorKind::Timeout).
+    pub async fn list_all(
+        context: &jetstream::Context,
+        kind: GroupKind,
+    ) -> Result<Vec<GroupName>, Error> {
         entry::list_all(context, kind).await
     }
 
@@ -92,7 +104,8 @@ impl Group {
     /// As [`Group::membership`].
     pub async fn active_members(&self) -> Result<Vec<String>, Error> {
         let names = self.membership().await?.names();
-        let consumers = consumers::consumers(&self.context, &self.kind.consumed_stream(&self.name)).await?;
+        let consumers =
+            consumers::consumers(&self.context, &self.kind.consumed_stream(&self.name)).await?;
         let active = |member: &String| {
             let consumer = self.kind.consumer(&self.name, member);
             consumers.iter().any(|c| c.name == consumer && consumers::is_active(c))
@@ -121,7 +134,8 @@ impl Group {
     /// Settings that only members of this library know.
     ///
     /// # Errors
-    /// [`ErrorKind::Broker`](crate::ErrorKind::Broker), [`ErrorKind::CorruptEntry`](crate::ErrorKind::CorruptEntry).
+    /// [`ErrorKind::Broker`](crate::ErrorKind::Broker),
+    /// [`ErrorKind::CorruptEntry`](crate::ErrorKind::CorruptEntry).
     pub async fn settings(&self) -> Result<GroupSettings, Error> {
         settings::read(&self.context, self.kind, &self.name).await
     }

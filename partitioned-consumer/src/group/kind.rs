@@ -1,6 +1,6 @@
 //! The two kinds of groups, and what each calls its things.
 
-use natsway_stores::catalogue;
+use natsway_stores::definitions;
 
 use super::name::GroupName;
 
@@ -25,8 +25,8 @@ impl GroupKind {
     /// The bucket that holds the groups of this kind.
     pub fn bucket(self) -> &'static str {
         match self {
-            Self::Static => catalogue::STATIC_GROUPS,
-            Self::Elastic => catalogue::ELASTIC_GROUPS,
+            Self::Static => definitions::STATIC_GROUPS,
+            Self::Elastic => definitions::ELASTIC_GROUPS,
         }
     }
 

@@ -84,19 +84,25 @@ impl Membership {
             }
             for partition in &mapping.partitions {
                 match owner.get_mut(*partition as usize) {
-                    None => faults
-                        .push(format!("member_mappings: partition {partition}: expected 0..{partitions}")),
+                    None => faults.push(format!(
+                        "member_mappings: partition {partition}: expected 0..{partitions}"
+                    )),
                     Some(Some(other)) => {
                         faults.push(format!(
-                            "member_mappings: partition {partition} is given twice, first to {other:?}"
+                            "member_mappings: partition {partition} is given twice, first to \
+                             {other:?}"
                         ));
                     }
                     Some(free) => *free = Some(&mapping.member),
                 }
             }
         }
-        let uncovered: Vec<String> =
-            owner.iter().enumerate().filter(|(_, o)| o.is_none()).map(|(p, _)| p.to_string()).collect();
+        let uncovered: Vec<String> = owner
+            .iter()
+            .enumerate()
+            .filter(|(_, o)| o.is_none())
+            .map(|(p, _)| p.to_string())
+            .collect();
         if !uncovered.is_empty() {
             faults.push(format!("member_mappings: nobody has partition {}", uncovered.join(", ")));
         }

@@ -1,5 +1,5 @@
-//! What a group is, who takes part, and where that is kept: the entry of the group in its bucket, which both libraries
-//! read and write, and settings beside it that are ours alone.
+//! What a group is, who takes part, and where that is kept: the entry of the group in its bucket,
+//! which both libraries read and write, and settings beside it that are ours alone.
 //!
 //! | pure | asks the broker |
 //! |---|---|

@@ -6,8 +6,9 @@ use crate::error::{Error, ErrorKind};
 
 /// A group on a stream; both names are checked once, here.
 ///
-/// The stream and group names become one key (`stream.group`) of a bucket, a stream (`stream-group`) and the beginning
-/// of consumer names, so they hold only letters, digits, `-`, `_` and `=`.
+/// The stream and group names become one key (`stream.group`) of a bucket, a stream
+/// (`stream-group`) and the beginning of consumer names, so they hold only letters, digits, `-`,
+/// `_` and `=`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GroupName {
     stream: String,
@@ -62,7 +63,8 @@ pub(crate) fn check_key_token(what: &str, name: &str) -> Result<(), Error> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '=');
     if name.is_empty() || name.len() > 200 || !name.chars().all(allowed) {
         return Err(ErrorKind::InvalidName.with(format!(
-            "{what} {name:?}: expected 1 to 200 letters, digits, '-', '_' or '=', since it becomes part of a key"
+            "{what} {name:?}: expected 1 to 200 letters, digits, '-', '_' or '=', since it becomes \
+             part of a key"
         )));
     }
     Ok(())
@@ -78,8 +80,8 @@ pub fn check_member(name: &str) -> Result<(), Error> {
     };
     if name.is_empty() || name.len() > 100 || name.chars().any(refused) {
         return Err(ErrorKind::InvalidName.with(format!(
-            "member name {name:?}: expected 1 to 100 bytes without white space or any of . * > / \\ : , \
-             since it becomes a consumer name"
+            "member name {name:?}: expected 1 to 100 bytes without white space or any of . * > / \
+             \\ : , since it becomes a consumer name"
         )));
     }
     Ok(())
@@ -100,8 +102,16 @@ mod tests {
     #[test]
     fn names_that_would_escape_their_place_are_refused() {
         for bad in ["", "a.b", "a b", "a*", ">", "a/b", "é", "a\tb"] {
-            assert_eq!(GroupName::new("S", bad).unwrap_err().kind(), ErrorKind::InvalidName, "{bad:?}");
-            assert_eq!(GroupName::new(bad, "g").unwrap_err().kind(), ErrorKind::InvalidName, "{bad:?}");
+            assert_eq!(
+                GroupName::new("S", bad).unwrap_err().kind(),
+                ErrorKind::InvalidName,
+                "{bad:?}"
+            );
+            assert_eq!(
+                GroupName::new(bad, "g").unwrap_err().kind(),
+                ErrorKind::InvalidName,
+                "{bad:?}"
+            );
         }
         for bad in ["", "a.b", "a b", "*", ">", "a/b", "a\\b", "m:1", "a,b"] {
             assert_eq!(check_member(bad).unwrap_err().kind(), ErrorKind::InvalidName, "{bad:?}");

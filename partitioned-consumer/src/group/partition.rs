@@ -1,20 +1,24 @@
 //! Which partition a subject belongs to, and which partitions a member gets.
 //!
-//! Both rules are part of the wire: members written in Go compute the same answers from the same entry.
+//! Both rules are part of the wire: members written in Go compute the same answers from the same
+//! entry.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::membership::{MemberMapping, Membership};
 
-/// The largest number of partitions accepted; a consumer carries one filter subject per partition it owns.
+/// The largest number of partitions accepted; a consumer carries one filter subject per partition
+/// it owns.
 pub const MAX_PARTITIONS: u32 = 100_000;
 
 const FNV_OFFSET: u32 = 0x811c_9dc5;
 const FNV_PRIME: u32 = 0x0100_0193;
 
-/// The partition of a key: FNV-1a (32 bit) of its parts, joined with nothing between them, modulo `partitions`.
+/// The partition of a key: FNV-1a (32 bit) of its parts, joined with nothing between them, modulo
+/// `partitions`.
 ///
-/// This is the server's `partition(n, …)` transform, so `["ab", "c"]` and `["a", "bc"]` meet in one partition.
+/// This is the server's `partition(n, …)` transform, so `["ab", "c"]` and `["a", "bc"]` meet in one
+/// partition.
 ///
 /// # Panics
 /// When `partitions` is 0.
@@ -40,7 +44,8 @@ pub(crate) fn split_partition(subject: &str) -> (Option<u32>, &str) {
     }
 }
 
-/// The members that a balanced group of `partitions` uses: no duplicates, in byte order, at most one per partition.
+/// The members that a balanced group of `partitions` uses: no duplicates, in byte order, at most
+/// one per partition.
 fn seated(partitions: u32, members: &[String]) -> Vec<&str> {
     let unique: BTreeSet<&str> = members.iter().map(String::as_str).collect();
     unique.into_iter().take(partitions as usize).collect()
@@ -48,8 +53,8 @@ fn seated(partitions: u32, members: &[String]) -> Vec<&str> {
 
 /// The partitions of `member`, in the order in which its filter subjects are listed.
 ///
-/// Balanced groups give each member `partitions / members` neighbours and then one left-over each to the first members.
-/// A name that is no member, or one past the last partition, gets none.
+/// Balanced groups give each member `partitions / members` neighbours and then one left-over each
+/// to the first members. A name that is no member, or one past the last partition, gets none.
 pub fn partitions_of(partitions: u32, membership: &Membership, member: &str) -> Vec<u32> {
     match membership {
         Membership::Empty => Vec::new(),
@@ -60,7 +65,9 @@ pub fn partitions_of(partitions: u32, membership: &Membership, member: &str) -> 
             .collect(),
         Membership::Balanced(names) => {
             let seats = seated(partitions, names);
-            let Some(seat) = seats.iter().position(|name| *name == member) else { return Vec::new() };
+            let Some(seat) = seats.iter().position(|name| *name == member) else {
+                return Vec::new();
+            };
             let count = seats.len() as u32;
             (0..partitions).filter(|p| seat_of(*p, partitions, count) == seat as u32).collect()
         }
@@ -86,10 +93,11 @@ pub fn owners(partitions: u32, membership: &Membership) -> Vec<Option<String>> {
     owners
 }
 
-/// Mappings for `members` that spread `partitions` evenly and move as few of them as possible from `current`.
+/// Mappings for `members` that spread `partitions` evenly and move as few of them as possible from
+/// `current`.
 ///
-/// A balanced group that grows from 2 to 3 members at 10 partitions moves 6 of them where 3 would do; writing these
-/// mappings instead moves 3. Returns nothing when there are no members.
+/// A balanced group that grows from 2 to 3 members at 10 partitions moves 6 of them where 3 would
+/// do; writing these mappings instead moves 3. Returns nothing when there are no members.
 ///
 /// ```
 /// use natsway_partitioned_consumer::{Membership, sticky_mappings, partitions_of};
@@ -98,7 +106,11 @@ pub fn owners(partitions: u32, membership: &Membership) -> Vec<Option<String>> {
 /// let kept = partitions_of(10, &three, "a").iter().filter(|p| partitions_of(10, &two, "a").contains(p)).count();
 /// assert_eq!(kept, partitions_of(10, &three, "a").len());
 /// ```
-pub fn sticky_mappings(partitions: u32, current: &Membership, members: &[String]) -> Vec<MemberMapping> {
+pub fn sticky_mappings(
+    partitions: u32,
+    current: &Membership,
+    members: &[String],
+) -> Vec<MemberMapping> {
     let seats = seated(partitions, members);
     if seats.is_empty() {
         return Vec::new();

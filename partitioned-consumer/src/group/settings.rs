@@ -1,11 +1,11 @@
 //! Settings of a group that are ours alone: paused or not, and where poison messages go.
 //!
-//! They live in a bucket of their own, because members written in Go drop fields that they do not know when they
-//! rewrite a group's entry, and list every key of the groups' buckets as a group.
+//! They live in a bucket of their own, because members written in Go drop fields that they do not
+//! know when they rewrite a group's entry, and list every key of the groups' buckets as a group.
 
 use async_nats::jetstream::{self, kv};
 use bytes::Bytes;
-use natsway_stores::catalogue;
+use natsway_stores::definitions;
 use serde::{Deserialize, Serialize};
 
 use super::entry::WRITE_ATTEMPTS;
@@ -16,14 +16,16 @@ use crate::api;
 use crate::error::{Error, ErrorKind};
 
 /// The bucket of the settings; the key is `<kind>.<stream>.<group>`.
-pub(crate) use natsway_stores::catalogue::GROUP_SETTINGS as BUCKET;
+pub(crate) use natsway_stores::definitions::GROUP_SETTINGS as BUCKET;
 
 /// Where poison messages go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeadLetter {
-    /// Deliveries that a message gets before it is moved; hand-overs and take-overs count as deliveries too.
+    /// Deliveries that a message gets before it is moved; hand-overs and take-overs count as
+    /// deliveries too.
     pub after_deliveries: u64,
-    /// The subject to publish to. It needs a stream: a message is only given up once it is stored there.
+    /// The subject to publish to. It needs a stream: a message is only given up once it is stored
+    /// there.
     pub subject: String,
 }
 
@@ -42,7 +44,8 @@ pub(crate) struct RepartitionJournal {
 /// What only members of this library know about a group.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GroupSettings {
-    /// Nothing new is handled while this is set. Members of this library heed it; members written in Go do not.
+    /// Nothing new is handled while this is set. Members of this library heed it; members written
+    /// in Go do not.
     #[serde(default)]
     pub paused: bool,
     /// Deliveries that a message gets before it is moved to `dead_letter_subject`; 0 for ever.
@@ -58,8 +61,9 @@ pub struct GroupSettings {
 
 impl GroupSettings {
     pub(crate) fn from_json(json: &[u8]) -> Result<Self, Error> {
-        serde_json::from_slice(json)
-            .map_err(|error| ErrorKind::CorruptEntry.caused("the group's settings are not JSON", error))
+        serde_json::from_slice(json).map_err(|error| {
+            ErrorKind::CorruptEntry.caused("the group's settings are not JSON", error)
+        })
     }
 
     pub(crate) fn dead_letter(&self) -> Option<DeadLetter> {
@@ -79,9 +83,13 @@ pub(crate) async fn read(
     kind: GroupKind,
     name: &GroupName,
 ) -> Result<GroupSettings, Error> {
-    let Ok(store) = context.get_key_value(BUCKET).await else { return Ok(GroupSettings::default()) };
+    let Ok(store) = context.get_key_value(BUCKET).await else {
+        return Ok(GroupSettings::default());
+    };
     let value = store.get(key(kind, name)).await;
-    match value.map_err(|error| ErrorKind::Broker.caused("the group's settings could not be read", error))? {
+    match value.map_err(|error| {
+        ErrorKind::Broker.caused("the group's settings could not be read", error)
+    })? {
         Some(json) => GroupSettings::from_json(&json),
         None => Ok(GroupSettings::default()),
     }
@@ -96,12 +104,13 @@ pub(crate) async fn change(
 ) -> Result<GroupSettings, Error> {
     let store = open(context, name).await?;
     for _ in 0..WRITE_ATTEMPTS {
-        let failed =
-            |error: kv::EntryError| ErrorKind::Broker.caused("the group's settings could not be read", error);
+        let failed = |error: kv::EntryError| {
+            ErrorKind::Broker.caused("the group's settings could not be read", error)
+        };
         let entry = store.entry(key(kind, name)).await.map_err(failed)?;
         let present = entry.as_ref().filter(|e| e.operation == kv::Operation::Put);
-        let mut settings =
-            present.map_or_else(|| Ok(GroupSettings::default()), |e| GroupSettings::from_json(&e.value))?;
+        let mut settings = present
+            .map_or_else(|| Ok(GroupSettings::default()), |e| GroupSettings::from_json(&e.value))?;
         edit(&mut settings);
         let json = Bytes::from(serde_json::to_vec(&settings).expect("plain fields serialize"));
         let revision = entry.map_or(0, |e| e.revision);
@@ -109,7 +118,9 @@ pub(crate) async fn change(
             Ok(_) => return Ok(settings),
             Err(error) if error.kind() == kv::UpdateErrorKind::WrongLastRevision => {}
             Err(error) => {
-                return Err(ErrorKind::Broker.caused("the group's settings could not be written", error));
+                return Err(
+                    ErrorKind::Broker.caused("the group's settings could not be written", error)
+                );
             }
         }
     }
@@ -123,13 +134,19 @@ pub(crate) async fn delete(
 ) -> Result<(), Error> {
     let Ok(store) = context.get_key_value(BUCKET).await else { return Ok(()) };
     let deleted = store.delete(key(kind, name)).await;
-    deleted.map_err(|error| ErrorKind::Broker.caused("the group's settings could not be deleted", error))
+    deleted.map_err(|error| {
+        ErrorKind::Broker.caused("the group's settings could not be deleted", error)
+    })
 }
 
 /// The bucket, made where there is none as safe as the group's stream.
-pub(crate) async fn open(context: &jetstream::Context, name: &GroupName) -> Result<kv::Store, Error> {
+pub(crate) async fn open(
+    context: &jetstream::Context,
+    name: &GroupName,
+) -> Result<kv::Store, Error> {
     let replicas = api::replicas_of(context, name.stream()).await;
-    let opened = natsway_stores::open_or_make(context, catalogue::group_settings(replicas)).await;
-    opened
-        .map_err(|error| ErrorKind::Broker.caused("the bucket of group settings could not be opened", error))
+    let opened = natsway_stores::open_or_make(context, definitions::group_settings(replicas)).await;
+    opened.map_err(|error| {
+        ErrorKind::Broker.caused("the bucket of group settings could not be opened", error)
+    })
 }

@@ -1,13 +1,14 @@
 //! What the source stream of an elastic group dropped before it was copied into the work queue.
 //!
-//! A source stream with a limit drops its oldest messages whether they were copied or not, and says nothing. But a copied
-//! message carries the sequence that it had there (`Nats-Stream-Source`) beside its own in the queue. Both count up by
-//! one; where the first gets ahead of the second, messages were passed over. A group that takes everything passes over
-//! none, so what is missing is gone. Where filters take a part, a gap may be messages that no filter takes: only what goes
+//! A source stream with a limit drops its oldest messages whether they were copied or not, and says
+//! nothing. But a copied message carries the sequence that it had there (`Nats-Stream-Source`)
+//! beside its own in the queue. Both count up by one; where the first gets ahead of the second,
+//! messages were passed over. A group that takes everything passes over none, so what is missing is
+//! gone. Where filters take a part, a gap may be messages that no filter takes: only what goes
 //! while the group stays behind with copying is counted, and still may be others' in part.
 //!
-//! The [`Account`] of a group is kept in the bucket of our settings, beside them. Members bring it up to date;
-//! everybody reads it.
+//! The [`Account`] of a group is kept in the bucket of our settings, beside them. Members bring it
+//! up to date; everybody reads it.
 
 use std::time::Duration;
 
@@ -21,7 +22,8 @@ use super::settings::BUCKET;
 use crate::api::{self, code};
 use crate::error::{Error, ErrorKind};
 
-/// After which a group that is behind counts as one that stays behind, where nobody has looked before.
+/// After which a group that is behind counts as one that stays behind, where nobody has looked
+/// before.
 const STAYS_BEHIND_FOR: Duration = Duration::from_secs(1);
 
 /// What a group lost before it could handle it.
@@ -29,8 +31,9 @@ const STAYS_BEHIND_FOR: Duration = Duration::from_secs(1);
 pub struct SourceLoss {
     /// Messages that the source stream dropped before they were copied.
     pub messages: u64,
-    /// Whether each of them is known to be one of the group's. Where filters take a part of the stream, `messages` counts
-    /// others too, and may miss what was dropped between two observations.
+    /// Whether each of them is known to be one of the group's. Where filters take a part of the
+    /// stream, `messages` counts others too, and may miss what was dropped between two
+    /// observations.
     pub exact: bool,
     /// The most messages that the group was ever behind with copying.
     pub largest_lag_messages: u64,
@@ -51,8 +54,8 @@ impl Copied {
     }
 }
 
-/// Both streams as they stand. The source was asked first: what it holds no more by then, and the queue not yet
-/// later, is gone.
+/// Both streams as they stand. The source was asked first: what it holds no more by then, and the
+/// queue not yet later, is gone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Observation {
     /// Which streams these are, by when they were made; numbers of others mean nothing.
@@ -74,7 +77,8 @@ pub(crate) struct Account {
     streams: String,
     /// Everything up to this copy is counted; before the first, the place in front of it.
     copied: Option<Copied>,
-    /// Missing messages of the source that were counted before their successor was copied, up to this sequence.
+    /// Missing messages of the source that were counted before their successor was copied, up to
+    /// this sequence.
     #[serde(default)]
     counted_to: u64,
     #[serde(default)]
@@ -95,7 +99,8 @@ impl Account {
         Self { streams: observation.streams.clone(), copied, ..Self::default() }
     }
 
-    /// As [`Account::beginning`], for a group that was told to go on elsewhere; what it lost before stays counted.
+    /// As [`Account::beginning`], for a group that was told to go on elsewhere; what it lost before
+    /// stays counted.
     pub(crate) fn moved(&self, observation: &Observation, next: u64) -> Self {
         let Self { lost, uncertain, largest_lag, .. } = *self;
         Self { lost, uncertain, largest_lag, ..Self::beginning(observation, next) }
@@ -111,7 +116,8 @@ impl Account {
             self.counted_to = 0;
             return;
         };
-        let newest = observation.newest.filter(|newest| newest.queue > before.queue).unwrap_or(before);
+        let newest =
+            observation.newest.filter(|newest| newest.queue > before.queue).unwrap_or(before);
         if newest.source < before.source {
             // Somebody had the group copy from further back.
             self.copied = Some(newest);
@@ -119,7 +125,8 @@ impl Account {
             return;
         }
         if observation.takes_everything {
-            let passed_over = (newest.source - before.source).saturating_sub(newest.queue - before.queue);
+            let passed_over =
+                (newest.source - before.source).saturating_sub(newest.queue - before.queue);
             let counted = self.counted_to.clamp(before.source, newest.source) - before.source;
             self.lost += passed_over.saturating_sub(counted);
         }
@@ -161,7 +168,8 @@ impl Account {
 }
 
 impl Observation {
-    /// What both streams say; `newest` is a copy of which the asker knows, where the queue has no newer.
+    /// What both streams say; `newest` is a copy of which the asker knows, where the queue has no
+    /// newer.
     pub(crate) fn new(source: &stream::Info, queue: &stream::Info, newest: Option<Copied>) -> Self {
         let of_source = |stream: &&stream::Source| stream.name == source.config.name;
         let filters: Vec<&str> = queue
@@ -170,7 +178,9 @@ impl Observation {
             .iter()
             .flatten()
             .filter(of_source)
-            .flat_map(|source| source.subject_transforms.iter().map(|transform| transform.source.as_str()))
+            .flat_map(|source| {
+                source.subject_transforms.iter().map(|transform| transform.source.as_str())
+            })
             .collect();
         Self {
             streams: format!(
@@ -194,15 +204,19 @@ fn takes_everything(source: &stream::Config, filters: &[&str]) -> bool {
     if filters.contains(&">") {
         return true;
     }
-    let own = source.sources.is_none() && source.mirror.is_none() && source.subject_transform.is_none();
+    let own =
+        source.sources.is_none() && source.mirror.is_none() && source.subject_transform.is_none();
     let taken = |subject: &String| filters.iter().any(|filter| takes_all_of(filter, subject));
     own && !source.subjects.is_empty() && source.subjects.iter().all(taken)
 }
 
-/// How many messages a stream keeps whatever comes; `None` where nothing but a time, or nothing at all, limits it.
+/// How many messages a stream keeps whatever comes; `None` where nothing but a time, or nothing at
+/// all, limits it.
 fn keeps_messages(source: &stream::Info) -> Option<u64> {
     let config = &source.config;
-    if config.discard == stream::DiscardPolicy::New || config.retention != stream::RetentionPolicy::Limits {
+    if config.discard == stream::DiscardPolicy::New
+        || config.retention != stream::RetentionPolicy::Limits
+    {
         return None;
     }
     let by_count = u64::try_from(config.max_messages).ok().filter(|limit| *limit > 0);
@@ -257,7 +271,10 @@ pub(crate) async fn observe(
     if queue.state.last_sequence > sample.map_or(0, |sample| sample.queue) {
         // It may be handled and gone; then the next observation will know.
         let last = api::message(context, &name.work_queue(), queue.state.last_sequence).await;
-        newest = last.ok().and_then(|headers| Copied::of(queue.state.last_sequence, &headers?)).or(sample);
+        newest = last
+            .ok()
+            .and_then(|headers| Copied::of(queue.state.last_sequence, &headers?))
+            .or(sample);
     }
     Ok(Some(Observation::new(&source, &queue, newest)))
 }
@@ -296,7 +313,8 @@ pub(crate) async fn read(
     Ok(account)
 }
 
-/// Brings the account up to date by an observation, where there is a bucket to keep it in: members make none.
+/// Brings the account up to date by an observation, where there is a bucket to keep it in: members
+/// make none.
 pub(crate) async fn update(
     context: &jetstream::Context,
     name: &GroupName,
@@ -308,7 +326,8 @@ pub(crate) async fn update(
     }
 }
 
-/// Writes the account; of two that write at once one does, and the other leaves it to the next observation.
+/// Writes the account; of two that write at once one does, and the other leaves it to the next
+/// observation.
 pub(crate) async fn write(
     store: &kv::Store,
     name: &GroupName,
@@ -333,7 +352,9 @@ pub(crate) async fn write(
 pub(crate) async fn delete(context: &jetstream::Context, name: &GroupName) -> Result<(), Error> {
     let Ok(store) = context.get_key_value(BUCKET).await else { return Ok(()) };
     let deleted = store.delete(key(name)).await;
-    deleted.map_err(|error| ErrorKind::Broker.caused("the group's account could not be deleted", error))
+    deleted.map_err(|error| {
+        ErrorKind::Broker.caused("the group's account could not be deleted", error)
+    })
 }
 
 #[cfg(test)]
@@ -342,7 +363,12 @@ mod tests {
 
     use super::*;
 
-    fn observation(first: u64, last: u64, queue_last: u64, newest: Option<(u64, u64)>) -> Observation {
+    fn observation(
+        first: u64,
+        last: u64,
+        queue_last: u64,
+        newest: Option<(u64, u64)>,
+    ) -> Observation {
         Observation {
             streams: "one".into(),
             source_first: first,
@@ -372,7 +398,10 @@ mod tests {
         // 11 to 90 went before they were copied, and the next copy is 91.
         account.take(&observation(91, 100, 11, Some((11, 91))));
         account.take(&observation(95, 110, 15, Some((15, 95))));
-        assert_eq!(account.loss(), SourceLoss { messages: 80, exact: true, largest_lag_messages: 15 });
+        assert_eq!(
+            account.loss(),
+            SourceLoss { messages: 80, exact: true, largest_lag_messages: 15 }
+        );
     }
 
     #[test]
@@ -390,9 +419,14 @@ mod tests {
     fn other_streams_and_a_place_further_back_begin_anew() {
         let mut account = Account::beginning(&observation(1, 0, 0, None), 1);
         account.take(&observation(51, 150, 10, Some((10, 10))));
-        account.take(&Observation { streams: "other".into(), ..observation(1, 500, 1, Some((1, 400))) });
-        account.take(&Observation { streams: "other".into(), ..observation(1, 500, 5, Some((5, 4))) });
-        account.take(&Observation { streams: "other".into(), ..observation(1, 500, 9, Some((9, 8))) });
+        account.take(&Observation {
+            streams: "other".into(),
+            ..observation(1, 500, 1, Some((1, 400)))
+        });
+        account
+            .take(&Observation { streams: "other".into(), ..observation(1, 500, 5, Some((5, 4))) });
+        account
+            .take(&Observation { streams: "other".into(), ..observation(1, 500, 9, Some((9, 8))) });
         assert_eq!(account.loss().messages, 40);
         let here = observation(1, 500, 20, None);
         assert_eq!(account.moved(&here, 300).loss(), account.loss());
@@ -407,13 +441,20 @@ mod tests {
         // No filter takes what comes now, and it goes again; or one is just being copied.
         account.take(&part(observation(301, 400, 100, Some((100, 200))), 0));
         account.take(&part(observation(401, 500, 100, Some((100, 200))), 1));
-        assert_eq!(account.loss(), SourceLoss { messages: 0, exact: true, largest_lag_messages: 1 });
+        assert_eq!(
+            account.loss(),
+            SourceLoss { messages: 0, exact: true, largest_lag_messages: 1 }
+        );
         account.take(&part(observation(411, 600, 100, Some((100, 200))), 90));
-        assert_eq!(account.loss(), SourceLoss { messages: 10, exact: false, largest_lag_messages: 90 });
+        assert_eq!(
+            account.loss(),
+            SourceLoss { messages: 10, exact: false, largest_lag_messages: 90 }
+        );
     }
 
     proptest! {
-        /// A stream that keeps a few messages, a queue that copies at its own pace, and observations whenever: the count is exact.
+        /// A stream that keeps a few messages, a queue that copies at its own pace, and
+        /// observations whenever: the count is exact.
         #[test]
         fn the_count_is_what_was_never_copied(steps in prop::collection::vec((0_u64..30, 0_u64..20, any::<bool>(), any::<bool>()), 1..60)) {
             const KEPT: u64 = 25;

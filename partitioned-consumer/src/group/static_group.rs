@@ -47,8 +47,8 @@ impl StreamPartitions {
 
 pub(crate) fn no_partitions(stream: &str) -> String {
     format!(
-        "no subject of stream {stream:?} begins with a partition: give it a subject transform such as \
-         {{{{partition(10,1)}}}}.orders.{{{{wildcard(1)}}}}, or make an elastic group"
+        "no subject of stream {stream:?} begins with a partition: give it a subject transform such \
+         as {{{{partition(10,1)}}}}.orders.{{{{wildcard(1)}}}}, or make an elastic group"
     )
 }
 
@@ -58,7 +58,7 @@ pub(crate) fn no_partitions(stream: &str) -> String {
 ///
 /// ```
 /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let broker = natsway_testkit::Broker::builder().jetstream().start().await;
+/// # let broker = natsway_testkit::TestBroker::builder().jetstream().start().await;
 /// # let jetstream = async_nats::jetstream::new(broker.connect().await);
 /// use async_nats::jetstream::stream::{Config, SubjectTransform};
 /// use natsway_partitioned_consumer::{Membership, StaticConfig, StaticGroup};
@@ -116,9 +116,10 @@ impl StaticGroup {
     /// Creates the group; one that exists with the same configuration is fine.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidConfig`] (a stream without partitions, or with more, too), [`ErrorKind::InvalidName`],
-    /// [`ErrorKind::StreamNotFound`], [`ErrorKind::GroupExists`], and [`ErrorKind::NameCollision`] where a consumer would have the name of another group's (`a` with member `b-c`,
-    /// and `a-b` with member `c`).
+    /// [`ErrorKind::InvalidConfig`] (a stream without partitions, or with more, too),
+    /// [`ErrorKind::InvalidName`], [`ErrorKind::StreamNotFound`], [`ErrorKind::GroupExists`], and
+    /// [`ErrorKind::NameCollision`] where a consumer would have the name of another group's (`a`
+    /// with member `b-c`, and `a-b` with member `c`).
     pub async fn create(&self, config: &StaticConfig) -> Result<(), Error> {
         config.check_new()?;
         let info = api::check_stream(&self.context, self.name.stream()).await?;
@@ -135,7 +136,11 @@ impl StaticGroup {
         }
     }
 
-    fn check_partitions(&self, config: &StaticConfig, stream: &stream::Config) -> Result<(), Error> {
+    fn check_partitions(
+        &self,
+        config: &StaticConfig,
+        stream: &stream::Config,
+    ) -> Result<(), Error> {
         match StreamPartitions::of(stream) {
             StreamPartitions::Impossible => {
                 Err(ErrorKind::InvalidConfig.with(no_partitions(self.name.stream())))
@@ -158,12 +163,16 @@ impl StaticGroup {
             if group == self.name.group() {
                 continue;
             }
-            let Ok(other) = Self::new(self.context.clone(), self.name.stream(), &group) else { continue };
+            let Ok(other) = Self::new(self.context.clone(), self.name.stream(), &group) else {
+                continue;
+            };
             let Ok(members) = other.config().await.map(|c| c.membership.names()) else { continue };
-            let theirs = |name: &String| members.iter().any(|member| other.name.durable(member) == *name);
+            let theirs =
+                |name: &String| members.iter().any(|member| other.name.durable(member) == *name);
             if let Some(consumer) = ours.iter().find(|name| theirs(name)) {
                 return Err(ErrorKind::NameCollision.with(format!(
-                    "consumer {consumer:?} belongs to group {group:?} already: choose another group or member name"
+                    "consumer {consumer:?} belongs to group {group:?} already: choose another \
+                     group or member name"
                 )));
             }
         }
@@ -178,12 +187,14 @@ impl StaticGroup {
         entry::read(&self.context, KIND, &self.name, StaticConfig::from_json).await
     }
 
-    /// Deletes the group, its members' consumers and with them their positions. Running members end without an error.
+    /// Deletes the group, its members' consumers and with them their positions. Running members end
+    /// without an error.
     ///
     /// Only consumers of members are deleted, never those of a group whose name begins alike.
     ///
     /// # Errors
-    /// [`ErrorKind::GroupNotFound`]; [`ErrorKind::Broker`] naming the first consumer that could not be deleted.
+    /// [`ErrorKind::GroupNotFound`]; [`ErrorKind::Broker`] naming the first consumer that could not
+    /// be deleted.
     pub async fn delete(&self) -> Result<(), Error> {
         let store = entry::bucket(&self.context, KIND).await?;
         let Some(store) = store else {
@@ -191,13 +202,18 @@ impl StaticGroup {
         };
         let (json, _) = entry::entry(&store, &self.name).await?;
         let deleted = store.delete(self.name.key()).await;
-        deleted.map_err(|error| ErrorKind::Broker.caused("the group's entry could not be deleted", error))?;
-        let members =
-            StaticConfig::from_json(&json).map(|config| config.membership.names()).unwrap_or_default();
+        deleted.map_err(|error| {
+            ErrorKind::Broker.caused("the group's entry could not be deleted", error)
+        })?;
+        let members = StaticConfig::from_json(&json)
+            .map(|config| config.membership.names())
+            .unwrap_or_default();
         for member in members {
             let consumer = self.name.durable(&member);
             let gone = api::delete_consumer(&self.context, self.name.stream(), &consumer).await;
-            gone.map_err(|error| error.into_error(&format!("consumer {consumer:?} could not be deleted")))?;
+            gone.map_err(|error| {
+                error.into_error(&format!("consumer {consumer:?} could not be deleted"))
+            })?;
         }
         settings::delete(&self.context, KIND, &self.name).await
     }

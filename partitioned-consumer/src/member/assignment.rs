@@ -1,4 +1,5 @@
-//! What the entry of a group means for a member: which filter subjects it has, and which changes it can follow.
+//! What the entry of a group means for a member: which filter subjects it has, and which changes it
+//! can follow.
 
 use async_nats::jetstream;
 
@@ -46,7 +47,8 @@ pub(crate) struct Assignment {
 }
 
 impl Assignment {
-    /// Reads a new value of the entry: the filter subjects that the member has by it, none while it has no partitions.
+    /// Reads a new value of the entry: the filter subjects that the member has by it, none while it
+    /// has no partitions.
     ///
     /// # Errors
     /// For an entry that cannot be read, or that a running member cannot follow.
@@ -56,7 +58,8 @@ impl Assignment {
                 let now = StaticConfig::from_json(json)?;
                 if now != *first {
                     return Err(changed(
-                        "a static group's configuration was changed; delete and create it to change it",
+                        "a static group's configuration was changed; delete and create it to \
+                         change it",
                     ));
                 }
                 Ok((now.generation, now.partition_filters(&self.member)))
@@ -65,7 +68,8 @@ impl Assignment {
                 let now = ElasticConfig::from_json(json)?;
                 if !first.same_shape(&now) {
                     return Err(changed(
-                        "the group's partitions, filters or limits were changed; start the member again",
+                        "the group's partitions, filters or limits were changed; start the member \
+                         again",
                     ));
                 }
                 Ok((now.generation, now.partition_filters(&self.member)))

@@ -20,7 +20,8 @@ use crate::group::name::GroupName;
 use crate::group::settings::DeadLetter;
 
 impl Group {
-    /// Takes part as a member. A member of an elastic group that is none yet waits until it is added.
+    /// Takes part as a member. A member of an elastic group that is none yet waits until it is
+    /// added.
     pub fn consume(&self, member: impl Into<String>) -> Consume {
         Consume::new(
             self.context.clone(),
@@ -69,23 +70,26 @@ impl Consume {
         Self { context, config, retry_delay: DEFAULT_RETRY }
     }
 
-    /// The consumer's configuration; names, filters, pinning and (elastic) the inactive threshold are filled in.
+    /// The consumer's configuration; names, filters, pinning and (elastic) the inactive threshold
+    /// are filled in.
     ///
-    /// Every instance of a member has to give the same. An `ack_wait` of zero means 5 s. It replaces what
-    /// [`Consume::max_ack_pending`] and [`Consume::ack_wait`] have set, so give it before them.
+    /// Every instance of a member has to give the same. An `ack_wait` of zero means 5 s. It
+    /// replaces what [`Consume::max_ack_pending`] and [`Consume::ack_wait`] have set, so give it
+    /// before them.
     pub fn template(mut self, template: pull::Config) -> Self {
         self.config.template = template;
         self
     }
 
-    /// Most messages that the broker hands out unacknowledged; 1 is one at a time, as with any client. 0 stands for the
-    /// broker's own default (1,000), and -1 for no limit.
+    /// Most messages that the broker hands out unacknowledged; 1 is one at a time, as with any
+    /// client. 0 stands for the broker's own default (1,000), and -1 for no limit.
     pub fn max_ack_pending(mut self, messages: i64) -> Self {
         self.config.template.max_ack_pending = messages;
         self
     }
 
-    /// How long the broker waits for an acknowledgement. It also is how long a crashed instance keeps the pin.
+    /// How long the broker waits for an acknowledgement. It also is how long a crashed instance
+    /// keeps the pin.
     pub fn ack_wait(mut self, wait: Duration) -> Self {
         self.config.template.ack_wait = wait;
         self
@@ -117,7 +121,8 @@ impl Consume {
         self
     }
 
-    /// How long running handlers may take at a stop or a change of membership before they are cancelled (30 s).
+    /// How long running handlers may take at a stop or a change of membership before they are
+    /// cancelled (30 s).
     ///
     /// Partitions that move to another member wait for it.
     pub fn drain_timeout(mut self, limit: Duration) -> Self {
@@ -125,13 +130,15 @@ impl Consume {
         self
     }
 
-    /// How long a message waits after its handler returned an error (1 s); its partition waits with it.
+    /// How long a message waits after its handler returned an error (1 s); its partition waits with
+    /// it.
     pub fn retry_delay(mut self, delay: Duration) -> Self {
         self.retry_delay = delay;
         self
     }
 
-    /// Moves messages that keep failing out of the way. The setting of [`GroupSettings`](crate::GroupSettings) is used without it.
+    /// Moves messages that keep failing out of the way. The setting of
+    /// [`GroupSettings`](crate::GroupSettings) is used without it.
     pub fn dead_letter(mut self, dead_letter: DeadLetter) -> Self {
         self.config.dead_letter = Some(dead_letter);
         self
@@ -139,14 +146,16 @@ impl Consume {
 
     /// Starts the member, with a handler for its messages.
     ///
-    /// The handler returns `()` and settles each message itself, or a `Result`: then `Ok` acknowledges what it has not
-    /// settled and `Err` has it delivered again after the retry delay. An `async` handler is dropped when the pin is
-    /// lost; blocking work belongs on `spawn_blocking` and has to watch [`Message::cancellation`].
+    /// The handler returns `()` and settles each message itself, or a `Result`: then `Ok`
+    /// acknowledges what it has not settled and `Err` has it delivered again after the retry delay.
+    /// An `async` handler is dropped when the pin is lost; blocking work belongs on
+    /// `spawn_blocking` and has to watch [`Message::cancellation`].
     ///
     /// # Errors
     /// [`ErrorKind::StreamNotFound`], [`ErrorKind::GroupNotFound`], [`ErrorKind::CorruptEntry`],
-    /// [`ErrorKind::InvalidConfig`] (a dead-letter subject that cannot be one, too). For a static group also
-    /// [`ErrorKind::NotAMember`] and [`ErrorKind::ConsumerMismatch`]. A member of an elastic group waits until it is added.
+    /// [`ErrorKind::InvalidConfig`] (a dead-letter subject that cannot be one, too). For a static
+    /// group also [`ErrorKind::NotAMember`] and [`ErrorKind::ConsumerMismatch`]. A member of an
+    /// elastic group waits until it is added.
     ///
     /// [`ErrorKind::StreamNotFound`]: crate::ErrorKind::StreamNotFound
     /// [`ErrorKind::GroupNotFound`]: crate::ErrorKind::GroupNotFound
@@ -156,7 +165,8 @@ impl Consume {
     /// [`ErrorKind::ConsumerMismatch`]: crate::ErrorKind::ConsumerMismatch
     ///
     /// # Cancel safety
-    /// A dropped call starts nothing; the consumer of a static member may exist already, which is harmless.
+    /// A dropped call starts nothing; the consumer of a static member may exist already, which is
+    /// harmless.
     pub async fn handle<H, F, O>(self, handler: H) -> Result<MemberHandle, Error>
     where
         H: Fn(Message) -> F + Send + Sync + 'static,
@@ -167,7 +177,8 @@ impl Consume {
         let (handle, work) = start(self.context, self.config).await?;
         let handler = Arc::new(handler);
         for _ in 0..handlers {
-            let (work, handler, events) = (Arc::clone(&work), Arc::clone(&handler), handle.events.clone());
+            let (work, handler, events) =
+                (Arc::clone(&work), Arc::clone(&handler), handle.events.clone());
             tokio::spawn(run_handler(work, handler, retry_delay, events));
         }
         Ok(handle)
@@ -175,13 +186,14 @@ impl Consume {
 
     /// Starts the member, with its messages as a stream.
     ///
-    /// The stream yields the next message of a partition only after the one before was settled or dropped, and ends
-    /// when the member ends. At most `concurrency` messages are out at once. Dropping the stream stops the member.
+    /// The stream yields the next message of a partition only after the one before was settled or
+    /// dropped, and ends when the member ends. At most `concurrency` messages are out at once.
+    /// Dropping the stream stops the member.
     ///
     /// ```
     /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # use natsway_partitioned_consumer::{ElasticConfig, ElasticGroup};
-    /// # let broker = natsway_testkit::Broker::builder().jetstream().start().await;
+    /// # let broker = natsway_testkit::TestBroker::builder().jetstream().start().await;
     /// # let jetstream = async_nats::jetstream::new(broker.connect().await);
     /// # let subjects = vec!["orders.*".to_owned()];
     /// # let config = async_nats::jetstream::stream::Config { name: "ORDERS".into(), subjects, ..Default::default() };

@@ -50,7 +50,11 @@ impl MemberConfig {
             buffer: self.buffer,
             concurrency: self.concurrency,
             acks,
-            dead_letter_after: self.dead_letter.as_ref().filter(|_| acks).map(|d| d.after_deliveries),
+            dead_letter_after: self
+                .dead_letter
+                .as_ref()
+                .filter(|_| acks)
+                .map(|d| d.after_deliveries),
         }
     }
 }
@@ -69,6 +73,7 @@ impl OrderBy {
 
 /// Which lane a subject gets; two that share one only wait for each other.
 fn fnv64(text: &str) -> u64 {
-    text.bytes()
-        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }

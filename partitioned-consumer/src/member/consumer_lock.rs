@@ -1,15 +1,16 @@
 //! One instance of a member at a time creates or deletes the member's consumer.
 //!
-//! A broker that stands alone (2.15.1 and before; see nats-server's pull request 8491) mishandles two such requests at
-//! the same time: the loser of two creations tears down the winner's files and registration, and a creation while a
-//! deletion is being finished begins from the files of the deleted. What is left delivers to one instance and is
-//! invisible to everybody else. So instances lock it, by a key in a bucket of our own whose entries expire by
-//! themselves. Whoever may not use the bucket goes on without.
+//! A broker that stands alone (2.15.1 and before; see nats-server's pull request 8491) mishandles
+//! two such requests at the same time: the loser of two creations tears down the winner's files and
+//! registration, and a creation while a deletion is being finished begins from the files of the
+//! deleted. What is left delivers to one instance and is invisible to everybody else. So instances
+//! lock it, by a key in a bucket of our own whose entries expire by themselves. Whoever may not use
+//! the bucket goes on without.
 
 use std::time::Duration;
 
 use async_nats::jetstream::{self, consumer, kv};
-use natsway_stores::catalogue::{CONSUMER_TURNS, consumer_turns};
+use natsway_stores::definitions::{CONSUMER_LOCKS, consumer_locks};
 use tokio::time::{Instant, sleep};
 
 use super::plan::ConsumerPlan;
@@ -54,11 +55,11 @@ impl ConsumerLock {
 
 /// The bucket, as safe as the stream of which a consumer is made.
 async fn bucket(context: &jetstream::Context, stream: &str) -> Option<kv::Store> {
-    if let Ok(store) = context.get_key_value(CONSUMER_TURNS).await {
+    if let Ok(store) = context.get_key_value(CONSUMER_LOCKS).await {
         return Some(store);
     }
     let replicas = api::replicas_of(context, stream).await;
-    natsway_stores::open_or_make(context, consumer_turns(replicas)).await.ok()
+    natsway_stores::open_or_make(context, consumer_locks(replicas)).await.ok()
 }
 
 /// Creates the consumer, or finds it with the very same settings.
@@ -75,7 +76,10 @@ pub(crate) async fn create(
 }
 
 /// Deletes the consumer; says whether it was there.
-pub(crate) async fn delete(context: &jetstream::Context, plan: &ConsumerPlan) -> Result<bool, ApiError> {
+pub(crate) async fn delete(
+    context: &jetstream::Context,
+    plan: &ConsumerPlan,
+) -> Result<bool, ApiError> {
     let lock = ConsumerLock::acquire(context, plan).await;
     let deleted = api::delete_consumer(context, &plan.stream, &plan.consumer).await;
     if let Some(lock) = lock {

@@ -37,7 +37,8 @@ pub enum MemberEvent {
     Pinned,
     /// Another instance may get the messages from now on; running handlers were cancelled.
     PinLost(PinLoss),
-    /// Somebody has set the member's consumer to another place in its stream: what comes from there is handled, again too.
+    /// Somebody has set the member's consumer to another place in its stream: what comes from there
+    /// is handled, again too.
     ConsumerReset,
     /// The group was paused: running handlers end, nothing new begins.
     Paused,
@@ -82,13 +83,16 @@ impl MemberEvents {
     pub(crate) fn publish(&self, event: MemberEvent) {
         let Self { group, member, .. } = self;
         match &event {
-            MemberEvent::Retrying(error) => tracing::warn!(%group, %member, %error, "will be tried again"),
+            MemberEvent::Retrying(error) => {
+                tracing::warn!(%group, %member, %error, "will be tried again")
+            }
             MemberEvent::SourceDropped(SourceLoss { messages, exact, .. }) => tracing::error!(
                 %group, %member, messages, exact,
                 "the source stream has dropped messages before they were copied: let it keep more"
             ),
             MemberEvent::ConsumerReset => {
-                tracing::info!(%group, %member, "the consumer was reset: messages come again from there")
+                tracing::info!(%group, %member, "the consumer was reset: messages come again from \
+                                                 there")
             }
             MemberEvent::HandlerFailed { stream_sequence, error } => {
                 tracing::warn!(%group, %member, stream_sequence, error, "handler failed")

@@ -20,8 +20,9 @@ pub struct MemberHandle {
 }
 
 impl MemberHandle {
-    /// Asks the member to stop: running handlers end (within the drain time-out), buffered messages go back, the pin is
-    /// given up so that a standby goes on at once. Wait for [`MemberHandle::done`] to see it through.
+    /// Asks the member to stop: running handlers end (within the drain time-out), buffered messages
+    /// go back, the pin is given up so that a standby goes on at once. Wait for
+    /// [`MemberHandle::done`] to see it through.
     pub fn stop(&self) {
         self.stop.cancel();
     }
@@ -35,11 +36,13 @@ impl MemberHandle {
         self.done().await
     }
 
-    /// Waits for the member's end. Call it until it has answered once; after that it gives [`ErrorKind::Closed`].
+    /// Waits for the member's end. Call it until it has answered once; after that it gives
+    /// [`ErrorKind::Closed`].
     ///
     /// # Errors
-    /// Why the member could not go on: [`ErrorKind::ConfigChanged`], [`ErrorKind::ConsumerDeleted`],
-    /// [`ErrorKind::StreamNotFound`], [`ErrorKind::BucketNotFound`], [`ErrorKind::CorruptEntry`], [`ErrorKind::Closed`].
+    /// Why the member could not go on: [`ErrorKind::ConfigChanged`],
+    /// [`ErrorKind::ConsumerDeleted`], [`ErrorKind::StreamNotFound`],
+    /// [`ErrorKind::BucketNotFound`], [`ErrorKind::CorruptEntry`], [`ErrorKind::Closed`].
     ///
     /// # Cancel safety
     /// Dropping the future loses nothing; call it again.
@@ -49,7 +52,9 @@ impl MemberHandle {
         };
         let end = task.await;
         self.task = None;
-        end.unwrap_or_else(|error| Err(ErrorKind::Closed.caused("the member's task ended early", error)))
+        end.unwrap_or_else(|error| {
+            Err(ErrorKind::Closed.caused("the member's task ended early", error))
+        })
     }
 
     /// What the member is doing now, and its changes.
@@ -57,13 +62,14 @@ impl MemberHandle {
         self.state.clone()
     }
 
-    /// What the source stream of an elastic group dropped before it was copied, for metrics: as of the last look, which a
-    /// pinned instance takes every few seconds.
+    /// What the source stream of an elastic group dropped before it was copied, for metrics: as of
+    /// the last look, which a pinned instance takes every few seconds.
     pub fn source_loss(&self) -> watch::Receiver<SourceLoss> {
         self.source_loss.clone()
     }
 
-    /// What happens to the member from now on; a reader that is 256 events behind misses the oldest.
+    /// What happens to the member from now on; a reader that is 256 events behind misses the
+    /// oldest.
     pub fn events(&self) -> broadcast::Receiver<MemberEvent> {
         self.events.subscribe()
     }

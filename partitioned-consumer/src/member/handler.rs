@@ -1,4 +1,5 @@
-//! Runs handlers: as many at once as the member allows, each dropped when its message may no longer be handled.
+//! Runs handlers: as many at once as the member allows, each dropped when its message may no longer
+//! be handled.
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
@@ -15,7 +16,8 @@ use super::work::Work;
 
 /// What a handler may return.
 pub trait HandlerOutcome: Send + 'static {
-    /// Whether a message that the handler left unsettled is to be acknowledged, and what went wrong.
+    /// Whether a message that the handler left unsettled is to be acknowledged, and what went
+    /// wrong.
     #[doc(hidden)]
     fn verdict(self) -> Verdict;
 }
@@ -48,7 +50,8 @@ impl<E: std::fmt::Display + Send + 'static> HandlerOutcome for Result<(), E> {
     }
 }
 
-/// Handles one message after the other until the member ends; a member runs as many of these as it has handlers.
+/// Handles one message after the other until the member ends; a member runs as many of these as it
+/// has handlers.
 pub(crate) async fn run_handler<H, F, O>(
     work: Arc<Work>,
     handler: Arc<H>,
@@ -62,8 +65,10 @@ pub(crate) async fn run_handler<H, F, O>(
     let mut finished = None;
     while let Some(job) = Job::next(&work, finished.take()).await {
         let stream_sequence = job.message.stream_sequence();
-        // A handler that is dropped may panic in a destructor of its own, and an error while it is written down.
-        let run = AssertUnwindSafe(run_one(job, &*handler, retry_delay, &events)).catch_unwind().await;
+        // A handler that is dropped may panic in a destructor of its own, and an error while it is
+        // written down.
+        let run =
+            AssertUnwindSafe(run_one(job, &*handler, retry_delay, &events)).catch_unwind().await;
         finished = run.unwrap_or_else(|panic| {
             let error = format!("the handler panicked on its way out: {}", caught(panic));
             events.publish(MemberEvent::HandlerFailed { stream_sequence, error });
@@ -75,7 +80,12 @@ pub(crate) async fn run_handler<H, F, O>(
 }
 
 /// Handles one message; gives the run back when it has ended and nobody was told.
-async fn run_one<H, F, O>(job: Job, handler: &H, retry_delay: Duration, events: &MemberEvents) -> Option<u64>
+async fn run_one<H, F, O>(
+    job: Job,
+    handler: &H,
+    retry_delay: Duration,
+    events: &MemberEvents,
+) -> Option<u64>
 where
     H: Fn(Message) -> F,
     F: Future<Output = O>,
@@ -83,7 +93,8 @@ where
 {
     let Job { message, ticket } = job;
     let stream_sequence = message.stream_sequence();
-    // The handler itself may panic before it gives a future, and its error while it is written down.
+    // The handler itself may panic before it gives a future, and its error while it is written
+    // down.
     let work = AssertUnwindSafe(async { handler(message).await.verdict() }).catch_unwind();
     let outcome = tokio::select! {
         biased;

@@ -17,8 +17,9 @@ use crate::order::{Event, Settlement};
 
 /// A message that its handler has to settle: acknowledge, refuse or terminate.
 ///
-/// While it is held, the member tells the broker that it is being worked on, and nothing newer of its partition is
-/// handed out. Dropping it unsettled leaves it to be delivered again after the consumer's `ack_wait`.
+/// While it is held, the member tells the broker that it is being worked on, and nothing newer of
+/// its partition is handed out. Dropping it unsettled leaves it to be delivered again after the
+/// consumer's `ack_wait`.
 pub struct Message {
     received: Box<Received>,
     partition: Option<u32>,
@@ -74,9 +75,8 @@ impl Ticket {
     /// Claims the right to settle; the member hears of it before the broker does.
     fn settle(&self, event: Event<Box<Received>>) -> Result<(), Error> {
         if self.settled.swap(true, Ordering::AcqRel) {
-            return Err(
-                ErrorKind::AlreadySettled.with("the message was acknowledged, refused or terminated before")
-            );
+            return Err(ErrorKind::AlreadySettled
+                .with("the message was acknowledged, refused or terminated before"));
         }
         self.work.settle(self.run, event);
         Ok(())
@@ -91,7 +91,9 @@ impl Ticket {
             return Ok(());
         }
         let sent = self.work.client().publish(self.reply.clone(), verb).await;
-        sent.map_err(|error| ErrorKind::Broker.caused("the acknowledgement could not be sent", error))
+        sent.map_err(|error| {
+            ErrorKind::Broker.caused("the acknowledgement could not be sent", error)
+        })
     }
 
     pub(crate) fn is_settled(&self) -> bool {
@@ -110,8 +112,8 @@ impl Ticket {
 
     pub(crate) async fn term(&self, reason: Option<&str>) -> Result<(), Error> {
         self.settle(self.settled_as(Settlement::Done))?;
-        let verb =
-            reason.map_or(Bytes::from_static(b"+TERM"), |reason| Bytes::from(format!("+TERM {reason}")));
+        let verb = reason
+            .map_or(Bytes::from_static(b"+TERM"), |reason| Bytes::from(format!("+TERM {reason}")));
         self.publish(verb).await
     }
 }
@@ -164,9 +166,9 @@ impl Message {
 
     /// The message's sequence in the stream that the member consumes.
     ///
-    /// It grows along each key, so it is the fencing token for the handler's own store: write it with the effect, and
-    /// refuse an effect whose token is not above the stored one. That holds even against a process that stood still
-    /// while its pin went to another instance.
+    /// It grows along each key, so it is the fencing token for the handler's own store: write it
+    /// with the effect, and refuse an effect whose token is not above the stored one. That holds
+    /// even against a process that stood still while its pin went to another instance.
     pub fn fencing_token(&self) -> u64 {
         self.received.meta.stream_seq
     }
@@ -196,10 +198,11 @@ impl Message {
         self.received.meta.stored_at_ns
     }
 
-    /// Cancelled when this instance may no longer handle the message: its pin is lost, or its time to drain is over.
+    /// Cancelled when this instance may no longer handle the message: its pin is lost, or its time
+    /// to drain is over.
     ///
-    /// An `async` handler is dropped then and needs not look; blocking work has to. The token is the caller's own:
-    /// cancelling it tells nobody else.
+    /// An `async` handler is dropped then and needs not look; blocking work has to. The token is
+    /// the caller's own: cancelling it tells nobody else.
     pub fn cancellation(&self) -> CancellationToken {
         self.ticket.session.child_token()
     }
@@ -207,8 +210,9 @@ impl Message {
     /// The message was handled: the broker may forget it.
     ///
     /// # Errors
-    /// [`ErrorKind::AlreadySettled`], or [`ErrorKind::Broker`] when it could not be sent; it will be delivered again
-    /// then, and is acknowledged again without a run if this instance still is the pinned one.
+    /// [`ErrorKind::AlreadySettled`], or [`ErrorKind::Broker`] when it could not be sent; it will
+    /// be delivered again then, and is acknowledged again without a run if this instance still is
+    /// the pinned one.
     pub async fn ack(&self) -> Result<(), Error> {
         self.ticket.ack().await
     }
@@ -216,8 +220,8 @@ impl Message {
     /// Acknowledges and waits until the broker has confirmed it.
     ///
     /// # Errors
-    /// [`ErrorKind::AlreadySettled`]; [`ErrorKind::Timeout`] or [`ErrorKind::Broker`] when no confirmation came: the
-    /// message counts as unhandled and may be delivered again.
+    /// [`ErrorKind::AlreadySettled`]; [`ErrorKind::Timeout`] or [`ErrorKind::Broker`] when no
+    /// confirmation came: the message counts as unhandled and may be delivered again.
     ///
     /// # Cancel safety
     /// When the future is dropped, the acknowledgement may or may not have been taken.
@@ -229,7 +233,8 @@ impl Message {
             ticket.work.settle(ticket.run, done);
             return Ok(());
         }
-        let request = ticket.work.client().request(ticket.reply.clone(), Bytes::from_static(b"+ACK"));
+        let request =
+            ticket.work.client().request(ticket.reply.clone(), Bytes::from_static(b"+ACK"));
         match request.await {
             Ok(_) => {
                 ticket.work.settle(ticket.run, done);
@@ -243,7 +248,8 @@ impl Message {
         }
     }
 
-    /// The message could not be handled: deliver it again now. Nothing newer of its partition passes it.
+    /// The message could not be handled: deliver it again now. Nothing newer of its partition
+    /// passes it.
     ///
     /// # Errors
     /// As [`Message::ack`].
@@ -259,7 +265,8 @@ impl Message {
         self.ticket.nak(Some(delay)).await
     }
 
-    /// Tells the broker that the work goes on. The member does so by itself while it holds the message.
+    /// Tells the broker that the work goes on. The member does so by itself while it holds the
+    /// message.
     ///
     /// # Errors
     /// [`ErrorKind::Broker`] when it could not be sent.
@@ -305,7 +312,10 @@ mod tests {
 
     #[test]
     fn a_delayed_nak_speaks_nanoseconds() {
-        assert_eq!(nak_verb(Some(Duration::from_millis(1))), Bytes::from_static(b"-NAK {\"delay\":1000000}"));
+        assert_eq!(
+            nak_verb(Some(Duration::from_millis(1))),
+            Bytes::from_static(b"-NAK {\"delay\":1000000}")
+        );
     }
 
     fn config() -> FlowConfig {
@@ -321,9 +331,16 @@ mod tests {
     }
 
     fn delivery(stream_seq: u64) -> Event<Box<Received>> {
-        let meta = Meta { stream_seq, consumer_seq: stream_seq, deliveries: 1, stored_at_ns: 0, pending: 0 };
+        let meta = Meta {
+            stream_seq,
+            consumer_seq: stream_seq,
+            deliveries: 1,
+            stored_at_ns: 0,
+            pending: 0,
+        };
         let (subject, reply) = (Subject::from("0.a"), Subject::from("$JS.ACK.S.c.1.1.1.1.1"));
-        let content = Box::new(Received { subject, payload: "".into(), headers: None, reply, meta });
+        let content =
+            Box::new(Received { subject, payload: "".into(), headers: None, reply, meta });
         let pin = Some("pin".into());
         Event::Delivered(Delivery {
             stream_seq,
@@ -337,7 +354,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_defect_ends_the_member_even_where_a_message_is_dropped_by_a_panic() {
-        let broker = natsway_testkit::Broker::builder().start().await;
+        let broker = natsway_testkit::TestBroker::builder().start().await;
         let work = Work::new(broker.connect().await, config());
         work.step_all([Event::Attach, delivery(1)]);
         work.step(Event::Position(crate::order::Position {
@@ -351,7 +368,8 @@ mod tests {
         let Job { message, ticket } = Job::next(&work, None).await.expect("a message may start");
         let session = Arc::clone(&ticket.session);
         drop(ticket);
-        // The next step finds the books wrong, and is taken by the destructor of the message, by a panic of the handler.
+        // The next step finds the books wrong, and is taken by the destructor of the message, by a
+        // panic of the handler.
         work.spoil();
         let handler = catch_unwind(AssertUnwindSafe(move || {
             let _message = message;

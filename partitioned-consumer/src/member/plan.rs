@@ -1,4 +1,5 @@
-//! The consumer that a member needs: the caller's configuration as the template, and what the group decides over it.
+//! The consumer that a member needs: the caller's configuration as the template, and what the group
+//! decides over it.
 
 use std::time::Duration;
 
@@ -36,7 +37,8 @@ impl ConsumerPlan {
     ) -> Result<Self, Error> {
         if kind == GroupKind::Elastic && template.ack_policy != AckPolicy::Explicit {
             return Err(ErrorKind::InvalidConfig.with(
-                "ack_policy: expected explicit, since a work-queue stream removes what is acknowledged",
+                "ack_policy: expected explicit, since a work-queue stream removes what is \
+                 acknowledged",
             ));
         }
         let consumer = kind.consumer(name, member);
@@ -59,17 +61,19 @@ impl ConsumerPlan {
             (GroupKind::Elastic, generation) => {
                 config.durable_name = None;
                 config.name = Some(consumer.clone());
-                config.inactive_threshold = match (generation, template.inactive_threshold.is_zero()) {
-                    (Generation::Current, _) => config.ack_wait,
-                    (Generation::First, true) => FIRST_GENERATION_MIN_ACK_WAIT,
-                    (Generation::First, false) => template.inactive_threshold,
-                };
+                config.inactive_threshold =
+                    match (generation, template.inactive_threshold.is_zero()) {
+                        (Generation::Current, _) => config.ack_wait,
+                        (Generation::First, true) => FIRST_GENERATION_MIN_ACK_WAIT,
+                        (Generation::First, false) => template.inactive_threshold,
+                    };
             }
         }
         Ok(Self { stream: kind.consumed_stream(name), consumer, priority_group, config })
     }
 
-    /// The shortest time after which the server may hand an unacknowledged message to somebody else.
+    /// The shortest time after which the server may hand an unacknowledged message to somebody
+    /// else.
     pub(crate) fn redelivery_after(&self) -> Duration {
         let backoff = self.config.backoff.iter().copied().filter(|b| !b.is_zero());
         backoff.chain([self.config.ack_wait]).min().unwrap_or(self.config.ack_wait)
@@ -100,8 +104,11 @@ mod tests {
 
     #[test]
     fn the_group_decides_names_pinning_and_time_outs() {
-        let template =
-            pull::Config { max_ack_pending: 7, ack_wait: Duration::from_millis(400), ..Default::default() };
+        let template = pull::Config {
+            max_ack_pending: 7,
+            ack_wait: Duration::from_millis(400),
+            ..Default::default()
+        };
         let elastic = plan(GroupKind::Elastic, template.clone()).unwrap();
         assert_eq!((elastic.stream.as_str(), elastic.consumer.as_str()), ("S-g", "m1"));
         assert_eq!(elastic.config.name.as_deref(), Some("m1"));
@@ -125,7 +132,10 @@ mod tests {
     #[test]
     fn elastic_groups_need_explicit_acks() {
         let template = pull::Config { ack_policy: AckPolicy::None, ..Default::default() };
-        assert_eq!(plan(GroupKind::Elastic, template.clone()).unwrap_err().kind(), ErrorKind::InvalidConfig);
+        assert_eq!(
+            plan(GroupKind::Elastic, template.clone()).unwrap_err().kind(),
+            ErrorKind::InvalidConfig
+        );
         assert!(plan(GroupKind::Static, template).is_ok());
     }
 }

@@ -25,7 +25,8 @@ pub(crate) struct Meta {
 }
 
 impl Meta {
-    /// Reads `$JS.ACK.[<domain>.<account>.]<stream>.<consumer>.<deliveries>.<stream seq>.<consumer seq>.<time>.<pending>[.<token>]`.
+    /// Reads
+    /// `$JS.ACK.[<domain>.<account>.]<stream>.<consumer>.<deliveries>.<stream seq>.<consumer seq>.<time>.<pending>[.<token>]`.
     pub(crate) fn parse(reply: &str) -> Option<Self> {
         let rest = reply.strip_prefix("$JS.ACK.")?;
         // Every message passes here: one look at each byte, no list of parts.
@@ -64,15 +65,23 @@ mod tests {
 
     #[test]
     fn both_forms_of_the_acknowledgement_subject_are_read() {
-        let meta = Meta { deliveries: 2, stream_seq: 7, consumer_seq: 9, stored_at_ns: 1_700, pending: 3 };
+        let meta =
+            Meta { deliveries: 2, stream_seq: 7, consumer_seq: 9, stored_at_ns: 1_700, pending: 3 };
         assert_eq!(Meta::parse("$JS.ACK.S.c.2.7.9.1700.3"), Some(meta));
         assert_eq!(Meta::parse("$JS.ACK.hub.hash.S.c.2.7.9.1700.3.token"), Some(meta));
         assert_eq!(Meta::parse("$JS.ACK.hub.hash.S.c.2.7.9.1700.3"), Some(meta));
-        for other in
-            ["_INBOX.x", "$JS.ACK.S.c.2.7.9.x.3", "$JS.ACK.S.c.2.7..1700.3", "$JS.ACK.S.c.2.7.9.1700"]
-        {
+        for other in [
+            "_INBOX.x",
+            "$JS.ACK.S.c.2.7.9.x.3",
+            "$JS.ACK.S.c.2.7..1700.3",
+            "$JS.ACK.S.c.2.7.9.1700",
+        ] {
             assert_eq!(Meta::parse(other), None, "{other}");
         }
-        assert_eq!(Meta::parse("$JS.ACK.S.c.2.18446744073709551616.9.1700.3"), None, "too large a number");
+        assert_eq!(
+            Meta::parse("$JS.ACK.S.c.2.18446744073709551616.9.1700.3"),
+            None,
+            "too large a number"
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! The start of a member: what is better said to the caller than found out later, and then everything that runs.
+//! The start of a member: what is better said to the caller than found out later, and then
+//! everything that runs.
 
 use std::sync::Arc;
 
@@ -66,11 +67,14 @@ async fn check(
     api::check_stream(context, &kind.consumed_stream(name)).await?;
     match group {
         GroupConfig::Elastic(group) => {
-            ConsumerPlan::new(*kind, group.generation, name, member, template, Vec::new()).map(|_| ())
+            ConsumerPlan::new(*kind, group.generation, name, member, template, Vec::new())
+                .map(|_| ())
         }
         GroupConfig::Static(group) => {
             if !group.membership.contains(member) {
-                return Err(ErrorKind::NotAMember.with(format!("{member:?} is not a member of {name}")));
+                return Err(
+                    ErrorKind::NotAMember.with(format!("{member:?} is not a member of {name}"))
+                );
             }
             let filters = group.partition_filters(member);
             if filters.is_empty() {
@@ -81,7 +85,8 @@ async fn check(
                 Ok(_) => Ok(()),
                 Err(error) if error.code() == Some(api::code::CONSUMER_EXISTS) => {
                     Err(ErrorKind::ConsumerMismatch.with(format!(
-                        "consumer {:?} exists with other settings: every instance of {member:?} has to give the same",
+                        "consumer {:?} exists with other settings: every instance of {member:?} \
+                         has to give the same",
                         plan.consumer
                     )))
                 }
@@ -92,7 +97,11 @@ async fn check(
 }
 
 /// Starts the engine, and what tells it of changes of the group's entry and settings.
-fn spawn(context: jetstream::Context, config: MemberConfig, group: GroupConfig) -> (MemberHandle, Arc<Work>) {
+fn spawn(
+    context: jetstream::Context,
+    config: MemberConfig,
+    group: GroupConfig,
+) -> (MemberHandle, Arc<Work>) {
     // One value each is on its way at most; the followers wait while the engine is busy.
     let (entry_sender, entry) = mpsc::channel(4);
     let (settings_sender, settings) = mpsc::channel(4);

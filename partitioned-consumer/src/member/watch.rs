@@ -1,4 +1,5 @@
-//! Follows one key of a bucket through restarts, and distinguishes a deleted bucket from a silent one.
+//! Follows one key of a bucket through restarts, and distinguishes a deleted bucket from a silent
+//! one.
 
 use std::time::Duration;
 
@@ -22,7 +23,8 @@ pub(crate) enum WatchUpdate {
 const READ_EVERY: Duration = Duration::from_secs(3);
 const REOPEN_AFTER: Duration = Duration::from_millis(250);
 
-/// What was sent last, so that nothing is sent twice and a stale replica cannot turn the clock back.
+/// What was sent last, so that nothing is sent twice and a stale replica cannot turn the clock
+/// back.
 #[derive(Default)]
 struct LastSent {
     update: Option<WatchUpdate>,
@@ -41,7 +43,9 @@ pub(crate) async fn follow(
     let mut sent = LastSent::default();
     loop {
         let Ok(store) = context.get_key_value(bucket).await else {
-            if is_gone(&context, bucket).await && !sent.send(&updates, WatchUpdate::BucketGone).await {
+            if is_gone(&context, bucket).await
+                && !sent.send(&updates, WatchUpdate::BucketGone).await
+            {
                 return;
             }
             if pause_or_closed(&updates, REOPEN_AFTER * 4).await {

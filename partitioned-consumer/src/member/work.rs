@@ -1,8 +1,9 @@
 //! What the engine and the handlers of one instance share: the flow, behind a lock.
 //!
-//! A handler takes its next message here and settles it here, without a word to the engine's task: whether a message
-//! may start is judged at the moment at which it starts, and a busy member never waits for a task to be woken. What a
-//! step asks for besides (pulls, questions, the end of a pin) is left for the engine.
+//! A handler takes its next message here and settles it here, without a word to the engine's task:
+//! whether a message may start is judged at the moment at which it starts, and a busy member never
+//! waits for a task to be woken. What a step asks for besides (pulls, questions, the end of a pin)
+//! is left for the engine.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -57,7 +58,8 @@ struct State {
     connected: bool,
     connects: u64,
     closed: bool,
-    /// What a step panicked with: a defect of ours, which ends this member and nothing else of the process.
+    /// What a step panicked with: a defect of ours, which ends this member and nothing else of the
+    /// process.
     defect: Option<String>,
 }
 
@@ -100,8 +102,8 @@ impl Work {
         self.started.elapsed()
     }
 
-    /// Locks the state. Steps catch their own panics, so a poisoned lock hides nothing; and whoever drops a message must
-    /// never panic here, since a panic in a destructor ends the process.
+    /// Locks the state. Steps catch their own panics, so a poisoned lock hides nothing; and whoever
+    /// drops a message must never panic here, since a panic in a destructor ends the process.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -169,8 +171,8 @@ impl Work {
         self.unlock(state);
     }
 
-    /// Takes the next message whose turn has come; `None` when the member has ended. It says first that a run has ended,
-    /// where one is given.
+    /// Takes the next message whose turn has come; `None` when the member has ended. It says first
+    /// that a run has ended, where one is given.
     ///
     /// # Cancel safety
     /// No message is lost when the future is dropped.
@@ -294,8 +296,8 @@ impl State {
         self.guarded(|flow, actions| flow.next_run(now, actions)).flatten()
     }
 
-    /// Lets the flow take a step. Should it panic, what it holds means nothing any more: handlers lose their right to run,
-    /// and the engine ends the member.
+    /// Lets the flow take a step. Should it panic, what it holds means nothing any more: handlers
+    /// lose their right to run, and the engine ends the member.
     fn guarded<R>(
         &mut self,
         step: impl FnOnce(&mut Flow<Box<Received>>, &mut Vec<Action<Box<Received>>>) -> R,

@@ -21,7 +21,10 @@ pub(super) async fn count_from(
     Ok(info.map_err(|error| error.into_error("the partition could not be counted"))?.num_pending)
 }
 
-pub(super) fn passing(deliver_policy: consumer::DeliverPolicy, filter_subjects: Vec<String>) -> pull::Config {
+pub(super) fn passing(
+    deliver_policy: consumer::DeliverPolicy,
+    filter_subjects: Vec<String>,
+) -> pull::Config {
     pull::Config {
         name: Some(format!("count-{:016x}", fastrand::u64(..))),
         deliver_policy,

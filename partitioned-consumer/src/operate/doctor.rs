@@ -20,9 +20,10 @@ use crate::group::static_group::{StaticGroup, StreamPartitions, no_partitions};
 /// Something that is wrong with a group.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// A short name for scripts: `uncovered`, `orphan`, `partitions-mismatch`, `overlapping-filters`, `old-generation`,
-    /// `unmatched-filter`, `no-instance`, `surplus-member`, `stream-missing`, `paused`, `repartition-unfinished`,
-    /// `copying-stopped`, `source-dropped`, `source-keeps-little`, `no-partitions`, `dead-letter-subject`,
+    /// A short name for scripts: `uncovered`, `orphan`, `partitions-mismatch`,
+    /// `overlapping-filters`, `old-generation`, `unmatched-filter`, `no-instance`,
+    /// `surplus-member`, `stream-missing`, `paused`, `repartition-unfinished`, `copying-stopped`,
+    /// `source-dropped`, `source-keeps-little`, `no-partitions`, `dead-letter-subject`,
     /// `dead-letter-loop`, `dead-letter-unstored`.
     pub code: &'static str,
     /// What it is, and what to do.
@@ -47,22 +48,33 @@ impl StaticGroup {
     /// As [`StaticGroup::config`].
     pub async fn doctor(&self) -> Result<Vec<Finding>, Error> {
         let config = self.config().await?;
-        let mut findings =
-            common(&self.context, GroupKind::Static, self.name(), &config.membership, config.partitions)
-                .await?;
+        let mut findings = common(
+            &self.context,
+            GroupKind::Static,
+            self.name(),
+            &config.membership,
+            config.partitions,
+        )
+        .await?;
         old_generation(config.generation, &mut findings);
         overlaps(config.filters.iter().map(String::as_str), &mut findings);
         let stream = api::check_stream(&self.context, self.name().stream()).await?;
         match StreamPartitions::of(&stream.config) {
-            StreamPartitions::Written(written) if written != config.partitions => findings.push(Finding {
-                code: "partitions-mismatch",
-                text: format!(
-                    "the stream writes {written} partitions, the group has {}: some are never handled or always empty",
-                    config.partitions
-                ),
-            }),
+            StreamPartitions::Written(written) if written != config.partitions => {
+                findings.push(Finding {
+                    code: "partitions-mismatch",
+                    text: format!(
+                        "the stream writes {written} partitions, the group has {}: some are never \
+                     handled or always empty",
+                        config.partitions
+                    ),
+                })
+            }
             StreamPartitions::Impossible => {
-                findings.push(Finding { code: "no-partitions", text: no_partitions(self.name().stream()) });
+                findings.push(Finding {
+                    code: "no-partitions",
+                    text: no_partitions(self.name().stream()),
+                });
             }
             StreamPartitions::Written(_) | StreamPartitions::Unknown => {}
         }
@@ -82,14 +94,17 @@ impl ElasticGroup {
         let queue = match api::stream_info(&self.context, &name.work_queue()).await {
             Ok(info) => info,
             Err(error) if error.code() == Some(code::STREAM_NOT_FOUND) => {
-                let text =
-                    format!("stream {:?} is missing: delete the group and create it anew", name.work_queue());
+                let text = format!(
+                    "stream {:?} is missing: delete the group and create it anew",
+                    name.work_queue()
+                );
                 return Ok(vec![Finding { code: "stream-missing", text }]);
             }
             Err(error) => return Err(error.into_error("the work queue could not be looked up")),
         };
         let mut findings =
-            common(&self.context, GroupKind::Elastic, name, &config.membership, config.partitions).await?;
+            common(&self.context, GroupKind::Elastic, name, &config.membership, config.partitions)
+                .await?;
         old_generation(config.generation, &mut findings);
         overlaps(config.filters.iter().map(|f| f.filter.as_str()), &mut findings);
         match api::stream_info(&self.context, name.stream()).await {
@@ -104,7 +119,8 @@ impl ElasticGroup {
             findings.push(Finding {
                 code: "partitions-mismatch",
                 text: format!(
-                    "stream {:?} writes another number of partitions than the group's {}: finish the repartition, or delete the group",
+                    "stream {:?} writes another number of partitions than the group's {}: finish \
+                     the repartition, or delete the group",
                     name.work_queue(),
                     config.partitions
                 ),
@@ -114,7 +130,8 @@ impl ElasticGroup {
             findings.push(Finding {
                 code: "copying-stopped",
                 text: format!(
-                    "stream {:?} copies from nowhere: a reset or a repartition was cut off, give the same command again",
+                    "stream {:?} copies from nowhere: a reset or a repartition was cut off, give \
+                     the same command again",
                     name.work_queue()
                 ),
             });
@@ -124,7 +141,9 @@ impl ElasticGroup {
         if self.settings().await?.repartition.is_some() {
             findings.push(Finding {
                 code: "repartition-unfinished",
-                text: "a change of the number of partitions was cut off: give the same command again".into(),
+                text:
+                    "a change of the number of partitions was cut off: give the same command again"
+                        .into(),
             });
         }
         Ok(findings)
@@ -135,15 +154,17 @@ impl ElasticGroup {
     /// What the source stream dropped, and whether it will again.
     async fn find_losses(&self, findings: &mut Vec<Finding>) -> Result<(), Error> {
         let (context, name) = (&self.context, self.name());
-        let Some(observation) = source_loss::observe(context, name, None).await? else { return Ok(()) };
+        let Some(observation) = source_loss::observe(context, name, None).await? else {
+            return Ok(());
+        };
         let account = source_loss::read(context, name, &observation).await?;
         let SourceLoss { messages, exact, largest_lag_messages } = account.loss();
         if messages > 0 {
             findings.push(Finding {
                 code: "source-dropped",
                 text: format!(
-                    "stream {:?} dropped {}{messages} messages before they were copied, and nobody handles them: let it \
-                     keep more, or the group copy faster",
+                    "stream {:?} dropped {}{messages} messages before they were copied, and nobody \
+                     handles them: let it keep more, or the group copy faster",
                     name.stream(),
                     if exact { "" } else { "about " },
                 ),
@@ -153,8 +174,8 @@ impl ElasticGroup {
             findings.push(Finding {
                 code: "source-keeps-little",
                 text: format!(
-                    "the group was {largest_lag_messages} messages behind with copying once, and stream {:?} keeps \
-                     {kept}: the next such lag loses messages",
+                    "the group was {largest_lag_messages} messages behind with copying once, and \
+                     stream {:?} keeps {kept}: the next such lag loses messages",
                     name.stream()
                 ),
             });
@@ -176,7 +197,10 @@ async fn common(
     let uncovered: Vec<u32> =
         report.by_partition.iter().filter(|p| p.owner.is_none()).map(|p| p.partition).collect();
     if !uncovered.is_empty() {
-        find("uncovered", format!("nobody handles {}: add members or mappings", listed(&uncovered)));
+        find(
+            "uncovered",
+            format!("nobody handles {}: add members or mappings", listed(&uncovered)),
+        );
     }
     for member in &report.members {
         if member.partitions.is_empty() {
@@ -189,8 +213,11 @@ async fn common(
             );
         } else if !member.active {
             let wait = if member.partitions.len() == 1 { "waits" } else { "wait" };
-            let text =
-                format!("member {:?} has no instance: {} {wait}", member.member, listed(&member.partitions));
+            let text = format!(
+                "member {:?} has no instance: {} {wait}",
+                member.member,
+                listed(&member.partitions)
+            );
             find("no-instance", text);
         }
     }
@@ -212,7 +239,10 @@ async fn common(
         if orphan {
             find(
                 "orphan",
-                format!("consumer {:?} belongs to no member: delete it, it holds messages back", info.name),
+                format!(
+                    "consumer {:?} belongs to no member: delete it, it holds messages back",
+                    info.name
+                ),
             );
         }
     }
@@ -234,7 +264,11 @@ async fn owned_by_another(
         let other = StaticGroup::new(context.clone(), name.stream(), &group)?;
         let Ok(config) = other.config().await else { continue };
         if group != name.group()
-            && config.membership.names().iter().any(|member| other.name().durable(member) == consumer)
+            && config
+                .membership
+                .names()
+                .iter()
+                .any(|member| other.name().durable(member) == consumer)
         {
             return Ok(true);
         }
@@ -242,14 +276,22 @@ async fn owned_by_another(
     Ok(false)
 }
 
-/// Filters that can never take anything. A stream that copies or renames its messages may hold any subject.
-fn unmatched(name: &GroupName, group: &ElasticConfig, source: &stream::Config, findings: &mut Vec<Finding>) {
-    if source.subjects.is_empty() || source.sources.is_some() || source.subject_transform.is_some() {
+/// Filters that can never take anything. A stream that copies or renames its messages may hold any
+/// subject.
+fn unmatched(
+    name: &GroupName,
+    group: &ElasticConfig,
+    source: &stream::Config,
+    findings: &mut Vec<Finding>,
+) {
+    if source.subjects.is_empty() || source.sources.is_some() || source.subject_transform.is_some()
+    {
         return;
     }
     for filter in group.filters.iter().map(|filter| &filter.filter) {
         if !source.subjects.iter().any(|subject| filters_overlap(subject, filter)) {
-            let text = format!("filter {filter:?} matches no subject of stream {:?}", name.stream());
+            let text =
+                format!("filter {filter:?} matches no subject of stream {:?}", name.stream());
             findings.push(Finding { code: "unmatched-filter", text });
         }
     }
@@ -259,7 +301,9 @@ fn old_generation(generation: Generation, findings: &mut Vec<Finding>) {
     if generation == Generation::First {
         findings.push(Finding {
             code: "old-generation",
-            text: "the entry was written by the older generation: its members pin under other names, do not mix them".into(),
+            text: "the entry was written by the older generation: its members pin under other \
+                   names, do not mix them"
+                .into(),
         });
     }
 }
@@ -269,7 +313,8 @@ fn overlaps<'a>(filters: impl Iterator<Item = &'a str>, findings: &mut Vec<Findi
     for (at, one) in filters.iter().enumerate() {
         for other in filters[..at].iter().filter(|other| filters_overlap(one, other)) {
             let text = format!(
-                "filters {other:?} and {one:?} overlap: a message that both match is handled twice or refused"
+                "filters {other:?} and {one:?} overlap: a message that both match is handled twice \
+                 or refused"
             );
             findings.push(Finding { code: "overlapping-filters", text });
         }

@@ -32,7 +32,8 @@ impl Group {
         }
     }
 
-    /// Sets the group to another place in its stream. With `dry_run`, it only says what would happen.
+    /// Sets the group to another place in its stream. With `dry_run`, it only says what would
+    /// happen.
     ///
     /// # Errors
     /// As [`StaticGroup::reset`] and [`ElasticGroup::reset`].

@@ -1,17 +1,19 @@
 //! Changing the number of partitions of an elastic group without breaking the order of any key.
 //!
-//! A key may move to another partition, so nothing that was copied under the new number may be handled before
-//! everything copied under the old one. The steps, each written to a journal before it is taken, so that a run that
-//! was cut off is finished by starting it again:
+//! A key may move to another partition, so nothing that was copied under the new number may be
+//! handled before everything copied under the old one. The steps, each written to a journal before
+//! it is taken, so that a run that was cut off is finished by starting it again:
 //!
-//! 1. all members are dropped, so that nothing is consumed and the last copied message stays readable;
+//! 1. all members are dropped, so that nothing is consumed and the last copied message stays
+//!    readable;
 //! 2. copying stops, and the last copied sequence of the source stream is noted (the *cut*);
 //! 3. the members come back and handle what was copied;
-//! 4. with the work queue empty, the members are dropped again, the entry gets the new number, and copying goes on
-//!    behind the cut with the new transforms;
+//! 4. with the work queue empty, the members are dropped again, the entry gets the new number, and
+//!    copying goes on behind the cut with the new transforms;
 //! 5. the members come back.
 //!
-//! Messages published meanwhile wait in the source stream, whose limits therefore have to hold them.
+//! Messages published meanwhile wait in the source stream, whose limits therefore have to hold
+//! them.
 
 use std::time::Duration;
 
@@ -41,30 +43,38 @@ pub struct Repartitioned {
     pub cut: u64,
 }
 
-/// How long the work queue has to be still, with nothing left to copy, before an empty one is believed.
+/// How long the work queue has to be still, with nothing left to copy, before an empty one is
+/// believed.
 const QUIET: Duration = Duration::from_secs(2);
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 impl ElasticGroup {
-    /// Changes the number of partitions; gives up when the members have not handled the backlog within `limit`.
+    /// Changes the number of partitions; gives up when the members have not handled the backlog
+    /// within `limit`.
     ///
-    /// Members of this library and members written in Go end with a "changed" error when the number changes, and have to
-    /// be started again; what is left to them keeps its order.
+    /// Members of this library and members written in Go end with a "changed" error when the number
+    /// changes, and have to be started again; what is left to them keeps its order.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidConfig`], [`ErrorKind::GroupNotFound`], [`ErrorKind::NotAllowed`] for a group without members, one of
-    /// the older generation, one that uses mappings (see [`ElasticGroup::repartition_mapped`]), or a work queue that is
-    /// empty and whose cut cannot be proved; [`ErrorKind::Timeout`] when the backlog was not handled in time. Call it again
-    /// to go on where it stopped.
-    pub async fn repartition(&self, partitions: u32, limit: Duration) -> Result<Repartitioned, Error> {
+    /// [`ErrorKind::InvalidConfig`], [`ErrorKind::GroupNotFound`], [`ErrorKind::NotAllowed`] for a
+    /// group without members, one of the older generation, one that uses mappings (see
+    /// [`ElasticGroup::repartition_mapped`]), or a work queue that is empty and whose cut cannot be
+    /// proved; [`ErrorKind::Timeout`] when the backlog was not handled in time. Call it again to go
+    /// on where it stopped.
+    pub async fn repartition(
+        &self,
+        partitions: u32,
+        limit: Duration,
+    ) -> Result<Repartitioned, Error> {
         self.repartition_as(partitions, Vec::new(), limit).await
     }
 
-    /// As [`ElasticGroup::repartition`], with mappings for the new partitions. While the rest of the old ones is handled,
-    /// their members share those evenly.
+    /// As [`ElasticGroup::repartition`], with mappings for the new partitions. While the rest of
+    /// the old ones is handled, their members share those evenly.
     ///
     /// # Errors
-    /// As [`ElasticGroup::repartition`]; [`ErrorKind::InvalidConfig`] naming every fault of the mappings.
+    /// As [`ElasticGroup::repartition`]; [`ErrorKind::InvalidConfig`] naming every fault of the
+    /// mappings.
     pub async fn repartition_mapped(
         &self,
         partitions: u32,
@@ -125,9 +135,12 @@ impl ElasticGroup {
         config: &ElasticConfig,
     ) -> Result<RepartitionJournal, Error> {
         if let Some(journal) = self.settings().await?.repartition {
-            if journal.partitions != partitions || (!mappings.is_empty() && journal.mappings != mappings) {
+            if journal.partitions != partitions
+                || (!mappings.is_empty() && journal.mappings != mappings)
+            {
                 return Err(ErrorKind::NotAllowed.with(format!(
-                    "a change to {} partitions is under way: finish it first, by asking for the same again",
+                    "a change to {} partitions is under way: finish it first, by asking for the \
+                     same again",
                     journal.partitions
                 )));
             }
@@ -140,8 +153,9 @@ impl ElasticGroup {
         }
         if mappings.is_empty() && matches!(config.membership, Membership::Mapped(_)) {
             return Err(ErrorKind::NotAllowed.with(format!(
-                "the group uses mappings, which do not fit another number of partitions: give mappings for \
-                 {partitions}, or delete the mappings and add the members, which shares them evenly"
+                "the group uses mappings, which do not fit another number of partitions: give \
+                 mappings for {partitions}, or delete the mappings and add the members, which \
+                 shares them evenly"
             )));
         }
         if !mappings.is_empty() {
@@ -163,8 +177,9 @@ impl ElasticGroup {
         let deadline = Instant::now() + Duration::from_secs(60);
         while !consumers(&self.context, &self.name.work_queue()).await?.is_empty() {
             if Instant::now() > deadline {
-                return Err(ErrorKind::Timeout
-                    .with("a dropped member does not let go of its consumer; is its drain time-out long"));
+                return Err(ErrorKind::Timeout.with(
+                    "a dropped member does not let go of its consumer; is its drain time-out long",
+                ));
             }
             sleep(POLL_INTERVAL).await;
         }
@@ -175,10 +190,12 @@ impl ElasticGroup {
     async fn cut(&self, deadline: Instant) -> Result<u64, Error> {
         self.drop_everybody().await?;
         let queue = self.name.work_queue();
-        // An empty queue keeps no trace of what was copied last: wait for a message, or for proof that none is missing.
+        // An empty queue keeps no trace of what was copied last: wait for a message, or for proof
+        // that none is missing.
         let mut still_since = Instant::now();
         let source_end = loop {
-            let end = api::check_stream(&self.context, self.name.stream()).await?.state.last_sequence;
+            let end =
+                api::check_stream(&self.context, self.name.stream()).await?.state.last_sequence;
             let info = api::check_stream(&self.context, &queue).await?;
             if info.state.messages > 0 || info.config.sources.is_none() {
                 break end;
@@ -202,8 +219,12 @@ impl ElasticGroup {
         let failed = |error: &dyn std::fmt::Display| {
             ErrorKind::Broker.with(format!("the last copied message could not be read: {error}"))
         };
-        let stream = self.context.get_stream_no_info(&queue).await.map_err(|error| failed(&error))?;
-        let last = stream.get_raw_message(info.state.last_sequence).await.map_err(|error| failed(&error))?;
+        let stream =
+            self.context.get_stream_no_info(&queue).await.map_err(|error| failed(&error))?;
+        let last = stream
+            .get_raw_message(info.state.last_sequence)
+            .await
+            .map_err(|error| failed(&error))?;
         let source = last.headers.get("Nats-Stream-Source").map(|value| value.as_str().to_owned());
         source.and_then(|text| text.split(' ').nth(1)?.parse().ok()).ok_or_else(|| {
             ErrorKind::NotAllowed.with(format!(
@@ -230,10 +251,15 @@ impl ElasticGroup {
     }
 
     async fn update_work_queue(&self, config: &stream::Config) -> Result<(), Error> {
-        let updated =
-            api::request::<_, stream::Info>(&self.context, format!("STREAM.UPDATE.{}", config.name), config)
-                .await;
-        updated.map(|_| ()).map_err(|error| error.into_error("the work-queue stream could not be changed"))
+        let updated = api::request::<_, stream::Info>(
+            &self.context,
+            format!("STREAM.UPDATE.{}", config.name),
+            config,
+        )
+        .await;
+        updated
+            .map(|_| ())
+            .map_err(|error| error.into_error("the work-queue stream could not be changed"))
     }
 
     /// Brings the members back, with even shares.
@@ -245,13 +271,15 @@ impl ElasticGroup {
 
     async fn wait_for_empty(&self, deadline: Instant) -> Result<(), Error> {
         loop {
-            let left = api::check_stream(&self.context, &self.name.work_queue()).await?.state.messages;
+            let left =
+                api::check_stream(&self.context, &self.name.work_queue()).await?.state.messages;
             if left == 0 {
                 return Ok(());
             }
             if Instant::now() > deadline {
                 return Err(ErrorKind::Timeout.with(format!(
-                    "{left} messages copied under the old number are not handled yet: check the members, and call again"
+                    "{left} messages copied under the old number are not handled yet: check the \
+                     members, and call again"
                 )));
             }
             sleep(POLL_INTERVAL).await;

@@ -85,7 +85,8 @@ pub struct PartitionReport {
     pub owner: Option<String>,
     /// Messages that wait.
     pub lag_messages: u64,
-    /// When its newest waiting (elastic) or stored (static) message was stored, in seconds since 1970.
+    /// When its newest waiting (elastic) or stored (static) message was stored, in seconds since
+    /// 1970.
     pub last_active_unix_s: Option<i64>,
 }
 
@@ -93,24 +94,30 @@ impl GroupReport {
     /// A member without a consumer has what waits in its partitions all the same.
     fn add_up_absent_members(&mut self) {
         for member in self.members.iter_mut().filter(|member| !member.joined) {
-            let theirs = member.partitions.iter().filter_map(|p| self.by_partition.get(*p as usize));
+            let theirs =
+                member.partitions.iter().filter_map(|p| self.by_partition.get(*p as usize));
             member.lag_messages = theirs.map(|partition| partition.lag_messages).sum();
         }
     }
 }
 
 impl StaticGroup {
-    /// How the group stands. It makes a short-lived consumer per partition to count what waits, unless the stream is a
-    /// work queue.
+    /// How the group stands. It makes a short-lived consumer per partition to count what waits,
+    /// unless the stream is a work queue.
     ///
     /// # Errors
     /// As [`StaticGroup::config`].
     pub async fn report(&self) -> Result<GroupReport, Error> {
         let config = self.config().await?;
         let filters = config.filters.iter().map(|f| PartitioningFilter::new(f, [])).collect();
-        let mut report =
-            base(&self.context, GroupKind::Static, self.name(), &config.membership, config.partitions)
-                .await?;
+        let mut report = base(
+            &self.context,
+            GroupKind::Static,
+            self.name(),
+            &config.membership,
+            config.partitions,
+        )
+        .await?;
         report.generation = config.generation;
         report.filters = filters;
         let stream = self.name().stream().to_owned();
@@ -118,7 +125,10 @@ impl StaticGroup {
         if retention == RetentionPolicy::WorkQueue {
             // No consumer may be made to count, and whatever is there waits.
             let ours = |partition, subject: &str| {
-                config.filters_of_partition(partition).iter().any(|filter| subject_matches(filter, subject))
+                config
+                    .filters_of_partition(partition)
+                    .iter()
+                    .any(|filter| subject_matches(filter, subject))
             };
             count_all(&self.context, &stream, &mut report, ours).await?;
         } else {
@@ -129,11 +139,17 @@ impl StaticGroup {
         Ok(report)
     }
 
-    async fn count_by_consumers(&self, config: &StaticConfig, report: &mut GroupReport) -> Result<(), Error> {
+    async fn count_by_consumers(
+        &self,
+        config: &StaticConfig,
+        report: &mut GroupReport,
+    ) -> Result<(), Error> {
         let stream = self.name().stream();
         for member in report.members.clone() {
             let info =
-                api::consumer_info(&self.context, stream, &self.name().durable(&member.member)).await.ok();
+                api::consumer_info(&self.context, stream, &self.name().durable(&member.member))
+                    .await
+                    .ok();
             let from = info.map_or(1, |info| info.ack_floor.stream_sequence + 1);
             for partition in member.partitions {
                 let wanted = config.filters_of_partition(partition);
@@ -154,14 +170,17 @@ impl ElasticGroup {
         let config = self.config().await?;
         let name = self.name();
         let mut report =
-            base(&self.context, GroupKind::Elastic, name, &config.membership, config.partitions).await?;
+            base(&self.context, GroupKind::Elastic, name, &config.membership, config.partitions)
+                .await?;
         report.generation = config.generation;
         report.filters.clone_from(&config.filters);
         report.max_buffered_messages = config.max_buffered_messages;
         report.max_buffered_bytes = config.max_buffered_bytes;
         let queue = name.work_queue();
-        report.uncopied_messages =
-            api::stream_info(&self.context, &queue).await.ok().map(|i| i.sources.iter().map(|s| s.lag).sum());
+        report.uncopied_messages = api::stream_info(&self.context, &queue)
+            .await
+            .ok()
+            .map(|i| i.sources.iter().map(|s| s.lag).sum());
         report.source_loss = self.source_loss().await?;
         count_all(&self.context, &queue, &mut report, |_, _| true).await?;
         add_newest(&self.context, &queue, &mut report).await?;
@@ -186,11 +205,15 @@ pub(super) async fn base(
             joined: info.is_some(),
             active: info.is_some_and(is_active),
             pinned: info.and_then(|c| {
-                c.priority_groups.iter().find_map(|g| g.pinned_client_id.clone().filter(|id| !id.is_empty()))
+                c.priority_groups
+                    .iter()
+                    .find_map(|g| g.pinned_client_id.clone().filter(|id| !id.is_empty()))
             }),
             lag_messages: info.map_or(0, |c| c.num_pending + c.num_ack_pending as u64),
             unacknowledged_messages: info.map_or(0, |c| c.num_ack_pending as u64),
-            last_active_unix_s: info.and_then(|c| c.ack_floor.last_active).map(|at| at.unix_timestamp()),
+            last_active_unix_s: info
+                .and_then(|c| c.ack_floor.last_active)
+                .map(|at| at.unix_timestamp()),
             member,
         }
     });
@@ -204,8 +227,16 @@ pub(super) async fn base(
         filters: Vec::new(),
         max_buffered_messages: 0,
         max_buffered_bytes: 0,
-        balanced: if let Membership::Balanced(names) = membership { names.clone() } else { Vec::new() },
-        mappings: if let Membership::Mapped(mappings) = membership { mappings.clone() } else { Vec::new() },
+        balanced: if let Membership::Balanced(names) = membership {
+            names.clone()
+        } else {
+            Vec::new()
+        },
+        mappings: if let Membership::Mapped(mappings) = membership {
+            mappings.clone()
+        } else {
+            Vec::new()
+        },
         settings: settings::read(context, kind, name).await?,
         uncopied_messages: None,
         source_loss: None,
@@ -221,7 +252,8 @@ pub(super) async fn base(
     })
 }
 
-/// Counts what is in a work-queue stream: it holds nothing but what waits. `ours` is asked with partition and subject.
+/// Counts what is in a work-queue stream: it holds nothing but what waits. `ours` is asked with
+/// partition and subject.
 async fn count_all(
     context: &jetstream::Context,
     stream: &str,
@@ -254,7 +286,8 @@ async fn add_newest(
     };
     let stream = context.get_stream_no_info(stream).await.map_err(|error| failed(&error))?;
     for partition in &mut report.by_partition {
-        let newest = stream.get_last_raw_message_by_subject(&format!("{}.>", partition.partition)).await;
+        let newest =
+            stream.get_last_raw_message_by_subject(&format!("{}.>", partition.partition)).await;
         // An empty partition has none.
         partition.last_active_unix_s = newest.ok().map(|message| message.time.unix_timestamp());
     }

@@ -16,7 +16,8 @@ pub(super) struct Lane {
     done: VecDeque<u64>,
 }
 
-/// A message that was handled longer ago, and whose acknowledgement was lost, is handled once more: a repeat, never a loss.
+/// A message that was handled longer ago, and whose acknowledgement was lost, is handled once more:
+/// a repeat, never a loss.
 const DONE_KEPT: usize = 512;
 
 impl Lane {
@@ -75,7 +76,8 @@ impl Lane {
         }
     }
 
-    /// Holds everything newer back until a message returns; says whether it did not wait for that one before.
+    /// Holds everything newer back until a message returns; says whether it did not wait for that
+    /// one before.
     pub(super) fn await_again(&mut self, seq: u64) -> bool {
         self.awaited.insert(seq)
     }

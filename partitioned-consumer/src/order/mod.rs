@@ -1,17 +1,21 @@
 //! The order of messages in one instance of a member: pure, `(event, now) -> actions`.
 //!
-//! A [`Flow`] decides when to pull, which message runs next, when the pin is lost and when it is safe to begin after a
-//! take-over. It owns no clock, socket or task: `now` is the time since any fixed origin.
+//! A [`Flow`] decides when to pull, which message runs next, when the pin is lost and when it is
+//! safe to begin after a take-over. It owns no clock, socket or task: `now` is the time since any
+//! fixed origin.
 //!
 //! What it keeps, while this instance can renew its pin:
-//! - messages of one lane (a partition, or a subject) run one at a time, in stream order; a message that will be
-//!   delivered again (a nak, or a handler that left it) blocks its lane until it comes back;
-//! - the lease counts from the moment at which a pull was *sent* that the server is known to have accepted, so it ends
-//!   here before the pin lapses there; at its end every handler is cancelled and the buffer dropped;
-//! - after a broker's restart, an instance that was not the pinned one starts nothing for a lease: the one that was may
-//!   still be at work, and the broker may have forgotten with what;
-//! - after a take-over, or any gap in the consumer's delivery sequence, nothing starts until every message that the
-//!   server holds as pending is in hand, so that an older in-flight message cannot come after a newer one.
+//! - messages of one lane (a partition, or a subject) run one at a time, in stream order; a message
+//!   that will be delivered again (a nak, or a handler that left it) blocks its lane until it comes
+//!   back;
+//! - the lease counts from the moment at which a pull was *sent* that the server is known to have
+//!   accepted, so it ends here before the pin lapses there; at its end every handler is cancelled
+//!   and the buffer dropped;
+//! - after a broker's restart, an instance that was not the pinned one starts nothing for a lease:
+//!   the one that was may still be at work, and the broker may have forgotten with what;
+//! - after a take-over, or any gap in the consumer's delivery sequence, nothing starts until every
+//!   message that the server holds as pending is in hand, so that an older in-flight message cannot
+//!   come after a newer one.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -29,7 +33,9 @@ use lane::Lane;
 use pulls::Pulls;
 use session::Session;
 pub use terms::PinLoss;
-pub(crate) use terms::{Action, Delivery, Event, FlowConfig, Position, Pull, PullStatus, Run, Settlement};
+pub(crate) use terms::{
+    Action, Delivery, Event, FlowConfig, Position, Pull, PullStatus, Run, Settlement,
+};
 
 #[cfg_attr(test, derive(Clone))]
 struct Held<T> {
@@ -42,8 +48,8 @@ struct Held<T> {
 #[cfg_attr(test, derive(Clone))]
 struct Running {
     lane: u64,
-    /// The message, until it is settled or its delivery means nothing any more: a handler that outlives that only keeps
-    /// its lane busy.
+    /// The message, until it is settled or its delivery means nothing any more: a handler that
+    /// outlives that only keeps its lane busy.
     unsettled: Option<u64>,
 }
 
@@ -78,7 +84,8 @@ const ASK_FIRST: Duration = Duration::from_millis(20);
 const ASK_SLOWEST: Duration = Duration::from_millis(250);
 /// When a question counts as lost.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
-/// How often an instance at work asks: a lane may wait for a message that never comes, or the consumer be another by now.
+/// How often an instance at work asks: a lane may wait for a message that never comes, or the
+/// consumer be another by now.
 const ASK_STEADILY: Duration = Duration::from_secs(1);
 /// Fewest messages asked for at once where the server keeps the limit anyway: it saves pulls.
 const PULL_AHEAD: usize = 256;
@@ -145,7 +152,8 @@ impl<T> Flow<T> {
             return None;
         }
         let Some(session) = &self.session else { return self.pulls.standby_check_at() };
-        let unanswered = session.question.map_or(Duration::ZERO, |(_, asked_at)| asked_at + ASK_AGAIN);
+        let unanswered =
+            session.question.map_or(Duration::ZERO, |(_, asked_at)| asked_at + ASK_AGAIN);
         let ask = session.ask_at.max(unanswered);
         let wake = session.lease_until.min(self.pulls.renew_at).min(ask);
         Some(if self.hold_off > self.seen { wake.min(self.hold_off) } else { wake })
@@ -202,7 +210,8 @@ impl<T> Flow<T> {
         }
     }
 
-    /// The broker may have restarted: then it has forgotten who is pinned, and what it delivered last.
+    /// The broker may have restarted: then it has forgotten who is pinned, and what it delivered
+    /// last.
     fn cut_off(&mut self, now: Duration) {
         match &mut self.session {
             Some(session) => session.unsettle(now),
@@ -239,7 +248,8 @@ impl<T> Flow<T> {
         let Some(session) = &mut self.session else { return };
         let expected = std::mem::replace(&mut session.next_consumer_seq, delivery.consumer_seq + 1);
         if delivery.consumer_seq < expected {
-            // Under one pin the number only grows, unless somebody sets the consumer back to another place (ADR-60).
+            // Under one pin the number only grows, unless somebody sets the consumer back to
+            // another place (ADR-60).
             self.reset(now, out);
         } else if delivery.consumer_seq > expected {
             session.unsettle(now);
@@ -266,7 +276,8 @@ impl<T> Flow<T> {
     fn begin(&mut self, pin: Arc<str>, first: u64, now: Duration, out: &mut Vec<Action<T>>) {
         self.session = Some(Session {
             pin,
-            // Provisional: the first renewal is sent at once and the position is asked for behind it.
+            // Provisional: the first renewal is sent at once and the position is asked for behind
+            // it.
             lease_until: now + self.config.lease(),
             settled: false,
             next_consumer_seq: first,
@@ -336,7 +347,8 @@ impl<T> Flow<T> {
         }
         session.pending = position.ack_pending;
         // What came in since was delivered later; what is being settled may be gone there already.
-        let known = self.held.range(..=position.delivered_stream_seq).filter(|(_, h)| !h.settling).count();
+        let known =
+            self.held.range(..=position.delivered_stream_seq).filter(|(_, h)| !h.settling).count();
         let all_in_hand = position.ack_pending <= known;
         if all_in_hand || position.ack_pending <= known + self.awaited {
             session.settled = true;
@@ -362,8 +374,9 @@ impl<T> Flow<T> {
         self.pulls = self.pulls.next_epoch();
     }
 
-    /// The consumer begins anew elsewhere in its stream: nothing that it delivered before is pending there any more, and
-    /// what was handled may be wanted again. Handlers at work keep their right to run, and their lanes.
+    /// The consumer begins anew elsewhere in its stream: nothing that it delivered before is
+    /// pending there any more, and what was handled may be wanted again. Handlers at work keep
+    /// their right to run, and their lanes.
     fn reset(&mut self, now: Duration, out: &mut Vec<Action<T>>) {
         self.forget_messages();
         if let Some(session) = &mut self.session {
@@ -447,14 +460,21 @@ impl<T> Flow<T> {
             let handlers = self.running.values().filter(|running| running.lane == *id).count();
             assert_eq!(handlers, usize::from(lane.busy), "handlers of lane {id}");
             assert!(lane.queued().is_sorted_by(|one, next| one < next), "the order of lane {id}");
-            assert!(lane.queued().all(|seq| !lane.awaits().any(|awaited| awaited == seq)), "lane {id}");
+            assert!(
+                lane.queued().all(|seq| !lane.awaits().any(|awaited| awaited == seq)),
+                "lane {id}"
+            );
             assert!(!lane.runnable() || lane.ready, "lane {id} can start, and nobody knows");
             assert!(!lane.ready || self.ready.contains(id), "lane {id} is not listed");
         }
         let queued: BTreeMap<u64, ()> =
             self.lanes.values().flat_map(Lane::queued).map(|seq| (seq, ())).collect();
-        let running: BTreeMap<u64, ()> =
-            self.running.values().filter_map(|running| running.unsettled).map(|seq| (seq, ())).collect();
+        let running: BTreeMap<u64, ()> = self
+            .running
+            .values()
+            .filter_map(|running| running.unsettled)
+            .map(|seq| (seq, ()))
+            .collect();
         let in_hand = |idle: bool| {
             self.held
                 .iter()

@@ -1,4 +1,5 @@
-//! Which pulls are out, what they may still deliver, and which of them prove that the pin was renewed.
+//! Which pulls are out, what they may still deliver, and which of them prove that the pin was
+//! renewed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -105,8 +106,14 @@ impl Pulls {
 
     /// Renews the pin when that is due.
     ///
-    /// Only a probe is answered for sure while messages flow (a fulfilled pull ends in silence), so only probes renew.
-    pub(super) fn renew(&mut self, now: Duration, renewal: Duration, pin: &Arc<str>) -> Option<Pull> {
+    /// Only a probe is answered for sure while messages flow (a fulfilled pull ends in silence), so
+    /// only probes renew.
+    pub(super) fn renew(
+        &mut self,
+        now: Duration,
+        renewal: Duration,
+        pin: &Arc<str>,
+    ) -> Option<Pull> {
         if now < self.renew_at {
             return None;
         }

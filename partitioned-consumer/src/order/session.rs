@@ -12,7 +12,8 @@ pub(super) struct Session {
     /// Messages may start: everything pending is in hand.
     pub(super) settled: bool,
     pub(super) next_consumer_seq: u64,
-    /// How far the server said that the consumer had come; it may lag behind what came in, and never goes back by itself.
+    /// How far the server said that the consumer had come; it may lag behind what came in, and
+    /// never goes back by itself.
     pub(super) delivered_consumer_seq: u64,
     /// How many messages the server holds as pending, as last heard while not settled.
     pub(super) pending: usize,

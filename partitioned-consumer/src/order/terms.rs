@@ -50,7 +50,8 @@ pub(crate) struct Delivery<T> {
 /// What the server says about one of our pulls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PullStatus {
-    /// It is waiting (100), has ended unused (404, 408), or met a message above its byte limit (409).
+    /// It is waiting (100), has ended unused (404, 408), or met a message above its byte limit
+    /// (409).
     Accepted {
         /// Whether the server has dropped it.
         ended: bool,
@@ -92,7 +93,8 @@ pub(crate) enum Event<T> {
         status: PullStatus,
         unused: u32,
     },
-    /// A confirmed acknowledgement is under way, so the server may already count the message as done.
+    /// A confirmed acknowledgement is under way, so the server may already count the message as
+    /// done.
     Settling {
         run: u64,
     },
@@ -105,8 +107,8 @@ pub(crate) enum Event<T> {
         run: u64,
     },
     Position(Position),
-    /// The connection is lost. The broker may have restarted and given the pin to another, so nothing starts until it has
-    /// confirmed the pin again; running handlers have their lease.
+    /// The connection is lost. The broker may have restarted and given the pin to another, so
+    /// nothing starts until it has confirmed the pin again; running handlers have their lease.
     Disconnected,
     /// The connection was lost and is back: pulls and deliveries may have been lost with it.
     Reconnected,
@@ -149,7 +151,8 @@ pub(crate) enum Action<T> {
 /// Why this instance stopped being the pinned one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PinLoss {
-    /// No renewal was confirmed in time: the connection or the broker is gone, or the process stood still.
+    /// No renewal was confirmed in time: the connection or the broker is gone, or the process stood
+    /// still.
     Lapsed,
     /// The server says that the pin belongs to nobody or to another instance.
     Taken,

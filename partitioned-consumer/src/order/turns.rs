@@ -5,7 +5,8 @@ use std::time::Duration;
 use super::{Action, Flow, Position, Run, Running, Settlement};
 
 impl<T> Flow<T> {
-    /// The next message whose turn has come, when a handler may start now. What belongs to the dead letters comes out as actions.
+    /// The next message whose turn has come, when a handler may start now. What belongs to the dead
+    /// letters comes out as actions.
     pub(crate) fn next_run(&mut self, now: Duration, out: &mut Vec<Action<T>>) -> Option<Run<T>> {
         self.expire(now, out);
         while self.may_start() {
@@ -15,7 +16,8 @@ impl<T> Flow<T> {
             let Some(stream_seq) = lane.start() else { continue };
             let held = self.held.get_mut(&stream_seq).expect("queued messages are in hand");
             let content = held.content.take().expect("a queued message has its content");
-            let is_poison = self.config.dead_letter_after.is_some_and(|limit| held.deliveries > limit);
+            let is_poison =
+                self.config.dead_letter_after.is_some_and(|limit| held.deliveries > limit);
             self.runs += 1;
             self.active += 1;
             self.running.insert(self.runs, Running { lane: id, unsettled: Some(stream_seq) });
@@ -46,8 +48,9 @@ impl<T> Flow<T> {
         }
     }
 
-    /// Settles the message of a run, once: a handler that goes on after its nak may see the message delivered again before
-    /// it ends, and what is in hand then is another delivery, whose turn is still to come.
+    /// Settles the message of a run, once: a handler that goes on after its nak may see the message
+    /// delivered again before it ends, and what is in hand then is another delivery, whose turn is
+    /// still to come.
     pub(super) fn settled(&mut self, run: u64, settlement: Settlement) {
         let Some(running) = self.running.get_mut(&run) else { return };
         let Some(stream_seq) = running.unsettled.take() else { return };

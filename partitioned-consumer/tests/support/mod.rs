@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::{self, stream};
 use natsway_partitioned_consumer::{MemberHandle, MemberState, Message};
-use natsway_testkit::{Broker, eventually};
+use natsway_testkit::{TestBroker, eventually};
 
 /// Longer than anything here takes, short enough to notice a hang.
 pub const SOON: Duration = Duration::from_secs(30);
@@ -58,7 +58,11 @@ impl Ledger {
     /// Different messages that were handled.
     pub fn distinct(&self) -> usize {
         let handled = self.handled();
-        handled.iter().map(|(key, number, _)| (key, number)).collect::<std::collections::BTreeSet<_>>().len()
+        handled
+            .iter()
+            .map(|(key, number, _)| (key, number))
+            .collect::<std::collections::BTreeSet<_>>()
+            .len()
     }
 
     /// No key ever had two handlers, and the first success of each message came in order.
@@ -68,7 +72,8 @@ impl Ledger {
         let mut last: BTreeMap<&str, u64> = BTreeMap::new();
         for (key, number, by) in &book.handled {
             let newest = last.entry(key).or_insert(0);
-            let repeat = book.handled.iter().filter(|(k, n, _)| k == key && n == number).count() > 1;
+            let repeat =
+                book.handled.iter().filter(|(k, n, _)| k == key && n == number).count() > 1;
             assert!(*number > *newest || repeat, "{key}: {number} after {newest}, by {by}");
             *newest = (*newest).max(*number);
         }
@@ -77,7 +82,12 @@ impl Ledger {
     /// Every message was handled exactly once.
     pub fn check_exactly_once(&self) {
         self.check();
-        assert_eq!(self.count(), self.distinct(), "some message was handled twice: {:?}", self.handled());
+        assert_eq!(
+            self.count(),
+            self.distinct(),
+            "some message was handled twice: {:?}",
+            self.handled()
+        );
     }
 }
 
@@ -98,7 +108,10 @@ pub fn handler(
     ledger: &Ledger,
     instance: &str,
     work: Duration,
-) -> impl Fn(Message) -> futures_util::future::BoxFuture<'static, Result<(), natsway_partitioned_consumer::Error>>
+) -> impl Fn(
+    Message,
+)
+    -> futures_util::future::BoxFuture<'static, Result<(), natsway_partitioned_consumer::Error>>
 + Send
 + Sync
 + 'static {
@@ -118,14 +131,15 @@ pub fn number(message: &Message) -> u64 {
     std::str::from_utf8(message.payload()).unwrap().parse().unwrap()
 }
 
-pub async fn broker() -> (Broker, jetstream::Context) {
-    let broker = Broker::builder().jetstream().start().await;
+pub async fn broker() -> (TestBroker, jetstream::Context) {
+    let broker = TestBroker::builder().jetstream().start().await;
     let context = jetstream::new(broker.connect().await);
     (broker, context)
 }
 
 pub async fn stream(context: &jetstream::Context, name: &str, subject: &str) {
-    let config = stream::Config { name: name.into(), subjects: vec![subject.into()], ..Default::default() };
+    let config =
+        stream::Config { name: name.into(), subjects: vec![subject.into()], ..Default::default() };
     context.create_stream(config).await.unwrap();
 }
 
@@ -149,7 +163,9 @@ pub async fn publish(context: &jetstream::Context, keys: u64, first: u64, count:
     let mut acks = Vec::new();
     for number in first..first + count {
         for key in 0..keys {
-            acks.push(context.publish(format!("foo.k{key}"), number.to_string().into()).await.unwrap());
+            acks.push(
+                context.publish(format!("foo.k{key}"), number.to_string().into()).await.unwrap(),
+            );
         }
         if acks.len() > 200 {
             for ack in acks.drain(..) {
@@ -165,7 +181,8 @@ pub async fn publish(context: &jetstream::Context, keys: u64, first: u64, count:
 pub async fn becomes(member: &MemberHandle, state: MemberState) {
     let mut watch = member.state();
     // A member with messages waiting passes through standby faster than anybody can look.
-    let passed = |s: MemberState| s == state || (state == MemberState::Standby && s == MemberState::Pinned);
+    let passed =
+        |s: MemberState| s == state || (state == MemberState::Standby && s == MemberState::Pinned);
     let reached = tokio::time::timeout(SOON, watch.wait_for(|s| passed(*s))).await;
     assert!(reached.is_ok(), "never became {state:?}, is {:?}", *member.state().borrow());
 }

@@ -15,7 +15,8 @@ use crate::{Finding, Size};
 const GATEWAYS: usize = 2;
 const WORKERS: usize = 3;
 
-/// How long the load goes on with a broker away: longer than anything waits that could hide what is broken.
+/// How long the load goes on with a broker away: longer than anything waits that could hide what is
+/// broken.
 const AWAY: Duration = Duration::from_secs(4);
 
 /// How long a broker is frozen: longer than everybody takes to notice, so that all of them move.
@@ -62,7 +63,8 @@ pub(super) async fn broker_killed(
     .await
 }
 
-/// Every kind of broker stands still for a while: its connections stay open, and nothing comes back.
+/// Every kind of broker stands still for a while: its connections stay open, and nothing comes
+/// back.
 pub(super) async fn broker_frozen(
     size: &Size,
     directory: &Path,
@@ -136,7 +138,8 @@ fn judge_group(finding: &mut Finding, verdict: &Verdict) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// All workers are told to leave at the same moment, and others come: nothing fails, for the gateways stand in.
+/// All workers are told to leave at the same moment, and others come: nothing fails, for the
+/// gateways stand in.
 pub(super) async fn workers_restart(
     size: &Size,
     directory: &Path,
@@ -159,7 +162,7 @@ pub(super) async fn workers_restart(
     }
     load.reach(size.requests).await;
     finding.figure("restarts", size.rounds * WORKERS);
-    finding.figure("moved", stage.metric("natsway_misses_total{reason=\"moved\"}").await);
+    finding.figure("moved", stage.metric("natsway_failed_attempts_total{reason=\"moved\"}").await);
     let tally = settle(finding, &stage, load).await?;
     finding.promise(tally.failed().is_empty(), || format!("failed: {}", tally.failures()));
     stage.keep_logs()

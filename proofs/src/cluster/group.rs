@@ -38,7 +38,8 @@ pub(super) struct Group {
 }
 
 impl Group {
-    /// Makes the stream and the group with a copy at each broker, starts the members and the publisher.
+    /// Makes the stream and the group with a copy at each broker, starts the members and the
+    /// publisher.
     pub(super) async fn start(stage: &Stage) -> Result<Group> {
         let urls = stage.cluster.url();
         let context = jetstream::new(connect(&urls, "prove group").await?);
@@ -64,13 +65,14 @@ impl Group {
         self.faults_ns.push(now_ns());
     }
 
-    /// Lets the members finish everything, and judges their logs; says how long it took until nothing was left.
+    /// Lets the members finish everything, and judges their logs; says how long it took until
+    /// nothing was left.
     pub(super) async fn judge(mut self) -> Result<(Verdict, Duration)> {
         self.stop.cancel();
         let last = (&mut self.publisher).await?;
         let settling = Instant::now();
-        // However long the backlog is: it has to shrink. What the broker tells of it is not enough: while a stream does
-        // not reach its source, its lag stands at what it was.
+        // However long the backlog is: it has to shrink. What the broker tells of it is not enough:
+        // while a stream does not reach its source, its lag stands at what it was.
         let (mut least, mut patience) = (usize::MAX, Instant::now() + STANDSTILL);
         loop {
             let lost = self.ledger(last)?.judge().lost;
@@ -126,7 +128,8 @@ fn launch(directory: &Path, urls: &str, member: &str) -> Result<(PathBuf, Proces
     Ok((log, process))
 }
 
-/// Publishes numbered messages, key by key, each until it is acknowledged, and says how far every key came.
+/// Publishes numbered messages, key by key, each until it is acknowledged, and says how far every
+/// key came.
 async fn publish(context: jetstream::Context, stop: CancellationToken) -> u64 {
     let mut number = 0;
     while !stop.is_cancelled() {

@@ -1,4 +1,5 @@
-//! What is promised of a cluster of three brokers: any one may die or freeze under load, and the work goes on.
+//! What is promised of a cluster of three brokers: any one may die or freeze under load, and the
+//! work goes on.
 
 mod faults;
 mod group;
@@ -17,15 +18,20 @@ use super::load::{Load, Tally};
 use super::scenario::{Scenario, run, scenario};
 use super::{Finding, Report, Size};
 
-/// No answer at all for longer than this is an outage. Longer than a POST whose outcome is unknown keeps its connection.
+/// No answer at all for longer than this is an outage. Longer than a POST whose outcome is unknown
+/// keeps its connection.
 const LONGEST_GAP: Duration = Duration::from_secs(20);
 
 /// What is done, and what has to hold then.
 pub const SCENARIOS: [Scenario<Size>; 4] = [
-    scenario!(forming, "brokers come late: a gateway is ready once it has all its routes, and not before"),
+    scenario!(
+        forming,
+        "brokers come late: a gateway is ready once it has all its routes, and not before"
+    ),
     scenario!(
         broker_killed,
-        "every kind of broker is killed: no GET fails, a POST that was out is 504, no message is lost"
+        "every kind of broker is killed: no GET fails, a POST that was out is 504, no message is \
+         lost"
     ),
     scenario!(broker_frozen, "every kind of broker stands still for a while: the same"),
     scenario!(workers_restart, "all workers leave at once and others come: no request fails"),
@@ -34,12 +40,14 @@ pub const SCENARIOS: [Scenario<Size>; 4] = [
 /// Runs every scenario, or those that were asked for.
 ///
 /// # Errors
-/// Something that is not under proof did not work: a process that does not start, a file that cannot be written.
+/// Something that is not under proof did not work: a process that does not start, a file that
+/// cannot be written.
 pub async fn prove(size: &Size) -> anyhow::Result<Report> {
     run("cluster", (size.seed, &size.only), size, &SCENARIOS).await
 }
 
-/// Ends the load, writes down what all scenarios have in common, and judges what holds in all of them.
+/// Ends the load, writes down what all scenarios have in common, and judges what holds in all of
+/// them.
 async fn settle(finding: &mut Finding, stage: &Stage, load: Load) -> anyhow::Result<Tally> {
     let tally = load.stop().await;
     std::fs::write(stage.directory().join("outcomes.csv"), tally.csv())?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use async_nats::{Client, jetstream};
-use natsway_boot::Broker;
+use natsway_boot::BrokerConfig;
 use natsway_testkit::{Cluster, Process, eventually, free_port, workspace_binary};
 use serde_json::Value;
 
@@ -40,9 +40,14 @@ pub(super) struct Gateway {
 }
 
 impl Stage {
-    /// Gateways and workers on a cluster that is up, all of them ready. Everybody knows every server.
-    pub(super) async fn start(directory: &Path, gateways: usize, workers: usize) -> anyhow::Result<Stage> {
-        let cluster = natsway_testkit::Broker::builder().jetstream().start_cluster(3).await;
+    /// Gateways and workers on a cluster that is up, all of them ready. Everybody knows every
+    /// server.
+    pub(super) async fn start(
+        directory: &Path,
+        gateways: usize,
+        workers: usize,
+    ) -> anyhow::Result<Stage> {
+        let cluster = natsway_testkit::TestBroker::builder().jetstream().start_cluster(3).await;
         let mut stage = Stage::on(directory, cluster).await?;
         for _ in 0..gateways {
             stage.add_gateway()?;
@@ -78,14 +83,15 @@ impl Stage {
         };
         // More than one, so that a bucket can be half filled.
         let text =
-            [route("prove", "/{*rest}"), route("second", "/second"), route("third", "/third")].concat();
+            [route("prove", "/{*rest}"), route("second", "/second"), route("third", "/third")]
+                .concat();
         std::fs::write(&routes, text)?;
         let (port, admin_port) = (free_port(), free_port());
         let process = Process::builder(workspace_binary("apiproxy"))
             .name(format!("gateway {port}"))
             .args(["--listen", &format!("127.0.0.1:{port}")])
             .args(["--admin-listen", &format!("127.0.0.1:{admin_port}")])
-            .args(["--nats-url", &self.cluster.url(), "--cores", "2", "--routes-replicas", "3"])
+            .args(["--nats-url", &self.cluster.url(), "--shards", "2", "--routes-replicas", "3"])
             .arg("--routes")
             .arg(&routes)
             .start();
@@ -150,7 +156,8 @@ impl Stage {
         let mut sum = 0.0;
         for gateway in &self.gateways {
             let Ok((_, page)) = probe::get(gateway.admin_port, "/metrics").await else { continue };
-            let value = |line: &str| line.strip_prefix(sample)?.strip_prefix(' ')?.parse::<f64>().ok();
+            let value =
+                |line: &str| line.strip_prefix(sample)?.strip_prefix(' ')?.parse::<f64>().ok();
             sum += page.lines().find_map(value).unwrap_or(0.0);
         }
         sum
@@ -212,7 +219,8 @@ impl Stage {
     }
 }
 
-/// A client as our programs have it: it notices a frozen server, and reconnects to whichever is there.
+/// A client as our programs have it: it notices a frozen server, and reconnects to whichever is
+/// there.
 pub(super) async fn connect(urls: &str, name: &str) -> anyhow::Result<Client> {
-    Broker::new(urls)?.connect(name, "_INBOX_prove").await.context("connect to the brokers")
+    BrokerConfig::new(urls)?.connect(name, "_INBOX_prove").await.context("connect to the brokers")
 }

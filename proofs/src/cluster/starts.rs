@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use natsway_testkit::{Broker, eventually};
+use natsway_testkit::{TestBroker, eventually};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -16,9 +16,13 @@ use crate::{Finding, Size};
 /// How long one broker of three is alone: it has no JetStream, for there is nobody to agree with.
 const ALONE: Duration = Duration::from_secs(3);
 
-/// One broker is there, and later the others: a gateway says that it is ready exactly when it has its routes, all of
-/// them, and not before.
-pub(super) async fn forming(size: &Size, directory: &Path, finding: &mut Finding) -> anyhow::Result<()> {
+/// One broker is there, and later the others: a gateway says that it is ready exactly when it has
+/// its routes, all of them, and not before.
+pub(super) async fn forming(
+    size: &Size,
+    directory: &Path,
+    finding: &mut Finding,
+) -> anyhow::Result<()> {
     for _ in 0..size.rounds {
         form_once(directory, finding).await?;
     }
@@ -27,7 +31,7 @@ pub(super) async fn forming(size: &Size, directory: &Path, finding: &mut Finding
 }
 
 async fn form_once(directory: &Path, finding: &mut Finding) -> anyhow::Result<()> {
-    let mut cluster = Broker::builder().jetstream().start_cluster(3).await;
+    let mut cluster = TestBroker::builder().jetstream().start_cluster(3).await;
     // Whatever they agreed on is gone with their stores; what is left are the addresses.
     for broker in cluster.iter_mut() {
         broker.kill9();
@@ -45,7 +49,8 @@ async fn form_once(directory: &Path, finding: &mut Finding) -> anyhow::Result<()
         probes.spawn(watch(gateway.port, gateway.admin_port, Arc::clone(&untrue), stop.clone()));
     }
     for gateway in &stage.gateways {
-        eventually(DEADLINE, async || probe::get(gateway.admin_port, "/livez").await.map(|_| ())).await;
+        eventually(DEADLINE, async || probe::get(gateway.admin_port, "/livez").await.map(|_| ()))
+            .await;
     }
     tokio::time::sleep(ALONE).await;
     for gateway in &stage.gateways {
@@ -56,7 +61,8 @@ async fn form_once(directory: &Path, finding: &mut Finding) -> anyhow::Result<()
     stage.cluster[2].start_again().await;
     stage.ready().await;
     stage.members(1).await;
-    // Whichever gateway fills the bucket, and however often it is interrupted, all of it is there in the end.
+    // Whichever gateway fills the bucket, and however often it is interrupted, all of it is there
+    // in the end.
     eventually(DEADLINE, async || match stage.metric("natsway_routes{state=\"serving\"}").await {
         serving if serving == ROUTES * stage.gateways.len() as f64 => Ok(()),
         serving => Err(format!("{serving} routes at {} gateways", stage.gateways.len())),
@@ -73,8 +79,14 @@ async fn form_once(directory: &Path, finding: &mut Finding) -> anyhow::Result<()
     stage.keep_logs()
 }
 
-/// Asks whether a gateway is ready, and if it says so sends a request at once; counts those that it has no routes for.
-async fn watch(port: u16, admin_port: u16, untrue: Arc<AtomicUsize>, stop: CancellationToken) -> usize {
+/// Asks whether a gateway is ready, and if it says so sends a request at once; counts those that it
+/// has no routes for.
+async fn watch(
+    port: u16,
+    admin_port: u16,
+    untrue: Arc<AtomicUsize>,
+    stop: CancellationToken,
+) -> usize {
     let mut looks = 0;
     while !stop.is_cancelled() {
         looks += 1;

@@ -1,8 +1,8 @@
 //! The invariant checker: what handlers did, judged against what groups promise.
 //!
-//! Per key never two handlers at once; per key in order among first successes; nothing lost; a message that was handled
-//! twice needs a fault beside it that explains why. Frozen processes and handlers that ignore cancellation are outside
-//! of the promise, and no run makes any.
+//! Per key never two handlers at once; per key in order among first successes; nothing lost; a
+//! message that was handled twice needs a fault beside it that explains why. Frozen processes and
+//! handlers that ignore cancellation are outside of the promise, and no run makes any.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -79,9 +79,10 @@ impl Ledger {
         // A kill can cut the last line short.
         for line in text.lines() {
             let parts: Vec<&str> = line.split(' ').collect();
-            let (Some(at), Some(id)) =
-                (parts.get(1).and_then(|t| t.parse().ok()), parts.get(2).and_then(|t| t.parse().ok()))
-            else {
+            let (Some(at), Some(id)) = (
+                parts.get(1).and_then(|t| t.parse().ok()),
+                parts.get(2).and_then(|t| t.parse().ok()),
+            ) else {
                 continue;
             };
             match (parts[0], parts.as_slice()) {
@@ -130,8 +131,11 @@ impl Ledger {
     /// Judges everything that was noted.
     pub fn judge(mut self) -> Verdict {
         self.runs.sort_by_key(|run| run.begun_ns);
-        let mut verdict =
-            Verdict { published: self.published.len(), runs: self.runs.len(), ..Verdict::default() };
+        let mut verdict = Verdict {
+            published: self.published.len(),
+            runs: self.runs.len(),
+            ..Verdict::default()
+        };
         let mut by_key: BTreeMap<&str, Vec<&Run>> = BTreeMap::new();
         for run in &self.runs {
             by_key.entry(&run.key).or_default().push(run);
@@ -153,7 +157,8 @@ impl Ledger {
         let mut open: Vec<&Run> = Vec::new();
         for run in runs {
             open.retain(|before| run.begun_ns < before.ended_ns);
-            if let Some(before) = open.iter().find(|before| run.begun_ns < self.protected_until(before, run))
+            if let Some(before) =
+                open.iter().find(|before| run.begun_ns < self.protected_until(before, run))
             {
                 verdict.overlaps += 1;
                 verdict.example(format!(
@@ -165,13 +170,14 @@ impl Ledger {
         }
     }
 
-    /// Until when nobody may begin beside a handler. One that goes on after it has refused its message is protected by the
-    /// pin alone, which a fault may take at once.
+    /// Until when nobody may begin beside a handler. One that goes on after it has refused its
+    /// message is protected by the pin alone, which a fault may take at once.
     fn protected_until(&self, before: &Run, by: &Run) -> u64 {
-        let excuse = before.refused_ns.filter(|_| before.instance != by.instance).filter(|refused| {
-            let window = refused.saturating_sub(FAULT_REACH_NS)..=by.begun_ns;
-            self.faults_ns.iter().any(|fault| window.contains(fault))
-        });
+        let excuse =
+            before.refused_ns.filter(|_| before.instance != by.instance).filter(|refused| {
+                let window = refused.saturating_sub(FAULT_REACH_NS)..=by.begun_ns;
+                self.faults_ns.iter().any(|fault| window.contains(fault))
+            });
         excuse.unwrap_or(before.ended_ns)
     }
 
@@ -236,19 +242,23 @@ mod tests {
 
     #[test]
     fn an_orderly_run_is_kept() {
-        let verdict = judge(&["B 10 1 k 1\nS 12 1\nE 13 1\n", "B 14 1 k 2\nS 15 1\nE 16 1\n"], None, &[]);
+        let verdict =
+            judge(&["B 10 1 k 1\nS 12 1\nE 13 1\n", "B 14 1 k 2\nS 15 1\nE 16 1\n"], None, &[]);
         assert!(verdict.kept(), "{verdict:?}");
     }
 
     #[test]
     fn every_kind_of_breach_is_seen() {
-        let overlap = judge(&["B 10 1 k 1\nS 12 1\nE 20 1\n", "B 14 1 k 2\nS 15 1\nE 16 1\n"], None, &[]);
+        let overlap =
+            judge(&["B 10 1 k 1\nS 12 1\nE 20 1\n", "B 14 1 k 2\nS 15 1\nE 16 1\n"], None, &[]);
         assert_eq!((overlap.overlaps, overlap.lost), (1, 0));
-        let disorder = judge(&["B 10 1 k 2\nS 12 1\nE 13 1\nB 14 2 k 1\nS 15 2\nE 16 2\n"], None, &[]);
+        let disorder =
+            judge(&["B 10 1 k 2\nS 12 1\nE 13 1\nB 14 2 k 1\nS 15 2\nE 16 2\n"], None, &[]);
         assert_eq!((disorder.disorders, disorder.overlaps), (1, 0));
         let lost = judge(&["B 10 1 k 1\nS 12 1\nE 13 1\nB 14 2 k 2\nE 15 2\n"], None, &[]);
         assert_eq!(lost.lost, 1);
-        let twice = "B 10 1 k 1\nS 12 1\nE 13 1\nB 14 2 k 1\nS 15 2\nE 16 2\nB 17 3 k 2\nS 18 3\nE 19 3\n";
+        let twice =
+            "B 10 1 k 1\nS 12 1\nE 13 1\nB 14 2 k 1\nS 15 2\nE 16 2\nB 17 3 k 2\nS 18 3\nE 19 3\n";
         assert_eq!(judge(&[twice], None, &[]).unexplained_duplicates, 1);
         let explained = judge(&[twice], None, &[12]);
         assert_eq!((explained.duplicates, explained.kept()), (1, true));
@@ -260,7 +270,8 @@ mod tests {
         let next = "B 14 1 k 1\nS 15 1\nE 16 1\nB 17 2 k 2\nS 18 2\nE 19 2\n";
         assert_eq!(judge(&[refused, next], None, &[]).overlaps, 2);
         assert!(judge(&[refused, next], None, &[13]).kept());
-        let same = "B 10 1 k 1\nN 12 1\nB 14 2 k 1\nS 15 2\nE 16 2\nE 17 1\nB 18 3 k 2\nS 19 3\nE 20 3\n";
+        let same =
+            "B 10 1 k 1\nN 12 1\nB 14 2 k 1\nS 15 2\nE 16 2\nE 17 1\nB 18 3 k 2\nS 19 3\nE 20 3\n";
         assert_eq!(judge(&[same], None, &[13]).overlaps, 1);
     }
 

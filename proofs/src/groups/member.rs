@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use async_nats::jetstream::consumer::pull;
-use natsway_boot::Broker;
+use natsway_boot::BrokerConfig;
 use natsway_partitioned_consumer::{ElasticGroup, MemberHandle, Message, StaticGroup};
 use serde::{Deserialize, Serialize};
 
@@ -69,8 +69,12 @@ impl Log {
     fn begin(self: &Arc<Self>, message: &Message) -> Entry {
         let run = self.runs.fetch_add(1, Ordering::Relaxed);
         let number = String::from_utf8_lossy(message.payload()).into_owned();
-        let line =
-            format!("B {} {run} {} {number} {}\n", now_ns(), message.subject(), message.stream_sequence());
+        let line = format!(
+            "B {} {run} {} {number} {}\n",
+            now_ns(),
+            message.subject(),
+            message.stream_sequence()
+        );
         self.write(&line);
         Entry { log: Arc::clone(self), run }
     }
@@ -100,8 +104,11 @@ impl Drop for Entry {
 /// When the member cannot start, or ended with an error.
 pub async fn run(orders: Orders) -> Result<()> {
     let stop = natsway_boot::shutdown::on_signal()?;
-    let file =
-        File::options().create(true).append(true).open(&orders.log).context("the log cannot be opened")?;
+    let file = File::options()
+        .create(true)
+        .append(true)
+        .open(&orders.log)
+        .context("the log cannot be opened")?;
     let log = Arc::new(Log { file, runs: AtomicU64::new(1) });
     // The broker may be on its way back just now.
     let deadline = Instant::now() + START_WITHIN;
@@ -129,7 +136,7 @@ pub async fn run(orders: Orders) -> Result<()> {
 
 async fn join(orders: &Orders, log: &Arc<Log>) -> Result<MemberHandle> {
     // As programs have it: a frozen server is noticed, and another one of a cluster is taken.
-    let client = Broker::new(&orders.url)?.connect("groups-member", "_INBOX_member").await?;
+    let client = BrokerConfig::new(&orders.url)?.connect("groups-member", "_INBOX_member").await?;
     let context = async_nats::jetstream::new(client);
     let builder = if orders.fixed {
         StaticGroup::new(context, &orders.stream, &orders.group)?.consume(&orders.member)
@@ -137,7 +144,8 @@ async fn join(orders: &Orders, log: &Arc<Log>) -> Result<MemberHandle> {
         ElasticGroup::new(context, &orders.stream, &orders.group)?.consume(&orders.member)
     };
     let ack_wait = Duration::from_millis(orders.ack_wait_ms);
-    let template = pull::Config { max_ack_pending: orders.max_ack_pending, ack_wait, ..Default::default() };
+    let template =
+        pull::Config { max_ack_pending: orders.max_ack_pending, ack_wait, ..Default::default() };
     let builder = builder.template(template).concurrency(orders.concurrency);
     let builder = builder.drain_timeout(Duration::from_secs(5));
     let (work_ms, moody, log) = (orders.work_ms, orders.moody, Arc::clone(log));

@@ -1,7 +1,9 @@
-//! What is promised of consumer groups: chaos of members, brokers and memberships, judged message by message.
+//! What is promised of consumer groups: chaos of members, brokers and memberships, judged message
+//! by message.
 //!
-//! Members run as processes of their own, so that they can be killed; each writes what its handlers do, with the
-//! machine's clock, into a log that outlives it. Afterwards the [`ledger`] judges all logs together.
+//! Members run as processes of their own, so that they can be killed; each writes what its handlers
+//! do, with the machine's clock, into a log that outlives it. Afterwards the [`ledger`] judges all
+//! logs together.
 
 pub mod chaos;
 pub mod ledger;
@@ -53,7 +55,8 @@ pub const SCENARIOS: [Scenario<Size>; 2] = [
 /// Runs every scenario, or those that were asked for.
 ///
 /// # Errors
-/// Something that is not under proof did not work: a process that does not start, a file that cannot be written.
+/// Something that is not under proof did not work: a process that does not start, a file that
+/// cannot be written.
 pub async fn prove(size: &Size) -> anyhow::Result<Report> {
     run("groups", (size.seed, &size.only), size, &SCENARIOS).await
 }

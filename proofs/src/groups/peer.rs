@@ -1,4 +1,5 @@
-//! The Go library and its `cg`, built by the Go toolchain from the versions that `tests/interop-go/*.mod` pin.
+//! The Go library and its `cg`, built by the Go toolchain from the versions that
+//! `tests/interop-go/*.mod` pin.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,7 +9,8 @@ use std::process::Command;
 pub enum Peer {
     /// v0.2.2: several filters, members pin under one name.
     Current,
-    /// v0.1.0: one filter, members pin under their own names. Some module proxies carry this version only.
+    /// v0.1.0: one filter, members pin under their own names. Some module proxies carry this
+    /// version only.
     Older,
 }
 
@@ -50,12 +52,14 @@ impl Peer {
     pub fn build(self, directory: &Path) -> Result<PathBuf, Unavailable> {
         let programs = directory.join(self.version());
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop-go");
-        std::fs::create_dir_all(&programs).map_err(|error| Unavailable::Broken(error.to_string()))?;
+        std::fs::create_dir_all(&programs)
+            .map_err(|error| Unavailable::Broken(error.to_string()))?;
         let mut command = Command::new("go");
         command.args(["build", "-buildvcs=false"]).args(self.arguments()).arg("-o").arg(&programs);
         command.args([".", "github.com/synadia-io/orbit.go/pcgroups/cg"]);
         let built = command.current_dir(source).env("GOFLAGS", "-mod=readonly").output();
-        let built = built.map_err(|error| Unavailable::NoGo(format!("`go` cannot be run ({error})")))?;
+        let built =
+            built.map_err(|error| Unavailable::NoGo(format!("`go` cannot be run ({error})")))?;
         if built.status.success() {
             return Ok(programs);
         }
@@ -73,7 +77,10 @@ impl Peer {
     pub fn newest(directory: &Path) -> Result<(Self, PathBuf), Unavailable> {
         match Self::Current.build(directory) {
             Ok(programs) => Ok((Self::Current, programs)),
-            Err(why) => Self::Older.build(directory).map(|programs| (Self::Older, programs)).map_err(|_| why),
+            Err(why) => Self::Older
+                .build(directory)
+                .map(|programs| (Self::Older, programs))
+                .map_err(|_| why),
         }
     }
 }

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use futures_util::future::{BoxFuture, join_all};
 use natsway_testkit::http2::{
-    self, INITIAL_WINDOW_SIZE, PREFACE, flag, frame, kind, put_field, put_indexed, settings, window_update,
+    self, INITIAL_WINDOW_SIZE, PREFACE, flag, frame, kind, put_field, put_indexed, settings,
+    window_update,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -73,8 +74,8 @@ attackers! {
     connections_that_come_and_go, 200;
 }
 
-/// Runs what each connection does, for ever: who is cut off comes again. They come a few at a time, so that the
-/// listener's backlog is not what is attacked.
+/// Runs what each connection does, for ever: who is cut off comes again. They come a few at a time,
+/// so that the listener's backlog is not what is attacked.
 async fn crowd<F, A>(ground: Ground, act: A)
 where
     F: Future<Output = std::io::Result<()>> + Send,
@@ -162,7 +163,10 @@ async fn large_answers_unread(mut stream: TcpStream, _: fastrand::Rng) -> std::i
     hold(stream).await
 }
 
-async fn native_answers_left_unread(mut stream: TcpStream, _: fastrand::Rng) -> std::io::Result<()> {
+async fn native_answers_left_unread(
+    mut stream: TcpStream,
+    _: fastrand::Rng,
+) -> std::io::Result<()> {
     stream.write_all(b"GET /native/large HTTP/1.1\r\nhost: a\r\n\r\n").await?;
     hold(stream).await
 }
@@ -176,7 +180,10 @@ async fn answers_read_by_the_byte(mut stream: TcpStream, _: fastrand::Rng) -> st
     Ok(())
 }
 
-async fn pipelined_answers_left_unread(mut stream: TcpStream, _: fastrand::Rng) -> std::io::Result<()> {
+async fn pipelined_answers_left_unread(
+    mut stream: TcpStream,
+    _: fastrand::Rng,
+) -> std::io::Result<()> {
     stream.write_all(&b"GET /large HTTP/1.1\r\nhost: a\r\n\r\n".repeat(200)).await?;
     hold(stream).await
 }
@@ -217,7 +224,9 @@ async fn bodies_by_the_byte(mut stream: TcpStream, _: fastrand::Rng) -> std::io:
 }
 
 async fn chunks_of_a_byte(mut stream: TcpStream, _: fastrand::Rng) -> std::io::Result<()> {
-    stream.write_all(b"POST /little HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n").await?;
+    stream
+        .write_all(b"POST /little HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n")
+        .await?;
     loop {
         stream.write_all(&b"1\r\nx\r\n".repeat(20)).await?;
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -334,6 +343,9 @@ async fn idle_http2_connections(mut stream: TcpStream, _: fastrand::Rng) -> std:
     hold(stream).await
 }
 
-async fn connections_that_come_and_go(mut stream: TcpStream, _: fastrand::Rng) -> std::io::Result<()> {
+async fn connections_that_come_and_go(
+    mut stream: TcpStream,
+    _: fastrand::Rng,
+) -> std::io::Result<()> {
     stream.write_all(b"GET /large HTTP/1.1\r\nhost: a\r\n\r\n").await
 }

@@ -1,5 +1,6 @@
-//! Attackers who would have a gateway hold much for little, each against a gateway with the memory that the Compose
-//! file gives it, while another client is served: the memory stays below its bound, and no request of others fails.
+//! Attackers who would have a gateway hold much for little, each against a gateway with the memory
+//! that the Compose file gives it, while another client is served: the memory stays below its
+//! bound, and no request of others fails.
 
 pub mod attackers;
 
@@ -12,7 +13,7 @@ use anyhow::Context;
 use async_nats::Client;
 use futures_util::StreamExt;
 use http::{HeaderMap, StatusCode};
-use natsway_testkit::{Broker, Process, eventually, free_port, workspace_binary};
+use natsway_testkit::{Process, TestBroker, eventually, free_port, workspace_binary};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -74,7 +75,8 @@ pub async fn prove(size: &Size) -> anyhow::Result<Report> {
     Ok(Report { proof: "memory", seed: size.seed, scenarios })
 }
 
-/// The connections that the limit on open files leaves to an attacker, once it is as high as it may be.
+/// The connections that the limit on open files leaves to an attacker, once it is as high as it may
+/// be.
 fn raise_open_files() -> anyhow::Result<usize> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("limit on open files")?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).context("raise the limit on open files")?;
@@ -105,8 +107,10 @@ async fn withstand(
     drop(attack);
     let asked = witness.leave().await;
 
-    let (peak, failed) = (arena.memory("VmHWM:")?, asked.iter().filter(|asked| asked.is_err()).count());
-    let mut took: Vec<Duration> = asked.iter().filter_map(|asked| asked.as_ref().ok().copied()).collect();
+    let (peak, failed) =
+        (arena.memory("VmHWM:")?, asked.iter().filter(|asked| asked.is_err()).count());
+    let mut took: Vec<Duration> =
+        asked.iter().filter_map(|asked| asked.as_ref().ok().copied()).collect();
     took.sort_unstable();
     let p99 = took.get(took.len() * 99 / 100).copied().unwrap_or_default();
     finding.figure("before_mib", before >> 20);
@@ -119,7 +123,10 @@ async fn withstand(
         finding.figure(figure, arena.metric(&format!("natsway_client_{figure}")).await?);
     }
     for code in ["memory_full", "no_room_for_answer"] {
-        finding.figure(code, arena.metric(&format!("natsway_problems_total{{code=\"{code}\"}}")).await?);
+        finding.figure(
+            code,
+            arena.metric(&format!("natsway_problems_total{{code=\"{code}\"}}")).await?,
+        );
     }
     finding.promise(peak < BOUND_BYTES, || format!("{} MiB of memory", peak >> 20));
     finding.promise(asked.len() > 3, || format!("others got {} answers alone", asked.len()));
@@ -128,7 +135,9 @@ async fn withstand(
         format!("{failed} requests of others failed: {first:?}")
     });
     let connects = arena.metric("natsway_broker_connects_total").await?;
-    finding.promise(connects <= 2.0 * SHARDS as f64, || format!("{connects} connections to the broker"));
+    finding.promise(connects <= 2.0 * SHARDS as f64, || {
+        format!("{connects} connections to the broker")
+    });
     // What an attacker had is given back once it is gone.
     eventually(DEADLINE, async || match arena.metric("natsway_held_bytes").await {
         Ok(held) if held < f64::from(1 << 20) => Ok(()),
@@ -144,12 +153,12 @@ struct Arena {
     port: u16,
     admin_port: u16,
     _backends: Vec<AbortOnDropHandle<()>>,
-    _broker: Broker,
+    _broker: TestBroker,
 }
 
 impl Arena {
     async fn start(directory: &Path) -> anyhow::Result<Arena> {
-        let broker = Broker::start().await;
+        let broker = TestBroker::start().await;
         let routes = directory.join("routes.toml");
         let route = |name, path, codec, subject| {
             format!(
@@ -172,7 +181,7 @@ impl Arena {
             .args(["--listen", &format!("127.0.0.1:{port}")])
             .args(["--admin-listen", &format!("127.0.0.1:{admin_port}")])
             .args(["--nats-url", &broker.url(), "--static-routes", "--log", "warn"])
-            .args(["--cores", &SHARDS.to_string(), "--memory-limit", &LIMIT_BYTES.to_string()])
+            .args(["--shards", &SHARDS.to_string(), "--memory-limit", &LIMIT_BYTES.to_string()])
             .arg("--routes")
             .arg(&routes)
             .start();
@@ -187,7 +196,9 @@ impl Arena {
     /// A figure of `/metrics`; 0 when it is not there.
     async fn metric(&self, sample: &str) -> anyhow::Result<f64> {
         let (_, page) = probe::get(self.admin_port, "/metrics").await?;
-        let value = page.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' ')?.parse().ok());
+        let value = page
+            .lines()
+            .find_map(|line| line.strip_prefix(sample)?.strip_prefix(' ')?.parse().ok());
         Ok(value.unwrap_or(0.0))
     }
 
@@ -195,7 +206,8 @@ impl Arena {
     fn memory(&self, line: &str) -> anyhow::Result<usize> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.gateway.pid()))
             .context("the gateway is gone")?;
-        let kib = status.lines().find_map(|have| have.strip_prefix(line)?.trim().strip_suffix(" kB"));
+        let kib =
+            status.lines().find_map(|have| have.strip_prefix(line)?.trim().strip_suffix(" kB"));
         Ok(kib.context("no such line")?.trim().parse::<usize>()? * 1024)
     }
 }
@@ -203,7 +215,12 @@ impl Arena {
 /// Answers with much where the path says so.
 async fn envelope_backend(client: Client) -> anyhow::Result<AbortOnDropHandle<()>> {
     let answer = |body: &[u8]| {
-        natsway_wire::envelope::encode_response(StatusCode::OK, &HeaderMap::new(), &HeaderMap::new(), body)
+        natsway_wire::envelope::encode_response(
+            StatusCode::OK,
+            &HeaderMap::new(),
+            &HeaderMap::new(),
+            body,
+        )
     };
     let (little, large) = (answer(b"little")?, answer(&vec![b'x'; LARGE_BYTES])?);
     let mut requests = client.queue_subscribe("svc.prove.blue", "q".to_owned()).await?;
@@ -283,7 +300,8 @@ async fn ask(stream: &mut TcpStream) -> std::io::Result<u16> {
         let text = String::from_utf8_lossy(&answer);
         let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
         let length = head.to_ascii_lowercase().lines().find_map(|line| {
-            line.strip_prefix("content-length:").and_then(|length| length.trim().parse::<usize>().ok())
+            line.strip_prefix("content-length:")
+                .and_then(|length| length.trim().parse::<usize>().ok())
         });
         if body.len() >= length.unwrap_or(0) {
             return Ok(head.get(9..12).and_then(|code| code.parse().ok()).unwrap_or(0));

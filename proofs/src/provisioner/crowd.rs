@@ -18,7 +18,8 @@ const PACE: Duration = Duration::from_secs(1);
 /// No answer within this is a failure.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// How long a worker takes for a request, in milliseconds; it waits, and needs no processor for that.
+/// How long a worker takes for a request, in milliseconds; it waits, and needs no processor for
+/// that.
 pub(super) const WORK_MS: u32 = 50;
 
 /// Everybody who asks.
@@ -48,11 +49,13 @@ impl Crowd {
         Crowd { port, asked, began: Instant::now(), clients, stop }
     }
 
-    /// Lets so many more come, each of whom asks once a second from a random moment on. They go when the token is cancelled.
+    /// Lets so many more come, each of whom asks once a second from a random moment on. They go
+    /// when the token is cancelled.
     pub(super) fn come(&mut self, clients: usize) -> CancellationToken {
         let leave = self.stop.child_token();
         for _ in 0..clients {
-            let (asked, began, port, leave) = (Arc::clone(&self.asked), self.began, self.port, leave.clone());
+            let (asked, began, port, leave) =
+                (Arc::clone(&self.asked), self.began, self.port, leave.clone());
             self.clients.spawn(async move {
                 let mut client = Client { port, connection: None };
                 let mut next = tokio::time::Instant::now() + PACE.mul_f64(fastrand::f64());
@@ -133,8 +136,9 @@ impl Client {
             self.connection = Some(sender);
         }
         let connection = self.connection.as_mut().expect("it was just made");
-        let request =
-            Request::get(format!("/slow?ms={WORK_MS}")).header("host", "prove.test").body(Empty::new())?;
+        let request = Request::get(format!("/slow?ms={WORK_MS}"))
+            .header("host", "prove.test")
+            .body(Empty::new())?;
         let response = connection.send_request(request).await?;
         let status = response.status().as_u16();
         response.into_body().collect().await?;

@@ -1,4 +1,5 @@
-//! What is promised of the provisioner: against its rivals by a virtual clock, and live, on real processes.
+//! What is promised of the provisioner: against its rivals by a virtual clock, and live, on real
+//! processes.
 
 mod crowd;
 
@@ -10,7 +11,7 @@ use futures_util::StreamExt;
 use natsway_provisioner::decision::Decision;
 use natsway_provisioner::events::{Status, status_subject};
 use natsway_provisioner::simulate::{TraceKind, compare, fault_sequence, plot, table, verdict};
-use natsway_testkit::{Broker, Process, Signal, eventually, free_port, workspace_binary};
+use natsway_testkit::{Process, Signal, TestBroker, eventually, free_port, workspace_binary};
 
 use self::crowd::{Crowd, WORK_MS, csv};
 use super::scenario::{Scenario, run, scenario};
@@ -37,7 +38,8 @@ const SUBJECT: &str = "svc.prove.blue";
 pub const SCENARIOS: [Scenario<Size>; 5] = [
     scenario!(
         simulation,
-        "on seeds that no parameter was chosen on: better than default KEDA, near the best of a grid"
+        "on seeds that no parameter was chosen on: better than default KEDA, near the best of a \
+         grid"
     ),
     scenario!(
         fault_sequences,
@@ -47,7 +49,10 @@ pub const SCENARIOS: [Scenario<Size>; 5] = [
         flash_crowd,
         "ten times the clients come and go: met within 3 s, and none fails while it scales in"
     ),
-    scenario!(kills, "workers, the leader and the broker are killed under load: everything converges"),
+    scenario!(
+        kills,
+        "workers, the leader and the broker are killed under load: everything converges"
+    ),
     scenario!(
         frozen_workers,
         "the oldest worker freezes and the load falls: it goes, and the healthy ones stay"
@@ -74,10 +79,14 @@ async fn simulation(size: &Size, directory: &Path, finding: &mut Finding) -> any
     finding.figure("verdict", serde_json::to_value(&verdict)?);
     let all = TraceKind::ALL.len();
     let better = verdict.better_than_default.len();
-    finding.promise(better >= 14, || format!("better than default KEDA on {better} of {all} traces"));
+    finding
+        .promise(better >= 14, || format!("better than default KEDA on {better} of {all} traces"));
     let near = verdict.near_best_of_grid.len();
     finding.promise(near >= 13, || {
-        format!("near the best of the grid on {near} of {all} traces: {}", verdict.lost_to_grid.join("; "))
+        format!(
+            "near the best of the grid on {near} of {all} traces: {}",
+            verdict.lost_to_grid.join("; ")
+        )
     });
     let reversals = verdict.reversals_per_step;
     finding.promise(reversals <= 2, || format!("{reversals} reversals for each step of the load"));
@@ -100,7 +109,7 @@ async fn fault_sequences(size: &Size, _: &Path, finding: &mut Finding) -> anyhow
 
 /// Ten times the clients come at once, and go again.
 async fn flash_crowd(size: &Size, directory: &Path, finding: &mut Finding) -> anyhow::Result<()> {
-    let broker = Broker::builder().jetstream().start().await;
+    let broker = TestBroker::builder().jetstream().start().await;
     let stand = Stand::start(directory, &broker, 1).await?;
     for round in 0..size.rounds {
         let mut crowd = Crowd::new(stand.port);
@@ -136,7 +145,7 @@ async fn flash_crowd(size: &Size, directory: &Path, finding: &mut Finding) -> an
 
 /// Workers, the leading provisioner and the broker are killed under load, and everything converges.
 async fn kills(size: &Size, directory: &Path, finding: &mut Finding) -> anyhow::Result<()> {
-    let mut broker = Broker::builder().jetstream().start().await;
+    let mut broker = TestBroker::builder().jetstream().start().await;
     let mut stand = Stand::start(directory, &broker, 2).await?;
     let mut crowd = Crowd::new(stand.port);
     crowd.come(5 * FEW);
@@ -168,10 +177,15 @@ async fn kills(size: &Size, directory: &Path, finding: &mut Finding) -> anyhow::
         finding.figure(&format!("broker_killed_{round}_ms"), began.elapsed().as_millis() as u64);
         let recovered = crowd.elapsed();
         tokio::time::sleep(Duration::from_secs(2)).await;
-        let after = crowd.asked().into_iter().filter(|one| one.at > recovered + Duration::from_secs(1));
+        let after =
+            crowd.asked().into_iter().filter(|one| one.at > recovered + Duration::from_secs(1));
         let (good, bad): (Vec<_>, Vec<_>) = after.partition(|one| !one.failed());
         finding.promise(good.len() > 50 && bad.is_empty(), || {
-            format!("{} of {} requests failed after all was back", bad.len(), bad.len() + good.len())
+            format!(
+                "{} of {} requests failed after all was back",
+                bad.len(),
+                bad.len() + good.len()
+            )
         });
     }
     let asked = crowd.leave().await;
@@ -182,9 +196,14 @@ async fn kills(size: &Size, directory: &Path, finding: &mut Finding) -> anyhow::
     Ok(())
 }
 
-/// The oldest of many workers is frozen, and the load falls: the healthy ones stay, and the frozen one goes.
-async fn frozen_workers(size: &Size, directory: &Path, finding: &mut Finding) -> anyhow::Result<()> {
-    let broker = Broker::builder().jetstream().start().await;
+/// The oldest of many workers is frozen, and the load falls: the healthy ones stay, and the frozen
+/// one goes.
+async fn frozen_workers(
+    size: &Size,
+    directory: &Path,
+    finding: &mut Finding,
+) -> anyhow::Result<()> {
+    let broker = TestBroker::builder().jetstream().start().await;
     let stand = Stand::start(directory, &broker, 1).await?;
     for round in 0..size.rounds {
         let mut crowd = Crowd::new(stand.port);
@@ -217,7 +236,9 @@ async fn frozen_workers(size: &Size, directory: &Path, finding: &mut Finding) ->
             "requests": asked.len(), "workers": [many, few], "told_to_stop_after_ms": stopped.as_millis() as u64,
             "failed_until_it_had_gone": meanwhile, "failed_afterwards": after,
         }));
-        finding.promise(after == 0, || format!("{after} requests failed after the frozen one had gone"));
+        finding.promise(after == 0, || {
+            format!("{after} requests failed after the frozen one had gone")
+        });
     }
     stand.retire().await;
     Ok(())
@@ -234,13 +255,19 @@ struct Stand {
 }
 
 impl Stand {
-    async fn start(directory: &Path, broker: &Broker, provisioners: usize) -> anyhow::Result<Stand> {
+    async fn start(
+        directory: &Path,
+        broker: &TestBroker,
+        provisioners: usize,
+    ) -> anyhow::Result<Stand> {
         let (port, broker_url) = (free_port(), broker.url());
         let routes = directory.join("routes.toml");
         let target = format!("[[route.target]]\nversion = \"blue\"\nsubject = \"{SUBJECT}\"\n");
         std::fs::write(
             &routes,
-            format!("[[route]]\nname = \"prove\"\npath = \"/{{*rest}}\"\ntimeout = \"15s\"\n{target}"),
+            format!(
+                "[[route]]\nname = \"prove\"\npath = \"/{{*rest}}\"\ntimeout = \"15s\"\n{target}"
+            ),
         )?;
         let gateway = Process::builder(workspace_binary("apiproxy"))
             .args(["--listen", &format!("127.0.0.1:{port}")])
@@ -283,7 +310,8 @@ impl Stand {
         }
         stand.converged().await;
         // The gateway has found the broker and a worker.
-        eventually(DEADLINE, async || matches!(crate::probe::get(port, "/").await, Ok((200, _)))).await;
+        eventually(DEADLINE, async || matches!(crate::probe::get(port, "/").await, Ok((200, _))))
+            .await;
         Ok(stand)
     }
 
@@ -296,8 +324,11 @@ impl Stand {
     }
 
     async fn status(&self) -> Result<Status, String> {
-        let answer =
-            self.client.request(status_subject(), "".into()).await.map_err(|error| error.to_string())?;
+        let answer = self
+            .client
+            .request(status_subject(), "".into())
+            .await
+            .map_err(|error| error.to_string())?;
         serde_json::from_slice(&answer.payload).map_err(|error| error.to_string())
     }
 
@@ -305,12 +336,14 @@ impl Stand {
         self.status().await?.targets.pop().ok_or_else(|| "no decision yet".to_owned())
     }
 
-    /// Waits until as many workers serve as were decided on, and the processes are those; says how many.
+    /// Waits until as many workers serve as were decided on, and the processes are those; says how
+    /// many.
     async fn converged(&self) -> u32 {
         eventually(DEADLINE, async || {
             let decision = self.decision().await?;
-            let is_settled =
-                decision.frozen.is_none() && decision.from == decision.to && decision.fleet.starting == 0;
+            let is_settled = decision.frozen.is_none()
+                && decision.from == decision.to
+                && decision.fleet.starting == 0;
             let serving = self.serving().await?;
             let processes = u32::try_from(self.worker_pids().len()).unwrap_or(u32::MAX);
             if is_settled && serving == decision.to && processes == decision.to {
@@ -344,7 +377,11 @@ impl Stand {
         eventually(DEADLINE, async || {
             let decision = self.decision().await?;
             let is_settled = decision.to <= workers && decision.fleet.stopping == 0;
-            if is_settled && self.serving().await? <= workers { Ok(()) } else { Err(decision.to_string()) }
+            if is_settled && self.serving().await? <= workers {
+                Ok(())
+            } else {
+                Err(decision.to_string())
+            }
         })
         .await;
     }
@@ -358,7 +395,8 @@ impl Stand {
             let mut answers = self.client.subscribe(inbox.clone()).await?;
             self.client.publish_with_reply(question, inbox, "".into()).await?;
             let mut count = 0;
-            while let Ok(Some(answer)) = tokio::time::timeout(Duration::from_millis(80), answers.next()).await
+            while let Ok(Some(answer)) =
+                tokio::time::timeout(Duration::from_millis(80), answers.next()).await
             {
                 count += u32::from(answer.status.is_none());
             }
@@ -369,7 +407,9 @@ impl Stand {
 
     /// The workers that are written down and not told to stop.
     fn worker_pids(&self) -> Vec<i32> {
-        let Ok(entries) = std::fs::read_dir(self.directory.join("state")) else { return Vec::new() };
+        let Ok(entries) = std::fs::read_dir(self.directory.join("state")) else {
+            return Vec::new();
+        };
         let pid = |entry: std::fs::DirEntry| {
             let stat = std::fs::read_to_string(entry.path().join("pid")).ok()?;
             let told_to_stop = entry.path().join("stop").exists();

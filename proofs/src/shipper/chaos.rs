@@ -1,12 +1,13 @@
-//! Chaos from files to files: hosts write and rotate, producers, consumers and the broker are killed, stopped and frozen, a disk is
-//! full, consumers join and leave. Everything random comes from one seed. Then all come back, and the judge counts.
+//! Chaos from files to files: hosts write and rotate, producers, consumers and the broker are
+//! killed, stopped and frozen, a disk is full, consumers join and leave. Everything random comes
+//! from one seed. Then all come back, and the judge counts.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use natsway_testkit::Broker;
+use natsway_testkit::TestBroker;
 use serde::Serialize;
 use tokio::time::{Instant, sleep};
 
@@ -28,7 +29,8 @@ pub struct Plan {
     pub hosts: usize,
     /// Lines that all hosts write together.
     pub lines: u64,
-    /// The consumers with lists read all partitions, each of them, and so overtake each other all the time.
+    /// The consumers with lists read all partitions, each of them, and so overtake each other all
+    /// the time.
     pub overlapping: bool,
     /// `SHIPPER_ROTATE` of all consumers.
     pub rotate: Option<String>,
@@ -57,7 +59,8 @@ pub struct Outcome {
     pub faults_total: u32,
     /// Whether there was a disk to fill.
     pub small_disk: bool,
-    /// Commits that were refused since another consumer was first, as far as the logs of the consumers with lists tell.
+    /// Commits that were refused since another consumer was first, as far as the logs of the
+    /// consumers with lists tell.
     pub overtaken: u64,
     /// Seconds from the last line written until all had arrived.
     pub settle_seconds: f64,
@@ -83,7 +86,8 @@ const LISTS: [&str; 2] = ["0,1", "2,3,4"];
 const OVERLAPPING_LISTS: [&str; 2] = ["0,1,2,3,4", "0,1,2,3,4"];
 /// All lines have to have arrived so long after the last was written,
 const SETTLE: Duration = Duration::from_secs(240);
-/// and so long after the last that arrived: longer than any time-out of the programs, their ways back included.
+/// and so long after the last that arrived: longer than any time-out of the programs, their ways
+/// back included.
 const STALL: Duration = Duration::from_secs(75);
 
 /// Something to undo later.
@@ -103,7 +107,7 @@ enum Undo {
 struct Chaos {
     plan: Plan,
     random: fastrand::Rng,
-    broker: Broker,
+    broker: TestBroker,
     broker_up: bool,
     hosts: Vec<Host>,
     producers: Vec<Program>,
@@ -149,12 +153,17 @@ pub async fn run(plan: Plan) -> Result<Outcome> {
 impl Chaos {
     async fn start(plan: Plan) -> Result<Self> {
         let mut random = fastrand::Rng::with_seed(plan.seed);
-        let broker = Broker::builder().jetstream().port(natsway_testkit::free_port()).start().await;
+        let broker =
+            TestBroker::builder().jetstream().port(natsway_testkit::free_port()).start().await;
         let directory = |name: &str| plan.directory.join(name);
-        let disk =
-            SmallDisk::mount(&directory(&format!("shared-{ON_DISK}")), 64 + plan.lines * 60 / (1 << 20));
+        let disk = SmallDisk::mount(
+            &directory(&format!("shared-{ON_DISK}")),
+            64 + plan.lines * 60 / (1 << 20),
+        );
         let disk = disk
-            .map_err(|error| eprintln!("no disk is filled, mounting one is not allowed here: {error}"))
+            .map_err(|error| {
+                eprintln!("no disk is filled, mounting one is not allowed here: {error}")
+            })
             .ok();
         let programs = Programs {
             producer: plan.producer.clone(),
@@ -169,7 +178,8 @@ impl Chaos {
         for index in 0..plan.hosts {
             hosts.push(Host::start(&directory("hosts"), index, per_host, rate, random.u64(..))?);
         }
-        let producers = hosts.iter().map(|host| programs.producer(&broker, &host.name, &host.log)).collect();
+        let producers =
+            hosts.iter().map(|host| programs.producer(&broker, &host.name, &host.log)).collect();
         let shared = |index: usize| {
             let name = format!("shared-{index}");
             programs.shared(&broker, &name, &plan.directory.join(&name))
@@ -226,7 +236,8 @@ impl Chaos {
 
     async fn undo_due(&mut self) {
         let now = Instant::now();
-        let (due, later) = std::mem::take(&mut self.undo).into_iter().partition(|(at, _)| *at <= now);
+        let (due, later) =
+            std::mem::take(&mut self.undo).into_iter().partition(|(at, _)| *at <= now);
         self.undo = later;
         let due: Vec<(Instant, Undo)> = due;
         for (_, undo) in due {
@@ -282,8 +293,9 @@ impl Chaos {
         for entry in std::fs::read_dir(self.plan.directory.join("logs"))? {
             let path = entry?.path();
             if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("listed-")) {
-                times +=
-                    std::fs::read_to_string(path)?.matches("another consumer committed first").count() as u64;
+                times += std::fs::read_to_string(path)?
+                    .matches("another consumer committed first")
+                    .count() as u64;
             }
         }
         Ok(times)
@@ -412,7 +424,8 @@ impl Chaos {
         if !self.shared[index].is_running() {
             return self.shared[index].start().then_some("consumer joined");
         }
-        // On a full disk, or without a broker, it cannot finish in time, and says so; it still ends in order.
+        // On a full disk, or without a broker, it cannot finish in time, and says so; it still ends
+        // in order.
         self.shared[index].terminate();
         self.later(2.0..15.0, Undo::Shared(index));
         Some("consumer left")
@@ -440,7 +453,9 @@ impl Chaos {
         let expected: u64 = written.values().sum();
         let clusters = [("shared", SHARED), ("listed", LISTS.len())];
         let clusters = clusters.map(|(name, count)| {
-            (0..count).map(|index| self.plan.directory.join(format!("{name}-{index}"))).collect::<Vec<_>>()
+            (0..count)
+                .map(|index| self.plan.directory.join(format!("{name}-{index}")))
+                .collect::<Vec<_>>()
         });
         let mut progress = ([0, 0], Instant::now());
         loop {
@@ -455,18 +470,23 @@ impl Chaos {
                 progress = (arrived, Instant::now());
             }
             if began.elapsed() > SETTLE || progress.1.elapsed() > STALL {
-                eprintln!("{arrived:?} of {expected} lines have arrived after {:?}", began.elapsed());
+                eprintln!(
+                    "{arrived:?} of {expected} lines have arrived after {:?}",
+                    began.elapsed()
+                );
                 break;
             }
             sleep(Duration::from_millis(500)).await;
         }
         let seconds = began.elapsed().as_secs_f64();
-        // A tail that is not committed yet counts as a line here: everything has to end in order before it is judged.
+        // A tail that is not committed yet counts as a line here: everything has to end in order
+        // before it is judged.
         for program in self.producers.iter_mut().chain(&mut self.shared).chain(&mut self.listed) {
             program.stop().await;
             self.unclean_stops += program.unclean_stops;
         }
-        let verdicts = [judge::judge(&clusters[0], &written)?, judge::judge(&clusters[1], &written)?];
+        let verdicts =
+            [judge::judge(&clusters[0], &written)?, judge::judge(&clusters[1], &written)?];
         Ok((seconds, verdicts))
     }
 }

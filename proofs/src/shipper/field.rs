@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use natsway_testkit::{Broker, Process};
+use natsway_testkit::{Process, TestBroker};
 
 /// Long enough for any stop.
 const STOP: Duration = Duration::from_secs(60);
@@ -42,7 +42,8 @@ impl Program {
         self.collect();
         self.starts += 1;
         let builder = Process::builder(&self.binary).name(&self.name);
-        let builder = self.environment.iter().fold(builder, |builder, (key, value)| builder.env(key, value));
+        let builder =
+            self.environment.iter().fold(builder, |builder, (key, value)| builder.env(key, value));
         self.process = Some(builder.start());
         true
     }
@@ -112,7 +113,7 @@ pub(crate) struct Programs {
 pub(crate) const PARTITIONS: u32 = 5;
 
 impl Programs {
-    pub(crate) fn producer(&self, broker: &Broker, host: &str, log: &Path) -> Program {
+    pub(crate) fn producer(&self, broker: &TestBroker, host: &str, log: &Path) -> Program {
         let environment = vec![
             ("NATS_URL", broker.url()),
             ("SHIPPER_SUBJECT", "shipper".to_owned()),
@@ -125,7 +126,7 @@ impl Programs {
     }
 
     /// A consumer of the shared cluster.
-    pub(crate) fn shared(&self, broker: &Broker, name: &str, directory: &Path) -> Program {
+    pub(crate) fn shared(&self, broker: &TestBroker, name: &str, directory: &Path) -> Program {
         let mut environment = self.consuming(broker, directory);
         environment.push(("SHIPPER_CLUSTER", "shared".to_owned()));
         environment.push(("SHIPPER_READ_PARTITIONS", "auto".to_owned()));
@@ -134,14 +135,20 @@ impl Programs {
     }
 
     /// A consumer of some partitions, in a cluster of its own.
-    pub(crate) fn listed(&self, broker: &Broker, name: &str, partitions: &str, directory: &Path) -> Program {
+    pub(crate) fn listed(
+        &self,
+        broker: &TestBroker,
+        name: &str,
+        partitions: &str,
+        directory: &Path,
+    ) -> Program {
         let mut environment = self.consuming(broker, directory);
         environment.push(("SHIPPER_CLUSTER", "listed".to_owned()));
         environment.push(("SHIPPER_READ_PARTITIONS", partitions.to_owned()));
         self.program(name.to_owned(), self.consumer.clone(), environment)
     }
 
-    fn consuming(&self, broker: &Broker, directory: &Path) -> Vec<(&'static str, String)> {
+    fn consuming(&self, broker: &TestBroker, directory: &Path) -> Vec<(&'static str, String)> {
         let mut environment = vec![
             ("NATS_URL", broker.url()),
             ("SHIPPER_SUBJECT", "shipper".to_owned()),
@@ -153,7 +160,12 @@ impl Programs {
         environment
     }
 
-    fn program(&self, name: String, binary: PathBuf, environment: Vec<(&'static str, String)>) -> Program {
+    fn program(
+        &self,
+        name: String,
+        binary: PathBuf,
+        environment: Vec<(&'static str, String)>,
+    ) -> Program {
         Program {
             name,
             binary,

@@ -43,7 +43,13 @@ impl Host {
     ///
     /// # Errors
     /// When the directory cannot be made.
-    pub fn start(directory: &Path, index: usize, lines: u64, per_second: f64, seed: u64) -> io::Result<Self> {
+    pub fn start(
+        directory: &Path,
+        index: usize,
+        lines: u64,
+        per_second: f64,
+        seed: u64,
+    ) -> io::Result<Self> {
         let name = format!("web{index}.example.net");
         let log = directory.join(&name).join("app.log");
         fs::create_dir_all(directory.join(&name))?;
@@ -51,8 +57,15 @@ impl Host {
         let (written, storms, stop) = (Arc::default(), Arc::default(), Arc::default());
         let random = fastrand::Rng::with_seed(seed);
         let shifting = index.is_multiple_of(2);
-        let mut writer =
-            Writer { name: name.clone(), log: log.clone(), file, number: 0, rotations: 0, shifting, random };
+        let mut writer = Writer {
+            name: name.clone(),
+            log: log.clone(),
+            file,
+            number: 0,
+            rotations: 0,
+            shifting,
+            random,
+        };
         let shared = (Arc::clone(&written), Arc::clone(&storms), Arc::clone(&stop));
         let thread = std::thread::spawn(move || {
             let (written, storms, stop) = shared;
@@ -77,7 +90,9 @@ impl Host {
     /// The disk's.
     pub fn finish(&mut self) -> io::Result<()> {
         match self.thread.take() {
-            Some(thread) => thread.join().map_err(|_| io::Error::other("a host's thread panicked"))?,
+            Some(thread) => {
+                thread.join().map_err(|_| io::Error::other("a host's thread panicked"))?
+            }
             None => Ok(()),
         }
     }
@@ -136,7 +151,8 @@ impl Writer {
         self.file.write_all(&text.as_bytes()[cut..])
     }
 
-    /// Renames the log away; sometimes a few more lines go to the old file, as of a process that has not noticed yet.
+    /// Renames the log away; sometimes a few more lines go to the old file, as of a process that
+    /// has not noticed yet.
     fn rotate(&mut self, lines: u64) -> io::Result<()> {
         self.rotations += 1;
         let rotated = |suffix: String| PathBuf::from(format!("{}{suffix}", self.log.display()));

@@ -37,7 +37,8 @@ impl Verdict {
     }
 }
 
-/// Judges directories that belong to one cluster. `written` is how many lines each host has written, numbered from 1.
+/// Judges directories that belong to one cluster. `written` is how many lines each host has
+/// written, numbered from 1.
 ///
 /// # Errors
 /// The disk's.
@@ -52,8 +53,8 @@ pub fn judge(directories: &[PathBuf], written: &BTreeMap<String, u64>) -> io::Re
                 let mut reader = BufReader::new(fs::File::open(&file)?);
                 let mut line = Vec::new();
                 while reader.read_until(b'\n', &mut line)? > 0 {
-                    let number =
-                        number(&line, host).filter(|number| *number > 0 && (*number as usize) < times.len());
+                    let number = number(&line, host)
+                        .filter(|number| *number > 0 && (*number as usize) < times.len());
                     match number {
                         None => {
                             verdict.torn += 1;
@@ -66,8 +67,9 @@ pub fn judge(directories: &[PathBuf], written: &BTreeMap<String, u64>) -> io::Re
                             *count = count.saturating_add(1);
                             if *count > 1 {
                                 verdict.repeated += 1;
-                                verdict
-                                    .example(|| format!("repeated: {host} {number} in {}", file.display()));
+                                verdict.example(|| {
+                                    format!("repeated: {host} {number} in {}", file.display())
+                                });
                             } else if number < last {
                                 verdict.out_of_order += 1;
                                 verdict.example(|| {
@@ -98,7 +100,10 @@ pub fn judge(directories: &[PathBuf], written: &BTreeMap<String, u64>) -> io::Re
 ///
 /// # Errors
 /// The disk's.
-pub fn count(directories: &[PathBuf], hosts: impl Iterator<Item = String> + Clone) -> io::Result<u64> {
+pub fn count(
+    directories: &[PathBuf],
+    hosts: impl Iterator<Item = String> + Clone,
+) -> io::Result<u64> {
     let mut lines = 0;
     for directory in directories {
         for host in hosts.clone() {
@@ -121,7 +126,8 @@ fn files(directory: &Path) -> io::Result<Vec<PathBuf>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries?,
     };
-    let mut files: Vec<PathBuf> = entries.map(|entry| entry.map(|e| e.path())).collect::<Result<_, _>>()?;
+    let mut files: Vec<PathBuf> =
+        entries.map(|entry| entry.map(|e| e.path())).collect::<Result<_, _>>()?;
     files.sort_by_cached_key(|path| {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         match name.split_once('.') {

@@ -39,7 +39,8 @@ pub struct Size {
     #[arg(long, env = "LINES", default_value = "5000000")]
     pub lines: u64,
 
-    /// Whether the consumers with lists of partitions read the same ones, and so overtake each other all the time
+    /// Whether the consumers with lists of partitions read the same ones, and so overtake each
+    /// other all the time
     #[arg(long, env = "LISTED", value_enum, default_value = "apart")]
     pub listed: Listed,
 
@@ -70,12 +71,17 @@ pub const SCENARIOS: [Scenario<Size>; 1] = [scenario!(
 /// Makes the chaos, and judges it.
 ///
 /// # Errors
-/// Something that is not under proof did not work: a process that does not start, a file that cannot be written.
+/// Something that is not under proof did not work: a process that does not start, a file that
+/// cannot be written.
 pub async fn prove(size: &Size) -> anyhow::Result<Report> {
     run("shipper", (size.seed, &size.only), size, &SCENARIOS).await
 }
 
-async fn files_to_files(size: &Size, directory: &Path, finding: &mut Finding) -> anyhow::Result<()> {
+async fn files_to_files(
+    size: &Size,
+    directory: &Path,
+    finding: &mut Finding,
+) -> anyhow::Result<()> {
     let plan = Plan {
         seed: size.seed,
         duration: Duration::from_secs(size.run_seconds),
@@ -95,7 +101,10 @@ async fn files_to_files(size: &Size, directory: &Path, finding: &mut Finding) ->
         let Verdict { missing, repeated, out_of_order, torn, examples, .. } = verdict;
         finding.promise(verdict.is_clean(), || {
             let first = examples.first().map_or("", String::as_str);
-            format!("{cluster}: {missing} missing, {repeated} repeated, {out_of_order} out of order, {torn} torn: {first}")
+            format!(
+                "{cluster}: {missing} missing, {repeated} repeated, {out_of_order} out of \
+                     order, {torn} torn: {first}"
+            )
         });
     }
     Ok(())

@@ -15,10 +15,14 @@ impl SmallDisk {
     pub(crate) fn mount(path: &Path, mebibytes: u64) -> io::Result<Self> {
         fs::create_dir_all(path)?;
         let options = format!("size={mebibytes}m");
-        let output =
-            Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(path).output()?;
+        let output = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &options, "tmpfs"])
+            .arg(path)
+            .output()?;
         if !output.status.success() {
-            return Err(io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
+            return Err(io::Error::other(
+                String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+            ));
         }
         Ok(Self { path: path.to_owned() })
     }

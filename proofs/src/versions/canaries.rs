@@ -16,41 +16,69 @@ const TIMES: &str = "timeout = \"3s\"\ntry_timeout = \"1s\"";
 const SOUND: &str = "delays=10";
 
 /// One request in twenty fails.
-pub(super) async fn fails(size: &Size, directory: &Path, finding: &mut Finding) -> anyhow::Result<()> {
+pub(super) async fn fails(
+    size: &Size,
+    directory: &Path,
+    finding: &mut Finding,
+) -> anyhow::Result<()> {
     goes_back(size, directory, finding, "fails=5", "errors are").await
 }
 
 /// Every request takes three times as long.
-pub(super) async fn slow(size: &Size, directory: &Path, finding: &mut Finding) -> anyhow::Result<()> {
+pub(super) async fn slow(
+    size: &Size,
+    directory: &Path,
+    finding: &mut Finding,
+) -> anyhow::Result<()> {
     goes_back(size, directory, finding, "delays=30", "p9").await
 }
 
 /// Every request panics.
-pub(super) async fn panics(size: &Size, directory: &Path, finding: &mut Finding) -> anyhow::Result<()> {
+pub(super) async fn panics(
+    size: &Size,
+    directory: &Path,
+    finding: &mut Finding,
+) -> anyhow::Result<()> {
     goes_back(size, directory, finding, "panics", "errors are").await
 }
 
 /// No request is answered.
-pub(super) async fn hangs(size: &Size, directory: &Path, finding: &mut Finding) -> anyhow::Result<()> {
+pub(super) async fn hangs(
+    size: &Size,
+    directory: &Path,
+    finding: &mut Finding,
+) -> anyhow::Result<()> {
     goes_back(size, directory, finding, "hangs", "errors are").await
 }
 
 /// As good as the old version: it is promoted, and no request fails on the way.
-pub(super) async fn healthy(size: &Size, directory: &Path, finding: &mut Finding) -> anyhow::Result<()> {
+pub(super) async fn healthy(
+    size: &Size,
+    directory: &Path,
+    finding: &mut Finding,
+) -> anyhow::Result<()> {
     let (fleet, load, rollout) = canary(size, directory, SOUND).await?;
     finding.figure("promoted_after_ms", lasted_ms(&rollout));
-    finding.promise(rollout["phase"] == "promoted", || format!("a healthy version ended so: {rollout}"));
+    finding.promise(rollout["phase"] == "promoted", || {
+        format!("a healthy version ended so: {rollout}")
+    });
     let tally = settle(finding, &fleet, load, directory).await?;
     none_failed(finding, &tally);
     Ok(())
 }
 
-/// A canary of a version that behaves so, beside a sound one and under load, until it is done. The service waits in most of
-/// a request's time, so it takes more connections than elsewhere for as many requests a second.
-async fn canary(size: &Size, directory: &Path, green: &'static str) -> anyhow::Result<(Fleet, Load, Value)> {
+/// A canary of a version that behaves so, beside a sound one and under load, until it is done. The
+/// service waits in most of a request's time, so it takes more connections than elsewhere for as
+/// many requests a second.
+async fn canary(
+    size: &Size,
+    directory: &Path,
+    green: &'static str,
+) -> anyhow::Result<(Fleet, Load, Value)> {
     let size = Size { connections: 2 * size.connections, ..size.clone() };
     let fleet = Fleet::start(directory, 2, TIMES).await?;
-    let (fleet, load) = under_load(fleet, &size, &[("blue", Some(SOUND)), ("green", Some(green))]).await;
+    let (fleet, load) =
+        under_load(fleet, &size, &[("blue", Some(SOUND)), ("green", Some(green))]).await;
     fleet.start_rollout("green", &arguments(&size).each_ref().map(String::as_str)).await?;
     let rollout = fleet.done(&mut fleet.documents().await?).await?;
     Ok((fleet, load, rollout))
@@ -64,7 +92,8 @@ fn arguments(size: &Size) -> [String; 8] {
 
 /// From its start to its end, as its history has it.
 fn lasted_ms(rollout: &Value) -> u64 {
-    let unix_ms = |note: Option<&Value>| note.and_then(|note| note["unix_ms"].as_u64()).unwrap_or(0);
+    let unix_ms =
+        |note: Option<&Value>| note.and_then(|note| note["unix_ms"].as_u64()).unwrap_or(0);
     let notes = rollout["history"].as_array().map_or(&[][..], Vec::as_slice);
     unix_ms(notes.last()).saturating_sub(unix_ms(notes.first()))
 }
@@ -89,14 +118,18 @@ async fn goes_back(
     let exposure = &rollout["exposure"];
     let count = |name: &str| exposure[name].as_u64().unwrap_or(0) as f64;
     let percent = |part: f64, whole: f64| (10_000.0 * part / whole.max(1.0)).round() / 100.0;
-    finding.figure("requests_that_saw_it_percent", percent(count("new_requests"), count("requests")));
     finding
-        .figure("clients_failed_percent", percent(tally.failed().len() as f64, tally.outcomes.len() as f64));
+        .figure("requests_that_saw_it_percent", percent(count("new_requests"), count("requests")));
+    finding.figure(
+        "clients_failed_percent",
+        percent(tally.failed().len() as f64, tally.outcomes.len() as f64),
+    );
     finding.promise(rollout["phase"] == "rolled-back" && reason.contains(expected), || {
         format!("a version with {misbehave} ended so: {rollout}")
     });
     let is_after = |outcome: &&&Outcome| outcome.answered_at.saturating_sub(outcome.took) > back_at;
     let late = tally.failed().iter().filter(is_after).count();
-    finding.promise(late == 0, || format!("{late} requests failed that were sent after it was gone"));
+    finding
+        .promise(late == 0, || format!("{late} requests failed that were sent after it was gone"));
     Ok(())
 }

@@ -24,8 +24,9 @@ const READ: Duration = Duration::from_secs(1);
 /// The canary's steps; how long they are held comes with the size.
 const CANARY: [&str; 4] = ["--steps", "5,25,50,100", "--patience", "60s"];
 
-/// Whoever drives a canary is killed while it is checked, at each step and while the old version drains; at the last step it
-/// is frozen instead, and wakes when all is done: no step is taken twice or left out, and the one that woke changes nothing.
+/// Whoever drives a canary is killed while it is checked, at each step and while the old version
+/// drains; at the last step it is frozen instead, and wakes when all is done: no step is taken
+/// twice or left out, and the one that woke changes nothing.
 pub(super) async fn driver_killed(
     size: &Size,
     directory: &Path,
@@ -72,11 +73,18 @@ pub(super) async fn driver_killed(
 
     finding.figure("kills", kills.len());
     finding.promise(rollout["phase"] == "promoted", || format!("it ended so: {rollout}"));
-    let expected =
-        ["5 % to green", "25 % to green", "50 % to green", "100 % to green", "all traffic to green"];
+    let expected = [
+        "5 % to green",
+        "25 % to green",
+        "50 % to green",
+        "100 % to green",
+        "all traffic to green",
+    ];
     let taken = expected.map(|step| notes(&rollout).filter(|note| note.contains(step)).count());
     // "5 % to green" is the end of "25 % to green" as well.
-    finding.promise(taken == [2, 1, 1, 1, 1], || format!("not each step once: {}", rollout["history"]));
+    finding.promise(taken == [2, 1, 1, 1, 1], || {
+        format!("not each step once: {}", rollout["history"])
+    });
     let tally = settle(finding, &fleet, load, directory).await?;
     judge(finding, &tally, &kills, port, woke..back);
     Ok(())
@@ -86,8 +94,9 @@ fn notes(rollout: &Value) -> impl Iterator<Item = &str> {
     rollout["history"].as_array().into_iter().flatten().filter_map(|note| note["what"].as_str())
 }
 
-/// What a gateway held that was killed is lost, and says so; what one held that was frozen until the broker dropped it is
-/// answered that it did not run or that nobody knows. Nothing else may fail.
+/// What a gateway held that was killed is lost, and says so; what one held that was frozen until
+/// the broker dropped it is answered that it did not run or that nobody knows. Nothing else may
+/// fail.
 fn judge(
     finding: &mut Finding,
     tally: &Tally,
@@ -97,7 +106,9 @@ fn judge(
 ) {
     let is_held = |outcome: &Outcome| {
         let went_over = |kill: &Kill| {
-            outcome.through.is_some_and(|through| through.port == kill.port && through.made_at <= kill.over)
+            outcome
+                .through
+                .is_some_and(|through| through.port == kill.port && through.made_at <= kill.over)
         };
         outcome.status.is_err()
             && kills.iter().any(|kill| went_over(kill) && outcome.answered_at >= kill.began)
@@ -138,15 +149,22 @@ impl Chase {
     async fn reaches(&mut self, phase: &str, step: usize) -> anyhow::Result<()> {
         let is_there = |rollout: &Value| rollout["phase"] == phase && rollout["step"] == step;
         let over = |rollout: &Value| is_done(rollout["phase"].as_str().unwrap_or_default());
-        let rollout = until(&mut self.documents, |rollout| is_there(rollout) || over(rollout)).await?;
+        let rollout =
+            until(&mut self.documents, |rollout| is_there(rollout) || over(rollout)).await?;
         match is_there(&rollout) {
             true => Ok(()),
             false => bail!("it ended before it was {phase} at step {step}: {rollout}"),
         }
     }
 
-    /// Kills whoever drives the rollout when it is there, before it gets any further, and starts that gateway again.
-    async fn kill_at(&mut self, phase: &str, step: usize, finding: &mut Finding) -> anyhow::Result<()> {
+    /// Kills whoever drives the rollout when it is there, before it gets any further, and starts
+    /// that gateway again.
+    async fn kill_at(
+        &mut self,
+        phase: &str,
+        step: usize,
+        finding: &mut Finding,
+    ) -> anyhow::Result<()> {
         self.reaches(phase, step).await?;
         let driver = driver(&self.fleet).await?;
         let began = self.load.elapsed();
@@ -172,12 +190,14 @@ async fn driver(fleet: &Fleet) -> anyhow::Result<usize> {
             Ok(bucket) => bucket.get("rollouts").await?,
             Err(_) => None,
         };
-        let text = |report: &Value, name: &str| report[name].as_str().unwrap_or_default().to_owned();
+        let text =
+            |report: &Value, name: &str| report[name].as_str().unwrap_or_default().to_owned();
         let reports = fleet.reports().await?;
         let hosts: HashMap<_, _> =
             reports.iter().map(|report| (text(report, "id"), text(report, "host"))).collect();
         let holder = holder.map(|holder| String::from_utf8_lossy(&holder).into_owned());
-        // Hosts end with the address that the gateway serves. One that was killed has the lease a little longer.
+        // Hosts end with the address that the gateway serves. One that was killed has the lease a
+        // little longer.
         if let Some(host) = holder.and_then(|holder| hosts.get(&holder).cloned()) {
             let is_at = |port: u16| host.ends_with(&format!(":{port}"));
             let driver = fleet.gateways.iter().position(|gateway| is_at(gateway.port));

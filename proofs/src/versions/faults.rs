@@ -1,4 +1,5 @@
-//! A gateway that freezes in the middle, operators who cross each other, and documents that are none.
+//! A gateway that freezes in the middle, operators who cross each other, and documents that are
+//! none.
 
 use std::path::Path;
 
@@ -11,9 +12,9 @@ use crate::Finding;
 use crate::load::Load;
 use crate::stand::{DEADLINE, PATIENT};
 
-/// One of three gateways is frozen while the others switch, the old workers leave, and it wakes: it is named as
-/// behind, and no request fails, not even those that waited at it. (If the broker has dropped it meanwhile, those may be
-/// answered that they did not run, or that nobody knows.)
+/// One of three gateways is frozen while the others switch, the old workers leave, and it wakes: it
+/// is named as behind, and no request fails, not even those that waited at it. (If the broker has
+/// dropped it meanwhile, those may be answered that they did not run, or that nobody knows.)
 pub(super) async fn frozen_gateway(
     size: &Size,
     directory: &Path,
@@ -42,7 +43,7 @@ pub(super) async fn frozen_gateway(
     fleet.gateways[2].process.thaw();
     waiting.reach(200).await;
     load.more(10 * size.connections).await;
-    let moved = fleet.gateways[2].metric("natsway_misses_total{reason=\"moved\"}").await?;
+    let moved = fleet.gateways[2].metric("natsway_failed_attempts_total{reason=\"moved\"}").await?;
     finding.figure("moved_at_the_frozen_one", moved);
     let woken = waiting.stop().await;
     finding.figure("requests_at_the_frozen_one", woken.outcomes.len());
@@ -51,7 +52,9 @@ pub(super) async fn frozen_gateway(
     finding.figure("frozen_one_was_dropped", was_dropped);
     let is_honest = |status: &Result<u16, String>| was_dropped && matches!(status, Ok(503 | 504));
     let dishonest = woken.failed().iter().filter(|outcome| !is_honest(&outcome.status)).count();
-    finding.promise(dishonest == 0, || format!("at the gateway that woke failed: {}", woken.failures()));
+    finding.promise(dishonest == 0, || {
+        format!("at the gateway that woke failed: {}", woken.failures())
+    });
     let tally = settle(finding, &fleet, load, directory).await?;
     none_failed(finding, &tally);
     Ok(())
@@ -80,17 +83,20 @@ pub(super) async fn two_operators(
     }
     finding.figure("rounds", size.rounds);
     finding.figure("one_won_and_one_was_told", conflicts);
-    finding.promise(conflicts == size.rounds, || format!("in {conflicts} of {} rounds", size.rounds));
+    finding
+        .promise(conflicts == size.rounds, || format!("in {conflicts} of {} rounds", size.rounds));
     Ok(())
 }
 
-/// Documents that are none are written under load: each is refused and named, and the table that served goes on.
+/// Documents that are none are written under load: each is refused and named, and the table that
+/// served goes on.
 pub(super) async fn bad_documents(
     size: &Size,
     directory: &Path,
     finding: &mut Finding,
 ) -> anyhow::Result<()> {
-    let (fleet, load) = under_load(Fleet::start(directory, 2, PATIENT).await?, size, &[("blue", None)]).await;
+    let (fleet, load) =
+        under_load(Fleet::start(directory, 2, PATIENT).await?, size, &[("blue", None)]).await;
     let bucket = fleet.bucket().await?;
     let (good, _) = fleet.document().await?;
     let documents = broken(&good, 20 + size.rounds);
@@ -99,7 +105,9 @@ pub(super) async fn bad_documents(
         for gateway in &fleet.gateways {
             eventually(DEADLINE, async || {
                 let taken_in = gateway.metric("natsway_routes_revision").await.unwrap_or(0.0);
-                (taken_in == revision as f64).then_some(()).ok_or(format!("{taken_in} of {revision}"))
+                (taken_in == revision as f64)
+                    .then_some(())
+                    .ok_or(format!("{taken_in} of {revision}"))
             })
             .await;
             let refused = gateway.metric("natsway_routes{state=\"refused\"}").await?;
@@ -112,7 +120,8 @@ pub(super) async fn bad_documents(
     Ok(())
 }
 
-/// Documents that no gateway may take: cut off, of a wrong type, with a member too much, or without sense.
+/// Documents that no gateway may take: cut off, of a wrong type, with a member too much, or without
+/// sense.
 fn broken(good: &Value, count: usize) -> Vec<String> {
     let text = good.to_string();
     let changed = |key: &str, value: Value| {

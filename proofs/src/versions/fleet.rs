@@ -7,7 +7,7 @@ use anyhow::{Context, bail, ensure};
 use async_nats::Client;
 use async_nats::jetstream::kv;
 use futures_util::StreamExt;
-use natsway_testkit::{Broker, Process, eventually, free_port, workspace_binary};
+use natsway_testkit::{Process, TestBroker, eventually, free_port, workspace_binary};
 use natsway_wire::control;
 use serde_json::Value;
 
@@ -29,7 +29,7 @@ pub(super) type User = (&'static str, &'static str);
 /// Gateways and workers on one broker.
 pub(super) struct Fleet {
     directory: PathBuf,
-    pub(super) broker: Broker,
+    pub(super) broker: TestBroker,
     pub(super) client: Client,
     pub(super) gateways: Vec<Gateway>,
     workers: Vec<Worker>,
@@ -59,8 +59,12 @@ pub(super) struct Done {
 
 impl Fleet {
     /// So many gateways with an empty bucket, the route in it, and no worker yet.
-    pub(super) async fn start(directory: &Path, gateways: usize, times: &str) -> anyhow::Result<Fleet> {
-        let broker = Broker::builder().jetstream().start().await;
+    pub(super) async fn start(
+        directory: &Path,
+        gateways: usize,
+        times: &str,
+    ) -> anyhow::Result<Fleet> {
+        let broker = TestBroker::builder().jetstream().start().await;
         let mut fleet = Fleet::on(broker, directory, &route("/{*rest}", times)).await?;
         for _ in 0..gateways {
             fleet.add_gateway(None).await;
@@ -69,7 +73,11 @@ impl Fleet {
     }
 
     /// No gateway yet: those that come fill an empty bucket with these routes.
-    pub(super) async fn on(broker: Broker, directory: &Path, routes: &str) -> anyhow::Result<Fleet> {
+    pub(super) async fn on(
+        broker: TestBroker,
+        directory: &Path,
+        routes: &str,
+    ) -> anyhow::Result<Fleet> {
         let file = directory.join("routes.toml");
         std::fs::write(&file, routes)?;
         let client = broker.connect().await;
@@ -99,10 +107,11 @@ impl Fleet {
             .name(format!("gateway {port}"))
             .args(["--listen", &format!("127.0.0.1:{port}")])
             .args(["--admin-listen", &format!("127.0.0.1:{admin_port}")])
-            .args(["--nats-url", &self.broker.url(), "--cores", "2", "--drain-grace", "500ms"])
+            .args(["--nats-url", &self.broker.url(), "--shards", "2", "--drain-grace", "500ms"])
             .arg("--routes")
             .arg(&self.routes);
-        // Not in the URL: the client library uses what stands there only when the broker asks for it.
+        // Not in the URL: the client library uses what stands there only when the broker asks for
+        // it.
         match user {
             Some((name, password)) => gateway.env("NATS_USER", name).env("NATS_PASSWORD", password),
             None => gateway,
@@ -111,13 +120,23 @@ impl Fleet {
     }
 
     /// Starts workers of a version, misbehaving as they are told.
-    pub(super) async fn add_workers(&mut self, version: &'static str, count: usize, misbehave: Manner) {
+    pub(super) async fn add_workers(
+        &mut self,
+        version: &'static str,
+        count: usize,
+        misbehave: Manner,
+    ) {
         for _ in 0..count {
             let number = self.started_workers;
             self.started_workers += 1;
             let mut worker = Process::builder(workspace_binary("worker"))
                 .name(format!("worker {number} of {version}"))
-                .args(["--nats-url", &self.broker.url(), "--subject", &format!("svc.prove.{version}")])
+                .args([
+                    "--nats-url",
+                    &self.broker.url(),
+                    "--subject",
+                    &format!("svc.prove.{version}"),
+                ])
                 .env("NATSWAY_RUN_LOG", self.directory.join(format!("{number}-{version}.runs")));
             if let Some(how) = misbehave {
                 worker = worker.args(["--misbehave", how]);
@@ -140,7 +159,8 @@ impl Fleet {
         .await;
     }
 
-    /// Starts so many services that have the route's service do their work, and call it without a gateway.
+    /// Starts so many services that have the route's service do their work, and call it without a
+    /// gateway.
     pub(super) async fn start_callers(&self, count: usize) -> Vec<Process> {
         let caller = |number| {
             Process::builder(workspace_binary("worker"))
@@ -160,7 +180,8 @@ impl Fleet {
         let mut reports: Vec<Value> = Vec::new();
         let until = tokio::time::Instant::now() + Duration::from_millis(600);
         while let Ok(Some(answer)) = tokio::time::timeout_at(until, answers.next()).await {
-            let report: Value = serde_json::from_slice(&answer.payload).context("a report is JSON")?;
+            let report: Value =
+                serde_json::from_slice(&answer.payload).context("a report is JSON")?;
             if report["whole"] == true && reports.iter().all(|known| known["id"] != report["id"]) {
                 reports.push(report);
             }
@@ -206,7 +227,8 @@ impl Fleet {
     /// Runs `apiproxy` with these arguments.
     pub(super) async fn cli(&self, arguments: &[&str]) -> anyhow::Result<Done> {
         let mut command = tokio::process::Command::new(workspace_binary("apiproxy"));
-        let output = command.args(arguments).args(["--nats-url", &self.broker.url()]).output().await?;
+        let output =
+            command.args(arguments).args(["--nats-url", &self.broker.url()]).output().await?;
         let text = [output.stdout, output.stderr].concat();
         Ok(Done { code: output.status.code(), text: String::from_utf8_lossy(&text).into_owned() })
     }
@@ -259,7 +281,9 @@ pub(super) async fn until(
         }
         bail!("the watch of the bucket ended")
     };
-    tokio::time::timeout(Duration::from_secs(300), reached).await.context("the rollout does not go on")?
+    tokio::time::timeout(Duration::from_secs(300), reached)
+        .await
+        .context("the rollout does not go on")?
 }
 
 /// Whether a rollout in this phase is at its end.
@@ -271,7 +295,8 @@ pub(super) fn is_done(phase: &str) -> bool {
 pub(super) fn route(path: &str, times: &str) -> String {
     let target = |version: &str, weight: u32| {
         format!(
-            "[[route.target]]\nversion = \"{version}\"\nsubject = \"svc.prove.{version}\"\nweight = {weight}\n"
+            "[[route.target]]\nversion = \"{version}\"\nsubject = \"svc.prove.{version}\"\nweight \
+             = {weight}\n"
         )
     };
     let (blue, green) = (target("blue", 100), target("green", 0));
@@ -291,7 +316,9 @@ impl Gateway {
     /// A figure of its `/metrics`; 0 when it is not there.
     pub(super) async fn metric(&self, sample: &str) -> anyhow::Result<f64> {
         let (_, page) = probe::get(self.admin_port, "/metrics").await?;
-        let value = page.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' ')?.parse().ok());
+        let value = page
+            .lines()
+            .find_map(|line| line.strip_prefix(sample)?.strip_prefix(' ')?.parse().ok());
         Ok(value.unwrap_or(0.0))
     }
 }

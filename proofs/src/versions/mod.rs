@@ -54,9 +54,18 @@ pub struct Size {
 
 /// What is done, and what has to hold then.
 pub const SCENARIOS: [Scenario<Size>; 14] = [
-    scenario!(blue_green, "versions switch: no request fails, none reaches a version after its drain"),
-    scenario!(gateway_restarts, "a pair of gateways restarts, one after the other: no request fails"),
-    scenario!(propagation, "a change of a route is in force everywhere within 100 ms at the median"),
+    scenario!(
+        blue_green,
+        "versions switch: no request fails, none reaches a version after its drain"
+    ),
+    scenario!(
+        gateway_restarts,
+        "a pair of gateways restarts, one after the other: no request fails"
+    ),
+    scenario!(
+        propagation,
+        "a change of a route is in force everywhere within 100 ms at the median"
+    ),
     scenario!(fails, "one request in twenty fails: the canary goes back by itself"),
     scenario!(slow, "every request takes three times as long: the canary goes back by itself"),
     scenario!(panics, "every request panics: the canary goes back by itself"),
@@ -66,12 +75,18 @@ pub const SCENARIOS: [Scenario<Size>; 14] = [
         frozen_gateway,
         "a gateway is frozen during a switch and wakes: it is named, and nothing is lost"
     ),
-    scenario!(cut_off_gateway, "a gateway loses the routes: it is waited for and named, and nothing is lost"),
+    scenario!(
+        cut_off_gateway,
+        "a gateway loses the routes: it is waited for and named, and nothing is lost"
+    ),
     scenario!(
         direct_callers,
         "callers without a gateway follow a switch; one is frozen, and nothing is lost"
     ),
-    scenario!(driver_killed, "whoever drives a canary is killed or frozen: no step is repeated or left out"),
+    scenario!(
+        driver_killed,
+        "whoever drives a canary is killed or frozen: no step is repeated or left out"
+    ),
     scenario!(two_operators, "two operators write one route at once: one wins, the other is told"),
     scenario!(
         bad_documents,
@@ -82,14 +97,19 @@ pub const SCENARIOS: [Scenario<Size>; 14] = [
 /// Runs every scenario, or those that were asked for.
 ///
 /// # Errors
-/// Something that is not under proof did not work: a process that does not start, a file that cannot be written.
+/// Something that is not under proof did not work: a process that does not start, a file that
+/// cannot be written.
 pub async fn prove(size: &Size) -> anyhow::Result<Report> {
     fastrand::seed(size.seed);
     run("versions", (size.seed, &size.only), size, &SCENARIOS).await
 }
 
 /// Puts a fleet under load, with a worker of each of these versions.
-async fn under_load(mut fleet: Fleet, size: &Size, versions: &[(&'static str, Manner)]) -> (Fleet, Load) {
+async fn under_load(
+    mut fleet: Fleet,
+    size: &Size,
+    versions: &[(&'static str, Manner)],
+) -> (Fleet, Load) {
     for (version, manner) in versions {
         fleet.add_workers(version, 1, *manner).await;
     }
@@ -99,7 +119,12 @@ async fn under_load(mut fleet: Fleet, size: &Size, versions: &[(&'static str, Ma
 }
 
 /// Ends the load and writes down what all scenarios have in common.
-async fn settle(finding: &mut Finding, fleet: &Fleet, load: Load, directory: &Path) -> anyhow::Result<Tally> {
+async fn settle(
+    finding: &mut Finding,
+    fleet: &Fleet,
+    load: Load,
+    directory: &Path,
+) -> anyhow::Result<Tally> {
     let tally = load.stop().await;
     std::fs::write(directory.join("outcomes.csv"), tally.csv())?;
     finding.figure("requests", tally.outcomes.len());

@@ -1,10 +1,10 @@
-//! Those who send requests and are no ordinary gateway: one that is cut off from the bucket, and services that call others
-//! without a gateway.
+//! Those who send requests and are no ordinary gateway: one that is cut off from the bucket, and
+//! services that call others without a gateway.
 
 use std::path::Path;
 use std::time::Duration;
 
-use natsway_testkit::{Broker, eventually};
+use natsway_testkit::{TestBroker, eventually};
 use serde_json::Value;
 
 use super::fleet::{FRONT, Fleet, ROUTE, User, route, until};
@@ -16,19 +16,21 @@ use crate::stand::{DEADLINE, PATIENT};
 /// The user of the gateway that is cut off; all others are anonymous.
 const CUT_OFF: User = ("cutoff", "proof");
 
-/// One of three gateways is cut off from JetStream, and from nothing else: it goes on answering, by the old routes. A switch
-/// waits for it and names it, the old version serves what it sends, and when it has the routes again the switch is
-/// complete: no request fails, and none reaches the old version afterwards.
+/// One of three gateways is cut off from JetStream, and from nothing else: it goes on answering, by
+/// the old routes. A switch waits for it and names it, the old version serves what it sends, and
+/// when it has the routes again the switch is complete: no request fails, and none reaches the old
+/// version afterwards.
 pub(super) async fn cut_off_gateway(
     size: &Size,
     directory: &Path,
     finding: &mut Finding,
 ) -> anyhow::Result<()> {
-    let broker = Broker::builder().jetstream().config_lines(&users("")).start().await;
+    let broker = TestBroker::builder().jetstream().config_lines(&users("")).start().await;
     let mut fleet = Fleet::on(broker, directory, &route("/{*rest}", PATIENT)).await?;
     fleet.add_gateway(Some(CUT_OFF)).await;
-    // What it may not ask for, and what it was being told. First the one, then the other, and before anybody else follows the
-    // bucket: on a busy machine it may make its watch anew at any time, and a list made earlier does not have that one.
+    // What it may not ask for, and what it was being told. First the one, then the other, and
+    // before anybody else follows the bucket: on a busy machine it may make its watch anew at any
+    // time, and a list made earlier does not have that one.
     fleet.broker.reload(&users("publish: { deny: [\"$JS.>\", \"$KV.>\"] }")).await;
     let bucket = fleet.bucket().await?;
     eventually(DEADLINE, async || {
@@ -36,7 +38,11 @@ pub(super) async fn cut_off_gateway(
         for name in &own {
             bucket.stream.delete_consumer(name).await.map_err(|error| error.to_string())?;
         }
-        if own.is_empty() { Ok(()) } else { Err(format!("it is still told of the routes: {own:?}")) }
+        if own.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("it is still told of the routes: {own:?}"))
+        }
     })
     .await;
     fleet.add_gateway(None).await;
@@ -47,7 +53,8 @@ pub(super) async fn cut_off_gateway(
     let mut documents = fleet.documents().await?;
     fleet.start_rollout("green", &["--strategy", "blue-green"]).await?;
     eventually(DEADLINE, async || {
-        let status = fleet.cli(&["rollout", "status", ROUTE]).await.map_err(|error| error.to_string())?;
+        let status =
+            fleet.cli(&["rollout", "status", ROUTE]).await.map_err(|error| error.to_string())?;
         let names = |line: &str| line.starts_with("behind ") && line.contains(&cut_off);
         let is_named = status.text.contains("draining") && status.text.lines().any(names);
         is_named.then_some(()).ok_or(status.text)
@@ -77,7 +84,8 @@ pub(super) async fn cut_off_gateway(
     Ok(())
 }
 
-/// The lines of a broker's configuration: everybody may do everything, but for these permissions of one user.
+/// The lines of a broker's configuration: everybody may do everything, but for these permissions of
+/// one user.
 fn users(permissions: &str) -> String {
     let (user, password) = CUT_OFF;
     format!(
@@ -93,22 +101,25 @@ async fn consumers(fleet: &Fleet) -> anyhow::Result<Vec<String>> {
     Ok(bucket.stream.consumer_names().try_collect().await?)
 }
 
-/// Services call the one under proof without a gateway, while it is switched to and fro: the switches wait for what they
-/// have out as for a gateway's. Then one of them is frozen during a switch, the old workers leave, and it wakes: it is
-/// named, and what it still sends to the old version is answered `moved` and sent again. No request fails.
+/// Services call the one under proof without a gateway, while it is switched to and fro: the
+/// switches wait for what they have out as for a gateway's. Then one of them is frozen during a
+/// switch, the old workers leave, and it wakes: it is named, and what it still sends to the old
+/// version is answered `moved` and sent again. No request fails.
 pub(super) async fn direct_callers(
     size: &Size,
     directory: &Path,
     finding: &mut Finding,
 ) -> anyhow::Result<()> {
     // It does not drop the one that is frozen, so that nothing is lost with a connection.
-    let broker = Broker::builder().jetstream().config_lines("ping_interval: \"60s\"").start().await;
+    let broker =
+        TestBroker::builder().jetstream().config_lines("ping_interval: \"60s\"").start().await;
     let front = format!(
         "[[route]]\nname = \"front\"\npath = \"/{{*rest}}\"\n{PATIENT}\n\
          [[route.target]]\nversion = \"blue\"\nsubject = \"{FRONT}\"\n"
     );
     let internal = format!("{PATIENT}\ninternal = true");
-    let mut fleet = Fleet::on(broker, directory, &(front + &route("/own/{*rest}", &internal))).await?;
+    let mut fleet =
+        Fleet::on(broker, directory, &(front + &route("/own/{*rest}", &internal))).await?;
     fleet.add_gateway(None).await;
     fleet.add_gateway(None).await;
     let mut callers = fleet.start_callers(2).await;
@@ -124,9 +135,10 @@ pub(super) async fn direct_callers(
     let behind = rollout["behind"].as_array().map_or(&[][..], Vec::as_slice);
     let names = |one: &Value| one.as_str().is_some_and(|text| text.contains(FRONT));
     finding.figure("behind", behind.to_vec());
-    finding.promise(rollout["phase"] == "promoted" && behind.len() == 1 && names(&behind[0]), || {
-        format!("the frozen caller is not named: {rollout}")
-    });
+    finding
+        .promise(rollout["phase"] == "promoted" && behind.len() == 1 && names(&behind[0]), || {
+            format!("the frozen caller is not named: {rollout}")
+        });
     fleet.stop_workers("blue").await?;
     callers[0].thaw();
     load.more(40 * size.connections).await;

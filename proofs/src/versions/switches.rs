@@ -1,4 +1,5 @@
-//! Switching versions and restarting gateways, with nothing broken on purpose: zero failed requests.
+//! Switching versions and restarting gateways, with nothing broken on purpose: zero failed
+//! requests.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -16,8 +17,13 @@ use crate::stand::{DEADLINE, PATIENT};
 /// A route's change is to be in force everywhere within this.
 const IN_FORCE_LIMIT: Duration = Duration::from_millis(100);
 
-/// Switches under load: no request fails, and none reaches a version after its drain was said to be complete.
-pub(super) async fn blue_green(size: &Size, directory: &Path, finding: &mut Finding) -> anyhow::Result<()> {
+/// Switches under load: no request fails, and none reaches a version after its drain was said to be
+/// complete.
+pub(super) async fn blue_green(
+    size: &Size,
+    directory: &Path,
+    finding: &mut Finding,
+) -> anyhow::Result<()> {
     let fleet_of_two = Fleet::start(directory, 2, PATIENT).await?;
     let (fleet, load) = under_load(fleet_of_two, size, &[("blue", None), ("green", None)]).await;
     switch_to_and_fro(size.switches, &fleet, &load, finding).await?;
@@ -26,7 +32,8 @@ pub(super) async fn blue_green(size: &Size, directory: &Path, finding: &mut Find
     Ok(())
 }
 
-/// Switches under load so many times, beginning with blue; what reaches a version after its drain is counted.
+/// Switches under load so many times, beginning with blue; what reaches a version after its drain
+/// is counted.
 pub(super) async fn switch_to_and_fro(
     switches: usize,
     fleet: &Fleet,
@@ -39,7 +46,8 @@ pub(super) async fn switch_to_and_fro(
         let (from, to) = if switch % 2 == 0 { ("blue", "green") } else { ("green", "blue") };
         let (began, before) = (Instant::now(), fleet.reached(to)?);
         fleet.start_rollout(to, &["--strategy", "blue-green"]).await?;
-        // What is first said of this rollout is that it has begun, so an earlier one's end is not taken for its own.
+        // What is first said of this rollout is that it has begun, so an earlier one's end is not
+        // taken for its own.
         until(&mut documents, |rollout| rollout["phase"] == "checking").await?;
         let rollout = fleet.done(&mut documents).await?;
         let at_report = fleet.reached(from)?;
@@ -61,7 +69,8 @@ pub(super) async fn switch_to_and_fro(
     Ok(())
 }
 
-/// A pair of gateways is restarted, one after the other, behind clients that try the other one when they cannot connect.
+/// A pair of gateways is restarted, one after the other, behind clients that try the other one when
+/// they cannot connect.
 pub(super) async fn gateway_restarts(
     size: &Size,
     directory: &Path,
@@ -85,7 +94,11 @@ pub(super) async fn gateway_restarts(
 }
 
 /// How long a change of a route takes until every gateway goes by it.
-pub(super) async fn propagation(size: &Size, directory: &Path, finding: &mut Finding) -> anyhow::Result<()> {
+pub(super) async fn propagation(
+    size: &Size,
+    directory: &Path,
+    finding: &mut Finding,
+) -> anyhow::Result<()> {
     const GATEWAYS: usize = 4;
     let fleet = Fleet::start(directory, GATEWAYS, PATIENT).await?;
     let bucket = fleet.bucket().await?;
@@ -96,7 +109,8 @@ pub(super) async fn propagation(size: &Size, directory: &Path, finding: &mut Fin
         let (mut document, revision) = fleet.document().await?;
         document["max_body_bytes"] = Value::from(10_000 + round);
         let written = Instant::now();
-        let revision = bucket.update(ROUTE, serde_json::to_vec(&document)?.into(), revision).await?;
+        let revision =
+            bucket.update(ROUTE, serde_json::to_vec(&document)?.into(), revision).await?;
         let mut current = std::collections::HashSet::new();
         eventually(DEADLINE, async || {
             let ask = natsway_wire::control::report_subject();
@@ -105,14 +119,19 @@ pub(super) async fn propagation(size: &Size, directory: &Path, finding: &mut Fin
                 .publish_with_reply(ask, inbox.clone(), "".into())
                 .await
                 .map_err(|error| error.to_string())?;
-            while let Ok(Some(answer)) = tokio::time::timeout(Duration::from_millis(2), answers.next()).await
+            while let Ok(Some(answer)) =
+                tokio::time::timeout(Duration::from_millis(2), answers.next()).await
             {
                 let report: Value = serde_json::from_slice(&answer.payload).unwrap_or_default();
                 if report["revision"].as_u64() >= Some(revision) {
                     current.insert(report["id"].to_string());
                 }
             }
-            if current.len() == GATEWAYS { Ok(()) } else { Err(format!("{} of {GATEWAYS}", current.len())) }
+            if current.len() == GATEWAYS {
+                Ok(())
+            } else {
+                Err(format!("{} of {GATEWAYS}", current.len()))
+            }
         })
         .await;
         taken.push(written.elapsed());
@@ -126,6 +145,8 @@ pub(super) async fn propagation(size: &Size, directory: &Path, finding: &mut Fin
     finding.figure("changes", size.rounds);
     finding.figure("in_force_median_ms", ms(median));
     finding.figure("in_force_slowest_ms", ms(slowest));
-    finding.promise(median < IN_FORCE_LIMIT, || format!("a change takes {median:?} until it is in force"));
+    finding.promise(median < IN_FORCE_LIMIT, || {
+        format!("a change takes {median:?} until it is in force")
+    });
     Ok(())
 }

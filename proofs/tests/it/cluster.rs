@@ -7,7 +7,8 @@ static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 async fn kept(scenario: &str) {
     let _turn = TURN.lock().await;
-    let size = Size { seed: 1, requests: 1_000, rounds: 1, connections: 8, only: scenario.to_owned() };
+    let size =
+        Size { seed: 1, requests: 1_000, rounds: 1, connections: 8, only: scenario.to_owned() };
     let report = cluster::prove(&size).await.expect("everything starts");
     assert!(report.broken().is_empty(), "{:#?}", report.broken());
     assert_eq!(report.scenarios(), [scenario], "it ran");

@@ -3,7 +3,8 @@
 use natsway_proofs::{Size, gateway};
 
 async fn kept(scenario: &str) {
-    let size = Size { seed: 1, requests: 1_000, rounds: 1, connections: 8, only: scenario.to_owned() };
+    let size =
+        Size { seed: 1, requests: 1_000, rounds: 1, connections: 8, only: scenario.to_owned() };
     let report = gateway::prove(&size).await.expect("everything starts");
     assert!(report.broken().is_empty(), "{:#?}", report.broken());
     assert_eq!(report.scenarios(), [scenario], "it ran");

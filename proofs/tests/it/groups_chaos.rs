@@ -10,8 +10,10 @@ static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 async fn promises_hold(kind: GroupKind, changes: u32) {
     let _turn = TURN.lock().await;
-    let seed =
-        std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
+    let seed = std::env::var("SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok())
+        .unwrap_or_else(|| fastrand::u64(..));
     println!("SEED={seed}");
     let logs = tempfile::tempdir().expect("a temporary directory can be made");
     let plan = Plan {

@@ -1,7 +1,9 @@
-//! A process that stands still while it is the pinned one (SIGSTOP): what is promised then, and what is not.
+//! A process that stands still while it is the pinned one (SIGSTOP): what is promised then, and
+//! what is not.
 //!
-//! Not promised: that the one handler which it froze in does not overlap with its successor. Promised: when it goes on,
-//! it starts nothing more of what it had in hand, and the fencing token shows which of two effects is the late one.
+//! Not promised: that the one handler which it froze in does not overlap with its successor.
+//! Promised: when it goes on, it starts nothing more of what it had in hand, and the fencing token
+//! shows which of two effects is the late one.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,12 +12,13 @@ use std::time::Duration;
 use async_nats::jetstream::{self, stream};
 use natsway_partitioned_consumer::{ElasticConfig, ElasticGroup};
 use natsway_proofs::groups::member::{Orders, now_ns};
-use natsway_testkit::{Broker, Process, eventually};
+use natsway_testkit::{Process, TestBroker, eventually};
 
 const SOON: Duration = Duration::from_secs(60);
 const MESSAGES: u64 = 100;
 
-/// A line of a member's log: what it was, when, of which run, and for a beginning the message's number and its token.
+/// A line of a member's log: what it was, when, of which run, and for a beginning the message's
+/// number and its token.
 struct Line {
     kind: char,
     at_ns: u64,
@@ -37,7 +40,7 @@ fn handled(log: &Path) -> usize {
     lines(log).iter().filter(|line| line.kind == 'S').count()
 }
 
-fn member(broker: &Broker, log: &Path) -> Process {
+fn member(broker: &TestBroker, log: &Path) -> Process {
     let orders = Orders {
         url: broker.url(),
         stream: "S".into(),
@@ -57,15 +60,19 @@ fn member(broker: &Broker, log: &Path) -> Process {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thawed_process_starts_nothing_of_what_it_had_in_hand() {
-    let broker = Broker::builder().jetstream().start().await;
+    let broker = TestBroker::builder().jetstream().start().await;
     let context = jetstream::new(broker.connect().await);
-    let config = stream::Config { name: "S".into(), subjects: vec!["foo.*".into()], ..Default::default() };
+    let config =
+        stream::Config { name: "S".into(), subjects: vec!["foo.*".into()], ..Default::default() };
     context.create_stream(config).await.expect("the stream can be made");
     let group = ElasticGroup::new(context.clone(), "S", "g").expect("the names are good");
     group.create(&ElasticConfig::new(1).filter("foo.*", [1])).await.expect("the group can be made");
     group.add_members(["m1"]).await.expect("the member can be added");
     for number in 1..=MESSAGES {
-        let sent = context.publish("foo.k", number.to_string().into()).await.expect("a message can be sent");
+        let sent = context
+            .publish("foo.k", number.to_string().into())
+            .await
+            .expect("a message can be sent");
         sent.await.expect("the message is stored");
     }
     let directory = tempfile::tempdir().expect("a temporary directory can be made");
@@ -94,7 +101,10 @@ async fn a_thawed_process_starts_nothing_of_what_it_had_in_hand() {
         .filter(|line| line.kind == 'B' && line.at_ns > thawed_ns)
         .map(|line| line.run)
         .collect();
-    assert!(late.is_empty(), "runs {late:?} began after the thaw, on a pin that was lost long before");
+    assert!(
+        late.is_empty(),
+        "runs {late:?} began after the thaw, on a pin that was lost long before"
+    );
 
     // Two stores, written to in the order of time: one takes what comes, one heeds the token.
     let mut effects: Vec<(u64, u64, u64)> = Vec::new();
@@ -112,5 +122,9 @@ async fn a_thawed_process_starts_nothing_of_what_it_had_in_hand() {
             kept.push(number);
         }
     }
-    assert_eq!(kept, (1..=MESSAGES).collect::<Vec<_>>(), "the token lets each effect in once and in order");
+    assert_eq!(
+        kept,
+        (1..=MESSAGES).collect::<Vec<_>>(),
+        "the token lets each effect in once and in order"
+    );
 }

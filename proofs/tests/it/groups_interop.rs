@@ -1,7 +1,9 @@
-//! Rust and Go in one group, live: the real Go library and its `cg`, built by the Go toolchain from pinned versions.
+//! Rust and Go in one group, live: the real Go library and its `cg`, built by the Go toolchain from
+//! pinned versions.
 //!
-//! Both generations of the library are tested, each where the module proxy carries it; without Go, all are skipped with a
-//! message. With `CI=true` one generation at least has to be there, and a peer that does not build is a failure.
+//! Both generations of the library are tested, each where the module proxy carries it; without Go,
+//! all are skipped with a message. With `CI=true` one generation at least has to be there, and a
+//! peer that does not build is a failure.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
@@ -13,12 +15,13 @@ use std::time::Duration;
 
 use async_nats::jetstream::{self, stream};
 use natsway_partitioned_consumer::{
-    ElasticConfig, ElasticGroup, ErrorKind, Generation, Membership, ResetTo, StaticConfig, StaticGroup,
+    ElasticConfig, ElasticGroup, ErrorKind, Generation, Membership, ResetTo, StaticConfig,
+    StaticGroup,
 };
 use natsway_proofs::groups::ledger::{Ledger, Verdict};
 use natsway_proofs::groups::member::{Orders, now_ns};
 use natsway_proofs::groups::peer::{Peer, Unavailable};
-use natsway_testkit::{Broker, Process, eventually};
+use natsway_testkit::{Process, TestBroker, eventually};
 use serde_json::{Value, json};
 
 const SOON: Duration = Duration::from_secs(60);
@@ -39,11 +42,15 @@ fn build(peer: Peer) -> Option<PathBuf> {
         }
         Err(why) => why,
     };
-    eprintln!("*** SKIPPED: nothing is tested together with the Go library {}: {why:?}", peer.version());
+    eprintln!(
+        "*** SKIPPED: nothing is tested together with the Go library {}: {why:?}",
+        peer.version()
+    );
     None
 }
 
-/// Where there is Go, a build machine tests against one generation at least; which, depends on its module proxy.
+/// Where there is Go, a build machine tests against one generation at least; which, depends on its
+/// module proxy.
 #[test]
 fn a_build_machine_with_go_has_a_peer() {
     let (current, older) = (programs(Peer::Current), programs(Peer::Older));
@@ -54,7 +61,7 @@ fn a_build_machine_with_go_has_a_peer() {
 }
 
 struct Stage {
-    broker: Broker,
+    broker: TestBroker,
     context: jetstream::Context,
     programs: &'static Path,
     logs: tempfile::TempDir,
@@ -63,10 +70,13 @@ struct Stage {
 impl Stage {
     async fn set(peer: Peer) -> Option<Self> {
         let programs = programs(peer)?;
-        let broker = Broker::builder().jetstream().start().await;
+        let broker = TestBroker::builder().jetstream().start().await;
         let context = jetstream::new(broker.connect().await);
-        let config =
-            stream::Config { name: "S".into(), subjects: vec!["foo.*".into()], ..Default::default() };
+        let config = stream::Config {
+            name: "S".into(),
+            subjects: vec!["foo.*".into()],
+            ..Default::default()
+        };
         context.create_stream(config).await.unwrap();
         Some(Self { broker, context, programs, logs: tempfile::tempdir().unwrap() })
     }
@@ -209,8 +219,7 @@ async fn each_side_reads_what_the_other_writes() {
     fixed.create(&StaticConfig::new(4, Membership::balanced(["m1"]))).await.unwrap();
     let read = stage.go(json!({ "do": "get-static", "stream": "P", "group": "fixed" })).unwrap();
     assert_eq!(read["members"], json!(["m1"]));
-    let order =
-        json!({ "do": "create-static", "stream": "P", "group": "theirs", "partitions": 4, "members": ["x"] });
+    let order = json!({ "do": "create-static", "stream": "P", "group": "theirs", "partitions": 4, "members": ["x"] });
     stage.go(order).unwrap();
     let theirs = StaticGroup::new(stage.context.clone(), "P", "theirs").unwrap();
     assert_eq!(theirs.config().await.unwrap(), StaticConfig::new(4, Membership::balanced(["x"])));
@@ -219,9 +228,10 @@ async fn each_side_reads_what_the_other_writes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_golden_distributions_are_those_of_the_library() {
     let Some(stage) = Stage::set(Peer::Current).await else { return };
-    let vectors: Value =
-        serde_json::from_str(include_str!("../../../partitioned-consumer/tests/golden/partitions.json"))
-            .unwrap();
+    let vectors: Value = serde_json::from_str(include_str!(
+        "../../../partitioned-consumer/tests/golden/partitions.json"
+    ))
+    .unwrap();
     let expected: Vec<Value> =
         vectors.as_array().unwrap().iter().map(|vector| vector["Out"].clone()).collect();
     assert!(expected.len() > 70);
@@ -230,7 +240,11 @@ async fn the_golden_distributions_are_those_of_the_library() {
         // The library has no list, or an empty one, where a member gets nothing.
         let filled = |of: &Value| -> BTreeMap<String, Vec<Value>> {
             let filters = |filters: &Value| filters.as_array().cloned().unwrap_or_default();
-            of.as_object().unwrap().iter().map(|(member, list)| (member.clone(), filters(list))).collect()
+            of.as_object()
+                .unwrap()
+                .iter()
+                .map(|(member, list)| (member.clone(), filters(list)))
+                .collect()
         };
         assert_eq!(filled(answer), filled(expected));
     }
@@ -247,13 +261,21 @@ async fn members_of_both_kinds_follow_a_reset() {
         "do": "consume-static", "stream": "P", "member": "a", "max_ack_pending": 1, "ack_wait_ms": 2000, "work_ms": 1,
         "log": stage.log("go"),
     });
-    let _go = Process::builder(stage.programs.join("interop")).name("go").arg(stage.orders(orders)).start();
+    let _go = Process::builder(stage.programs.join("interop"))
+        .name("go")
+        .arg(stage.orders(orders))
+        .start();
     let orders = Orders { stream: "P".into(), fixed: true, ..stage.rust_orders("rust", "b", 1) };
     let orders = serde_json::to_string(&orders).unwrap();
-    let _rust = Process::builder(env!("CARGO_BIN_EXE_groups-member")).name("rust").arg(orders).start();
+    let _rust =
+        Process::builder(env!("CARGO_BIN_EXE_groups-member")).name("rust").arg(orders).start();
     for number in 1..=5 {
         for key in 0..8 {
-            let ack = stage.context.publish(format!("bar.k{key}"), number.to_string().into()).await.unwrap();
+            let ack = stage
+                .context
+                .publish(format!("bar.k{key}"), number.to_string().into())
+                .await
+                .unwrap();
             ack.await.unwrap();
         }
     }
@@ -279,7 +301,8 @@ async fn the_go_command_line_shows_our_groups() {
     group.add_members(["m1"]).await.unwrap();
     let contexts = stage.logs.path().join("nats/context");
     std::fs::create_dir_all(&contexts).unwrap();
-    std::fs::write(contexts.join("here.json"), json!({ "url": stage.broker.url() }).to_string()).unwrap();
+    std::fs::write(contexts.join("here.json"), json!({ "url": stage.broker.url() }).to_string())
+        .unwrap();
     std::fs::write(stage.logs.path().join("nats/context.txt"), "here").unwrap();
     let cg = |args: &[&str]| {
         let mut command = Command::new(stage.programs.join("cg"));
@@ -325,8 +348,12 @@ async fn instances_of_one_member_take_over_from_each_other() {
     rust_again.wait_exit(SOON).await;
     drop(go_again);
     // A step-down ends the pin of whoever is at work, in either implementation.
-    let members =
-        [("go-1", Some(go_killed)), ("rust-1", Some(rust_killed)), ("go-2", None), ("rust-2", None)];
+    let members = [
+        ("go-1", Some(go_killed)),
+        ("rust-1", Some(rust_killed)),
+        ("go-2", None),
+        ("rust-2", None),
+    ];
     let verdict = stage.judge(60, &members);
     assert_eq!((verdict.overlaps, verdict.disorders, verdict.lost), (0, 0, 0), "{verdict:#?}");
 }
@@ -356,11 +383,20 @@ async fn members_of_both_kinds_share_a_group() {
         stage.publish(16 + round * 10..=20 + round * 10).await;
     }
     stage.drained().await;
-    assert!(go.exit_status().is_none(), "the Go member did not survive our writes: {}", go.stderr());
-    assert!(rust.exit_status().is_none(), "the Rust member did not survive Go's writes: {}", rust.stderr());
+    assert!(
+        go.exit_status().is_none(),
+        "the Go member did not survive our writes: {}",
+        go.stderr()
+    );
+    assert!(
+        rust.exit_status().is_none(),
+        "the Rust member did not survive Go's writes: {}",
+        rust.stderr()
+    );
     rust.terminate();
     rust.wait_exit(SOON).await;
-    // A Go member deletes its consumer with a handler at work, so a repeat is its right; loss is nobody's.
+    // A Go member deletes its consumer with a handler at work, so a repeat is its right; loss is
+    // nobody's.
     let verdict = stage.judge(50, &[("go", None), ("rust", None)]);
     assert_eq!(verdict.lost, 0, "{verdict:#?}");
 }

@@ -1,4 +1,5 @@
-//! The short form of every proof, and what else needs their members: the real Go library, and a process that is frozen.
+//! The short form of every proof, and what else needs their members: the real Go library, and a
+//! process that is frozen.
 
 mod cluster;
 mod gateway;

@@ -1,4 +1,5 @@
-//! The short form of `make prove-memory`: some of its attackers, for a moment, with fewer connections.
+//! The short form of `make prove-memory`: some of its attackers, for a moment, with fewer
+//! connections.
 
 use natsway_proofs::memory::{Size, prove};
 

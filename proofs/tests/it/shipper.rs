@@ -7,8 +7,10 @@ use natsway_testkit::workspace_binary;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_line_arrives_once_and_in_order_under_chaos() {
-    let seed =
-        std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
+    let seed = std::env::var("SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok())
+        .unwrap_or_else(|| fastrand::u64(..));
     println!("SEED={seed}");
     let directory = tempfile::tempdir().unwrap();
     let plan = Plan {

@@ -42,7 +42,7 @@ impl Plan {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Outcome {
     /// How many instances there were, one after the other.
-    pub(crate) course: Vec<u32>,
+    pub(crate) trajectory: Vec<u32>,
     /// Requests that an instance answered.
     pub(crate) answered: usize,
     /// Messages that an instance processed, each counted once.
@@ -53,12 +53,12 @@ pub(crate) struct Outcome {
     pub(crate) took: [Duration; 2],
 }
 
-/// The header in which a message in a stream carries the inbox of its caller: a reply subject would get the stream's own
-/// acknowledgement.
+/// The header in which a message in a stream carries the inbox of its caller: a reply subject would
+/// get the stream's own acknowledgement.
 const REPLY: &str = "Nats-Reply";
 
-/// After this without an answer a request is sent again, under the same id and with the same inbox: the stream stores it once, so
-/// the answer is to the first.
+/// After this without an answer a request is sent again, under the same id and with the same inbox:
+/// the stream stores it once, so the answer is to the first.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// Longest that all answers may take after the last request.
@@ -95,13 +95,19 @@ pub(crate) async fn rehearse(
     stop.cancel();
     scaling.await?;
     context.delete_stream("TEST").await?;
-    let (course, processed) = ledger.read();
+    let (trajectory, processed) = ledger.read();
     let twice = processed.values().filter(|times| **times > 1).count();
-    Ok(Outcome { course, answered: caller.answered.len(), processed: processed.len(), twice, took })
+    Ok(Outcome {
+        trajectory,
+        answered: caller.answered.len(),
+        processed: processed.len(),
+        twice,
+        took,
+    })
 }
 
-/// The stream and the consumer that does the work. While nobody counts, an interest stream would grow until its limits:
-/// they are set, and whoever publishes beyond them is told.
+/// The stream and the consumer that does the work. While nobody counts, an interest stream would
+/// grow until its limits: they are set, and whoever publishes beyond them is told.
 async fn prepare(context: &Context) -> Result<PullConsumer, Error> {
     let config = StreamConfig {
         name: "TEST".to_owned(),
@@ -131,8 +137,9 @@ async fn scale(
 ) {
     let signal = TallySignal::new(client.clone(), "TEST", "PROVISIONER");
     let noted = ledger.clone();
-    let tasks =
-        Tasks::new(move |id, stop| process(id, client.clone(), consumer.clone(), noted.clone(), stop));
+    let tasks = Tasks::new(move |id, stop| {
+        process(id, client.clone(), consumer.clone(), noted.clone(), stop)
+    });
     let controller = Controller::new("TEST", rules(), vec![Box::new(Example::default())]);
     let mut target = Target::new(controller, Box::new(signal), Box::new(tasks));
     let mut pace = tokio::time::interval(Duration::from_secs(1));
@@ -160,7 +167,8 @@ fn rules() -> ControllerRules {
     }
 }
 
-/// One instance: takes five messages at a time, answers each, and finishes what it took when it is told to stop.
+/// One instance: takes five messages at a time, answers each, and finishes what it took when it is
+/// told to stop.
 async fn process(
     id: String,
     client: Client,
@@ -169,11 +177,14 @@ async fn process(
     stop: CancellationToken,
 ) {
     while !stop.is_cancelled() {
-        let pulled = consumer.batch().max_messages(5).expires(Duration::from_millis(500)).messages().await;
+        let pulled =
+            consumer.batch().max_messages(5).expires(Duration::from_millis(500)).messages().await;
         let Ok(mut messages) = pulled else { continue };
         while let Some(Ok(message)) = messages.next().await {
             let header = |name: &str| Some(message.headers.as_ref()?.get(name)?.to_string());
-            let (Some(inbox), Some(message_id)) = (header(REPLY), header("Nats-Msg-Id")) else { continue };
+            let (Some(inbox), Some(message_id)) = (header(REPLY), header("Nats-Msg-Id")) else {
+                continue;
+            };
             ledger.note_processed(message_id);
             let answered = client.publish(inbox, id.clone().into()).await;
             // Acknowledged only after the answer: otherwise nobody would answer it again.
@@ -201,9 +212,9 @@ impl Ledger {
     }
 
     fn note_instances(&self, instances: u32) {
-        self.with(|(course, _)| {
-            if course.last() != Some(&instances) {
-                course.push(instances);
+        self.with(|(trajectory, _)| {
+            if trajectory.last() != Some(&instances) {
+                trajectory.push(instances);
             }
         });
     }
@@ -214,7 +225,7 @@ impl Ledger {
 
     /// Waits until the last instance has gone.
     async fn wait_for_nobody(&self) {
-        while self.with(|(course, _)| course.last() != Some(&0)) {
+        while self.with(|(trajectory, _)| trajectory.last() != Some(&0)) {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
@@ -244,7 +255,8 @@ impl Caller {
         let began = Instant::now();
         let first = self.sent;
         for place in 0..self.batch {
-            tokio::time::sleep_until(began + Duration::from_secs(1) * place as u32 / per_second).await;
+            tokio::time::sleep_until(began + Duration::from_secs(1) * place as u32 / per_second)
+                .await;
             self.send(first + place).await?;
             self.sent += 1;
             self.hear();
@@ -252,7 +264,8 @@ impl Caller {
         Ok(began.elapsed())
     }
 
-    /// The stream's acknowledgement is not waited for: the answer says more, and what is not answered is sent again.
+    /// The stream's acknowledgement is not waited for: the answer says more, and what is not
+    /// answered is sent again.
     async fn send(&self, number: usize) -> Result<(), Error> {
         let mut headers = HeaderMap::new();
         headers.insert("Nats-Msg-Id", format!("{}-{number}", self.inbox));
@@ -268,8 +281,9 @@ impl Caller {
     }
 
     fn note(&mut self, answer: &async_nats::Message) {
-        self.answered
-            .extend(answer.subject.rsplit('.').next().and_then(|number| number.parse::<usize>().ok()));
+        self.answered.extend(
+            answer.subject.rsplit('.').next().and_then(|number| number.parse::<usize>().ok()),
+        );
     }
 
     /// Waits for all answers, and sends again what has none.
@@ -278,11 +292,13 @@ impl Caller {
         while self.answered.len() < self.sent && Instant::now() < until {
             let again_at = Instant::now() + RETRY_AFTER;
             while self.answered.len() < self.sent
-                && let Ok(Some(answer)) = tokio::time::timeout_at(again_at, self.answers.next()).await
+                && let Ok(Some(answer)) =
+                    tokio::time::timeout_at(again_at, self.answers.next()).await
             {
                 self.note(&answer);
             }
-            for number in (0..self.sent).filter(|number| !self.answered.contains(number)).collect::<Vec<_>>()
+            for number in
+                (0..self.sent).filter(|number| !self.answered.contains(number)).collect::<Vec<_>>()
             {
                 self.send(number).await?;
             }

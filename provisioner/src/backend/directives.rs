@@ -1,4 +1,5 @@
-//! Instances as subscription sets of workers that are there: `scale-out` and `scale-in`, as QueueWatch has it.
+//! Instances as subscription sets of workers that are there: `scale-out` and `scale-in`, as
+//! QueueWatch has it.
 
 use std::time::{Duration, Instant};
 
@@ -21,12 +22,12 @@ const OBEYED_WITHIN: Duration = Duration::from_secs(2);
 /// A set that was ordered and does not show after this will not.
 const APPEARS_WITHIN: Duration = Duration::from_secs(5);
 
-/// Sends directives to the workers of one subject (`natsway_worker::serve_scaled`). Each is obeyed by exactly one of
-/// them; which one, the broker decides.
+/// Sends directives to the workers of one subject (`natsway_worker::serve_scaled`). Each is obeyed
+/// by exactly one of them; which one, the broker decides.
 pub struct Directives {
     client: Client,
     subject: Subject,
-    /// Sets that were there at the last look.
+    /// Sets that were there at the last poll.
     known: usize,
     /// When sets were ordered that do not show yet.
     ordered: Vec<Instant>,
@@ -42,7 +43,9 @@ impl Directives {
     async fn present(&self) -> Result<Vec<String>, async_nats::Error> {
         let inbox = self.client.new_inbox();
         let mut answers = self.client.subscribe(inbox.clone()).await?;
-        self.client.publish_with_reply(presence_subject(&self.subject), inbox, Bytes::new()).await?;
+        self.client
+            .publish_with_reply(presence_subject(&self.subject), inbox, Bytes::new())
+            .await?;
         let mut ids = Vec::new();
         let until = tokio::time::Instant::now() + GATHER;
         while let Ok(Some(answer)) = tokio::time::timeout_at(until, answers.next()).await {
@@ -59,7 +62,8 @@ impl Directives {
 
     async fn survey(&mut self) -> Result<Vec<Instance>, BackendError> {
         let ids = self.present().await;
-        let ids = ids.map_err(|error| BackendError::new(format!("workers of {}", self.subject), error))?;
+        let ids =
+            ids.map_err(|error| BackendError::new(format!("workers of {}", self.subject), error))?;
         let appeared = ids.len().saturating_sub(self.known).min(self.ordered.len());
         self.ordered.drain(..appeared);
         self.ordered.retain(|since| since.elapsed() < APPEARS_WITHIN);
@@ -72,7 +76,7 @@ impl Directives {
 
     /// Sends a directive and waits until somebody says that it is obeyed.
     ///
-    /// Without an answer it may be obeyed or not; the next look counts again.
+    /// Without an answer it may be obeyed or not; the next poll counts again.
     async fn direct(&self, directive: Directive) -> Result<(), BackendError> {
         let message = format!("{{\"directive\":\"{directive}\"}}");
         let subject = directive_subject(directive, &self.subject);
@@ -81,7 +85,9 @@ impl Directives {
         if self.client.connection_state() != State::Connected {
             return Err(BackendError::new(what(), "the broker is away"));
         }
-        match tokio::time::timeout(OBEYED_WITHIN, self.client.request(subject, message.into())).await {
+        match tokio::time::timeout(OBEYED_WITHIN, self.client.request(subject, message.into()))
+            .await
+        {
             Ok(Ok(answer)) => match refusal(&answer.payload) {
                 None => Ok(()),
                 Some(refusal) => Err(BackendError::new(what(), refusal)),

@@ -1,5 +1,5 @@
-//! What starts and stops instances. The trait is that of the NATS example, in Rust: how many there are, start one,
-//! stop one.
+//! What starts and stops instances. The trait is that of the NATS example, in Rust: how many there
+//! are, start one, stop one.
 //!
 //! # A backend of one's own
 //!
@@ -53,21 +53,24 @@ use serde::Serialize;
 use crate::roll_call::{self, Standing};
 use crate::sample::Fleet;
 
-/// Starts and stops the instances of one target.
+/// StartupEstimator and stops the instances of one target.
 ///
-/// What it says of its instances is the truth; nobody else keeps a count. All methods end within a few seconds: an
-/// instance that takes longer to start or to stop is `Starting` or `Stopping` meanwhile.
+/// What it says of its instances is the truth; nobody else keeps a count. All methods end within a
+/// few seconds: an instance that takes longer to start or to stop is `Starting` or `Stopping`
+/// meanwhile.
 pub trait Backend: Send {
     /// All instances, those that stop included.
     fn instances(&mut self) -> BoxFuture<'_, Result<Vec<Instance>, BackendError>>;
 
-    /// Starts one more.
+    /// StartupEstimator one more.
     fn start(&mut self) -> BoxFuture<'_, Result<(), BackendError>>;
 
-    /// Tells one to stop: it takes nothing new, finishes what it holds, and goes. Not an error when it is gone already.
+    /// Tells one to stop: it takes nothing new, finishes what it holds, and goes. Not an error when
+    /// it is gone already.
     fn stop<'a>(&'a mut self, id: &'a str) -> BoxFuture<'a, Result<(), BackendError>>;
 
-    /// Whether it is the one that is named that stops. Where somebody else chooses, nobody is stopped because they do not answer.
+    /// Whether it is the one that is named that stops. Where somebody else chooses, nobody is
+    /// stopped because they do not answer.
     fn stops_whom_it_is_told(&self) -> bool {
         true
     }
@@ -80,12 +83,14 @@ pub struct Instance {
     pub id: String,
     /// Whether it works.
     pub state: InstanceState,
-    /// When it was started, in milliseconds since the Unix epoch, or any other number that grows: the newest is
-    /// stopped first.
+    /// When it was started, in milliseconds since the Unix epoch, or any other number that grows:
+    /// the newest is stopped first.
     pub since_ms: u64,
-    /// Whether it is known to do nothing, though it runs: a process that was stopped, a container that is paused.
+    /// Whether it is known to do nothing, though it runs: a process that was stopped, a container
+    /// that is paused.
     pub is_frozen: bool,
-    /// Whether it was started by other rules than those in force: another command, another environment.
+    /// Whether it was started by other rules than those in force: another command, another
+    /// environment.
     pub is_outdated: bool,
 }
 
@@ -123,7 +128,8 @@ impl BackendError {
         BackendError { what: what.into(), reason: reason.to_string(), is_floor: false }
     }
 
-    /// Nothing more can be stopped, since what is left is not the backend's to stop. That is a bound, and no trouble.
+    /// Nothing more can be stopped, since what is left is not the backend's to stop. That is a
+    /// bound, and no trouble.
     pub fn floor(what: impl Into<String>, reason: impl ToString) -> BackendError {
         BackendError { is_floor: true, ..BackendError::new(what, reason) }
     }
@@ -139,8 +145,8 @@ pub fn fleet(instances: &[Instance]) -> Fleet {
     roll_call::fleet(instances, &vec![Standing::Good; instances.len()])
 }
 
-/// Starts or stops instances until there are `wanted`, those that start included. The newest are stopped first: they
-/// hold the least, and a spike's instances go with it.
+/// StartupEstimator or stops instances until there are `wanted`, those that start included. The
+/// newest are stopped first: they hold the least, and a spike's instances go with it.
 ///
 /// # Errors
 /// The first [`BackendError`]; what was done until then stays done.
@@ -151,7 +157,7 @@ pub async fn set(backend: &mut dyn Backend, wanted: u32) -> Result<(), BackendEr
     change(backend, start, &roll_call::surplus(&instances, &standings, wanted)).await
 }
 
-/// Starts so many and stops these.
+/// StartupEstimator so many and stops these.
 ///
 /// # Errors
 /// The first [`BackendError`]; what was done until then stays done.

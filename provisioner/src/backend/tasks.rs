@@ -12,8 +12,8 @@ use tracing::warn;
 
 use super::{Backend, BackendError, Instance, InstanceState};
 
-/// Starts a task for each instance. A task is told to stop by its token, finishes what it holds, and ends; it is never
-/// aborted, not even when the backend is dropped.
+/// StartupEstimator a task for each instance. A task is told to stop by its token, finishes what it
+/// holds, and ends; it is never aborted, not even when the backend is dropped.
 pub struct Tasks<F> {
     make: F,
     clock: Clock,
@@ -33,8 +33,8 @@ where
     F: FnMut(String, CancellationToken) -> T + Send,
     T: Future<Output = ()> + Send + 'static,
 {
-    /// A backend whose instances are what `make` gives for an id and a token. The future must end soon after its token is
-    /// cancelled and what it holds is finished.
+    /// A backend whose instances are what `make` gives for an id and a token. The future must end
+    /// soon after its token is cancelled and what it holds is finished.
     pub fn new(make: F) -> Tasks<F> {
         Tasks { make, clock: Clock::start(), running: Vec::new(), made: 0 }
     }

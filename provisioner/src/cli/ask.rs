@@ -9,7 +9,7 @@ use async_nats::{Client, StatusCode};
 use clap::Args;
 use futures_util::StreamExt;
 use humantime_serde::re::humantime::format_duration;
-use natsway_boot::{Broker, Clock, Dial, Dialer};
+use natsway_boot::{BrokerConfig, Clock, Dial, Dialer};
 use tokio::time::Instant;
 
 use crate::decision::Decision;
@@ -46,7 +46,7 @@ pub(super) struct TopArgs {
     count: Option<usize>,
 }
 
-pub(super) async fn connect(broker: &Broker) -> anyhow::Result<Client> {
+pub(super) async fn connect(broker: &BrokerConfig) -> anyhow::Result<Client> {
     const NAME: &str = "provisioner command line";
     let dial = Dial {
         name: NAME.to_owned(),
@@ -54,7 +54,8 @@ pub(super) async fn connect(broker: &Broker) -> anyhow::Result<Client> {
         subscription_messages: 1,
         publish_messages: 1,
     };
-    // It says at once, and why, when there is none; the client that is used comes back by itself after a loss.
+    // It says at once, and why, when there is none; the client that is used comes back by itself
+    // after a loss.
     Dialer::new(broker.clone(), dial).dial_once(None).await?;
     let client = broker.connect(NAME, INBOX_PREFIX).await?;
     let flushed = tokio::time::timeout(WITHIN, client.flush()).await;
@@ -63,7 +64,7 @@ pub(super) async fn connect(broker: &Broker) -> anyhow::Result<Client> {
 }
 
 /// What each leader says; several lead when they have leases of their own.
-async fn ask(broker: &Broker) -> anyhow::Result<Vec<Status>> {
+async fn ask(broker: &BrokerConfig) -> anyhow::Result<Vec<Status>> {
     let client = connect(broker).await?;
     let inbox = client.new_inbox();
     let mut answers = client.subscribe(inbox.clone()).await?;
@@ -75,14 +76,19 @@ async fn ask(broker: &Broker) -> anyhow::Result<Vec<Status>> {
             bail!("no provisioner leads: start one");
         }
         let message = serde_json::from_slice(&answer.payload);
-        messages.push(message.context("a leader's answer cannot be read; is it newer than this program")?);
+        messages.push(
+            message.context("a leader's answer cannot be read; is it newer than this program")?,
+        );
         until = until.min(Instant::now() + OTHERS_WITHIN);
     }
     ensure!(!messages.is_empty(), "no provisioner answers within {} s", WITHIN.as_secs());
     Ok(Status::whole(messages))
 }
 
-pub(super) async fn explain(broker: Broker, target: Option<&str>) -> anyhow::Result<ExitCode> {
+pub(super) async fn explain(
+    broker: BrokerConfig,
+    target: Option<&str>,
+) -> anyhow::Result<ExitCode> {
     let decisions: Vec<Decision> =
         ask(&broker).await?.into_iter().flat_map(|status| status.targets).collect();
     ensure!(!decisions.is_empty(), "no decision was made yet");
@@ -98,12 +104,15 @@ pub(super) async fn explain(broker: Broker, target: Option<&str>) -> anyhow::Res
     Ok(ExitCode::SUCCESS)
 }
 
-pub(super) async fn status(broker: Broker) -> anyhow::Result<ExitCode> {
+pub(super) async fn status(broker: BrokerConfig) -> anyhow::Result<ExitCode> {
     for Status { leader, lease, since_ms, targets, .. } in ask(&broker).await? {
         let lease = lease.map_or("without a lease".to_owned(), |lease| format!("by lease {lease}"));
         let since = UNIX_EPOCH + Duration::from_millis(since_ms);
         let led = SystemTime::now().duration_since(since).unwrap_or_default();
-        println!("{leader} leads {lease} for {}", format_duration(Duration::from_secs(led.as_secs())));
+        println!(
+            "{leader} leads {lease} for {}",
+            format_duration(Duration::from_secs(led.as_secs()))
+        );
         println!(
             "{:<24} {:>5} {:>5} {:>9} {:>9} {:>9} {:>8} {:>6}  DECISION",
             "TARGET", "HAS", "WANTS", "RATE/S", "LAG", "IN HAND", "STARTING", "SILENT"
@@ -124,15 +133,16 @@ fn print_row(decision: &Decision) {
         "{target:<24} {from:>5} {to:>5} {rate:>9} {lag:>9} {in_hand:>9} {:>8} {:>6}  {}{trouble}",
         fleet.starting,
         fleet.silent,
-        decision.course()
+        decision.direction()
     );
 }
 
 impl TopArgs {
-    pub(super) async fn run(self, broker: Broker) -> anyhow::Result<ExitCode> {
+    pub(super) async fn run(self, broker: BrokerConfig) -> anyhow::Result<ExitCode> {
         let client = connect(&broker).await?;
         let mut decisions = client.subscribe(decision_subject("*")).await?;
-        let columns = terminal_size::terminal_size().map_or(COLUMNS, |(width, _)| usize::from(width.0));
+        let columns =
+            terminal_size::terminal_size().map_or(COLUMNS, |(width, _)| usize::from(width.0));
         let mut graph = Graph::new(columns, self.width);
         let clock = Clock::start();
         let mut out = std::io::stdout();

@@ -30,7 +30,8 @@ pub struct Cli {
 enum Command {
     /// Scale what a configuration file says, until told to stop; instances stay
     Run(run::RunArgs),
-    /// Say how the last decision about a target came to be: what was seen, each policy's answer, what limited it
+    /// Say how the last decision about a target came to be: what was seen, each policy's answer,
+    /// what limited it
     Explain {
         /// The target; all of them by default
         target: Option<String>,
@@ -70,11 +71,13 @@ impl Cli {
     pub async fn run(self) -> anyhow::Result<ExitCode> {
         self.logs.init().map_err(anyhow::Error::msg)?;
         match self.command {
-            Command::Run(args) => args.run(self.broker.into_broker()?).await,
-            Command::Explain { target } => ask::explain(self.broker.into_broker()?, target.as_deref()).await,
-            Command::Status => ask::status(self.broker.into_broker()?).await,
-            Command::Top(args) => args.run(self.broker.into_broker()?).await,
-            Command::Record(args) => args.run(self.broker.into_broker()?).await,
+            Command::Run(args) => args.run(self.broker.into_config()?).await,
+            Command::Explain { target } => {
+                ask::explain(self.broker.into_config()?, target.as_deref()).await
+            }
+            Command::Status => ask::status(self.broker.into_config()?).await,
+            Command::Top(args) => args.run(self.broker.into_config()?).await,
+            Command::Record(args) => args.run(self.broker.into_config()?).await,
             Command::Replay(args) => args.run(),
             Command::Simulate(args) => args.run(),
         }

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::{Context, ensure};
 use clap::Args;
 use futures_util::StreamExt;
-use natsway_boot::{Broker, shutdown};
+use natsway_boot::{BrokerConfig, shutdown};
 
 use super::ask::connect;
 use super::{read, refused};
@@ -50,7 +50,7 @@ pub(super) struct ReplayArgs {
 }
 
 impl RecordArgs {
-    pub(super) async fn run(self, broker: Broker) -> anyhow::Result<ExitCode> {
+    pub(super) async fn run(self, broker: BrokerConfig) -> anyhow::Result<ExitCode> {
         let stop = shutdown::on_signal()?;
         let client = connect(&broker).await?;
         let target = self.target.as_deref().unwrap_or("*");
@@ -86,7 +86,8 @@ impl ReplayArgs {
                 names.join(", ")
             );
         }
-        let recording = File::open(&self.recording).with_context(|| self.recording.display().to_string())?;
+        let recording =
+            File::open(&self.recording).with_context(|| self.recording.display().to_string())?;
         let recording = replay::read(BufReader::new(recording)).map_err(anyhow::Error::msg)?;
         let Parts { of, left_out } = replay::parts(&recording, &config, self.target.as_deref());
         let left_out: Vec<String> =
@@ -121,7 +122,12 @@ impl ReplayArgs {
             now += u64::from(numbers.1);
             if before.replace(numbers) != Some(numbers) {
                 let second = pair.recorded.at_ms.saturating_sub(began_ms) as f64 / 1_000.0;
-                println!("{second:>9.1} {:>5} {:>5}  {}", numbers.0, numbers.1, pair.decided.reason());
+                println!(
+                    "{second:>9.1} {:>5} {:>5}  {}",
+                    numbers.0,
+                    numbers.1,
+                    pair.decided.reason()
+                );
             }
             if self.explain && numbers.0 != numbers.1 {
                 print!("{}", pair.decided);

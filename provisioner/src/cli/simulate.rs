@@ -12,11 +12,12 @@ use crate::simulate::{
 
 #[derive(Args)]
 pub(super) struct SimulateArgs {
-    /// The traffic: step, ramp, sine, spike, flash-crowd, on-off, noise, lying, bursty, retry-storm, slow-leak, deploy, slow-starts,
-    /// sawtooth or double-hump; all of them by default
+    /// The traffic: step, ramp, sine, spike, flash-crowd, on-off, noise, lying, bursty,
+    /// retry-storm, slow-leak, deploy, slow-starts, sawtooth or double-hump; all of them by default
     traces: Vec<String>,
 
-    /// Traffic of your own in place of these: a CSV of time and messages a second, or what `record` wrote about one target
+    /// Traffic of your own in place of these: a CSV of time and messages a second, or what `record`
+    /// wrote about one target
     #[arg(long, value_name = "FILE", conflicts_with = "traces")]
     trace: Option<PathBuf>,
 
@@ -46,7 +47,8 @@ impl SimulateArgs {
         let seeds: Vec<u64> = (self.seed..self.seed + self.seeds.max(1)).collect();
         if let Some(path) = &self.trace {
             let rates = self.own(path)?;
-            let standings = compare_on(seeds.iter().map(|seed| Trace::own(&rates, *seed)).collect());
+            let standings =
+                compare_on(seeds.iter().map(|seed| Trace::own(&rates, *seed)).collect());
             return self.show(&standings, |_| Trace::own(&rates, self.seed));
         }
         let named = |name: &String| {
@@ -69,13 +71,19 @@ impl SimulateArgs {
             self.service_rate
         );
         let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-        let rates = own::read(&text).map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?;
+        let rates =
+            own::read(&text).map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?;
         Ok(rates.into_iter().map(|rate| rate * SERVICE_RATE / self.service_rate).collect())
     }
 
-    fn show(&self, standings: &[Standing], trace: impl Fn(TraceKind) -> Trace) -> anyhow::Result<ExitCode> {
+    fn show(
+        &self,
+        standings: &[Standing],
+        trace: impl Fn(TraceKind) -> Trace,
+    ) -> anyhow::Result<ExitCode> {
         if let Some(path) = &self.svg {
-            std::fs::write(path, plot_on(standings, trace)).with_context(|| path.display().to_string())?;
+            std::fs::write(path, plot_on(standings, trace))
+                .with_context(|| path.display().to_string())?;
         }
         if self.json {
             let verdict = verdict(standings);

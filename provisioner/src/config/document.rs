@@ -22,15 +22,16 @@ pub struct Document {
 pub struct TargetDocument {
     /// Letters, digits, `-` and `_`; unique.
     pub name: String,
-    /// How often it is looked at.
+    /// How often it is polled.
     #[serde(default = "default::poll", with = "humantime_serde")]
     pub poll: Duration,
-    /// Where its figures come from.
+    /// Where its metrics come from.
     pub signal: SignalDocument,
     /// What is known of its instances.
     #[serde(default)]
     pub instance: InstanceDocument,
-    /// How many instances it needs; the largest answer wins. Without any: `rate`, `lag` and `latency-slo`.
+    /// How many instances it needs; the largest answer wins. Without any: `rate`, `lag` and
+    /// `latency-slo`.
     #[serde(default, rename = "policy")]
     pub policies: Vec<PolicyDocument>,
     /// What the number may do.
@@ -40,7 +41,7 @@ pub struct TargetDocument {
     pub backend: BackendDocument,
 }
 
-/// Where figures come from.
+/// Where metrics come from.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum SignalDocument {
@@ -83,8 +84,8 @@ pub enum SignalDocument {
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields, default)]
 pub struct InstanceDocument {
-    /// Messages that one handles at a time. Without, 1 to learn what one can do, and what instances say themselves to tell
-    /// whether they are full.
+    /// Messages that one handles at a time. Without, 1 to learn what one can do, and what instances
+    /// say themselves to tell whether they are full.
     pub concurrency: Option<f64>,
     /// Messages that one fetches ahead.
     pub prefetch: u32,
@@ -96,7 +97,7 @@ pub struct InstanceDocument {
     /// Over how long rates are taken.
     #[serde(with = "humantime_serde")]
     pub window: Duration,
-    /// From which age figures are stale; three polls when it is not given.
+    /// From which age metrics are stale; three polls when it is not given.
     #[serde(with = "humantime_serde")]
     pub stale_after: Option<Duration>,
     /// Looks in a row without an answer after which one counts no more and is replaced; 0 is never.
@@ -196,7 +197,8 @@ pub struct ScaleDocument {
     /// Scale in no sooner than so long after a change.
     #[serde(with = "humantime_serde")]
     pub cooldown: Duration,
-    /// Instances that were wanted again after they had gone stay next time for as long as that pause, up to so long.
+    /// Instances that were wanted again after they had gone stay next time for as long as that
+    /// pause, up to so long.
     #[serde(with = "humantime_serde")]
     pub hold: Duration,
     /// With `min = 0`: the last one goes after so long without a message.
@@ -237,7 +239,8 @@ pub struct StepDocument {
     pub period: Duration,
 }
 
-/// Who starts and stops instances. In all texts `{name}` stands for the name that matched a pattern.
+/// Who starts and stops instances. In all texts `{name}` stands for the name that matched a
+/// pattern.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum BackendDocument {
@@ -248,8 +251,8 @@ pub enum BackendDocument {
         /// Variables added to the environment.
         #[serde(default)]
         environment: std::collections::BTreeMap<String, String>,
-        /// Variables of the provisioner's own that begin with `NATS_` and are passed on; without, `NATS_URL` where it
-        /// names no user, `NATS_CA` and `NATS_TLS_FIRST`.
+        /// Variables of the provisioner's own that begin with `NATS_` and are passed on; without,
+        /// `NATS_URL` where it names no user, `NATS_CA` and `NATS_TLS_FIRST`.
         #[serde(default)]
         inherit: Option<Vec<String>>,
         /// Where the state is kept; one directory for each target.
@@ -313,7 +316,7 @@ mod default {
     pub(super) fn ready_after() -> Duration {
         Duration::from_millis(500)
     }
-    /// As long as a worker's drain limit and some.
+    /// As long as a worker's drain timeout and some.
     pub(super) fn stop_deadline() -> Duration {
         Duration::from_secs(30)
     }

@@ -3,8 +3,8 @@
 mod document;
 
 pub use document::{
-    BackendDocument, Document, InstanceDocument, PolicyDocument, ScaleDocument, SignalDocument, StepDocument,
-    TargetDocument,
+    BackendDocument, Document, InstanceDocument, PolicyDocument, ScaleDocument, SignalDocument,
+    StepDocument, TargetDocument,
 };
 
 use std::collections::{HashMap, HashSet};
@@ -18,7 +18,7 @@ use crate::scale::{ScaleRules, Step};
 use crate::signal::discover::Pattern;
 use crate::window::WindowRules;
 
-/// The shortest and the longest pause between two looks.
+/// The shortest and the longest pause between two polls.
 const POLLS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(300));
 
 /// More instances of one target than anybody means.
@@ -58,13 +58,18 @@ impl Config {
         for target in &document.targets {
             check(target, &mut faults);
             if !names.insert(&target.name) {
-                faults.push(format!("target {:?}: its name is taken, expected each name once", target.name));
+                faults.push(format!(
+                    "target {:?}: its name is taken, expected each name once",
+                    target.name
+                ));
             }
             let (key, place) = place(&target.backend);
             if let Some(other) = places.insert((key, place.clone()), &target.name) {
-                let expected =
-                    format!("another one than that of target {other:?}: they would undo each other's work");
-                Faults { target: &target.name, faults: &mut faults }.unless(false, key, place, &expected);
+                let expected = format!(
+                    "another one than that of target {other:?}: they would undo each other's work"
+                );
+                Faults { target: &target.name, faults: &mut faults }
+                    .unless(false, key, place, &expected);
             }
         }
         if document.targets.is_empty() {
@@ -73,7 +78,9 @@ impl Config {
         if !faults.is_empty() {
             return Err(ConfigError(faults));
         }
-        Ok(Config { targets: document.targets.into_iter().map(|document| Target { document }).collect() })
+        Ok(Config {
+            targets: document.targets.into_iter().map(|document| Target { document }).collect(),
+        })
     }
 }
 
@@ -83,12 +90,12 @@ impl Target {
         &self.document.name
     }
 
-    /// How often it is looked at.
+    /// How often it is polled.
     pub fn poll(&self) -> Duration {
         self.document.poll
     }
 
-    /// Where its figures come from.
+    /// Where its metrics come from.
     pub fn signal(&self) -> &SignalDocument {
         &self.document.signal
     }
@@ -137,7 +144,9 @@ impl Target {
         ControllerRules {
             window: WindowRules {
                 span_ms: ms(instance.window),
-                stale_after_ms: ms(instance.stale_after.unwrap_or((*poll * 3).max(Duration::from_secs(3)))),
+                stale_after_ms: ms(instance
+                    .stale_after
+                    .unwrap_or((*poll * 3).max(Duration::from_secs(3)))),
             },
             lead_s: instance.starts_within.as_secs_f64(),
             service_rate: instance.service_rate,
@@ -176,7 +185,10 @@ impl Target {
 
     /// Whether QueueWatch's analysers are among its policies.
     pub fn has_analysers(&self) -> bool {
-        self.document.policies.iter().any(|policy| matches!(policy, PolicyDocument::Analysers { .. }))
+        self.document
+            .policies
+            .iter()
+            .any(|policy| matches!(policy, PolicyDocument::Analysers { .. }))
     }
 }
 
@@ -194,7 +206,9 @@ pub fn policy(document: &PolicyDocument) -> Box<dyn Policy> {
         PolicyDocument::LatencySlo { target_utilisation, wait, beta } => {
             Box::new(LatencySlo { target_utilisation, wait_s: wait.as_secs_f64(), beta })
         }
-        PolicyDocument::Utilisation { target_utilisation } => Box::new(Utilisation { target_utilisation }),
+        PolicyDocument::Utilisation { target_utilisation } => {
+            Box::new(Utilisation { target_utilisation })
+        }
         PolicyDocument::Analysers { thresholds } => Box::new(Analysers::new(thresholds)),
         PolicyDocument::Example { rate_per_instance, idle } => {
             Box::new(Example { rate_per_instance, idle_ms: ms(idle) })
@@ -226,7 +240,8 @@ struct Faults<'f> {
 impl Faults<'_> {
     fn unless(&mut self, holds: bool, key: &str, value: impl std::fmt::Display, expected: &str) {
         if !holds {
-            self.faults.push(format!("target {:?}: {key} = {value}: expected {expected}", self.target));
+            self.faults
+                .push(format!("target {:?}: {key} = {value}: expected {expected}", self.target));
         }
     }
 }
@@ -238,7 +253,12 @@ fn check(target: &TargetDocument, faults: &mut Vec<String>) {
             && text.len() <= 64
             && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
     };
-    faults.unless(plain(&target.name), "name", &target.name, "up to 64 letters, digits, `-` and `_`");
+    faults.unless(
+        plain(&target.name),
+        "name",
+        &target.name,
+        "up to 64 letters, digits, `-` and `_`",
+    );
     let poll = humantime_serde::re::humantime::format_duration(target.poll);
     faults.unless((POLLS.0..=POLLS.1).contains(&target.poll), "poll", poll, "100ms to 5m");
     check_instance(&target.instance, &mut faults);
@@ -265,33 +285,46 @@ fn check_instance(instance: &InstanceDocument, faults: &mut Faults<'_>) {
 /// Most policies need to know what an instance can do, and not every signal shows it.
 fn check_learning(target: &TargetDocument, faults: &mut Faults<'_>) {
     use PolicyDocument::{Lag, LatencySlo, Rate};
-    let shows_it = matches!(target.signal, SignalDocument::Consumer { .. } | SignalDocument::Services { .. });
-    let needs_it = |policy: &PolicyDocument| matches!(policy, Rate { .. } | Lag { .. } | LatencySlo { .. });
+    let shows_it =
+        matches!(target.signal, SignalDocument::Consumer { .. } | SignalDocument::Services { .. });
+    let needs_it =
+        |policy: &PolicyDocument| matches!(policy, Rate { .. } | Lag { .. } | LatencySlo { .. });
     let is_needed = target.policies.is_empty() || target.policies.iter().any(needs_it);
     let is_known = shows_it || !is_needed || target.instance.service_rate.is_some();
-    let expected =
-        "messages a second of one instance, which this signal cannot show, or policies that do without";
+    let expected = "messages a second of one instance, which this signal cannot show, or policies \
+                    that do without";
     faults.unless(is_known, "instance.service_rate", "nothing", expected);
 }
 
 fn check_policy(policy: &PolicyDocument, faults: &mut Faults<'_>) {
     let (utilisation, time) = match *policy {
-        PolicyDocument::Rate { target_utilisation } | PolicyDocument::Utilisation { target_utilisation } => {
-            (target_utilisation, None)
+        PolicyDocument::Rate { target_utilisation }
+        | PolicyDocument::Utilisation { target_utilisation } => (target_utilisation, None),
+        PolicyDocument::Lag { target_utilisation, drain } => {
+            (target_utilisation, Some(("drain", drain)))
         }
-        PolicyDocument::Lag { target_utilisation, drain } => (target_utilisation, Some(("drain", drain))),
         PolicyDocument::LatencySlo { target_utilisation, wait, beta } => {
             faults.unless((0.0..=10.0).contains(&beta), "policy.beta", beta, "0 to 10");
             (target_utilisation, Some(("wait", wait)))
         }
         PolicyDocument::Analysers { thresholds } => {
             let percent = thresholds.difference_percent;
-            faults.unless(percent > 0.0, "policy.thresholds.difference_percent", percent, "a number above 0");
+            faults.unless(
+                percent > 0.0,
+                "policy.thresholds.difference_percent",
+                percent,
+                "a number above 0",
+            );
             return;
         }
         PolicyDocument::Example { rate_per_instance, .. } => {
             let rate = rate_per_instance;
-            faults.unless(rate > 0.0, "policy.rate_per_instance", rate, "messages a second, above 0");
+            faults.unless(
+                rate > 0.0,
+                "policy.rate_per_instance",
+                rate,
+                "messages a second, above 0",
+            );
             return;
         }
     };
@@ -309,11 +342,16 @@ fn check_scale(target: &TargetDocument, faults: &mut Faults<'_>) {
     let shown = humantime_serde::re::humantime::format_duration(hold);
     faults.unless(hold <= LONGEST_HOLD, "scale.hold", shown, "1h or less");
     faults.unless(min <= max, "scale.min", min, "scale.max or less");
-    faults.unless((0.0..1.0).contains(&tolerance), "scale.tolerance", tolerance, "0 or more, below 1");
+    faults.unless(
+        (0.0..1.0).contains(&tolerance),
+        "scale.tolerance",
+        tolerance,
+        "0 or more, below 1",
+    );
     let keeps_messages =
         matches!(target.signal, SignalDocument::Consumer { .. } | SignalDocument::Tally { .. });
-    let expected =
-        "1 or more: requests to nobody fail at once, only a stream keeps messages until somebody is there";
+    let expected = "1 or more: requests to nobody fail at once, only a stream keeps messages until \
+                    somebody is there";
     faults.unless(min > 0 || keeps_messages, "scale.min", min, expected);
     let obeys = matches!(target.backend, BackendDocument::Directives { .. });
     let expected = "1 or more: somebody must be there to obey a directive";
@@ -322,11 +360,19 @@ fn check_scale(target: &TargetDocument, faults: &mut Faults<'_>) {
 
 fn check_signal(signal: &SignalDocument, faults: &mut Faults<'_>) {
     let token = |text: &str| {
-        !text.is_empty() && !text.contains(['.', '>', '/', '\\']) && !text.contains(char::is_whitespace)
+        !text.is_empty()
+            && !text.contains(['.', '>', '/', '\\'])
+            && !text.contains(char::is_whitespace)
     };
     match signal {
-        SignalDocument::Consumer { stream, consumer } | SignalDocument::Tally { stream, consumer } => {
-            faults.unless(token(stream) && !stream.contains('*'), "signal.stream", stream, "a stream's name");
+        SignalDocument::Consumer { stream, consumer }
+        | SignalDocument::Tally { stream, consumer } => {
+            faults.unless(
+                token(stream) && !stream.contains('*'),
+                "signal.stream",
+                stream,
+                "a stream's name",
+            );
             let may_be_wild = matches!(signal, SignalDocument::Consumer { .. });
             let named = token(consumer) && (may_be_wild || !consumer.contains('*'));
             faults.unless(named, "signal.consumer", consumer, "a consumer's name");
@@ -348,14 +394,24 @@ fn check_signal(signal: &SignalDocument, faults: &mut Faults<'_>) {
                     .is_ok_and(|uri| uri.scheme_str() == Some("http") && uri.host().is_some())
             };
             let all = !servers.is_empty() && servers.iter().all(is_http);
-            faults.unless(all, "signal.servers", servers.join(", "), "http://host:port, one for each server");
-            faults.unless(subject.parse::<Subject>().is_ok(), "signal.subject", subject, "a subject");
+            faults.unless(
+                all,
+                "signal.servers",
+                servers.join(", "),
+                "http://host:port, one for each server",
+            );
+            faults.unless(
+                subject.parse::<Subject>().is_ok(),
+                "signal.subject",
+                subject,
+                "a subject",
+            );
         }
     }
 }
 
-/// Where a backend's instances are: the key that says so, and what it says. Two targets with the same would take each other's
-/// instances for their own.
+/// Where a backend's instances are: the key that says so, and what it says. Two targets with the
+/// same would take each other's instances for their own.
 fn place(backend: &BackendDocument) -> (&'static str, String) {
     match backend {
         BackendDocument::Processes { state, .. } => ("backend.state", state.display().to_string()),
@@ -370,10 +426,20 @@ fn check_backend(target: &TargetDocument, faults: &mut Faults<'_>) {
     let is_pattern = Target { document: target.clone() }.pattern().is_some();
     let (key, place) = place(&target.backend);
     let apart = !is_pattern || place.contains("{name}");
-    faults.unless(apart, key, place, "{name} in it, since the signal is a pattern: one for each match");
+    faults.unless(
+        apart,
+        key,
+        place,
+        "{name} in it, since the signal is a pattern: one for each match",
+    );
     match &target.backend {
         BackendDocument::Processes { command, .. } => {
-            faults.unless(!command.is_empty(), "backend.command", "[]", "a program and its arguments");
+            faults.unless(
+                !command.is_empty(),
+                "backend.command",
+                "[]",
+                "a program and its arguments",
+            );
         }
         BackendDocument::Directives { subject } => {
             let filled = subject.replace("{name}", "x");
@@ -436,8 +502,13 @@ mod tests {
         let names: Vec<_> = target.policies().iter().map(|policy| policy.name()).collect();
         assert_eq!(names, ["lag", "analysers"]);
         assert!(target.pattern().is_none() && config.targets[0].pattern().is_some());
-        let BackendDocument::Processes { command, state, .. } = target.backend() else { panic!("processes") };
-        assert_eq!((command[2].as_str(), state.to_str().unwrap()), ("work-eu", "/var/lib/natsway/work-eu"));
+        let BackendDocument::Processes { command, state, .. } = target.backend() else {
+            panic!("processes")
+        };
+        assert_eq!(
+            (command[2].as_str(), state.to_str().unwrap()),
+            ("work-eu", "/var/lib/natsway/work-eu")
+        );
     }
 
     #[test]
@@ -505,12 +576,16 @@ mod tests {
     fn a_rate_that_nobody_can_learn_must_be_said() {
         let text = |more: &str| {
             format!(
-                "[[target]]\nname = \"a\"\nsignal = {{ kind = \"tally\", stream = \"S\", consumer = \"C\" }}\n\
+                "[[target]]\nname = \"a\"\nsignal = {{ kind = \"tally\", stream = \"S\", consumer \
+                 = \"C\" }}\n\
                  backend = {{ kind = \"directives\", subject = \"svc.x.y\" }}\n{more}"
             )
         };
         let error = Config::read(&text("")).unwrap_err().to_string();
-        assert!(error.contains("instance.service_rate = nothing: expected messages a second"), "{error}");
+        assert!(
+            error.contains("instance.service_rate = nothing: expected messages a second"),
+            "{error}"
+        );
         Config::read(&text("instance = { service_rate = 500 }")).unwrap();
         Config::read(&text("policy = [{ kind = \"example\" }]")).unwrap();
     }
@@ -520,9 +595,11 @@ mod tests {
         let readme = include_str!("../../../README.md");
         let guide = include_str!("../../../docs/provisioner.md");
         let shown = [readme, guide].into_iter().flat_map(|text| text.split("```toml\n").skip(1));
-        let shown =
-            shown.filter_map(|rest| rest.split("```").next()).filter(|toml| toml.contains("[[target]]"));
-        let files: Vec<&str> = shown.chain([include_str!("../../../deploy/provisioner.toml")]).collect();
+        let shown = shown
+            .filter_map(|rest| rest.split("```").next())
+            .filter(|toml| toml.contains("[[target]]"));
+        let files: Vec<&str> =
+            shown.chain([include_str!("../../../deploy/provisioner.toml")]).collect();
         assert_eq!(files.len(), 4, "one in the README, two in the guide, one for Compose");
         for file in files {
             Config::read(file).unwrap_or_else(|error| panic!("{error}\n{file}"));

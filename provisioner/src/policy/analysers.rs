@@ -9,13 +9,15 @@
 //! | `ConsumptionRateDecreased` | arrivals fell by the difference, or there are none, and none waits | in |
 //! | `Stable` | otherwise | none |
 //!
-//! On NATS, *consumer utilisation* is the share of looks at which a message found an instance free, and the share of messages that
-//! were not turned away; the smaller of both counts. The *queue length* is that of RabbitMQ, which counts what consumers hold too.
+//! On NATS, *consumer utilisation* is the share of polls at which a message found an instance free,
+//! and the share of messages that were not turned away; the smaller of both counts. The *queue
+//! length* is that of RabbitMQ, which counts what consumers hold too.
 //!
-//! What is mended: differences are taken of the earlier figure, not the later, so that a total stall is -100 %; the
-//! queue's growth is no integer division; nobody is sent away while messages wait. And no link fires on what chance explains: each
-//! asks whether its change, or its share, is further from none than four standard deviations of a Poisson stream. So a
-//! load that fluctuates does not bounce.
+//! What is mended: differences are taken of the earlier figure, not the later, so that a total
+//! stall is -100 %; the queue's growth is no integer division; nobody is sent away while messages
+//! wait. And no link fires on what chance explains: each asks whether its change, or its share, is
+//! further from none than four standard deviations of a Poisson stream. So a load that fluctuates
+//! does not bounce.
 //!
 //! <https://insidethecpu.com/2015/09/11/microservices-in-c-part-5-autoscaling/>
 
@@ -52,12 +54,12 @@ impl Default for Thresholds {
     }
 }
 
-/// A link fires on what is further from chance than so many standard deviations. Four are exceeded by chance once in 30,000
-/// comparisons: at one each 5 s, once in two days.
+/// A link fires on what is further from chance than so many standard deviations. Four are exceeded
+/// by chance once in 30,000 comparisons: at one each 5 s, once in two days.
 const SIGMAS: f64 = 4.0;
 
-/// Fewer looks than this say nothing of a share; they are judged with those of the next comparison.
-const LEAST_LOOKS: u32 = 5;
+/// Fewer polls than this say nothing of a share; they are judged with those of the next comparison.
+const LEAST_POLLS: u32 = 5;
 
 /// What a queue showed between one comparison and the next.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -71,9 +73,9 @@ pub struct QueueMetric {
     /// Messages that were turned away meanwhile for want of capacity.
     pub refused: u64,
     /// Looks meanwhile at which a message that came would have found no instance free.
-    pub full_looks: u32,
-    /// All looks meanwhile.
-    pub looks: u32,
+    pub full_polls: u32,
+    /// All polls meanwhile.
+    pub polls: u32,
     /// Messages that wait now.
     pub waiting: u64,
     /// Messages that are not finished now, those that wait included.
@@ -126,7 +128,7 @@ impl Analyser for ConsumerUtilisationTooLow {
     fn fires(&self, now: &QueueMetric, _: &QueueMetric, thresholds: &Thresholds) -> bool {
         let tolerated = 1.0 - thresholds.utilisation_percent / 100.0;
         let asked = now.dispatched + now.refused;
-        surely_above(u64::from(now.full_looks), u64::from(now.looks), tolerated)
+        surely_above(u64::from(now.full_polls), u64::from(now.polls), tolerated)
             || surely_above(now.refused, asked, tolerated)
     }
 }
@@ -140,7 +142,8 @@ impl Analyser for ConsumptionRateIncreased {
     }
     fn fires(&self, now: &QueueMetric, before: &QueueMetric, thresholds: &Thresholds) -> bool {
         let (earlier, later) = (before.count(before.published), now.count(now.published));
-        thresholds.change(earlier, later) >= thresholds.difference_percent && later.is_surely_above(earlier)
+        thresholds.change(earlier, later) >= thresholds.difference_percent
+            && later.is_surely_above(earlier)
     }
 }
 
@@ -155,8 +158,8 @@ impl Analyser for DispatchRateDecreased {
         let (earlier, later) = (before.count(before.dispatched), now.count(now.dispatched));
         let change = thresholds.change(earlier, later);
         // What is finished less because less comes is no fault of the instances.
-        let is_behind =
-            now.count(now.published).rate() > later.rate() * (1.0 + thresholds.difference_percent / 100.0);
+        let is_behind = now.count(now.published).rate()
+            > later.rate() * (1.0 + thresholds.difference_percent / 100.0);
         now.length > 0
             && is_behind
             && change <= -thresholds.difference_percent
@@ -176,7 +179,9 @@ impl Analyser for QueueLengthIncreased {
         // Coming and going alone make it walk that far.
         let chance = SIGMAS * ((now.published + now.dispatched) as f64).sqrt();
         let grown = now.length.saturating_sub(before.length) as f64;
-        now.length > thresholds.queue_length && change >= thresholds.difference_percent && grown > chance
+        now.length > thresholds.queue_length
+            && change >= thresholds.difference_percent
+            && grown > chance
     }
 }
 
@@ -192,7 +197,8 @@ impl Analyser for ConsumptionRateDecreased {
         let fell = thresholds.change(earlier, later) <= -thresholds.difference_percent
             && earlier.is_surely_above(later);
         let idle = before.published + now.published == 0;
-        let is_strained = now.waiting > thresholds.queue_length || now.full_looks > 0 || now.refused > 0;
+        let is_strained =
+            now.waiting > thresholds.queue_length || now.full_polls > 0 || now.refused > 0;
         !is_strained && (fell || idle)
     }
 }
@@ -212,7 +218,8 @@ impl Analyser for Stable {
 impl Thresholds {
     /// The change from one rate to another, in percent; rates too low to count are 0.
     fn change(&self, before: Count, now: Count) -> f64 {
-        let counted = |count: Count| if count.rate() < self.least_rate { 0.0 } else { count.rate() };
+        let counted =
+            |count: Count| if count.rate() < self.least_rate { 0.0 } else { count.rate() };
         percent(counted(before), counted(now))
     }
 }
@@ -235,8 +242,9 @@ impl Count {
         if self.elapsed_s > 0.0 { self.messages / self.elapsed_s } else { 0.0 }
     }
 
-    /// Whether its rate is above the other's by more than chance explains, both being Poisson. Square roots of counts have the
-    /// same deviation, a half, whatever the rate (F. Anscombe, 1948); so this holds for a few messages too.
+    /// Whether its rate is above the other's by more than chance explains, both being Poisson.
+    /// Square roots of counts have the same deviation, a half, whatever the rate (F. Anscombe,
+    /// 1948); so this holds for a few messages too.
     fn is_surely_above(self, other: Count) -> bool {
         if self.elapsed_s <= 0.0 || other.elapsed_s <= 0.0 {
             return false;
@@ -247,7 +255,8 @@ impl Count {
     }
 }
 
-/// Whether `count` of `all` is surely a larger share than another (E. Wilson, 1927). One may always be chance.
+/// Whether `count` of `all` is surely a larger share than another (E. Wilson, 1927). One may always
+/// be chance.
 fn surely_above(count: u64, all: u64, share: f64) -> bool {
     if all == 0 {
         return false;
@@ -287,8 +296,8 @@ pub struct Analysers {
     since: Option<Counted>,
     /// What the comparison before the next one showed.
     before: Option<QueueMetric>,
-    looks: u32,
-    full_looks: u32,
+    polls: u32,
+    full_polls: u32,
     /// What was wanted since the last comparison, and why.
     standing: Option<(u32, Verdict)>,
 }
@@ -312,8 +321,8 @@ impl Analysers {
             chain: chain(),
             since: None,
             before: None,
-            looks: 0,
-            full_looks: 0,
+            polls: 0,
+            full_polls: 0,
             standing: None,
         }
     }
@@ -328,8 +337,8 @@ impl Analysers {
 
     fn begin(&mut self, now: Counted) {
         self.since = Some(now);
-        if self.looks >= LEAST_LOOKS {
-            (self.looks, self.full_looks) = (0, 0);
+        if self.polls >= LEAST_POLLS {
+            (self.polls, self.full_polls) = (0, 0);
         }
     }
 }
@@ -352,8 +361,8 @@ impl Policy for Analysers {
             self.before = None;
             return Answer::none("the first poll is only kept, to compare the next one with");
         };
-        self.looks += 1;
-        self.full_looks += u32::from(view.is_full());
+        self.polls += 1;
+        self.full_polls += u32::from(view.is_full());
         let elapsed_ms = now.at_ms.saturating_sub(since.at_ms);
         if elapsed_ms >= self.thresholds.every_ms {
             let metric = QueueMetric {
@@ -361,8 +370,8 @@ impl Policy for Analysers {
                 published: now.arrived.saturating_sub(since.arrived),
                 dispatched: now.finished.saturating_sub(since.finished),
                 refused: now.refused.saturating_sub(since.refused),
-                full_looks: self.full_looks,
-                looks: self.looks,
+                full_polls: self.full_polls,
+                polls: self.polls,
                 waiting: view.waiting,
                 length: view.backlog(),
             };
@@ -397,8 +406,8 @@ mod tests {
         published: 500,
         dispatched: 500,
         refused: 0,
-        full_looks: 0,
-        looks: 5,
+        full_polls: 0,
+        polls: 5,
         waiting: 0,
         length: 0,
     };
@@ -411,12 +420,16 @@ mod tests {
     fn each_analyser_fires_for_its_own_reason() {
         let longer = |length| QueueMetric { length, ..CALM };
         let cases = [
-            (QueueMetric { full_looks: 2, ..CALM }, CALM, "ConsumerUtilisationTooLow"),
+            (QueueMetric { full_polls: 2, ..CALM }, CALM, "ConsumerUtilisationTooLow"),
             (QueueMetric { refused: 50, ..CALM }, CALM, "ConsumerUtilisationTooLow"),
             (QueueMetric { published: 700, ..CALM }, CALM, "ConsumptionRateIncreased"),
             (QueueMetric { dispatched: 300, length: 200, ..CALM }, CALM, "DispatchRateDecreased"),
             (longer(500), longer(200), "QueueLengthIncreased"),
-            (QueueMetric { published: 300, dispatched: 300, ..CALM }, CALM, "ConsumptionRateDecreased"),
+            (
+                QueueMetric { published: 300, dispatched: 300, ..CALM },
+                CALM,
+                "ConsumptionRateDecreased",
+            ),
             (CALM, CALM, "Stable"),
         ];
         for (now, before, name) in cases {
@@ -431,10 +444,13 @@ mod tests {
             (QueueMetric { published: 18, ..few }, few),
             (QueueMetric { published: 4, ..few }, few),
             (QueueMetric { dispatched: 4, length: 6, ..few }, few),
-            (QueueMetric { full_looks: 1, ..few }, few),
+            (QueueMetric { full_polls: 1, ..few }, few),
             (QueueMetric { refused: 1, ..few }, few),
             (QueueMetric { length: 240, ..CALM }, QueueMetric { length: 200, ..CALM }),
-            (QueueMetric { published: 0, dispatched: 0, ..few }, QueueMetric { published: 5, ..few }),
+            (
+                QueueMetric { published: 0, dispatched: 0, ..few },
+                QueueMetric { published: 5, ..few },
+            ),
         ] {
             assert_eq!(verdict(now, before), "Stable", "{now:?} after {before:?}");
         }
@@ -448,7 +464,8 @@ mod tests {
 
     #[test]
     fn nobody_is_sent_away_while_messages_wait_or_are_turned_away() {
-        let ended = QueueMetric { published: 0, dispatched: 0, waiting: 10_000, length: 10_000, ..CALM };
+        let ended =
+            QueueMetric { published: 0, dispatched: 0, waiting: 10_000, length: 10_000, ..CALM };
         assert_eq!(verdict(ended, QueueMetric { length: 10_000, ..CALM }), "Stable");
         let refused = QueueMetric { published: 300, dispatched: 299, refused: 1, ..CALM };
         assert_eq!(verdict(refused, CALM), "Stable");
@@ -460,7 +477,8 @@ mod tests {
         assert_eq!(verdict(nothing, nothing), "ConsumptionRateDecreased");
     }
 
-    /// A service by a virtual clock: `sets` of them, each of which takes `slots` at a time for `work_s`, and turns the rest away.
+    /// A service by a virtual clock: `sets` of them, each of which takes `slots` at a time for
+    /// `work_s`, and turns the rest away.
     struct Service {
         rng: Rng,
         sets: u32,
@@ -470,17 +488,17 @@ mod tests {
         held: Vec<f64>,
         view: View,
         policy: Analysers,
-        course: Vec<u32>,
+        trajectory: Vec<u32>,
     }
 
     impl Service {
         fn new(seed: u64, sets: u32, slots: u64, work_s: f64) -> Service {
             let policy = Analysers::new(Thresholds::default());
-            let (rng, held, course) = (Rng::with_seed(seed), Vec::new(), vec![sets]);
-            Service { rng, sets, slots, work_s, held, view: View::default(), policy, course }
+            let (rng, held, trajectory) = (Rng::with_seed(seed), Vec::new(), vec![sets]);
+            Service { rng, sets, slots, work_s, held, view: View::default(), policy, trajectory }
         }
 
-        /// A second of Poisson arrivals, and a look at its end.
+        /// A second of Poisson arrivals, and a poll at its end.
         fn second(&mut self, rate: f64) {
             let from_s = self.view.now_ms as f64 / 1_000.0;
             let mut at_s = from_s;
@@ -504,11 +522,12 @@ mod tests {
             self.view.in_hand = self.held.len() as u64;
             self.view.capacity = Some(u64::from(self.sets) * self.slots);
             self.view.fleet = Fleet { ready: self.sets, ..Fleet::default() };
-            let wanted = self.policy.desire(&self.view).instances(self.sets, 0.0).unwrap_or(self.sets);
+            let wanted =
+                self.policy.desire(&self.view).instances(self.sets, 0.0).unwrap_or(self.sets);
             let is_news = self.view.now_ms.is_multiple_of(5_000);
             self.sets = if is_news { wanted } else { self.sets };
-            if self.course.last() != Some(&self.sets) {
-                self.course.push(self.sets);
+            if self.trajectory.last() != Some(&self.sets) {
+                self.trajectory.push(self.sets);
             }
         }
     }
@@ -520,7 +539,7 @@ mod tests {
             for _ in 0..3_600 {
                 service.second(2.2);
             }
-            assert_eq!(service.course, [2], "seed {seed}: an hour of 2.2/s");
+            assert_eq!(service.trajectory, [2], "seed {seed}: an hour of 2.2/s");
         }
     }
 
@@ -532,12 +551,16 @@ mod tests {
             for _ in 0..20 {
                 service.second(150.0);
             }
-            assert!(service.sets >= 2 && service.course.is_sorted(), "seed {seed}: {:?}", service.course);
+            assert!(
+                service.sets >= 2 && service.trajectory.is_sorted(),
+                "seed {seed}: {:?}",
+                service.trajectory
+            );
             for _ in 0..600 {
                 service.second(150.0);
             }
-            assert!((2..=5).contains(&service.sets), "seed {seed}: {:?}", service.course);
-            assert!(service.course.is_sorted(), "seed {seed}: {:?}", service.course);
+            assert!((2..=5).contains(&service.sets), "seed {seed}: {:?}", service.trajectory);
+            assert!(service.trajectory.is_sorted(), "seed {seed}: {:?}", service.trajectory);
             assert!(service.view.refused < service.view.count / 20, "seed {seed}");
         }
     }

@@ -2,10 +2,11 @@
 
 use super::{Answer, Policy, View};
 
-/// One instance more for each call, up to `ceil(r / 500)`; one less for each call once nothing has come for 2 s.
+/// One instance more for each call, up to `ceil(r / 500)`; one less for each call once nothing has
+/// come for 2 s.
 ///
-/// `r` is the mean since the first look, so old idle time dilutes it for ever. The one thing that is not as it stands
-/// there: it stops at zero, where the original goes on to -1.
+/// `r` is the mean since the first poll, so old idle time dilutes it for ever. The one thing that
+/// is not as it stands there: it stops at zero, where the original goes on to -1.
 ///
 /// <https://natsbyexample.com/examples/use-cases/auto-scaler/go>
 #[derive(Clone, Copy, Debug)]
@@ -31,18 +32,25 @@ impl Policy for Example {
         let current = view.fleet.present();
         let idle_ms = view.idle_ms();
         if view.last_arrival_ms.is_none() || idle_ms >= self.idle_ms {
-            return Answer::exactly(current.saturating_sub(1), format!("nothing came for {idle_ms} ms"));
+            return Answer::exactly(
+                current.saturating_sub(1),
+                format!("nothing came for {idle_ms} ms"),
+            );
         }
         if current == 0 {
             return Answer::exactly(1, "messages come and nobody is there");
         }
         let last_ms = view.last_arrival_ms.unwrap_or(view.now_ms);
         let lifetime_ms = last_ms.saturating_sub(view.since_ms);
-        let rate = if lifetime_ms == 0 { 0.0 } else { view.count as f64 * 1_000.0 / lifetime_ms as f64 };
+        let rate =
+            if lifetime_ms == 0 { 0.0 } else { view.count as f64 * 1_000.0 / lifetime_ms as f64 };
         let ceiling = (rate / self.rate_per_instance).ceil() as u32;
         Answer::exactly(
             (current + 1).min(ceiling),
-            format!("{rate:.1}/s since the beginning, {} for each instance", self.rate_per_instance),
+            format!(
+                "{rate:.1}/s since the beginning, {} for each instance",
+                self.rate_per_instance
+            ),
         )
     }
 }
@@ -73,18 +81,19 @@ mod tests {
     fn the_transcript_is_followed() {
         let mut rule = Example::default();
         let mut instances = 0;
-        let mut course = vec![0];
+        let mut trajectory = vec![0];
         for second in 0..30 {
             let now_ms = 4 + second * 1_000;
             let (count, last_ms) = arrived_at(now_ms);
             let fleet = Fleet { ready: instances, ..Fleet::default() };
-            let view = View { now_ms, fleet, count, last_arrival_ms: Some(last_ms), ..View::default() };
+            let view =
+                View { now_ms, fleet, count, last_arrival_ms: Some(last_ms), ..View::default() };
             instances = wanted(&mut rule, &view).unwrap();
-            if course.last() != Some(&instances) {
-                course.push(instances);
+            if trajectory.last() != Some(&instances) {
+                trajectory.push(instances);
             }
         }
-        assert_eq!(course, [0, 1, 2, 3, 4, 5, 4, 3, 4, 3, 2, 1, 0], "0-5, 5-3, 3-4, 4-0");
+        assert_eq!(trajectory, [0, 1, 2, 3, 4, 5, 4, 3, 4, 3, 2, 1, 0], "0-5, 5-3, 3-4, 4-0");
     }
 
     #[test]

@@ -2,12 +2,13 @@
 
 use super::{Answer, Policy, View};
 
-/// The larger of `lambda / (rho mu)` and of `(lambda + max(0, P - nB) / T) / mu`: the backlog `P` beyond what `n` instances
-/// fetch ahead (`B` each) is to be gone after `T`. More than there are only as [`View::clearing`] has it: `T` begins when
-/// another instance could have started, and those on their way count with what they will have done by then.
+/// The larger of `lambda / (rho mu)` and of `(lambda + max(0, P - nB) / T) / mu`: the backlog `P`
+/// beyond what `n` instances fetch ahead (`B` each) is to be gone after `T`. More than there are
+/// only as [`View::clearing`] has it: `T` begins when another instance could have started, and
+/// those on their way count with what they will have done by then.
 ///
-/// What instances fetched ahead is no lag: a sum that counts it never falls, and ends at the maximum with an empty
-/// queue.
+/// What instances fetched ahead is no lag: a sum that counts it never falls, and ends at the
+/// maximum with an empty queue.
 #[derive(Clone, Copy, Debug)]
 pub struct Lag {
     /// As for [`Rate`](super::Rate).
@@ -29,14 +30,15 @@ impl Policy for Lag {
         let lambda = view.arrival_rate;
         let carrying = lambda / (rho * service_rate);
         let at_once = ((lambda + lag as f64 / drain_s) / service_rate).min(view.present());
-        // While instances start none of them is taken back: the lag that they were started for grows still.
+        // While instances start none of them is taken back: the lag that they were started for
+        // grows still.
         let enough = if lag > 0 && view.fleet.starting > 0 { view.present() } else { at_once };
         let clearing = view.clearing(lag, service_rate, drain_s).unwrap_or(enough);
         Answer::load(
             carrying.max(clearing),
             format!(
-                "{carrying:.1} to carry {lambda:.1}/s at {rho} of {service_rate:.1}/s each, {clearing:.1} to clear a \
-                 lag of {lag} within {drain_s} s of a start"
+                "{carrying:.1} to carry {lambda:.1}/s at {rho} of {service_rate:.1}/s each, \
+                 {clearing:.1} to clear a lag of {lag} within {drain_s} s of a start"
             ),
         )
     }

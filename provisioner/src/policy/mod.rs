@@ -1,7 +1,7 @@
 //! How many instances a target should have: pure functions of what is seen, one small type each.
 //!
-//! Every configured policy is asked, and the largest answer wins. A policy that cannot tell yet, because the rate of
-//! an instance is not learned, has no opinion, and says so.
+//! Every configured policy is asked, and the largest answer wins. A policy that cannot tell yet,
+//! because the rate of an instance is not learned, has no opinion, and says so.
 
 mod analysers;
 mod example;
@@ -28,7 +28,8 @@ pub struct View {
     pub now_ms: u64,
     /// The instances.
     pub fleet: Fleet,
-    /// Messages a second that come: over the window, what lies ahead included where growth was seen.
+    /// Messages a second that come: over the window, what lies ahead included where growth was
+    /// seen.
     pub arrival_rate: f64,
     /// Messages a second that are finished.
     pub completion_rate: f64,
@@ -49,10 +50,10 @@ pub struct View {
     /// Messages a second that were turned away for want of capacity, where that is counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refusal_rate: Option<f64>,
-    /// Messages that were ever finished, since the first look.
+    /// Messages that were ever finished, since the first poll.
     #[serde(default)]
     pub finished: u64,
-    /// Messages that were ever turned away for want of capacity, since the first look.
+    /// Messages that were ever turned away for want of capacity, since the first poll.
     #[serde(default)]
     pub refused: u64,
     /// Messages that one instance fetches ahead.
@@ -63,9 +64,9 @@ pub struct View {
     /// The seconds that those that start have behind them, all together.
     #[serde(default)]
     pub started_s: f64,
-    /// Messages that ever came, since the first look.
+    /// Messages that ever came, since the first poll.
     pub count: u64,
-    /// When the first look was taken.
+    /// When the first poll was taken.
     pub since_ms: u64,
     /// When the last message came, if one ever did.
     pub last_arrival_ms: Option<u64>,
@@ -77,10 +78,11 @@ impl View {
         self.now_ms.saturating_sub(self.last_arrival_ms.unwrap_or(self.since_ms))
     }
 
-    /// Whether a message that comes now finds no instance free, where that can be told: one waits already and nobody asks for it,
-    /// or as many are held as can be.
+    /// Whether a message that comes now finds no instance free, where that can be told: one waits
+    /// already and nobody asks for it, or as many are held as can be.
     pub fn is_full(&self) -> bool {
-        let is_full = self.capacity.is_some_and(|capacity| self.in_hand >= capacity && capacity > 0);
+        let is_full =
+            self.capacity.is_some_and(|capacity| self.in_hand >= capacity && capacity > 0);
         (self.waiting > 0 || is_full) && self.waiting_pulls.is_none_or(|pulls| pulls == 0)
     }
 
@@ -94,9 +96,10 @@ impl View {
         f64::from(self.fleet.ready) + f64::from(self.fleet.starting)
     }
 
-    /// Instances with which a backlog of `messages` is gone `within_s` after another instance could have started, when each
-    /// does `service_rate`; `None` when those that are present do it. Those that start already are credited with the time that
-    /// they will have had by then: a backlog that grows while they start asks for no others.
+    /// Instances with which a backlog of `messages` is gone `within_s` after another instance could
+    /// have started, when each does `service_rate`; `None` when those that are present do it. Those
+    /// that start already are credited with the time that they will have had by then: a backlog
+    /// that grows while they start asks for no others.
     pub fn clearing(&self, messages: u64, service_rate: f64, within_s: f64) -> Option<f64> {
         let (ready, starting) = (f64::from(self.fleet.ready), f64::from(self.fleet.starting));
         let horizon_s = self.start_s + within_s;
@@ -112,7 +115,7 @@ impl View {
 pub struct Answer {
     /// The instances that it wants.
     pub want: Want,
-    /// Why, with the figures that it used.
+    /// Why, with the metrics that it used.
     pub because: String,
 }
 
@@ -123,7 +126,8 @@ pub enum Want {
     Unknown,
     /// Exactly so many.
     Exactly(u32),
-    /// So many instances' worth of load: the present number stays if it is near enough, and otherwise it is rounded up.
+    /// So many instances' worth of load: the present number stays if it is near enough, and
+    /// otherwise it is rounded up.
     Load(f64),
 }
 
@@ -143,9 +147,9 @@ impl Answer {
         Answer { want: Want::Unknown, because: because.into() }
     }
 
-    /// The whole number of instances, when there are `current`: a load within `tolerance` of what they are for (0.1 is
-    /// 10 %) is no reason to change, and fewer must carry it with as much to spare. So a load that hovers about what a
-    /// whole number carries does not make it bounce.
+    /// The whole number of instances, when there are `current`: a load within `tolerance` of what
+    /// they are for (0.1 is 10 %) is no reason to change, and fewer must carry it with as much to
+    /// spare. So a load that hovers about what a whole number carries does not make it bounce.
     pub fn instances(&self, current: u32, tolerance: f64) -> Option<u32> {
         match self.want {
             Want::Unknown => None,
@@ -175,8 +179,8 @@ impl Answer {
 
 /// A rule that says how many instances a target should have.
 ///
-/// It sees everything in the [`View`] and may keep what it needs from one call to the next; it is called once for each
-/// poll, with looks that can be believed, and never on missing data.
+/// It sees everything in the [`View`] and may keep what it needs from one call to the next; it is
+/// called once for each poll, with looks that can be believed, and never on missing data.
 pub trait Policy: Send {
     /// The name that configuration and explanations use.
     fn name(&self) -> &'static str;
@@ -187,7 +191,8 @@ pub trait Policy: Send {
 
 /// The whole number of instances that carries a load of so many.
 fn whole(load: f64) -> u32 {
-    // A hair less, so that 3.0000000001 instances are three. The cast keeps within what an answer can hold.
+    // A hair less, so that 3.0000000001 instances are three. The cast keeps within what an answer
+    // can hold.
     (load - 1e-9).ceil() as u32
 }
 
@@ -217,7 +222,9 @@ mod tests {
 
     #[test]
     fn a_load_near_what_is_there_is_no_reason_to_change() {
-        for (load, instances) in [(18.0, 20), (22.0, 20), (17.9, 20), (17.0, 19), (22.1, 23), (0.0, 0)] {
+        for (load, instances) in
+            [(18.0, 20), (22.0, 20), (17.9, 20), (17.0, 19), (22.1, 23), (0.0, 0)]
+        {
             assert_eq!(Answer::load(load, "").instances(20, 0.1), Some(instances), "{load}");
         }
         assert_eq!(Answer::load(0.05, "").instances(0, 0.1), Some(1));

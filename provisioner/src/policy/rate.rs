@@ -5,7 +5,8 @@ use super::{Answer, Policy, View};
 /// `ceil(lambda / (rho mu))`: arrivals a second, over what an instance may carry.
 #[derive(Clone, Copy, Debug)]
 pub struct Rate {
-    /// The share of an instance's capacity that is planned for, above 0 and up to 1: the rest takes up chance.
+    /// The share of an instance's capacity that is planned for, above 0 and up to 1: the rest takes
+    /// up chance.
     pub target_utilisation: f64,
 }
 

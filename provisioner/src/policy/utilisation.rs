@@ -4,8 +4,8 @@ use super::{Answer, Policy, View};
 
 /// `ceil(n rho_seen / rho)`.
 ///
-/// It cannot see a load above what instances can take, so it reaches a tenfold load in steps; combine it with a
-/// policy that sees the arrivals.
+/// It cannot see a load above what instances can take, so it reaches a tenfold load in steps;
+/// combine it with a policy that sees the arrivals.
 #[derive(Clone, Copy, Debug)]
 pub struct Utilisation {
     /// The utilisation to reach, above 0 and up to 1.
@@ -19,7 +19,9 @@ impl Policy for Utilisation {
 
     fn desire(&mut self, view: &View) -> Answer {
         let Some(seen) = view.utilisation else {
-            return Answer::none("nothing is known of the time that instances spent in the last second");
+            return Answer::none(
+                "nothing is known of the time that instances spent in the last second",
+            );
         };
         let (ready, target) = (view.fleet.ready, self.target_utilisation);
         Answer::load(

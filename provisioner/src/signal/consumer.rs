@@ -1,4 +1,5 @@
-//! A JetStream consumer, by the API over the broker connection: no monitoring port, and the leader answers.
+//! A JetStream consumer, by the API over the broker connection: no monitoring port, and the leader
+//! answers.
 
 use async_nats::Client;
 use async_nats::jetstream;
@@ -13,9 +14,9 @@ use crate::sample::{Fault, Sample};
 
 /// Looks at one consumer.
 ///
-/// What came is what was delivered for the first time and what is pending, so it is right with a filter too; what was
-/// finished is what was delivered and is not in hand. A consumer that does not exist, that is paused, or that has no leader is
-/// missing: nothing is scaled on that.
+/// What came is what was delivered for the first time and what is pending, so it is right with a
+/// filter too; what was finished is what was delivered and is not in hand. A consumer that does not
+/// exist, that is paused, or that has no leader is missing: nothing is scaled on that.
 pub struct ConsumerSignal {
     context: jetstream::Context,
     stream: String,
@@ -46,7 +47,11 @@ struct Sequences {
 
 impl ConsumerSignal {
     /// A signal of `consumer` on `stream`, which need not exist yet.
-    pub fn new(client: Client, stream: impl Into<String>, consumer: impl Into<String>) -> ConsumerSignal {
+    pub fn new(
+        client: Client,
+        stream: impl Into<String>,
+        consumer: impl Into<String>,
+    ) -> ConsumerSignal {
         let mut context = jetstream::new(client);
         context.set_timeout(ANSWER_WITHIN);
         ConsumerSignal {
@@ -61,10 +66,12 @@ impl ConsumerSignal {
 
     async fn ask(&mut self) -> Result<Sample, Fault> {
         let ConsumerSignal { stream, consumer, .. } = self;
-        let missing = |why: String| Fault::Missing(format!("consumer {consumer} of stream {stream}: {why}"));
+        let missing =
+            |why: String| Fault::Missing(format!("consumer {consumer} of stream {stream}: {why}"));
         let subject = format!("CONSUMER.INFO.{stream}.{consumer}");
-        // What the context waits for itself is not all that can take time: a connection that is away also queues.
-        // The broker takes an empty object for a request without a body, and nothing else.
+        // What the context waits for itself is not all that can take time: a connection that is
+        // away also queues. The broker takes an empty object for a request without a body, and
+        // nothing else.
         let nothing = serde_json::json!({});
         let asked = tokio::time::timeout(ANSWER_WITHIN, self.context.request(subject, &nothing));
         let info: Info = match asked.await {
@@ -98,7 +105,7 @@ impl ConsumerSignal {
 }
 
 impl Signal for ConsumerSignal {
-    fn look(&mut self) -> BoxFuture<'_, Result<Sample, Fault>> {
+    fn poll(&mut self) -> BoxFuture<'_, Result<Sample, Fault>> {
         self.ask().boxed()
     }
 }

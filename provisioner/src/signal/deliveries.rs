@@ -11,9 +11,9 @@ pub struct Position {
 
 /// Counts first deliveries.
 ///
-/// The consumer's sequence also grows with each redelivery, and the stream's also with each message that a filter
-/// passes over; first deliveries are no more than either. So a message that fails again and again is no traffic, with
-/// a filter or without.
+/// The consumer's sequence also grows with each redelivery, and the stream's also with each message
+/// that a filter passes over; first deliveries are no more than either. So a message that fails
+/// again and again is no traffic, with a filter or without.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Deliveries {
     last: Option<Position>,
@@ -21,8 +21,8 @@ pub struct Deliveries {
 }
 
 impl Deliveries {
-    /// Takes the position of a look and gives the first deliveries since the very first look, which counts as many as it
-    /// says itself.
+    /// Takes the position of a poll and gives the first deliveries since the very first poll, which
+    /// counts as many as it says itself.
     pub fn advance(&mut self, position: Position) -> u64 {
         let more = match self.last {
             None => position.consumer_seq.min(position.stream_seq),
@@ -31,7 +31,8 @@ impl Deliveries {
                 deliveries.min(position.stream_seq.saturating_sub(last.stream_seq))
             }
         };
-        // A follower that lags shows an earlier position; what was counted is not counted again when it catches up.
+        // A follower that lags shows an earlier position; what was counted is not counted again
+        // when it catches up.
         let furthest = self.last.unwrap_or_default();
         self.last = Some(Position {
             consumer_seq: furthest.consumer_seq.max(position.consumer_seq),

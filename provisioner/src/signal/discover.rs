@@ -54,12 +54,20 @@ impl Pattern {
 ///
 /// # Errors
 /// A sentence, when the broker does not say.
-pub async fn consumers(client: &Client, stream: &str, pattern: &Pattern) -> Result<Vec<String>, String> {
+pub async fn consumers(
+    client: &Client,
+    stream: &str,
+    pattern: &Pattern,
+) -> Result<Vec<String>, String> {
     let mut context = jetstream::new(client.clone());
     context.set_timeout(ANSWER_WITHIN);
     let list = async {
         let stream = context.get_stream(stream).await.map_err(|error| error.to_string())?;
-        stream.consumer_names().try_collect::<Vec<String>>().await.map_err(|error| error.to_string())
+        stream
+            .consumer_names()
+            .try_collect::<Vec<String>>()
+            .await
+            .map_err(|error| error.to_string())
     };
     let names = tokio::time::timeout(2 * ANSWER_WITHIN, list).await;
     let names = names.map_err(|_| "the broker does not answer".to_owned())?;
@@ -82,12 +90,15 @@ pub async fn services(client: &Client, pattern: &Pattern) -> Result<Vec<String>,
         return Err("the broker is away".to_owned());
     }
     let pongs: Vec<Pong> = gather(client, "$SRV.PING".to_owned(), 0).await?.answers;
-    // Whoever answers says what it likes; names become subjects and paths, so only those of ADR-32 count.
+    // Whoever answers says what it likes; names become subjects and paths, so only those of ADR-32
+    // count.
     let is_name = |name: &String| {
-        !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+        !name.is_empty()
+            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
     };
     let names = pongs.into_iter().map(|pong| pong.name);
-    let mut names: Vec<String> = names.filter(|name| is_name(name) && pattern.matches(name)).collect();
+    let mut names: Vec<String> =
+        names.filter(|name| is_name(name) && pattern.matches(name)).collect();
     names.sort();
     names.dedup();
     Ok(names)

@@ -10,7 +10,8 @@ use natsway_wire::control::{metrics_subject, report_subject};
 use super::{Counters, Totals, Via};
 use crate::sample::Fault;
 
-/// How long gateways may take to answer; they report each second anyway. A look ends sooner when all that were known have.
+/// How long gateways may take to answer; they report each second anyway. A poll ends sooner when
+/// all that were known have.
 const GATHER: Duration = Duration::from_millis(400);
 
 /// Whoever was silent for longer has nothing out that is known: more than two reports.
@@ -19,8 +20,8 @@ const SILENT: Duration = Duration::from_millis(2_500);
 /// Whoever was silent for longer is forgotten.
 const FORGOTTEN: Duration = Duration::from_secs(60);
 
-/// Asks all gateways, and whoever else sends requests, for their figures of one version, and believes of them what
-/// [`PeerRegistry`] does.
+/// Asks all gateways, and whoever else sends requests, for their metrics of one version, and
+/// believes of them what [`PeerRegistry`] does.
 #[derive(Debug)]
 pub struct Gateways {
     client: Client,
@@ -40,7 +41,7 @@ pub struct Out {
 }
 
 impl Gateways {
-    /// A reader of the figures of `via`.
+    /// A reader of the metrics of `via`.
     pub fn new(client: Client, via: Via) -> Gateways {
         let peers = PeerRegistry::new(PeerLimits::default());
         Gateways { client, via, totals: Totals::default(), peers, reports: None }
@@ -50,7 +51,7 @@ impl Gateways {
     ///
     /// # Errors
     /// [`Fault::Missing`] when no gateway answers.
-    pub async fn look(&mut self) -> Result<Out, Fault> {
+    pub async fn poll(&mut self) -> Result<Out, Fault> {
         let told = |error: String| Fault::Missing(format!("gateways not asked: {error}"));
         tokio::time::timeout(GATHER, self.gather()).await.unwrap_or(Ok(())).map_err(told)?;
         let now = Instant::now();
@@ -63,23 +64,26 @@ impl Gateways {
             if !speaks || peer.is_gone(now) || peer.is_doubted(now) {
                 continue;
             }
-            let figures = peer.latest().get(&key);
-            let out = figures.map_or(0, |figures| u64::try_from(figures.in_flight).unwrap_or(0));
-            let ended = figures.map_or(0, |figures| figures.requests());
+            let metrics = peer.latest().get(&key);
+            let out = metrics.map_or(0, |metrics| u64::try_from(metrics.in_flight).unwrap_or(0));
+            let ended = metrics.map_or(0, |metrics| metrics.requests());
             senders.push((of.to_string(), ended, out));
         }
         if senders.is_empty() {
-            return Err(Fault::Missing(format!("no gateway tells of route {route}, version {version}")));
+            return Err(Fault::Missing(format!(
+                "no gateway tells of route {route}, version {version}"
+            )));
         }
         let in_flight = senders.iter().map(|(_, _, out)| out).sum();
         let counters = |completed| Counters { completed, ..Counters::default() };
-        let ended = self
-            .totals
-            .look(senders.into_iter().map(|(id, ended, out)| (id, counters(ended.saturating_add(out)))));
+        let ended = self.totals.poll(
+            senders.into_iter().map(|(id, ended, out)| (id, counters(ended.saturating_add(out)))),
+        );
         Ok(Out { in_flight, asked: ended.completed })
     }
 
-    /// Takes in what was reported since the last look, asks, and takes in the answers of all that are known.
+    /// Takes in what was reported since the last poll, asks, and takes in the answers of all that
+    /// are known.
     async fn gather(&mut self) -> Result<(), String> {
         if self.reports.is_none() {
             let reports = self.client.subscribe(metrics_subject("*", "*")).await;
@@ -90,7 +94,10 @@ impl Gateways {
             self.peers.hear(&report.subject, &report.payload, Instant::now());
         }
         let asked = Instant::now();
-        self.client.publish(report_subject(), "".into()).await.map_err(|error| error.to_string())?;
+        self.client
+            .publish(report_subject(), "".into())
+            .await
+            .map_err(|error| error.to_string())?;
         loop {
             let Some(report) = reports.next().await else {
                 self.reports = None;

@@ -29,9 +29,11 @@ pub(crate) async fn get_json<T: serde::de::DeserializeOwned>(uri: &Uri) -> Resul
 async fn get(uri: &Uri) -> Result<Bytes, String> {
     let failed = |error: &dyn std::fmt::Display| format!("{uri}: {error}");
     let host = uri.host().ok_or_else(|| failed(&"expected http://host:port"))?;
-    let stream =
-        TcpStream::connect((host, uri.port_u16().unwrap_or(80))).await.map_err(|error| failed(&error))?;
-    let (mut sender, connection) = handshake(TokioIo::new(stream)).await.map_err(|error| failed(&error))?;
+    let stream = TcpStream::connect((host, uri.port_u16().unwrap_or(80)))
+        .await
+        .map_err(|error| failed(&error))?;
+    let (mut sender, connection) =
+        handshake(TokioIo::new(stream)).await.map_err(|error| failed(&error))?;
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
     let request = Request::get(path).header("host", host).body(Empty::<Bytes>::new());
     let request = request.map_err(|error| failed(&error))?;

@@ -31,12 +31,14 @@ use crate::sample::{Fault, Sample};
 /// How long the broker may take to answer one question.
 pub(crate) const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
-/// Something that can be looked at.
+/// Something that can be polled.
 pub trait Signal: Send {
-    /// The counters as they stand now, or why they cannot be had. Ends within a few seconds, whatever happens.
-    fn look(&mut self) -> BoxFuture<'_, Result<Sample, Fault>>;
+    /// The counters as they stand now, or why they cannot be had. Ends within a few seconds,
+    /// whatever happens.
+    fn poll(&mut self) -> BoxFuture<'_, Result<Sample, Fault>>;
 
-    /// Who answered at the last look, where instances are asked and the broker was heard; otherwise nobody can be missed.
+    /// Who answered at the last poll, where instances are asked and the broker was heard; otherwise
+    /// nobody can be missed.
     fn answers(&self) -> Option<&Answers> {
         None
     }

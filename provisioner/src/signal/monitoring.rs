@@ -1,4 +1,5 @@
-//! What the broker's monitoring port says of a queue group; an extra, for services that tell nothing of themselves.
+//! What the broker's monitoring port says of a queue group; an extra, for services that tell
+//! nothing of themselves.
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -9,8 +10,8 @@ use serde::Deserialize;
 use super::{Counters, Signal, Totals, get_json, now_ms};
 use crate::sample::{Fault, Sample};
 
-/// Looks at `/connz`: messages that each member of a queue group was sent. Each server tells of its own connections, so name
-/// all of them.
+/// Looks at `/connz`: messages that each member of a queue group was sent. Each server tells of its
+/// own connections, so name all of them.
 pub struct MonitoringSignal {
     servers: Vec<Uri>,
     subject: String,
@@ -43,14 +44,21 @@ struct Subscription {
 }
 
 impl MonitoringSignal {
-    /// A signal of the members of `queue_group` on `subject`; `servers` are `http://host:port`, one for each server.
+    /// A signal of the members of `queue_group` on `subject`; `servers` are `http://host:port`, one
+    /// for each server.
     pub fn new(
         servers: Vec<Uri>,
         subject: impl Into<String>,
         queue_group: impl Into<String>,
     ) -> MonitoringSignal {
         let (subject, queue_group) = (subject.into(), queue_group.into());
-        MonitoringSignal { servers, subject, queue_group, clock: Clock::start(), totals: Totals::default() }
+        MonitoringSignal {
+            servers,
+            subject,
+            queue_group,
+            clock: Clock::start(),
+            totals: Totals::default(),
+        }
     }
 
     async fn ask(&mut self) -> Result<Sample, Fault> {
@@ -58,7 +66,8 @@ impl MonitoringSignal {
         for server in &self.servers {
             let base = server.to_string();
             let page = format!("{}/connz?subs=detail&limit=65536", base.trim_end_matches('/'));
-            let page: Uri = page.parse().map_err(|error| Fault::Missing(format!("{page}: {error}")))?;
+            let page: Uri =
+                page.parse().map_err(|error| Fault::Missing(format!("{page}: {error}")))?;
             let page: Page = get_json(&page).await.map_err(Fault::Missing)?;
             for connection in page.connections {
                 let of_group = connection.subscriptions_list_detail.iter().filter(|subscription| {
@@ -69,7 +78,7 @@ impl MonitoringSignal {
                 answers.push((identity, Counters { completed, ..Counters::default() }));
             }
         }
-        let sent = self.totals.look(answers).completed;
+        let sent = self.totals.poll(answers).completed;
         Ok(Sample {
             at_ms: now_ms(&self.clock),
             source: format!("{} of {}", self.queue_group, self.subject),
@@ -80,7 +89,7 @@ impl MonitoringSignal {
 }
 
 impl Signal for MonitoringSignal {
-    fn look(&mut self) -> BoxFuture<'_, Result<Sample, Fault>> {
+    fn poll(&mut self) -> BoxFuture<'_, Result<Sample, Fault>> {
         self.ask().boxed()
     }
 }

@@ -1,4 +1,5 @@
-//! Core request/reply services: `$SRV.STATS` of their instances, and what gateways have out to them.
+//! Core request/reply services: `$SRV.STATS` of their instances, and what gateways have out to
+//! them.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -14,10 +15,10 @@ use super::{Counters, Gateways, Signal, Totals, now_ms};
 use crate::roll_call::Answers;
 use crate::sample::{Fault, Sample};
 
-/// How long instances may take to answer. A look ends sooner when all that were known have.
+/// How long instances may take to answer. A poll ends sooner when all that were known have.
 const GATHER: Duration = Duration::from_millis(400);
 
-/// One that has not answered for so many looks is not waited for any more.
+/// One that has not answered for so many polls is not waited for any more.
 const WAITED_FOR: u32 = 10;
 
 /// Says what an instance was started as: the id that its provisioner gave it.
@@ -34,15 +35,16 @@ pub struct Via {
 
 /// Looks at all instances of a service (ADR-32).
 ///
-/// The broker keeps no backlog for a queue group, so nothing is known of messages that wait; instances count the time
-/// that they spend. With gateways, what they have out is in hand too: that is the demand also when instances are full or gone.
-/// When nobody answers that is missing data: nobody would be needed for nobody's requests.
+/// The broker keeps no backlog for a queue group, so nothing is known of messages that wait;
+/// instances count the time that they spend. With gateways, what they have out is in hand too: that
+/// is the demand also when instances are full or gone. When nobody answers that is missing data:
+/// nobody would be needed for nobody's requests.
 pub struct ServicesSignal {
     client: Client,
     name: String,
     clock: Clock,
     totals: Totals,
-    /// Those that answer, and how many looks ago each did last.
+    /// Those that answer, and how many polls ago each did last.
     known: HashMap<String, u32>,
     answers: Option<Answers>,
     /// Requests that ever came, as far as instances tell.
@@ -102,7 +104,7 @@ impl ServicesSignal {
     async fn ask(&mut self) -> Result<Sample, Fault> {
         let gateways = async {
             match &mut self.gateways {
-                Some(gateways) => Some(gateways.look().await),
+                Some(gateways) => Some(gateways.poll().await),
                 None => None,
             }
         };
@@ -117,16 +119,19 @@ impl ServicesSignal {
             return Err(missing("no instance answers".to_owned()));
         }
         // Ours say the same of each endpoint: what they hold is the worker's as a whole.
-        let in_flight = answers.iter().filter_map(|stats| stats.data().map(|data| data.in_flight).max());
+        let in_flight =
+            answers.iter().filter_map(|stats| stats.data().map(|data| data.in_flight).max());
         let in_flight: u64 = in_flight.sum();
-        let capacity = answers.iter().map(|stats| stats.data().map(|data| data.max_in_flight).max());
+        let capacity =
+            answers.iter().map(|stats| stats.data().map(|data| data.max_in_flight).max());
         let capacity: Option<u64> = capacity.sum::<Option<u64>>().filter(|capacity| *capacity > 0);
-        let counted = self.totals.look(answers.iter().map(|stats| (stats.identity(), stats.counters())));
+        let counted =
+            self.totals.poll(answers.iter().map(|stats| (stats.identity(), stats.counters())));
         let out = gateways.transpose()?;
         let in_hand = in_flight.max(out.map_or(0, |out| out.in_flight));
-        // Those that instances hold have come too, or a stall would look like a load that has ended. Who leaves takes along what it
-        // held, and what ever came does not fall.
-        // What a worker says may be anything.
+        // Those that instances hold have come too, or a stall would look like a load that has
+        // ended. Who leaves takes along what it held, and what ever came does not fall. What a
+        // worker says may be anything.
         let come = [counted.refused, counted.dropped, in_flight]
             .into_iter()
             .fold(counted.completed, u64::saturating_add);
@@ -146,21 +151,21 @@ impl ServicesSignal {
 }
 
 impl ServicesSignal {
-    /// Remembers who answers: whoever did is waited for at the next looks too, so that one that is slow once is not missed at each
-    /// of them.
+    /// Remembers who answers: whoever did is waited for at the next polls too, so that one that is
+    /// slow once is not missed at each of them.
     fn note_who(&mut self, answers: &[Stats], is_heard: bool) {
-        for looks in self.known.values_mut() {
-            *looks += 1;
+        for polls in self.known.values_mut() {
+            *polls += 1;
         }
         self.known.extend(answers.iter().map(|stats| (stats.id.clone(), 0)));
-        self.known.retain(|_, looks| *looks < WAITED_FOR);
+        self.known.retain(|_, polls| *polls < WAITED_FOR);
         let names = answers.iter().map(Stats::names).collect();
         self.answers = is_heard.then_some(Answers(names));
     }
 }
 
 impl Signal for ServicesSignal {
-    fn look(&mut self) -> BoxFuture<'_, Result<Sample, Fault>> {
+    fn poll(&mut self) -> BoxFuture<'_, Result<Sample, Fault>> {
         self.ask().boxed()
     }
 
@@ -208,8 +213,8 @@ pub(super) struct Gathered<T> {
     pub(super) is_heard: bool,
 }
 
-/// Asks everybody and reads the answers, until as many have come as are known, or the time is over. A message to oneself tells
-/// whether the broker passes on what it is given.
+/// Asks everybody and reads the answers, until as many have come as are known, or the time is over.
+/// A message to oneself tells whether the broker passes on what it is given.
 pub(super) async fn gather<T: serde::de::DeserializeOwned>(
     client: &Client,
     subject: String,
@@ -219,7 +224,8 @@ pub(super) async fn gather<T: serde::de::DeserializeOwned>(
     let mut answers = Vec::new();
     let mut is_heard = false;
     let collect = async {
-        let mut replies = client.subscribe(inbox.clone()).await.map_err(|error| error.to_string())?;
+        let mut replies =
+            client.subscribe(inbox.clone()).await.map_err(|error| error.to_string())?;
         let asked = client.publish_with_reply(subject, inbox.clone(), Bytes::new()).await;
         asked.map_err(|error| error.to_string())?;
         client.publish(inbox, Bytes::new()).await.map_err(|error| error.to_string())?;

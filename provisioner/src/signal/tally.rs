@@ -19,14 +19,15 @@ use crate::sample::{Fault, Sample};
 /// Messages of one pull. Their bodies stay in the stream.
 const BATCH: usize = 500;
 
-/// A pull without a message ends after this, which shows that nothing comes and that the broker is there.
+/// A pull without a message ends after this, which shows that nothing comes and that the broker is
+/// there.
 const PULL_EXPIRES: Duration = Duration::from_millis(500);
 
 /// After a failure.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// An interest stream keeps each message until every consumer has it. So that it does not grow while no provisioner
-/// runs, the broker drops a consumer that nobody pulls from for this long.
+/// An interest stream keeps each message until every consumer has it. So that it does not grow
+/// while no provisioner runs, the broker drops a consumer that nobody pulls from for this long.
 const INACTIVE_THRESHOLD: Duration = Duration::from_secs(60);
 
 /// Counts the messages of a stream.
@@ -45,7 +46,8 @@ struct Seen {
     checked_ms: AtomicU64,
 }
 
-/// The consumer that the tally is taken with: pull, ack-all, headers only, and gone when it is not used for a minute.
+/// The consumer that the tally is taken with: pull, ack-all, headers only, and gone when it is not
+/// used for a minute.
 pub fn tally_config(name: &str) -> pull::Config {
     pull::Config {
         durable_name: Some(name.to_owned()),
@@ -59,7 +61,11 @@ pub fn tally_config(name: &str) -> pull::Config {
 
 impl TallySignal {
     /// Counts with `consumer` on `stream`; the consumer is made when it is not there.
-    pub fn new(client: Client, stream: impl Into<String>, consumer: impl Into<String>) -> TallySignal {
+    pub fn new(
+        client: Client,
+        stream: impl Into<String>,
+        consumer: impl Into<String>,
+    ) -> TallySignal {
         let (stream, consumer) = (stream.into(), consumer.into());
         let source = format!("{stream}/{consumer} as counted by {}", natsway_boot::random_id());
         let (clock, seen) = (Clock::start(), Arc::<Seen>::default());
@@ -69,14 +75,15 @@ impl TallySignal {
 }
 
 impl Signal for TallySignal {
-    fn look(&mut self) -> BoxFuture<'_, Result<Sample, Fault>> {
+    fn poll(&mut self) -> BoxFuture<'_, Result<Sample, Fault>> {
         let read = |figure: &AtomicU64| figure.load(Ordering::Acquire);
         let checked_ms = read(&self.seen.checked_ms);
-        let look = if checked_ms == 0 {
+        let poll = if checked_ms == 0 {
             Err(Fault::Missing("nothing was counted yet".to_owned()))
         } else {
             Ok(Sample {
-                // While pulls end as they should the count is as old as the last of them, and true until now.
+                // While pulls end as they should the count is as old as the last of them, and true
+                // until now.
                 at_ms: checked_ms.min(now_ms(&self.clock)),
                 source: self.source.clone(),
                 arrived: read(&self.seen.count),
@@ -84,7 +91,7 @@ impl Signal for TallySignal {
                 ..Sample::default()
             })
         };
-        Box::pin(std::future::ready(look))
+        Box::pin(std::future::ready(poll))
     }
 }
 
@@ -94,7 +101,9 @@ async fn count(client: Client, stream: String, consumer: String, clock: Clock, s
     loop {
         match count_on(&context, &stream, &consumer, &clock, &seen).await {
             Ok(()) => complained = false,
-            Err(error) if complained => tracing::debug!(%error, %stream, %consumer, "still nothing to count"),
+            Err(error) if complained => {
+                tracing::debug!(%error, %stream, %consumer, "still nothing to count")
+            }
             Err(error) => {
                 warn!(%error, %stream, %consumer, "cannot count, trying again");
                 complained = true;
@@ -112,9 +121,11 @@ async fn count_on(
     seen: &Seen,
 ) -> Result<(), async_nats::Error> {
     let stream = context.get_stream_no_info(stream).await?;
-    let consumer: PullConsumer = stream.get_or_create_consumer(consumer, tally_config(consumer)).await?;
+    let consumer: PullConsumer =
+        stream.get_or_create_consumer(consumer, tally_config(consumer)).await?;
     loop {
-        let mut batch = consumer.fetch().max_messages(BATCH).expires(PULL_EXPIRES).messages().await?;
+        let mut batch =
+            consumer.fetch().max_messages(BATCH).expires(PULL_EXPIRES).messages().await?;
         let mut last = None;
         while let Some(message) = batch.next().await {
             last = Some(message?);

@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 
-/// Looks after which one that does not answer is forgotten; what it counted stays in the sum. Longer than a broker's
-/// restart at the usual pace of looks, since one that comes back must not be counted twice.
+/// Looks after which one that does not answer is forgotten; what it counted stays in the sum.
+/// Longer than a broker's restart at the usual pace of polls, since one that comes back must not be
+/// counted twice.
 const FORGET_AFTER: u32 = 600;
 
 /// What one of them has counted since it began.
@@ -29,7 +30,7 @@ pub struct Totals {
 #[derive(Clone, Copy, Debug, Default)]
 struct Seen {
     counters: Counters,
-    looks_since: u32,
+    polls_since: u32,
 }
 
 impl Counters {
@@ -51,19 +52,19 @@ impl Counters {
 }
 
 impl Totals {
-    /// Takes one look: who answered, by an identity that changes when its counters begin anew, and what it has
-    /// counted. Gives the sum over all that ever answered, which never falls.
-    pub fn look(&mut self, answers: impl IntoIterator<Item = (String, Counters)>) -> Counters {
+    /// Takes one poll: who answered, by an identity that changes when its counters begin anew, and
+    /// what it has counted. Gives the sum over all that ever answered, which never falls.
+    pub fn poll(&mut self, answers: impl IntoIterator<Item = (String, Counters)>) -> Counters {
         for seen in self.seen.values_mut() {
-            seen.looks_since += 1;
+            seen.polls_since += 1;
         }
         for (identity, counters) in answers {
             let seen = self.seen.entry(identity).or_default();
-            *seen = Seen { counters: seen.counters.at_least(counters), looks_since: 0 };
+            *seen = Seen { counters: seen.counters.at_least(counters), polls_since: 0 };
         }
         let gone = &mut self.gone;
         self.seen.retain(|_, seen| {
-            let is_kept = seen.looks_since <= FORGET_AFTER;
+            let is_kept = seen.polls_since <= FORGET_AFTER;
             if !is_kept {
                 gone.add(seen.counters);
             }
@@ -88,11 +89,15 @@ mod tests {
     #[test]
     fn the_sum_never_falls_whoever_comes_and_goes() {
         let mut totals = Totals::default();
-        assert_eq!(totals.look([answer("a", 10), answer("b", 5)]).completed, 15);
-        assert_eq!(totals.look([answer("a", 12)]).completed, 17, "b is silent");
-        assert_eq!(totals.look([answer("a", 12), answer("b", 9), answer("c", 1)]).completed, 22, "b is back");
+        assert_eq!(totals.poll([answer("a", 10), answer("b", 5)]).completed, 15);
+        assert_eq!(totals.poll([answer("a", 12)]).completed, 17, "b is silent");
+        assert_eq!(
+            totals.poll([answer("a", 12), answer("b", 9), answer("c", 1)]).completed,
+            22,
+            "b is back"
+        );
         for _ in 0..2 * FORGET_AFTER {
-            assert_eq!(totals.look([answer("c", 1)]).completed, 22);
+            assert_eq!(totals.poll([answer("c", 1)]).completed, 22);
         }
         assert_eq!(totals.seen.len(), 1, "those that stay away are not kept for ever");
     }

@@ -1,24 +1,27 @@
-//! Random sequences of faults: bounds are never broken, and nothing is scaled on what cannot be believed.
+//! Random sequences of faults: bounds are never broken, and nothing is scaled on what cannot be
+//! believed.
 
 use fastrand::Rng;
 
 use super::{Plant, TICK_MS, frozen_policies, frozen_rules};
 use crate::controller::Controller;
-use crate::decision::{Course, Decision};
+use crate::decision::{Decision, Direction};
 use crate::sample::{Fault, Fleet, Sample};
 
 /// Seconds of the longest sequence.
 const LONGEST_S: u64 = 60;
 
-/// Runs one random sequence of traffic, of looks that are missing, stuck, begun anew, wrong or nonsense, and of killed
-/// instances. Gives how many decisions were made and how many of them were frozen.
+/// Runs one random sequence of traffic, of polls that are missing, stuck, begun anew, wrong or
+/// nonsense, and of killed instances. Gives how many decisions were made and how many of them were
+/// frozen.
 ///
 /// # Errors
 /// The promise that was broken, with the decision that broke it.
 pub fn fault_sequence(seed: u64) -> Result<(u64, u64), String> {
     let mut rng = Rng::with_seed(seed);
     let rules = frozen_rules(rng.u32(0..3), rng.u32(0..3));
-    let (min, max, stale_after_ms) = (rules.scale.min, rules.scale.max, rules.window.stale_after_ms);
+    let (min, max, stale_after_ms) =
+        (rules.scale.min, rules.scale.max, rules.window.stale_after_ms);
     let mut controller = Controller::new("faulty", rules, frozen_policies());
     let mut plant = Plant::new(min);
     let (mut generation, mut last, mut traffic) = (0, None, 0);
@@ -27,7 +30,7 @@ pub fn fault_sequence(seed: u64) -> Result<(u64, u64), String> {
         let now_ms = second * 1_000;
         let truth = Sample { source: format!("plant {generation}"), ..plant.sample(now_ms) };
         let mut fleet = plant.fleet();
-        let look = match rng.u32(0..11) {
+        let poll = match rng.u32(0..11) {
             0 => Err(Fault::Missing("no answer".to_owned())),
             1 => last.clone().unwrap_or(Ok(truth)),
             2 => {
@@ -35,7 +38,9 @@ pub fn fault_sequence(seed: u64) -> Result<(u64, u64), String> {
                 Ok(Sample { source: format!("plant {generation}"), ..truth })
             }
             // A follower that lags says that nothing waits.
-            3 => Ok(Sample { arrived: truth.completed, waiting: Some(0), in_hand: Some(0), ..truth }),
+            3 => {
+                Ok(Sample { arrived: truth.completed, waiting: Some(0), in_hand: Some(0), ..truth })
+            }
             4 => Ok(nonsense(&mut rng, truth)),
             5 => {
                 fleet = Fleet { ready: fleet.ready.saturating_sub(rng.u32(1..5)), ..fleet };
@@ -46,15 +51,15 @@ pub fn fault_sequence(seed: u64) -> Result<(u64, u64), String> {
                 Ok(truth)
             }
         };
-        last = Some(look.clone());
+        last = Some(poll.clone());
         let before = controller.decided();
         let is_stale = |sample: &Sample| now_ms.saturating_sub(sample.at_ms) > stale_after_ms;
-        let cannot_be_used = look.as_ref().map_or(true, is_stale);
-        let decision = controller.decide(now_ms, fleet, look);
+        let cannot_be_used = poll.as_ref().map_or(true, is_stale);
+        let decision = controller.decide(now_ms, fleet, poll);
         judge(&decision, before, cannot_be_used, min, max)
             .map_err(|broken| format!("seed {seed}: {broken}: {decision}"))?;
         decisions += 1;
-        frozen += u64::from(decision.course() == Course::Frozen);
+        frozen += u64::from(decision.direction() == Direction::Frozen);
         plant.set(now_ms, decision.to);
         for tick in 0..10 {
             plant.tick(now_ms + tick * TICK_MS, traffic / 10);
@@ -73,7 +78,7 @@ fn judge(
     if !(min..=max).contains(&decision.to) {
         return Err("out of bounds");
     }
-    let is_frozen = decision.course() == Course::Frozen;
+    let is_frozen = decision.direction() == Direction::Frozen;
     if cannot_be_used && !is_frozen {
         return Err("decided on what cannot be used");
     }
@@ -102,7 +107,8 @@ mod tests {
     fn a_thousand_sequences_break_nothing_and_freeze_often() {
         let runs: Result<Vec<_>, String> = (0..1_000).map(fault_sequence).collect();
         let runs = runs.unwrap_or_else(|broken| panic!("{broken}"));
-        let (decisions, frozen) = runs.into_iter().fold((0, 0), |sum, run| (sum.0 + run.0, sum.1 + run.1));
+        let (decisions, frozen) =
+            runs.into_iter().fold((0, 0), |sum, run| (sum.0 + run.0, sum.1 + run.1));
         assert!(decisions > 20_000 && frozen > decisions / 10, "{frozen} of {decisions}");
     }
 }

@@ -40,8 +40,9 @@ impl Default for HpaRules {
     }
 }
 
-/// The grid from which KEDA is tuned for each trace: thresholds of 0.1 to 2 s of one instance's work, scale-in windows
-/// from the default to none, and decisions as often as ours, which takes a flag of the controller manager.
+/// The grid from which KEDA is tuned for each trace: thresholds of 0.1 to 2 s of one instance's
+/// work, scale-in windows from the default to none, and decisions as often as ours, which takes a
+/// flag of the controller manager.
 pub const GRID: ([f64; 5], [u64; 3], [u64; 4]) =
     ([10.0, 25.0, 50.0, 100.0, 200.0], [15_000, 5_000, 1_000], [300_000, 60_000, 15_000, 0]);
 
@@ -64,7 +65,13 @@ impl HpaRules {
                 for down_window_ms in windows {
                     let polling_ms = sync_ms;
                     let cooldown_ms = down_window_ms;
-                    grid.push(HpaRules { lag_threshold, sync_ms, down_window_ms, polling_ms, cooldown_ms });
+                    grid.push(HpaRules {
+                        lag_threshold,
+                        sync_ms,
+                        down_window_ms,
+                        polling_ms,
+                        cooldown_ms,
+                    });
                 }
             }
         }
@@ -85,7 +92,8 @@ impl Hpa {
         Hpa { rules, min, limiter: Limiter::new(scale), last_work_ms: 0 }
     }
 
-    /// Replicas for an average of a metric: `ceil(total / threshold)`, or the current number within the tolerance.
+    /// Replicas for an average of a metric: `ceil(total / threshold)`, or the current number within
+    /// the tolerance.
     pub fn replicas(current: u32, total: f64, threshold: f64) -> u32 {
         if current > 0 && (total / (threshold * f64::from(current)) - 1.0).abs() <= TOLERANCE {
             return current;
@@ -100,10 +108,10 @@ impl Autoscaler for Hpa {
         self.rules.sync_ms.min(self.rules.polling_ms)
     }
 
-    fn decide(&mut self, now_ms: u64, fleet: Fleet, look: &Result<Sample, Fault>) -> u32 {
+    fn decide(&mut self, now_ms: u64, fleet: Fleet, poll: &Result<Sample, Fault>) -> u32 {
         let current = fleet.present();
         // Without the metric the HPA leaves things as they are.
-        let Ok(sample) = look else { return current };
+        let Ok(sample) = poll else { return current };
         let lag = sample.backlog();
         if lag > 0 {
             self.last_work_ms = now_ms;
@@ -112,7 +120,8 @@ impl Autoscaler for Hpa {
             let polls = now_ms.is_multiple_of(self.rules.polling_ms);
             return u32::from(polls && lag > 0);
         }
-        if self.min == 0 && lag == 0 && now_ms - self.last_work_ms >= self.rules.cooldown_ms.max(1) {
+        if self.min == 0 && lag == 0 && now_ms - self.last_work_ms >= self.rules.cooldown_ms.max(1)
+        {
             return 0;
         }
         if !now_ms.is_multiple_of(self.rules.sync_ms) {
@@ -127,8 +136,9 @@ impl Autoscaler for Hpa {
 mod tests {
     use super::*;
 
-    /// "if the current metric value is 200m, and the desired value is 100m, the number of replicas will be doubled,
-    /// since 200.0 / 100.0 == 2.0; if the current value is instead 50m, you'll halve the number of replicas".
+    /// "if the current metric value is 200m, and the desired value is 100m, the number of replicas
+    /// will be doubled, since 200.0 / 100.0 == 2.0; if the current value is instead 50m, you'll
+    /// halve the number of replicas".
     #[test]
     fn the_ratio_of_the_documentation() {
         assert_eq!(Hpa::replicas(4, 4.0 * 0.2, 0.1), 8);
@@ -141,22 +151,26 @@ mod tests {
         Ok(Sample { at_ms, waiting: Some(messages), ..Sample::default() })
     }
 
-    /// The defaults: the larger of 4 pods and 100 % every 15 s on the way out, the largest of 300 s on the way in.
+    /// The defaults: the larger of 4 pods and 100 % every 15 s on the way out, the largest of 300 s
+    /// on the way in.
     #[test]
     fn the_default_behaviour() {
         let mut hpa = Hpa::new(HpaRules::default(), 1, 100);
         let mut current = 1;
-        let mut course = Vec::new();
+        let mut trajectory = Vec::new();
         for sync in 0..30 {
             let now_ms = sync * 15_000;
             let messages = if sync < 5 { 1_000 } else { 10 };
-            current =
-                hpa.decide(now_ms, Fleet { ready: current, ..Fleet::default() }, &lag(now_ms, messages));
-            course.push(current);
+            current = hpa.decide(
+                now_ms,
+                Fleet { ready: current, ..Fleet::default() },
+                &lag(now_ms, messages),
+            );
+            trajectory.push(current);
         }
-        assert_eq!(course[..6], [5, 10, 20, 40, 80, 80]);
-        assert_eq!(course[24], 80, "300 s after the last of the large recommendations");
-        assert_eq!(course[25], 1);
+        assert_eq!(trajectory[..6], [5, 10, 20, 40, 80, 80]);
+        assert_eq!(trajectory[24], 80, "300 s after the last of the large recommendations");
+        assert_eq!(trajectory[25], 1);
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! Autoscalers judged on the same seeded traffic, by a virtual clock.
 //!
-//! A [`Plant`] is a queue and instances that take a while to start. Each [`Trace`] sends it Poisson arrivals; an
-//! [`Autoscaler`] looks at its counters, through whatever the trace does to them, and says how many instances there
-//! shall be. What is judged: messages that waited longer than [`SLO_MS`], instance-seconds over those of an
-//! [`oracle`] that knows the future, changes, reversals, and how long it took to meet a new load.
+//! A [`Plant`] is a queue and instances that take a while to start. Each [`Trace`] sends it Poisson
+//! arrivals; an [`Autoscaler`] looks at its counters, through whatever the trace does to them, and
+//! says how many instances there shall be. What is judged: messages that waited longer than
+//! [`SLO_MS`], instance-seconds over those of an [`oracle`] that knows the future, changes,
+//! reversals, and how long it took to meet a new load.
 
 mod faults;
 mod hpa;
@@ -51,7 +52,7 @@ pub trait Autoscaler {
     fn period_ms(&self) -> u64;
 
     /// How many instances there shall be, given what the metrics say.
-    fn decide(&mut self, now_ms: u64, fleet: Fleet, look: &Result<Sample, Fault>) -> u32;
+    fn decide(&mut self, now_ms: u64, fleet: Fleet, poll: &Result<Sample, Fault>) -> u32;
 }
 
 /// What one autoscaler did on one trace.
@@ -67,7 +68,8 @@ pub struct Run {
     pub events: u32,
     /// Changes in the other direction than the change before.
     pub reversals: u32,
-    /// Seconds from the first change of the load until the instances that were ready could carry it.
+    /// Seconds from the first change of the load until the instances that were ready could carry
+    /// it.
     pub scaled_after_s: Option<f64>,
     /// The longest queue, in messages.
     pub most_waiting: u64,
@@ -93,8 +95,8 @@ pub fn run(trace: &Trace, autoscaler: &mut dyn Autoscaler) -> Run {
     for (tick, arrivals) in (0..).zip(trace.arrivals()) {
         let now_ms = tick * TICK_MS;
         if now_ms.is_multiple_of(autoscaler.period_ms()) {
-            let look = lies.tell(now_ms, plant.sample(now_ms));
-            let wanted = autoscaler.decide(now_ms, plant.fleet(), &look).min(MAX_INSTANCES);
+            let poll = lies.tell(now_ms, plant.sample(now_ms));
+            let wanted = autoscaler.decide(now_ms, plant.fleet(), &poll).min(MAX_INSTANCES);
             let direction = i64::from(wanted).cmp(&i64::from(asked)) as i32;
             if direction != 0 {
                 run.events += 1;

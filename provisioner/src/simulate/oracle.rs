@@ -2,11 +2,13 @@
 
 use super::{SERVICE_RATE, SLO_MS, TICK_MS, Trace};
 
-/// Instance-seconds of the smoothest service that makes no message late, whole instances, cold starts included.
+/// Instance-seconds of the smoothest service that makes no message late, whole instances, cold
+/// starts included.
 ///
-/// Service is a curve between what has come and what must be finished; the taut string between the two is the one
-/// that changes least (J. Salehi et al., *Supporting stored video*, 1996). Instances are rounded up for each second; one that
-/// would be needed again within a cold start stays, and each start is paid for.
+/// Service is a curve between what has come and what must be finished; the taut string between the
+/// two is the one that changes least (J. Salehi et al., *Supporting stored video*, 1996). Instances
+/// are rounded up for each second; one that would be needed again within a cold start stays, and
+/// each start is paid for.
 pub fn oracle(trace: &Trace) -> f64 {
     let per_second = (1_000 / TICK_MS) as usize;
     let mut came = vec![0.0];
@@ -20,10 +22,13 @@ pub fn oracle(trace: &Trace) -> f64 {
         .map(|second| if second == end { came[end] } else { came[second.saturating_sub(slack)] })
         .collect();
     let rates = taut_string(&due, &came);
-    let fitness = trace.fitness().chunks(per_second).map(|ticks| ticks.iter().copied().fold(1.0, f64::min));
+    let fitness =
+        trace.fitness().chunks(per_second).map(|ticks| ticks.iter().copied().fold(1.0, f64::min));
     let needed = rates.iter().zip(fitness);
-    let needed = needed.map(|(rate, fit)| (rate / (SERVICE_RATE * fit) - 1e-9).ceil().max(0.0) as u32);
-    let mut instances: Vec<u32> = needed.map(|count| count.max(trace.kind().min_instances())).collect();
+    let needed =
+        needed.map(|(rate, fit)| (rate / (SERVICE_RATE * fit) - 1e-9).ceil().max(0.0) as u32);
+    let mut instances: Vec<u32> =
+        needed.map(|count| count.max(trace.kind().min_instances())).collect();
     let cold_start_ms = trace.kind().cold_start_ms();
     keep_over_gaps(&mut instances, (cold_start_ms / 1_000) as usize);
     let starts: u32 = instances.windows(2).map(|pair| pair[1].saturating_sub(pair[0])).sum();
@@ -90,7 +95,8 @@ mod tests {
     fn nobody_serves_with_less_than_the_work_needs() {
         for kind in TraceKind::ALL {
             let trace = Trace::new(kind, 1);
-            let work_s: f64 = trace.arrivals().iter().copied().map(f64::from).sum::<f64>() / SERVICE_RATE;
+            let work_s: f64 =
+                trace.arrivals().iter().copied().map(f64::from).sum::<f64>() / SERVICE_RATE;
             let cost = oracle(&trace);
             assert!(cost >= work_s && cost < work_s * 2.0 + 650.0, "{kind:?}: {cost} for {work_s}");
         }

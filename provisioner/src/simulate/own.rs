@@ -1,4 +1,5 @@
-//! Somebody's own traffic, read from a file: a CSV of time and rate, or what `provisioner record` wrote.
+//! Somebody's own traffic, read from a file: a CSV of time and rate, or what `provisioner record`
+//! wrote.
 
 use std::time::UNIX_EPOCH;
 
@@ -10,8 +11,8 @@ const MILLISECONDS_FROM: f64 = 1e11;
 
 /// Messages a second, for each second from the first moment of a file to its last.
 ///
-/// In a CSV a rate holds until the next line's time; a first line without numbers is a header. Times are seconds, milliseconds since
-/// the Unix epoch, or RFC 3339.
+/// In a CSV a rate holds until the next line's time; a first line without numbers is a header.
+/// Times are seconds, milliseconds since the Unix epoch, or RFC 3339.
 ///
 /// # Errors
 /// The line that cannot be read, and why.
@@ -57,7 +58,11 @@ fn csv(text: &str) -> Result<Points, String> {
         match (time(at), rate.parse::<f64>()) {
             (Some(at_s), Ok(rate)) if rate.is_finite() && rate >= 0.0 => points.push((at_s, rate)),
             (None, Err(_)) if points.is_empty() && number == 1 => {}
-            _ => return Err(format!("line {number}: {line:?}: expected a time and a rate, say 12.5,340")),
+            _ => {
+                return Err(format!(
+                    "line {number}: {line:?}: expected a time and a rate, say 12.5,340"
+                ));
+            }
         }
     }
     Ok(points)
@@ -68,11 +73,13 @@ fn time(text: &str) -> Option<f64> {
     let seconds = |number: f64| if number > MILLISECONDS_FROM { number / 1_000.0 } else { number };
     match text.parse::<f64>() {
         Ok(number) => number.is_finite().then(|| seconds(number)),
-        Err(_) => Some(moment(text.trim_end_matches('Z'))?.duration_since(UNIX_EPOCH).ok()?.as_secs_f64()),
+        Err(_) => {
+            Some(moment(text.trim_end_matches('Z'))?.duration_since(UNIX_EPOCH).ok()?.as_secs_f64())
+        }
     }
 }
 
-/// The arrivals between the looks of the first target that was recorded.
+/// The arrivals between the polls of the first target that was recorded.
 fn recorded(text: &str) -> Result<Points, String> {
     let decisions = crate::replay::read(text.as_bytes())?;
     let first = decisions.first().map(|decision| decision.target.clone()).unwrap_or_default();
@@ -88,8 +95,12 @@ fn recorded(text: &str) -> Result<Points, String> {
         }
         if let Some(before) = last.replace(sample.clone()) {
             let elapsed_s = (sample.at_ms - before.at_ms) as f64 / 1_000.0;
-            // Where the counters began anew nobody knows what came meanwhile; as much as before is the likeliest.
-            let came = sample.arrived.checked_sub(before.arrived).filter(|_| sample.source == before.source);
+            // Where the counters began anew nobody knows what came meanwhile; as much as before is
+            // the likeliest.
+            let came = sample
+                .arrived
+                .checked_sub(before.arrived)
+                .filter(|_| sample.source == before.source);
             let as_before = points.last().map_or(0.0, |(_, rate)| *rate);
             points.push((
                 before.at_ms as f64 / 1_000.0,
@@ -97,7 +108,9 @@ fn recorded(text: &str) -> Result<Points, String> {
             ));
         }
     }
-    let end = last.zip(points.last().copied()).map(|(last, (_, rate))| (last.at_ms as f64 / 1_000.0, rate));
+    let end = last
+        .zip(points.last().copied())
+        .map(|(last, (_, rate))| (last.at_ms as f64 / 1_000.0, rate));
     points.extend(end);
     Ok(points)
 }
@@ -111,7 +124,10 @@ mod tests {
 
     #[test]
     fn a_rate_holds_until_the_next_one() {
-        assert_eq!(read("time,rate\n0,10\n2,30\n\n3.5,7\n5,0\n"), Ok(vec![10.0, 10.0, 30.0, 30.0, 7.0]));
+        assert_eq!(
+            read("time,rate\n0,10\n2,30\n\n3.5,7\n5,0\n"),
+            Ok(vec![10.0, 10.0, 30.0, 30.0, 7.0])
+        );
         let moments = "\"2026-01-05T10:00:00Z\";4\n2026-01-05 10:00:02;5\n2026-01-05T10:00:03Z;0";
         assert_eq!(read(moments), Ok(vec![4.0, 4.0, 5.0]));
         assert_eq!(read("1767607200000,1\n1767607202000,2"), Ok(vec![1.0, 1.0]));

@@ -67,7 +67,11 @@ impl Plant {
 
     /// A plant as a kind of trace has it.
     pub fn of(kind: TraceKind, ready: u32) -> Plant {
-        Plant { cold_start_ms: kind.cold_start_ms(), has_retries: kind.has_retries(), ..Plant::new(ready) }
+        Plant {
+            cold_start_ms: kind.cold_start_ms(),
+            has_retries: kind.has_retries(),
+            ..Plant::new(ready)
+        }
     }
 
     /// Sets what an instance can do from now on, as a share of its best.
@@ -75,7 +79,7 @@ impl Plant {
         self.fitness = fitness;
     }
 
-    /// Starts or stops instances. Those that start go first, since they hold nothing.
+    /// StartupEstimator or stops instances. Those that start go first, since they hold nothing.
     pub fn set(&mut self, now_ms: u64, wanted: u32) {
         let present = self.fleet().present();
         for _ in present..wanted {
@@ -176,7 +180,8 @@ impl Plant {
 
     /// Messages that waited too long, those that still wait at `end_ms` included.
     pub fn late_by(&self, end_ms: u64) -> u64 {
-        let is_overdue = |batch: &&Batch| !batch.is_retry && end_ms.saturating_sub(batch.came_ms) > SLO_MS;
+        let is_overdue =
+            |batch: &&Batch| !batch.is_retry && end_ms.saturating_sub(batch.came_ms) > SLO_MS;
         self.late + self.queue.iter().filter(is_overdue).map(|batch| batch.count).sum::<u64>()
     }
 

@@ -6,8 +6,8 @@ const PANEL: (f64, f64) = (560.0, 170.0);
 const MARGIN: (f64, f64) = (46.0, 34.0);
 const COLUMNS: usize = 2;
 
-/// An SVG with a panel for each kind of trace: the load in instances (grey), and the instances of each autoscaler on the
-/// first of the seeds.
+/// An SVG with a panel for each kind of trace: the load in instances (grey), and the instances of
+/// each autoscaler on the first of the seeds.
 pub fn plot(standings: &[Standing], first_seed: u64) -> String {
     plot_on(standings, |kind| Trace::new(kind, first_seed))
 }
@@ -24,8 +24,9 @@ pub fn plot_on(standings: &[Standing], trace: impl Fn(TraceKind) -> Trace) -> St
     let rows = kinds.len().div_ceil(COLUMNS);
     let (all_width, all_height) = (width * COLUMNS as f64 + 20.0, height * rows as f64 + 50.0);
     let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {all_width} {all_height}\" font-family=\"sans-serif\" \
-         font-size=\"11\">\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n"
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {all_width} {all_height}\" \
+         font-family=\"sans-serif\" font-size=\"11\">\n<rect width=\"100%\" height=\"100%\" \
+         fill=\"white\"/>\n"
     );
     for (index, (name, colour)) in [
         ("load", "#bbbbbb"),
@@ -38,13 +39,16 @@ pub fn plot_on(standings: &[Standing], trace: impl Fn(TraceKind) -> Trace) -> St
     {
         let x = 50.0 + 170.0 * index as f64;
         svg.push_str(&format!(
-            "<rect x=\"{x}\" y=\"14\" width=\"14\" height=\"4\" fill=\"{colour}\"/><text x=\"{}\" y=\"20\">{name}</text>\n",
+            "<rect x=\"{x}\" y=\"14\" width=\"14\" height=\"4\" fill=\"{colour}\"/><text x=\"{}\" \
+             y=\"20\">{name}</text>\n",
             x + 20.0
         ));
     }
     for (index, kind) in kinds.into_iter().enumerate() {
-        let origin = (MARGIN.0 + width * (index % COLUMNS) as f64, 44.0 + height * (index / COLUMNS) as f64);
-        let of_kind: Vec<&Standing> = standings.iter().filter(|standing| standing.trace == kind).collect();
+        let origin =
+            (MARGIN.0 + width * (index % COLUMNS) as f64, 44.0 + height * (index / COLUMNS) as f64);
+        let of_kind: Vec<&Standing> =
+            standings.iter().filter(|standing| standing.trace == kind).collect();
         svg.push_str(&panel(origin, &trace(kind), &of_kind));
     }
     svg.push_str("</svg>\n");
@@ -53,7 +57,8 @@ pub fn plot_on(standings: &[Standing], trace: impl Fn(TraceKind) -> Trace) -> St
 
 fn panel(origin: (f64, f64), trace: &Trace, standings: &[&Standing]) -> String {
     let per_second = (1_000 / TICK_MS) as usize;
-    let load: Vec<f64> = trace.loads().iter().step_by(per_second).map(|load| load / SERVICE_RATE).collect();
+    let load: Vec<f64> =
+        trace.loads().iter().step_by(per_second).map(|load| load / SERVICE_RATE).collect();
     let lines: Vec<(&str, Vec<f64>)> = standings
         .iter()
         .filter_map(|standing| {
@@ -65,9 +70,9 @@ fn panel(origin: (f64, f64), trace: &Trace, standings: &[&Standing]) -> String {
     let top = all.copied().fold(1.0, f64::max);
     let (x, y) = origin;
     let mut svg = format!(
-        "<rect x=\"{x}\" y=\"{y}\" width=\"{}\" height=\"{}\" fill=\"none\" stroke=\"#888\"/>\
-         <text x=\"{}\" y=\"{}\" font-weight=\"bold\">{}</text>\
-         <text x=\"{}\" y=\"{}\" text-anchor=\"end\">{top:.0}</text><text x=\"{}\" y=\"{}\" text-anchor=\"end\">0</text>\n",
+        "<rect x=\"{x}\" y=\"{y}\" width=\"{}\" height=\"{}\" fill=\"none\" stroke=\"#888\"/><text \
+         x=\"{}\" y=\"{}\" font-weight=\"bold\">{}</text><text x=\"{}\" y=\"{}\" \
+         text-anchor=\"end\">{top:.0}</text><text x=\"{}\" y=\"{}\" text-anchor=\"end\">0</text>\n",
         PANEL.0,
         PANEL.1,
         x + 6.0,

@@ -3,12 +3,12 @@
 use serde::Serialize;
 
 use super::{
-    Autoscaler, Hpa, HpaRules, MAX_INSTANCES, NatsExample, Ours, QueueWatch, Run, Trace, TraceKind, oracle,
-    run,
+    Autoscaler, Hpa, HpaRules, MAX_INSTANCES, NatsExample, Ours, QueueWatch, Run, Trace, TraceKind,
+    oracle, run,
 };
 
-/// What a percentage point of late messages is worth when KEDA is tuned: a tenth of the oracle's cost. Less late is
-/// dearer, so the best of a grid needs a price.
+/// What a percentage point of late messages is worth when KEDA is tuned: a tenth of the oracle's
+/// cost. Less late is dearer, so the best of a grid needs a price.
 const POINT_IN_COST: f64 = 0.1;
 
 /// Spare instances with which ours meets a spike a second time.
@@ -49,11 +49,13 @@ pub struct Standing {
     pub reversals: f64,
     /// The most reversals on any seed.
     pub most_reversals: u32,
-    /// Seconds until the first jump of the load was met; `None` where there is none, or it never was.
+    /// Seconds until the first jump of the load was met; `None` where there is none, or it never
+    /// was.
     pub scaled_after_s: Option<f64>,
     /// The longest queue.
     pub most_waiting: u64,
-    /// The setting of the grid with the least late messages among those that cost no more than this; only for ours.
+    /// The setting of the grid with the least late messages among those that cost no more than
+    /// this; only for ours.
     pub best_of_grid: Option<BestOfGrid>,
     /// The first seed's run, for the plot.
     #[serde(skip)]
@@ -102,8 +104,9 @@ impl Rival {
             .iter()
             .map(|(trace, oracle_s)| (run(trace, &mut *self.autoscaler(kind)), *oracle_s))
             .collect();
-        let mean =
-            |figure: &dyn Fn(&(Run, f64)) -> f64| runs.iter().map(figure).sum::<f64>() / runs.len() as f64;
+        let mean = |figure: &dyn Fn(&(Run, f64)) -> f64| {
+            runs.iter().map(figure).sum::<f64>() / runs.len() as f64
+        };
         let scaled: Option<Vec<f64>> = runs.iter().map(|(run, _)| run.scaled_after_s).collect();
         Standing {
             trace: kind,
@@ -113,7 +116,8 @@ impl Rival {
             events: mean(&|(run, _)| f64::from(run.events)),
             reversals: mean(&|(run, _)| f64::from(run.reversals)),
             most_reversals: runs.iter().map(|(run, _)| run.reversals).max().unwrap_or(0),
-            scaled_after_s: scaled.map(|seconds| seconds.iter().sum::<f64>() / seconds.len() as f64),
+            scaled_after_s: scaled
+                .map(|seconds| seconds.iter().sum::<f64>() / seconds.len() as f64),
             best_of_grid: None,
             most_waiting: runs.iter().map(|(run, _)| run.most_waiting).max().unwrap_or(0),
             example: runs.into_iter().next().map(|(run, _)| run).unwrap_or_default(),
@@ -122,7 +126,8 @@ impl Rival {
 }
 
 impl Standing {
-    /// What the tuning makes as small as it can: late messages in percent, and the cost at its price.
+    /// What the tuning makes as small as it can: late messages in percent, and the cost at its
+    /// price.
     pub fn regret(&self) -> f64 {
         self.late_percent + (self.cost - 1.0) / POINT_IN_COST
     }
@@ -141,8 +146,10 @@ pub fn compare_on(traces: Vec<Trace>) -> Vec<Standing> {
         (trace, oracle_s)
     };
     let traces: &[(Trace, f64)] = &traces.into_iter().map(with_oracle).collect::<Vec<_>>();
-    let grid: Vec<(HpaRules, Standing)> =
-        HpaRules::grid().into_iter().map(|rules| (rules, Rival::KedaTuned(rules).stand(traces))).collect();
+    let grid: Vec<(HpaRules, Standing)> = HpaRules::grid()
+        .into_iter()
+        .map(|rules| (rules, Rival::KedaTuned(rules).stand(traces)))
+        .collect();
     let of_grid = || grid.iter().map(|(_, standing)| standing);
     let tuned = of_grid().min_by(|one, other| one.regret().total_cmp(&other.regret()));
     let mut standings: Vec<Standing> = [Rival::NatsExample, Rival::QueueWatch, Rival::KedaDefault]
@@ -154,7 +161,8 @@ pub fn compare_on(traces: Vec<Trace>) -> Vec<Standing> {
     for warm_spares in spares {
         let mut ours = Rival::Ours { warm_spares: *warm_spares }.stand(traces);
         let no_dearer = grid.iter().filter(|(_, standing)| standing.cost <= ours.cost);
-        let best = no_dearer.min_by(|(_, one), (_, other)| one.late_percent.total_cmp(&other.late_percent));
+        let best = no_dearer
+            .min_by(|(_, one), (_, other)| one.late_percent.total_cmp(&other.late_percent));
         ours.best_of_grid = best.map(|(rules, standing)| BestOfGrid {
             rules: *rules,
             late_percent: standing.late_percent,

@@ -26,13 +26,13 @@ impl Autoscaler for NatsExample {
         1_000
     }
 
-    fn decide(&mut self, now_ms: u64, fleet: Fleet, look: &Result<Sample, Fault>) -> u32 {
+    fn decide(&mut self, now_ms: u64, fleet: Fleet, poll: &Result<Sample, Fault>) -> u32 {
         // It counts what it receives itself; while it receives nothing, it takes that for idleness.
-        let first = match look {
+        let first = match poll {
             Ok(sample) => self.first.get_or_insert_with(|| sample.clone()).clone(),
             Err(_) => self.first.clone().unwrap_or_default(),
         };
-        if let Ok(sample) = look
+        if let Ok(sample) = poll
             && self.last_arrival.is_none_or(|(arrived, _)| arrived != sample.arrived)
         {
             self.last_arrival = Some((sample.arrived, now_ms));
@@ -98,11 +98,13 @@ impl Autoscaler for QueueWatch {
         5_000
     }
 
-    fn decide(&mut self, _: u64, fleet: Fleet, look: &Result<Sample, Fault>) -> u32 {
+    fn decide(&mut self, _: u64, fleet: Fleet, poll: &Result<Sample, Fault>) -> u32 {
         let current = fleet.present();
-        let Ok(sample) = look else { return current };
+        let Ok(sample) = poll else { return current };
         let last = self.last.replace(sample.clone());
-        let Some(last) = last.filter(|last| last.at_ms < sample.at_ms) else { return current.max(1) };
+        let Some(last) = last.filter(|last| last.at_ms < sample.at_ms) else {
+            return current.max(1);
+        };
         let elapsed_s = (sample.at_ms - last.at_ms) as f64 / 1_000.0;
         let rate = |before: u64, now: u64| now.saturating_sub(before) as f64 / elapsed_s;
         let length = sample.waiting.unwrap_or(0);
@@ -122,17 +124,30 @@ impl Autoscaler for QueueWatch {
 mod tests {
     use super::*;
 
-    const CALM: Metric = Metric { utilisation_percent: 100.0, publish: 100.0, dispatch: 100.0, length: 0 };
+    const CALM: Metric =
+        Metric { utilisation_percent: 100.0, publish: 100.0, dispatch: 100.0, length: 0 };
 
     #[test]
     fn queue_watch_has_the_faults_that_it_has() {
         let stalled = Metric { dispatch: 0.0, ..CALM };
         assert_eq!(QueueWatch::directive(CALM, stalled), 0, "a total stall is not seen");
         let longer = |length| Metric { length, ..CALM };
-        assert_eq!(QueueWatch::directive(longer(200), longer(900)), 0, "a growing queue is not seen");
+        assert_eq!(
+            QueueWatch::directive(longer(200), longer(900)),
+            0,
+            "a growing queue is not seen"
+        );
         assert_eq!(QueueWatch::directive(longer(0), longer(900)), 1, "unless it was empty");
         assert_eq!(QueueWatch::directive(CALM, Metric { publish: 0.0, ..CALM }), -1);
-        assert_eq!(QueueWatch::directive(CALM, Metric { publish: 126.0, ..CALM }), 1, "26 of 126 are 21 %");
-        assert_eq!(QueueWatch::directive(CALM, Metric { publish: 121.0, ..CALM }), 0, "21 of 121 are 17 %");
+        assert_eq!(
+            QueueWatch::directive(CALM, Metric { publish: 126.0, ..CALM }),
+            1,
+            "26 of 126 are 21 %"
+        );
+        assert_eq!(
+            QueueWatch::directive(CALM, Metric { publish: 121.0, ..CALM }),
+            0,
+            "21 of 121 are 17 %"
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! Our parameters, one setting for all traces. Chosen on the seeds below 1000 and not touched since.
+//! Our parameters, one setting for all traces. Chosen on the seeds below 1000 and not touched
+//! since.
 
 use super::{Autoscaler, COLD_START_MS, MAX_INSTANCES};
 use crate::controller::{Controller, ControllerRules};
@@ -58,7 +59,7 @@ impl Autoscaler for Ours {
         1_000
     }
 
-    fn decide(&mut self, now_ms: u64, fleet: Fleet, look: &Result<Sample, Fault>) -> u32 {
-        self.0.decide(now_ms, fleet, look.clone()).to
+    fn decide(&mut self, now_ms: u64, fleet: Fleet, poll: &Result<Sample, Fault>) -> u32 {
+        self.0.decide(now_ms, fleet, poll.clone()).to
     }
 }

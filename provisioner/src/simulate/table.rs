@@ -19,11 +19,12 @@ const CHANGES_OF_GRID: f64 = 2.0;
 pub struct Verdict {
     /// Traces on which ours has fewer late messages than default KEDA, at no more cost.
     pub better_than_default: Vec<&'static str>,
-    /// Traces on which ours has at most 1.1 times the late messages of KEDA tuned for that trace, at no more cost.
+    /// Traces on which ours has at most 1.1 times the late messages of KEDA tuned for that trace,
+    /// at no more cost.
     pub as_good_as_tuned: Vec<&'static str>,
-    /// Traces on which ours has at most 1.1 times the late messages, or half a percentage point more, and at most twice the
-    /// changes of the setting of the grid that has the fewest late messages among those that cost no more: what the tuning's
-    /// price for lateness cannot hide.
+    /// Traces on which ours has at most 1.1 times the late messages, or half a percentage point
+    /// more, and at most twice the changes of the setting of the grid that has the fewest late
+    /// messages among those that cost no more: what the tuning's price for lateness cannot hide.
     pub near_best_of_grid: Vec<&'static str>,
     /// The other traces, each with what it is lost by.
     pub lost_to_grid: Vec<String>,
@@ -34,18 +35,21 @@ pub struct Verdict {
 /// The comparison in Markdown.
 pub fn table(standings: &[Standing]) -> String {
     let mut text = String::from(
-        "| trace | autoscaler | late % | cost over the oracle's | changes | reversals | scaled after s | longest queue | best of the grid at no more cost: late %, changes |\n\
+        "| trace | autoscaler | late % | cost over the oracle's | changes | reversals | scaled \
+         after s | longest queue | best of the grid at no more cost: late %, changes |\n\
          |---|---|---|---|---|---|---|---|---|\n",
     );
     for standing in standings {
         let Standing { late_percent, cost, events, reversals, most_waiting, .. } = standing;
-        let after = standing.scaled_after_s.map_or("-".to_owned(), |seconds| format!("{seconds:.1}"));
+        let after =
+            standing.scaled_after_s.map_or("-".to_owned(), |seconds| format!("{seconds:.1}"));
         let best = standing.best_of_grid.map_or("-".to_owned(), |best| {
             let BestOfGrid { late_percent, events, rules } = best;
             format!("{late_percent:.2}, {events:.0} ({})", setting(&rules))
         });
         text.push_str(&format!(
-            "| {} | {} | {late_percent:.2} | {cost:.2} | {events:.0} | {reversals:.1} | {after} | {most_waiting} | {best} |\n",
+            "| {} | {} | {late_percent:.2} | {cost:.2} | {events:.0} | {reversals:.1} | {after} | \
+             {most_waiting} | {best} |\n",
             standing.trace.name(),
             described(&standing.rival),
         ));
@@ -62,7 +66,11 @@ fn described(rival: &Rival) -> String {
 
 fn setting(rules: &HpaRules) -> String {
     let HpaRules { lag_threshold, sync_ms, down_window_ms, .. } = rules;
-    format!("threshold {lag_threshold}, every {} s, window {} s", sync_ms / 1_000, down_window_ms / 1_000)
+    format!(
+        "threshold {lag_threshold}, every {} s, window {} s",
+        sync_ms / 1_000,
+        down_window_ms / 1_000
+    )
 }
 
 /// Compares ours with both forms of KEDA: the one setting for all, without warm spares.

@@ -31,7 +31,8 @@ pub enum TraceKind {
     Noise,
     /// Steps under metrics that are missing, stale, wrong or begin anew.
     Lying,
-    /// A low load and bursts that come by chance, most of them small and short, a few large and long (Pareto).
+    /// A low load and bursts that come by chance, most of them small and short, a few large and
+    /// long (Pareto).
     Bursty,
     /// Two surges under which whoever waited too long asks once more.
     RetryStorm,
@@ -155,19 +156,22 @@ impl Trace {
         if kind == TraceKind::Bursty {
             add_bursts(&mut rng, &mut loads);
         }
-        let arrivals = loads.iter().map(|load| poisson(&mut rng, load * TICK_MS as f64 / 1_000.0)).collect();
+        let arrivals =
+            loads.iter().map(|load| poisson(&mut rng, load * TICK_MS as f64 / 1_000.0)).collect();
         let first_change =
             changes(kind).map(|(at_s, load)| (((at_s + shift_s) * 1_000.0) as u64, load * height));
         Trace { kind, seed, loads, arrivals, fitness, first_change }
     }
 
-    /// Somebody's own traffic: messages a second for each second, with Poisson arrivals by the seed.
+    /// Somebody's own traffic: messages a second for each second, with Poisson arrivals by the
+    /// seed.
     pub fn own(rates: &[f64], seed: u64) -> Trace {
         let ticks_of_second = (1_000 / TICK_MS) as usize;
         let ticks = |rate: &f64| std::iter::repeat_n(*rate, ticks_of_second);
         let loads: Vec<f64> = rates.iter().flat_map(ticks).collect();
         let mut rng = Rng::with_seed(seed);
-        let arrivals = loads.iter().map(|load| poisson(&mut rng, load * TICK_MS as f64 / 1_000.0)).collect();
+        let arrivals =
+            loads.iter().map(|load| poisson(&mut rng, load * TICK_MS as f64 / 1_000.0)).collect();
         let fitness = vec![1.0; loads.len()];
         Trace { kind: TraceKind::Own, seed, loads, arrivals, fitness, first_change: None }
     }
@@ -197,7 +201,8 @@ impl Trace {
         self.first_change
     }
 
-    /// Instances that are ready at the beginning: as many as the first load needs, so that nobody begins in debt.
+    /// Instances that are ready at the beginning: as many as the first load needs, so that nobody
+    /// begins in debt.
     pub fn first_instances(&self) -> u32 {
         let needed = self.loads.first().map_or(0.0, |load| (load / (0.7 * SERVICE_RATE)).ceil());
         (needed as u32).max(self.kind.min_instances())
@@ -412,7 +417,8 @@ mod tests {
     #[test]
     fn a_seed_gives_the_same_traffic_and_another_seed_other_traffic() {
         for kind in TraceKind::ALL {
-            let (one, same, other) = (Trace::new(kind, 1), Trace::new(kind, 1), Trace::new(kind, 2));
+            let (one, same, other) =
+                (Trace::new(kind, 1), Trace::new(kind, 1), Trace::new(kind, 2));
             assert_eq!(one.arrivals(), same.arrivals());
             assert_ne!(one.arrivals(), other.arrivals(), "{kind:?}");
         }

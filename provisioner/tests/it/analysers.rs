@@ -1,4 +1,5 @@
-//! QueueWatch's six links, each firing by both signals, with real workers, a real consumer and real traffic.
+//! QueueWatch's six links, each firing by both signals, with real workers, a real consumer and real
+//! traffic.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,7 +19,7 @@ use natsway_provisioner::sample::Fleet;
 use natsway_provisioner::scale::ScaleRules;
 use natsway_provisioner::signal::{ConsumerSignal, ServicesSignal, Signal};
 use natsway_provisioner::window::WindowRules;
-use natsway_testkit::{Broker, eventually};
+use natsway_testkit::{TestBroker, eventually};
 use natsway_wire::envelope::RequestEncoder;
 use natsway_worker::{Options, serve};
 use tokio::task::JoinHandle;
@@ -61,11 +62,11 @@ impl<S: Signal> Watch<S> {
             let mut seen = Vec::new();
             loop {
                 pace.tick().await;
-                let look = self.signal.look().await;
+                let poll = self.signal.poll().await;
                 let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
                 let now_ms = u64::try_from(since_epoch.as_millis()).unwrap();
                 let fleet = Fleet { ready: 1, ..Fleet::default() };
-                let decision = self.controller.decide(now_ms, fleet, look);
+                let decision = self.controller.decide(now_ms, fleet, poll);
                 let fired = decision.answers.first().map(|answer| answer.because.clone());
                 if fired.as_deref() == Some(analyser) {
                     return;
@@ -76,10 +77,13 @@ impl<S: Signal> Watch<S> {
                 }
             }
         };
-        tokio::time::timeout(DEADLINE, watching).await.unwrap_or_else(|_| panic!("{analyser} did not fire"));
+        tokio::time::timeout(DEADLINE, watching)
+            .await
+            .unwrap_or_else(|_| panic!("{analyser} did not fire"));
     }
 
-    /// The chain from its end to its beginning, as a load grows, falls, and meets instances that hang.
+    /// The chain from its end to its beginning, as a load grows, falls, and meets instances that
+    /// hang.
     async fn sees_all(&mut self, rate: &AtomicU64, hang: impl Fn(), leave: impl Fn()) {
         rate.store(100, Ordering::Relaxed);
         self.sees("Stable").await;
@@ -116,7 +120,11 @@ fn traffic(
             while due >= 1.0 {
                 due -= 1.0;
                 let sent = match reply {
-                    true => client.publish_with_reply(subject, client.new_inbox(), message.clone()).await,
+                    true => {
+                        client
+                            .publish_with_reply(subject, client.new_inbox(), message.clone())
+                            .await
+                    }
                     false => client.publish(subject, message.clone()).await,
                 };
                 sent.unwrap();
@@ -128,7 +136,7 @@ fn traffic(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_six_links_fire_by_what_workers_tell() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let client = broker.connect().await;
     let work_ms = Arc::new(AtomicU64::new(1));
     let takes_ms = Arc::clone(&work_ms);
@@ -140,13 +148,13 @@ async fn the_six_links_fire_by_what_workers_tell() {
         }),
     );
     let options = Options::new("svc.links.blue")
-        .broker(natsway_worker::Broker::new(&broker.url()).unwrap())
+        .broker(natsway_worker::BrokerConfig::new(&broker.url()).unwrap())
         .max_in_flight(2_000)
-        .drain_limit(Duration::from_millis(100));
+        .drain_timeout(Duration::from_millis(100));
     let stop = CancellationToken::new();
     let worker = tokio::spawn(serve(options, router, stop.clone().cancelled_owned()));
     let mut watch = Watch::new(ServicesSignal::new(broker.connect().await, "links", None));
-    eventually(DEADLINE, async || watch.signal.look().await).await;
+    eventually(DEADLINE, async || watch.signal.poll().await).await;
     let message = RequestEncoder::new(60_000, 0, "GET", "/", 64).unwrap().finish(b"");
     let (rate, sending) = traffic(client, "svc.links.blue", true, message);
     let hang = || work_ms.store(60_000, Ordering::Relaxed);
@@ -159,7 +167,7 @@ async fn the_six_links_fire_by_what_workers_tell() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_six_links_fire_by_what_a_consumer_tells() {
-    let broker = Broker::builder().jetstream().start().await;
+    let broker = TestBroker::builder().jetstream().start().await;
     let client = broker.connect().await;
     let context = jetstream::new(client.clone());
     let config = StreamConfig {

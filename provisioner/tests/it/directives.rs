@@ -7,7 +7,7 @@ use axum::Router;
 use axum::routing::get;
 use natsway_provisioner::backend::directives::Directives;
 use natsway_provisioner::backend::{Backend, fleet, set};
-use natsway_testkit::{Broker, eventually};
+use natsway_testkit::{TestBroker, eventually};
 use natsway_wire::control::{Directive, directive_subject};
 use natsway_worker::{Options, serve_scaled};
 use tokio_util::sync::CancellationToken;
@@ -20,21 +20,31 @@ async fn reach(backend: &mut Directives, wanted: u32) {
     eventually(DEADLINE, async || {
         set(backend, wanted).await.map_err(|error| error.to_string())?;
         let fleet = fleet(&backend.instances().await.map_err(|error| error.to_string())?);
-        if (fleet.ready, fleet.starting) == (wanted, 0) { Ok(()) } else { Err(format!("{fleet:?}")) }
+        if (fleet.ready, fleet.starting) == (wanted, 0) {
+            Ok(())
+        } else {
+            Err(format!("{fleet:?}"))
+        }
     })
     .await;
 }
 
 #[tokio::test]
 async fn sets_follow_directives_between_the_workers_bounds() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let stop = CancellationToken::new();
     let router = Router::new().route("/", get(async || "ok"));
     let workers: Vec<_> = (0..2)
         .map(|_| {
-            let options = Options::new(SUBJECT).broker(natsway_worker::Broker::new(&broker.url()).unwrap());
+            let options = Options::new(SUBJECT)
+                .broker(natsway_worker::BrokerConfig::new(&broker.url()).unwrap());
             let most = NonZeroUsize::new(3).unwrap();
-            tokio::spawn(serve_scaled(options, most, router.clone(), stop.clone().cancelled_owned()))
+            tokio::spawn(serve_scaled(
+                options,
+                most,
+                router.clone(),
+                stop.clone().cancelled_owned(),
+            ))
         })
         .collect();
     let mut backend = Directives::new(broker.connect().await, SUBJECT.parse().unwrap());
@@ -47,7 +57,10 @@ async fn sets_follow_directives_between_the_workers_bounds() {
     reach(&mut backend, 2).await;
     let error = eventually(DEADLINE, async || backend.stop("").await.err()).await.to_string();
     assert!(error.contains("down to one set"), "{error}");
-    assert!(backend.stop("").await.unwrap_err().is_floor(), "two workers with one set each are no trouble");
+    assert!(
+        backend.stop("").await.unwrap_err().is_floor(),
+        "two workers with one set each are no trouble"
+    );
 
     // A directive says what its subject says; what does not is refused, and counted.
     let client = broker.connect().await;

@@ -54,10 +54,16 @@ async fn containers_are_cloned_for_compose_and_the_newest_leave_first() {
         }
     }
     set(&mut docker, 2).await.unwrap();
-    assert_eq!(counted(&mut docker).await, Fleet { ready: 2, starting: 0, stopping: 2, ..Fleet::default() });
+    assert_eq!(
+        counted(&mut docker).await,
+        Fleet { ready: 2, starting: 0, stopping: 2, ..Fleet::default() }
+    );
     // Another provisioner sees that they leave, and does not stop two more.
     let mut other = self::docker(&engine);
-    assert_eq!(counted(&mut other).await, Fleet { ready: 2, starting: 0, stopping: 2, ..Fleet::default() });
+    assert_eq!(
+        counted(&mut other).await,
+        Fleet { ready: 2, starting: 0, stopping: 2, ..Fleet::default() }
+    );
     eventually(DEADLINE, async || {
         let counted = counted(&mut other).await;
         (counted == Fleet { ready: 2, starting: 0, stopping: 0, ..Fleet::default() })
@@ -101,7 +107,10 @@ async fn what_another_began_to_stop_is_stopped() {
     set(&mut docker, 2).await.unwrap();
     // It renamed the newest, and was killed before it told it.
     engine.containers()[1].name.push_str("-natsway-leaving");
-    assert_eq!(counted(&mut docker).await, Fleet { ready: 1, starting: 0, stopping: 1, ..Fleet::default() });
+    assert_eq!(
+        counted(&mut docker).await,
+        Fleet { ready: 1, starting: 0, stopping: 1, ..Fleet::default() }
+    );
     eventually(DEADLINE, async || {
         counted(&mut docker).await;
         let containers = engine.containers();
@@ -139,7 +148,10 @@ async fn what_cannot_be_done_says_what_can() {
     engine.compose_up(1);
     engine.containers()[0].config["Labels"]["denied"] = serde_json::json!("x");
     let error = set(&mut docker(&engine), 2).await.unwrap_err().to_string();
-    assert!(error.contains("POST /containers/create: 403 Forbidden: the proxy before the engine"), "{error}");
+    assert!(
+        error.contains("POST /containers/create: 403 Forbidden: the proxy before the engine"),
+        "{error}"
+    );
     let nowhere = DockerRules { socket: "/no/such.sock".into(), ..rules(&engine) };
     let error = Docker::new(nowhere).instances().await.unwrap_err().to_string();
     assert!(error.contains("is the engine running"), "{error}");

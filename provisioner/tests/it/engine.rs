@@ -39,7 +39,8 @@ pub(crate) struct Container {
 }
 
 impl Engine {
-    /// An engine in which Compose has made one container of the service `worker` of the project `shop`.
+    /// An engine in which Compose has made one container of the service `worker` of the project
+    /// `shop`.
     pub(crate) fn start() -> Engine {
         let directory = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(directory.path().join("docker.sock")).unwrap();
@@ -58,7 +59,8 @@ impl Engine {
         self.containers.lock().unwrap()
     }
 
-    /// What `docker compose up` does: exactly so many containers, those with the highest numbers go at once.
+    /// What `docker compose up` does: exactly so many containers, those with the highest numbers go
+    /// at once.
     pub(crate) fn compose_up(&self, scale: usize) {
         let mut containers = self.containers();
         containers.sort_by_key(Container::number);
@@ -69,9 +71,11 @@ impl Engine {
                 "com.docker.compose.oneoff": "False", "com.docker.compose.config-hash": "77",
                 "com.docker.compose.container-number": number.to_string(),
             });
-            let config = json!({ "Image": "worker:1", "Hostname": "x", "Labels": labels, "HostConfig": {} });
+            let config =
+                json!({ "Image": "worker:1", "Hostname": "x", "Labels": labels, "HostConfig": {} });
             let name = format!("shop-worker-{number}");
-            containers.push(Container { state: "running".to_owned(), ..Container::new(name, config) });
+            containers
+                .push(Container { state: "running".to_owned(), ..Container::new(name, config) });
         }
     }
 
@@ -158,8 +162,9 @@ fn act(
     containers: &mut Vec<Container>,
 ) -> (StatusCode, Value) {
     let missing = (StatusCode::NOT_FOUND, json!({ "message": "no such container" }));
-    let find =
-        |containers: &[Container], id: &str| containers.iter().position(|container| container.id == id);
+    let find = |containers: &[Container], id: &str| {
+        containers.iter().position(|container| container.id == id)
+    };
     match (method, path) {
         (&Method::GET, ["containers", "json"]) => {
             assert_eq!(query["all"], "true");
@@ -173,7 +178,9 @@ fn act(
             (StatusCode::OK, containers.iter().filter(has).map(Container::listed).collect())
         }
         // As a proxy does, without the engine's JSON.
-        (&Method::POST, ["containers", "create"]) if body.windows(6).any(|part| part == b"denied") => {
+        (&Method::POST, ["containers", "create"])
+            if body.windows(6).any(|part| part == b"denied") =>
+        {
             (StatusCode::FORBIDDEN, json!("Forbidden"))
         }
         (&Method::POST, ["containers", "create"]) => {
@@ -194,7 +201,9 @@ fn act(
         }
         (&Method::POST, ["networks", network, "connect"]) => {
             let asked: Value = serde_json::from_slice(body).unwrap();
-            let Some(place) = find(containers, asked["Container"].as_str().unwrap()) else { return missing };
+            let Some(place) = find(containers, asked["Container"].as_str().unwrap()) else {
+                return missing;
+            };
             containers[place].config["NetworkingConfig"]["EndpointsConfig"][*network] =
                 asked["EndpointConfig"].clone();
             (StatusCode::OK, Value::Null)
@@ -213,7 +222,10 @@ fn act(
                     return (StatusCode::OK, value);
                 }
                 (&Method::POST, ["start"]) if containers[place].label("refuse").is_some() => {
-                    return (StatusCode::INTERNAL_SERVER_ERROR, json!({ "message": "no such network" }));
+                    return (
+                        StatusCode::INTERNAL_SERVER_ERROR,
+                        json!({ "message": "no such network" }),
+                    );
                 }
                 (&Method::POST, ["start"]) => containers[place].state = "running".to_owned(),
                 (&Method::POST, ["rename"]) => containers[place].name = query["name"].clone(),

@@ -1,4 +1,5 @@
-//! Signals, backends and whole provisioners against real brokers, real processes and an engine's real protocol.
+//! Signals, backends and whole provisioners against real brokers, real processes and an engine's
+//! real protocol.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 

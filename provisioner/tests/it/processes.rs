@@ -22,8 +22,7 @@ fn rules(state: &Path, script: &str) -> ProcessRules {
 }
 
 /// Works until it is told to stop, and says when it has finished.
-const WORK: &str =
-    r#"trap 'echo "$0" >>"$OUT/finished"; exit 0' TERM; echo "$0" >>"$OUT/up"; while :; do sleep 0.05; done"#;
+const WORK: &str = r#"trap 'echo "$0" >>"$OUT/finished"; exit 0' TERM; echo "$0" >>"$OUT/up"; while :; do sleep 0.05; done"#;
 const STUBBORN: &str = r#"trap '' TERM; echo "$0" >>"$OUT/up"; while :; do sleep 0.05; done"#;
 
 async fn counts(processes: &mut Processes, expected: Fleet) {
@@ -34,7 +33,8 @@ async fn counts(processes: &mut Processes, expected: Fleet) {
     .await;
 }
 
-/// Takes over a directory that was let go. A test that forks at this moment holds all locks until its child runs.
+/// Takes over a directory that was let go. A test that forks at this moment holds all locks until
+/// its child runs.
 async fn take_over(rules: ProcessRules) -> Processes {
     eventually(DEADLINE, async || Processes::open(rules.clone())).await
 }
@@ -77,14 +77,19 @@ async fn processes_are_adopted_by_another_and_never_doubled() {
         std::fs::read_dir(&state).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     left.sort();
     assert_eq!(left, ["lock", "logs"], "nothing else is left");
-    assert_eq!(std::fs::read_dir(state.join("logs")).unwrap().count(), 3, "what each of them wrote");
+    assert_eq!(
+        std::fs::read_dir(state.join("logs")).unwrap().count(),
+        3,
+        "what each of them wrote"
+    );
 }
 
 #[tokio::test]
 async fn a_process_that_does_not_leave_is_killed_after_its_deadline_also_by_another() {
     let directory = tempfile::tempdir().unwrap();
     let state = directory.path().join("state");
-    let rules = ProcessRules { stop_deadline: Duration::from_millis(400), ..rules(&state, STUBBORN) };
+    let rules =
+        ProcessRules { stop_deadline: Duration::from_millis(400), ..rules(&state, STUBBORN) };
     let mut first = Processes::open(rules.clone()).unwrap();
     set(&mut first, 1).await.unwrap();
     up(directory.path(), 1).await;
@@ -147,7 +152,8 @@ async fn instances_of_another_environment_or_command_are_outdated_and_stopped_on
     let mut processes = Processes::open(first.clone()).unwrap();
     set(&mut processes, 1).await.unwrap();
     counts(&mut processes, ready(1)).await;
-    let is_outdated = async |processes: &mut Processes| processes.instances().await.unwrap()[0].is_outdated;
+    let is_outdated =
+        async |processes: &mut Processes| processes.instances().await.unwrap()[0].is_outdated;
     assert!(!is_outdated(&mut processes).await);
     drop(processes);
     let mut environment = first.environment.clone();

@@ -10,7 +10,7 @@ use async_nats::jetstream::stream::Config as StreamConfig;
 use async_nats::jetstream::{self, Context};
 use futures_util::StreamExt;
 use natsway_provisioner::events::{Queues, Status, queues_subject, status_subject};
-use natsway_testkit::{Broker, Process, eventually};
+use natsway_testkit::{Process, TestBroker, eventually};
 use tempfile::TempDir;
 
 const DEADLINE: Duration = Duration::from_secs(40);
@@ -18,7 +18,7 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_provisioner");
 
 /// A broker with a stream and a consumer, and a place for files.
 struct Stage {
-    broker: Broker,
+    broker: TestBroker,
     client: Client,
     context: Context,
     directory: TempDir,
@@ -26,7 +26,7 @@ struct Stage {
 
 impl Stage {
     async fn new() -> Stage {
-        let broker = Broker::builder().jetstream().start().await;
+        let broker = TestBroker::builder().jetstream().start().await;
         let client = broker.connect().await;
         let context = jetstream::new(client.clone());
         let config = StreamConfig {
@@ -41,12 +41,14 @@ impl Stage {
     }
 
     async fn consumer(&self, name: &str) {
-        let config = pull::Config { durable_name: Some(name.to_owned()), ..pull::Config::default() };
+        let config =
+            pull::Config { durable_name: Some(name.to_owned()), ..pull::Config::default() };
         let stream = self.context.get_stream("WORK").await.unwrap();
         stream.create_consumer(config).await.unwrap();
     }
 
-    /// A target whose instances do nothing but live, so that what waits decides: one for each ten messages.
+    /// A target whose instances do nothing but live, so that what waits decides: one for each ten
+    /// messages.
     fn configure(&self, consumer: &str, max: u32) {
         let state = self.directory.path().join("state-{name}");
         let text = format!(
@@ -98,8 +100,11 @@ impl Stage {
     }
 
     async fn status(&self) -> Result<Status, String> {
-        let answer =
-            self.client.request(status_subject(), "".into()).await.map_err(|error| error.to_string())?;
+        let answer = self
+            .client
+            .request(status_subject(), "".into())
+            .await
+            .map_err(|error| error.to_string())?;
         serde_json::from_slice(&answer.payload).map_err(|error| error.to_string())
     }
 
@@ -141,8 +146,10 @@ impl Drop for Stage {
     /// What provisioners start outlives them, so it is ended here.
     fn drop(&mut self) {
         for pid in self.pids() {
-            let _gone =
-                nix::sys::signal::killpg(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+            let _gone = nix::sys::signal::killpg(
+                nix::unistd::Pid::from_raw(pid),
+                nix::sys::signal::Signal::SIGKILL,
+            );
         }
     }
 }
@@ -178,7 +185,8 @@ async fn another_takes_over_from_a_killed_leader_with_the_instances_that_there_a
 
     // Killed instances are replaced, to the number that was decided on.
     for pid in &pids[..2] {
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(*pid), nix::sys::signal::Signal::SIGKILL).unwrap();
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(*pid), nix::sys::signal::Signal::SIGKILL)
+            .unwrap();
     }
     eventually(DEADLINE, async || {
         let now = stage.pids();
@@ -235,9 +243,16 @@ async fn a_program_that_ends_at_once_is_started_ever_more_rarely_and_everybody_i
     assert!(starts <= 4, "{starts} in many polls:\n{}", provisioner.stderr());
     for question in [["explain", "work"].as_slice(), &["status"], &["top", "--count", "1"]] {
         let answer = text(&stage.ask(question).await);
-        assert!(answer.contains("crash loop: instances ended within 10 s"), "{question:?}: {answer}");
+        assert!(
+            answer.contains("crash loop: instances ended within 10 s"),
+            "{question:?}: {answer}"
+        );
     }
-    let line = provisioner.stderr().lines().find(|line| line.contains("ended by itself")).map(str::to_owned);
+    let line = provisioner
+        .stderr()
+        .lines()
+        .find(|line| line.contains("ended by itself"))
+        .map(str::to_owned);
     let log = line.as_ref().and_then(|line| line.split("log=").nth(1)).expect("its log is named");
     let written = std::fs::read_to_string(log.trim_matches('"')).unwrap();
     assert_eq!(written, "no such table\n");
@@ -262,7 +277,8 @@ async fn the_file_is_followed_and_a_bad_one_leaves_the_last_good_one() {
     stage.consumer("us").await;
     eventually(DEADLINE, async || {
         let status = stage.status().await?;
-        let names: Vec<&str> = status.targets.iter().map(|decision| decision.target.as_str()).collect();
+        let names: Vec<&str> =
+            status.targets.iter().map(|decision| decision.target.as_str()).collect();
         if names == ["work-eu", "work-us"] { Ok(()) } else { Err(format!("{names:?}")) }
     })
     .await;
@@ -273,8 +289,10 @@ fn stop_all(state: &Path) {
     for entry in std::fs::read_dir(state).into_iter().flatten() {
         if let Ok(stat) = std::fs::read_to_string(entry.unwrap().path().join("pid")) {
             let pid = stat.split(' ').next().unwrap().parse().unwrap();
-            let _gone =
-                nix::sys::signal::killpg(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+            let _gone = nix::sys::signal::killpg(
+                nix::unistd::Pid::from_raw(pid),
+                nix::sys::signal::Signal::SIGKILL,
+            );
         }
     }
 }
@@ -294,7 +312,9 @@ async fn decisions_are_explained_drawn_recorded_and_decided_again() {
     stage.settles_at(4).await;
 
     let explained = text(&stage.ask(&["explain", "work-eu"]).await);
-    for part in ["work-eu: 4 -> 4 (hold)", "35 waiting", "latency-slo", "3.5 to clear 35 within 1 s"] {
+    for part in
+        ["work-eu: 4 -> 4 (hold)", "35 waiting", "latency-slo", "3.5 to clear 35 within 1 s"]
+    {
         assert!(explained.contains(part), "{part} in\n{explained}");
     }
     let unknown = stage.ask(&["explain", "nothing"]).await;
@@ -312,17 +332,24 @@ async fn decisions_are_explained_drawn_recorded_and_decided_again() {
     assert_eq!(own["standings"][0]["trace"], "own");
     let csv = stage.directory.path().join("monday.csv");
     std::fs::write(&csv, "time,rate\n0,100\n20,900\n60,0\n").unwrap();
-    let own = ["simulate", "--trace", csv.to_str().unwrap(), "--service-rate", "40", "--seeds", "2"];
+    let own =
+        ["simulate", "--trace", csv.to_str().unwrap(), "--service-rate", "40", "--seeds", "2"];
     let own = text(&stage.ask(&own).await);
     assert!(own.contains("| own | Natsway |"), "{own}");
     stage.configure("*", 2);
     let file = stage.file();
-    let replayed = text(&stage.ask(&["replay", recording, "--config", file.to_str().unwrap()]).await);
+    let replayed =
+        text(&stage.ask(&["replay", recording, "--config", file.to_str().unwrap()]).await);
     assert!(replayed.contains("10 decisions; instances times decisions: 40 then, "), "{replayed}");
     assert!(replayed.lines().any(|line| line.contains("    4     2  ")), "{replayed}");
-    let unknown =
-        stage.ask(&["replay", recording, "--config", file.to_str().unwrap(), "--target", "none"]).await;
-    assert!(!unknown.status.success() && text(&unknown).contains("it has: work"), "{}", text(&unknown));
+    let unknown = stage
+        .ask(&["replay", recording, "--config", file.to_str().unwrap(), "--target", "none"])
+        .await;
+    assert!(
+        !unknown.status.success() && text(&unknown).contains("it has: work"),
+        "{}",
+        text(&unknown)
+    );
 }
 
 #[tokio::test]
@@ -331,17 +358,24 @@ async fn status_has_every_leader_and_what_cannot_be_opened() {
     stage.configure_program(r#"["sleep", "600"]"#);
     let other = stage.directory.path().join("other.toml");
     let text = std::fs::read_to_string(stage.file()).unwrap();
-    std::fs::write(&other, text.replace("\"work\"", "\"elsewhere\"").replace("/state-eu", "/other.toml/x"))
-        .unwrap();
+    std::fs::write(
+        &other,
+        text.replace("\"work\"", "\"elsewhere\"").replace("/state-eu", "/other.toml/x"),
+    )
+    .unwrap();
     let (_one, _other) = (stage.start(), stage.start_with(&other, "elsewhere"));
     eventually(DEADLINE, async || {
         let status = text_of(&stage, "status").await;
-        let expected = ["by lease elsewhere", "by lease provisioner", "the backend cannot be used", "hold"];
+        let expected =
+            ["by lease elsewhere", "by lease provisioner", "the backend cannot be used", "hold"];
         if expected.iter().all(|part| status.contains(part)) { Ok(()) } else { Err(status) }
     })
     .await;
     let explained = text_of(&stage, "explain").await;
-    assert!(explained.contains("work: 1 -> 1") && explained.contains("elsewhere: 0 -> 1"), "{explained}");
+    assert!(
+        explained.contains("work: 1 -> 1") && explained.contains("elsewhere: 0 -> 1"),
+        "{explained}"
+    );
 }
 
 async fn text_of(stage: &Stage, question: &str) -> String {

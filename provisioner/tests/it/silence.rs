@@ -9,7 +9,7 @@ use axum::routing::get;
 use futures_util::StreamExt;
 use natsway_provisioner::decision::Decision;
 use natsway_provisioner::events::{Status, decision_subject, status_subject};
-use natsway_testkit::{Broker, Process, eventually};
+use natsway_testkit::{Process, TestBroker, eventually};
 use natsway_wire::envelope::RequestEncoder;
 use natsway_worker::{Options, serve};
 use nix::sys::signal::{Signal, killpg};
@@ -26,26 +26,27 @@ const SERVE_AT: &str = "SILENCE_SERVE_AT";
 /// What a worker of this environment answers.
 const TAG: &str = "SILENCE_TAG";
 
-/// A worker, when this program is started as one: then the provisioner has an instance that is a process and answers.
+/// A worker, when this program is started as one: then the provisioner has an instance that is a
+/// process and answers.
 #[tokio::test]
 async fn as_a_worker() {
     let Ok(url) = std::env::var(SERVE_AT) else { return };
     let tag = std::env::var(TAG).unwrap();
     let router = Router::new().route("/", get(async || tag));
-    let options = Options::new(SUBJECT).broker(natsway_worker::Broker::new(&url).unwrap());
+    let options = Options::new(SUBJECT).broker(natsway_worker::BrokerConfig::new(&url).unwrap());
     serve(options, router, natsway_worker::shutdown_signal().unwrap()).await.unwrap();
 }
 
 /// A broker, a provisioner and its file.
 struct Stage {
-    broker: Broker,
+    broker: TestBroker,
     client: Client,
     directory: TempDir,
 }
 
 impl Stage {
     async fn new() -> Stage {
-        let broker = Broker::start().await;
+        let broker = TestBroker::start().await;
         let client = broker.connect().await;
         Stage { broker, client, directory: tempfile::tempdir().unwrap() }
     }
@@ -121,7 +122,8 @@ impl Stage {
             let since: u64 = read("since")?.parse().ok()?;
             Some((since, read("pid")?.split(' ').next()?.parse().ok()?))
         };
-        let mut pids: Vec<(u64, i32)> = entries.flatten().filter_map(|entry| pid(&entry.path())).collect();
+        let mut pids: Vec<(u64, i32)> =
+            entries.flatten().filter_map(|entry| pid(&entry.path())).collect();
         pids.sort_unstable();
         pids.into_iter().map(|(_, pid)| pid).collect()
     }
@@ -129,7 +131,8 @@ impl Stage {
     /// What one request is answered with.
     async fn ask(&self) -> Result<String, String> {
         let request = RequestEncoder::new(5_000, 0, "GET", "/", 64).unwrap().finish(b"");
-        let asked = self.client.request(SUBJECT, request).await.map_err(|error| error.to_string())?;
+        let asked =
+            self.client.request(SUBJECT, request).await.map_err(|error| error.to_string())?;
         Ok(String::from_utf8_lossy(&asked.payload).into_owned())
     }
 

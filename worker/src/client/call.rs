@@ -12,9 +12,9 @@ use natsway_wire::native::NativeReply;
 use tokio::sync::oneshot;
 
 use super::context::REQUEST_ID;
-use super::desk::Desk;
 use super::error::CallError;
 use super::outbound::NamedRequest;
+use super::thread::ClientThread;
 use crate::{Body, Deadline};
 
 /// A call on its way to the client's thread.
@@ -25,40 +25,47 @@ pub(super) struct Call {
     pub(super) answer: oneshot::Sender<Result<Response<Body>, CallError>>,
 }
 
-/// Answers a call, unless nobody waits for it any more: then what is out is dropped, which cancels it at its worker.
-pub(super) async fn answer(desk: Rc<Desk>, call: Call) {
+/// Answers a call, unless nobody waits for it any more: then what is out is dropped, which cancels
+/// it at its worker.
+pub(super) async fn answer(thread: Rc<ClientThread>, call: Call) {
     let Call { request, started, mut answer } = call;
     let carried = tokio::select! {
         biased;
-        carried = carry(&desk, request, started) => carried,
+        carried = carry(&thread, request, started) => carried,
         () = answer.closed() => return,
     };
     answer.send(carried).ok();
 }
 
-async fn carry(desk: &Desk, request: Request<Body>, started: Instant) -> Result<Response<Body>, CallError> {
+async fn carry(
+    thread: &ClientThread,
+    request: Request<Body>,
+    started: Instant,
+) -> Result<Response<Body>, CallError> {
     let (mut head, body) = request.into_parts();
     let route = route_name(&head)?;
     // Names the call in the logs of whoever answers it, also when it follows from no request.
     head.headers.entry(REQUEST_ID).or_insert_with(|| {
-        HeaderValue::try_from(natsway_boot::random_id()).expect("letters and digits are a header value")
+        HeaderValue::try_from(natsway_boot::random_id())
+            .expect("letters and digits are a header value")
     });
-    let span = desk.spans.begin(&route, &head);
+    let span = thread.spans.begin(&route, &head);
     let spans = span.attempts();
-    let request = NamedRequest { spans, maker: &desk.spans, route, head, body: body.into_bytes() };
+    let request =
+        NamedRequest { spans, maker: &thread.spans, route, head, body: body.into_bytes() };
     // With it its last attempt ends, before the call does.
-    let carried = send(desk, request, started).await;
+    let carried = send(thread, request, started).await;
     span.end(&carried);
     carried
 }
 
 /// Sends a request until there is an answer, or no attempt is left.
 async fn send(
-    desk: &Desk,
+    thread: &ClientThread,
     mut request: NamedRequest<'_>,
     started: Instant,
 ) -> Result<Response<Body>, CallError> {
-    let first = desk.dispatcher.resolve(&request)?;
+    let first = thread.dispatcher.resolve(&request)?;
     let route = first.route();
     let limit_bytes = route.limits.body_bytes;
     if request.body.len() > limit_bytes {
@@ -66,14 +73,16 @@ async fn send(
         return Err(CallError::refused(&request.route, reason));
     }
     // With the route's time-out, or the deadline of the request that the call follows from.
-    let (own, inherited) = (started + route.timeout, request.head.extensions.get().map(Deadline::at));
+    let (own, inherited) =
+        (started + route.timeout, request.head.extensions.get().map(Deadline::at));
     let deadline = inherited.map_or(own, |inherited| inherited.min(own));
     if deadline <= Instant::now() {
         return Err(CallError::too_late(&request.route));
     }
-    desk.dispatcher.deposit();
-    let attempts = Attempts::new(route.retry, request.head.method.is_idempotent(), started, deadline);
-    match desk.dispatcher.dispatch(&mut request, first, attempts).await {
+    thread.dispatcher.deposit();
+    let attempts =
+        Attempts::new(route.retry, request.head.method.is_idempotent(), started, deadline);
+    match thread.dispatcher.dispatch(&mut request, first, attempts).await {
         Ok(Dispatched { reply, .. }) => Ok(http_response(reply)),
         Err(error) => Err(request.failed(error)),
     }

@@ -10,7 +10,8 @@ pub(super) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent"
 pub(super) const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// The deadline, trace (W3C Trace Context) and request id of a request, for those that follow from it.
+/// The deadline, trace (W3C Trace Context) and request id of a request, for those that follow from
+/// it.
 ///
 /// ```
 /// use std::time::Duration;
@@ -47,7 +48,8 @@ impl Context {
         }
     }
 
-    /// Gives it to a request. What that has of its own stands; of two deadlines the earlier one does.
+    /// Gives it to a request. What that has of its own stands; of two deadlines the earlier one
+    /// does.
     pub fn apply<B>(&self, request: &mut Request<B>) {
         let own = request.extensions().get::<Deadline>().copied();
         if let Some(deadline) = own.into_iter().chain(self.deadline).min() {
@@ -118,8 +120,11 @@ mod tests {
 
     #[test]
     fn what_a_call_has_of_its_own_stands() {
-        let own =
-            Request::get("/").header("traceparent", "own").header("x-request-id", "own").body(()).unwrap();
+        let own = Request::get("/")
+            .header("traceparent", "own")
+            .header("x-request-id", "own")
+            .body(())
+            .unwrap();
         let mut call = own;
         Context::from(&handled(deadline(5))).apply(&mut call);
         assert_eq!(call.headers()["traceparent"], "own");

@@ -38,9 +38,15 @@ pub enum CallErrorKind {
 }
 
 impl CallError {
-    pub(super) fn new(kind: CallErrorKind, route: &str, reason: impl Into<Cow<'static, str>>) -> CallError {
-        let may_have_run =
-            matches!(kind, CallErrorKind::TimedOut | CallErrorKind::OutcomeUnknown | CallErrorKind::BadReply);
+    pub(super) fn new(
+        kind: CallErrorKind,
+        route: &str,
+        reason: impl Into<Cow<'static, str>>,
+    ) -> CallError {
+        let may_have_run = matches!(
+            kind,
+            CallErrorKind::TimedOut | CallErrorKind::OutcomeUnknown | CallErrorKind::BadReply
+        );
         CallError { kind, route: route.to_owned(), reason: reason.into(), may_have_run }
     }
 
@@ -49,7 +55,7 @@ impl CallError {
         CallError::new(CallErrorKind::Refused, route, reason)
     }
 
-    /// The last error of a call for which there is no other try.
+    /// The last error of a call for which there is no other attempt.
     pub(super) fn given_up(route: &str, error: AttemptError, may_have_run: bool) -> CallError {
         use CallErrorKind::{OutcomeUnknown, TimedOut, Unavailable};
         let (kind, reason) = match error {
@@ -59,15 +65,19 @@ impl CallError {
             AttemptError::NoResponders | AttemptError::Moved => {
                 (Unavailable, "no worker of this service is there; start one")
             }
-            AttemptError::Overloaded => (Unavailable, "the workers of this service are full; start more"),
+            AttemptError::Overloaded => {
+                (Unavailable, "the workers of this service are full; start more")
+            }
             AttemptError::Expired => (Unavailable, "the request reached no worker in time"),
-            AttemptError::InstanceLost => (OutcomeUnknown, "the worker that ran the request is gone"),
+            AttemptError::InstanceLost => {
+                (OutcomeUnknown, "the worker that ran the request is gone")
+            }
             AttemptError::ConnectionLost => {
                 (OutcomeUnknown, "the connection to the broker broke with the request out")
             }
             AttemptError::NotAccepted | AttemptError::TimedOut => (TimedOut, "no answer in time"),
         };
-        // An earlier try may have.
+        // An earlier attempt may have.
         let kind = if kind == Unavailable && may_have_run { OutcomeUnknown } else { kind };
         CallError { may_have_run, ..CallError::new(kind, route, reason) }
     }
@@ -92,12 +102,14 @@ impl CallError {
         &self.route
     }
 
-    /// Whether a worker may have run the request, or a part of it. If not, it is safe to send it again.
+    /// Whether a worker may have run the request, or a part of it. If not, it is safe to send it
+    /// again.
     pub fn may_have_run(&self) -> bool {
         self.may_have_run
     }
 
-    /// What a gateway would have answered: the status for a handler that can do no better than to pass it on.
+    /// What a gateway would have answered: the status for a handler that can do no better than to
+    /// pass it on.
     pub fn status(&self) -> StatusCode {
         match self.kind {
             CallErrorKind::Refused | CallErrorKind::NoRoute => StatusCode::INTERNAL_SERVER_ERROR,
@@ -119,9 +131,15 @@ mod tests {
         for error in AttemptError::ALL {
             let alone = CallError::given_up("math", error, error.may_have_run());
             assert_eq!(alone.may_have_run(), error.may_have_run());
-            assert_eq!(alone.kind() == CallErrorKind::Unavailable, !error.may_have_run(), "{error:?}");
+            assert_eq!(
+                alone.kind() == CallErrorKind::Unavailable,
+                !error.may_have_run(),
+                "{error:?}"
+            );
             let after_another = CallError::given_up("math", error, true);
-            assert!(after_another.kind() != CallErrorKind::Unavailable && after_another.may_have_run());
+            assert!(
+                after_another.kind() != CallErrorKind::Unavailable && after_another.may_have_run()
+            );
         }
     }
 }

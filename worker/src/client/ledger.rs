@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use natsway_caller::route_view::Ledger;
-use natsway_routes::figures::Recorder;
-use natsway_routes::report::VersionFigures;
+use natsway_routes::metrics::Recorder;
+use natsway_routes::report::VersionMetrics;
 use natsway_routes::table::Route;
 
 /// The attempts with every version of every route that there ever was.
@@ -14,14 +14,14 @@ use natsway_routes::table::Route;
 pub(super) struct AttemptLedger(RefCell<BTreeMap<(String, String), Arc<Recorder>>>);
 
 impl AttemptLedger {
-    /// Returns the figures of all versions that were called.
-    pub(super) fn figures(&self) -> Vec<VersionFigures> {
+    /// Returns the metrics of all versions that were called.
+    pub(super) fn metrics(&self) -> Vec<VersionMetrics> {
         let versions = self.0.borrow();
         let used = versions.iter().filter(|(_, attempts)| attempts.is_used());
-        used.map(|((route, version), attempts)| VersionFigures {
+        used.map(|((route, version), attempts)| VersionMetrics {
             route: route.clone(),
             version: version.clone(),
-            figures: attempts.read(),
+            metrics: attempts.read(),
         })
         .collect()
     }

@@ -1,18 +1,20 @@
-//! Calls other services by the names of their routes, without an address and without a trip through a gateway.
+//! Calls other services by the names of their routes, without an address and without a trip through
+//! a gateway.
 //!
-//! A [`Client`] hands each call to a thread of its own, its [`desk`], which holds the broker connection, the routes in
-//! force and the figures; all of that is for one thread, as it is in the gateway. [`call`] is one call's way there,
-//! [`outbound`] its request as the dispatcher sends it. [`context`] is what a request that is being handled hands on.
+//! A [`Client`] hands each call to a thread of its own, its [`thread`], which holds the broker
+//! connection, the routes in force and the metrics; all of that is for one thread, as it is in the
+//! gateway. [`call`] is one call's way there, [`outbound`] its request as the dispatcher sends it.
+//! [`context`] is what a request that is being handled hands on.
 
 mod call;
 mod context;
-mod desk;
 mod error;
 mod ledger;
 mod options;
 mod outbound;
-#[cfg_attr(not(feature = "trace"), path = "no_spans.rs")]
+#[cfg_attr(not(feature = "trace"), path = "spans_noop.rs")]
 mod spans;
+mod thread;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -31,19 +33,22 @@ pub use self::error::{CallError, CallErrorKind};
 pub use self::options::ClientOptions;
 use crate::{Body, Error};
 
-/// Calls that may wait for the client's thread to take them, which it does at once; more wait to be put there.
+/// Calls that may wait for the client's thread to take them, which it does at once; more wait to be
+/// put there.
 const HANDOVER: usize = 1_024;
 
 /// Calls services by the names of their routes: a [`tower::Service`].
 ///
-/// The target is the request's authority: `http://math/sum?n=1` is `/sum?n=1` at the route named `math`, on the version
-/// that the route's rules and weights choose now, as a gateway would; routes that are `internal` are reached as well. A
-/// route's host, path, methods and `strip_prefix` are its public face, and are not looked at: the path is the service's
-/// own. Whether the scheme is `http` or `https` makes no difference.
+/// The target is the request's authority: `http://math/sum?n=1` is `/sum?n=1` at the route named
+/// `math`, on the version that the route's rules and weights choose now, as a gateway would; routes
+/// that are `internal` are reached as well. A route's host, path, methods and `strip_prefix` are
+/// its public face, and are not looked at: the path is the service's own. Whether the scheme is
+/// `http` or `https` makes no difference.
 ///
-/// A call waits no longer than its route's `timeout`, and no longer than the request that is being handled has left: see
-/// [`within`](Client::within). It is tried again as a gateway would, within a budget. Dropping its future cancels the
-/// work at its worker. Clones share one thread and one broker connection; a process needs one client.
+/// A call waits no longer than its route's `timeout`, and no longer than the request that is being
+/// handled has left: see [`within`](Client::within). It is tried again as a gateway would, within a
+/// budget. Dropping its future cancels the work at its worker. Clones share one thread and one
+/// broker connection; a process needs one client.
 ///
 /// ```no_run
 /// use axum::Router;
@@ -80,7 +85,7 @@ struct Handover {
     calls: mpsc::Sender<Call>,
     /// Has the thread take no more calls.
     close: CancellationToken,
-    /// The thread has told its last figures.
+    /// The thread has told its last metrics.
     closed: CancellationToken,
 }
 
@@ -92,9 +97,9 @@ impl Drop for Handover {
 }
 
 impl Client {
-    /// A client that has read the routes, or that will: a broker that is away is waited for, here for some seconds
-    /// ([`ClientOptions::patience`]) and then in the background. Until it is there, calls fail with
-    /// [`CallErrorKind::Unavailable`].
+    /// A client that has read the routes, or that will: a broker that is away is waited for, here
+    /// for some seconds ([`ClientOptions::patience`]) and then in the background. Until it is
+    /// there, calls fail with [`CallErrorKind::Unavailable`].
     ///
     /// # Errors
     /// [`Error`]: options that cannot be, a broker that refuses us or is too old, no thread.
@@ -103,20 +108,23 @@ impl Client {
         let (calls, handed_over) = mpsc::channel(HANDOVER);
         let (close, closed) = (CancellationToken::new(), CancellationToken::new());
         let handover = Arc::new(Handover { calls, close: close.clone(), closed: closed.clone() });
-        desk::start(config, handed_over, close, closed).await?;
+        thread::start(config, handed_over, close, closed).await?;
         Ok(Client { handover, context: Context::default() })
     }
 
-    /// The same client for calls that belong to a request that is being handled: they have its deadline, or an earlier
-    /// one of their own, and its `traceparent`, `tracestate` and `x-request-id` where they do not bring their own.
+    /// The same client for calls that belong to a request that is being handled: they have its
+    /// deadline, or an earlier one of their own, and its `traceparent`, `tracestate` and
+    /// `x-request-id` where they do not bring their own.
     ///
-    /// Takes a request, its [`Parts`](http::request::Parts) (which axum extracts), or a [`Context`].
+    /// Takes a request, its [`Parts`](http::request::Parts) (which axum extracts), or a
+    /// [`Context`].
     #[must_use]
     pub fn within(&self, context: impl Into<Context>) -> Client {
         Client { handover: Arc::clone(&self.handover), context: context.into() }
     }
 
-    /// Sends a request and waits for its response: what [`call`](Service::call) does, for those who hold no `&mut`.
+    /// Sends a request and waits for its response: what [`call`](Service::call) does, for those who
+    /// hold no `&mut`.
     ///
     /// # Errors
     /// [`CallError`]. A response is none, whatever its status.
@@ -138,8 +146,9 @@ impl Client {
         }
     }
 
-    /// Takes no more calls, on this and every other clone, waits for those that are out, and tells the others that
-    /// nothing comes from here any more, so that no deploy waits for it. To be called before a process ends.
+    /// Takes no more calls, on this and every other clone, waits for those that are out, and tells
+    /// the others that nothing comes from here any more, so that no deploy waits for it. To be
+    /// called before a process ends.
     ///
     /// # Cancel safety
     /// It goes on without anyone to wait for it.
@@ -154,7 +163,8 @@ impl Service<Request<Body>> for Client {
     type Error = CallError;
     type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, CallError>> + Send>>;
 
-    /// Always ready: a client with too much out fails the call at once, with [`CallErrorKind::Unavailable`].
+    /// Always ready: a client with too much out fails the call at once, with
+    /// [`CallErrorKind::Unavailable`].
     fn poll_ready(&mut self, _: &mut Poller<'_>) -> Poll<Result<(), CallError>> {
         Poll::Ready(Ok(()))
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use natsway_boot::Broker;
+use natsway_boot::BrokerConfig;
 #[cfg(feature = "trace")]
 use natsway_boot::trace::HeadSampler;
 use natsway_caller::connection::ConnectionLimits;
@@ -16,7 +16,7 @@ use crate::Error;
 #[must_use]
 pub struct ClientOptions {
     name: String,
-    broker: Option<Broker>,
+    broker: Option<BrokerConfig>,
     bucket: String,
     limits: ConnectionLimits,
     patience: Duration,
@@ -27,7 +27,7 @@ pub struct ClientOptions {
 #[derive(Debug)]
 pub(super) struct Config {
     pub(super) name: String,
-    pub(super) broker: Broker,
+    pub(super) broker: BrokerConfig,
     pub(super) bucket: String,
     pub(super) limits: ConnectionLimits,
     pub(super) patience: Duration,
@@ -35,7 +35,8 @@ pub(super) struct Config {
 }
 
 impl ClientOptions {
-    /// Options for a caller of that name, which the broker's monitoring and the status of a rollout show: its service's.
+    /// Options for a caller of that name, which the broker's monitoring and the status of a rollout
+    /// show: its service's.
     pub fn new(name: impl Into<String>) -> ClientOptions {
         ClientOptions {
             name: name.into(),
@@ -48,45 +49,50 @@ impl ClientOptions {
     }
 
     /// The broker; `nats://127.0.0.1:4222` without.
-    pub fn broker(mut self, broker: Broker) -> ClientOptions {
+    pub fn broker(mut self, broker: BrokerConfig) -> ClientOptions {
         self.broker = Some(broker);
         self
     }
 
-    /// The bucket that the routes live in, `natsway-routes` without. It is read, never written or made.
+    /// The bucket that the routes live in, `natsway-routes` without. It is read, never written or
+    /// made.
     pub fn bucket(mut self, bucket: impl Into<String>) -> ClientOptions {
         self.bucket = bucket.into();
         self
     }
 
-    /// Calls out at once; more fail with [`CallErrorKind::Unavailable`](crate::CallErrorKind::Unavailable). 8,192
-    /// without.
+    /// Calls out at once; more fail with
+    /// [`CallErrorKind::Unavailable`](crate::CallErrorKind::Unavailable). 8,192 without.
     pub fn max_in_flight(mut self, calls: usize) -> ClientOptions {
         self.limits.in_flight = calls;
         self
     }
 
-    /// Bytes of the calls out at once. 32 MiB without: the broker drops a client for which twice as much is pending.
+    /// Bytes of the calls out at once. 32 MiB without: the broker drops a client for which twice as
+    /// much is pending.
     pub fn max_in_flight_bytes(mut self, bytes: usize) -> ClientOptions {
         self.limits.in_flight_bytes = bytes;
         self
     }
 
-    /// How long [`connect`](crate::Client::connect) waits for a broker that is away and for the routes. 5 s without.
+    /// How long [`connect`](crate::Client::connect) waits for a broker that is away and for the
+    /// routes. 5 s without.
     pub fn patience(mut self, patience: Duration) -> ClientOptions {
         self.patience = patience;
         self
     }
 
-    /// Whether calls and their tries have spans, children of the request that is being handled: `false` without. They go to
-    /// OpenTelemetry's global tracer provider; what a request's own trace says of sampling goes for its calls.
+    /// Whether calls and their tries have spans, children of the request that is being handled:
+    /// `false` without. They go to OpenTelemetry's global tracer provider; what a request's own
+    /// trace says of sampling goes for its calls.
     #[cfg(feature = "trace")]
     pub fn traced(self, traced: bool) -> ClientOptions {
         let sampler = traced.then(|| HeadSampler::share(1.0).heeding_parent());
         ClientOptions { traced: sampler, ..self }
     }
 
-    /// Spans as with [`traced`](Self::traced), for a tracer provider that samples as `sampler` does.
+    /// Spans as with [`traced`](Self::traced), for a tracer provider that samples as `sampler`
+    /// does.
     #[cfg(feature = "trace")]
     pub fn sampled(self, sampler: HeadSampler) -> ClientOptions {
         ClientOptions { traced: Some(sampler), ..self }
@@ -103,12 +109,14 @@ impl ClientOptions {
             errors.push(format!("bucket {:?}: expected letters, digits, `-` and `_`", self.bucket));
         }
         let ConnectionLimits { in_flight, in_flight_bytes } = self.limits;
-        for (limit, value) in [("max_in_flight", in_flight), ("max_in_flight_bytes", in_flight_bytes)] {
+        for (limit, value) in
+            [("max_in_flight", in_flight), ("max_in_flight_bytes", in_flight_bytes)]
+        {
             if value == 0 {
                 errors.push(format!("{limit} 0: expected 1 or more"));
             }
         }
-        match self.broker.or_else(|| Broker::new("nats://127.0.0.1:4222").ok()) {
+        match self.broker.or_else(|| BrokerConfig::new("nats://127.0.0.1:4222").ok()) {
             Some(broker) if errors.is_empty() => {
                 let ClientOptions { name, bucket, limits, patience, traced, .. } = self;
                 Ok(Config { name, broker, bucket, limits, patience, traced })

@@ -28,7 +28,11 @@ pub(super) struct NamedRequest<'d> {
 }
 
 impl NamedRequest<'_> {
-    pub(super) fn error(&self, kind: CallErrorKind, reason: impl Into<Cow<'static, str>>) -> CallError {
+    pub(super) fn error(
+        &self,
+        kind: CallErrorKind,
+        reason: impl Into<Cow<'static, str>>,
+    ) -> CallError {
         CallError::new(kind, &self.route, reason)
     }
 
@@ -37,11 +41,16 @@ impl NamedRequest<'_> {
         use CallErrorKind::{BadReply, NoVersion, Refused, Unavailable};
         match error {
             DispatchError::Sender(error) => error,
-            DispatchError::NoVersion => self.error(NoVersion, "no version of this service takes traffic now"),
-            DispatchError::Unencodable(error) => self.error(Refused, format!("it cannot be sent: {error}")),
+            DispatchError::NoVersion => {
+                self.error(NoVersion, "no version of this service takes traffic now")
+            }
+            DispatchError::Unencodable(error) => {
+                self.error(Refused, format!("it cannot be sent: {error}"))
+            }
             DispatchError::NotAdmitted(AdmissionError::TooLarge { most_bytes }) => {
-                let reason =
-                    format!("with its headers it is above the broker's max_payload, {most_bytes} bytes");
+                let reason = format!(
+                    "with its headers it is above the broker's max_payload, {most_bytes} bytes"
+                );
                 self.error(Refused, reason)
             }
             DispatchError::NotAdmitted(AdmissionError::Full) => {
@@ -63,7 +72,9 @@ impl Outbound for NamedRequest<'_> {
     fn find(&self, table: &RouteTable, are_known: bool) -> Result<usize, CallError> {
         match table.named(&self.route) {
             Some(index) => Ok(index),
-            None if !are_known => Err(self.error(CallErrorKind::Unavailable, "the routes are not read yet")),
+            None if !are_known => {
+                Err(self.error(CallErrorKind::Unavailable, "the routes are not read yet"))
+            }
             None => Err(self.error(CallErrorKind::NoRoute, "there is no route of that name")),
         }
     }
@@ -81,7 +92,12 @@ impl Outbound for NamedRequest<'_> {
         Some(())
     }
 
-    async fn wait_for_room(&self, (): &(), _most_bytes: usize, _: Instant) -> Result<(), CallError> {
+    async fn wait_for_room(
+        &self,
+        (): &(),
+        _most_bytes: usize,
+        _: Instant,
+    ) -> Result<(), CallError> {
         Ok(())
     }
 
@@ -124,14 +140,17 @@ struct Told<'c> {
 impl Fields for Told<'_> {
     fn bytes(&self) -> usize {
         let NamedRequest { route, head, .. } = self.request;
-        let own: usize = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 6).sum();
+        let own: usize =
+            head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 6).sum();
         own + route.len() + 40 + self.trace.map_or(0, |_| 80)
     }
 
     fn each<E>(&self, mut put: impl FnMut(&str, &[u8]) -> Result<(), E>) -> Result<(), E> {
         let NamedRequest { route, head, body, .. } = self.request;
-        let is_ours = |name: &HeaderName| self.trace.is_some() && (name == TRACEPARENT || name == TRACESTATE);
-        let sent = |(name, _): &(&HeaderName, &HeaderValue)| !NOT_SENT.contains(name) && !is_ours(name);
+        let is_ours =
+            |name: &HeaderName| self.trace.is_some() && (name == TRACEPARENT || name == TRACESTATE);
+        let sent =
+            |(name, _): &(&HeaderName, &HeaderValue)| !NOT_SENT.contains(name) && !is_ours(name);
         for (name, value) in head.headers.iter().filter(sent) {
             put(name.as_str(), value.as_bytes())?;
         }

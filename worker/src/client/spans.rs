@@ -1,10 +1,10 @@
-//! The spans of calls to other services, by OpenTelemeattempt's conventions for HTTP clients: children of the request that is
-//! being handled, and the parents of their tries.
+//! The spans of calls to other services, by OpenTelemeattempt's conventions for HTTP clients:
+//! children of the request that is being handled, and the parents of their tries.
 
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use natsway_boot::trace::conventions::{failed, method_attributes, method_in_name, scope};
-use natsway_boot::trace::{Head, HeadSampler, TRACEPARENT, TRACESTATE, Unseen, extract, fields};
+use natsway_boot::trace::{Head, HeadSampler, TRACEPARENT, TRACESTATE, Unsampled, extract, fields};
 use natsway_caller::attempt::{Hop, TraceContext};
 use opentelemetry::global::{self, BoxedTracer};
 use opentelemetry::trace::{SpanKind, TraceContextExt};
@@ -30,8 +30,8 @@ struct Tracing {
 /// A call's part in a trace.
 pub(super) enum CallSpan {
     Off,
-    Unseen(Unseen),
-    Seen(Open),
+    Unsampled(Unsampled),
+    Sampled(Open),
 }
 
 /// A span that ends as a failure when it is dropped.
@@ -50,11 +50,12 @@ impl Spans {
     pub(super) fn begin(&self, route: &str, head: &Parts) -> CallSpan {
         let Some(Tracing { tracer, sampler }) = &self.0 else { return CallSpan::Off };
         let seen = match sampler.judge(&head.headers) {
-            Head::Unseen(unseen) => return CallSpan::Unseen(unseen),
-            Head::Seen(seen) => seen,
+            Head::Unsampled(unsampled) => return CallSpan::Unsampled(unsampled),
+            Head::Sampled(seen) => seen,
         };
         let name = format!("{} {route}", method_in_name(&head.method));
-        let builder = opentelemetry::trace::SpanBuilder::from_name(name).with_kind(SpanKind::Client);
+        let builder =
+            opentelemetry::trace::SpanBuilder::from_name(name).with_kind(SpanKind::Client);
         let span = seen.span(tracer, builder, &extract(&head.headers));
         let context = Context::new().with_span(span);
         let span = context.span();
@@ -65,7 +66,7 @@ impl Spans {
             KeyValue::new(key::URL_FULL, format!("http://{route}{}", head.uri.path())),
             KeyValue::new("natsway.route", route.to_owned()),
         ]);
-        CallSpan::Seen(Open { context, ended: false })
+        CallSpan::Sampled(Open { context, ended: false })
     }
 
     /// Begins an attempt; gives what its message carries of it.
@@ -82,14 +83,14 @@ impl CallSpan {
     pub(super) fn attempts(&self) -> AttemptSpans {
         match self {
             CallSpan::Off => AttemptSpans::Off,
-            CallSpan::Unseen(unseen) => AttemptSpans::Unseen(*unseen),
-            CallSpan::Seen(open) => AttemptSpans::of(open.context.clone()),
+            CallSpan::Unsampled(unsampled) => AttemptSpans::Unsampled(*unsampled),
+            CallSpan::Sampled(open) => AttemptSpans::of(open.context.clone()),
         }
     }
 
     /// Ends with the answer.
     pub(super) fn end(self, answer: &Result<Response<Body>, CallError>) {
-        let CallSpan::Seen(mut open) = self else { return };
+        let CallSpan::Sampled(mut open) = self else { return };
         match answer {
             Ok(response) => open.responded(response.status()),
             Err(error) => failed(&open.context, kind(error).to_owned()),
@@ -131,7 +132,10 @@ pub(super) fn follow_current(headers: &mut HeaderMap) {
 impl Open {
     fn responded(&self, status: StatusCode) {
         let span = self.context.span();
-        span.set_attribute(KeyValue::new(key::HTTP_RESPONSE_STATUS_CODE, i64::from(status.as_u16())));
+        span.set_attribute(KeyValue::new(
+            key::HTTP_RESPONSE_STATUS_CODE,
+            i64::from(status.as_u16()),
+        ));
         // For who calls, also what is wrong with the call is a failure.
         if status.is_client_error() || status.is_server_error() {
             failed(&self.context, status.as_str().to_owned());

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::routing::get;
-use natsway_testkit::{Broker, eventually};
+use natsway_testkit::{TestBroker, eventually};
 use natsway_wire::control;
 
 use crate::caller::{Caller, Draft};
@@ -20,14 +20,17 @@ fn router() -> Router {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_is_asked_to_leave_finishes_what_it_has_and_ends() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let mut caller = Caller::new(broker.connect().await).await;
     for form in FORMS {
         let worker = Worker::start(&caller.client, form, options(&broker.url()), router()).await;
         caller.send(SUBJECT, Draft::get("/slow")).await;
         // Of several readers one hears it, and it may be the last to come.
         let answer = eventually(Duration::from_secs(20), async || {
-            caller.client.request(control::drain_subject(&SUBJECT.parse().unwrap()), "".into()).await
+            caller
+                .client
+                .request(control::drain_subject(&SUBJECT.parse().unwrap()), "".into())
+                .await
         })
         .await;
         assert_eq!(answer.payload, worker.id, "it says who leaves");
@@ -39,7 +42,7 @@ async fn a_worker_that_is_asked_to_leave_finishes_what_it_has_and_ends() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_of_two_subjects_stays_when_one_is_asked_to_leave() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let client = broker.connect().await;
     let options = options(&broker.url()).and_subject("svc.test.green");
     let worker = Worker::start(&client, Form::Spawned, options, router()).await;
@@ -54,7 +57,7 @@ async fn a_worker_of_two_subjects_stays_when_one_is_asked_to_leave() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_answers_to_inboxes_only_and_obeys_nothing_that_jetstream_says() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let client = broker.connect().await;
     let worker = Worker::start(&client, Form::Spawned, options(&broker.url()), router()).await;
     let subject = SUBJECT.parse().unwrap();

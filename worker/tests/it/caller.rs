@@ -37,7 +37,14 @@ pub(crate) struct Caller {
 impl Draft {
     pub(crate) fn get(path: &str) -> Draft {
         let (headers, body) = (Vec::new(), Vec::new());
-        Draft { method: "GET", path: path.to_owned(), headers, body, deadline_ms: 20_000, sent_ms: None }
+        Draft {
+            method: "GET",
+            path: path.to_owned(),
+            headers,
+            body,
+            deadline_ms: 20_000,
+            sent_ms: None,
+        }
     }
 
     pub(crate) fn post(path: &str, body: impl Into<Vec<u8>>) -> Draft {

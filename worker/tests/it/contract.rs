@@ -1,10 +1,11 @@
-//! What the fence relies on and no document promises: that the broker unsubscribes at once when asked to do so after
-//! more messages than nine digits can say, while our client keeps the subscription.
+//! What the fence relies on and no document promises: that the broker unsubscribes at once when
+//! asked to do so after more messages than nine digits can say, while our client keeps the
+//! subscription.
 
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use natsway_testkit::Broker;
+use natsway_testkit::TestBroker;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
@@ -12,7 +13,7 @@ use tokio::net::TcpStream;
 struct Bare(BufReader<TcpStream>);
 
 impl Bare {
-    async fn connect(broker: &Broker) -> Bare {
+    async fn connect(broker: &TestBroker) -> Bare {
         let socket = TcpStream::connect(("127.0.0.1", broker.port())).await.unwrap();
         let mut bare = Bare(BufReader::new(socket));
         bare.tell("CONNECT {\"verbose\":false}").await;
@@ -28,8 +29,12 @@ impl Bare {
         let mut subjects = Vec::new();
         loop {
             let mut line = String::new();
-            let read = tokio::time::timeout(Duration::from_secs(30), self.0.read_line(&mut line)).await;
-            assert!(read.expect("a line within 30 s").unwrap() > 0, "the broker closed the connection");
+            let read =
+                tokio::time::timeout(Duration::from_secs(30), self.0.read_line(&mut line)).await;
+            assert!(
+                read.expect("a line within 30 s").unwrap() > 0,
+                "the broker closed the connection"
+            );
             match line.split_ascii_whitespace().collect::<Vec<_>>()[..] {
                 ["PONG"] => return subjects,
                 ["MSG", subject, ..] => subjects.push(subject.to_owned()),
@@ -42,8 +47,10 @@ impl Bare {
 
 #[tokio::test]
 async fn the_broker_unsubscribes_at_once_when_the_maximum_has_more_than_nine_digits() {
-    let broker = Broker::start().await;
-    for (maximum, still_subscribed) in [(u64::MAX.to_string(), false), ("999999999".to_owned(), true)] {
+    let broker = TestBroker::start().await;
+    for (maximum, still_subscribed) in
+        [(u64::MAX.to_string(), false), ("999999999".to_owned(), true)]
+    {
         let mut bare = Bare::connect(&broker).await;
         for line in ["SUB a q 1", "SUB echo 2", "PUB a 0\r\n"] {
             bare.tell(line).await;
@@ -59,11 +66,12 @@ async fn the_broker_unsubscribes_at_once_when_the_maximum_has_more_than_nine_dig
 
 #[tokio::test]
 async fn the_client_keeps_what_arrives_after_it_asked() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let client = broker.connect().await;
     let mut requests = client.queue_subscribe("a", "q".to_owned()).await.unwrap();
     let mut echo = client.subscribe("echo").await.unwrap();
-    // On one connection the broker handles these in order: two deliveries, the end of the subscription, one to nobody.
+    // On one connection the broker handles these in order: two deliveries, the end of the
+    // subscription, one to nobody.
     for _ in 0..2 {
         client.publish("a", "".into()).await.unwrap();
     }
@@ -72,7 +80,9 @@ async fn the_client_keeps_what_arrives_after_it_asked() {
     client.publish("echo", "".into()).await.unwrap();
     assert!(echo.next().await.is_some());
     for _ in 0..2 {
-        assert!(tokio::time::timeout(Duration::from_secs(30), requests.next()).await.unwrap().is_some());
+        assert!(
+            tokio::time::timeout(Duration::from_secs(30), requests.next()).await.unwrap().is_some()
+        );
     }
     let third = tokio::time::timeout(Duration::from_millis(200), requests.next()).await;
     assert!(third.is_err(), "neither a message nor the end of the subscription: {third:?}");

@@ -7,7 +7,7 @@ use async_nats::Client;
 use axum::Router;
 use axum::routing::get;
 use futures_util::StreamExt;
-use natsway_testkit::{Broker, eventually};
+use natsway_testkit::{TestBroker, eventually};
 use natsway_wire::Subject;
 use natsway_wire::control::{Directive, directive_subject, presence_subject};
 use natsway_worker::serve_scaled;
@@ -29,7 +29,9 @@ async fn present(client: &Client) -> usize {
     let mut answers = client.subscribe(inbox.clone()).await.unwrap();
     client.publish_with_reply(presence_subject(&subject()), inbox, "".into()).await.unwrap();
     let mut count = 0;
-    while let Ok(Some(answer)) = tokio::time::timeout(Duration::from_millis(100), answers.next()).await {
+    while let Ok(Some(answer)) =
+        tokio::time::timeout(Duration::from_millis(100), answers.next()).await
+    {
         count += usize::from(answer.status.is_none());
     }
     count
@@ -46,14 +48,15 @@ async fn settles_at(client: &Client, expected: usize) {
 /// The sets that the one who obeyed has then; `None` when nobody can obey.
 async fn direct(client: &Client, directive: Directive) -> Option<u64> {
     let message = format!("{{\"directive\":\"{directive}\"}}");
-    let answer = client.request(directive_subject(directive, &subject()), message.into()).await.ok()?;
+    let answer =
+        client.request(directive_subject(directive, &subject()), message.into()).await.ok()?;
     let answer: Value = serde_json::from_slice(&answer.payload).unwrap();
     answer["sets"].as_u64()
 }
 
 #[tokio::test]
 async fn a_directive_is_obeyed_by_one_worker_and_by_none_at_its_bounds() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let client = broker.connect().await;
     let router = Router::new().route("/", get(async || "ok"));
     let stop = CancellationToken::new();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::routing::get;
 use http::StatusCode;
-use natsway_testkit::{Broker, eventually, nats_cli};
+use natsway_testkit::{TestBroker, eventually, nats_cli};
 use serde_json::{Value, json};
 
 use crate::caller::{Caller, Draft};
@@ -26,14 +26,19 @@ async fn ask(caller: &Caller, subject: &str) -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_is_found_by_anyone_and_tells_true_figures() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let mut caller = Caller::new(broker.connect().await).await;
     for form in FORMS {
-        let options = options(&broker.url()).version("1.2.3").metadata("team", "maths").max_in_flight(77);
+        let options =
+            options(&broker.url()).version("1.2.3").metadata("team", "maths").max_in_flight(77);
         let worker = Worker::start(&caller.client, form, options, router()).await;
         for subject in ["$SRV.PING", "$SRV.PING.test", &format!("$SRV.PING.test.{}", worker.id)] {
             let ping = ask(&caller, subject).await;
-            assert_eq!((&ping["id"], &ping["version"]), (&json!(worker.id), &json!("1.2.3")), "{subject}");
+            assert_eq!(
+                (&ping["id"], &ping["version"]),
+                (&json!(worker.id), &json!("1.2.3")),
+                "{subject}"
+            );
         }
         let info = ask(&caller, "$SRV.INFO.test").await;
         assert_eq!(
@@ -47,7 +52,11 @@ async fn it_is_found_by_anyone_and_tells_true_figures() {
         }
         let stats = ask(&caller, "$SRV.STATS").await;
         let endpoint = &stats["endpoints"][0];
-        assert_eq!((&endpoint["num_requests"], &endpoint["num_errors"]), (&json!(3), &json!(1)), "{form:?}");
+        assert_eq!(
+            (&endpoint["num_requests"], &endpoint["num_errors"]),
+            (&json!(3), &json!(1)),
+            "{form:?}"
+        );
         assert_eq!(endpoint["last_error"], "503: GET /fails: Service Unavailable");
         let total_ns = endpoint["processing_time"].as_u64().unwrap();
         assert!(total_ns > 0);
@@ -63,10 +72,12 @@ async fn it_is_found_by_anyone_and_tells_true_figures() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_official_command_line_lists_it_and_shows_its_figures() {
     let Some(program) = tokio::task::spawn_blocking(nats_cli).await.unwrap() else { return };
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let mut caller = Caller::new(broker.connect().await).await;
-    let first = Worker::start(&caller.client, Form::Spawned, options(&broker.url()), router()).await;
-    let second = Worker::start(&caller.client, Form::PerCore, options(&broker.url()), router()).await;
+    let first =
+        Worker::start(&caller.client, Form::Spawned, options(&broker.url()), router()).await;
+    let second =
+        Worker::start(&caller.client, Form::PerCore, options(&broker.url()), router()).await;
     for path in ["/", "/fails", "/", "/"] {
         caller.call(SUBJECT, Draft::get(path)).await;
     }
@@ -74,8 +85,9 @@ async fn the_official_command_line_lists_it_and_shows_its_figures() {
         let mut command = tokio::process::Command::new(program);
         command.args(["--server", &broker.url(), "--no-context", "micro"]).args(arguments);
         let output = command.output().await.unwrap();
-        let text =
-            [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+        let text = [output.stdout, output.stderr]
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .concat();
         assert!(output.status.success(), "nats micro {arguments:?}: {text}");
         text
     };
@@ -88,7 +100,8 @@ async fn the_official_command_line_lists_it_and_shows_its_figures() {
         assert!(info.contains(part), "{part} in {info}");
     }
     let stats = nats(&["stats", "test", "--json"]).await;
-    let stats: Vec<Value> = serde_json::from_str(&stats).unwrap_or_else(|error| panic!("{error}: {stats}"));
+    let stats: Vec<Value> =
+        serde_json::from_str(&stats).unwrap_or_else(|error| panic!("{error}: {stats}"));
     let sum = |figure: &str| -> u64 {
         stats.iter().filter_map(|worker| worker["endpoints"][0][figure].as_u64()).sum()
     };

@@ -1,4 +1,5 @@
-//! Leaving a queue group under a flood of requests, which loses them unless it is done by the fence.
+//! Leaving a queue group under a flood of requests, which loses them unless it is done by the
+//! fence.
 
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use axum::Router;
 use axum::routing::any;
 use futures_util::StreamExt;
 use http::{HeaderMap, StatusCode};
-use natsway_testkit::{Broker, Cluster, Process, eventually, free_port, workspace_binary};
+use natsway_testkit::{Cluster, Process, TestBroker, eventually, free_port, workspace_binary};
 use natsway_wire::control;
 use natsway_wire::envelope::{NotRun, Signal, encode_response, encode_signal};
 use tokio::task::JoinHandle;
@@ -16,7 +17,8 @@ use tokio_util::sync::CancellationToken;
 use crate::flood::Flood;
 use crate::stage::{Form, SUBJECT, Worker, options};
 
-/// Requests outstanding: more than fit on the wire at a moment, so that there are always some to lose.
+/// Requests outstanding: more than fit on the wire at a moment, so that there are always some to
+/// lose.
 const WINDOW: u64 = 5_000;
 
 /// Requests sent between two departures.
@@ -28,7 +30,7 @@ fn router() -> Router {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_leaves_under_a_flood_and_loses_nothing_where_a_plain_drain_would() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let client = broker.connect().await;
     let stays = Worker::start(&client, Form::PerCore, options(&broker.url()), router()).await;
 
@@ -41,7 +43,8 @@ async fn a_worker_leaves_under_a_flood_and_loses_nothing_where_a_plain_drain_wou
     let tally = flood.stop();
     assert_eq!((tally.unanswered, tally.twice), (0, 0), "{tally:?}");
 
-    // The same flood and the same departure, but for the fence: were it no harder than this, nothing was shown above.
+    // The same flood and the same departure, but for the fence: were it no harder than this,
+    // nothing was shown above.
     let mut lost = 0;
     for _ in 0..100 {
         let flood = Flood::start(broker.port(), WINDOW);
@@ -66,7 +69,8 @@ async fn a_worker_leaves_a_cluster_under_a_flood_and_loses_nothing() {
     let stays = Worker::start(&client, Form::PerCore, options(&cluster[1].url()), router()).await;
     let flood = Flood::start(cluster[2].port(), WINDOW);
     for _ in 0..5 {
-        let worker = Worker::start(&client, Form::PerCore, options(&cluster[0].url()), router()).await;
+        let worker =
+            Worker::start(&client, Form::PerCore, options(&cluster[0].url()), router()).await;
         flood.reaches(flood.sent() + BETWEEN).await;
         worker.leave().await;
     }
@@ -103,12 +107,14 @@ async fn the_last_member_leaves_its_requests_to_a_gateway() {
     std::fs::write(&routes, route.to_owned() + &target).unwrap();
     let port = || format!("127.0.0.1:{}", free_port());
     let builder = Process::builder(program).args(["--static-routes", "--routes"]).arg(&routes);
-    let addresses = ["--listen", &port(), "--admin-listen", &port(), "--nats-url", &cluster[2].url()];
+    let addresses =
+        ["--listen", &port(), "--admin-listen", &port(), "--nats-url", &cluster[2].url()];
     let gateway = builder.args(addresses).start();
     let question = control::tombstone_subject(&SUBJECT.parse().unwrap());
 
     let worker = Worker::start(&client, Form::PerCore, options(&cluster[0].url()), router()).await;
-    // No group has the empty name, so it keeps silent; while it is not there, the broker says so at once.
+    // No group has the empty name, so it keeps silent; while it is not there, the broker says so at
+    // once.
     eventually(Duration::from_secs(60), async || {
         let asked = client.request(question.clone(), "".into());
         match tokio::time::timeout(Duration::from_millis(200), asked).await {
@@ -145,7 +151,8 @@ impl PlainMember {
     async fn leave_by_drain(self) {
         self.leave.cancel();
         tokio::time::timeout(Duration::from_secs(30), self.answering).await.unwrap().unwrap();
-        // Every answer is out before the connection is closed: what is lost was lost by the departure.
+        // Every answer is out before the connection is closed: what is lost was lost by the
+        // departure.
         let inbox = self.client.new_inbox();
         let mut echo = self.client.subscribe(inbox.clone()).await.unwrap();
         self.client.publish(inbox, "".into()).await.unwrap();

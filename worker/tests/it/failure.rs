@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::routing::get;
 use http::StatusCode;
-use natsway_testkit::{Broker, Cluster, TcpLink, eventually};
+use natsway_testkit::{Cluster, TcpLink, TestBroker, eventually};
 use natsway_wire::control;
 
 use crate::caller::{Caller, Draft};
@@ -21,7 +21,7 @@ fn router() -> Router {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_handler_answers_by_the_new_session_when_its_own_was_lost() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let mut caller = Caller::new(broker.connect().await).await;
     for form in FORMS {
         let mut link = TcpLink::to_port(broker.port()).await;
@@ -33,7 +33,10 @@ async fn a_handler_answers_by_the_new_session_when_its_own_was_lost() {
         link.resume().await;
         assert_eq!(caller.response().await.status, StatusCode::OK, "{form:?}");
         eventually(Duration::from_secs(30), async || {
-            caller.client.request(control::presence_subject(&SUBJECT.parse().unwrap()), "".into()).await
+            caller
+                .client
+                .request(control::presence_subject(&SUBJECT.parse().unwrap()), "".into())
+                .await
         })
         .await;
         assert_eq!(caller.call(SUBJECT, Draft::get("/")).await.body, "quick");
@@ -43,7 +46,7 @@ async fn a_handler_answers_by_the_new_session_when_its_own_was_lost() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn leaving_waits_for_what_is_in_hand_and_takes_nothing_new() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let mut caller = Caller::new(broker.connect().await).await;
     for form in FORMS {
         let worker = Worker::start(&caller.client, form, options(&broker.url()), router()).await;
@@ -62,12 +65,12 @@ async fn no_responders(caller: &Caller) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn leaving_ends_at_the_drain_limit() {
-    let broker = Broker::start().await;
+async fn leaving_ends_at_the_drain_timeout() {
+    let broker = TestBroker::start().await;
     let mut caller = Caller::new(broker.connect().await).await;
     for form in FORMS {
         let limit = Duration::from_millis(800);
-        let options = options(&broker.url()).drain_limit(limit);
+        let options = options(&broker.url()).drain_timeout(limit);
         let worker = Worker::start(&caller.client, form, options, router()).await;
         caller.send(SUBJECT, Draft::get("/forever")).await;
         caller.accepted().await;
@@ -79,13 +82,16 @@ async fn leaving_ends_at_the_drain_limit() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn those_who_leave_do_not_say_that_they_are_there() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let mut caller = Caller::new(broker.connect().await).await;
-    let stays = Worker::start(&caller.client, Form::Spawned, options(&broker.url()), router()).await;
-    let leaves = Worker::start(&caller.client, Form::Spawned, options(&broker.url()), router()).await;
+    let stays =
+        Worker::start(&caller.client, Form::Spawned, options(&broker.url()), router()).await;
+    let leaves =
+        Worker::start(&caller.client, Form::Spawned, options(&broker.url()), router()).await;
     let ids = [stays.id.clone(), leaves.id.clone()];
     let client = caller.client.clone();
-    eventually(Duration::from_secs(30), async || present(&client).await == sorted(ids.to_vec())).await;
+    eventually(Duration::from_secs(30), async || present(&client).await == sorted(ids.to_vec()))
+        .await;
     // Enough of them that the one that leaves has one, and so stays for a while.
     for _ in 0..20 {
         caller.send(SUBJECT, Draft::get("/slow")).await;
@@ -104,7 +110,9 @@ async fn present(client: &async_nats::Client) -> Vec<String> {
     let question = control::presence_subject(&SUBJECT.parse().unwrap());
     client.publish_with_reply(question, inbox, "".into()).await.unwrap();
     let mut ids = Vec::new();
-    while let Ok(Some(answer)) = tokio::time::timeout(Duration::from_millis(200), answers.next()).await {
+    while let Ok(Some(answer)) =
+        tokio::time::timeout(Duration::from_millis(200), answers.next()).await
+    {
         ids.push(String::from_utf8_lossy(&answer.payload).into_owned());
     }
     // Each reader answers for its instance.
@@ -146,7 +154,11 @@ async fn a_worker_may_leave_while_it_moves() {
     cluster[0].lame_duck();
     eventually(Duration::from_secs(60), async || {
         let connections = cluster[1].monitor("/connz").await.map_err(|error| error.to_string())?;
-        if connections.to_string().contains(&moves.id) { Ok(()) } else { Err("not there yet".to_owned()) }
+        if connections.to_string().contains(&moves.id) {
+            Ok(())
+        } else {
+            Err("not there yet".to_owned())
+        }
     })
     .await;
     moves.leave().await;

@@ -1,4 +1,5 @@
-//! A caller on a bare socket that saturates its workers: a client library is too slow for what a drain must survive.
+//! A caller on a bare socket that saturates its workers: a client library is too slow for what a
+//! drain must survive.
 
 use std::cell::Cell;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -14,7 +15,8 @@ use natsway_wire::envelope::{NotRun, Reply, RequestEncoder, Signal, decode_reply
 
 use crate::stage::SUBJECT;
 
-/// When nothing has been answered for this long, what is outstanding is taken for lost, and more is sent.
+/// When nothing has been answered for this long, what is outstanding is taken for lost, and more is
+/// sent.
 const LOST_AFTER: Duration = Duration::from_secs(2);
 
 /// Requests written in one go.
@@ -59,7 +61,8 @@ impl Flood {
         let mut socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
         socket.set_nodelay(true).unwrap();
         let inbox = format!("_INBOX_apiproxy.{}", natsway_boot::random_id());
-        let hello = r#"CONNECT {"verbose":false,"pedantic":false,"headers":true,"no_responders":true}"#;
+        let hello =
+            r#"CONNECT {"verbose":false,"pedantic":false,"headers":true,"no_responders":true}"#;
         write!(socket, "{hello}\r\nSUB {inbox}.* 1\r\n").unwrap();
         let shared = Arc::<Shared>::default();
         let reading = {
@@ -149,13 +152,15 @@ fn write_requests(mut socket: TcpStream, inbox: &str, window: u64, shared: &Shar
     }
 }
 
-/// Reads until everything was answered, or the flood was stopped and nothing has come for a while. Gives the answer to
-/// each request by its number, [`Answer::Other`] where there is none, and one more entry for each second answer.
+/// Reads until everything was answered, or the flood was stopped and nothing has come for a while.
+/// Gives the answer to each request by its number, [`Answer::Other`] where there is none, and one
+/// more entry for each second answer.
 fn read_answers(socket: TcpStream, shared: &Shared) -> Vec<Answer> {
     socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
     let mut writer = socket.try_clone().unwrap();
     let last_answer = Cell::new(Instant::now());
-    let mut reader = BufReader::with_capacity(1 << 20, Patient { socket, shared, last_answer: &last_answer });
+    let mut reader =
+        BufReader::with_capacity(1 << 20, Patient { socket, shared, last_answer: &last_answer });
     let mut answers: Vec<Answer> = Vec::new();
     let mut twice = Vec::new();
     let mut answered = 0;
@@ -198,7 +203,8 @@ fn read_answers(socket: TcpStream, shared: &Shared) -> Vec<Answer> {
     answers
 }
 
-/// The number of the request, whether there are headers, and the length, of a line `MSG subject sid [#headers] #total`.
+/// The number of the request, whether there are headers, and the length, of a line
+/// `MSG subject sid [#headers] #total`.
 fn message_line(line: &str) -> Option<(usize, bool, usize)> {
     let mut words = line.split_ascii_whitespace();
     let has_headers = match words.next()? {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::routing::{any, get};
 use http::StatusCode;
-use natsway_testkit::{Broker, TcpLink, eventually};
+use natsway_testkit::{TcpLink, TestBroker, eventually};
 use natsway_wire::control::{self, WorkerCommand};
 use natsway_wire::envelope::NotRun;
 use natsway_worker::OnCancel;
@@ -50,23 +50,27 @@ impl Gate {
     }
 
     async fn has_begun(&self, count: usize) {
-        eventually(Duration::from_secs(30), async || self.begun.load(Ordering::SeqCst) == count).await;
+        eventually(Duration::from_secs(30), async || self.begun.load(Ordering::SeqCst) == count)
+            .await;
     }
 
     async fn has_dropped(&self, count: usize) {
-        eventually(Duration::from_secs(30), async || self.dropped.load(Ordering::SeqCst) == count).await;
+        eventually(Duration::from_secs(30), async || self.dropped.load(Ordering::SeqCst) == count)
+            .await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_worker_sheds_at_once_and_takes_more_when_it_has_room() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let mut caller = Caller::new(broker.connect().await).await;
     for form in FORMS {
         let gate = Gate::new();
         let readers = std::num::NonZeroUsize::MIN;
-        let options =
-            options(&broker.url()).readers(readers).max_in_flight(2).accepted_after(Duration::from_secs(60));
+        let options = options(&broker.url())
+            .readers(readers)
+            .max_in_flight(2)
+            .accepted_after(Duration::from_secs(60));
         let worker = Worker::start(&caller.client, form, options, gate.router()).await;
         for _ in 0..3 {
             caller.send(SUBJECT, Draft::get("/")).await;
@@ -85,10 +89,11 @@ async fn a_full_worker_sheds_at_once_and_takes_more_when_it_has_room() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bytes_in_hand_are_bounded_too() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let mut caller = Caller::new(broker.connect().await).await;
     let gate = Gate::new();
-    let options = options(&broker.url()).max_in_flight_bytes(10_000).accepted_after(Duration::from_secs(60));
+    let options =
+        options(&broker.url()).max_in_flight_bytes(10_000).accepted_after(Duration::from_secs(60));
     let worker = Worker::start(&caller.client, Form::Spawned, options, gate.router()).await;
     caller.send(SUBJECT, Draft::post("/", vec![0; 9_000])).await;
     caller.send(SUBJECT, Draft::post("/", vec![0; 2_000])).await;
@@ -100,11 +105,12 @@ async fn bytes_in_hand_are_bounded_too() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_handler_past_its_deadline_is_dropped_and_nothing_is_answered() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let mut caller = Caller::new(broker.connect().await).await;
     for form in FORMS {
         let gate = Gate::new();
-        let worker = Worker::start(&caller.client, form, options(&broker.url()), gate.router()).await;
+        let worker =
+            Worker::start(&caller.client, form, options(&broker.url()), gate.router()).await;
         // One with a deadline before handlers are reported as accepted, one after.
         caller.send(SUBJECT, Draft::get("/").deadline_ms(40)).await;
         gate.has_dropped(1).await;
@@ -120,11 +126,12 @@ async fn a_handler_past_its_deadline_is_dropped_and_nothing_is_answered() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_long_handler_is_reported_and_can_be_cancelled_where_it_runs() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let mut caller = Caller::new(broker.connect().await).await;
     for form in FORMS {
         let gate = Gate::new();
-        let worker = Worker::start(&caller.client, form, options(&broker.url()), gate.router()).await;
+        let worker =
+            Worker::start(&caller.client, form, options(&broker.url()), gate.router()).await;
         let reply = caller.send(SUBJECT, Draft::get("/")).await;
         let (subject, instance) = caller.accepted().await;
         assert_eq!((&subject, &instance), (&reply, &worker.id));
@@ -138,7 +145,7 @@ async fn a_long_handler_is_reported_and_can_be_cancelled_where_it_runs() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_may_finish_what_was_cancelled() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let mut caller = Caller::new(broker.connect().await).await;
     let gate = Gate::new();
     let options = options(&broker.url()).on_cancel(OnCancel::Finish);
@@ -161,10 +168,11 @@ async fn cancel(caller: &Caller, instance: &str, reply: String) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_came_too_late_does_not_run() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let mut caller = Caller::new(broker.connect().await).await;
     let gate = Gate::new();
-    let worker = Worker::start(&caller.client, Form::Spawned, options(&broker.url()), gate.router()).await;
+    let worker =
+        Worker::start(&caller.client, Form::Spawned, options(&broker.url()), gate.router()).await;
     assert_eq!(caller.call(SUBJECT, Draft::get("/quick")).await.status, StatusCode::OK);
     let two_seconds_ago = caller.now_ms() - 2_000;
     caller.send(SUBJECT, Draft::get("/").deadline_ms(1_500).sent_ms(two_seconds_ago)).await;
@@ -176,11 +184,12 @@ async fn a_request_that_came_too_late_does_not_run() {
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_held_up_on_the_way_do_not_run_when_they_are_let_go() {
     const HELD: usize = 200;
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let link = TcpLink::to_port(broker.port()).await;
     let mut caller = Caller::new(broker.connect().await).await;
     let gate = Gate::new();
-    let worker = Worker::start(&caller.client, Form::Spawned, options(&link.url()), gate.router()).await;
+    let worker =
+        Worker::start(&caller.client, Form::Spawned, options(&link.url()), gate.router()).await;
     assert_eq!(caller.call(SUBJECT, Draft::get("/quick")).await.status, StatusCode::OK);
     link.pause();
     for _ in 0..HELD {

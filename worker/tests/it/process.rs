@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use http::StatusCode;
-use natsway_testkit::{Broker, Process, ProcessBuilder, free_port};
+use natsway_testkit::{Process, ProcessBuilder, TestBroker, free_port};
 use nix::sys::signal::Signal;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
@@ -28,7 +28,7 @@ async fn serving(url: &str) -> Process {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_signal_has_it_finish_and_leave_with_status_0() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let mut caller = Caller::new(broker.connect().await).await;
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let mut process = serving(&broker.url()).await;
@@ -43,7 +43,7 @@ async fn a_signal_has_it_finish_and_leave_with_status_0() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_signal_ends_it_at_once() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let mut caller = Caller::new(broker.connect().await).await;
     let mut process = serving(&broker.url()).await;
     caller.send(SUBJECT, Draft::get("/slow?ms=60000").deadline_ms(120_000)).await;
@@ -61,7 +61,7 @@ async fn a_broker_that_is_away_is_waited_for_and_said_so_once() {
     process.wait_for_line("broker not reached, trying again", PATIENCE).await;
     // Time for some more tries.
     tokio::time::sleep(Duration::from_secs(1)).await;
-    let broker = Broker::builder().port(port).start().await;
+    let broker = TestBroker::builder().port(port).start().await;
     process.wait_for_line("broker reached", PATIENCE).await;
     process.wait_for_line("serving", PATIENCE).await;
     let mut caller = Caller::new(broker.connect().await).await;
@@ -87,7 +87,8 @@ async fn a_broker_that_is_too_old_is_refused_with_a_clear_word() {
         let mut connections = Vec::new();
         loop {
             let mut socket = BufReader::new(listener.accept().await.unwrap().0);
-            let info = r#"{"server_id":"OLD","version":"2.10.29","max_payload":1048576,"headers":true}"#;
+            let info =
+                r#"{"server_id":"OLD","version":"2.10.29","max_payload":1048576,"headers":true}"#;
             socket.get_mut().write_all(format!("INFO {info}\r\n").as_bytes()).await.unwrap();
             let mut line = String::new();
             while !line.starts_with("PING") {
@@ -107,21 +108,28 @@ async fn a_broker_that_is_too_old_is_refused_with_a_clear_word() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn mistakes_are_told_in_plain_sentences_and_end_it_with_status_2() {
-    // In a directory that there is: what cannot be a path is not shown, for it may be the secret itself.
+    // In a directory that there is: what cannot be a path is not shown, for it may be the secret
+    // itself.
     let directory = tempfile::tempdir().unwrap();
     let creds = directory.path().join("no-such.creds").display().to_string();
     for (arguments, told) in [
-        (&["--queue-group", "a b", "--service-version", "x"][..], "worker: version \"x\": expected a SemVer"),
+        (
+            &["--queue-group", "a b", "--service-version", "x"][..],
+            "worker: version \"x\": expected a SemVer",
+        ),
         (&["--queue-group", "a b"], "worker: queue group \"a b\""),
         (&["--nats-creds", &creds], &format!("worker: credentials file {creds}: No such file")),
         (
             &["--nats-ca", "/dev/null"],
             "worker: file of certificate authorities /dev/null: it holds no certificate",
         ),
-        (&["--run-log", "no/such/directory/log"], "worker: run log no/such/directory/log: No such file"),
+        (
+            &["--run-log", "no/such/directory/log"],
+            "worker: run log no/such/directory/log: No such file",
+        ),
         (&["--log", "a=b=c"], "worker: log filter \"a=b=c\""),
         (&["--max-in-flight", "0"], "'0' for '--max-in-flight"),
-        (&["--drain-limit", "8"], "expected a time such as 500ms"),
+        (&["--drain-timeout", "8"], "expected a time such as 500ms"),
     ] {
         let mut process = worker("nats://127.0.0.1:1").args(arguments).start();
         assert_eq!(process.wait_exit(PATIENCE).await.code(), Some(2), "{arguments:?}");
@@ -133,11 +141,15 @@ async fn mistakes_are_told_in_plain_sentences_and_end_it_with_status_2() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn its_limits_have_variables_that_the_gateway_does_not_read() {
-    let variables =
-        [("NATSWAY_MAX_IN_FLIGHT", "0"), ("NATSWAY_MAX_IN_FLIGHT_BYTES", "0"), ("NATSWAY_DRAIN_LIMIT", "0")];
-    let broker = Broker::start().await;
-    let builder =
-        variables.iter().fold(worker(&broker.url()), |builder, (name, value)| builder.env(name, value));
+    let variables = [
+        ("NATSWAY_MAX_IN_FLIGHT", "0"),
+        ("NATSWAY_MAX_IN_FLIGHT_BYTES", "0"),
+        ("NATSWAY_DRAIN_TIMEOUT", "0"),
+    ];
+    let broker = TestBroker::start().await;
+    let builder = variables
+        .iter()
+        .fold(worker(&broker.url()), |builder, (name, value)| builder.env(name, value));
     builder.start().wait_for_line("serving", PATIENCE).await;
     let mut process = worker(&broker.url()).env("NATSWAY_WORKER_MAX_IN_FLIGHT", "0").start();
     assert_eq!(process.wait_exit(PATIENCE).await.code(), Some(2));
@@ -145,7 +157,7 @@ async fn its_limits_have_variables_that_the_gateway_does_not_read() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_panic_is_logged_once_and_what_ran_is_on_record() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let mut caller = Caller::new(broker.connect().await).await;
     let directory = tempfile::tempdir().unwrap();
     let run_log = directory.path().join("ran");
@@ -171,7 +183,7 @@ async fn a_panic_is_logged_once_and_what_ran_is_on_record() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn workers_replaced_one_after_the_other_under_load_cost_no_request() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let mut workers = vec![serving(&broker.url()).await, serving(&broker.url()).await];
     let flood = Flood::start(broker.port(), 500);
     flood.reaches(2_000).await;
@@ -189,8 +201,9 @@ async fn workers_replaced_one_after_the_other_under_load_cost_no_request() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_may_not_hear_its_requests_says_which_and_ends() {
     let lines = "authorization { users: [{ user: w, password: p, permissions: { publish: \">\", \
-                 subscribe: { allow: [\"_INBOX_worker.>\", \"natsway.>\", \"$SRV.>\", \"svc.other.blue q\"] } } }] }";
-    let broker = Broker::builder().config_lines(lines).start().await;
+                 subscribe: { allow: [\"_INBOX_worker.>\", \"natsway.>\", \"$SRV.>\", \
+                 \"svc.other.blue q\"] } } }] }";
+    let broker = TestBroker::builder().config_lines(lines).start().await;
     let url = format!("nats://w:p@127.0.0.1:{}", broker.port());
     let mut process = worker(&url).start();
     assert_eq!(process.wait_exit(PATIENCE).await.code(), Some(1));
@@ -202,7 +215,7 @@ async fn a_worker_that_may_not_hear_its_requests_says_which_and_ends() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_broker_is_told_by_the_address_that_was_dialled() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let address = format!("localhost:{}", broker.port());
     let mut process = serving(&address).await;
     assert!(process.stderr().contains(&format!("broker={address}")), "{}", process.stderr());

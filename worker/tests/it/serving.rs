@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use http_body::Frame;
 use http_body_util::StreamBody;
-use natsway_testkit::Broker;
+use natsway_testkit::TestBroker;
 use natsway_wire::envelope::{NotRun, Response as Answered};
 use natsway_wire::native;
 use natsway_worker::Deadline;
@@ -25,7 +25,8 @@ use crate::stage::{FORMS, Form, SUBJECT, Worker, options};
 async fn echo(request: Request) -> String {
     let (head, body) = request.into_parts();
     let body = axum::body::to_bytes(body, usize::MAX).await.unwrap();
-    let values: Vec<_> = head.headers.get_all("x-a").iter().map(|value| value.to_str().unwrap()).collect();
+    let values: Vec<_> =
+        head.headers.get_all("x-a").iter().map(|value| value.to_str().unwrap()).collect();
     format!("{} {} {values:?} {}", head.method, head.uri, String::from_utf8_lossy(&body))
 }
 
@@ -51,7 +52,8 @@ async fn panic() -> StatusCode {
 
 /// A body that breaks off.
 async fn broken() -> Response {
-    let frames = [Ok(Bytes::from_static(b"half")), Err(std::io::Error::other("the database is away"))];
+    let frames =
+        [Ok(Bytes::from_static(b"half")), Err(std::io::Error::other("the database is away"))];
     axum::body::Body::from_stream(futures_util::stream::iter(frames)).into_response()
 }
 
@@ -93,7 +95,7 @@ fn router() -> Router {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_and_its_response_cross_whole() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let mut caller = Caller::new(broker.connect().await).await;
     for form in FORMS {
         let worker = Worker::start(&caller.client, form, options(&broker.url()), router()).await;
@@ -115,11 +117,12 @@ async fn a_request_and_its_response_cross_whole() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_panic_is_a_500_and_the_worker_goes_on() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let mut caller = Caller::new(broker.connect().await).await;
     for form in FORMS {
         let worker = Worker::start(&caller.client, form, options(&broker.url()), router()).await;
-        let response = caller.call(SUBJECT, Draft::get("/panic").header("x-request-id", "r-7")).await;
+        let response =
+            caller.call(SUBJECT, Draft::get("/panic").header("x-request-id", "r-7")).await;
         assert_problem(&response, 500, "handler_panicked", Some("r-7"));
         assert_eq!(caller.call(SUBJECT, Draft::get("/left")).await.status, StatusCode::OK);
         let summary = worker.leave().await;
@@ -130,9 +133,10 @@ async fn a_panic_is_a_500_and_the_worker_goes_on() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_response_above_max_payload_is_a_502_and_disturbs_no_other() {
-    let broker = Broker::builder().max_payload(64 * 1024).start().await;
+    let broker = TestBroker::builder().max_payload(64 * 1024).start().await;
     let mut caller = Caller::new(broker.connect().await).await;
-    let worker = Worker::start(&caller.client, Form::Spawned, options(&broker.url()), router()).await;
+    let worker =
+        Worker::start(&caller.client, Form::Spawned, options(&broker.url()), router()).await;
     caller.send(SUBJECT, Draft::get("/slow")).await;
     let response = caller.call(SUBJECT, Draft::get("/big")).await;
     assert_problem(&response, 502, "response_too_large", None);
@@ -145,10 +149,13 @@ async fn a_response_above_max_payload_is_a_502_and_disturbs_no_other() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_that_fails_and_a_response_that_cannot_cross_are_problems() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let mut caller = Caller::new(broker.connect().await).await;
-    let worker = Worker::start(&caller.client, Form::Spawned, options(&broker.url()), router()).await;
-    for (path, status, code) in [("/broken", 500, "service_failed"), ("/many", 502, "response_unsendable")] {
+    let worker =
+        Worker::start(&caller.client, Form::Spawned, options(&broker.url()), router()).await;
+    for (path, status, code) in
+        [("/broken", 500, "service_failed"), ("/many", 502, "response_unsendable")]
+    {
         let response = caller.call(SUBJECT, Draft::get(path).header("x-request-id", path)).await;
         assert_problem(&response, status, code, Some(path));
     }
@@ -157,7 +164,7 @@ async fn a_service_that_fails_and_a_response_that_cannot_cross_are_problems() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_response_limit_of_its_own_is_kept() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let mut caller = Caller::new(broker.connect().await).await;
     let options = options(&broker.url()).max_response_bytes(1_000);
     let worker = Worker::start(&caller.client, Form::PerCore, options, router()).await;
@@ -167,9 +174,10 @@ async fn a_response_limit_of_its_own_is_kept() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn handlers_know_what_is_left_of_their_time() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let mut caller = Caller::new(broker.connect().await).await;
-    let worker = Worker::start(&caller.client, Form::Spawned, options(&broker.url()), router()).await;
+    let worker =
+        Worker::start(&caller.client, Form::Spawned, options(&broker.url()), router()).await;
     let response = caller.call(SUBJECT, Draft::get("/left").deadline_ms(15_000)).await;
     let left_ms: u64 = std::str::from_utf8(&response.body).unwrap().parse().unwrap();
     assert!((1..=15_000).contains(&left_ms), "{left_ms}");
@@ -178,14 +186,19 @@ async fn handlers_know_what_is_left_of_their_time() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_does_not_speak_the_envelope_is_told_so_in_the_words_of_adr_32() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let mut caller = Caller::new(broker.connect().await).await;
-    let worker = Worker::start(&caller.client, Form::Spawned, options(&broker.url()), router()).await;
+    let worker =
+        Worker::start(&caller.client, Form::Spawned, options(&broker.url()), router()).await;
     caller.send_raw(SUBJECT, Bytes::new()).await;
     let headers = caller.next_message().await.headers.unwrap();
     assert_eq!(headers.get(native::ERROR_CODE).unwrap().as_str(), "400");
     assert!(
-        headers.get(native::ERROR).unwrap().as_str().starts_with("not a request of natsway's http codec")
+        headers
+            .get(native::ERROR)
+            .unwrap()
+            .as_str()
+            .starts_with("not a request of natsway's http codec")
     );
 
     // An array of two, version 2: from a gateway of the future.
@@ -200,7 +213,7 @@ async fn who_does_not_speak_the_envelope_is_told_so_in_the_words_of_adr_32() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_queue_group_runs_a_request_once_and_two_groups_once_each() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let mut caller = Caller::new(broker.connect().await).await;
     let runs = Arc::new(AtomicUsize::new(0));
     let mut workers = Vec::new();
@@ -209,7 +222,13 @@ async fn one_queue_group_runs_a_request_once_and_two_groups_once_each() {
         let count = async move || runs.fetch_add(1, Ordering::SeqCst).to_string();
         let options = options(&broker.url()).queue_group(group);
         workers.push(
-            Worker::start(&caller.client, Form::Spawned, options, Router::new().route("/", any(count))).await,
+            Worker::start(
+                &caller.client,
+                Form::Spawned,
+                options,
+                Router::new().route("/", any(count)),
+            )
+            .await,
         );
     }
     for _ in 0..100 {
@@ -228,12 +247,16 @@ async fn one_queue_group_runs_a_request_once_and_two_groups_once_each() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_worker_serves_several_subjects_and_leaves_all_of_them() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let mut caller = Caller::new(broker.connect().await).await;
     let options = options(&broker.url()).and_subject("svc.test.green").and_subject("other");
     let worker = Worker::start(&caller.client, Form::PerCore, options, router()).await;
     for subject in [SUBJECT, "svc.test.green", "other", "other"] {
-        assert_eq!(caller.call(subject, Draft::get("/left")).await.status, StatusCode::OK, "{subject}");
+        assert_eq!(
+            caller.call(subject, Draft::get("/left")).await.status,
+            StatusCode::OK,
+            "{subject}"
+        );
     }
     assert_eq!(worker.leave().await.requests, 4);
     for subject in [SUBJECT, "svc.test.green", "other"] {
@@ -244,7 +267,7 @@ async fn one_worker_serves_several_subjects_and_leaves_all_of_them() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_handler_that_blocks_stalls_neither_reading_nor_shedding() {
-    let broker = Broker::start().await;
+    let broker = TestBroker::start().await;
     let mut caller = Caller::new(broker.connect().await).await;
     let (blocked, release) = std::sync::mpsc::channel::<()>();
     let release = Arc::new(std::sync::Mutex::new(release));
@@ -266,5 +289,8 @@ async fn a_handler_that_blocks_stalls_neither_reading_nor_shedding() {
 async fn options_that_cannot_be_are_refused_before_anything_starts() {
     let options = natsway_worker::Options::new("svc.*").version("blue");
     let error = natsway_worker::serve(options, router(), std::future::pending()).await.unwrap_err();
-    assert!(matches!(error, natsway_worker::Error::Options(ref errors) if errors.len() >= 2), "{error}");
+    assert!(
+        matches!(error, natsway_worker::Error::Options(ref errors) if errors.len() >= 2),
+        "{error}"
+    );
 }

@@ -7,7 +7,7 @@ use async_nats::Client;
 use axum::Router;
 use natsway_testkit::eventually;
 use natsway_wire::control;
-use natsway_worker::{Broker, Error, Options, Summary, serve, serve_local};
+use natsway_worker::{BrokerConfig, Error, Options, Summary, serve, serve_local};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -31,12 +31,17 @@ pub(crate) struct Worker {
 
 /// Options for the broker at `url`.
 pub(crate) fn options(url: &str) -> Options {
-    Options::new(SUBJECT).broker(Broker::new(url).unwrap())
+    Options::new(SUBJECT).broker(BrokerConfig::new(url).unwrap())
 }
 
 impl Worker {
     /// Starts a worker, and returns when `client` can reach it.
-    pub(crate) async fn start(client: &Client, form: Form, options: Options, router: Router) -> Worker {
+    pub(crate) async fn start(
+        client: &Client,
+        form: Form,
+        options: Options,
+        router: Router,
+    ) -> Worker {
         let id = natsway_boot::random_id();
         let options = options.instance(id.clone());
         let stop = CancellationToken::new();
@@ -53,7 +58,9 @@ impl Worker {
     async fn wait_until_reached(&self, client: &Client) {
         eventually(Duration::from_secs(60), async || {
             assert!(!self.serving.is_finished(), "the worker ended at once");
-            client.request(control::worker_subject(&self.id), control::WorkerCommand::Ping.encode()).await
+            client
+                .request(control::worker_subject(&self.id), control::WorkerCommand::Ping.encode())
+                .await
         })
         .await;
     }

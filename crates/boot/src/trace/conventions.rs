@@ -5,7 +5,8 @@ use opentelemetry::trace::{Status, TraceContextExt};
 use opentelemetry::{Context, InstrumentationScope, KeyValue};
 use opentelemetry_semantic_conventions::{SCHEMA_URL, attribute as key};
 
-/// What the conventions have for a method that is not of RFC 9110 or 5789: its values are a small set.
+/// What the conventions have for a method that is not of RFC 9110 or 5789: its values are a small
+/// set.
 const OTHER_METHOD: &str = "_OTHER";
 
 /// What makes spans, with its version and that of the conventions by which it names them.
@@ -50,7 +51,8 @@ fn known_method(method: &Method) -> &'static str {
 pub fn broker_attributes(address: &str) -> impl Iterator<Item = KeyValue> + use<> {
     let (host, port) = address.rsplit_once(':').unwrap_or((address, ""));
     let host = host.trim_matches(['[', ']']).to_owned();
-    let port = port.parse::<u16>().ok().map(|port| KeyValue::new(key::SERVER_PORT, i64::from(port)));
+    let port =
+        port.parse::<u16>().ok().map(|port| KeyValue::new(key::SERVER_PORT, i64::from(port)));
     std::iter::once(KeyValue::new(key::SERVER_ADDRESS, host)).chain(port)
 }
 
@@ -78,7 +80,8 @@ mod tests {
         );
         let odd = Method::from_bytes(b"BREW").unwrap();
         assert_eq!(method_in_name(&odd), "HTTP");
-        let values: Vec<_> = pairs(method_attributes(&odd)).into_iter().map(|(_, value)| value).collect();
+        let values: Vec<_> =
+            pairs(method_attributes(&odd)).into_iter().map(|(_, value)| value).collect();
         assert_eq!(values, ["_OTHER", "BREW"]);
         // Names of methods are told apart by case.
         assert_eq!(method_in_name(&Method::from_bytes(b"get").unwrap()), "HTTP");
@@ -87,7 +90,10 @@ mod tests {
     #[test]
     fn a_broker_has_a_host_and_a_port() {
         let values = |address| {
-            pairs(broker_attributes(address)).into_iter().map(|(_, value)| value).collect::<Vec<_>>()
+            pairs(broker_attributes(address))
+                .into_iter()
+                .map(|(_, value)| value)
+                .collect::<Vec<_>>()
         };
         assert_eq!(values("nats:4222"), ["nats", "4222"]);
         assert_eq!(values("[::1]:4222"), ["::1", "4222"]);

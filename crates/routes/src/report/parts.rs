@@ -4,7 +4,8 @@ use std::collections::{BTreeSet, VecDeque};
 
 use super::Report;
 
-/// Reports of one sender that may be incomplete at a time: those told unasked and those that were asked for come two ways.
+/// Reports of one sender that may be incomplete at a time: those told unasked and those that were
+/// asked for come two ways.
 const MOST_INCOMPLETE: usize = 4;
 
 /// The reports of one sender of which messages are missing.
@@ -23,8 +24,8 @@ impl Parts {
         self.0.iter().map(|incomplete| incomplete.report.versions.len()).sum()
     }
 
-    /// Takes a message in, whichever order they come in and however often; gives the report when it is the last that was
-    /// missing. The oldest of too many is given up.
+    /// Takes a message in, whichever order they come in and however often; gives the report when it
+    /// is the last that was missing. The oldest of too many is given up.
     pub fn take(&mut self, message: Report) -> Option<Report> {
         // An older release does not say which part it is.
         if message.parts <= 1 {
@@ -56,14 +57,14 @@ impl Parts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::figures::Figures;
-    use crate::report::VersionFigures;
+    use crate::metrics::AttemptMetrics;
+    use crate::report::VersionMetrics;
 
     fn messages(number: u64, versions: usize) -> Vec<Report> {
-        let of = |number| VersionFigures {
+        let of = |number| VersionMetrics {
             route: format!("r{number}"),
             version: "blue".to_owned(),
-            figures: Figures::default(),
+            metrics: AttemptMetrics::default(),
         };
         let versions = (0..versions).map(of).collect();
         let report = Report { id: "a".to_owned(), number, versions, ..Report::default() };

@@ -2,16 +2,17 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::{Report, VersionFigures};
-use crate::figures::Figures;
+use super::{Report, VersionMetrics};
+use crate::metrics::AttemptMetrics;
 
-/// Every so many periods all figures are told, for those who have missed some.
+/// Every so many periods all metrics are told, for those who have missed some.
 const WHOLE_EVERY: u32 = 10;
 
 /// By route and version.
 type Name = (String, String);
 
-/// Numbers one sender's reports, and leaves out what has not changed since the last whole one that was told unasked.
+/// Numbers one sender's reports, and leaves out what has not changed since the last whole one that
+/// was told unasked.
 ///
 /// A report that is lost takes nothing with it: the next one says all of it again.
 #[derive(Debug, Default)]
@@ -21,7 +22,7 @@ pub struct Reporter {
     /// The number of that whole report.
     since: u64,
     /// What it said.
-    said: HashMap<Name, Figures>,
+    said: HashMap<Name, AttemptMetrics>,
     /// What has changed since, also where it is as it was again.
     changed: HashSet<Name>,
 }
@@ -34,20 +35,23 @@ impl Reporter {
         if is_whole {
             let whole = self.whole(report);
             self.since = whole.number;
-            self.said = figures(&whole.versions).collect();
+            self.said = metrics(&whole.versions).collect();
             self.changed.clear();
             return whole;
         }
-        let now: BTreeMap<Name, Figures> = figures(&report.versions).collect();
-        let is_new = |(name, figures): &(&Name, &Figures)| self.said.get(*name) != Some(*figures);
+        let now: BTreeMap<Name, AttemptMetrics> = metrics(&report.versions).collect();
+        let is_new =
+            |(name, metrics): &(&Name, &AttemptMetrics)| self.said.get(*name) != Some(*metrics);
         let new: Vec<Name> = now.iter().filter(is_new).map(|(name, _)| name.clone()).collect();
-        // A version of which nothing is left, because its only try never went out, has figures of nothing.
-        let gone: Vec<Name> = self.said.keys().filter(|name| !now.contains_key(*name)).cloned().collect();
+        // A version of which nothing is left, because its only try never went out, has metrics of
+        // nothing.
+        let gone: Vec<Name> =
+            self.said.keys().filter(|name| !now.contains_key(*name)).cloned().collect();
         self.changed.extend(new.into_iter().chain(gone));
-        let version = |(route, version): &Name| VersionFigures {
+        let version = |(route, version): &Name| VersionMetrics {
             route: route.clone(),
             version: version.clone(),
-            figures: now.get(&(route.clone(), version.clone())).cloned().unwrap_or_default(),
+            metrics: now.get(&(route.clone(), version.clone())).cloned().unwrap_or_default(),
         };
         let versions = self.changed.iter().map(version).collect();
         self.number += 1;
@@ -61,8 +65,8 @@ impl Reporter {
     }
 }
 
-fn figures(versions: &[VersionFigures]) -> impl Iterator<Item = (Name, Figures)> {
-    versions.iter().map(|of| ((of.route.clone(), of.version.clone()), of.figures.clone()))
+fn metrics(versions: &[VersionMetrics]) -> impl Iterator<Item = (Name, AttemptMetrics)> {
+    versions.iter().map(|of| ((of.route.clone(), of.version.clone()), of.metrics.clone()))
 }
 
 #[cfg(test)]
@@ -70,17 +74,21 @@ mod tests {
     use super::*;
 
     fn report(in_flight: &[(&str, i64)]) -> Report {
-        let version = |(route, in_flight): &(&str, i64)| VersionFigures {
+        let version = |(route, in_flight): &(&str, i64)| VersionMetrics {
             route: (*route).to_owned(),
             version: "blue".to_owned(),
-            figures: Figures { in_flight: *in_flight, ..Figures::default() },
+            metrics: AttemptMetrics { in_flight: *in_flight, ..AttemptMetrics::default() },
         };
-        Report { id: "a".to_owned(), versions: in_flight.iter().map(version).collect(), ..Report::default() }
+        Report {
+            id: "a".to_owned(),
+            versions: in_flight.iter().map(version).collect(),
+            ..Report::default()
+        }
     }
 
     fn said(report: &Report) -> Vec<(&str, i64)> {
         let mut said: Vec<_> =
-            report.versions.iter().map(|of| (of.route.as_str(), of.figures.in_flight)).collect();
+            report.versions.iter().map(|of| (of.route.as_str(), of.metrics.in_flight)).collect();
         said.sort_unstable();
         said
     }
@@ -89,10 +97,14 @@ mod tests {
     fn what_has_changed_is_said_until_the_next_whole_report() {
         let mut reporter = Reporter::default();
         let first = reporter.due(report(&[("r0", 0), ("r1", 0)]));
-        assert_eq!((first.number, first.whole, said(&first)), (1, true, vec![("r0", 0), ("r1", 0)]));
+        assert_eq!(
+            (first.number, first.whole, said(&first)),
+            (1, true, vec![("r0", 0), ("r1", 0)])
+        );
         let second = reporter.due(report(&[("r0", 0), ("r1", 1)]));
         assert_eq!((second.number, second.since, said(&second)), (2, 1, vec![("r1", 1)]));
-        // Whoever has missed the second one learns it from the third, and that it is over from the fourth.
+        // Whoever has missed the second one learns it from the third, and that it is over from the
+        // fourth.
         let third = reporter.due(report(&[("r0", 0), ("r1", 1)]));
         assert_eq!((third.since, said(&third)), (1, vec![("r1", 1)]));
         assert_eq!(said(&reporter.due(report(&[("r0", 0), ("r1", 0)]))), [("r1", 0)]);

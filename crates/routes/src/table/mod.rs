@@ -18,8 +18,9 @@ pub use self::split::{Split, SplitError, Target};
 
 /// All routes, ready to be looked up.
 ///
-/// A request's host chooses up to three sets of paths, tried in this order: those of exactly that host, those of the
-/// longest wildcard that holds it, those for any host. The first set with a path that matches answers.
+/// A request's host chooses up to three sets of paths, tried in this order: those of exactly that
+/// host, those of the longest wildcard that holds it, those for any host. The first set with a path
+/// that matches answers.
 #[derive(Debug, Default)]
 pub struct RouteTable {
     routes: Vec<Arc<Route>>,
@@ -133,26 +134,34 @@ impl RouteTable {
         self.names.get(name).copied()
     }
 
-    /// Looks a request up. `host` is the authority's host without its port, in lower case; `path` is as the client
-    /// sent it, percent-encoding and all.
+    /// Looks a request up. `host` is the authority's host without its port, in lower case; `path`
+    /// is as the client sent it, percent-encoding and all.
     pub fn look_up(&self, host: &str, path: &str, method: &Method) -> Lookup<'_> {
         let exact = self.exact.get(host);
-        let wildcard =
-            self.wildcards.iter().find(|(suffix, _)| in_wildcard(host, suffix)).map(|(_, paths)| paths);
+        let wildcard = self
+            .wildcards
+            .iter()
+            .find(|(suffix, _)| in_wildcard(host, suffix))
+            .map(|(_, paths)| paths);
         let mut allowed: Option<Methods> = None;
         for paths in [exact, wildcard, Some(&self.any_host)].into_iter().flatten() {
             let Some(entries) = paths.at(path) else { continue };
             if let Some(entry) = entries.iter().find(|entry| entry.route.methods.contains(method)) {
                 return Lookup::Found(entry.index, &entry.route);
             }
-            let here = entries.iter().fold(Methods::default(), |all, entry| all.union(&entry.route.methods));
+            let here = entries
+                .iter()
+                .fold(Methods::default(), |all, entry| all.union(&entry.route.methods));
             allowed = Some(allowed.map_or(here.clone(), |others| others.union(&here)));
         }
         allowed.map_or(Lookup::NotFound, Lookup::MethodNotAllowed)
     }
 }
 
-fn wildcard_entry<'w>(wildcards: &'w mut Vec<(String, PathTable)>, suffix: &str) -> &'w mut PathTable {
+fn wildcard_entry<'w>(
+    wildcards: &'w mut Vec<(String, PathTable)>,
+    suffix: &str,
+) -> &'w mut PathTable {
     let at = wildcards.iter().position(|(other, _)| other == suffix).unwrap_or_else(|| {
         wildcards.push((suffix.to_owned(), PathTable::default()));
         wildcards.len() - 1

@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use super::{Route, TableError};
 
-/// A path pattern that was checked: literal segments, `{name}` for one segment or a part of it, `{*name}` at the end
-/// for everything behind a slash, nothing included.
+/// A path pattern that was checked: literal segments, `{name}` for one segment or a part of it,
+/// `{*name}` at the end for everything behind a slash, nothing included.
 ///
-/// Paths are compared as clients send them: nothing is decoded or normalised, so `/a%2Fb` has one segment.
+/// Paths are compared as clients send them: nothing is decoded or normalised, so `/a%2Fb` has one
+/// segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pattern(String);
 
@@ -37,7 +38,8 @@ impl Pattern {
         &self.0
     }
 
-    /// The directory of a tail pattern, which the tail holds as well: `/files/` for `/files/{*rest}`.
+    /// The directory of a tail pattern, which the tail holds as well: `/files/` for
+    /// `/files/{*rest}`.
     fn tail_directory(&self) -> Option<&str> {
         self.0.rfind("/{*").map(|slash| &self.0[..=slash])
     }
@@ -100,11 +102,13 @@ impl PathTable {
 
     fn insert_at(&mut self, path: &str, entry: &Entry) -> Result<(), TableError> {
         let route = &entry.route;
-        // A pattern matches itself literally, so this finds the entries of the same pattern, or of a wider one.
+        // A pattern matches itself literally, so this finds the entries of the same pattern, or of
+        // a wider one.
         if let Ok(found) = self.router.at_mut(path)
             && found.value.iter().any(|other| is_written_at(&other.route, path))
         {
-            if let Some(other) = found.value.iter().find(|other| other.route.methods.overlaps(&route.methods))
+            if let Some(other) =
+                found.value.iter().find(|other| other.route.methods.overlaps(&route.methods))
             {
                 let (name, other) = (route.name.clone(), other.route.name.clone());
                 return Err(TableError::Overlap { name, other, path: path.to_owned() });

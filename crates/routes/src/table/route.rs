@@ -12,7 +12,8 @@ use super::{Pattern, Selection, Split};
 pub struct Route {
     /// Its name: unique in a table, a label in metrics.
     pub name: String,
-    /// `None` for any host, `example.com` for one, `*.example.com` for all below it; lower case, no port.
+    /// `None` for any host, `example.com` for one, `*.example.com` for all below it; lower case, no
+    /// port.
     pub host: Option<String>,
     /// The paths that it answers.
     pub path: Pattern,
@@ -80,10 +81,13 @@ impl Methods {
 
     /// Whether some method is in both sets.
     pub fn overlaps(&self, other: &Methods) -> bool {
-        self.0.is_empty() || other.0.is_empty() || self.0.iter().any(|method| other.0.contains(method))
+        self.0.is_empty()
+            || other.0.is_empty()
+            || self.0.iter().any(|method| other.0.contains(method))
     }
 
-    /// The methods of both sets. Of sets that are not empty: those are all methods, and refuse none.
+    /// The methods of both sets. Of sets that are not empty: those are all methods, and refuse
+    /// none.
     pub fn union(&self, other: &Methods) -> Methods {
         self.0.iter().chain(&other.0).cloned().collect()
     }
@@ -119,7 +123,8 @@ impl fmt::Display for Methods {
 impl Route {
     /// The path and query that a worker sees for the ones that the client sent.
     pub fn forwarded_path<'p>(&self, path_and_query: &'p str) -> std::borrow::Cow<'p, str> {
-        let stripped = self.strip_prefix.as_deref().and_then(|prefix| path_and_query.strip_prefix(prefix));
+        let stripped =
+            self.strip_prefix.as_deref().and_then(|prefix| path_and_query.strip_prefix(prefix));
         let rest = stripped.unwrap_or(path_and_query);
         match rest.as_bytes().first() {
             Some(b'/') => rest.into(),

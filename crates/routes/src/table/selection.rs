@@ -52,7 +52,9 @@ pub enum Cause<'s> {
 impl fmt::Display for Cause<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Cause::Rule(Rule { key, value: Some(value), .. }) => write!(f, "a rule for {key} = {value}"),
+            Cause::Rule(Rule { key, value: Some(value), .. }) => {
+                write!(f, "a rule for {key} = {value}")
+            }
             Cause::Rule(Rule { key, value: None, .. }) => write!(f, "a rule for any {key}"),
             Cause::Sticky(key, value) => write!(f, "sticky to {key}, here {value}"),
             Cause::Weight => f.write_str("the weights"),
@@ -83,13 +85,14 @@ impl Key {
 
 fn cookie<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
     let fields = headers.get_all(header::COOKIE).iter().filter_map(|field| field.to_str().ok());
-    let mut pairs = fields.flat_map(|field| field.split(';')).filter_map(|pair| pair.trim().split_once('='));
+    let mut pairs =
+        fields.flat_map(|field| field.split(';')).filter_map(|pair| pair.trim().split_once('='));
     pairs.find(|(have, _)| *have == name).map(|(_, value)| value)
 }
 
 impl Selection {
-    /// The version's place, by rule, by the sticky key, or by the random number; `None` when none takes traffic.
-    /// `client` is the client's address, where there is one.
+    /// The version's place, by rule, by the sticky key, or by the random number; `None` when none
+    /// takes traffic. `client` is the client's address, where there is one.
     pub fn choose(
         &self,
         split: &Split,
@@ -120,10 +123,12 @@ impl Selection {
     }
 }
 
-/// A hash that is the same at every gateway and in every release: FNV-1a, then mixed so that all of its bits count.
+/// A hash that is the same at every gateway and in every release: FNV-1a, then mixed so that all of
+/// its bits count.
 fn spread(value: &str) -> u32 {
-    let fnv =
-        value.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    let fnv = value
+        .bytes()
+        .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
     let mixed = (fnv ^ fnv >> 16).wrapping_mul(0x85eb_ca6b);
     let mixed = (mixed ^ mixed >> 13).wrapping_mul(0xc2b2_ae35);
     mixed ^ mixed >> 16
@@ -147,8 +152,9 @@ mod tests {
     }
 
     fn headers(fields: &[(&str, &str)]) -> HeaderMap {
-        let pair =
-            |(name, value): &(&str, &str)| (name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
+        let pair = |(name, value): &(&str, &str)| {
+            (name.parse::<HeaderName>().unwrap(), value.parse().unwrap())
+        };
         fields.iter().map(pair).collect()
     }
 
@@ -163,7 +169,8 @@ mod tests {
         };
         let any = Rule { key: Key::Cookie("beta".to_owned()), value: None, target: 1 };
         let selection = Selection { rules: vec![always, any], sticky: None };
-        let choose = |fields: &[(&str, &str)]| selection.choose(&split([1, 0]), &headers(fields), CLIENT, 0);
+        let choose =
+            |fields: &[(&str, &str)]| selection.choose(&split([1, 0]), &headers(fields), CLIENT, 0);
         assert_eq!(choose(&[("x-canary", "always")]), Some(1));
         assert_eq!(choose(&[("x-canary", "never")]), Some(0));
         assert_eq!(choose(&[("cookie", "a=1; beta=2")]), Some(1));
@@ -172,9 +179,15 @@ mod tests {
 
     #[test]
     fn a_key_sticks_and_stays_where_it_is_when_its_version_grows() {
-        let selection = Selection { rules: vec![], sticky: Some(Key::Header("x-user".parse().unwrap())) };
+        let selection =
+            Selection { rules: vec![], sticky: Some(Key::Header("x-user".parse().unwrap())) };
         let choose = |weights, user: usize, random| {
-            selection.choose(&split(weights), &headers(&[("x-user", &user.to_string())]), CLIENT, random)
+            selection.choose(
+                &split(weights),
+                &headers(&[("x-user", &user.to_string())]),
+                CLIENT,
+                random,
+            )
         };
         let mut green = 0;
         for user in 0..10_000 {
@@ -190,7 +203,8 @@ mod tests {
 
     #[test]
     fn without_its_key_a_request_goes_by_weight() {
-        let selection = Selection { rules: vec![], sticky: Some(Key::Cookie("session".to_owned())) };
+        let selection =
+            Selection { rules: vec![], sticky: Some(Key::Cookie("session".to_owned())) };
         let choose = |random| selection.choose(&split([1, 1]), &HeaderMap::new(), CLIENT, random);
         assert_eq!((choose(0), choose(u32::MAX)), (Some(0), Some(1)));
     }
@@ -198,7 +212,8 @@ mod tests {
     #[test]
     fn without_a_client_nothing_sticks_to_its_address() {
         let selection = Selection { rules: vec![], sticky: Some(Key::Client) };
-        let choose = |client, random| selection.choose(&split([1, 1]), &HeaderMap::new(), client, random);
+        let choose =
+            |client, random| selection.choose(&split([1, 1]), &HeaderMap::new(), client, random);
         assert_eq!((choose(None, 0), choose(None, u32::MAX)), (Some(0), Some(1)));
         assert_eq!(choose(Some(CLIENT), 0), choose(Some(CLIENT), u32::MAX));
     }

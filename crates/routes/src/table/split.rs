@@ -9,7 +9,8 @@ pub struct Target {
     pub version: String,
     /// Where its workers listen.
     pub subject: Subject,
-    /// The queue group that its workers form: what a gateway joins when it stands in for the last of them.
+    /// The queue group that its workers form: what a gateway joins when it stands in for the last
+    /// of them.
     pub queue_group: QueueGroup,
     /// Its share: 0 gets nothing, others in proportion. At most [`Split::MOST_WEIGHT`].
     pub weight: u32,
@@ -70,7 +71,10 @@ impl Split {
                 return Err(SplitError::DuplicateVersion(target.version.clone()));
             }
             if target.weight > Split::MOST_WEIGHT {
-                return Err(SplitError::Weight { version: target.version.clone(), weight: target.weight });
+                return Err(SplitError::Weight {
+                    version: target.version.clone(),
+                    weight: target.weight,
+                });
             }
             total += target.weight;
             cumulative.push(total);
@@ -121,7 +125,8 @@ mod tests {
         let split = split(&[1, 0, 2, 1]);
         let mut counts = [0; 4];
         for step in 0..4_000_u32 {
-            // In the middle of each of 4,000 equal parts, so that rounding moves none across a border.
+            // In the middle of each of 4,000 equal parts, so that rounding moves none across a
+            // border.
             let part = u32::MAX / 4_000;
             counts[split.pick(step * part + part / 2).unwrap()] += 1;
         }

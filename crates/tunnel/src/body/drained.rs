@@ -12,11 +12,11 @@ const END_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A body from a tunnel that is read to its end although its reader has all of its bytes.
 ///
-/// An HTTP/1 connection drops a body once `Content-Length` bytes were written. If the end of the stream
-/// did not come along with the last byte, dropping it is a reset of a stream that was fine. `h2` ends
-/// the whole connection after a thousand late frames of such streams. So the end is awaited for a
-/// second, off the request's path. A body that was dropped before its last byte is reset, as it should,
-/// and so is one that is dropped outside a tokio runtime.
+/// An HTTP/1 connection drops a body once `Content-Length` bytes were written. If the end of the
+/// stream did not come along with the last byte, dropping it is a reset of a stream that was fine.
+/// `h2` ends the whole connection after a thousand late frames of such streams. So the end is
+/// awaited for a second, off the request's path. A body that was dropped before its last byte is
+/// reset, as it should, and so is one that is dropped outside a tokio runtime.
 #[derive(Debug)]
 pub struct DrainedBody<B: Body<Error: Send, Data: Send> + Send + Unpin + 'static> {
     /// None once it is on its way to the end.
@@ -83,7 +83,8 @@ impl<B: Body<Error: Send, Data: Send> + Send + Unpin + 'static> Drop for Drained
 
 /// Reads what is left, which is nothing but the end unless the peer breaks its word.
 async fn read_to_end<B: Body + Unpin>(mut body: B) {
-    while let Some(Ok(frame)) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+    while let Some(Ok(frame)) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await
+    {
         if frame.data_ref().is_some_and(|data| data.has_remaining()) {
             return;
         }

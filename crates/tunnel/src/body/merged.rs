@@ -14,8 +14,8 @@ const MERGED_BYTES: usize = 16 * 1024;
 /// Chunks of this size and above are passed on as they are, since copying them costs more than a
 /// frame of their own.
 const PASSED_BYTES: usize = 4 * 1024;
-/// A receiver pays about 256 bytes for each frame that nobody has read, and `h2` counts frames below
-/// that size against the connection.
+/// A receiver pays about 256 bytes for each frame that nobody has read, and `h2` counts frames
+/// below that size against the connection.
 const SMALL_BYTES: usize = 256;
 /// Small frames that may leave in a row, and what each costs after that. A service that sends fewer
 /// than 200 small frames a second never waits.
@@ -75,7 +75,8 @@ enum Behind<E> {
     End,
 }
 
-/// The pace of small frames: a bucket of [`SMALL_BURST`] that refills by one each [`SMALL_INTERVAL`].
+/// The pace of small frames: a bucket of [`SMALL_BURST`] that refills by one each
+/// [`SMALL_INTERVAL`].
 #[derive(Debug)]
 struct Pace {
     paid_until: Option<Instant>,
@@ -176,7 +177,9 @@ where
 
     /// Whether waiting would add nothing to the next frame.
     fn is_settled(&self) -> bool {
-        self.small.len() >= MERGED_BYTES || self.large.is_some() || !matches!(self.behind, Behind::More)
+        self.small.len() >= MERGED_BYTES
+            || self.large.is_some()
+            || !matches!(self.behind, Behind::More)
     }
 
     /// Waits until a small frame may leave.
@@ -218,7 +221,10 @@ where
         let this = self.get_mut();
         this.gather(cx);
         if !this.small.is_empty() {
-            if this.small.len() < SMALL_BYTES && !this.is_settled() && this.poll_pace(cx).is_pending() {
+            if this.small.len() < SMALL_BYTES
+                && !this.is_settled()
+                && this.poll_pace(cx).is_pending()
+            {
                 return Poll::Pending;
             }
             this.linger = None;

@@ -30,8 +30,8 @@ pub struct Streams {
     most: u32,
 }
 
-/// One of a tunnel's streams. It is free again when this is dropped: hold it as long as the response's
-/// body, or what the stream was upgraded to.
+/// One of a tunnel's streams. It is free again when this is dropped: hold it as long as the
+/// response's body, or what the stream was upgraded to.
 #[derive(Debug)]
 pub struct StreamPermit {
     _permit: OwnedSemaphorePermit,
@@ -49,8 +49,8 @@ pub enum OpenError<B> {
         #[source]
         source: hyper::Error,
     },
-    /// The worker is leaving and took nothing of the request, as its goodbye says: another tunnel may
-    /// have a copy of it, whatever its method.
+    /// The worker is leaving and took nothing of the request, as its goodbye says: another tunnel
+    /// may have a copy of it, whatever its method.
     #[error("the worker is leaving and did not take the request")]
     NotTaken(#[source] hyper::Error),
     /// The request may have run.
@@ -67,7 +67,10 @@ pub enum OpenError<B> {
 pub async fn connect<T, B>(
     io: T,
     settings: &Settings,
-) -> Result<(StreamSender<B>, impl Future<Output = hyper::Result<()>> + Send + use<T, B>), hyper::Error>
+) -> Result<
+    (StreamSender<B>, impl Future<Output = hyper::Result<()>> + Send + use<T, B>),
+    hyper::Error,
+>
 where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     B: Body<Error: Into<BoxError>, Data: Send> + Send + Unpin + 'static,
@@ -120,10 +123,11 @@ where
 impl<B> OpenError<B> {
     /// Tells by the error of a request that was written whether it may have run.
     ///
-    /// A goodbye without an error names the last stream that was taken, and `h2` fails those above it
-    /// alone (RFC 9113, 6.8).
+    /// A goodbye without an error names the last stream that was taken, and `h2` fails those above
+    /// it alone (RFC 9113, 6.8).
     fn after_writing(error: hyper::Error) -> Self {
-        let said = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<h2::Error>());
+        let said =
+            std::error::Error::source(&error).and_then(|source| source.downcast_ref::<h2::Error>());
         let is_goodbye = |said: &h2::Error| {
             said.is_go_away() && said.is_remote() && said.reason() == Some(h2::Reason::NO_ERROR)
         };

@@ -12,8 +12,8 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 const CONNECTION_WINDOW_BYTES: u32 = (1 << 31) - 1;
 /// The smallest and the largest that [`Settings::stream_window_bytes`] may be.
 const STREAM_WINDOW_BYTES: std::ops::RangeInclusive<u32> = (64 << 10)..=(4 << 20);
-/// Resets that may wait for the worker to accept their streams. The peer is a gateway of ours, whose
-/// clients may all leave at once; the default of 20 is for strangers.
+/// Resets that may wait for the worker to accept their streams. The peer is a gateway of ours,
+/// whose clients may all leave at once; the default of 20 is for strangers.
 const PENDING_RESETS: usize = 100_000;
 /// How long late frames of a stream that was reset are passed over: longer than any round trip.
 const RESET_MEMORY: Duration = Duration::from_secs(5);
@@ -24,8 +24,8 @@ const RESET_MEMORY: Duration = Duration::from_secs(5);
 /// not a field here is fixed for that reason: the connection's window, and the limits of resets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Bytes that a sender may be ahead of the reader of one stream. The rate of a stream is at most
-    /// this by round trip: 256 KiB at 10 ms are 25 MiB/s. Taken as 64 KiB to 4 MiB.
+    /// Bytes that a sender may be ahead of the reader of one stream. The rate of a stream is at
+    /// most this by round trip: 256 KiB at 10 ms are 25 MiB/s. Taken as 64 KiB to 4 MiB.
     pub stream_window_bytes: u32,
     /// Streams at a time on one tunnel. What is above is refused, not queued.
     pub max_streams: u32,
@@ -53,7 +53,8 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Bytes that one stream may hold at this end: what came and was not read, and what waits to leave.
+    /// Bytes that one stream may hold at this end: what came and was not read, and what waits to
+    /// leave.
     ///
     /// Small frames cost their receiver more than their bytes, which is why senders merge them.
     pub fn stream_bytes(&self) -> usize {

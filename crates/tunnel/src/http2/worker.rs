@@ -16,8 +16,8 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Serves the streams of a connection to a gateway until it ends.
 ///
-/// Once `leaving` is cancelled, the gateway is told to open no further stream. Those that run go on to
-/// their end, and the connection closes after the last of them.
+/// Once `leaving` is cancelled, the gateway is told to open no further stream. Those that run go on
+/// to their end, and the connection closes after the last of them.
 ///
 /// # Errors
 /// If the connection ended otherwise than by either side's closing it.
@@ -29,8 +29,16 @@ pub async fn serve<T, S, B>(
 ) -> Result<(), hyper::Error>
 where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    S: Service<Request<Incoming>, Response = Response<B>, Error: Into<BoxError>, Future: Send + 'static>,
-    B: Body<Data = Bytes, Error: std::error::Error + Send + Sync + Unpin + 'static> + Send + Unpin + 'static,
+    S: Service<
+            Request<Incoming>,
+            Response = Response<B>,
+            Error: Into<BoxError>,
+            Future: Send + 'static,
+        >,
+    B: Body<Data = Bytes, Error: std::error::Error + Send + Sync + Unpin + 'static>
+        + Send
+        + Unpin
+        + 'static,
 {
     let merged = service_fn(|request: Request<Incoming>| {
         let is_head = request.method() == http::Method::HEAD;
@@ -53,8 +61,10 @@ where
 {
     let (head, body) = response.into_parts();
     let has_trailers = head.headers.contains_key(http::header::TRAILER);
-    let declared =
-        head.headers.get(http::header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    let declared = head
+        .headers
+        .get(http::header::CONTENT_LENGTH)
+        .and_then(|length| length.to_str().ok()?.parse().ok());
     // The length of what is not sent: RFC 9110, 8.6.
     let bodiless = is_head || head.status == http::StatusCode::NOT_MODIFIED;
     let length = match declared {

@@ -1,7 +1,7 @@
 //! The ways in which one stream ends or stalls all others on an HTTP/2 connection.
 //!
-//! Each is tried twice: with the libraries' defaults, where it must do its harm (else the test tries
-//! nothing), and with ours, where it must not.
+//! Each is tried twice: with the libraries' defaults, where it must do its harm (else the test
+//! tries nothing), and with ours, where it must not.
 
 use std::future::Future;
 use std::pin::pin;

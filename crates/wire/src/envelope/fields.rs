@@ -26,7 +26,10 @@ impl FieldsWriter {
 
     pub(super) fn put(&mut self, out: &mut Vec<u8>, name: &str, value: &[u8]) -> Result<(), Error> {
         let Limits { header_fields, field_bytes, .. } = Limits::DEFAULT;
-        if usize::from(self.count) >= header_fields || name.len() > field_bytes || value.len() > field_bytes {
+        if usize::from(self.count) >= header_fields
+            || name.len() > field_bytes
+            || value.len() > field_bytes
+        {
             return Err(Error::too_large("header"));
         }
         self.count += 1;
@@ -53,8 +56,9 @@ pub(super) fn write_fields(out: &mut Vec<u8>, headers: &HeaderMap) -> Result<(),
 
 /// What [`write_fields`] writes at the most.
 pub(super) fn fields_bytes(headers: &HeaderMap) -> usize {
-    let field =
-        |(name, value): (&HeaderName, &HeaderValue)| FIELD_OVERHEAD_BYTES + name.as_str().len() + value.len();
+    let field = |(name, value): (&HeaderName, &HeaderValue)| {
+        FIELD_OVERHEAD_BYTES + name.as_str().len() + value.len()
+    };
     3 + headers.iter().map(field).sum::<usize>()
 }
 
@@ -71,8 +75,9 @@ pub(super) fn read_fields(reader: &mut Reader<'_>, what: &'static str) -> Result
     if count == 0 {
         return Ok(headers);
     }
-    // One copy that all the values share, instead of an allocation each. Not slices of the message, which would keep
-    // the connection's whole read buffer alive for as long as anybody keeps a header.
+    // One copy that all the values share, instead of an allocation each. Not slices of the message,
+    // which would keep the connection's whole read buffer alive for as long as anybody keeps a
+    // header.
     let block = Bytes::copy_from_slice(reader.span(count, "header")?);
     let mut reader = Reader::new(&block, reader.limits());
     for _ in 0..count {

@@ -6,9 +6,9 @@
 //! signal   [1, flags | 1, kind, detail]
 //! ```
 //!
-//! Headers are `[[name, value], ...]`, the order of one name's values kept. Elements behind the known ones are skipped
-//! and missing headers, trailers, body or detail are empty, so that old and new read each other. Flags 0 to 7 must be
-//! understood by the reader, the others may be ignored.
+//! Headers are `[[name, value], ...]`, the order of one name's values kept. Elements behind the
+//! known ones are skipped and missing headers, trailers, body or detail are empty, so that old and
+//! new read each other. Flags 0 to 7 must be understood by the reader, the others may be ignored.
 
 mod fields;
 mod reply;

@@ -25,7 +25,8 @@ pub enum Reply {
 /// A response as a gateway reads it. The body shares the message's memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Response {
-    /// The status, 100 to 999 as the `http` crate has it; whether it may go to a client is the gateway's to decide.
+    /// The status, 100 to 999 as the `http` crate has it; whether it may go to a client is the
+    /// gateway's to decide.
     pub status: StatusCode,
     /// Header fields, repeats kept.
     pub headers: HeaderMap,
@@ -61,7 +62,8 @@ pub enum NotRun {
 }
 
 impl NotRun {
-    const ALL: [NotRun; 4] = [NotRun::Overloaded, NotRun::Moved, NotRun::Expired, NotRun::Unsupported];
+    const ALL: [NotRun; 4] =
+        [NotRun::Overloaded, NotRun::Moved, NotRun::Expired, NotRun::Unsupported];
 
     fn code(self) -> u16 {
         match self {
@@ -126,8 +128,8 @@ pub fn encode_signal(signal: &Signal) -> Bytes {
 /// Reads a reply; the body of a response is a slice of `message`, not a copy.
 ///
 /// # Errors
-/// Any [`ErrorKind`]; nothing larger than `limits` was allocated. A body that is not inline (a stream reference of a
-/// later version) is [`ErrorKind::Unsupported`].
+/// Any [`ErrorKind`]; nothing larger than `limits` was allocated. A body that is not inline (a
+/// stream reference of a later version) is [`ErrorKind::Unsupported`].
 pub fn decode_reply(message: &Bytes, limits: Limits) -> Result<Reply, Error> {
     let (flags, elements) = read_preamble(message, limits, FLAG_SIGNAL)?;
     match flags & FLAG_SIGNAL {

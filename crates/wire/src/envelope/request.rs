@@ -15,7 +15,8 @@ use crate::{Error, Limits, WIRE_VERSION};
 pub struct Request {
     /// What the caller's time budget had left when the message was sent, in milliseconds.
     pub deadline_ms: u32,
-    /// When the message was sent, in milliseconds of the *sender's* Unix clock; 0 when it did not say.
+    /// When the message was sent, in milliseconds of the *sender's* Unix clock; 0 when it did not
+    /// say.
     ///
     /// Clocks differ, so only differences between messages of one sender mean something.
     pub sent_ms: u64,
@@ -31,8 +32,8 @@ pub struct Request {
     pub reply_subject: Option<String>,
 }
 
-/// What each of our requests begins with: an array of eight, the version, no flags. The deadline and the sending time
-/// follow at a fixed width, so that a retry can stamp a copy in place.
+/// What each of our requests begins with: an array of eight, the version, no flags. The deadline
+/// and the sending time follow at a fixed width, so that a retry can stamp a copy in place.
 const HEAD: [u8; 3] = [0x98, WIRE_VERSION, 0];
 /// Behind the head and a marker: the four bytes of `deadline_ms`.
 const DEADLINE_AT: usize = HEAD.len() + 1;
@@ -40,7 +41,8 @@ const DEADLINE_AT: usize = HEAD.len() + 1;
 const SENT_AT: usize = DEADLINE_AT + 4 + 1;
 const STAMP_END: usize = SENT_AT + 8;
 
-/// Writes a request straight into one buffer: head, then [`header`](Self::header) by header, then the body.
+/// Writes a request straight into one buffer: head, then [`header`](Self::header) by header, then
+/// the body.
 ///
 /// ```
 /// use natsway_wire::envelope::{RequestEncoder, decode_request};
@@ -60,7 +62,8 @@ pub struct RequestEncoder {
 }
 
 impl RequestEncoder {
-    /// Begins a message; `capacity_bytes` is a guess at its whole size, so that the buffer need not grow.
+    /// Begins a message; `capacity_bytes` is a guess at its whole size, so that the buffer need not
+    /// grow.
     ///
     /// # Errors
     /// [`ErrorKind::TooLarge`](crate::ErrorKind::TooLarge) when the method or the path is above
@@ -72,7 +75,9 @@ impl RequestEncoder {
         path_and_query: &str,
         capacity_bytes: usize,
     ) -> Result<RequestEncoder, Error> {
-        if path_and_query.len() > Limits::DEFAULT.field_bytes || method.len() > Limits::DEFAULT.field_bytes {
+        if path_and_query.len() > Limits::DEFAULT.field_bytes
+            || method.len() > Limits::DEFAULT.field_bytes
+        {
             return Err(Error::too_large("request line"));
         }
         let mut out = Vec::with_capacity(capacity_bytes);
@@ -107,7 +112,8 @@ impl RequestEncoder {
 /// A copy of an encoded request with another deadline and sending time, for sending it again.
 ///
 /// # Errors
-/// [`ErrorKind::Malformed`](crate::ErrorKind::Malformed) when `message` is not the work of [`RequestEncoder`].
+/// [`ErrorKind::Malformed`](crate::ErrorKind::Malformed) when `message` is not the work of
+/// [`RequestEncoder`].
 pub fn restamp_request(message: &[u8], deadline_ms: u32, sent_ms: u64) -> Result<Bytes, Error> {
     let ours = message.len() > STAMP_END
         && message.starts_with(&HEAD)
@@ -122,17 +128,20 @@ pub fn restamp_request(message: &[u8], deadline_ms: u32, sent_ms: u64) -> Result
     Ok(copy.into())
 }
 
-/// A copy of an encoded request that says behind its body at which subject its sender hears the answer.
+/// A copy of an encoded request that says behind its body at which subject its sender hears the
+/// answer.
 ///
-/// Between accounts the broker puts a reply subject of its own in its place, of which nothing says who asks. Workers tell
-/// senders, and the requests that are cancelled, by this one then.
+/// Between accounts the broker puts a reply subject of its own in its place, of which nothing says
+/// who asks. Workers tell senders, and the requests that are cancelled, by this one then.
 ///
 /// # Errors
-/// [`ErrorKind::Malformed`](crate::ErrorKind::Malformed) when `message` is not the work of [`RequestEncoder`].
+/// [`ErrorKind::Malformed`](crate::ErrorKind::Malformed) when `message` is not the work of
+/// [`RequestEncoder`].
 pub fn with_reply_subject(message: &[u8], reply_subject: &str) -> Result<Bytes, Error> {
     const ONE_MORE: [u8; 3] = [HEAD[0] + 1, HEAD[1], HEAD[2]];
     let rest = message.strip_prefix(&HEAD).ok_or(Error::malformed("request"))?;
-    let mut longer = Vec::with_capacity(message.len() + reply_subject.len() + REPLY_SUBJECT_OVERHEAD_BYTES);
+    let mut longer =
+        Vec::with_capacity(message.len() + reply_subject.len() + REPLY_SUBJECT_OVERHEAD_BYTES);
     longer.extend_from_slice(&ONE_MORE);
     longer.extend_from_slice(rest);
     put_str(&mut longer, reply_subject);
@@ -165,8 +174,8 @@ pub fn decode_request(message: &Bytes, limits: Limits) -> Result<Request, Error>
     Ok(Request { deadline_ms, sent_ms, method, path_and_query, headers, body, reply_subject })
 }
 
-/// Reads a path and query as a request line has it: from the root (or `*`) and without a fragment, which the `http`
-/// crate would take and cut off.
+/// Reads a path and query as a request line has it: from the root (or `*`) and without a fragment,
+/// which the `http` crate would take and cut off.
 fn read_path(reader: &mut Reader<'_>, what: &'static str) -> Result<PathAndQuery, Error> {
     let path = reader.field(what)?;
     let from_root = path.starts_with(b"/") || path == b"*";
@@ -175,7 +184,10 @@ fn read_path(reader: &mut Reader<'_>, what: &'static str) -> Result<PathAndQuery
 }
 
 /// Reads a reply subject; anything else that a newer writer may have put there is passed over.
-fn read_reply_subject(reader: &mut Reader<'_>, what: &'static str) -> Result<Option<String>, Error> {
+fn read_reply_subject(
+    reader: &mut Reader<'_>,
+    what: &'static str,
+) -> Result<Option<String>, Error> {
     let element = reader.span(1, what)?;
     let text = Reader::new(element, reader.limits()).field(what).ok();
     let text = text.and_then(|text| std::str::from_utf8(text).ok());

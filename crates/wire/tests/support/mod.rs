@@ -1,6 +1,11 @@
 //! The golden messages, and the values that they stand for.
 
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "each test binary takes its part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "each test binary takes its part"
+)]
 
 use std::path::{Path, PathBuf};
 
@@ -12,7 +17,8 @@ use natsway_wire::envelope::{
     with_reply_subject,
 };
 
-/// The bytes that text in hexadecimal stands for, less comments (`#` to the end of a line) and white space.
+/// The bytes that text in hexadecimal stands for, less comments (`#` to the end of a line) and
+/// white space.
 pub fn from_hex(text: &str) -> Vec<u8> {
     let digits: String = text.lines().filter_map(|line| line.split('#').next()).collect();
     let digits: Vec<u8> = digits.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
@@ -28,7 +34,8 @@ pub fn golden_directory() -> PathBuf {
 /// The checked-in bytes of the message of this name.
 pub fn golden(name: &str) -> Bytes {
     let path = golden_directory().join(name).with_extension("hex");
-    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let text = std::fs::read_to_string(&path)
+        .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     from_hex(&text).into()
 }
 
@@ -63,7 +70,11 @@ pub fn request_post() -> Request {
         sent_ms: 1_700_000_000_001,
         method: Method::POST,
         path_and_query: "/sum?n=1%20".parse().unwrap(),
-        headers: fields(&[("content-type", b"text/plain"), ("x-tag", b"one"), ("x-tag", b"two\xe9")]),
+        headers: fields(&[
+            ("content-type", b"text/plain"),
+            ("x-tag", b"one"),
+            ("x-tag", b"two\xe9"),
+        ]),
         body: Bytes::from_static(b"hello"),
         reply_subject: None,
     }
@@ -89,7 +100,11 @@ pub fn response_trailers() -> Response {
 
 /// Every golden request by name.
 pub fn requests() -> [(&'static str, Request); 3] {
-    [("request_get", request_get()), ("request_post", request_post()), ("request_across", request_across())]
+    [
+        ("request_get", request_get()),
+        ("request_post", request_post()),
+        ("request_across", request_across()),
+    ]
 }
 
 /// Every golden reply by name.

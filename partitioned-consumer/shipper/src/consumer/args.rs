@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use natsway_boot::{Broker, BrokerArgs};
+use natsway_boot::{BrokerArgs, BrokerConfig};
 
 use crate::name::Prefix;
 use crate::pattern::{OutputPattern, Period};
@@ -14,7 +14,8 @@ use crate::retain::Retention;
 use crate::stream::StreamPlan;
 use crate::units::ByteSize;
 
-/// The most that a producer's clock may be ahead: producers begin a new history after none that is further ahead.
+/// The most that a producer's clock may be ahead: producers begin a new history after none that is
+/// further ahead.
 const MOST_CLOCK_SKEW: Duration = Duration::from_secs(86_400);
 
 /// When lines are made to reach the disk.
@@ -43,9 +44,10 @@ impl std::str::FromStr for Partitions {
         if text == "auto" {
             return Ok(Self::Shared);
         }
-        let numbers: Result<Vec<u32>, _> = text.split(',').map(|number| number.trim().parse()).collect();
-        let mut numbers =
-            numbers.map_err(|_| format!("{text:?}: expected numbers with commas between, or auto"))?;
+        let numbers: Result<Vec<u32>, _> =
+            text.split(',').map(|number| number.trim().parse()).collect();
+        let mut numbers = numbers
+            .map_err(|_| format!("{text:?}: expected numbers with commas between, or auto"))?;
         numbers.sort_unstable();
         numbers.dedup();
         Ok(Self::List(numbers))
@@ -67,19 +69,33 @@ pub struct ConsumerArgs {
     #[arg(long, global = true, env = "SHIPPER_OUTPUT", value_name = "PATTERN")]
     output: Option<String>,
 
-    /// Partitions to read, with commas between, or auto to share them with the other consumers of the cluster
-    #[arg(long, global = true, env = "SHIPPER_READ_PARTITIONS", value_name = "LIST", default_value = "0")]
+    /// Partitions to read, with commas between, or auto to share them with the other consumers of
+    /// the cluster
+    #[arg(
+        long,
+        global = true,
+        env = "SHIPPER_READ_PARTITIONS",
+        value_name = "LIST",
+        default_value = "0"
+    )]
     read_partitions: Partitions,
 
     /// Cluster of consumers; each cluster receives everything
-    #[arg(long, global = true, env = "SHIPPER_CLUSTER", value_name = "NAME", default_value = "default")]
+    #[arg(
+        long,
+        global = true,
+        env = "SHIPPER_CLUSTER",
+        value_name = "NAME",
+        default_value = "default"
+    )]
     cluster: String,
 
     /// Partitions that a cluster with SHIPPER_READ_PARTITIONS=auto is made with
     #[arg(long, env = "SHIPPER_GROUP_PARTITIONS", value_name = "N", default_value_t = 32)]
     group_partitions: u32,
 
-    /// How long a consumer with SHIPPER_READ_PARTITIONS=auto may be silent before others take its partitions
+    /// How long a consumer with SHIPPER_READ_PARTITIONS=auto may be silent before others take its
+    /// partitions
     #[arg(long, env = "SHIPPER_MEMBER_TIMEOUT", value_name = "TIME", default_value = "15s")]
     member_timeout: humantime::Duration,
 
@@ -115,15 +131,18 @@ pub struct ConsumerArgs {
     #[arg(long, env = "SHIPPER_HANDLES", value_name = "N", default_value_t = 256)]
     handles: usize,
 
-    /// Most sources (hosts, or files of hosts) that the directory takes; lines of further ones are refused
+    /// Most sources (hosts, or files of hosts) that the directory takes; lines of further ones are
+    /// refused
     #[arg(long, env = "SHIPPER_SOURCES", value_name = "N", default_value_t = 100_000)]
     sources: usize,
 
-    /// Most bytes of one packed message when it is unpacked; never less than the broker takes as one message
+    /// Most bytes of one packed message when it is unpacked; never less than the broker takes as
+    /// one message
     #[arg(long, env = "SHIPPER_UNPACKED_LIMIT", value_name = "SIZE", default_value = "8MiB")]
     unpacked_limit: ByteSize,
 
-    /// How far the clock of a producer may be ahead of the broker's, at most a day; what is further ahead is refused
+    /// How far the clock of a producer may be ahead of the broker's, at most a day; what is further
+    /// ahead is refused
     #[arg(long, env = "SHIPPER_CLOCK_SKEW", value_name = "TIME", default_value = "1d")]
     clock_skew: humantime::Duration,
 
@@ -136,12 +155,14 @@ pub struct ConsumerArgs {
     window: ByteSize,
 
     /// Address of a page of metrics for Prometheus, say 127.0.0.1:9101
-    #[arg(long, env = "SHIPPER_METRICS", value_name = "ADDRESS", value_parser = natsway_boot::address)]
+    #[arg(
+        long, env = "SHIPPER_METRICS", value_name = "ADDRESS", value_parser = natsway_boot::address
+    )]
     metrics: Option<std::net::SocketAddr>,
 
     /// How long a stop may take to have everything written that was received
-    #[arg(long, env = "SHIPPER_DRAIN", value_name = "TIME", default_value = "10s")]
-    drain: humantime::Duration,
+    #[arg(long, env = "SHIPPER_DRAIN_TIMEOUT", value_name = "TIME", default_value = "10s")]
+    drain_timeout: humantime::Duration,
 
     #[command(flatten)]
     stream: StreamArgs,
@@ -194,15 +215,16 @@ pub struct Config {
     /// Where to serve metrics.
     pub metrics: Option<std::net::SocketAddr>,
     /// Time for a stop.
-    pub drain: Duration,
+    pub drain_timeout: Duration,
     /// The stream.
     pub stream: StreamPlan,
     /// The broker.
-    pub broker: Broker,
+    pub broker: BrokerConfig,
 }
 
 impl ConsumerArgs {
-    /// The same, for a status: how files are named does not matter, nor does a directory where none is given.
+    /// The same, for a status: how files are named does not matter, nor does a directory where none
+    /// is given.
     #[must_use]
     pub fn for_status(mut self) -> Self {
         self.output.get_or_insert_with(|| "log".to_owned());
@@ -220,23 +242,31 @@ impl ConsumerArgs {
             .subject
             .as_deref()
             .ok_or("SHIPPER_SUBJECT is not set: expected a subject such as shipper".into());
-        let prefix =
-            prefix.and_then(|text| Prefix::parse(text).map_err(|error| format!("SHIPPER_SUBJECT: {error}")));
+        let prefix = prefix.and_then(|text| {
+            Prefix::parse(text).map_err(|error| format!("SHIPPER_SUBJECT: {error}"))
+        });
         let prefix = prefix.map_err(|fault| faults.push(fault)).ok();
-        let directory =
-            self.directory.ok_or("SHIPPER_DIRECTORY is not set: expected a directory to write to".to_owned());
+        let directory = self
+            .directory
+            .ok_or("SHIPPER_DIRECTORY is not set: expected a directory to write to".to_owned());
         let directory = directory.map_err(|fault| faults.push(fault)).ok();
         let output = self
             .output
             .as_deref()
             .ok_or("SHIPPER_OUTPUT is not set: expected a file name such as syslog".into());
-        let parse = if self.rotate == Period::Never { OutputPattern::fixed } else { OutputPattern::parse };
-        let output = output.and_then(|text| parse(text).map_err(|error| format!("SHIPPER_OUTPUT: {error}")));
+        let parse =
+            if self.rotate == Period::Never { OutputPattern::fixed } else { OutputPattern::parse };
+        let output =
+            output.and_then(|text| parse(text).map_err(|error| format!("SHIPPER_OUTPUT: {error}")));
         let output = output.map_err(|fault| faults.push(fault)).ok();
-        let broker = self.broker.into_broker().map_err(|error| faults.push(program::whole(error))).ok();
+        let broker =
+            self.broker.into_config().map_err(|error| faults.push(program::whole(error))).ok();
         let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
         if self.cluster.is_empty() || !self.cluster.chars().all(plain) {
-            faults.push(format!("SHIPPER_CLUSTER={:?}: expected letters, digits, '-' and '_'", self.cluster));
+            faults.push(format!(
+                "SHIPPER_CLUSTER={:?}: expected letters, digits, '-' and '_'",
+                self.cluster
+            ));
         }
         if self.handles == 0 {
             faults.push("SHIPPER_HANDLES=0: expected at least 1".into());
@@ -246,19 +276,27 @@ impl ConsumerArgs {
         }
         if *self.clock_skew > MOST_CLOCK_SKEW {
             faults.push(format!(
-                "SHIPPER_CLOCK_SKEW={}: expected at most 1d, since producers pass over a history that is further ahead",
+                "SHIPPER_CLOCK_SKEW={}: expected at most 1d, since producers pass over a history \
+                 that is further ahead",
                 self.clock_skew
             ));
         }
         if self.rotate == Period::Never && output.as_ref().is_some_and(OutputPattern::is_dated) {
-            faults.push("SHIPPER_ROTATE=never with a date in SHIPPER_OUTPUT: expected a name without one, since no other file follows".into());
+            faults.push(
+                "SHIPPER_ROTATE=never with a date in SHIPPER_OUTPUT: expected a name \
+                         without one, since no other file follows"
+                    .into(),
+            );
         }
         let shared = self.read_partitions == Partitions::Shared;
         if self.stream_target.is_some() && shared {
-            faults.push("SHIPPER_STREAM_TARGET needs a list in SHIPPER_READ_PARTITIONS, not auto".into());
+            faults.push(
+                "SHIPPER_STREAM_TARGET needs a list in SHIPPER_READ_PARTITIONS, not auto".into(),
+            );
         }
         if shared && self.mode == ModeChoice::Core {
-            faults.push("SHIPPER_READ_PARTITIONS=auto needs JetStream, not SHIPPER_MODE=core".into());
+            faults
+                .push("SHIPPER_READ_PARTITIONS=auto needs JetStream, not SHIPPER_MODE=core".into());
         }
         let (Some(prefix), Some(directory), Some(output), Some(broker), true) =
             (prefix, directory, output, broker, faults.is_empty())
@@ -290,7 +328,7 @@ impl ConsumerArgs {
             fsync: self.fsync,
             window_bytes: self.window.0,
             metrics: self.metrics,
-            drain: *self.drain,
+            drain_timeout: *self.drain_timeout,
             broker,
         })
     }

@@ -1,7 +1,8 @@
 //! Reads the partitions that an elastic group gives to this consumer.
 //!
-//! The group's own copy of the stream is split by the whole subject, so a source stays in one partition, and the member hands out
-//! a subject's messages one at a time, in order, also over changes of the membership.
+//! The group's own copy of the stream is split by the whole subject, so a source stays in one
+//! partition, and the member hands out a subject's messages one at a time, in order, also over
+//! changes of the membership.
 
 use std::time::Duration;
 
@@ -9,8 +10,10 @@ use async_nats::jetstream::{self, consumer::pull};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::intake::{Intake, Stored};
-use natsway_partitioned_consumer::{ElasticConfig, ElasticGroup, Error, MemberHandle, Message, OrderBy};
+use super::receive::{Receiver, Stored};
+use natsway_partitioned_consumer::{
+    ElasticConfig, ElasticGroup, Error, MemberHandle, Message, OrderBy,
+};
 
 /// How long a crashed consumer keeps its partitions to itself, once it is dropped or comes back.
 const ACK_WAIT: Duration = Duration::from_secs(5);
@@ -28,8 +31,8 @@ pub(super) struct ElasticReader {
     pub(super) member: String,
     pub(super) filter: String,
     pub(super) partitions: u32,
-    pub(super) intake: Intake,
-    pub(super) drain: Duration,
+    pub(super) receiver: Receiver,
+    pub(super) drain_timeout: Duration,
 }
 
 impl ElasticReader {
@@ -49,7 +52,7 @@ impl ElasticReader {
             let mut member = match self.join(&group).await {
                 Ok(member) => member,
                 Err(error) => {
-                    self.intake.figures().failed(error.to_string());
+                    self.receiver.metrics().failed(error.to_string());
                     warn!(%error, "cannot take part in the group, trying again");
                     pause(&stop).await;
                     continue;
@@ -74,23 +77,30 @@ impl ElasticReader {
     }
 
     async fn join(&self, group: &ElasticGroup) -> Result<MemberHandle, Error> {
-        let template =
-            pull::Config { ack_wait: ACK_WAIT, max_ack_pending: BUFFER as i64, ..Default::default() };
-        let intake = self.intake.clone();
-        let member = group.consume(&self.member).template(template).buffer(BUFFER).concurrency(AT_ONCE);
-        let member = member.order_by(OrderBy::Subject).retry_delay(RETRY).drain_timeout(self.drain);
-        member.handle(move |message| handle(intake.clone(), message)).await
+        let template = pull::Config {
+            ack_wait: ACK_WAIT,
+            max_ack_pending: BUFFER as i64,
+            ..Default::default()
+        };
+        let receiver = self.receiver.clone();
+        let member =
+            group.consume(&self.member).template(template).buffer(BUFFER).concurrency(AT_ONCE);
+        let member =
+            member.order_by(OrderBy::Subject).retry_delay(RETRY).drain_timeout(self.drain_timeout);
+        member.handle(move |message| handle(receiver.clone(), message)).await
     }
 }
 
 /// Writes one message. `Ok` acknowledges it.
-async fn handle(intake: Intake, message: Message) -> Result<(), &'static str> {
+async fn handle(receiver: Receiver, message: Message) -> Result<(), &'static str> {
     let stored = Stored {
         sequence: source_sequence(&message),
         // When the group's copy took it, which is later than the stream did.
         at_unix_ns: message.stored_at_unix_ns().into(),
     };
-    let offered = intake.offer(message.subject(), message.headers(), message.payload().clone(), stored).await;
+    let offered = receiver
+        .offer(message.subject(), message.headers(), message.payload().clone(), stored)
+        .await;
     let Ok(receipt) = offered else {
         // It can never be written: out of the way with it.
         drop(message.term_with_reason("it cannot be written").await);
@@ -99,7 +109,8 @@ async fn handle(intake: Intake, message: Message) -> Result<(), &'static str> {
     receipt.await.map_err(|_| "it was not written")
 }
 
-/// The sequence in the stream that the group copies from, which stays the same when the group is made anew.
+/// The sequence in the stream that the group copies from, which stays the same when the group is
+/// made anew.
 fn source_sequence(message: &Message) -> u64 {
     let header = message.headers().and_then(|headers| headers.get("Nats-Stream-Source"));
     let original = header.and_then(|header| header.as_str().split(' ').nth(1)?.parse().ok());

@@ -28,7 +28,8 @@ impl Files {
         Self { directory: directory.to_owned(), open: HashMap::new(), most, uses: 0 }
     }
 
-    /// The file, open for appending; made with its directories when it does not exist, and then its name is durable.
+    /// The file, open for appending; made with its directories when it does not exist, and then its
+    /// name is durable.
     pub(super) fn open(&mut self, path: &str) -> io::Result<Arc<File>> {
         self.uses += 1;
         if let Some(handle) = self.open.get_mut(path) {
@@ -36,13 +37,19 @@ impl Files {
             return Ok(Arc::clone(&handle.file));
         }
         if self.open.len() >= self.most {
-            let oldest = self.open.iter().min_by_key(|(_, handle)| handle.used).map(|(path, _)| path.clone());
+            let oldest = self
+                .open
+                .iter()
+                .min_by_key(|(_, handle)| handle.used)
+                .map(|(path, _)| path.clone());
             oldest.and_then(|path| self.open.remove(&path));
         }
         let full = self.directory.join(path);
         let file = match File::options().append(true).open(&full) {
             Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => create(&self.directory, &full)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                create(&self.directory, &full)?
+            }
             Err(error) => return Err(error),
         };
         let file = Arc::new(file);
@@ -51,10 +58,18 @@ impl Files {
     }
 
     /// Appends; the file may have a part of it when this fails.
-    pub(super) fn append(&mut self, path: &str, pieces: &[impl AsRef<[u8]>]) -> io::Result<Arc<File>> {
+    pub(super) fn append(
+        &mut self,
+        path: &str,
+        pieces: &[impl AsRef<[u8]>],
+    ) -> io::Result<Arc<File>> {
         let file = self.open(path)?;
         step(|| {
-            let all = pieces.iter().flat_map(|piece| [piece.as_ref(), b"\n"]).collect::<Vec<_>>().concat();
+            let all = pieces
+                .iter()
+                .flat_map(|piece| [piece.as_ref(), b"\n"])
+                .collect::<Vec<_>>()
+                .concat();
             drop((&*file).write_all(&all[..all.len() / 2]));
         })?;
         let mut out = io::BufWriter::with_capacity(256 * 1024, &*file);
@@ -84,11 +99,14 @@ impl Files {
         }
     }
 
-    /// Whether the file is still where it was, with at least `bytes` in it: somebody else may have removed or replaced it.
+    /// Whether the file is still where it was, with at least `bytes` in it: somebody else may have
+    /// removed or replaced it.
     pub(super) fn still_has(&self, path: &str, bytes: u64) -> bool {
         let Ok(there) = fs::metadata(self.directory.join(path)) else { return false };
         let place = |metadata: &fs::Metadata| (metadata.dev(), metadata.ino());
-        let same = |handle: &Handle| handle.file.metadata().is_ok_and(|open| place(&open) == place(&there));
+        let same = |handle: &Handle| {
+            handle.file.metadata().is_ok_and(|open| place(&open) == place(&there))
+        };
         there.len() >= bytes && self.open.get(path).is_none_or(same)
     }
 
@@ -104,7 +122,8 @@ impl Files {
 /// Makes a file, and each directory above it that is missing, durably.
 fn create(base: &Path, path: &Path) -> io::Result<File> {
     step(|| {})?;
-    let parents: Vec<&Path> = path.ancestors().skip(1).take_while(|parent| *parent != base).collect();
+    let parents: Vec<&Path> =
+        path.ancestors().skip(1).take_while(|parent| *parent != base).collect();
     for parent in parents.into_iter().rev() {
         match fs::create_dir(parent) {
             Ok(()) => sync_directory(parent)?,

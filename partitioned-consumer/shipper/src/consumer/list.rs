@@ -1,8 +1,10 @@
-//! Reads one partition of a list through a durable consumer of its own, strictly in the order of the stream.
+//! Reads one partition of a list through a durable consumer of its own, strictly in the order of
+//! the stream.
 //!
-//! A message is judged by its place in that order, and redelivery after a crash breaks it: new messages come first. So this never
-//! waits for a redelivery. At every start, and whenever something may have been missed, the consumer is made anew behind the last
-//! acknowledged message; what was written meanwhile is known from the commits.
+//! A message is judged by its place in that order, and redelivery after a crash breaks it: new
+//! messages come first. So this never waits for a redelivery. At every start, and whenever
+//! something may have been missed, the consumer is made anew behind the last acknowledged message;
+//! what was written meanwhile is known from the commits.
 
 use std::pin::pin;
 use std::sync::atomic::Ordering;
@@ -18,15 +20,15 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::intake::{Intake, Stored};
+use super::receive::{Receiver, Stored};
 use super::unreadable::first_unreadable;
 
 /// Never redelivered while a reader lives; see the module.
 const ACK_WAIT: Duration = Duration::from_secs(6 * 3600);
 /// Messages of one pull.
 const PULL: usize = 64;
-/// What the readers of a connection may have on its way, together. A broker cuts a connection for which more than 64 MiB wait
-/// (its default), and everything would begin anew.
+/// What the readers of a connection may have on its way, together. A broker cuts a connection for
+/// which more than 64 MiB wait (its default), and everything would begin anew.
 const ON_THE_WAY_BYTES: usize = 32 << 20;
 /// What a message has beside its payload: subjects and headers.
 const AROUND_PAYLOAD_BYTES: usize = 64 << 10;
@@ -36,7 +38,8 @@ const LOOK: Duration = Duration::from_millis(250);
 const CONNECTED_ANEW: &str = "the connection was made anew";
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
 const ACKS_PENDING: i64 = 20_000;
-/// Connections in a row that end before a message is read, after which the next message is taken for the reason.
+/// Connections in a row that end before a message is read, after which the next message is taken
+/// for the reason.
 const BARREN: u32 = 3;
 
 /// The name of the durable consumer of a partition.
@@ -53,7 +56,7 @@ pub(super) struct ListReader {
     pub(super) filter: String,
     /// How many readers share the connection.
     pub(super) readers: usize,
-    pub(super) intake: Intake,
+    pub(super) receiver: Receiver,
 }
 
 /// Why a session is over.
@@ -81,15 +84,21 @@ impl ListReader {
             match session {
                 Ok(Over::Stopped) => return,
                 Ok(Over::Barren) if barren >= BARREN => self.look_at_the_next().await,
-                Ok(Over::Barren) => info!(partition = self.partition, "reading on after a lost connection"),
+                Ok(Over::Barren) => {
+                    info!(partition = self.partition, "reading on after a lost connection")
+                }
                 Ok(Over::Doubt(why)) => {
-                    info!(partition = self.partition, why, "reading on from the last acknowledged message");
+                    info!(
+                        partition = self.partition,
+                        why, "reading on from the last acknowledged message"
+                    );
                     (pause, told) = (RETRY.0, false);
                 }
                 Err(error) => {
-                    self.intake.figures().failed(error.to_string());
+                    self.receiver.metrics().failed(error.to_string());
                     if !std::mem::replace(&mut told, true) {
-                        warn!(partition = self.partition, %error, "the partition cannot be read, trying again");
+                        warn!(partition = self.partition, %error, "the partition cannot be read, \
+                                                                   trying again");
                     }
                 }
             }
@@ -100,23 +109,26 @@ impl ListReader {
         }
     }
 
-    /// Passes over the next message if it cannot be read. It is none of ours, and all that is behind it waits.
+    /// Passes over the next message if it cannot be read. It is none of ours, and all that is
+    /// behind it waits.
     async fn look_at_the_next(&self) {
         let (partition, stream) = (self.partition, &self.stream.cached_info().config.name);
         match self.pass_over_unreadable(stream).await {
             Ok(None) => warn!(partition, "the connection ends each time before a message is read"),
             Ok(Some(sequence)) => {
-                let error =
-                    format!("message {sequence} of {stream} was passed over: its headers cannot be read");
+                let error = format!(
+                    "message {sequence} of {stream} was passed over: its headers cannot be read"
+                );
                 error!(partition, error, "a foreign message");
-                self.intake.figures().failed(error);
+                self.receiver.metrics().failed(error);
             }
             Err(error) => warn!(
                 partition,
                 stream,
                 %error,
-                "the connection ends each time before a message is read, and whether that is a message with headers that are not \
-                 UTF-8 cannot be looked up: may this program publish to $JS.API.STREAM.MSG.GET.<stream>"
+                "the connection ends each time before a message is read, and whether that is a \
+                 message with headers that are not UTF-8 cannot be looked up: may this program \
+                 publish to $JS.API.STREAM.MSG.GET.<stream>"
             ),
         }
     }
@@ -127,7 +139,8 @@ impl ListReader {
         let found = first_unreadable(&self.client, stream, &self.filter, written + 1).await?;
         if let Some(sequence) = found {
             self.stream.delete_consumer(&name).await?;
-            self.make_consumer(DeliverPolicy::ByStartSequence { start_sequence: sequence + 1 }).await?;
+            self.make_consumer(DeliverPolicy::ByStartSequence { start_sequence: sequence + 1 })
+                .await?;
         }
         Ok(found)
     }
@@ -185,12 +198,14 @@ impl ListReader {
         }
     }
 
-    /// Reads until something may have been missed. Cancelling it loses nothing: what is not acknowledged is read again.
+    /// Reads until something may have been missed. Cancelling it loses nothing: what is not
+    /// acknowledged is read again.
     async fn session(&self, stop: &CancellationToken) -> Result<Over, Failure> {
         let mut connected_anew = pin!(self.connected_anew());
         let begun = tokio::select! {
             begun = self.messages() => begun,
-            // What was asked over the old connection is answered by nobody: no need to wait until it times out.
+            // What was asked over the old connection is answered by nobody: no need to wait until
+            // it times out.
             () = &mut connected_anew => return Ok(Over::Barren),
         };
         let mut messages = begun?;
@@ -216,7 +231,7 @@ impl ListReader {
                         at_unix_ns: info.published.unix_timestamp_nanos(),
                     };
                     let offered =
-                        self.intake.offer(&message.subject, message.headers.as_ref(), message.payload.clone(), stored);
+                        self.receiver.offer(&message.subject, message.headers.as_ref(), message.payload.clone(), stored);
                     match offered.await {
                         Ok(receipt) => receipts.push(settle(message, receipt)),
                         Err(_) => message.ack_with(AckKind::Term).await?,
@@ -238,8 +253,9 @@ impl ListReader {
     }
 }
 
-/// The size of a pull of each of so many readers. A reader pulls again when half of a pull is still to come, so it has one and a half
-/// on their way. A pull that is smaller than a message would never get it.
+/// The size of a pull of each of so many readers. A reader pulls again when half of a pull is still
+/// to come, so it has one and a half on their way. A pull that is smaller than a message would
+/// never get it.
 fn pull_bytes(readers: usize, max_payload: usize) -> usize {
     let share = ON_THE_WAY_BYTES / readers.max(1) * 2 / 3;
     share.max(max_payload + AROUND_PAYLOAD_BYTES)

@@ -1,14 +1,15 @@
-//! Who takes part in a shared cluster: each consumer says that it lives, and drops those that have not for long.
+//! Who takes part in a shared cluster: each consumer says that it lives, and drops those that have
+//! not for long.
 //!
-//! Being dropped by mistake costs a moment: a consumer that finds itself outside comes back. Commits keep a dropped one that still
-//! writes from doing harm.
+//! Being dropped by mistake costs a moment: a consumer that finds itself outside comes back.
+//! Commits keep a dropped one that still writes from doing harm.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::{self, kv};
 use futures_util::TryStreamExt;
-use natsway_stores::catalogue::shipper_members;
+use natsway_stores::definitions::shipper_members;
 use natsway_stores::open_or_make;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -30,7 +31,7 @@ struct Silence(BTreeMap<String, Instant>);
 
 impl Silence {
     /// Takes a look into account, and gives the members to drop.
-    fn looked(
+    fn observe(
         &mut self,
         members: &[String],
         alive: &[String],
@@ -99,7 +100,7 @@ impl Liveness {
         let keys: Vec<String> = store.keys().await?.try_collect().await?;
         let alive: Vec<String> =
             keys.iter().filter_map(|key| key.strip_prefix(&prefix)).map(str::to_owned).collect();
-        let dead = silence.looked(&members, &alive, Instant::now(), self.timeout);
+        let dead = silence.observe(&members, &alive, Instant::now(), self.timeout);
         if !dead.is_empty() {
             warn!(members = ?dead, "dropping silent members, their partitions go to the others");
             self.group.drop_members(dead).await?;
@@ -128,16 +129,20 @@ mod tests {
 
     #[test]
     fn only_long_and_watched_silence_drops_a_member() {
-        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let names =
+            |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
         let (begin, timeout) = (Instant::now(), Duration::from_secs(10));
         let at = |seconds| begin + Duration::from_secs(seconds);
         let (members, alive) = (names(&["a", "b"]), names(&["a"]));
         let mut silence = Silence::default();
-        assert!(silence.looked(&members, &alive, at(0), timeout).is_empty());
-        assert!(silence.looked(&members, &members, at(8), timeout).is_empty());
-        assert!(silence.looked(&members, &alive, at(12), timeout).is_empty(), "it spoke in between");
+        assert!(silence.observe(&members, &alive, at(0), timeout).is_empty());
+        assert!(silence.observe(&members, &members, at(8), timeout).is_empty());
+        assert!(
+            silence.observe(&members, &alive, at(12), timeout).is_empty(),
+            "it spoke in between"
+        );
         silence.blind();
-        assert!(silence.looked(&members, &alive, at(30), timeout).is_empty(), "nobody watched");
-        assert_eq!(silence.looked(&members, &alive, at(41), timeout), ["b"]);
+        assert!(silence.observe(&members, &alive, at(30), timeout).is_empty(), "nobody watched");
+        assert_eq!(silence.observe(&members, &alive, at(41), timeout), ["b"]);
     }
 }

@@ -8,7 +8,8 @@ use crate::name::Source;
 
 /// How often messages that wait are looked at again.
 pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(300);
-/// Sources that are looked at again at once: each may cost a round trip to the broker, for which all others wait.
+/// Sources that are looked at again at once: each may cost a round trip to the broker, for which
+/// all others wait.
 const AT_ONCE: usize = 32;
 
 /// See the module. `M` is a message.
@@ -38,16 +39,23 @@ impl<M> Parked<M> {
         self.look_at
     }
 
-    /// Keeps messages of one source, which are in the order of the stream. What it had of the source was taken before.
+    /// Keeps messages of one source, which are in the order of the stream. What it had of the
+    /// source was taken before.
     pub(super) fn park(&mut self, source: Source, messages: Vec<M>) {
         if !messages.is_empty() {
             self.by_source.insert(source, messages);
         }
     }
 
-    /// Takes what waits of these sources, because more of them has come, and of those whose turn it is.
-    pub(super) fn take<'a>(&mut self, come: impl Iterator<Item = &'a Source>, now: Instant) -> Vec<M> {
-        let mut sources: Vec<Source> = come.filter(|it| self.by_source.contains_key(*it)).cloned().collect();
+    /// Takes what waits of these sources, because more of them has come, and of those whose turn it
+    /// is.
+    pub(super) fn take<'a>(
+        &mut self,
+        come: impl Iterator<Item = &'a Source>,
+        now: Instant,
+    ) -> Vec<M> {
+        let mut sources: Vec<Source> =
+            come.filter(|it| self.by_source.contains_key(*it)).cloned().collect();
         if now >= self.look_at {
             self.look_at = now + LOOK_AGAIN;
             sources.extend(self.next());

@@ -11,8 +11,8 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::intake::{Intake, Refused, Stored};
 use super::push::PushOrder;
+use super::receive::{Receiver, Refused, Stored};
 
 /// How often the broker is asked whether everything that it counts as delivered is here.
 const ASK_EVERY: Duration = Duration::from_millis(250);
@@ -24,7 +24,7 @@ const FAILURES: u32 = 5;
 pub(super) struct PlainReader {
     pub(super) client: Client,
     pub(super) subscription: Subscriber,
-    pub(super) intake: Intake,
+    pub(super) receiver: Receiver,
 }
 
 /// What a push consumer allows.
@@ -34,25 +34,29 @@ enum Pushed {
     Unknown,
     /// Acknowledged, and the broker tells what is out.
     Exact,
-    /// The broker does not tell, as for a consumer in another account, or takes no acknowledgement: each message is written as it comes.
+    /// The broker does not tell, as for a consumer in another account, or takes no acknowledgement:
+    /// each message is written as it comes.
     AsItComes,
 }
 
 struct Reading {
     context: jetstream::Context,
-    intake: Intake,
+    receiver: Receiver,
     order: PushOrder<jetstream::Message>,
     pushed: Pushed,
     failures: u32,
-    receipts: FuturesUnordered<std::pin::Pin<Box<dyn Future<Output = Option<jetstream::Message>> + Send>>>,
+    receipts: FuturesUnordered<
+        std::pin::Pin<Box<dyn Future<Output = Option<jetstream::Message>> + Send>>,
+    >,
 }
 
 impl PlainReader {
-    /// Reads until `stop`, and has written what was read. Messages of a push consumer are acknowledged when they are.
+    /// Reads until `stop`, and has written what was read. Messages of a push consumer are
+    /// acknowledged when they are.
     pub(super) async fn run(mut self, stop: CancellationToken) {
         let mut reading = Reading {
             context: jetstream::new(self.client.clone()),
-            intake: self.intake,
+            receiver: self.receiver,
             order: PushOrder::new(),
             pushed: Pushed::Unknown,
             failures: 0,
@@ -66,7 +70,8 @@ impl PlainReader {
                 Some(written) = reading.receipts.next(), if !reading.receipts.is_empty() => acknowledge(written).await,
                 () = stop.cancelled(), if !stopping => {
                     stopping = true;
-                    // What is here already is still written; unsubscribing ends the subscription behind it.
+                    // What is here already is still written; unsubscribing ends the subscription
+                    // behind it.
                     if self.subscription.unsubscribe().await.is_err() {
                         break;
                     }
@@ -125,13 +130,15 @@ impl Reading {
             Ok(_) => {
                 warn!(
                     stream,
-                    consumer, "the push consumer takes no acknowledgements: what is lost on its way is lost"
+                    consumer,
+                    "the push consumer takes no acknowledgements: what is lost on its way is lost"
                 );
                 self.pushed = Pushed::AsItComes;
                 0
             }
             Err(error) => {
-                warn!(stream, consumer, %error, "the push consumer cannot be asked about: after a crash lines may be repeated, or out of order");
+                warn!(stream, consumer, %error, "the push consumer cannot be asked about: after a \
+                                                 crash lines may be repeated, or out of order");
                 self.pushed = Pushed::AsItComes;
                 0
             }
@@ -147,10 +154,14 @@ impl Reading {
         let payload = message.payload.clone();
         let at_unix_ns = message.info().map_or(0, |info| info.published.unix_timestamp_nanos());
         let stored = Stored { sequence, at_unix_ns };
-        let intake = if sequence == 0 { self.intake.without_heads() } else { self.intake.clone() };
-        let offered = intake.offer(&message.subject, message.headers.as_ref(), payload, stored).await;
+        let receiver =
+            if sequence == 0 { self.receiver.without_heads() } else { self.receiver.clone() };
+        let offered =
+            receiver.offer(&message.subject, message.headers.as_ref(), payload, stored).await;
         match offered {
-            Ok(receipt) if message.info().is_ok() => self.receipts.push(Box::pin(settle(message, receipt))),
+            Ok(receipt) if message.info().is_ok() => {
+                self.receipts.push(Box::pin(settle(message, receipt)))
+            }
             Ok(_) => {}
             Err(Refused) => give_up(&message).await,
         }
@@ -169,7 +180,8 @@ async fn settle(
 async fn acknowledge(written: Option<jetstream::Message>) {
     let Some(message) = written else { return };
     if let Err(error) = message.ack().await {
-        warn!(%error, "an acknowledgement could not be sent; the message is known when it comes again");
+        warn!(%error, "an acknowledgement could not be sent; the message is known when it comes \
+                       again");
     }
 }
 

@@ -37,15 +37,18 @@ impl Facts {
     }
 }
 
-/// What the messages at hand say of the one at `index`, which begins above its mark: the sequence of the one that decides.
+/// What the messages at hand say of the one at `index`, which begins above its mark: the sequence
+/// of the one that decides.
 ///
-/// They are all that the stream has up to the last of them, because a reader hands them over in order.
+/// They are all that the stream has up to the last of them, because a reader hands them over in
+/// order.
 pub(super) fn behind(mark: Option<Mark>, items: &[Item], index: usize) -> Option<(u64, Behind)> {
     let head = items[index].head?;
     let mark = wanted(mark, &head).0;
     let Item { partition, sequence, .. } = items[index];
-    let later =
-        items[index + 1..].iter().filter(|item| item.partition == partition && item.sequence > sequence);
+    let later = items[index + 1..]
+        .iter()
+        .filter(|item| item.partition == partition && item.sequence > sequence);
     let mut later = later.filter_map(|item| Some((item.sequence, item.head?)));
     later.find_map(|(sequence, later)| Some((sequence, Behind::says(mark, &head, &later)?)))
 }
@@ -85,7 +88,9 @@ impl Plan {
         };
         for (index, item) in items.iter().enumerate() {
             match item.head {
-                Some(head) if facts.alone => plan.take(index, item, &Head { since: 0, ..head }, facts),
+                Some(head) if facts.alone => {
+                    plan.take(index, item, &Head { since: 0, ..head }, facts)
+                }
                 Some(head) => plan.take(index, item, &head, facts),
                 None => plan.take_plain(item),
             }
@@ -124,9 +129,12 @@ impl Plan {
     fn write(&mut self, head: &Head, payload: &Bytes, skip: u64, lost: u64) {
         self.lost_bytes += lost;
         match head.gap {
-            // What is missing stands at the beginning, and some of it may have been written before its producer died.
+            // What is missing stands at the beginning, and some of it may have been written before
+            // its producer died.
             Some(gap) => self.skipped_bytes += gap.bytes.saturating_sub(skip),
-            None if skip as usize <= payload.len() => self.pieces.push(payload.slice(skip as usize..)),
+            None if skip as usize <= payload.len() => {
+                self.pieces.push(payload.slice(skip as usize..))
+            }
             // Only the end of a truncated line is above the mark.
             None => {}
         }
@@ -172,12 +180,16 @@ mod tests {
         facts.learn(2, found);
         let plan = Plan::new(None, &items, &facts);
         assert_eq!(plan.pieces, ["abc", "def", "ghi", "plain"]);
-        assert_eq!((plan.mark.map(|mark| mark.offset), plan.plain.clone()), (Some(12), [(0, 5)].into()));
+        assert_eq!(
+            (plan.mark.map(|mark| mark.offset), plan.plain.clone()),
+            (Some(12), [(0, 5)].into())
+        );
         assert_eq!((plan.ahead, plan.duplicates, plan.waiting.len()), (1, 1, 0));
     }
 
     #[test]
-    fn a_message_whose_predecessors_are_gone_is_written_and_they_are_counted_where_they_are_missed() {
+    fn a_message_whose_predecessors_are_gone_is_written_and_they_are_counted_where_they_are_missed()
+    {
         let items = [item(Some(head(8, 12, 4)), 1, "ghi"), item(Some(head(12, 16, 12)), 2, "jkl")];
         let mut facts = Facts::default();
         facts.learn(1, behind(None, &items, 0).unwrap());

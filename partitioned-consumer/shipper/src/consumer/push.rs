@@ -1,9 +1,10 @@
 //! The order of what a push consumer delivers (`SHIPPER_STREAM_TARGET`): pure.
 //!
-//! After a crash, or a lost connection, the broker delivers new messages first, and those that nobody acknowledged some time later. Lines
-//! would get out of order, and what is judged by its place in the stream would look repeated. So at the beginning, and whenever the
-//! deliveries have a hole, everything is held until all that the broker counts as unacknowledged is in hand; then it goes on in
-//! the order of the stream.
+//! After a crash, or a lost connection, the broker delivers new messages first, and those that
+//! nobody acknowledged some time later. Lines would get out of order, and what is judged by its
+//! place in the stream would look repeated. So at the beginning, and whenever the deliveries have a
+//! hole, everything is held until all that the broker counts as unacknowledged is in hand; then it
+//! goes on in the order of the stream.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +23,8 @@ impl<M> PushOrder<M> {
         Self { held: BTreeMap::new(), next_delivery: None, settled: false }
     }
 
-    /// A message has come as the `delivery`th of its consumer. Gives it back when it may go on at once.
+    /// A message has come as the `delivery`th of its consumer. Gives it back when it may go on at
+    /// once.
     pub(super) fn arrived(&mut self, sequence: u64, delivery: u64, message: M) -> Option<M> {
         self.settled &= self.next_delivery == Some(delivery);
         self.next_delivery = Some(delivery + 1);
@@ -44,7 +46,8 @@ impl<M> PushOrder<M> {
         self.held.values().next()
     }
 
-    /// The broker counts `unacknowledged` messages; `going_on` went on earlier and are not acknowledged. Gives what may go on now, in order.
+    /// The broker counts `unacknowledged` messages; `going_on` went on earlier and are not
+    /// acknowledged. Gives what may go on now, in order.
     pub(super) fn answered(&mut self, unacknowledged: usize, going_on: usize) -> Vec<(u64, M)> {
         if unacknowledged > self.held.len() + going_on {
             return Vec::new();
@@ -66,7 +69,8 @@ mod tests {
         for (sequence, delivery) in [(5, 21), (6, 22), (7, 23)] {
             assert_eq!(order.arrived(sequence, delivery, "older"), None);
         }
-        let order_of = |given: Vec<(u64, &str)>| given.into_iter().map(|it| it.0).collect::<Vec<_>>();
+        let order_of =
+            |given: Vec<(u64, &str)>| given.into_iter().map(|it| it.0).collect::<Vec<_>>();
         assert_eq!(order_of(order.answered(4, 0)), [5, 6, 7, 8]);
         assert_eq!(order.arrived(9, 24, "9"), Some("9"));
         // Delivery 25 was lost on its way.

@@ -13,16 +13,16 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::args::{Config, Partitions};
-use super::catalogue::Catalogue;
 use super::elastic::ElasticReader;
+use super::file_index::FileIndex;
 use super::files::Files;
-use super::intake::{Delivery, Intake, Limits};
-use super::ledger::Ledger;
 use super::list::ListReader;
 use super::liveness::Liveness;
+use super::offsets::OffsetStore;
 use super::plain::PlainReader;
-use super::status::Figures;
-use super::sweep::Sweep;
+use super::receive::{Delivery, Limits, Receiver};
+use super::retention::RetentionTask;
+use super::status::Metrics;
 use super::target::Rotation;
 use super::writer::{Bounds, Parts, RETRY, Writer};
 use crate::producer::Compression;
@@ -32,7 +32,7 @@ use crate::{connect, metrics};
 /// How long a commit or another answer of the broker may take.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// Sources whose commits are kept in memory, of some hundred bytes each.
-const PLACES: usize = 10_000;
+const STATES: usize = 10_000;
 const STATUS_EVERY: Duration = Duration::from_secs(2);
 
 struct Consumer {
@@ -41,7 +41,7 @@ struct Consumer {
     client: Client,
     /// For commits, so that they do not queue behind messages.
     commits: jetstream::Context,
-    figures: Arc<Figures>,
+    metrics: Arc<Metrics>,
     readers: JoinSet<()>,
     stop: CancellationToken,
     give_up: CancellationToken,
@@ -64,8 +64,9 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<()> {
 
 async fn begin(config: Config, stop: CancellationToken) -> Result<()> {
     let client = connect::client(&config.broker, "consumer", "shipper-consumer", &stop).await?;
-    let mut commits =
-        jetstream::new(connect::client(&config.broker, "consumer", "shipper-commits", &stop).await?);
+    let mut commits = jetstream::new(
+        connect::client(&config.broker, "consumer", "shipper-commits", &stop).await?,
+    );
     commits.set_timeout(ANSWER_WITHIN);
     let asked = config.mode.fixed();
     let mode = || match connect::has_jetstream(&client) {
@@ -74,42 +75,46 @@ async fn begin(config: Config, stop: CancellationToken) -> Result<()> {
         false => Mode::Core,
     };
     let directory = config.directory.display().to_string();
-    let catalogue = Catalogue::open(&config.directory, mode).with_context(|| directory.clone())?;
-    if let Some(asked) = asked.filter(|asked| *asked != catalogue.mode()) {
+    let file_index = FileIndex::open(&config.directory, mode).with_context(|| directory.clone())?;
+    if let Some(asked) = asked.filter(|asked| *asked != file_index.mode()) {
         anyhow::bail!(
-            "{directory} was begun in mode {:?}, SHIPPER_MODE says {asked:?}: use another directory",
-            catalogue.mode()
+            "{directory} was begun in mode {:?}, SHIPPER_MODE says {asked:?}: use another \
+             directory",
+            file_index.mode()
         );
     }
-    let figures = Arc::new(Figures::default());
-    let shown = Arc::clone(&figures);
+    let metrics = Arc::new(Metrics::default());
+    let shown = Arc::clone(&metrics);
     metrics::serve(config.metrics, move || shown.page(), stop.clone()).await?;
     let (readers, give_up) = (JoinSet::new(), CancellationToken::new());
-    let consumer = Consumer { config, client, commits, figures, readers, stop, give_up };
-    Box::pin(consumer.work(catalogue)).await
+    let consumer = Consumer { config, client, commits, metrics, readers, stop, give_up };
+    Box::pin(consumer.work(file_index)).await
 }
 
 impl Consumer {
-    async fn work(mut self, catalogue: Catalogue) -> Result<()> {
-        let jetstream = catalogue.mode() == Mode::JetStream;
-        let member = catalogue.writer().to_owned();
-        let (stream, ledger) = if jetstream { self.open_stream().await? } else { (None, None) };
+    async fn work(mut self, file_index: FileIndex) -> Result<()> {
+        let jetstream = file_index.mode() == Mode::JetStream;
+        let member = file_index.writer().to_owned();
+        let (stream, offset_store) =
+            if jetstream { self.open_stream().await? } else { (None, None) };
         let config = &self.config;
-        let (intake, deliveries) = Intake::new(
+        let (receiver, deliveries) = Receiver::new(
             config.prefix.clone(),
             config.output.has_file(),
             Limits {
                 window_bytes: config.window_bytes,
-                unpacked_bytes: config.unpacked_bytes.max(self.client.server_info().max_payload as u64),
+                unpacked_bytes: config
+                    .unpacked_bytes
+                    .max(self.client.server_info().max_payload as u64),
                 clock_skew: config.clock_skew,
             },
             jetstream,
-            Arc::clone(&self.figures),
+            Arc::clone(&self.metrics),
         );
-        let mut writer = Writer::new(self.parts(catalogue, ledger, stream.clone()));
+        let mut writer = Writer::new(self.parts(file_index, offset_store, stream.clone()));
         writer.recover().await.context("recovering the directory")?;
-        let liveness = self.start_readers(&intake, stream, member).await?;
-        drop(intake);
+        let liveness = self.start_readers(&receiver, stream, member).await?;
+        drop(receiver);
         self.write(writer, deliveries).await;
         if let Some(liveness) = liveness {
             liveness.await?;
@@ -118,25 +123,34 @@ impl Consumer {
         let flushed = tokio::time::timeout(ANSWER_WITHIN, self.client.flush()).await;
         if !matches!(flushed, Ok(Ok(()))) {
             warn!(
-                "the last acknowledgements may not have arrived; the messages are known when they come again"
+                "the last acknowledgements may not have arrived; the messages are known when they \
+                 come again"
             );
         }
         Ok(())
     }
 
-    async fn open_stream(&self) -> Result<(Option<Stream>, Option<Ledger>)> {
+    async fn open_stream(&self) -> Result<(Option<Stream>, Option<OffsetStore>)> {
         let Config { stream: plan, cluster, .. } = &self.config;
         let stream = match self.config.stream_target {
-            None => Some(connect::patiently("the stream", &self.stop, || plan.open(&self.commits)).await?),
-            // Somebody made it, perhaps under another account; where it can be seen, it is asked in doubt.
+            None => Some(
+                connect::patiently("the stream", &self.stop, || plan.open(&self.commits)).await?,
+            ),
+            // Somebody made it, perhaps under another account; where it can be seen, it is asked in
+            // doubt.
             Some(_) => self.commits.get_stream(&plan.name).await.ok(),
         };
-        let open = || Ledger::open(&self.commits, cluster, &plan.name, plan.replicas);
-        let ledger = connect::patiently("the commits", &self.stop, open).await?;
-        Ok((stream, Some(ledger)))
+        let open = || OffsetStore::open(&self.commits, cluster, &plan.name, plan.replicas);
+        let offset_store = connect::patiently("the commits", &self.stop, open).await?;
+        Ok((stream, Some(offset_store)))
     }
 
-    fn parts(&self, catalogue: Catalogue, ledger: Option<Ledger>, stream: Option<Stream>) -> Parts<Ledger> {
+    fn parts(
+        &self,
+        file_index: FileIndex,
+        offset_store: Option<OffsetStore>,
+        stream: Option<Stream>,
+    ) -> Parts<OffsetStore> {
         let config = &self.config;
         Parts {
             prefix: config.prefix.clone(),
@@ -146,19 +160,19 @@ impl Consumer {
                 bytes: config.rotate_bytes,
             },
             fsync: config.fsync,
-            catalogue,
+            file_index,
             files: Files::new(&config.directory, config.handles),
-            ledger,
+            offset_store,
             stream,
-            sweep: Sweep {
+            retention_task: RetentionTask {
                 retention: config.retention,
                 compress: config.compression == Compression::Zstd,
                 packing: None,
             },
-            figures: Arc::clone(&self.figures),
+            metrics: Arc::clone(&self.metrics),
             clock: Arc::new(Zoned::now),
             retry: RETRY,
-            bounds: Bounds { sources: config.sources, places: PLACES },
+            bounds: Bounds { sources: config.sources, states: STATES },
             give_up: self.give_up.clone(),
         }
     }
@@ -166,13 +180,15 @@ impl Consumer {
     /// Starts reading; gives what keeps the membership, where there is one.
     async fn start_readers(
         &mut self,
-        intake: &Intake,
+        receiver: &Receiver,
         stream: Option<Stream>,
         member: String,
     ) -> Result<Option<tokio::task::JoinHandle<()>>> {
         let stop = self.stop.clone();
         match (self.config.partitions.clone(), stream) {
-            (Partitions::Shared, Some(_)) => return self.start_shared(intake, member).await.map(Some),
+            (Partitions::Shared, Some(_)) => {
+                return self.start_shared(receiver, member).await.map(Some);
+            }
             (Partitions::Shared, None) => {
                 anyhow::bail!("SHIPPER_READ_PARTITIONS=auto needs a broker with JetStream")
             }
@@ -184,7 +200,10 @@ impl Consumer {
                         Some(target) => format!("{target}.p{partition}"),
                         None => self.config.prefix.of_partition(partition),
                     };
-                    info!("Waiting for messages on subject {subject} @ nats://{}", self.config.broker);
+                    info!(
+                        "Waiting for messages on subject {subject} @ nats://{}",
+                        self.config.broker
+                    );
                     match &stream {
                         Some(stream) => {
                             let reader = ListReader {
@@ -194,7 +213,7 @@ impl Consumer {
                                 partition,
                                 filter: subject,
                                 readers,
-                                intake: intake.share(readers),
+                                receiver: receiver.share(readers),
                             };
                             self.readers.spawn(reader.run(stop.clone()));
                         }
@@ -203,7 +222,7 @@ impl Consumer {
                             let reader = PlainReader {
                                 client: self.client.clone(),
                                 subscription,
-                                intake: intake.share(readers),
+                                receiver: receiver.share(readers),
                             };
                             self.readers.spawn(reader.run(stop.clone()));
                         }
@@ -214,15 +233,23 @@ impl Consumer {
         Ok(None)
     }
 
-    /// The stream on the connection for messages, if it is to be read through consumers of ours. All that readers need is asked for
-    /// before the first of them reads, since what comes to one may end the connection on which another's answer would have come.
+    /// The stream on the connection for messages, if it is to be read through consumers of ours.
+    /// All that readers need is asked for before the first of them reads, since what comes to one
+    /// may end the connection on which another's answer would have come.
     async fn to_read(&self, stream: Option<&Stream>) -> Result<Option<Stream>> {
-        let Some(stream) = stream.filter(|_| self.config.stream_target.is_none()) else { return Ok(None) };
-        let (context, name) = (jetstream::new(self.client.clone()), &stream.cached_info().config.name);
+        let Some(stream) = stream.filter(|_| self.config.stream_target.is_none()) else {
+            return Ok(None);
+        };
+        let (context, name) =
+            (jetstream::new(self.client.clone()), &stream.cached_info().config.name);
         connect::patiently("the stream", &self.stop, || context.get_stream(name)).await.map(Some)
     }
 
-    async fn start_shared(&mut self, intake: &Intake, member: String) -> Result<tokio::task::JoinHandle<()>> {
+    async fn start_shared(
+        &mut self,
+        receiver: &Receiver,
+        member: String,
+    ) -> Result<tokio::task::JoinHandle<()>> {
         let config = &self.config;
         let reader = ElasticReader {
             context: jetstream::new(self.client.clone()),
@@ -231,8 +258,8 @@ impl Consumer {
             member: member.clone(),
             filter: config.prefix.everything(),
             partitions: config.group_partitions,
-            intake: intake.clone(),
-            drain: config.drain,
+            receiver: receiver.clone(),
+            drain_timeout: config.drain_timeout,
         };
         let group = connect::patiently("the group", &self.stop, || reader.group()).await?;
         let liveness = Liveness {
@@ -248,10 +275,10 @@ impl Consumer {
     }
 
     /// Writes until all readers have ended; after `stop` not longer than the time to drain.
-    async fn write(&mut self, writer: Writer<Ledger>, deliveries: mpsc::Receiver<Delivery>) {
+    async fn write(&mut self, writer: Writer<OffsetStore>, deliveries: mpsc::Receiver<Delivery>) {
         let mut writing = tokio::spawn(async move { Box::pin(writer.run(deliveries)).await });
         let mut status = tokio::time::interval(STATUS_EVERY);
-        let drain = self.config.drain;
+        let drain = self.config.drain_timeout;
         let mut deadline = Box::pin(async {
             self.stop.cancelled().await;
             tokio::time::sleep(drain).await;
@@ -266,13 +293,14 @@ impl Consumer {
                     break;
                 }
                 _ = status.tick() => {
-                    let saved = tokio::task::block_in_place(|| self.figures.save(&self.config.directory));
+                    let saved = tokio::task::block_in_place(|| self.metrics.save(&self.config.directory));
                     // On a full disk it is the writer who says so.
                     saved.unwrap_or_default();
                 }
                 () = &mut deadline, if !late => {
                     late = true;
-                    warn!("stopped before everything was written; what is missing comes again at the next start");
+                    warn!("stopped before everything was written; what is missing comes again at \
+                           the next start");
                     self.give_up.cancel();
                     self.readers.abort_all();
                 }
@@ -280,6 +308,6 @@ impl Consumer {
         }
         drop(deadline);
         self.readers.shutdown().await;
-        self.figures.save(&self.config.directory).unwrap_or_default();
+        self.metrics.save(&self.config.directory).unwrap_or_default();
     }
 }

@@ -1,4 +1,4 @@
-//! What a consumer tells: figures for metrics, and what `consumer status` shows.
+//! What a consumer tells: metrics for metrics, and what `consumer status` shows.
 
 use std::io;
 use std::path::Path;
@@ -12,11 +12,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::error;
 
 use super::args::{Config, Partitions};
-use super::catalogue::Catalogue;
-use super::ledger::Ledger;
+use super::file_index::FileIndex;
 use super::list;
+use super::offsets::OffsetStore;
 use crate::connect;
-use crate::metrics::{Figure, Kind, Row, page};
+use crate::metrics::{Kind, Metric, Row, page};
 use crate::tail::checkpoint::replace_lightly;
 use natsway_partitioned_consumer::ElasticGroup;
 
@@ -25,24 +25,24 @@ const TELL_REFUSALS_EVERY: Duration = Duration::from_secs(10);
 
 /// What a process counts.
 #[derive(Debug, Default)]
-pub(super) struct Figures {
-    pub(super) messages: Figure,
-    pub(super) bytes: Figure,
-    pub(super) groups: Figure,
-    pub(super) duplicates: Figure,
-    pub(super) ahead: Figure,
-    pub(super) stale: Figure,
-    pub(super) lost_bytes: Figure,
-    pub(super) skipped_bytes: Figure,
-    pub(super) cut_bytes: Figure,
-    pub(super) overtaken: Figure,
-    pub(super) refused: Figure,
-    pub(super) stopped: Figure,
-    pub(super) parked: Figure,
-    pub(super) queued_bytes: Figure,
-    pub(super) open_files: Figure,
-    pub(super) lookups: Figure,
-    pub(super) sources: Figure,
+pub(super) struct Metrics {
+    pub(super) messages: Metric,
+    pub(super) bytes: Metric,
+    pub(super) groups: Metric,
+    pub(super) duplicates: Metric,
+    pub(super) ahead: Metric,
+    pub(super) stale: Metric,
+    pub(super) lost_bytes: Metric,
+    pub(super) skipped_bytes: Metric,
+    pub(super) cut_bytes: Metric,
+    pub(super) overtaken: Metric,
+    pub(super) refused: Metric,
+    pub(super) stopped: Metric,
+    pub(super) parked: Metric,
+    pub(super) queued_bytes: Metric,
+    pub(super) open_files: Metric,
+    pub(super) lookups: Metric,
+    pub(super) sources: Metric,
     refusal_told: Mutex<Option<Instant>>,
     last_error: Mutex<Option<String>>,
 }
@@ -64,7 +64,7 @@ pub struct DirectoryStatus {
     pub last_error: Option<String>,
 }
 
-impl Figures {
+impl Metrics {
     /// Notes what went wrong; `true` when that is news.
     pub(super) fn failed(&self, error: String) -> bool {
         let mut last = self.last_error.lock().unwrap_or_else(PoisonError::into_inner);
@@ -73,7 +73,8 @@ impl Figures {
         news
     }
 
-    /// Counts messages that can never be written, and says so, naming the host; not for each, since whoever sends one may send many.
+    /// Counts messages that can never be written, and says so, naming the host; not for each, since
+    /// whoever sends one may send many.
     pub(super) fn refuse(&self, messages: u64, host: &str, reason: &str) {
         self.refused.add(messages);
         let mut told = self.refusal_told.lock().unwrap_or_else(PoisonError::into_inner);
@@ -105,19 +106,32 @@ impl Figures {
             open_files: self.open_files.get(),
             last_error: self.last_error(),
         };
-        replace_lightly(&Catalogue::status_path(directory), &serde_json::to_vec(&status)?)
+        replace_lightly(&FileIndex::status_path(directory), &serde_json::to_vec(&status)?)
     }
 
     pub(super) fn page(&self) -> String {
-        let counter =
-            |name, help, value: &Figure| Row { name, help, kind: Kind::Counter, value: value.get() };
-        let gauge = |name, help, value: &Figure| Row { name, help, kind: Kind::Gauge, value: value.get() };
+        let counter = |name, help, value: &Metric| Row {
+            name,
+            help,
+            kind: Kind::Counter,
+            value: value.get(),
+        };
+        let gauge =
+            |name, help, value: &Metric| Row { name, help, kind: Kind::Gauge, value: value.get() };
         page([
             counter("shipper_messages_total", "Messages written and acknowledged.", &self.messages),
             counter("shipper_bytes_total", "Bytes written and committed.", &self.bytes),
             counter("shipper_groups_total", "Groups committed.", &self.groups),
-            counter("shipper_duplicates_total", "Messages that were written before.", &self.duplicates),
-            counter("shipper_ahead_total", "Messages whose predecessor has to be sent again.", &self.ahead),
+            counter(
+                "shipper_duplicates_total",
+                "Messages that were written before.",
+                &self.duplicates,
+            ),
+            counter(
+                "shipper_ahead_total",
+                "Messages whose predecessor has to be sent again.",
+                &self.ahead,
+            ),
             counter("shipper_stale_total", "Messages of an older history, dropped.", &self.stale),
             counter(
                 "shipper_lost_bytes_total",
@@ -139,9 +153,17 @@ impl Figures {
                 "Commits refused since another consumer was first.",
                 &self.overtaken,
             ),
-            counter("shipper_refused_total", "Messages that can never be written, dropped.", &self.refused),
+            counter(
+                "shipper_refused_total",
+                "Messages that can never be written, dropped.",
+                &self.refused,
+            ),
             gauge("shipper_stopped", "1 while lines cannot be written.", &self.stopped),
-            gauge("shipper_parked_messages", "Messages that wait for another partition.", &self.parked),
+            gauge(
+                "shipper_parked_messages",
+                "Messages that wait for another partition.",
+                &self.parked,
+            ),
             gauge("shipper_group_bytes", "Bytes of the group that is written.", &self.queued_bytes),
             gauge("shipper_open_files", "Files that are open.", &self.open_files),
             gauge("shipper_sources", "Sources that the directory has files of.", &self.sources),
@@ -202,7 +224,7 @@ pub struct Report {
 /// # Errors
 /// When the broker or the stream cannot be reached.
 pub async fn read(config: &Config) -> Result<Report> {
-    let status = std::fs::read(Catalogue::status_path(&config.directory)).ok();
+    let status = std::fs::read(FileIndex::status_path(&config.directory)).ok();
     let directory = status.and_then(|json| serde_json::from_slice(&json).ok());
     let cluster = config.cluster.clone();
     let stop = CancellationToken::new();
@@ -250,10 +272,10 @@ pub async fn read(config: &Config) -> Result<Report> {
             }));
         }
     }
-    let commits = match Ledger::exists(&context).await {
+    let commits = match OffsetStore::exists(&context).await {
         true => {
             let Config { cluster, stream, .. } = config;
-            Ledger::open(&context, cluster, &stream.name, stream.replicas).await?.all().await?
+            OffsetStore::open(&context, cluster, &stream.name, stream.replicas).await?.all().await?
         }
         false => Vec::new(),
     };
@@ -282,12 +304,18 @@ pub fn table(report: &Report) -> String {
         "PARTITION", "OWNER", "WRITTEN SEQ", "LAG", "LAG BYTES"
     ));
     for partition in &report.partitions {
-        let PartitionStatus { partition, owner, written_sequence, lag_messages, lag_bytes } = partition;
+        let PartitionStatus { partition, owner, written_sequence, lag_messages, lag_bytes } =
+            partition;
         let owner = owner.as_deref().unwrap_or("-");
         let written = written_sequence.map_or("-".to_owned(), |sequence| sequence.to_string());
-        line(format!("{partition:<9} {owner:<24} {written:>14} {lag_messages:>12} {lag_bytes:>14}"));
+        line(format!(
+            "{partition:<9} {owner:<24} {written:>14} {lag_messages:>12} {lag_bytes:>14}"
+        ));
     }
-    line(format!("{:<32} {:>14} {:>10}  {:<18} {}", "SOURCE", "OFFSET", "MISSING", "WRITER", "FILE"));
+    line(format!(
+        "{:<32} {:>14} {:>10}  {:<18} {}",
+        "SOURCE", "OFFSET", "MISSING", "WRITER", "FILE"
+    ));
     for source in &report.sources {
         let SourceCommit { source, offset, writer, file, missing_bytes } = source;
         let offset = offset.map_or("-".to_owned(), |offset| offset.to_string());

@@ -1,6 +1,8 @@
-//! The steps in which a consumer changes its disk: at each of them the model of the writer makes the disk fail, or the process die.
+//! The steps in which a consumer changes its disk: at each of them the model of the writer makes
+//! the disk fail, or the process die.
 
-/// Comes before a change of the disk. `torn` is what a failure may leave of that change; it happens in tests only.
+/// Comes before a change of the disk. `torn` is what a failure may leave of that change; it happens
+/// in tests only.
 #[cfg(not(test))]
 pub(super) fn step(_torn: impl FnOnce()) -> std::io::Result<()> {
     Ok(())

@@ -6,7 +6,7 @@ use std::io;
 use jiff::Zoned;
 use tracing::{info, warn};
 
-use super::catalogue::{Catalogue, Entry};
+use super::file_index::{Entry, FileIndex};
 use super::files::Files;
 use crate::commit::Commit;
 use crate::name::Source;
@@ -43,11 +43,12 @@ pub(super) struct Wanted<'a> {
     pub(super) now: &'a Zoned,
 }
 
-/// New states of files, for the catalogue.
+/// New states of files, for the file index.
 pub(super) type Changes = Vec<(String, Option<Entry>)>;
 
-/// How far a file is committed. Each of those who know is right up to where it knows: this process about what it wrote, the commit
-/// about the last file of each writer, the catalogue about what was known when the file was noted last.
+/// How far a file is committed. Each of those who know is right up to where it knows: this process
+/// about what it wrote, the commit about the last file of each writer, the file index about what
+/// was known when the file was noted last.
 pub(super) fn committed_bytes(
     (path, entry): (&str, &Entry),
     writer: &str,
@@ -60,15 +61,17 @@ pub(super) fn committed_bytes(
 }
 
 impl Rotation {
-    /// Chooses the file for more bytes of a source, and appends to `changes` what the catalogue must know before they are
-    /// written. A file that is continued is first cut to what is committed of it.
+    /// Chooses the file for more bytes of a source, and appends to `changes` what the file index
+    /// must know before they are written. A file that is continued is first cut to what is
+    /// committed of it.
     ///
-    /// Only one file of a source is open at a time. The next commit names the chosen one and no other, so whatever else is open is
-    /// cut to its length and closed with it, while that length is still known.
+    /// Only one file of a source is open at a time. The next commit names the chosen one and no
+    /// other, so whatever else is open is cut to its length and closed with it, while that length
+    /// is still known.
     pub(super) fn choose(
         &self,
         wanted: &Wanted<'_>,
-        (catalogue, files): (&Catalogue, &mut Files),
+        (file_index, files): (&FileIndex, &mut Files),
         changes: &mut Changes,
     ) -> io::Result<Open> {
         let Wanted { source, present, commit, .. } = *wanted;
@@ -80,21 +83,24 @@ impl Rotation {
                 return Ok(present.clone());
             }
             if !is_whole {
-                warn!(path = present.path, "somebody removed or replaced the file; going on in the next one");
+                warn!(
+                    path = present.path,
+                    "somebody removed or replaced the file; going on in the next one"
+                );
             }
         }
-        let chosen = self.go_on_in(wanted, begin, catalogue)?;
-        for (path, entry) in catalogue.open_files_of(source) {
+        let chosen = self.go_on_in(wanted, begin, file_index)?;
+        for (path, entry) in file_index.open_files_of(source) {
             files.close(&path);
             if path != chosen.path {
-                let bytes = committed_bytes((&path, &entry), catalogue.writer(), present, commit);
+                let bytes = committed_bytes((&path, &entry), file_index.writer(), present, commit);
                 files.cut_to(&path, bytes)?;
                 changes.push((path, Some(Entry { bytes, open: false, ..entry })));
             }
         }
         files.cut_to(&chosen.path, chosen.bytes)?;
-        if catalogue.get(&chosen.path).is_none() {
-            info!("Creating new log {:?}", catalogue.path(&chosen.path));
+        if file_index.get(&chosen.path).is_none() {
+            info!("Creating new log {:?}", file_index.path(&chosen.path));
             let entry = Entry { source: source.to_string(), bytes: chosen.bytes, open: true };
             changes.push((chosen.path.clone(), Some(entry)));
         }
@@ -106,37 +112,47 @@ impl Rotation {
     }
 
     /// The first file of the period that may be appended to, or does not exist yet.
-    fn go_on_in(&self, wanted: &Wanted<'_>, begin: Zoned, catalogue: &Catalogue) -> io::Result<Open> {
+    fn go_on_in(
+        &self,
+        wanted: &Wanted<'_>,
+        begin: Zoned,
+        file_index: &FileIndex,
+    ) -> io::Result<Open> {
         let Wanted { source, present, commit, add, .. } = *wanted;
         let name = |part| {
             let path = self.output.expand(source, &begin, part);
             path.ok_or_else(|| io::Error::other("the output pattern leaves its directory"))
         };
-        // Retention may have removed earlier parts: their names are not used again, so that names stay in order.
+        // Retention may have removed earlier parts: their names are not used again, so that names
+        // stay in order.
         let last = present.map(|present| &present.path);
         let last = last.or(commit
             .map(|commit| &commit.tail)
-            .filter(|tail| tail.writer == catalogue.writer())
+            .filter(|tail| tail.writer == file_index.writer())
             .map(|tail| &tail.file));
         let first = last.and_then(|last| part_of(&name(0).ok()?, last)).unwrap_or(0);
         for part in first..MOST_PARTS {
             let path = name(part)?;
-            let known = catalogue.get(&path);
-            let packed = catalogue.path(&format!("{path}.zst"));
+            let known = file_index.get(&path);
+            let packed = file_index.path(&format!("{path}.zst"));
             let is_finished = present.is_some_and(|present| present.path == path);
             if is_finished || known.is_some_and(|entry| !entry.open) || packed.exists() {
                 continue;
             }
-            let length = fs::metadata(catalogue.path(&path)).map_or(0, |metadata| metadata.len());
-            let named = commit.and_then(|commit| commit.length_of(catalogue.writer(), &path));
+            let length = fs::metadata(file_index.path(&path)).map_or(0, |metadata| metadata.len());
+            let named = commit.and_then(|commit| commit.length_of(file_index.writer(), &path));
             let bytes = match known {
-                Some(entry) => committed_bytes((&path, entry), catalogue.writer(), present, commit),
+                Some(entry) => {
+                    committed_bytes((&path, entry), file_index.writer(), present, commit)
+                }
                 None => named.unwrap_or(length),
             };
             if length < bytes {
                 warn!(
                     path,
-                    length, bytes, "the file lost committed lines to somebody; going on in the next one"
+                    length,
+                    bytes,
+                    "the file lost committed lines to somebody; going on in the next one"
                 );
             } else if self.fits(bytes, add) {
                 return Ok(Open { path, bytes, begin });

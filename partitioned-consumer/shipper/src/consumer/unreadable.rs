@@ -1,6 +1,7 @@
-//! Messages that cannot be read: with headers that are not UTF-8, or no `Name: value`. The client library ends the connection on
-//! which such a one comes, each time that it comes, so nothing behind it would ever be read. No producer of ours sends any, but whoever
-//! may publish to the subject can.
+//! Messages that cannot be read: with headers that are not UTF-8, or no `Name: value`. The client
+//! library ends the connection on which such a one comes, each time that it comes, so nothing
+//! behind it would ever be read. No producer of ours sends any, but whoever may publish to the
+//! subject can.
 
 use async_nats::{Client, HeaderName};
 use base64::Engine;
@@ -24,7 +25,8 @@ struct Stored {
     hdrs: String,
 }
 
-/// The sequence of the first message for `filter` from sequence `from` on, if that one cannot be read.
+/// The sequence of the first message for `filter` from sequence `from` on, if that one cannot be
+/// read.
 ///
 /// # Errors
 /// The broker does not answer in time, or what it says is no answer.
@@ -35,7 +37,8 @@ pub(super) async fn first_unreadable(
     from: u64,
 ) -> Result<Option<u64>, Failure> {
     let question = json!({ "seq": from, "next_by_subj": filter }).to_string();
-    let answer = client.request(format!("$JS.API.STREAM.MSG.GET.{stream}"), question.into()).await?;
+    let answer =
+        client.request(format!("$JS.API.STREAM.MSG.GET.{stream}"), question.into()).await?;
     read_answer(&answer.payload)
 }
 
@@ -51,12 +54,14 @@ fn is_readable(headers: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(headers) else { return false };
     let mut lines = text.split("\r\n").flat_map(|line| line.split('\n'));
     let is_field = |line: &str| {
-        line.split_once(':')
-            .is_some_and(|(name, value)| name.parse::<HeaderName>().is_ok() && !value.contains('\r'))
+        line.split_once(':').is_some_and(|(name, value)| {
+            name.parse::<HeaderName>().is_ok() && !value.contains('\r')
+        })
     };
     // None at all is as readable as can be.
     lines.next().is_none_or(|version| version.is_empty() || version.starts_with("NATS/1.0"))
-        && lines.all(|line| line.is_empty() || line.starts_with(char::is_whitespace) || is_field(line))
+        && lines
+            .all(|line| line.is_empty() || line.starts_with(char::is_whitespace) || is_field(line))
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! Judges messages, appends their lines, syncs, commits, and then says so: in groups, one after the other.
+//! Judges messages, appends their lines, syncs, commits, and then says so: in groups, one after the
+//! other.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -16,15 +17,15 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::args::Fsync;
-use super::catalogue::{Catalogue, Entry};
+use super::file_index::{Entry, FileIndex};
 use super::files::Files;
-use super::intake::Delivery;
-use super::ledger::{Known, LedgerError, Offsets, Outcome};
+use super::offsets::{Committed, OffsetStoreError, Offsets, Outcome};
 use super::parked::Parked;
 use super::plan::{self, Facts, Item, Plan};
-use super::status::Figures;
+use super::receive::Delivery;
+use super::retention::{self, RETENTION_INTERVAL, RetentionTask};
+use super::status::Metrics;
 use super::steps::step;
-use super::sweep::{self, SWEEP_EVERY, Sweep};
 use super::target::{Changes, Open, Rotation, Wanted, committed_bytes};
 use crate::accept::{Behind, Mark, wanted};
 use crate::commit::{Commit, Tail};
@@ -34,7 +35,8 @@ use crate::name::{Prefix, Source};
 /// A group is committed when it has so many bytes or messages, or when nothing more waits.
 const GROUP_BYTES: usize = 16 << 20;
 const GROUP_MESSAGES: usize = 4096;
-/// Messages of the stream that are looked up for one group: each is a round trip to the broker, for which all sources wait.
+/// Messages of the stream that are looked up for one group: each is a round trip to the broker, for
+/// which all sources wait.
 const LOOKUPS: u32 = 64;
 /// The pause before what failed is tried again.
 pub(super) const RETRY: Duration = Duration::from_millis(500);
@@ -46,8 +48,9 @@ const SYNC_THREADS: usize = 4;
 pub(super) struct Bounds {
     /// Sources that a directory has files of. Lines of further ones are refused.
     pub(super) sources: usize,
-    /// Sources whose commits are kept in memory. Those of others are read again when they are needed.
-    pub(super) places: usize,
+    /// Sources whose commits are kept in memory. Those of others are read again when they are
+    /// needed.
+    pub(super) states: usize,
 }
 
 /// Tells the local time, by which files are named.
@@ -58,14 +61,14 @@ pub(super) struct Parts<O> {
     pub(super) prefix: Prefix,
     pub(super) rotation: Rotation,
     pub(super) fsync: Fsync,
-    pub(super) catalogue: Catalogue,
+    pub(super) file_index: FileIndex,
     pub(super) files: Files,
     /// Where commits are; none in core mode.
-    pub(super) ledger: Option<O>,
+    pub(super) offset_store: Option<O>,
     /// The stream that messages come from; none in core mode.
     pub(super) stream: Option<Stream>,
-    pub(super) sweep: Sweep,
-    pub(super) figures: Arc<Figures>,
+    pub(super) retention_task: RetentionTask,
+    pub(super) metrics: Arc<Metrics>,
     pub(super) clock: Clock,
     /// The pause before what failed is tried again.
     pub(super) retry: Duration,
@@ -77,7 +80,7 @@ pub(super) struct Parts<O> {
 /// See the module.
 pub(super) struct Writer<O> {
     parts: Parts<O>,
-    places: HashMap<Source, Place>,
+    states: HashMap<Source, SourceState>,
     /// To be judged again at once.
     backlog: Vec<Delivery>,
     /// To be judged again when their predecessors may have been written.
@@ -90,8 +93,8 @@ pub(super) struct Writer<O> {
 
 /// What is known of a source.
 #[derive(Default)]
-struct Place {
-    known: Known,
+struct SourceState {
+    known: Committed,
     open: Option<Open>,
     /// How far the stream was searched for what decides on a message.
     searched: Option<Search>,
@@ -125,7 +128,7 @@ impl<O: Offsets> Writer<O> {
     pub(super) fn new(parts: Parts<O>) -> Self {
         Self {
             parts,
-            places: HashMap::new(),
+            states: HashMap::new(),
             backlog: Vec::new(),
             parked: Parked::new(Instant::now()),
             lookups_left: LOOKUPS,
@@ -138,33 +141,34 @@ impl<O: Offsets> Writer<O> {
     /// # Errors
     /// The disk's; the broker is waited for.
     pub(super) async fn recover(&mut self) -> anyhow::Result<()> {
-        sweep::tidy_packed(&mut self.parts.catalogue)?;
+        retention::tidy_packed(&mut self.parts.file_index)?;
         let mut by_source: BTreeMap<String, Vec<(String, Entry)>> = BTreeMap::new();
-        for (path, entry) in self.parts.catalogue.entries().filter(|(_, entry)| entry.open) {
+        for (path, entry) in self.parts.file_index.entries().filter(|(_, entry)| entry.open) {
             by_source.entry(entry.source.clone()).or_default().push((path.clone(), entry.clone()));
         }
-        let Some(ledger) = self.parts.ledger.clone() else {
+        let Some(offset_store) = self.parts.offset_store.clone() else {
             // Without commits all that is there counts.
             let open = by_source.into_values().flatten();
             let changes = open.map(|(path, entry)| self.as_it_is(path, entry, true)).collect();
-            return Ok(self.parts.catalogue.record(changes)?);
+            return Ok(self.parts.file_index.record(changes)?);
         };
-        if !self.parts.catalogue.trusts(&ledger.identity())? {
+        if !self.parts.file_index.trusts(&offset_store.identity())? {
             error!(
-                "the bucket of commits is not the one that this directory knows: files stay as they are, and lines of the last moments may be repeated"
+                "the bucket of commits is not the one that this directory knows: files stay as \
+                 they are, and lines of the last moments may be repeated"
             );
             let open = by_source.into_values().flatten();
             let changes = open.map(|(path, entry)| self.as_it_is(path, entry, false)).collect();
-            self.parts.catalogue.record(changes)?;
-            return Ok(self.parts.catalogue.trust(&ledger.identity())?);
+            self.parts.file_index.record(changes)?;
+            return Ok(self.parts.file_index.trust(&offset_store.identity())?);
         }
         let mut changes = Vec::new();
         for (source, files) in by_source {
-            let read = || ledger.read(&source);
+            let read = || offset_store.read(&source);
             let known = crate::connect::patiently("the commits", &self.parts.give_up, read).await?;
             changes.extend(self.recover_source(&source, files, &known)?);
         }
-        Ok(self.parts.catalogue.record(changes)?)
+        Ok(self.parts.file_index.record(changes)?)
     }
 
     /// Cuts the open files of one source to what is committed of them.
@@ -172,12 +176,13 @@ impl<O: Offsets> Writer<O> {
         &mut self,
         source: &str,
         files: Vec<(String, Entry)>,
-        known: &Known,
+        known: &Committed,
     ) -> io::Result<Changes> {
         let mut changes = Vec::new();
         if known.commit.is_none() && known.revision > 0 {
             warn!(source, "the commits of this source were removed: its files stay as they are");
-            changes.extend(files.into_iter().map(|(path, entry)| self.as_it_is(path, entry, false)));
+            changes
+                .extend(files.into_iter().map(|(path, entry)| self.as_it_is(path, entry, false)));
             return Ok(changes);
         }
         let last = self.last_begun(&files, known.commit.as_ref());
@@ -185,17 +190,19 @@ impl<O: Offsets> Writer<O> {
             if last.as_ref().is_some_and(|last| *last != path) {
                 warn!(
                     path,
-                    "an earlier version left this file open, and its length is not known: it stays as it is"
+                    "an earlier version left this file open, and its length is not known: it stays \
+                     as it is"
                 );
                 changes.push(self.as_it_is(path, entry, false));
                 continue;
             }
-            let writer = self.parts.catalogue.writer();
+            let writer = self.parts.file_index.writer();
             let bytes = committed_bytes((&path, &entry), writer, None, known.commit.as_ref());
-            let length = std::fs::metadata(self.parts.catalogue.path(&path)).map_or(0, |m| m.len());
+            let length =
+                std::fs::metadata(self.parts.file_index.path(&path)).map_or(0, |m| m.len());
             if length > bytes {
                 info!(path, length, bytes, "cutting what was not committed");
-                self.parts.figures.cut_bytes.add(length - bytes);
+                self.parts.metrics.cut_bytes.add(length - bytes);
             }
             self.parts.files.cut_to(&path, bytes)?;
             changes.push((path, Some(Entry { bytes, ..entry })));
@@ -203,26 +210,30 @@ impl<O: Offsets> Writer<O> {
         Ok(changes)
     }
 
-    /// Of several open files of a source, which only earlier versions left, the one that may have an uncommitted end: that which the
-    /// commit names, else the one that was written last.
+    /// Of several open files of a source, which only earlier versions left, the one that may have
+    /// an uncommitted end: that which the commit names, else the one that was written last.
     fn last_begun(&self, files: &[(String, Entry)], commit: Option<&Commit>) -> Option<String> {
-        let writer = self.parts.catalogue.writer();
-        let is_named = |path: &str| commit.is_some_and(|commit| commit.length_of(writer, path).is_some());
-        let modified =
-            |path: &str| std::fs::metadata(self.parts.catalogue.path(path)).and_then(|it| it.modified()).ok();
-        let last = files.iter().map(|(path, _)| path).max_by_key(|path| (is_named(path), modified(path)));
+        let writer = self.parts.file_index.writer();
+        let is_named =
+            |path: &str| commit.is_some_and(|commit| commit.length_of(writer, path).is_some());
+        let modified = |path: &str| {
+            std::fs::metadata(self.parts.file_index.path(path)).and_then(|it| it.modified()).ok()
+        };
+        let last =
+            files.iter().map(|(path, _)| path).max_by_key(|path| (is_named(path), modified(path)));
         last.filter(|_| files.len() > 1).cloned()
     }
 
     /// The state of a file all of whose bytes count from now on.
     fn as_it_is(&self, path: String, entry: Entry, open: bool) -> (String, Option<Entry>) {
-        let bytes = std::fs::metadata(self.parts.catalogue.path(&path)).map_or(0, |metadata| metadata.len());
+        let bytes = std::fs::metadata(self.parts.file_index.path(&path))
+            .map_or(0, |metadata| metadata.len());
         (path, Some(Entry { bytes, open, ..entry }))
     }
 
     /// Writes what comes, until no reader is left.
     pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Delivery>) {
-        let mut sweep = tokio::time::interval(SWEEP_EVERY);
+        let mut retention_task = tokio::time::interval(RETENTION_INTERVAL);
         loop {
             let mut group = std::mem::take(&mut self.backlog);
             if group.is_empty() {
@@ -236,8 +247,8 @@ impl<O: Offsets> Writer<O> {
                     // A reader may hang in a broker that does not answer.
                     () = self.parts.give_up.cancelled() => return,
                     () = tokio::time::sleep_until(look_at.into()), if !self.parked.is_empty() => {}
-                    _ = sweep.tick() => {
-                        self.sweep();
+                    _ = retention_task.tick() => {
+                        self.retention_task();
                         continue;
                     }
                 }
@@ -251,16 +262,17 @@ impl<O: Offsets> Writer<O> {
                 group.push(delivery);
             }
             self.parked.forget(|parked| parked.done.is_closed());
-            let waited = self.parked.take(group.iter().map(|delivery| &delivery.source), Instant::now());
+            let waited =
+                self.parked.take(group.iter().map(|delivery| &delivery.source), Instant::now());
             // Before what came later of the same source.
             group.splice(0..0, waited);
-            self.parts.figures.queued_bytes.set(bytes as u64);
+            self.parts.metrics.queued_bytes.set(bytes as u64);
             if self.write(group).await.is_err() {
                 return;
             }
-            self.parts.figures.parked.set(self.parked.len() as u64);
-            self.parts.figures.open_files.set(self.parts.files.count() as u64);
-            self.parts.figures.sources.set(self.parts.catalogue.sources() as u64);
+            self.parts.metrics.parked.set(self.parked.len() as u64);
+            self.parts.metrics.open_files.set(self.parts.files.count() as u64);
+            self.parts.metrics.sources.set(self.parts.file_index.sources() as u64);
         }
     }
 
@@ -271,12 +283,12 @@ impl<O: Offsets> Writer<O> {
         }
         self.refuse_too_many(&mut by_source);
         let unknown: Vec<Source> =
-            by_source.keys().filter(|source| !self.places.contains_key(*source)).cloned().collect();
+            by_source.keys().filter(|source| !self.states.contains_key(*source)).cloned().collect();
         self.load(&unknown).await?;
         (self.lookups_left, self.groups) = (LOOKUPS, self.groups + 1);
         let mut works = Vec::new();
         for (source, deliveries) in by_source {
-            self.places.entry(source.clone()).or_default().used = self.groups;
+            self.states.entry(source.clone()).or_default().used = self.groups;
             if let Some(work) = self.judge(source, deliveries).await? {
                 works.push(work);
             }
@@ -289,9 +301,9 @@ impl<O: Offsets> Writer<O> {
 
     /// Drops lines of new sources where the directory has as many as it may.
     fn refuse_too_many(&self, by_source: &mut BTreeMap<Source, Vec<Delivery>>) {
-        let Parts { catalogue, bounds, figures, .. } = &self.parts;
-        let mut room = bounds.sources.saturating_sub(catalogue.sources());
-        let is_new = |source: &Source| !catalogue.has_source(&source.to_string());
+        let Parts { file_index, bounds, metrics, .. } = &self.parts;
+        let mut room = bounds.sources.saturating_sub(file_index.sources());
+        let is_new = |source: &Source| !file_index.has_source(&source.to_string());
         let new: Vec<Source> = by_source.keys().filter(|source| is_new(source)).cloned().collect();
         for source in new {
             if room > 0 {
@@ -300,40 +312,42 @@ impl<O: Offsets> Writer<O> {
             }
             let deliveries = by_source.remove(&source).unwrap_or_default();
             let reason = format!(
-                "the directory has files of {} sources already: if that is right, raise SHIPPER_SOURCES",
+                "the directory has files of {} sources already: if that is right, raise \
+                 SHIPPER_SOURCES",
                 bounds.sources
             );
-            figures.refuse(deliveries.len() as u64, source.host(), &reason);
+            metrics.refuse(deliveries.len() as u64, source.host(), &reason);
             deliveries.into_iter().for_each(finish);
         }
     }
 
-    /// Forgets the commits of sources that have been quiet for longest, when there are too many. How far their files are committed
-    /// goes to the catalogue first.
+    /// Forgets the commits of sources that have been quiet for longest, when there are too many.
+    /// How far their files are committed goes to the file index first.
     fn forget_idle(&mut self) {
-        let most = self.parts.bounds.places;
-        if self.places.len() <= most {
+        let most = self.parts.bounds.states;
+        if self.states.len() <= most {
             return;
         }
         let committed = self.committed_of_open_files();
         let mut by_use: Vec<(u64, Source)> =
-            self.places.iter().map(|(source, place)| (place.used, source.clone())).collect();
+            self.states.iter().map(|(source, state)| (state.used, source.clone())).collect();
         by_use.sort();
-        let idle = by_use.into_iter().map(|(_, source)| source).take(self.places.len() - most * 3 / 4);
+        let idle =
+            by_use.into_iter().map(|(_, source)| source).take(self.states.len() - most * 3 / 4);
         let idle: Vec<Source> = idle.collect();
-        let catalogue = &self.parts.catalogue;
-        let open = idle.iter().flat_map(|source| catalogue.open_files_of(source));
+        let file_index = &self.parts.file_index;
+        let open = idle.iter().flat_map(|source| file_index.open_files_of(source));
         let known = open.filter_map(|(path, entry)| {
             let bytes = *committed.get(&path)?;
             (bytes != entry.bytes).then_some((path, Some(Entry { bytes, ..entry })))
         });
         let changes: Changes = known.collect();
-        if let Err(error) = block_in_place(|| self.parts.catalogue.record(changes)) {
+        if let Err(error) = block_in_place(|| self.parts.file_index.record(changes)) {
             warn!(%error, "idle sources are kept in memory for now");
             return;
         }
         for source in idle {
-            if let Some(open) = self.places.remove(&source).and_then(|place| place.open) {
+            if let Some(open) = self.states.remove(&source).and_then(|state| state.open) {
                 self.parts.files.close(&open.path);
             }
         }
@@ -341,20 +355,20 @@ impl<O: Offsets> Writer<O> {
 
     /// Reads the newest commits of sources.
     async fn load(&mut self, sources: &[Source]) -> Result<(), GivenUp> {
-        let Some(ledger) = self.parts.ledger.clone() else {
+        let Some(offset_store) = self.parts.offset_store.clone() else {
             for source in sources {
-                self.places.entry(source.clone()).or_default();
+                self.states.entry(source.clone()).or_default();
             }
             return Ok(());
         };
         let mut left = sources.to_vec();
         while !left.is_empty() {
             let names: Vec<String> = left.iter().map(ToString::to_string).collect();
-            let read = join_all(names.iter().map(|name| ledger.read(name))).await;
+            let read = join_all(names.iter().map(|name| offset_store.read(name))).await;
             let mut failed = Vec::new();
             for (source, read) in left.into_iter().zip(read) {
                 match read {
-                    Ok(known) => self.know(source, known),
+                    Ok(known) => self.note_committed(source, known),
                     Err(error) => {
                         self.trouble(&error);
                         failed.push(source);
@@ -369,14 +383,15 @@ impl<O: Offsets> Writer<O> {
         Ok(())
     }
 
-    /// Takes over a commit. Another writer's lines may have come between ours, so the file is chosen anew.
-    fn know(&mut self, source: Source, known: Known) {
+    /// Takes over a commit. Another writer's lines may have come between ours, so the file is
+    /// chosen anew.
+    fn note_committed(&mut self, source: Source, known: Committed) {
         if self.is_forgotten(&source, &known) {
             return;
         }
-        let place = self.places.entry(source).or_default();
-        if place.known.revision != known.revision {
-            *place = Place { known, open: None, searched: None, used: place.used };
+        let state = self.states.entry(source).or_default();
+        if state.known.revision != known.revision {
+            *state = SourceState { known, open: None, searched: None, used: state.used };
         }
     }
 
@@ -395,9 +410,9 @@ impl<O: Offsets> Writer<O> {
                 payload: d.payload.clone(),
             })
             .collect();
-        let (mut facts, mut is_newest) = (Facts::default(), self.parts.ledger.is_none());
+        let (mut facts, mut is_newest) = (Facts::default(), self.parts.offset_store.is_none());
         let plan = loop {
-            let plan = Plan::new(self.places[&source].known.commit.as_ref(), &items, &facts);
+            let plan = Plan::new(self.states[&source].known.commit.as_ref(), &items, &facts);
             if plan.is_doubtful() && !std::mem::replace(&mut is_newest, true) {
                 self.load(std::slice::from_ref(&source)).await?;
                 continue;
@@ -422,15 +437,16 @@ impl<O: Offsets> Writer<O> {
         // One that is not kept comes again in a while.
         waiting.retain(|delivery| delivery.may_wait_here);
         self.parked.park(source.clone(), waiting);
-        if !plan.changes(self.places[&source].known.commit.as_ref()) {
+        if !plan.changes(self.states[&source].known.commit.as_ref()) {
             deliveries.into_iter().for_each(finish);
             return Ok(None);
         }
         Ok(Some(Work { source, deliveries, plan, target: None, commit: None }))
     }
 
-    /// What stands behind a message that begins above the mark: among those at hand, else in the stream. The search there goes on
-    /// from where it ended before, and takes no more than its part of the time.
+    /// What stands behind a message that begins above the mark: among those at hand, else in the
+    /// stream. The search there goes on from where it ended before, and takes no more than its part
+    /// of the time.
     async fn behind(
         &mut self,
         source: &Source,
@@ -446,36 +462,39 @@ impl<O: Offsets> Writer<O> {
         let head = items[index].head?;
         let mark = wanted(mark, &head).0;
         let of = (items[index].sequence, mark);
-        let place = self.places.get_mut(source)?;
-        let mut search = place
+        let state = self.states.get_mut(source)?;
+        let mut search = state
             .searched
             .filter(|search| search.of == of)
             .unwrap_or(Search { of, next: items[index].sequence + 1 });
         let mut found = None;
         while self.lookups_left > 0 && found.is_none() {
             self.lookups_left -= 1;
-            self.parts.figures.lookups.add(1);
+            self.parts.metrics.lookups.add(1);
             // The leader is asked. Whatever goes wrong, the message waits and is looked at again.
-            let Ok(message) = stream.get_first_raw_message_by_subject(subject, search.next).await else {
+            let Ok(message) = stream.get_first_raw_message_by_subject(subject, search.next).await
+            else {
                 break;
             };
-            let later = message.headers.get(HEADER).and_then(|later| later.as_str().parse::<Head>().ok());
+            let later =
+                message.headers.get(HEADER).and_then(|later| later.as_str().parse::<Head>().ok());
             let behind = later.and_then(|later| Behind::says(mark, &head, &later));
             found = behind.map(|behind| (message.sequence, behind));
             search.next = message.sequence + 1;
         }
-        place.searched = Some(search).filter(|_| found.is_none());
+        state.searched = Some(search).filter(|_| found.is_none());
         found
     }
 
-    /// Whether the stream has nothing of the source but on this subject: what came before on another one is gone.
+    /// Whether the stream has nothing of the source but on this subject: what came before on
+    /// another one is gone.
     async fn is_alone(&mut self, source: &Source, subject: &str) -> bool {
         let Some(stream) = &self.parts.stream else { return false };
         if self.lookups_left == 0 {
             return false;
         }
         self.lookups_left -= 1;
-        self.parts.figures.lookups.add(1);
+        self.parts.metrics.lookups.add(1);
         let all = self.parts.prefix.of_source(source);
         stream
             .get_first_raw_message_by_subject(all, 1)
@@ -484,24 +503,27 @@ impl<O: Offsets> Writer<O> {
     }
 
     fn tell(&self, source: &Source, plan: &Plan) {
-        let figures = &self.parts.figures;
-        figures.duplicates.add(plan.duplicates);
-        figures.ahead.add(plan.ahead);
-        figures.stale.add(plan.stale);
-        figures.lost_bytes.add(plan.lost_bytes);
-        figures.skipped_bytes.add(plan.skipped_bytes);
+        let metrics = &self.parts.metrics;
+        metrics.duplicates.add(plan.duplicates);
+        metrics.ahead.add(plan.ahead);
+        metrics.stale.add(plan.stale);
+        metrics.lost_bytes.add(plan.lost_bytes);
+        metrics.skipped_bytes.add(plan.skipped_bytes);
         if plan.lost_bytes > 0 {
-            error!(%source, bytes = plan.lost_bytes, "the broker lost messages that it had acknowledged");
+            error!(%source, bytes = plan.lost_bytes, "the broker lost messages that it had \
+                                                      acknowledged");
         }
         if plan.stale > 0 {
-            error!(%source, messages = plan.stale, "dropped messages of an older history: are there two producers of that name");
+            error!(%source, messages = plan.stale, "dropped messages of an older history: are \
+                                                    there two producers of that name");
         }
         if plan.skipped_bytes > 0 {
             warn!(%source, bytes = plan.skipped_bytes, "the producer could not read some lines");
         }
     }
 
-    /// Appends and syncs the lines of a group. A disk that is full is waited for: nothing is acknowledged meanwhile.
+    /// Appends and syncs the lines of a group. A disk that is full is waited for: nothing is
+    /// acknowledged meanwhile.
     async fn append(&mut self, works: &mut [Work]) -> Result<(), GivenUp> {
         let mut waiting = false;
         loop {
@@ -509,19 +531,21 @@ impl<O: Offsets> Writer<O> {
                 Ok(()) if !waiting => return Ok(()),
                 Ok(()) => {
                     info!("lines can be written again");
-                    self.parts.figures.stopped.set(0);
-                    self.parts.figures.recovered();
+                    self.parts.metrics.stopped.set(0);
+                    self.parts.metrics.recovered();
                     return Ok(());
                 }
                 Err(error) => {
                     if !std::mem::replace(&mut waiting, true) {
                         let full = error.kind() == io::ErrorKind::StorageFull;
-                        let what = if full { "the disk is full" } else { "lines cannot be written" };
+                        let what =
+                            if full { "the disk is full" } else { "lines cannot be written" };
                         error!(%error, "{what}: acknowledging nothing until it can be");
-                        self.parts.figures.stopped.set(1);
-                        self.parts.figures.failed(format!("{what}: {error}"));
+                        self.parts.metrics.stopped.set(1);
+                        self.parts.metrics.failed(format!("{what}: {error}"));
                     }
-                    let begun: Vec<_> = works.iter().filter_map(|work| work.target.clone()).collect();
+                    let begun: Vec<_> =
+                        works.iter().filter_map(|work| work.target.clone()).collect();
                     block_in_place(|| self.take_back(&begun));
                     self.pause().await?;
                 }
@@ -530,31 +554,33 @@ impl<O: Offsets> Writer<O> {
     }
 
     fn try_append(&mut self, works: &mut [Work]) -> io::Result<()> {
-        let Parts { rotation, catalogue, files, clock, .. } = &mut self.parts;
+        let Parts { rotation, file_index, files, clock, .. } = &mut self.parts;
         let (mut changes, mut fresh, now) = (Vec::new(), Vec::new(), clock());
         let mut choose_all = || {
-            for (index, work) in works.iter_mut().enumerate().filter(|(_, work)| !work.plan.pieces.is_empty())
+            for (index, work) in
+                works.iter_mut().enumerate().filter(|(_, work)| !work.plan.pieces.is_empty())
             {
                 if let Some(target) = &work.target {
                     // Tried before: from the same length again.
                     files.cut_to(&target.path, target.bytes)?;
                     continue;
                 }
-                let place = &self.places[&work.source];
+                let state = &self.states[&work.source];
                 let wanted = Wanted {
                     source: &work.source,
-                    present: place.open.as_ref(),
-                    commit: place.known.commit.as_ref(),
+                    present: state.open.as_ref(),
+                    commit: state.known.commit.as_ref(),
                     add: added(&work.plan.pieces),
                     now: &now,
                 };
-                work.target = Some(rotation.choose(&wanted, (catalogue, files), &mut changes)?);
+                work.target = Some(rotation.choose(&wanted, (file_index, files), &mut changes)?);
                 fresh.push(index);
             }
-            catalogue.record(std::mem::take(&mut changes))
+            file_index.record(std::mem::take(&mut changes))
         };
         if let Err(error) = choose_all() {
-            // What is not in the catalogue must not be written: whichever step failed, no file of this round is in it.
+            // What is not in the file index must not be written: whichever step failed, no file of
+            // this round is in it.
             fresh.into_iter().for_each(|index| works[index].target = None);
             return Err(error);
         }
@@ -568,7 +594,8 @@ impl<O: Offsets> Writer<O> {
         if self.parts.fsync == Fsync::Always { sync(&written) } else { Ok(()) }
     }
 
-    /// Cuts files back to what is committed. What cannot be cut now is cut before it is appended to, or at the next start.
+    /// Cuts files back to what is committed. What cannot be cut now is cut before it is appended
+    /// to, or at the next start.
     fn take_back(&mut self, targets: &[Open]) {
         for target in targets {
             // A handle on which a write or a sync failed is not trusted again.
@@ -605,17 +632,19 @@ impl<O: Offsets> Writer<O> {
                 self.pause().await?;
             }
         }
-        self.parts.figures.groups.add(1);
+        self.parts.metrics.groups.add(1);
         Ok(())
     }
 
     fn next_commit(&self, work: &Work) -> Commit {
-        let before = self.places[&work.source].known.commit.as_ref();
-        let writer = self.parts.catalogue.writer().to_owned();
+        let before = self.states[&work.source].known.commit.as_ref();
+        let writer = self.parts.file_index.writer().to_owned();
         let tail = match (&work.target, before) {
-            (Some(target), _) => {
-                Tail { writer, file: target.path.clone(), bytes: target.bytes + added(&work.plan.pieces) }
-            }
+            (Some(target), _) => Tail {
+                writer,
+                file: target.path.clone(),
+                bytes: target.bytes + added(&work.plan.pieces),
+            },
             (None, Some(before)) => before.tail.clone(),
             (None, None) => Tail { writer, file: String::new(), bytes: 0 },
         };
@@ -626,65 +655,73 @@ impl<O: Offsets> Writer<O> {
         commit
     }
 
-    async fn commit_once(&self, works: &[Work]) -> Vec<Result<Outcome, LedgerError>> {
-        let Some(ledger) = &self.parts.ledger else {
+    async fn commit_once(&self, works: &[Work]) -> Vec<Result<Outcome, OffsetStoreError>> {
+        let Some(offset_store) = &self.parts.offset_store else {
             return works.iter().map(|_| Ok(Outcome::Done(0))).collect();
         };
         let names: Vec<String> = works.iter().map(|work| work.source.to_string()).collect();
         let writes = works.iter().zip(&names).map(|(work, name)| {
-            let revision = self.places[&work.source].known.revision;
-            ledger.write(name, revision, work.commit.as_ref().expect("made before the first attempt"))
+            let revision = self.states[&work.source].known.revision;
+            offset_store.write(
+                name,
+                revision,
+                work.commit.as_ref().expect("made before the first attempt"),
+            )
         });
         join_all(writes).await
     }
 
     fn committed(&mut self, work: Work, revision: u64) {
-        let figures = &self.parts.figures;
+        let metrics = &self.parts.metrics;
         let written = added(&work.plan.pieces);
-        figures.bytes.add(written);
-        figures.messages.add(work.deliveries.len() as u64);
-        figures.recovered();
-        let place = self.places.entry(work.source).or_default();
+        metrics.bytes.add(written);
+        metrics.messages.add(work.deliveries.len() as u64);
+        metrics.recovered();
+        let state = self.states.entry(work.source).or_default();
         // Without a ledger nothing is compared with it.
-        let commit = work.commit.filter(|_| self.parts.ledger.is_some());
-        place.known = Known { revision, commit };
-        place.searched = None;
+        let commit = work.commit.filter(|_| self.parts.offset_store.is_some());
+        state.known = Committed { revision, commit };
+        state.searched = None;
         if let Some(mut target) = work.target {
             target.bytes += written;
-            place.open = Some(target);
+            state.open = Some(target);
         }
         work.deliveries.into_iter().for_each(finish);
     }
 
-    /// Whether the broker lost a commit of ours, as after a power cut. What it stood for is on the disk, and stays: the next commit
-    /// goes on from ours.
-    fn is_forgotten(&mut self, source: &Source, newest: &Known) -> bool {
-        let Some(place) = self.places.get_mut(source) else { return false };
-        let Some(ours) = &place.known.commit else { return false };
+    /// Whether the broker lost a commit of ours, as after a power cut. What it stood for is on the
+    /// disk, and stays: the next commit goes on from ours.
+    fn is_forgotten(&mut self, source: &Source, newest: &Committed) -> bool {
+        let Some(state) = self.states.get_mut(source) else { return false };
+        let Some(ours) = &state.known.commit else { return false };
         if !ours.is_forgotten_by(newest.commit.as_ref()) {
             return false;
         }
-        error!(%source, "the broker forgot what it had stored of this source's commits; going on from what is on the disk");
-        place.known.revision = newest.revision;
+        error!(%source, "the broker forgot what it had stored of this source's commits; going on \
+                         from what is on the disk");
+        state.known.revision = newest.revision;
         true
     }
 
-    /// Another consumer has the source, or had it: our lines are taken back, and its messages judged again.
-    fn overtaken(&mut self, work: Work, newest: Known) {
-        warn!(source = %work.source, "another consumer committed first, taking back what was written");
-        self.parts.figures.overtaken.add(1);
+    /// Another consumer has the source, or had it: our lines are taken back, and its messages
+    /// judged again.
+    fn overtaken(&mut self, work: Work, newest: Committed) {
+        warn!(source = %work.source, "another consumer committed first, taking back what was \
+                                      written");
+        self.parts.metrics.overtaken.add(1);
         if let Some(mut target) = work.target {
             let own = newest.commit.as_ref();
-            let own = own.and_then(|commit| commit.length_of(self.parts.catalogue.writer(), &target.path));
+            let own = own
+                .and_then(|commit| commit.length_of(self.parts.file_index.writer(), &target.path));
             target.bytes = own.unwrap_or(target.bytes);
             block_in_place(|| self.take_back(&[target]));
         }
-        self.know(work.source, newest);
+        self.note_committed(work.source, newest);
         self.backlog.extend(work.deliveries);
     }
 
-    fn trouble(&self, error: &LedgerError) {
-        if self.parts.figures.failed(error.to_string()) {
+    fn trouble(&self, error: &OffsetStoreError) {
+        if self.parts.metrics.failed(error.to_string()) {
             warn!(%error, "commits have to wait");
         }
     }
@@ -697,34 +734,35 @@ impl<O: Offsets> Writer<O> {
     }
 
     /// Finishes, packs and removes files.
-    fn sweep(&mut self) {
+    fn retention_task(&mut self) {
         let committed = self.committed_of_open_files();
-        let Parts { sweep, catalogue, files, rotation, clock, .. } = &mut self.parts;
+        let Parts { retention_task, file_index, files, rotation, clock, .. } = &mut self.parts;
         let begin = rotation.period.begin(&clock());
-        let finished = match block_in_place(|| sweep.run((catalogue, files), &committed, &begin)) {
-            Ok(finished) => finished,
-            Err(error) => {
-                warn!(%error, "old files are not cleared away");
-                return;
-            }
-        };
+        let finished =
+            match block_in_place(|| retention_task.run((file_index, files), &committed, &begin)) {
+                Ok(finished) => finished,
+                Err(error) => {
+                    warn!(%error, "old files are not cleared away");
+                    return;
+                }
+            };
         for path in finished {
             files.close(&path);
-            for place in self.places.values_mut() {
-                place.open.take_if(|open| open.path == path);
+            for state in self.states.values_mut() {
+                state.open.take_if(|open| open.path == path);
             }
         }
     }
 }
 
 impl<O: Offsets> Writer<O> {
-    /// How far the open files are committed, as far as this process knows more than the catalogue.
+    /// How far the open files are committed, as far as this process knows more than the file index.
     fn committed_of_open_files(&self) -> HashMap<String, u64> {
         let mut committed = HashMap::new();
-        for (source, place) in &self.places {
-            for (path, entry) in self.parts.catalogue.open_files_of(source) {
-                let (open, commit) = (place.open.as_ref(), place.known.commit.as_ref());
-                let writer = self.parts.catalogue.writer();
+        for (source, state) in &self.states {
+            for (path, entry) in self.parts.file_index.open_files_of(source) {
+                let (open, commit) = (state.open.as_ref(), state.known.commit.as_ref());
+                let writer = self.parts.file_index.writer();
                 let bytes = committed_bytes((&path, &entry), writer, open, commit);
                 committed.insert(path, bytes);
             }

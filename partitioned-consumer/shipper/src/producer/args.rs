@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use natsway_boot::{Broker, BrokerArgs};
+use natsway_boot::{BrokerArgs, BrokerConfig};
 use regex::bytes::Regex;
 
-use crate::cut::{Cutter, LongLines};
+use crate::framing::{Framer, LongLines};
 use crate::name::{NameError, Prefix};
 use crate::program;
 use crate::stream::StreamPlan;
@@ -57,7 +57,8 @@ pub struct StreamArgs {
     #[arg(long, env = "SHIPPER_STREAM", value_name = "NAME")]
     stream: Option<String>,
 
-    /// Size at which a stream that is made here is full: producers then wait [default: the broker's limit]
+    /// Size at which a stream that is made here is full: producers then wait [default: the broker's
+    /// limit]
     #[arg(long, env = "SHIPPER_STREAM_MAX_BYTES", value_name = "SIZE")]
     stream_max_bytes: Option<ByteSize>,
 
@@ -156,17 +157,19 @@ pub struct ProducerArgs {
     #[arg(long, env = "SHIPPER_ROTATE_WAIT", value_name = "TIME", default_value = "1s")]
     rotate_wait: humantime::Duration,
 
-    /// How often files are looked at when there is nothing new
+    /// How often files are polled when there is nothing new
     #[arg(long, env = "SHIPPER_POLL", value_name = "TIME", default_value = "100ms")]
     poll: humantime::Duration,
 
     /// Address of a page of metrics for Prometheus, say 127.0.0.1:9100
-    #[arg(long, env = "SHIPPER_METRICS", value_name = "ADDRESS", value_parser = natsway_boot::address)]
+    #[arg(
+        long, env = "SHIPPER_METRICS", value_name = "ADDRESS", value_parser = natsway_boot::address
+    )]
     metrics: Option<std::net::SocketAddr>,
 
     /// How long a stop may take to have everything acknowledged that was sent
-    #[arg(long, env = "SHIPPER_DRAIN", value_name = "TIME", default_value = "10s")]
-    drain: humantime::Duration,
+    #[arg(long, env = "SHIPPER_DRAIN_TIMEOUT", value_name = "TIME", default_value = "10s")]
+    drain_timeout: humantime::Duration,
 
     #[command(flatten)]
     stream: StreamArgs,
@@ -201,11 +204,11 @@ pub struct Config {
     /// Where to serve metrics.
     pub metrics: Option<std::net::SocketAddr>,
     /// Time for a stop.
-    pub drain: Duration,
+    pub drain_timeout: Duration,
     /// The stream.
     pub stream: StreamPlan,
     /// The broker.
-    pub broker: Broker,
+    pub broker: BrokerConfig,
 }
 
 impl ProducerArgs {
@@ -228,13 +231,15 @@ impl ProducerArgs {
 
     fn state_of(&self, prefix: &Prefix) -> Result<PathBuf, String> {
         let base = self.state.clone().or_else(|| {
-            let set =
-                |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+            let set = |name: &str| {
+                std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+            };
             let home = || set("HOME").map(|home| home.join(".local/state"));
             Some(set("XDG_STATE_HOME").or_else(home)?.join("natsway-shipper"))
         });
-        let base = base
-            .ok_or("SHIPPER_STATE is not set, and there is no HOME: expected a directory for checkpoints")?;
+        let base = base.ok_or(
+            "SHIPPER_STATE is not set, and there is no HOME: expected a directory for checkpoints",
+        )?;
         Ok(base.join(prefix.to_string().replace('/', "_")))
     }
 
@@ -245,29 +250,40 @@ impl ProducerArgs {
     pub fn into_config(self) -> Result<Config, Vec<String>> {
         let mut faults = Vec::new();
         let prefix = self.prefix().map_err(|fault| faults.push(fault)).ok();
-        let state = prefix.as_ref().and_then(|prefix| self.state_of(prefix).map_err(|f| faults.push(f)).ok());
+        let state = prefix
+            .as_ref()
+            .and_then(|prefix| self.state_of(prefix).map_err(|f| faults.push(f)).ok());
         if self.file.iter().all(String::is_empty) {
-            faults.push("SHIPPER_FILE is not set: expected files, globs, or - for standard input".into());
+            faults.push(
+                "SHIPPER_FILE is not set: expected files, globs, or - for standard input".into(),
+            );
         }
         let host = self.hostname.clone().filter(|name| !name.is_empty()).or_else(system_host);
-        let host =
-            host.ok_or_else(|| "HOSTNAME is not set, and the system has none".to_owned()).and_then(|host| {
-                crate::name::Source::new(&host, None).map_err(|error| error.to_string()).map(|_| host)
+        let host = host
+            .ok_or_else(|| "HOSTNAME is not set, and the system has none".to_owned())
+            .and_then(|host| {
+                crate::name::Source::new(&host, None)
+                    .map_err(|error| error.to_string())
+                    .map(|_| host)
             });
         let host = host.map_err(|fault| faults.push(fault)).ok();
-        let broker =
-            self.broker.clone().into_broker().map_err(|error| faults.push(program::whole(error))).ok();
-        let cutter = self.cutter().map_err(|cutter_faults| faults.extend(cutter_faults)).ok();
+        let broker = self
+            .broker
+            .clone()
+            .into_config()
+            .map_err(|error| faults.push(program::whole(error)))
+            .ok();
+        let framer = self.framer().map_err(|framer_faults| faults.extend(framer_faults)).ok();
         if self.window.0 < self.batch.0 {
             faults.push(format!("SHIPPER_WINDOW={}: expected at least SHIPPER_BATCH", self.window));
         }
-        let (Some(prefix), Some(state), Some(host), Some(broker), Some(cutter), true) =
-            (prefix, state, host, broker, cutter, faults.is_empty())
+        let (Some(prefix), Some(state), Some(host), Some(broker), Some(framer), true) =
+            (prefix, state, host, broker, framer, faults.is_empty())
         else {
             return Err(faults);
         };
         let follow = Follow {
-            cutter,
+            framer,
             from: self.from,
             linger: *self.linger,
             event_timeout: *self.multiline_timeout,
@@ -286,16 +302,18 @@ impl ProducerArgs {
             compression: self.compress,
             poll: *self.poll,
             metrics: self.metrics,
-            drain: *self.drain,
+            drain_timeout: *self.drain_timeout,
             broker,
         })
     }
 
-    fn cutter(&self) -> Result<Cutter, Vec<String>> {
+    fn framer(&self) -> Result<Framer, Vec<String>> {
         let mut faults = Vec::new();
         let bytes = |name: &str, size: ByteSize, faults: &mut Vec<String>| {
-            let bytes =
-                usize::try_from(size.0).ok().and_then(NonZeroUsize::new).filter(|b| b.get() <= 64 << 20);
+            let bytes = usize::try_from(size.0)
+                .ok()
+                .and_then(NonZeroUsize::new)
+                .filter(|b| b.get() <= 64 << 20);
             bytes.or_else(|| {
                 faults.push(format!("{name}={size}: expected 1 B to 64 MiB"));
                 None
@@ -313,7 +331,7 @@ impl ProducerArgs {
         let event_start =
             event_start.map_err(|error| faults.push(format!("SHIPPER_MULTILINE: {error}"))).ok();
         match (batch_bytes, line_bytes, event_start, faults.is_empty()) {
-            (Some(batch_bytes), Some(line_bytes), Some(event_start), true) => Ok(Cutter {
+            (Some(batch_bytes), Some(line_bytes), Some(event_start), true) => Ok(Framer {
                 batch_bytes,
                 line_bytes,
                 long_lines: self.long_lines,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use crate::cut::{Cut, Cutter, Situation, payload_of};
+use crate::framing::{Frame, FrameContext, Framer, payload_of};
 use crate::tail::{Chunk, Follow, Step, TailState, Tailer, Tally};
 
 /// Pieces of standard input that may wait: the pipe behind them then fills, and its writer waits.
@@ -19,7 +19,8 @@ pub(super) enum Input {
     Stdin(Box<Stdin>),
 }
 
-/// Standard input, read by a thread. What is read cannot be read again, so nothing of it survives the process.
+/// Standard input, read by a thread. What is read cannot be read again, so nothing of it survives
+/// the process.
 pub(super) struct Stdin {
     pieces: mpsc::Receiver<io::Result<Vec<u8>>>,
     follow: Follow,
@@ -57,14 +58,15 @@ impl Input {
     }
 
     /// Looks for something to send. It may block for as long as a read from a disk takes.
-    pub(super) fn look(&mut self, now: Duration) -> io::Result<Step> {
+    pub(super) fn poll(&mut self, now: Duration) -> io::Result<Step> {
         match self {
-            Self::File(tailer) => tailer.look(now, false),
-            Self::Stdin(stdin) => stdin.look(now),
+            Self::File(tailer) => tailer.poll(now, false),
+            Self::Stdin(stdin) => stdin.poll(now),
         }
     }
 
-    /// The state for a checkpoint, the last of this process or not; none for what cannot be read again.
+    /// The state for a checkpoint, the last of this process or not; none for what cannot be read
+    /// again.
     pub(super) fn state(&mut self, offset: u64, last: bool) -> Option<TailState> {
         match self {
             Self::File(tailer) => Some(tailer.state(offset, last)),
@@ -91,7 +93,8 @@ impl Input {
         matches!(self, Self::Stdin(stdin) if stdin.ended && stdin.buffer.is_empty())
     }
 
-    /// Ends it. A file is read on at the next start; of standard input, what was taken from it still has to be sent.
+    /// Ends it. A file is read on at the next start; of standard input, what was taken from it
+    /// still has to be sent.
     pub(super) fn close(&mut self) {
         if let Self::Stdin(stdin) = self {
             stdin.closing = true;
@@ -120,8 +123,8 @@ fn read_stdin(pieces: &mpsc::Sender<io::Result<Vec<u8>>>) {
 }
 
 impl Stdin {
-    fn look(&mut self, now: Duration) -> io::Result<Step> {
-        while self.buffer.len() < self.follow.cutter.batch_bytes.get() && !self.ended {
+    fn poll(&mut self, now: Duration) -> io::Result<Step> {
+        while self.buffer.len() < self.follow.framer.batch_bytes.get() && !self.ended {
             match self.pieces.try_recv() {
                 Ok(piece) => {
                     let piece = piece?;
@@ -140,17 +143,17 @@ impl Stdin {
             return Ok(Step::Idle);
         }
         let since = *self.waiting_since.get_or_insert(now);
-        let situation = Situation {
+        let frame_context = FrameContext {
             mid_line: self.mid_line,
             ended: self.ended,
             waited: now.saturating_sub(since) >= self.follow.linger,
             quiet: now.saturating_sub(self.grown_at) >= self.follow.event_timeout,
         };
-        let cutter: &Cutter = &self.follow.cutter;
-        let (payload, consumed, long, gap) = match cutter.cut(&self.buffer, situation) {
-            Cut::Wait => return Ok(Step::Idle),
-            Cut::Message { payload, consumed, long } => (payload, consumed, long, None),
-            Cut::Skip(rest) => {
+        let framer: &Framer = &self.follow.framer;
+        let (payload, consumed, long, gap) = match framer.frame(&self.buffer, frame_context) {
+            Frame::Wait => return Ok(Step::Idle),
+            Frame::Message { payload, consumed, long } => (payload, consumed, long, None),
+            Frame::Skip(rest) => {
                 let why = crate::head::Gap::LongLine;
                 let gap = crate::head::Skipped { why, bytes: rest as u64 };
                 (0, rest, self.buffer[rest - 1] != b'\n', Some(gap))
@@ -163,6 +166,11 @@ impl Stdin {
         self.tally.long_lines += u64::from(long && gap.is_none() && !was_mid_line);
         let start = self.position;
         self.position += consumed as u64;
-        Ok(Step::Chunk(Chunk { start, end: self.position, payload: payload_of(taken, payload), gap }))
+        Ok(Step::Chunk(Chunk {
+            start,
+            end: self.position,
+            payload: payload_of(taken, payload),
+            gap,
+        }))
     }
 }

@@ -21,7 +21,8 @@ pub(super) struct Journal {
 pub(super) enum JournalError {
     /// Another process has it.
     #[error(
-        "another producer ships to {source_name} already (lock {lock}): stop it, or give this one another HOSTNAME or SHIPPER_SUBJECT"
+        "another producer ships to {source_name} already (lock {lock}): stop it, or give this one \
+         another HOSTNAME or SHIPPER_SUBJECT"
     )]
     Taken { source_name: String, lock: PathBuf },
     /// The directory cannot be used.
@@ -34,12 +35,19 @@ pub(super) enum JournalError {
 
 impl Journal {
     /// Takes the lock of a source, and reads its checkpoint.
-    pub(super) fn open(directory: &Path, name: &str) -> Result<(Self, Option<Checkpoint>), JournalError> {
+    pub(super) fn open(
+        directory: &Path,
+        name: &str,
+    ) -> Result<(Self, Option<Checkpoint>), JournalError> {
         let failed = |source| JournalError::Directory { directory: directory.to_owned(), source };
         std::fs::create_dir_all(directory).map_err(failed)?;
         let lock_path = directory.join(format!("{name}.lock"));
-        let lock =
-            File::options().create(true).truncate(false).write(true).open(&lock_path).map_err(failed)?;
+        let lock = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&lock_path)
+            .map_err(failed)?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -52,7 +60,8 @@ impl Journal {
         Ok((Self { path, saved: None, _lock: lock }, checkpoint))
     }
 
-    /// Replaces the checkpoint; it is durable when this returns. One that says nothing new costs nothing.
+    /// Replaces the checkpoint; it is durable when this returns. One that says nothing new costs
+    /// nothing.
     pub(super) fn save(
         &mut self,
         mode: Mode,
@@ -65,8 +74,14 @@ impl Journal {
         if self.saved.as_ref() == Some(&tail) {
             return Ok(());
         }
-        let checkpoint =
-            Checkpoint::new(mode, generation, subject.to_owned(), since, file.to_owned(), tail.clone());
+        let checkpoint = Checkpoint::new(
+            mode,
+            generation,
+            subject.to_owned(),
+            since,
+            file.to_owned(),
+            tail.clone(),
+        );
         checkpoint.write(&self.path)?;
         self.saved = Some(tail);
         Ok(())

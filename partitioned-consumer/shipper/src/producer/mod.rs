@@ -1,7 +1,7 @@
 //! The producer: follows files and publishes their lines.
 //!
-//! Each file is a task of its own: it looks, cuts, sends, and moves its checkpoint when what it sent is stored. All share one
-//! connection and one bound on memory.
+//! Each file is a task of its own: it looks, cuts, sends, and moves its checkpoint when what it
+//! sent is stored. All share one connection and one bound on memory.
 
 mod args;
 mod input;

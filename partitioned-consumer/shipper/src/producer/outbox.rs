@@ -6,7 +6,8 @@ use bytes::Bytes;
 
 use crate::head::{Generation, Head, Skipped};
 
-/// A message on its way. It is kept until the stream has it, so that going back never has to read a file again.
+/// A message on its way. It is kept until the stream has it, so that going back never has to read a
+/// file again.
 #[derive(Debug)]
 pub(crate) struct Parcel<P> {
     pub(crate) start: u64,
@@ -25,7 +26,8 @@ impl<P> Parcel<P> {
     }
 }
 
-/// The parcels of one source. They are acknowledged in order; a failure goes back to the first that is not.
+/// The parcels of one source. They are acknowledged in order; a failure goes back to the first that
+/// is not.
 #[derive(Debug)]
 pub(crate) struct Outbox<P> {
     generation: Generation,
@@ -86,7 +88,8 @@ impl<P> Outbox<P> {
         Some(parcel)
     }
 
-    /// The oldest parcel on its way is not stored, as far as is known: everything is sent again, under new ids.
+    /// The oldest parcel on its way is not stored, as far as is known: everything is sent again,
+    /// under new ids.
     pub(crate) fn failed(&mut self) {
         self.sent = 0;
         self.probing = true;
@@ -102,7 +105,14 @@ mod tests {
     fn a_failure_goes_back_to_the_first_that_is_not_stored() {
         let mut outbox = Outbox::new("0000000000070badcafe".parse().unwrap(), 0, 10, 5);
         for (start, end) in [(10, 20), (20, 25), (25, 40)] {
-            outbox.push(Parcel { start, end, payload: Bytes::new(), zstd: None, gap: None, _permit: () });
+            outbox.push(Parcel {
+                start,
+                end,
+                payload: Bytes::new(),
+                zstd: None,
+                gap: None,
+                _permit: (),
+            });
         }
         let starts = |outbox: &mut Outbox<()>| {
             std::iter::from_fn(|| outbox.next())
@@ -119,8 +129,14 @@ mod tests {
         outbox.acknowledged();
         assert_eq!((outbox.floor(), outbox.is_empty()), (40, true));
         let gap = Some(Skipped { why: crate::head::Gap::Truncated, bytes: 9 });
-        let parcel =
-            |gap| Parcel { start: 40, end: 1 << 28, payload: Bytes::new(), zstd: None, gap, _permit: () };
+        let parcel = |gap| Parcel {
+            start: 40,
+            end: 1 << 28,
+            payload: Bytes::new(),
+            zstd: None,
+            gap,
+            _permit: (),
+        };
         assert_eq!((parcel(None).file_bytes(), parcel(gap).file_bytes()), ((1 << 28) - 40, 0));
     }
 }

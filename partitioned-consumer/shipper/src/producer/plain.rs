@@ -12,7 +12,7 @@ use tracing::{error, info, warn};
 
 use super::input::Input;
 use super::journal::Journal;
-use super::shipping::{Setup, tell_losses};
+use super::shipping::{Setup, log_losses};
 use super::status::SourceStatus;
 use crate::tail::checkpoint::{Mode, replace_lightly};
 use crate::tail::{Chunk, Step};
@@ -34,7 +34,7 @@ pub(super) struct Plain {
 impl Plain {
     /// Publishes until `stop` or the end of the input.
     pub(super) async fn run(mut self, stop: CancellationToken) {
-        let status = self.setup.figures.register(&self.setup.path, &self.setup.subject);
+        let status = self.setup.metrics.register(&self.setup.path, &self.setup.subject);
         let (clock, mut floor, mut saved_at) = (Instant::now(), self.setup.floor, Instant::now());
         let mut told_away = false;
         while !stop.is_cancelled() && !self.input.is_over() {
@@ -50,7 +50,7 @@ impl Plain {
             }
             let looked = {
                 let _turn = self.setup.disk.acquire().await.expect("nobody closes it");
-                block_in_place(|| self.input.look(clock.elapsed() + Duration::from_nanos(1)))
+                block_in_place(|| self.input.poll(clock.elapsed() + Duration::from_nanos(1)))
             };
             match looked {
                 Ok(Step::Chunk(chunk)) => {
@@ -63,7 +63,8 @@ impl Plain {
                     pause(self.setup.poll, &stop).await;
                 }
                 Err(error) => {
-                    warn!(path = %self.setup.path.display(), %error, "the file cannot be read, trying again");
+                    warn!(path = %self.setup.path.display(), %error, "the file cannot be read, \
+                                                                      trying again");
                     pause(FLUSH, &stop).await;
                 }
             }
@@ -73,25 +74,26 @@ impl Plain {
             }
         }
         if let Err(error) = self.try_save(floor, true) {
-            warn!(%error, "the last checkpoint is not saved; what it says is sent again at the next start");
+            warn!(%error, "the last checkpoint is not saved; what it says is sent again at the \
+                           next start");
         }
         self.tell(&status);
     }
 
     async fn publish(&self, chunk: Chunk) {
-        let Setup { client, subject, figures, .. } = &self.setup;
+        let Setup { client, subject, metrics, .. } = &self.setup;
         if chunk.gap.is_none() {
             for line in self.messages(&chunk.payload) {
                 // It fails only when the client is closed, which is when the process ends.
                 client.publish(subject.clone(), line).await.unwrap_or_default();
-                figures.messages.add(1);
+                metrics.messages.add(1);
             }
         }
         if tokio::time::timeout(FLUSH, client.flush()).await.is_err() {
             warn!(subject, "the broker does not take what is published");
         }
         if chunk.gap.is_none() {
-            figures.bytes.add(chunk.end - chunk.start);
+            metrics.bytes.add(chunk.end - chunk.start);
         }
     }
 
@@ -102,8 +104,14 @@ impl Plain {
         payload.split(|byte| *byte == b'\n').map(|line| payload.slice_ref(line)).collect()
     }
 
-    /// Saves the checkpoint. The disk is waited for: what is published meanwhile would come twice after a crash.
-    async fn save(&mut self, floor: u64, status: &Arc<Mutex<SourceStatus>>, stop: &CancellationToken) {
+    /// Saves the checkpoint. The disk is waited for: what is published meanwhile would come twice
+    /// after a crash.
+    async fn save(
+        &mut self,
+        floor: u64,
+        status: &Arc<Mutex<SourceStatus>>,
+        stop: &CancellationToken,
+    ) {
         let tell = |error: Option<String>| {
             status.lock().unwrap_or_else(PoisonError::into_inner).last_error = error;
         };
@@ -112,7 +120,7 @@ impl Plain {
             if !std::mem::replace(&mut stopped, true) {
                 let reason = format!("the checkpoint cannot be saved: {error}");
                 error!(subject = self.setup.subject, reason, "reading nothing until it can be");
-                self.setup.figures.stopped.add(1);
+                self.setup.metrics.stopped.add(1);
                 tell(Some(reason));
             }
             pause(SAVE_EVERY, stop).await;
@@ -121,8 +129,8 @@ impl Plain {
             }
         }
         if stopped {
-            let figures = &self.setup.figures;
-            figures.stopped.sub(1);
+            let metrics = &self.setup.metrics;
+            metrics.stopped.sub(1);
             tell(None);
         }
     }
@@ -143,7 +151,7 @@ impl Plain {
                 return;
             }
             status.unread_bytes = self.input.unread_bytes();
-            tell_losses(&self.setup.path, status.tally, tally);
+            log_losses(&self.setup.path, status.tally, tally);
             status.tally = tally;
             status.clone()
         };

@@ -19,7 +19,7 @@ use super::journal::Journal;
 use super::plain::Plain;
 use super::shipping::{PERMIT_BYTES, Setup, Shipping};
 use super::sources::{Found, Problem, ProblemKind, Sources};
-use super::status::{Figures, forget_problems, save_problems};
+use super::status::{Metrics, forget_problems, save_problems};
 use crate::head::{Generation, HEADER, Head};
 use crate::name::{Source, partition_of_host};
 use crate::stream::last_message;
@@ -28,7 +28,7 @@ use crate::tail::checkpoint::{Checkpoint, Mode};
 use crate::units::ByteSize;
 use crate::{connect, metrics};
 
-/// How often globs are looked at.
+/// How often globs are polled.
 const GLOB_EVERY: Duration = Duration::from_secs(2);
 /// How often a long catch-up says how far it is, and from how many bytes on it is long.
 const PROGRESS: (Duration, u64) = (Duration::from_secs(5), 64 << 20);
@@ -36,7 +36,8 @@ const PROGRESS: (Duration, u64) = (Duration::from_secs(5), 64 << 20);
 const AT_THE_DISK: usize = 8;
 /// What a message needs beside its payload.
 const HEAD_ROOM: usize = 4 * 1024;
-/// How far ahead of the broker's clock a generation may be that is taken for one: as far as a consumer takes it.
+/// How far ahead of the broker's clock a generation may be that is taken for one: as far as a
+/// consumer takes it.
 const MOST_SKEW_MS: u64 = 86_400_000;
 /// How long an acknowledgement may take.
 const ACK_WITHIN: Duration = Duration::from_secs(10);
@@ -48,12 +49,12 @@ struct Producer {
     sources: Sources,
     memory: Arc<Semaphore>,
     disk: Arc<Semaphore>,
-    figures: Arc<Figures>,
+    metrics: Arc<Metrics>,
     /// What is shipped, and from where.
     started: BTreeMap<Source, PathBuf>,
     /// What is not shipped, as it was told last.
     problems: BTreeSet<Problem>,
-    /// Paths of started files that were not there at the last look.
+    /// Paths of started files that were not there at the last poll.
     gone: BTreeSet<PathBuf>,
     /// Something could not be started.
     has_to_start: bool,
@@ -66,7 +67,8 @@ struct Producer {
 /// Ships until `stop`, or until standard input ends where nothing else is shipped.
 ///
 /// # Errors
-/// What cannot mend itself: files that cannot be told apart, a state directory that cannot be used, a stream of others.
+/// What cannot mend itself: files that cannot be told apart, a state directory that cannot be used,
+/// a stream of others.
 pub async fn run(config: Config, stop: CancellationToken) -> Result<()> {
     let (asked_to_stop, ended_by_itself) = (stop.clone(), stop.child_token());
     match Box::pin(begin(config, ended_by_itself)).await {
@@ -85,13 +87,14 @@ async fn begin(config: Config, stop: CancellationToken) -> Result<()> {
     let client = connect::client(&config.broker, "producer", "shipper-producer", &stop).await?;
     let mut context = jetstream::new(client.clone());
     context.set_timeout(ACK_WITHIN);
-    let figures = Arc::new(Figures::default());
-    let shown = Arc::clone(&figures);
+    let metrics = Arc::new(Metrics::default());
+    let shown = Arc::clone(&metrics);
     metrics::serve(config.metrics, move || shown.page(), stop.clone()).await?;
     let memory = Arc::new(Semaphore::new((config.window_bytes as usize).div_ceil(PERMIT_BYTES)));
     let disk = Arc::new(Semaphore::new(AT_THE_DISK));
     let tasks = JoinSet::new();
-    let was_here_before = super::status::read(&config.state)?.iter().any(|report| report.mode.is_some());
+    let was_here_before =
+        super::status::read(&config.state)?.iter().any(|report| report.mode.is_some());
     // What an earlier process told is not so any more.
     forget_problems(&config.state);
     let mut producer = Producer {
@@ -101,7 +104,7 @@ async fn begin(config: Config, stop: CancellationToken) -> Result<()> {
         sources,
         memory,
         disk,
-        figures,
+        metrics,
         started: BTreeMap::new(),
         problems: BTreeSet::new(),
         gone: BTreeSet::new(),
@@ -117,7 +120,7 @@ async fn begin(config: Config, stop: CancellationToken) -> Result<()> {
 
 impl Producer {
     async fn work(&mut self) -> Result<()> {
-        let mut look = tokio::time::interval(GLOB_EVERY);
+        let mut poll = tokio::time::interval(GLOB_EVERY);
         let mut progress = Progress::new();
         let globs = self.sources.has_globs();
         loop {
@@ -129,9 +132,9 @@ impl Producer {
                     }
                 }
                 () = self.stop.cancelled(), if idle => break,
-                _ = look.tick(), if !self.stop.is_cancelled() => {
+                _ = poll.tick(), if !self.stop.is_cancelled() => {
                     self.start_files(false).await?;
-                    progress.tell(&self.figures);
+                    progress.tell(&self.metrics);
                 }
             }
             let more_may_come = globs || self.has_to_start;
@@ -139,7 +142,7 @@ impl Producer {
                 break;
             }
         }
-        tokio::time::timeout(self.config.drain, self.client.flush())
+        tokio::time::timeout(self.config.drain_timeout, self.client.flush())
             .await
             .map_or(Ok(()), |flushed| flushed)?;
         Ok(())
@@ -152,16 +155,19 @@ impl Producer {
         self.start(source, "-".into(), mode, None, Input::stdin(follow), None).await
     }
 
-    /// Starts what is not shipped yet. At the `first` time a file that cannot be shipped is an error, but for a disk that is full;
-    /// later ones are left for the next look.
+    /// Starts what is not shipped yet. At the `first` time a file that cannot be shipped is an
+    /// error, but for a disk that is full; later ones are left for the next poll.
     async fn start_files(&mut self, first: bool) -> Result<()> {
         let Found { by_source, problems } = block_in_place(|| self.sources.files());
         let mut problems: BTreeSet<Problem> = problems.into_iter().collect();
         self.has_to_start = false;
-        // While a file is rotated nothing is at its path for a moment: that of a started one is looked at twice.
-        let is_rotated = |problem: &Problem| self.started.values().any(|path| *path == problem.path);
-        problems
-            .retain(|it| it.kind != ProblemKind::Missing || !is_rotated(it) || self.problems.contains(it));
+        // While a file is rotated nothing is at its path for a moment: that of a started one is
+        // polled twice.
+        let is_rotated =
+            |problem: &Problem| self.started.values().any(|path| *path == problem.path);
+        problems.retain(|it| {
+            it.kind != ProblemKind::Missing || !is_rotated(it) || self.problems.contains(it)
+        });
         for (source, paths) in by_source {
             let chosen = match self.started.get(&source) {
                 Some(path) => path.clone(),
@@ -169,7 +175,8 @@ impl Producer {
             };
             for path in paths.into_iter().filter(|path| *path != chosen) {
                 let reason = format!(
-                    "its name is as good as that of {}: ship one of them with a producer of another SHIPPER_SUBJECT",
+                    "its name is as good as that of {}: ship one of them with a producer of \
+                     another SHIPPER_SUBJECT",
                     chosen.display()
                 );
                 problems.insert(Problem { path, kind: ProblemKind::Refused(reason) });
@@ -187,8 +194,8 @@ impl Producer {
                 Ok(()) => {}
             }
         }
-        self.tell_problems(problems);
-        self.tell_gone();
+        self.log_problems(problems);
+        self.log_gone();
         Ok(())
     }
 
@@ -203,7 +210,7 @@ impl Producer {
     }
 
     /// Says what is not shipped, once, and again when it is.
-    fn tell_problems(&mut self, problems: BTreeSet<Problem>) {
+    fn log_problems(&mut self, problems: BTreeSet<Problem>) {
         for problem in problems.difference(&self.problems) {
             match problem.kind {
                 ProblemKind::Refused(_) => error!("{problem}"),
@@ -213,29 +220,35 @@ impl Producer {
         for problem in self.problems.difference(&problems) {
             info!(path = %problem.path.display(), "no longer missing or refused");
         }
-        let refused = problems.iter().filter(|it| matches!(it.kind, ProblemKind::Refused(_))).count();
-        self.figures.refused_files.set(refused as u64);
-        self.figures.missing_files.set((problems.len() - refused) as u64);
+        let refused =
+            problems.iter().filter(|it| matches!(it.kind, ProblemKind::Refused(_))).count();
+        self.metrics.refused_files.set(refused as u64);
+        self.metrics.missing_files.set((problems.len() - refused) as u64);
         let is_news = problems != self.problems;
         self.problems = problems;
         if is_news {
-            let rows = self.problems.iter().map(|problem| (problem.path.clone(), problem.to_string()));
-            if let Err(error) = block_in_place(|| save_problems(&self.config.state, rows.collect())) {
+            let rows =
+                self.problems.iter().map(|problem| (problem.path.clone(), problem.to_string()));
+            if let Err(error) = block_in_place(|| save_problems(&self.config.state, rows.collect()))
+            {
                 warn!(%error, "the status cannot be written");
             }
         }
     }
 
-    /// Says which of the shipped files are gone from their path. While one is rotated that is so for a moment.
-    fn tell_gone(&mut self) {
+    /// Says which of the shipped files are gone from their path. While one is rotated that is so
+    /// for a moment.
+    fn log_gone(&mut self) {
         let named = |path: &Path| self.problems.iter().any(|problem| problem.path == path);
         let gone = self.started.values().filter(|path| !path.exists() && !named(path));
-        let gone: BTreeSet<PathBuf> = gone.filter(|path| path.as_os_str() != "-").cloned().collect();
-        let (twice, once): (Vec<_>, Vec<_>) = gone.into_iter().partition(|path| self.gone.contains(path));
-        for path in twice.iter().filter(|path| !self.figures.is_gone(path)) {
+        let gone: BTreeSet<PathBuf> =
+            gone.filter(|path| path.as_os_str() != "-").cloned().collect();
+        let (twice, once): (Vec<_>, Vec<_>) =
+            gone.into_iter().partition(|path| self.gone.contains(path));
+        for path in twice.iter().filter(|path| !self.metrics.is_gone(path)) {
             warn!(path = %path.display(), "the file is gone; what follows at its path is shipped");
         }
-        self.figures.set_gone(&twice);
+        self.metrics.set_gone(&twice);
         self.gone = twice.into_iter().chain(once).collect();
     }
 
@@ -245,7 +258,8 @@ impl Producer {
         let (tail, begun) = match checkpoint {
             Some(checkpoint) => {
                 let generation: Generation = checkpoint.generation.parse()?;
-                let begun = Begun { generation, subject: checkpoint.subject, since: checkpoint.since };
+                let begun =
+                    Begun { generation, subject: checkpoint.subject, since: checkpoint.since };
                 (Some(checkpoint.tail), Some((begun, mode)))
             }
             None => (None, None),
@@ -261,12 +275,14 @@ impl Producer {
         self.start(source.clone(), path, mode, begun, input, Some(journal)).await
     }
 
-    /// The mode of a source: that of its checkpoint for good, else what was asked for, else what the broker has.
+    /// The mode of a source: that of its checkpoint for good, else what was asked for, else what
+    /// the broker has.
     async fn mode(&self, saved: Option<Mode>) -> Result<Mode> {
         let asked = self.config.mode.fixed();
         match (saved, asked) {
             (Some(saved), Some(asked)) if saved != asked => bail!(
-                "the checkpoint says {saved:?}, SHIPPER_MODE says {asked:?}: remove the checkpoint in {} to change the mode",
+                "the checkpoint says {saved:?}, SHIPPER_MODE says {asked:?}: remove the checkpoint \
+                 in {} to change the mode",
                 self.config.state.display()
             ),
             (Some(mode), _) | (None, Some(mode)) => Ok(mode),
@@ -278,12 +294,12 @@ impl Producer {
 
     fn follow(&self, mode: Mode) -> crate::tail::Follow {
         let mut follow = self.config.follow.clone();
-        follow.cutter.one_event = mode == Mode::Core && follow.cutter.event_start.is_some();
+        follow.framer.one_event = mode == Mode::Core && follow.framer.event_start.is_some();
         let most = self.client.server_info().max_payload.saturating_sub(HEAD_ROOM).max(HEAD_ROOM);
-        let fits = follow.cutter.batch_bytes.get().min(most);
-        follow.cutter.batch_bytes = fits.try_into().expect("above 0");
-        let line = follow.cutter.line_bytes.get().min(fits - 1);
-        follow.cutter.line_bytes = line.try_into().expect("above 0");
+        let fits = follow.framer.batch_bytes.get().min(most);
+        follow.framer.batch_bytes = fits.try_into().expect("above 0");
+        let line = follow.framer.line_bytes.get().min(fits - 1);
+        follow.framer.line_bytes = line.try_into().expect("above 0");
         follow
     }
 
@@ -299,13 +315,15 @@ impl Producer {
         let partition = partition_of_host(source.host(), self.config.partitions);
         let subject = self.config.prefix.subject(partition, &source);
         let (generation, since, floor) = match begun {
-            Some((begun, floor)) => {
-                (begun.generation, if begun.subject == subject { begun.since } else { floor }, floor)
-            }
+            Some((begun, floor)) => (
+                begun.generation,
+                if begun.subject == subject { begun.since } else { floor },
+                floor,
+            ),
             None => (self.new_generation(mode, &source).await?, 0, 0),
         };
         info!("Publishing {} to {subject}", path.display());
-        let events = self.config.follow.cutter.event_start.is_some();
+        let events = self.config.follow.framer.event_start.is_some();
         let setup = Setup {
             context: self.context.clone(),
             client: self.client.clone(),
@@ -314,13 +332,13 @@ impl Producer {
             generation,
             since,
             floor,
-            batch_bytes: self.follow(mode).cutter.batch_bytes.get(),
+            batch_bytes: self.follow(mode).framer.batch_bytes.get(),
             compress: self.config.compression == Compression::Zstd,
             poll: self.config.poll,
-            drain: self.config.drain,
+            drain_timeout: self.config.drain_timeout,
             memory: Arc::clone(&self.memory),
             disk: Arc::clone(&self.disk),
-            figures: Arc::clone(&self.figures),
+            metrics: Arc::clone(&self.metrics),
         };
         let stop = self.stop.clone();
         self.started.insert(source, path);
@@ -337,8 +355,8 @@ impl Producer {
         Ok(())
     }
 
-    /// A generation that is later than any that the stream has of the source, by the broker's clock: one of ours that is wrong would
-    /// make all that is shipped later look older.
+    /// A generation that is later than any that the stream has of the source, by the broker's
+    /// clock: one of ours that is wrong would make all that is shipped later look older.
     async fn new_generation(&self, mode: Mode, source: &Source) -> Result<Generation> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let now_ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
@@ -355,11 +373,13 @@ impl Producer {
     /// The generation of the newest message, and the broker's time in milliseconds since 1970.
     async fn last_generation(&self, source: &Source) -> Result<(Option<Generation>, u64)> {
         let stream =
-            connect::patiently("the stream", &self.stop, || self.config.stream.open(&self.context)).await?;
+            connect::patiently("the stream", &self.stop, || self.config.stream.open(&self.context))
+                .await?;
         let ask = || broker_time_ms(&self.client, &self.config.stream.name);
         let now_ms = connect::patiently("the broker's time", &self.stop, ask).await?;
         let subject = self.config.prefix.of_source(source);
-        // Not to know it is not enough: a history that looks older than the last one would be dropped.
+        // Not to know it is not enough: a history that looks older than the last one would be
+        // dropped.
         let read = || last_message(&stream, &subject);
         let last = connect::patiently("the stream", &self.stop, read).await?;
         let head = last.and_then(|it| it.headers.get(HEADER)?.as_str().parse::<Head>().ok());
@@ -373,8 +393,10 @@ async fn broker_time_ms(client: &Client, stream: &str) -> Result<u64> {
     struct Answer {
         ts: String,
     }
-    let answer = client.request(format!("$JS.API.STREAM.INFO.{stream}"), Default::default()).await?;
-    let Answer { ts } = serde_json::from_slice(&answer.payload).context("an answer without the time")?;
+    let answer =
+        client.request(format!("$JS.API.STREAM.INFO.{stream}"), Default::default()).await?;
+    let Answer { ts } =
+        serde_json::from_slice(&answer.payload).context("an answer without the time")?;
     let now: jiff::Timestamp = ts.parse()?;
     Ok(u64::try_from(now.as_millisecond()).unwrap_or(0))
 }
@@ -402,17 +424,21 @@ impl Progress {
         Self { told: Instant::now(), bytes: 0 }
     }
 
-    fn tell(&mut self, figures: &Figures) {
-        let (elapsed, left) = (self.told.elapsed(), figures.unread_bytes());
+    fn tell(&mut self, metrics: &Metrics) {
+        let (elapsed, left) = (self.told.elapsed(), metrics.unread_bytes());
         if elapsed < PROGRESS.0 {
             return;
         }
-        let done = figures.bytes.get();
+        let done = metrics.bytes.get();
         let rate = (done - self.bytes) as f64 / elapsed.as_secs_f64();
         (self.told, self.bytes) = (Instant::now(), done);
         if left >= PROGRESS.1 {
             let percent = done * 100 / (done + left);
-            info!("catching up: {percent} % done, {} left, {}/s", ByteSize(left), ByteSize(rate as u64));
+            info!(
+                "catching up: {percent} % done, {} left, {}/s",
+                ByteSize(left),
+                ByteSize(rate as u64)
+            );
         }
     }
 }

@@ -1,4 +1,5 @@
-//! One source on its way into the stream: read, send, wait for acknowledgements in order, move the checkpoint.
+//! One source on its way into the stream: read, send, wait for acknowledgements in order, move the
+//! checkpoint.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -19,7 +20,7 @@ use tracing::{error, info, warn};
 use super::input::Input;
 use super::journal::Journal;
 use super::outbox::{Outbox, Parcel};
-use super::status::{Figures, SourceStatus};
+use super::status::{Metrics, SourceStatus};
 use crate::head::{Generation, HEADER};
 use crate::tail::checkpoint::{Mode, replace_lightly};
 use crate::tail::{Chunk, Step, Tally};
@@ -34,7 +35,8 @@ const NO_MEMORY: Duration = Duration::from_millis(5);
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 const ZSTD_LEVEL: i32 = 1;
 
-type Ack = Pin<Box<dyn Future<Output = Result<jetstream::publish::PublishAck, PublishError>> + Send>>;
+type Ack =
+    Pin<Box<dyn Future<Output = Result<jetstream::publish::PublishAck, PublishError>> + Send>>;
 
 /// What a source needs beside its input.
 pub(super) struct Setup {
@@ -48,11 +50,11 @@ pub(super) struct Setup {
     pub(super) batch_bytes: usize,
     pub(super) compress: bool,
     pub(super) poll: Duration,
-    pub(super) drain: Duration,
+    pub(super) drain_timeout: Duration,
     pub(super) memory: Arc<Semaphore>,
     /// Sources that may be at the disk at once: each of them takes a thread.
     pub(super) disk: Arc<Semaphore>,
-    pub(super) figures: Arc<Figures>,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 /// See the module.
@@ -63,7 +65,7 @@ pub(super) struct Shipping {
     outbox: Outbox<OwnedSemaphorePermit>,
     acks: VecDeque<Ack>,
     clock: Instant,
-    look_at: Instant,
+    poll_at: Instant,
     send_at: Instant,
     retry: Duration,
     saved: (u64, Instant),
@@ -78,7 +80,7 @@ pub(super) struct Shipping {
 
 enum Event {
     Settled(Result<jetstream::publish::PublishAck, PublishError>),
-    Look,
+    Poll,
     Send,
     Stop,
 }
@@ -88,7 +90,7 @@ impl Shipping {
         let now = Instant::now();
         let round = fastrand::u64(..) >> 16;
         let outbox = Outbox::new(setup.generation, setup.since, setup.floor, round);
-        let status = setup.figures.register(&setup.path, &setup.subject);
+        let status = setup.metrics.register(&setup.path, &setup.subject);
         Self {
             saved: (setup.floor, now),
             setup,
@@ -97,7 +99,7 @@ impl Shipping {
             outbox,
             acks: VecDeque::new(),
             clock: now,
-            look_at: now,
+            poll_at: now,
             send_at: now,
             retry: RETRY.0,
             status,
@@ -109,19 +111,22 @@ impl Shipping {
         }
     }
 
-    /// Ships until `stop`, then has acknowledged what was sent, within the time to drain; or until the input is over.
+    /// Ships until `stop`, then has acknowledged what was sent, within the time to drain; or until
+    /// the input is over.
     pub(super) async fn run(mut self, stop: CancellationToken) {
         let mut deadline = None;
         loop {
             self.send().await;
-            if self.outbox.is_empty() && (self.input.is_over() || deadline.is_some() && self.input.may_stop())
+            if self.outbox.is_empty()
+                && (self.input.is_over() || deadline.is_some() && self.input.may_stop())
             {
                 break;
             }
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 warn!(
                     subject = self.setup.subject,
-                    "stopped before everything that was sent is acknowledged; it is sent again at the next start"
+                    "stopped before everything that was sent is acknowledged; it is sent again at \
+                     the next start"
                 );
                 break;
             }
@@ -131,10 +136,10 @@ impl Shipping {
             match event {
                 Event::Settled(Ok(_)) => self.stored(),
                 Event::Settled(Err(error)) => self.failed(&error),
-                Event::Look => self.look(),
+                Event::Poll => self.poll(),
                 Event::Send => {}
                 Event::Stop => {
-                    deadline = deadline.or_else(|| Some(Instant::now() + self.setup.drain));
+                    deadline = deadline.or_else(|| Some(Instant::now() + self.setup.drain_timeout));
                     self.input.close();
                 }
             }
@@ -153,7 +158,7 @@ impl Shipping {
     /// Waits for the next thing to do. Cancel safe: acknowledgements stay in their queue.
     async fn event(&mut self, stop: &CancellationToken, deadline: Option<Instant>) -> Event {
         let stopping = deadline.is_some();
-        let (look_at, send_at) = (self.look_at, self.send_at);
+        let (poll_at, send_at) = (self.poll_at, self.send_at);
         let has_acks = !self.acks.is_empty();
         let retrying = !has_acks && !self.outbox.is_empty();
         let acks = &mut self.acks;
@@ -171,12 +176,13 @@ impl Shipping {
             }
             () = stop.cancelled(), if !stopping => Event::Stop,
             () = tokio::time::sleep_until(send_at.into()), if retrying => Event::Send,
-            () = tokio::time::sleep_until(look_at.into()), if !stopping || !self.input.may_stop() => Event::Look,
+            () = tokio::time::sleep_until(poll_at.into()), if !stopping || !self.input.may_stop() => Event::Poll,
             () = sleep_until(deadline), if stopping => Event::Stop,
         }
     }
 
-    /// Sends what is due. Publishing only queues it for the connection, whose queue is longer than the memory allows parcels.
+    /// Sends what is due. Publishing only queues it for the connection, whose queue is longer than
+    /// the memory allows parcels.
     async fn send(&mut self) {
         if Instant::now() < self.send_at {
             return;
@@ -186,8 +192,14 @@ impl Shipping {
             return;
         }
         while let Some((head, id, payload)) = self.outbox.next() {
-            let message = PublishMessage::build().payload(payload).header(HEADER, head.to_string().as_str());
-            match self.setup.context.send_publish(self.setup.subject.clone(), message.message_id(id)).await {
+            let message =
+                PublishMessage::build().payload(payload).header(HEADER, head.to_string().as_str());
+            match self
+                .setup
+                .context
+                .send_publish(self.setup.subject.clone(), message.message_id(id))
+                .await
+            {
                 Ok(ack) => self.acks.push_back(ack.into_future()),
                 Err(error) => {
                     self.failed(&error);
@@ -199,19 +211,19 @@ impl Shipping {
 
     fn stored(&mut self) {
         if let Some(parcel) = self.outbox.acknowledged() {
-            let figures = &self.setup.figures;
-            figures.messages.add(1);
-            figures.bytes.add(parcel.file_bytes());
+            let metrics = &self.setup.metrics;
+            metrics.messages.add(1);
+            metrics.bytes.add(parcel.file_bytes());
             self.in_flight_bytes -= parcel.payload.len() as u64;
         }
         if self.waiting {
             self.waiting = false;
-            self.setup.figures.waiting.set(self.setup.figures.waiting.get().saturating_sub(1));
+            self.setup.metrics.waiting.set(self.setup.metrics.waiting.get().saturating_sub(1));
             info!(subject = self.setup.subject, "the stream takes messages again");
             self.status.lock().unwrap_or_else(PoisonError::into_inner).last_error = None;
         }
         self.retry = RETRY.0;
-        self.look_at = self.look_at.min(Instant::now() + NO_MEMORY);
+        self.poll_at = self.poll_at.min(Instant::now() + NO_MEMORY);
         if self.saved.1.elapsed() >= SAVE_EVERY {
             self.save(false);
         }
@@ -223,31 +235,31 @@ impl Shipping {
         self.outbox.failed();
         self.send_at = Instant::now() + self.retry;
         self.retry = (self.retry * 2).min(RETRY.1);
-        self.setup.figures.retries.add(1);
+        self.setup.metrics.retries.add(1);
         let reason = explain(error);
         if !self.waiting {
             self.waiting = true;
-            self.setup.figures.waiting.add(1);
+            self.setup.metrics.waiting.add(1);
             warn!(subject = self.setup.subject, reason, "waiting for the stream");
         }
         self.status.lock().unwrap_or_else(PoisonError::into_inner).last_error = Some(reason);
     }
 
-    fn look(&mut self) {
+    fn poll(&mut self) {
         let now = Instant::now();
         if self.stopped && !self.save(false) {
-            self.look_at = now + RETRY.1;
+            self.poll_at = now + RETRY.1;
             return;
         }
         let units = self.setup.batch_bytes.div_ceil(PERMIT_BYTES) as u32;
         let Ok(permit) = Arc::clone(&self.setup.memory).try_acquire_many_owned(units) else {
-            self.look_at = now + NO_MEMORY;
+            self.poll_at = now + NO_MEMORY;
             return;
         };
         let since = self.clock.elapsed() + Duration::from_nanos(1);
-        match block_in_place(|| self.input.look(since)) {
+        match block_in_place(|| self.input.poll(since)) {
             Ok(Step::Idle) => {
-                self.look_at = now + self.setup.poll;
+                self.poll_at = now + self.setup.poll;
                 // Nothing moves, so what was acknowledged last is saved now.
                 if self.outbox.is_empty() && self.saved.1.elapsed() >= SAVE_EVERY {
                     self.save(false);
@@ -256,15 +268,16 @@ impl Shipping {
             Ok(Step::Save) => {
                 // Nothing may be read before that is on the disk.
                 if !self.save(false) {
-                    self.look_at = now + RETRY.1;
+                    self.poll_at = now + RETRY.1;
                 }
             }
             Ok(Step::Chunk(chunk)) => self.take(chunk, permit, units),
             Err(error) => {
-                warn!(path = %self.setup.path.display(), %error, "the file cannot be read, trying again");
+                warn!(path = %self.setup.path.display(), %error, "the file cannot be read, trying \
+                                                                  again");
                 self.status.lock().unwrap_or_else(PoisonError::into_inner).last_error =
                     Some(error.to_string());
-                self.look_at = now + RETRY.1;
+                self.poll_at = now + RETRY.1;
             }
         }
     }
@@ -293,27 +306,30 @@ impl Shipping {
         }
     }
 
-    /// Saves the checkpoint, and returns whether it is on the disk. The disk is waited for, as it is full for a while at the most.
+    /// Saves the checkpoint, and returns whether it is on the disk. The disk is waited for, as it
+    /// is full for a while at the most.
     fn save(&mut self, last: bool) -> bool {
         let floor = self.outbox.floor();
         let (Some(journal), Some(tail)) = (&mut self.journal, self.input.state(floor, last)) else {
             return true;
         };
-        let Setup { generation, since, subject, path, figures, .. } = &self.setup;
-        let saved =
-            block_in_place(|| journal.save(Mode::JetStream, *generation, subject, *since, path, tail));
+        let Setup { generation, since, subject, path, metrics, .. } = &self.setup;
+        let saved = block_in_place(|| {
+            journal.save(Mode::JetStream, *generation, subject, *since, path, tail)
+        });
         // Also after a failure: not again with each acknowledgement.
         self.saved = (floor, Instant::now());
         let was_stopped = std::mem::replace(&mut self.stopped, saved.is_err());
         match (was_stopped, &saved) {
             (false, Err(error)) => {
-                figures.stopped.add(1);
+                metrics.stopped.add(1);
                 let reason = format!("the checkpoint cannot be saved: {error}");
                 error!(subject, reason, "reading nothing until it can be");
-                self.status.lock().unwrap_or_else(PoisonError::into_inner).last_error = Some(reason);
+                self.status.lock().unwrap_or_else(PoisonError::into_inner).last_error =
+                    Some(reason);
             }
             (true, Ok(())) => {
-                figures.stopped.sub(1);
+                metrics.stopped.sub(1);
                 info!(subject, "the checkpoint can be saved again");
                 self.status.lock().unwrap_or_else(PoisonError::into_inner).last_error = None;
             }
@@ -334,10 +350,11 @@ impl Shipping {
             status.unread_bytes = self.input.unread_bytes();
             status.in_flight_bytes = self.in_flight_bytes;
             let before = std::mem::replace(&mut status.tally, self.input.tally());
-            tell_losses(&self.setup.path, before, status.tally);
+            log_losses(&self.setup.path, before, status.tally);
             status.clone()
         };
-        let Some(journal) = self.journal.as_ref().filter(|_| self.told.as_ref() != Some(&status)) else {
+        let Some(journal) = self.journal.as_ref().filter(|_| self.told.as_ref() != Some(&status))
+        else {
             return;
         };
         let json = serde_json::to_vec(&status).unwrap_or_default();
@@ -348,12 +365,13 @@ impl Shipping {
     }
 }
 
-/// Says what happened to a file between two looks at its tally, where lines may be lost by it.
-pub(super) fn tell_losses(path: &Path, before: Tally, now: Tally) {
+/// Says what happened to a file between two polls at its tally, where lines may be lost by it.
+pub(super) fn log_losses(path: &Path, before: Tally, now: Tally) {
     let path = path.display();
     let lost_bytes = now.lost_bytes - before.lost_bytes;
     if now.truncations > before.truncations {
-        warn!(%path, lost_bytes, "the file was truncated or rewritten; what was not read of it is lost");
+        warn!(%path, lost_bytes, "the file was truncated or rewritten; what was not read of it is \
+                                  lost");
     }
     if now.vanished > before.vanished {
         warn!(%path, lost_bytes, "the file was gone before it was read to its end");
@@ -379,7 +397,8 @@ fn explain(error: &PublishError) -> String {
             ];
             return match full.contains(&refused.error_code()) {
                 true => format!(
-                    "the stream is full: consumers have to catch up, or it needs more room ({refused})"
+                    "the stream is full: consumers have to catch up, or it needs more room \
+                     ({refused})"
                 ),
                 false => refused.to_string(),
             };

@@ -24,7 +24,8 @@ pub(super) enum SourcesError {
     #[error("glob {glob:?}: {reason}")]
     Glob { glob: String, reason: String },
     #[error(
-        "{one} and {other} would both be {token:?}: ship them with two producers of different SHIPPER_SUBJECT"
+        "{one} and {other} would both be {token:?}: ship them with two producers of different \
+         SHIPPER_SUBJECT"
     )]
     SameToken { one: PathBuf, other: PathBuf, token: String },
     #[error("{0}")]
@@ -36,11 +37,14 @@ impl Sources {
         let is_glob = |file: &&String| file.contains(['*', '?', '[']);
         let globs: Vec<String> = files.iter().filter(is_glob).cloned().collect();
         for glob in &globs {
-            glob::Pattern::new(glob)
-                .map_err(|error| SourcesError::Glob { glob: glob.clone(), reason: error.to_string() })?;
+            glob::Pattern::new(glob).map_err(|error| SourcesError::Glob {
+                glob: glob.clone(),
+                reason: error.to_string(),
+            })?;
         }
         let stdin = files.iter().any(|file| file == "-");
-        let paths = files.iter().filter(|file| !is_glob(file) && *file != "-").map(PathBuf::from).collect();
+        let paths =
+            files.iter().filter(|file| !is_glob(file) && *file != "-").map(PathBuf::from).collect();
         let with_file = files.len() > 1 || !globs.is_empty();
         Ok(Self { host: host.to_owned(), paths, globs, stdin, with_file })
     }
@@ -56,8 +60,8 @@ impl Sources {
         self.stdin.then(|| Source::new(&self.host, file).map_err(SourcesError::from)).transpose()
     }
 
-    /// The files that there are now, by the source that each would be; what rotation made of one is not another. Where several would
-    /// be the same source, named ones come first.
+    /// The files that there are now, by the source that each would be; what rotation made of one is
+    /// not another. Where several would be the same source, named ones come first.
     pub(super) fn files(&self) -> Found {
         let mut found = Found::default();
         for path in &self.paths {
@@ -69,7 +73,8 @@ impl Sources {
         for pattern in &self.globs {
             // It was checked when it was read.
             let matches = glob::glob(pattern).into_iter().flatten();
-            let paths: Vec<PathBuf> = matches.filter_map(Result::ok).filter(|path| path.is_file()).collect();
+            let paths: Vec<PathBuf> =
+                matches.filter_map(Result::ok).filter(|path| path.is_file()).collect();
             if paths.is_empty() {
                 found.problems.push(Problem { path: pattern.into(), kind: ProblemKind::NoMatch });
             }
@@ -89,12 +94,13 @@ impl Sources {
                 return Err(SourcesError::SameToken { one, other, token });
             }
         }
-        let refused = named.problems.into_iter().find(|problem| problem.kind != ProblemKind::Missing);
+        let refused =
+            named.problems.into_iter().find(|problem| problem.kind != ProblemKind::Missing);
         refused.map_or(Ok(()), |problem| Err(SourcesError::Refused(problem.to_string())))
     }
 }
 
-/// What a look at the paths and globs has found.
+/// What a poll at the paths and globs has found.
 #[derive(Debug, Default)]
 pub(super) struct Found {
     /// The files that would be a source; more than one where their names differ too little.
@@ -142,10 +148,16 @@ impl std::fmt::Display for Problem {
         let path = self.path.display();
         match &self.kind {
             ProblemKind::Missing => {
-                write!(f, "{path} does not exist; it is shipped when it does: is SHIPPER_FILE right")
+                write!(
+                    f,
+                    "{path} does not exist; it is shipped when it does: is SHIPPER_FILE right"
+                )
             }
             ProblemKind::NoMatch => {
-                write!(f, "no file matches {path}; files are shipped when they do: is SHIPPER_FILE right")
+                write!(
+                    f,
+                    "no file matches {path}; files are shipped when they do: is SHIPPER_FILE right"
+                )
             }
             ProblemKind::Refused(reason) => write!(f, "{path} is not shipped: {reason}"),
         }
@@ -167,7 +179,8 @@ fn is_rotation_of_one(path: &Path, all: &[PathBuf]) -> bool {
     })
 }
 
-/// The file's token: its path from the first part on that the pattern leaves open, so that `*/app.log` keeps its files apart.
+/// The file's token: its path from the first part on that the pattern leaves open, so that
+/// `*/app.log` keeps its files apart.
 fn token(pattern: &str, path: &Path) -> String {
     let fixed = Path::new(pattern)
         .components()
@@ -197,8 +210,14 @@ mod tests {
     #[test]
     fn a_glob_keeps_files_apart_and_leaves_rotated_ones_out() {
         let directory = tempfile::tempdir().unwrap();
-        for name in ["a/app.log", "a/app.log.1", "a/app.log.2.gz", "a/app.log.gz", "b/app.log", "b/other.txt"]
-        {
+        for name in [
+            "a/app.log",
+            "a/app.log.1",
+            "a/app.log.2.gz",
+            "a/app.log.gz",
+            "b/app.log",
+            "b/other.txt",
+        ] {
             std::fs::create_dir_all(directory.path().join(name).parent().unwrap()).unwrap();
             std::fs::write(directory.path().join(name), "").unwrap();
         }
@@ -215,12 +234,17 @@ mod tests {
         for name in ["ok.log", "ok_log", "other.log", "---"] {
             std::fs::write(directory.path().join(name), "").unwrap();
         }
-        let sources = Sources::new("web1", &[directory.path().join("*").display().to_string()]).unwrap();
+        let sources =
+            Sources::new("web1", &[directory.path().join("*").display().to_string()]).unwrap();
         sources.check().unwrap();
         let found = sources.files();
         let counts: Vec<_> =
             found.by_source.iter().map(|(it, paths)| (it.to_string(), paths.len())).collect();
         assert_eq!(counts, [("web1.ok_log".into(), 2), ("web1.other_log".into(), 1)]);
-        assert!(found.problems[0].to_string().contains("--- is not shipped"), "{:?}", found.problems);
+        assert!(
+            found.problems[0].to_string().contains("--- is not shipped"),
+            "{:?}",
+            found.problems
+        );
     }
 }

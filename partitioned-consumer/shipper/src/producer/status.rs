@@ -1,4 +1,5 @@
-//! What a producer tells about its files: figures for metrics, and a small document that `producer status` reads.
+//! What a producer tells about its files: metrics for metrics, and a small document that
+//! `producer status` reads.
 
 use std::fs::File;
 use std::io;
@@ -7,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use crate::metrics::{Figure, Kind, Row, page};
+use crate::metrics::{Kind, Metric, Row, page};
 use crate::tail::Tally;
 use crate::tail::checkpoint::{Checkpoint, replace_lightly};
 
@@ -81,7 +82,9 @@ pub fn read(directory: &Path) -> io::Result<Vec<Report>> {
     for entry in entries {
         let path = entry?.path();
         let is_checkpoint = path.extension().is_some_and(|extension| extension == "json");
-        let Some(checkpoint) = is_checkpoint.then(|| Checkpoint::read(&path).ok().flatten()).flatten() else {
+        let Some(checkpoint) =
+            is_checkpoint.then(|| Checkpoint::read(&path).ok().flatten()).flatten()
+        else {
             continue;
         };
         let status = std::fs::read(path.with_extension("status")).ok();
@@ -101,7 +104,8 @@ pub fn read(directory: &Path) -> io::Result<Vec<Report>> {
     }
     reports.sort_by(|a, b| a.source.cmp(&b.source));
     let problems = std::fs::read(problems_path(directory)).ok();
-    let problems: Problems = problems.and_then(|json| serde_json::from_slice(&json).ok()).unwrap_or_default();
+    let problems: Problems =
+        problems.and_then(|json| serde_json::from_slice(&json).ok()).unwrap_or_default();
     reports.extend(problems.into_iter().map(|(path, problem)| Report {
         source: "-".into(),
         mode: None,
@@ -113,14 +117,16 @@ pub fn read(directory: &Path) -> io::Result<Vec<Report>> {
     Ok(reports)
 }
 
-/// Bytes on the disk that are not stored elsewhere, as far as the checkpoint and a look at the files tell.
+/// Bytes on the disk that are not stored elsewhere, as far as the checkpoint and a poll at the
+/// files tell.
 fn lag(checkpoint: &Checkpoint) -> u64 {
     let offset = checkpoint.tail.offset;
     let at_path = std::fs::metadata(&checkpoint.path).ok();
     let mut lag = 0;
     let mut path_counted = false;
     for segment in &checkpoint.tail.segments {
-        let present = at_path.as_ref().filter(|m| crate::tail::Place::of(m) == segment.identity.place);
+        let present =
+            at_path.as_ref().filter(|m| crate::tail::FileId::of(m) == segment.identity.place);
         path_counted |= present.is_some();
         let length = present.map_or(segment.seen_bytes, std::fs::Metadata::len);
         let end = segment.end.unwrap_or(segment.start + length.saturating_sub(segment.file_start));
@@ -136,8 +142,9 @@ pub fn table(reports: &[Report]) -> String {
     let mut text = String::new();
     let line = |text: &mut String, cells: [&str; 7]| {
         let [source, running, mode, offset, lag, subject, error] = cells;
-        let row =
-            format!("{source:<32} {running:<8} {mode:<9} {offset:>14} {lag:>12}  {subject:<40} {error}");
+        let row = format!(
+            "{source:<32} {running:<8} {mode:<9} {offset:>14} {lag:>12}  {subject:<40} {error}"
+        );
         writeln!(text, "{}", row.trim_end()).unwrap_or_default();
     };
     line(&mut text, ["SOURCE", "RUNNING", "MODE", "OFFSET", "LAG BYTES", "SUBJECT", "LAST ERROR"]);
@@ -151,32 +158,38 @@ pub fn table(reports: &[Report]) -> String {
         let gone = report.status.gone.then_some("the file is gone");
         let error = report.status.last_error.as_deref().or(gone).unwrap_or("-");
         let (offset, lag) = (report.offset.to_string(), report.lag_bytes.to_string());
-        line(&mut text, [&report.source, running, mode, &offset, &lag, &report.status.subject, error]);
+        line(
+            &mut text,
+            [&report.source, running, mode, &offset, &lag, &report.status.subject, error],
+        );
     }
     text
 }
 
 /// What all sources of a process count together.
 #[derive(Debug, Default)]
-pub(crate) struct Figures {
-    pub(crate) messages: Figure,
-    pub(crate) bytes: Figure,
-    pub(crate) retries: Figure,
-    pub(crate) waiting: Figure,
+pub(crate) struct Metrics {
+    pub(crate) messages: Metric,
+    pub(crate) bytes: Metric,
+    pub(crate) retries: Metric,
+    pub(crate) waiting: Metric,
     /// Sources whose checkpoint cannot be saved.
-    pub(crate) stopped: Figure,
+    pub(crate) stopped: Metric,
     /// Named files that do not exist, and globs that nothing matches.
-    pub(crate) missing_files: Figure,
-    pub(crate) refused_files: Figure,
+    pub(crate) missing_files: Metric,
+    pub(crate) refused_files: Metric,
     /// By source; a snapshot that its task replaces.
     sources: Mutex<Vec<Arc<Mutex<SourceStatus>>>>,
 }
 
-impl Figures {
+impl Metrics {
     /// A place for one source's status.
     pub(crate) fn register(&self, path: &Path, subject: &str) -> Arc<Mutex<SourceStatus>> {
-        let status =
-            SourceStatus { path: path.to_owned(), subject: subject.to_owned(), ..Default::default() };
+        let status = SourceStatus {
+            path: path.to_owned(),
+            subject: subject.to_owned(),
+            ..Default::default()
+        };
         let status = Arc::new(Mutex::new(status));
         self.sources.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&status));
         status
@@ -203,7 +216,10 @@ impl Figures {
     /// The sum over all sources of one of their numbers.
     fn sum(&self, number: impl Fn(&SourceStatus) -> u64) -> u64 {
         let sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
-        sources.iter().map(|source| number(&source.lock().unwrap_or_else(PoisonError::into_inner))).sum()
+        sources
+            .iter()
+            .map(|source| number(&source.lock().unwrap_or_else(PoisonError::into_inner)))
+            .sum()
     }
 
     pub(crate) fn unread_bytes(&self) -> u64 {
@@ -214,14 +230,22 @@ impl Figures {
         let counter = |name, help, value| Row { name, help, kind: Kind::Counter, value };
         let gauge = |name, help, value| Row { name, help, kind: Kind::Gauge, value };
         page([
-            counter("shipper_messages_total", "Messages that the stream acknowledged.", self.messages.get()),
+            counter(
+                "shipper_messages_total",
+                "Messages that the stream acknowledged.",
+                self.messages.get(),
+            ),
             counter("shipper_bytes_total", "Bytes of files that are stored.", self.bytes.get()),
             counter(
                 "shipper_retries_total",
                 "Times that a source went back to what is not stored.",
                 self.retries.get(),
             ),
-            counter("shipper_rotations_total", "Files renamed away.", self.sum(|s| s.tally.rotations)),
+            counter(
+                "shipper_rotations_total",
+                "Files renamed away.",
+                self.sum(|s| s.tally.rotations),
+            ),
             counter(
                 "shipper_truncations_total",
                 "Files truncated in place.",
@@ -237,8 +261,16 @@ impl Figures {
                 "Bytes gone before they were read.",
                 self.sum(|s| s.tally.lost_bytes),
             ),
-            counter("shipper_long_lines_total", "Lines above the limit.", self.sum(|s| s.tally.long_lines)),
-            gauge("shipper_unread_bytes", "Bytes of files that are not read yet.", self.unread_bytes()),
+            counter(
+                "shipper_long_lines_total",
+                "Lines above the limit.",
+                self.sum(|s| s.tally.long_lines),
+            ),
+            gauge(
+                "shipper_unread_bytes",
+                "Bytes of files that are not read yet.",
+                self.unread_bytes(),
+            ),
             gauge(
                 "shipper_in_flight_bytes",
                 "Bytes read and not acknowledged yet.",
@@ -256,7 +288,8 @@ impl Figures {
             ),
             gauge(
                 "shipper_missing_files",
-                "Named files that do not exist, globs that nothing matches, and followed files that are gone.",
+                "Named files that do not exist, globs that nothing matches, and followed files \
+                 that are gone.",
                 self.missing_files.get() + self.sum(|s| u64::from(s.gone)),
             ),
             gauge("shipper_refused_files", "Files that are not shipped.", self.refused_files.get()),

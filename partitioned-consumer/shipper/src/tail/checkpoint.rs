@@ -1,4 +1,5 @@
-//! What a producer remembers over restarts: one small JSON document for each source, replaced atomically.
+//! What a producer remembers over restarts: one small JSON document for each source, replaced
+//! atomically.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -13,7 +14,8 @@ use crate::head::Generation;
 const VERSION: u32 = 2;
 const OLDEST_VERSION: u32 = 1;
 
-/// How a source is shipped; fixed at its first checkpoint, because a stream that is away later must be waited for.
+/// How a source is shipped; fixed at its first checkpoint, because a stream that is away later must
+/// be waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
@@ -59,7 +61,15 @@ impl Checkpoint {
         path: PathBuf,
         tail: TailState,
     ) -> Self {
-        Self { version: VERSION, mode, generation: generation.to_string(), subject, since, path, tail }
+        Self {
+            version: VERSION,
+            mode,
+            generation: generation.to_string(),
+            subject,
+            since,
+            path,
+            tail,
+        }
     }
 
     /// Reads a checkpoint; `None` when there is none yet.
@@ -73,7 +83,8 @@ impl Checkpoint {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(failed(error)),
         };
-        let checkpoint: Self = serde_json::from_slice(&json).map_err(|error| failed(error.into()))?;
+        let checkpoint: Self =
+            serde_json::from_slice(&json).map_err(|error| failed(error.into()))?;
         if !(OLDEST_VERSION..=VERSION).contains(&checkpoint.version) {
             return Err(failed(io::Error::other(format!(
                 "it has version {}, expected {OLDEST_VERSION} to {VERSION}",
@@ -102,7 +113,7 @@ pub(crate) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     sync_directory(path)
 }
 
-/// As [`replace`], for what is only looked at: the system writes it to the disk when it likes.
+/// As [`replace`], for what is only polled: the system writes it to the disk when it likes.
 pub(crate) fn replace_lightly(path: &Path, content: &[u8]) -> io::Result<()> {
     let temporary = path.with_extension("status-tmp");
     fs::write(&temporary, content)?;

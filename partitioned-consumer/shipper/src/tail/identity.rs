@@ -6,12 +6,13 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 
 use serde::{Deserialize, Serialize};
 
-/// Bytes of the head that are looked at: enough to tell logs apart, little enough to read at each look.
+/// Bytes of the head that are polled: enough to tell logs apart, little enough to read at each
+/// poll.
 const HEAD_BYTES: u64 = 1024;
 
 /// Where a file is stored; unique among the files that exist at one time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Place {
+pub struct FileId {
     /// The device.
     pub device: u64,
     /// The inode, which the system uses again after the file is gone.
@@ -20,10 +21,13 @@ pub struct Place {
     pub born_ns: u64,
 }
 
-impl Place {
-    /// The place of what was looked at.
+impl FileId {
+    /// The place of what was polled.
     pub fn of(metadata: &Metadata) -> Self {
-        let born = metadata.created().ok().and_then(|born| born.duration_since(std::time::UNIX_EPOCH).ok());
+        let born = metadata
+            .created()
+            .ok()
+            .and_then(|born| born.duration_since(std::time::UNIX_EPOCH).ok());
         let born_ns = born.map_or(0, |born| u64::try_from(born.as_nanos()).unwrap_or(0));
         Self { device: metadata.dev(), inode: metadata.ino(), born_ns }
     }
@@ -33,7 +37,7 @@ impl Place {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// Device and inode.
-    pub place: Place,
+    pub place: FileId,
     /// How many bytes of the head `head_hash` covers; grows with the file, up to 1 KiB.
     pub head_bytes: u64,
     /// FNV-1a (64 bit) of those bytes.
@@ -48,7 +52,11 @@ impl Identity {
     pub fn of(file: &File) -> io::Result<Self> {
         let metadata = file.metadata()?;
         let head = read_up_to(file, metadata.len().min(HEAD_BYTES))?;
-        Ok(Self { place: Place::of(&metadata), head_bytes: head.len() as u64, head_hash: fnv(&head) })
+        Ok(Self {
+            place: FileId::of(&metadata),
+            head_bytes: head.len() as u64,
+            head_hash: fnv(&head),
+        })
     }
 
     /// Whether the file still begins as it did.
@@ -60,13 +68,14 @@ impl Identity {
         Ok(head.len() as u64 == self.head_bytes && fnv(&head) == self.head_hash)
     }
 
-    /// Whether an open file is this one. A file that was empty when it was looked at is recognized only while it is.
+    /// Whether an open file is this one. A file that was empty when it was polled is recognized
+    /// only while it is.
     ///
     /// # Errors
     /// The system's.
     pub fn is(&self, file: &File) -> io::Result<bool> {
         let metadata = file.metadata()?;
-        if Place::of(&metadata) != self.place || (self.head_bytes == 0 && metadata.len() > 0) {
+        if FileId::of(&metadata) != self.place || (self.head_bytes == 0 && metadata.len() > 0) {
             return Ok(false);
         }
         self.still_begins(file)
@@ -133,7 +142,7 @@ pub(super) fn read_range(file: &File, offset: u64, bytes: usize) -> io::Result<V
 }
 
 fn fnv(bytes: &[u8]) -> u64 {
-    bytes
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3)
+    })
 }

@@ -1,8 +1,9 @@
 //! Following a file through rotation, truncation and restarts.
 //!
-//! A [`Tailer`] gives the bytes of one path as one run of offsets that goes on over all files which are ever found there. Which
-//! file is which is decided by device, inode and a fingerprint of the head together: an inode alone is reused, a path alone is
-//! renamed away, and a head alone may be repeated. The run is remembered as [`Segment`]s in a [`checkpoint`].
+//! A [`Tailer`] gives the bytes of one path as one run of offsets that goes on over all files which
+//! are ever found there. Which file is which is decided by device, inode and a fingerprint of the
+//! head together: an inode alone is reused, a path alone is renamed away, and a head alone may be
+//! repeated. The run is remembered as [`Segment`]s in a [`checkpoint`].
 
 pub mod checkpoint;
 mod identity;
@@ -12,7 +13,7 @@ mod tailer;
 #[cfg(test)]
 mod tests;
 
-pub use identity::{Identity, Place, Probe};
+pub use identity::{FileId, Identity, Probe};
 pub(crate) use siblings::is_rotated_name;
 pub use state::{Chunk, Follow, From, Segment, Step, TailState, Tally};
 pub use tailer::Tailer;

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::identity::{Identity, Probe};
-use crate::cut::Cutter;
+use crate::framing::Framer;
 use crate::head::Skipped;
 
 /// Where to begin with a file that no checkpoint knows.
@@ -23,14 +23,15 @@ pub enum From {
 #[derive(Clone, Debug)]
 pub struct Follow {
     /// How to cut messages.
-    pub cutter: Cutter,
+    pub framer: Framer,
     /// Where to begin.
     pub from: From,
     /// How long bytes wait for a batch to fill.
     pub linger: Duration,
     /// How long an event of several lines waits for its next line.
     pub event_timeout: Duration,
-    /// How long a file that was renamed away stays followed after its last byte: its writer may not have noticed yet.
+    /// How long a file that was renamed away stays followed after its last byte: its writer may not
+    /// have noticed yet.
     pub rotate_wait: Duration,
 }
 
@@ -43,12 +44,13 @@ pub struct Segment {
     pub file_start: u64,
     /// The run's offset there.
     pub start: u64,
-    /// The run's offset where it ends, once that is decided. It is decided for good before anything behind it is sent.
+    /// The run's offset where it ends, once that is decided. It is decided for good before anything
+    /// behind it is sent.
     pub end: Option<u64>,
-    /// The file's length at the last look.
+    /// The file's length at the last poll.
     pub seen_bytes: u64,
-    /// Rotated files that were last written before that are done with: when this one was, as seen while it was at the path
-    /// or when it was chosen; nanoseconds since 1970.
+    /// Rotated files that were last written before that are done with: when this one was, as seen
+    /// while it was at the path or when it was chosen; nanoseconds since 1970.
     pub modified_ns: i128,
 }
 
@@ -63,7 +65,8 @@ pub struct TailState {
     pub segments: Vec<Segment>,
     /// Rotated files that are.
     pub finished: Vec<Identity>,
-    /// What stands before `offset` in its file; none at the beginning of one, and in checkpoints of version 1.
+    /// What stands before `offset` in its file; none at the beginning of one, and in checkpoints of
+    /// version 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probe: Option<Probe>,
     /// The process ended in order: nothing above `offset` was sent.
@@ -84,12 +87,12 @@ pub struct Chunk {
     pub gap: Option<Skipped>,
 }
 
-/// What a look at the file came to.
+/// What a poll at the file came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Something to send.
     Chunk(Chunk),
-    /// Another file follows: save the tailer's state durably before the next look.
+    /// Another file follows: save the tailer's state durably before the next poll.
     Save,
     /// Nothing now.
     Idle,
@@ -104,8 +107,9 @@ pub struct Tally {
     pub truncations: u64,
     /// Files gone before they were read to their end.
     pub vanished: u64,
-    /// Bytes known to be lost by that. What was written and cut off between two looks is not among them, and neither is what an earlier
-    /// process may have sent before it crashed: the consumer knows that.
+    /// Bytes known to be lost by that. What was written and cut off between two polls is not among
+    /// them, and neither is what an earlier process may have sent before it crashed: the consumer
+    /// knows that.
     pub lost_bytes: u64,
     /// Lines above the limit.
     pub long_lines: u64,

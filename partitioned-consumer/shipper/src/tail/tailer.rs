@@ -9,19 +9,22 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::identity::{Identity, Place, Probe, read_range};
+use super::identity::{FileId, Identity, Probe, read_range};
 use super::siblings;
 use super::state::{Chunk, Follow, From, Segment, Step, TailState, Tally};
-use crate::cut::{Cut, Situation, payload_of};
+use crate::framing::{Frame, FrameContext, payload_of};
 use crate::head::{Gap, Skipped};
 
-/// Finished files that are remembered, so that none is read twice. More rotated files than that are seldom kept.
+/// Finished files that are remembered, so that none is read twice. More rotated files than that are
+/// seldom kept.
 pub(super) const FINISHED_KEPT: usize = 256;
 
-/// Offsets that are reserved ahead of their use, so that the state has to be saved once for so many bytes.
+/// Offsets that are reserved ahead of their use, so that the state has to be saved once for so many
+/// bytes.
 const RESERVE_BYTES: u64 = 256 << 20;
 
-/// How long a removed file is read on after its last byte, unless another one takes its place sooner.
+/// How long a removed file is read on after its last byte, unless another one takes its place
+/// sooner.
 const GONE_AFTER: Duration = Duration::from_secs(60);
 
 /// Bytes before the position that must still be there when more is read.
@@ -67,7 +70,8 @@ pub struct Tailer {
     finished: VecDeque<Identity>,
     /// Offsets to pass over before anything else, and why.
     gap: Option<(u64, Skipped)>,
-    /// Where new offsets may begin after a break in the file: below, they may have been used before a restart.
+    /// Where new offsets may begin after a break in the file: below, they may have been used before
+    /// a restart.
     unused_from: u64,
     /// How far offsets may be used: saved ahead of use.
     reserved: u64,
@@ -135,13 +139,15 @@ impl Tailer {
         self.tally
     }
 
-    /// Bytes of the present file that were not given out at the last look.
+    /// Bytes of the present file that were not given out at the last poll.
     pub fn unread_bytes(&self) -> u64 {
-        self.segments.get(self.reading).map_or(0, |s| s.seen_bytes.saturating_sub(self.file_offset(s)))
+        self.segments
+            .get(self.reading)
+            .map_or(0, |s| s.seen_bytes.saturating_sub(self.file_offset(s)))
     }
 
-    /// The state to save when everything below `offset` is stored elsewhere. Segments below it are forgotten. It is `clean` when nothing
-    /// above was given out, or will be.
+    /// The state to save when everything below `offset` is stored elsewhere. Segments below it are
+    /// forgotten. It is `clean` when nothing above was given out, or will be.
     pub fn state(&mut self, offset: u64, clean: bool) -> TailState {
         while self.probes.front().is_some_and(|probe| probe.offset < offset) {
             self.probes.pop_front();
@@ -163,13 +169,14 @@ impl Tailer {
         }
     }
 
-    /// Looks at the file once. Above [`Step::Save`] nothing is given out until [`Tailer::state`] was asked for. `now` is the time since any fixed origin; `last` says that there will be no further look, so that
-    /// whole lines do not wait.
+    /// Looks at the file once. Above [`Step::Save`] nothing is given out until [`Tailer::state`]
+    /// was asked for. `now` is the time since any fixed origin; `last` says that there will be no
+    /// further look, so that whole lines do not wait.
     ///
     /// # Errors
-    /// The system's; the same look can be tried again.
-    pub fn look(&mut self, now: Duration, last: bool) -> io::Result<Step> {
-        if self.position + self.follow.cutter.batch_bytes.get() as u64 > self.reserved
+    /// The system's; the same poll can be tried again.
+    pub fn poll(&mut self, now: Duration, last: bool) -> io::Result<Step> {
+        if self.position + self.follow.framer.batch_bytes.get() as u64 > self.reserved
             && !self.segments.is_empty()
         {
             return Ok(Step::Save);
@@ -186,7 +193,9 @@ impl Tailer {
             }
             // It was left for good, and what comes to the path is another file.
             let next = self.next_file()?;
-            return Ok(next.map_or(Step::Idle, |next| self.begin(next.identity, next.not_before_ns, None)));
+            return Ok(
+                next.map_or(Step::Idle, |next| self.begin(next.identity, next.not_before_ns, None))
+            );
         }
         let file = match self.open()? {
             Found::Here(file) => file,
@@ -204,19 +213,20 @@ impl Tailer {
             return self.truncated(file);
         }
         let unread = length.saturating_sub(offset);
-        let bytes = unread.min(self.follow.cutter.batch_bytes.get() as u64) as usize;
+        let bytes = unread.min(self.follow.framer.batch_bytes.get() as u64) as usize;
         let buffer = read_range(&file, offset, bytes)?;
         if !self.is_unchanged(&file, offset)? {
             return self.truncated(file);
         }
         self.saw(&file, &metadata, now)?;
         if !self.head_saved && unread > 0 {
-            // An empty file has no face. Offsets that were sent must never be taken for those of another file.
+            // An empty file has no face. Offsets that were sent must never be taken for those of
+            // another file.
             self.file = Some(file);
             return Ok(Step::Save);
         }
-        let at_path =
-            std::fs::metadata(&self.path).is_ok_and(|there| Place::of(&there) == Place::of(&metadata));
+        let at_path = std::fs::metadata(&self.path)
+            .is_ok_and(|there| FileId::of(&there) == FileId::of(&metadata));
         if at_path {
             self.segments[self.reading].modified_ns = modified_ns(&metadata);
         }
@@ -234,7 +244,7 @@ impl Tailer {
             && decided_end.is_none()
             && metadata.nlink() == 0
             && idle_for >= GONE_AFTER.max(self.follow.rotate_wait);
-        if let Some(chunk) = self.cut(buffer, now, last, left || gone || decided_end.is_some()) {
+        if let Some(chunk) = self.frame(buffer, now, last, left || gone || decided_end.is_some()) {
             return Ok(Step::Chunk(chunk));
         }
         if gone {
@@ -290,19 +300,21 @@ impl Tailer {
         }
         let segment = &self.segments[self.reading];
         let offset = self.file_offset(segment);
-        let before = self.places()?;
-        for candidate in before.iter().filter(|candidate| candidate.place == segment.identity.place) {
+        let before = self.files_beside()?;
+        for candidate in before.iter().filter(|candidate| candidate.place == segment.identity.place)
+        {
             let Ok(file) = File::open(&candidate.path) else { continue };
             let metadata = file.metadata()?;
-            if Place::of(&metadata) != segment.identity.place {
+            if FileId::of(&metadata) != segment.identity.place {
                 continue;
             }
             if metadata.len() < offset || !segment.identity.still_begins(&file)? {
                 return Ok(Found::Other(file));
             }
             self.head_saved = segment.identity.head_bytes > 0;
-            let before =
-                (offset > segment.file_start).then(|| read_range(&file, offset - 1, 1)).transpose()?;
+            let before = (offset > segment.file_start)
+                .then(|| read_range(&file, offset - 1, 1))
+                .transpose()?;
             self.mid_line = before.is_some_and(|byte| byte != b"\n");
             self.probe.clear();
             let saved = self.probes.iter().find(|probe| probe.offset == self.position);
@@ -342,21 +354,21 @@ impl Tailer {
         Ok(())
     }
 
-    fn cut(&mut self, buffer: Vec<u8>, now: Duration, last: bool, ended: bool) -> Option<Chunk> {
+    fn frame(&mut self, buffer: Vec<u8>, now: Duration, last: bool, ended: bool) -> Option<Chunk> {
         if buffer.is_empty() {
             self.waiting_since = None;
             return None;
         }
         let since = *self.waiting_since.get_or_insert(now);
-        let situation = Situation {
+        let frame_context = FrameContext {
             mid_line: self.mid_line,
             ended,
             waited: last || now.saturating_sub(since) >= self.follow.linger,
             quiet: now.saturating_sub(self.seen.1) >= self.follow.event_timeout,
         };
-        match self.follow.cutter.cut(&buffer, situation) {
-            Cut::Wait => None,
-            Cut::Message { payload, consumed, long } => {
+        match self.follow.framer.frame(&buffer, frame_context) {
+            Frame::Wait => None,
+            Frame::Message { payload, consumed, long } => {
                 self.tally.long_lines += u64::from(long && !self.mid_line);
                 self.mid_line = long;
                 self.remember(&buffer[..consumed]);
@@ -365,7 +377,7 @@ impl Tailer {
                 self.probes.push_back(Probe::of(chunk.end, &self.probe));
                 Some(chunk)
             }
-            Cut::Skip(rest) => {
+            Frame::Skip(rest) => {
                 self.mid_line = buffer[rest - 1] != b'\n';
                 self.remember(&buffer[..rest]);
                 let gap = Skipped { why: Gap::LongLine, bytes: rest as u64 };
@@ -405,7 +417,8 @@ impl Tailer {
 
     /// The file of a saved segment is gone.
     fn vanished(&mut self, now: Duration) -> io::Result<Step> {
-        // A listing that is made while files are renamed may miss one: only what stays away is gone.
+        // A listing that is made while files are renamed may miss one: only what stays away is
+        // gone.
         let since = *self.missing_since.get_or_insert(now);
         if now.saturating_sub(since) < self.follow.rotate_wait {
             return Ok(Step::Idle);
@@ -420,7 +433,8 @@ impl Tailer {
         self.broken(Gap::Vanished, None)
     }
 
-    /// What is left of the present segment cannot be read; goes on with `file`, or with the next one.
+    /// What is left of the present segment cannot be read; goes on with `file`, or with the next
+    /// one.
     fn broken(&mut self, why: Gap, file: Option<File>) -> io::Result<Step> {
         if self.reading + 1 < self.segments.len() {
             return Ok(self.next_segment());
@@ -487,12 +501,14 @@ impl Tailer {
         Step::Save
     }
 
-    /// The file that was written after the present one: the oldest of those that were rotated since, else the one at the path.
+    /// The file that was written after the present one: the oldest of those that were rotated
+    /// since, else the one at the path.
     ///
-    /// `None` also while files are being renamed: what was looked at must be the same before and after the choice.
+    /// `None` also while files are being renamed: what was polled must be the same before and after
+    /// the choice.
     fn next_file(&self) -> io::Result<Option<Next>> {
         let not_before = self.segments[self.reading].modified_ns;
-        let before = self.places()?;
+        let before = self.files_beside()?;
         let mut candidates = before.clone();
         candidates.retain(|sibling| sibling.modified_ns >= not_before && sibling.path != self.path);
         siblings::sort(&mut candidates);
@@ -500,13 +516,13 @@ impl Tailer {
         candidates.extend(at_path.cloned());
         for candidate in candidates {
             let Ok(file) = File::open(&candidate.path) else { return Ok(None) };
-            if Place::of(&file.metadata()?) != candidate.place {
+            if FileId::of(&file.metadata()?) != candidate.place {
                 return Ok(None);
             }
             if !self.is_known(&file)? {
                 let identity = Identity::of(&file)?;
-                // The candidates behind it are newer, and what comes later to a name was at the path before. Files that
-                // are done with need not be remembered for ever then.
+                // The candidates behind it are newer, and what comes later to a name was at the
+                // path before. Files that are done with need not be remembered for ever then.
                 let at_path_ns = at_path.map_or(i128::MAX, |sibling| sibling.modified_ns);
                 let not_before_ns = candidate.modified_ns.min(at_path_ns);
                 let next = Next { path: candidate.path, identity, not_before_ns };
@@ -516,33 +532,35 @@ impl Tailer {
         Ok(None)
     }
 
-    /// Whether everything is where it was: nothing was renamed while it was looked at.
+    /// Whether everything is where it was: nothing was renamed while it was polled.
     fn is_still(&self, before: &[siblings::Sibling]) -> io::Result<bool> {
-        let places = |of: &[siblings::Sibling]| -> BTreeSet<(PathBuf, Place)> {
+        let places = |of: &[siblings::Sibling]| -> BTreeSet<(PathBuf, FileId)> {
             of.iter().map(|sibling| (sibling.path.clone(), sibling.place)).collect()
         };
-        Ok(places(before) == places(&self.places()?))
+        Ok(places(before) == places(&self.files_beside()?))
     }
 
     /// What is at the path, and beside it.
-    fn places(&self) -> io::Result<Vec<siblings::Sibling>> {
+    fn files_beside(&self) -> io::Result<Vec<siblings::Sibling>> {
         let mut places = siblings::beside(&self.path)?;
-        if let Some(metadata) = std::fs::metadata(&self.path).ok().filter(std::fs::Metadata::is_file) {
-            let (place, modified_ns) = (Place::of(&metadata), modified_ns(&metadata));
+        if let Some(metadata) =
+            std::fs::metadata(&self.path).ok().filter(std::fs::Metadata::is_file)
+        {
+            let (place, modified_ns) = (FileId::of(&metadata), modified_ns(&metadata));
             places.push(siblings::Sibling { path: self.path.clone(), place, modified_ns });
         }
         Ok(places)
     }
 
     fn is_known(&self, file: &File) -> io::Result<bool> {
-        let place = Place::of(&file.metadata()?);
+        let place = FileId::of(&file.metadata()?);
         let all = self.segments.iter().map(|segment| &segment.identity).chain(&self.finished);
         for known in all.filter(|known| known.place == place) {
             if known.is(file)? {
                 return Ok(true);
             }
         }
-        // The present file may have grown since its head was looked at.
+        // The present file may have grown since its head was polled.
         Ok(self.file.is_some() && self.segments[self.reading].identity.place == place)
     }
 

@@ -12,14 +12,14 @@ use tempfile::TempDir;
 
 use super::tailer::FINISHED_KEPT;
 use super::*;
-use crate::cut::{Cutter, LongLines};
+use crate::framing::{Framer, LongLines};
 
 /// Long enough for every wait of the tailer.
 const LONG: Duration = Duration::from_secs(10);
 
 fn follow(from: From) -> Follow {
     Follow {
-        cutter: Cutter {
+        framer: Framer {
             batch_bytes: NonZeroUsize::new(64).unwrap(),
             line_bytes: NonZeroUsize::new(40).unwrap(),
             long_lines: LongLines::Split,
@@ -82,8 +82,8 @@ impl Bench {
             truncations: 0,
         };
         bench.create();
-        // What is rotated away before the first look is not ours to send.
-        bench.look();
+        // What is rotated away before the first poll is not ours to send.
+        bench.poll();
         bench
     }
 
@@ -135,21 +135,25 @@ impl Bench {
     }
 
     fn copy_truncate(&mut self) {
-        // A copy is known by the head that was seen; one of bytes that nobody saw passes for a rotated file.
+        // A copy is known by the head that was seen; one of bytes that nobody saw passes for a
+        // rotated file.
         self.catch_up();
         self.save(usize::MAX);
         if self.contents.last().unwrap().text.is_empty() {
             return;
         }
         self.write_lines(2);
-        fs::copy(self.path(), self.directory.path().join(format!("app.log-2024{:04}", self.contents.len())))
-            .unwrap();
+        fs::copy(
+            self.path(),
+            self.directory.path().join(format!("app.log-2024{:04}", self.contents.len())),
+        )
+        .unwrap();
         self.truncate();
     }
 
     fn remove(&mut self) {
-        // A file that nobody ever looked at leaves no trace; and while the inode and birth of an empty one are used again
-        // within a tick of the clock, they say nothing.
+        // A file that nobody ever polled leaves no trace; and while the inode and birth of an empty
+        // one are used again within a tick of the clock, they say nothing.
         self.catch_up();
         self.save(usize::MAX);
         if self.contents.last().unwrap().text.is_empty() {
@@ -160,9 +164,9 @@ impl Bench {
         self.create();
     }
 
-    /// One look; what it gives goes to the consumer, as the acceptance rule has it.
-    fn look(&mut self) -> bool {
-        let step = self.tailer.look(self.now, false).unwrap();
+    /// One poll; what it gives goes to the consumer, as the acceptance rule has it.
+    fn poll(&mut self) -> bool {
+        let step = self.tailer.poll(self.now, false).unwrap();
         if let Some(content) = self.contents.last_mut() {
             let file = File::open(self.directory.path().join("app.log")).unwrap();
             content.seen |=
@@ -192,8 +196,10 @@ impl Bench {
     fn save(&mut self, back: usize) {
         let floor = self.saved.as_ref().map_or(0, |saved| saved.offset);
         let reached: Vec<u64> = self.boundaries.iter().copied().filter(|b| *b >= floor).collect();
-        let offset =
-            reached.get(reached.len().saturating_sub(back.saturating_add(1))).copied().unwrap_or(floor);
+        let offset = reached
+            .get(reached.len().saturating_sub(back.saturating_add(1)))
+            .copied()
+            .unwrap_or(floor);
         self.saved = Some(self.tailer.state(offset, false));
         self.contents.iter_mut().for_each(|content| content.seen_saved = content.seen);
     }
@@ -203,11 +209,11 @@ impl Bench {
     }
 
     fn catch_up(&mut self) {
-        let (mut idle, mut looks) = (0, 0);
+        let (mut idle, mut polls) = (0, 0);
         while idle < 4 {
-            looks += 1;
-            assert!(looks < 20_000, "there is no end to what it reads");
-            if self.look() {
+            polls += 1;
+            assert!(polls < 20_000, "there is no end to what it reads");
+            if self.poll() {
                 idle = 0;
             } else {
                 idle += 1;
@@ -264,7 +270,7 @@ impl Bench {
 enum Act {
     Lines(u32),
     Partial,
-    Look(u32),
+    Poll(u32),
     Wait,
     Rotate,
     Truncate,
@@ -278,7 +284,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
     let act = prop_oneof![
         6 => (1_u32..8).prop_map(Act::Lines),
         2 => Just(Act::Partial),
-        5 => (1_u32..6).prop_map(Act::Look),
+        5 => (1_u32..6).prop_map(Act::Poll),
         2 => Just(Act::Wait),
         3 => Just(Act::Rotate),
         1 => Just(Act::Truncate),
@@ -300,9 +306,9 @@ proptest! {
             match act {
                 Act::Lines(count) => bench.write_lines(count),
                 Act::Partial => bench.write_partial(),
-                Act::Look(count) => {
+                Act::Poll(count) => {
                     for _ in 0..count {
-                        bench.look();
+                        bench.poll();
                     }
                 }
                 Act::Wait => bench.now += LONG,
@@ -322,7 +328,7 @@ proptest! {
 fn a_rotation_storm_between_two_looks_loses_nothing() {
     let mut bench = Bench::new();
     bench.write_lines(1);
-    while bench.look() {}
+    while bench.poll() {}
     for _ in 0..20 {
         bench.write_lines(2);
         bench.rotate();
@@ -335,14 +341,14 @@ fn a_rotation_storm_between_two_looks_loses_nothing() {
 fn a_storm_of_more_files_than_are_remembered_is_read_once() {
     let mut bench = Bench::new();
     bench.write_lines(1);
-    while bench.look() {}
+    while bench.poll() {}
     for _ in 0..FINISHED_KEPT + 44 {
         bench.write_lines(2);
         bench.rotate();
     }
     for _ in 0..10 {
         for _ in 0..100 {
-            bench.look();
+            bench.poll();
             bench.now += LONG / 20;
         }
         bench.save(2);
@@ -352,7 +358,8 @@ fn a_storm_of_more_files_than_are_remembered_is_read_once() {
     assert_eq!(bench.output.iter().filter(|b| **b == b'\n').count(), 2 * (FINISHED_KEPT + 44) + 1);
 }
 
-/// Lines that were not read yet are in a file that was rotated, and a restart finds it at no name at all.
+/// Lines that were not read yet are in a file that was rotated, and a restart finds it at no name
+/// at all.
 fn restarted_with_the_file_between_two_names() -> (Bench, PathBuf, PathBuf) {
     let mut bench = Bench::new();
     bench.write_lines(2);
@@ -373,7 +380,7 @@ fn restarted_with_the_file_between_two_names() -> (Bench, PathBuf, PathBuf) {
 fn a_file_that_is_between_two_names_is_waited_for() {
     let (mut bench, hidden, rotated) = restarted_with_the_file_between_two_names();
     for _ in 0..20 {
-        assert!(!bench.look(), "goes on although a file with unread lines may only be renamed");
+        assert!(!bench.poll(), "goes on although a file with unread lines may only be renamed");
     }
     fs::rename(&hidden, &rotated).unwrap();
     bench.check();
@@ -393,11 +400,11 @@ fn a_file_that_stays_away_is_counted_as_gone() {
 fn a_truncation_is_counted_with_the_bytes_that_were_seen() {
     let mut bench = Bench::new();
     bench.write_lines(1);
-    while bench.look() {}
+    while bench.poll() {}
     bench.now += LONG;
-    while bench.look() {}
+    while bench.poll() {}
     bench.write("unread");
-    bench.look();
+    bench.poll();
     bench.truncate();
     bench.write_lines(1);
     bench.catch_up();
@@ -421,7 +428,7 @@ fn a_file_that_was_rewritten_in_place_while_nobody_looked_is_read_from_its_begin
     bench.output.clear();
     bench.mark = 0;
     for _ in 0..200 {
-        if let Step::Chunk(chunk) = bench.tailer.look(bench.now, false).unwrap() {
+        if let Step::Chunk(chunk) = bench.tailer.poll(bench.now, false).unwrap() {
             if chunk.gap.is_none() {
                 bench.output.extend_from_slice(&chunk.payload);
                 bench.output.push(b'\n');
@@ -439,9 +446,9 @@ fn a_file_that_was_rewritten_in_place_while_nobody_looked_is_read_from_its_begin
 fn what_an_earlier_process_may_have_sent_is_not_counted_as_lost() {
     let mut bench = Bench::new();
     bench.write_lines(1);
-    while bench.look() {}
+    while bench.poll() {}
     bench.write_lines(20);
-    bench.look();
+    bench.poll();
     // Looked at and saved, and sent within the second before the crash.
     bench.save(9);
     bench.catch_up();
@@ -461,7 +468,7 @@ fn what_an_earlier_process_may_have_sent_is_not_counted_as_lost() {
     .unwrap();
     let lost = crashed.segments[0].seen_bytes - crashed.offset;
     for _ in 0..4 {
-        if tailer.look(LONG, false).unwrap() == Step::Save {
+        if tailer.poll(LONG, false).unwrap() == Step::Save {
             drop(tailer.state(0, false));
         }
     }
@@ -473,7 +480,7 @@ fn the_end_of_a_file_is_behind_its_last_whole_line() {
     let mut bench = Bench::new();
     bench.write("old\npart");
     bench.tailer = Tailer::new(&bench.path(), follow(From::End), None).unwrap();
-    bench.look();
+    bench.poll();
     bench.write("ial\nnew\n");
     bench.catch_up();
     assert_eq!(String::from_utf8_lossy(&bench.output), "partial\nnew\n");
@@ -483,19 +490,20 @@ fn the_end_of_a_file_is_behind_its_last_whole_line() {
 fn what_is_no_file_is_refused_and_never_waited_for() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("app.log");
-    let pipe = || assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+    let pipe =
+        || assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
     pipe();
     let mut tailer = Tailer::new(&path, follow(From::Beginning), None).unwrap();
-    assert!(tailer.look(LONG, false).unwrap_err().to_string().contains("a pipe"));
+    assert!(tailer.poll(LONG, false).unwrap_err().to_string().contains("a pipe"));
     fs::remove_file(&path).unwrap();
     fs::write(&path, "first\n").unwrap();
-    assert_eq!(tailer.look(LONG, false).unwrap(), Step::Save);
+    assert_eq!(tailer.poll(LONG, false).unwrap(), Step::Save);
     // One that takes the place of the file.
     fs::remove_file(&path).unwrap();
     pipe();
     let mut sent = Vec::new();
-    for look in 2..12 {
-        match tailer.look(LONG * look, false).unwrap() {
+    for poll in 2..12 {
+        match tailer.poll(LONG * poll, false).unwrap() {
             Step::Chunk(chunk) => sent.extend_from_slice(&chunk.payload),
             Step::Save => drop(tailer.state(0, false)),
             Step::Idle => {}
@@ -509,9 +517,9 @@ fn a_file_that_comes_later_is_read_from_its_beginning() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("app.log");
     let mut tailer = Tailer::new(&path, follow(From::End), None).unwrap();
-    assert_eq!(tailer.look(LONG, false).unwrap(), Step::Idle);
+    assert_eq!(tailer.poll(LONG, false).unwrap(), Step::Idle);
     fs::write(&path, "first\n").unwrap();
-    let mut steps = (0..4).map(|_| tailer.look(LONG * 2, false).unwrap()).collect::<Vec<_>>();
+    let mut steps = (0..4).map(|_| tailer.poll(LONG * 2, false).unwrap()).collect::<Vec<_>>();
     assert_eq!(steps.remove(0), Step::Save);
 }
 
@@ -526,12 +534,13 @@ fn a_removed_file_is_let_go_and_what_follows_at_the_path_is_no_loss() {
     let open = |bench: &Bench| {
         let place = bench.tailer.reading().unwrap().place.inode;
         fs::read_dir("/proc/self/fd").unwrap().flatten().any(|fd| {
-            fs::metadata(fd.path()).is_ok_and(|it| std::os::unix::fs::MetadataExt::ino(&it) == place)
+            fs::metadata(fd.path())
+                .is_ok_and(|it| std::os::unix::fs::MetadataExt::ino(&it) == place)
         })
     };
     bench.writer = None;
     for _ in 0..20 {
-        let step = bench.tailer.look(bench.now, false).unwrap();
+        let step = bench.tailer.poll(bench.now, false).unwrap();
         if let Step::Chunk(chunk) = &step {
             bench.output.extend_from_slice(&chunk.payload);
             bench.output.push(b'\n');
@@ -565,6 +574,6 @@ fn rotated_files_of_before_the_first_start_are_left_alone() {
     assert_eq!(
         String::from_utf8_lossy(&bench.output),
         "line 5\n",
-        "what was rotated before the first look is old"
+        "what was rotated before the first poll is old"
     );
 }

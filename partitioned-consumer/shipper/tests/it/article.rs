@@ -1,4 +1,5 @@
-//! The transcripts of the article, as they are typed there: a broker without JetStream, and the shell.
+//! The transcripts of the article, as they are typed there: a broker without JetStream, and the
+//! shell.
 
 use std::fs;
 
@@ -7,7 +8,8 @@ use natsway_testkit::{Process, eventually};
 
 use crate::support::{Bench, SOON, numbered, write};
 
-/// A shell in which `./consumer` and `./producer` are ours, and the broker and the directories are the test's.
+/// A shell in which `./consumer` and `./producer` are ours, and the broker and the directories are
+/// the test's.
 fn shell(bench: &Bench, name: &str, typed: &str) -> natsway_testkit::ProcessBuilder {
     let here = bench.path("here");
     fs::create_dir_all(&here).unwrap();
@@ -27,7 +29,8 @@ fn shell(bench: &Bench, name: &str, typed: &str) -> natsway_testkit::ProcessBuil
 }
 
 const CONSUMER: &str = "SHIPPER_SUBJECT=shipper SHIPPER_OUTPUT=logfile NATS_URL=localhost:4222 \
-                        SHIPPER_READ_PARTITIONS=\"0,1,2,3,4\" SHIPPER_DIRECTORY=/tmp/shipper ./consumer";
+                        SHIPPER_READ_PARTITIONS=\"0,1,2,3,4\" SHIPPER_DIRECTORY=/tmp/shipper \
+                        ./consumer";
 const PRODUCER: &str = "SHIPPER_FILE=/var/log/system.log SHIPPER_SUBJECT=\"shipper\" \
                         NATS_URL=\"localhost:4222\" SHIPPER_PARTITIONS=5 ./producer";
 
@@ -41,7 +44,8 @@ async fn the_transcripts_work_as_typed() {
     }
     let lines = numbered(0..500);
     write(&bench.path("system.log"), &lines);
-    let mut producer = shell(&bench, "producer", PRODUCER).env("HOSTNAME", "web1.example.net").start();
+    let mut producer =
+        shell(&bench, "producer", PRODUCER).env("HOSTNAME", "web1.example.net").start();
     let published = producer.wait_for_line("Publishing", SOON).await;
     assert!(published.contains("to shipper.p0.web1.example.net"), "{published}");
     bench.expect("shipper", "web1.example.net", &lines).await;

@@ -23,9 +23,13 @@ async fn a_history_of_the_far_future_is_refused_and_makes_no_line_old() {
     bench.expect("list", "web1", &lines(&[0, 1])).await;
     bench.expect("shared", "web1", &lines(&[0, 1])).await;
     let page = page(port);
-    assert!(page.contains("shipper_refused_total 1\n") && page.contains("shipper_stale_total 0\n"), "{page}");
+    assert!(
+        page.contains("shipper_refused_total 1\n") && page.contains("shipper_stale_total 0\n"),
+        "{page}"
+    );
     hand.publish("shipper.p0.web1", "1 g=ffffffffffff0badcafe s=0 e=5 f=0", "evil".into()).await;
-    // A producer that comes now does not take it for its predecessor, and is not older than what was written.
+    // A producer that comes now does not take it for its predecessor, and is not older than what
+    // was written.
     write(&bench.path("a.log"), &numbered(2..4));
     let _producer = bench.producer("web1", &bench.path("a.log")).start();
     bench.expect("list", "web1", &lines(&[0, 1, 2, 3])).await;
@@ -72,7 +76,8 @@ async fn a_long_search_behind_one_host_does_not_hold_up_the_others() {
         line.and_then(|value| value.parse::<u64>().ok()).unwrap_or_default()
     };
     for number in 0..10 {
-        let head = format!("1 g=0000000000070badcafe s={} e={} f={0}", number * 7, (number + 1) * 7);
+        let head =
+            format!("1 g=0000000000070badcafe s={} e={} f={0}", number * 7, (number + 1) * 7);
         hand.publish("shipper.p0.other", &head, format!("line {number}").into()).await;
         bench.expect("out", "other", &numbered(0..number + 1)).await;
     }

@@ -1,5 +1,5 @@
-//! Messages that cannot be judged by the mark alone. What a producer sends is written here by hand, so that the stream holds what only
-//! crashes at the wrong moment bring about.
+//! Messages that cannot be judged by the mark alone. What a producer sends is written here by hand,
+//! so that the stream holds what only crashes at the wrong moment bring about.
 
 use std::time::Duration;
 
@@ -32,7 +32,14 @@ impl Hand {
         self.message(0, (number * LINE, (number + 1) * LINE), floor * LINE, "", text).await;
     }
 
-    async fn message(&self, partition: u32, bytes: (u64, u64), floor: u64, rest: &str, payload: String) {
+    async fn message(
+        &self,
+        partition: u32,
+        bytes: (u64, u64),
+        floor: u64,
+        rest: &str,
+        payload: String,
+    ) {
         let (start, end) = bytes;
         let head = format!("1 g=0000000000070badcafe s={start} e={end} f={floor}{rest}");
         self.publish(&format!("shipper.p{partition}.web1"), &head, payload.into()).await;
@@ -42,7 +49,8 @@ impl Hand {
     pub(crate) async fn publish(&self, subject: &str, head: &str, payload: bytes::Bytes) {
         let mut headers = async_nats::HeaderMap::new();
         headers.insert("Natsway-Shipper", head);
-        let sent = self.context.publish_with_headers(subject.to_owned(), headers, payload).await.unwrap();
+        let sent =
+            self.context.publish_with_headers(subject.to_owned(), headers, payload).await.unwrap();
         sent.await.unwrap();
     }
 }
@@ -59,7 +67,8 @@ async fn a_foreign_message_with_headers_that_nobody_can_read_holds_up_nothing() 
     let hand = Hand::on(&bench).await;
     let _list = bench.consumer("list").start();
     hand.line(0, 0).await;
-    // By hand, since the client library sends no such headers; it ends the connection on which they come.
+    // By hand, since the client library sends no such headers; it ends the connection on which they
+    // come.
     let mut foreign = std::net::TcpStream::connect(("127.0.0.1", bench.broker.port())).unwrap();
     let headers = b"NATS/1.0\r\nX-Place: Gen\xe8ve\r\n\r\n";
     let verbs = format!(
@@ -162,8 +171,10 @@ async fn lines_that_wait_for_another_partition_do_not_take_the_memory_that_it_ne
         hand.message(1, bytes, start(number), " o=14", text(number)).await;
     }
     for directory in ["list", "shared"] {
-        let consumer =
-            bench.consumer(directory).env("SHIPPER_WINDOW", "16KiB").env("SHIPPER_CLUSTER", directory);
+        let consumer = bench
+            .consumer(directory)
+            .env("SHIPPER_WINDOW", "16KiB")
+            .env("SHIPPER_CLUSTER", directory);
         let shared = directory == "shared";
         let consumer = consumer.env("SHIPPER_READ_PARTITIONS", if shared { "auto" } else { "0,1" });
         let _consumer = consumer.start();

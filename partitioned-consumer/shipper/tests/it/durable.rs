@@ -1,4 +1,5 @@
-//! What is on the disk counts: acknowledged only when it is there, and never taken away again by mistake.
+//! What is on the disk counts: acknowledged only when it is there, and never taken away again by
+//! mistake.
 
 use std::fs;
 use std::time::Duration;
@@ -27,11 +28,18 @@ async fn nothing_is_committed_or_acknowledged_that_could_not_be_synced() {
     let commits = context.get_key_value("natsway-shipper").await.unwrap();
     let fixed = || async {
         let info = stream.consumer_info("default-p0").await.unwrap();
-        (info.ack_floor.stream_sequence, commits.get("default.SHIPPER.web1").await.unwrap().is_some())
+        (
+            info.ack_floor.stream_sequence,
+            commits.get("default.SHIPPER.web1").await.unwrap().is_some(),
+        )
     };
     // Over a few attempts.
     for _ in 0..10 {
-        assert_eq!(fixed().await, (0, false), "acknowledged, or committed, without being on the disk");
+        assert_eq!(
+            fixed().await,
+            (0, false),
+            "acknowledged, or committed, without being on the disk"
+        );
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     fs::remove_file(&output).unwrap();
@@ -48,8 +56,11 @@ async fn nothing_is_acknowledged_that_is_not_committed() {
     let bench = Bench::jetstream().await;
     let context = jetstream::new(bench.broker.connect().await);
     // A bucket that takes no commit.
-    let config =
-        jetstream::kv::Config { bucket: "natsway-shipper".into(), max_value_size: 1, ..Default::default() };
+    let config = jetstream::kv::Config {
+        bucket: "natsway-shipper".into(),
+        max_value_size: 1,
+        ..Default::default()
+    };
     context.create_key_value(config).await.unwrap();
     write(&bench.path("a.log"), &numbered(0..10));
     let _producer = bench.producer("web1", &bench.path("a.log")).start();
@@ -70,7 +81,8 @@ async fn nothing_is_acknowledged_that_is_not_committed() {
     consumer.kill9();
     let _consumer = bench.consumer("out").start();
     let bucket = context.get_stream("KV_natsway-shipper").await.unwrap();
-    let roomy = jetstream::stream::Config { max_message_size: -1, ..bucket.cached_info().config.clone() };
+    let roomy =
+        jetstream::stream::Config { max_message_size: -1, ..bucket.cached_info().config.clone() };
     context.update_stream(roomy).await.unwrap();
     eventually(SOON, async || floor().await == Some(1)).await;
     bench.expect("out", "web1", &numbered(0..10)).await;
@@ -91,7 +103,8 @@ async fn the_checkpoint_moves_only_past_what_the_stream_has() {
     let stream = context.get_stream("SHIPPER").await.unwrap();
     let last = stream.get_last_raw_message_by_subject("shipper.p0.web1").await.unwrap();
     let head = last.headers.get("Natsway-Shipper").unwrap().as_str();
-    let stored: u64 = head.split(' ').find_map(|part| part.strip_prefix("e=")).unwrap().parse().unwrap();
+    let stored: u64 =
+        head.split(' ').find_map(|part| part.strip_prefix("e=")).unwrap().parse().unwrap();
     // Longer than a checkpoint takes to follow.
     for _ in 0..15 {
         let json = fs::read(bench.path("state/shipper/web1.json")).unwrap();
@@ -212,7 +225,13 @@ async fn another_cluster_and_removed_commits_take_no_lines_from_the_disk() {
     let whole = fs::read_dir(bench.path("out/web1")).unwrap().next().unwrap().unwrap().path();
     let before = fs::read(&whole).unwrap();
     let context = jetstream::new(bench.broker.connect().await);
-    context.get_key_value("natsway-shipper").await.unwrap().delete("default.SHIPPER.web1").await.unwrap();
+    context
+        .get_key_value("natsway-shipper")
+        .await
+        .unwrap()
+        .delete("default.SHIPPER.web1")
+        .await
+        .unwrap();
     let mut consumer = bench.consumer("out").start();
     consumer.wait_for_line("the commits of this source were removed", SOON).await;
     consumer.wait_for_line("Waiting for messages", SOON).await;

@@ -28,7 +28,8 @@ async fn a_name_that_is_as_good_as_another_stops_only_its_own_file() {
     let arrived = async |file: &str, lines: u32| {
         let text: String = numbered(0..lines).into_iter().map(|line| line + "\n").collect();
         eventually(SOON, async || {
-            let found = fs::read_to_string(bench.path(&format!("out/web1/%{file}"))).unwrap_or_default();
+            let found =
+                fs::read_to_string(bench.path(&format!("out/web1/%{file}"))).unwrap_or_default();
             if found == text { Ok(()) } else { Err(found) }
         })
         .await;
@@ -51,9 +52,13 @@ async fn a_name_that_is_as_good_as_another_stops_only_its_own_file() {
     arrived("ok_log", 20).await;
     arrived("new_log", 7).await;
     let report = status(&bench).await;
-    let problems: Vec<_> = report.as_array().unwrap().iter().filter(|row| row["mode"].is_null()).collect();
+    let problems: Vec<_> =
+        report.as_array().unwrap().iter().filter(|row| row["mode"].is_null()).collect();
     assert_eq!(problems.len(), 1, "{report:#}");
-    assert!(problems[0]["status"]["last_error"].as_str().unwrap().contains("is not shipped"), "{report:#}");
+    assert!(
+        problems[0]["status"]["last_error"].as_str().unwrap().contains("is not shipped"),
+        "{report:#}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -68,7 +73,8 @@ async fn a_checkpoint_that_cannot_be_saved_is_waited_for() {
         // As if the disk were full: the next checkpoint cannot be written beside the present one.
         let beside = bench.path("state/shipper/web1.tmp");
         fs::create_dir_all(&beside).unwrap();
-        let producer = bench.producer("web1", &file).env("SHIPPER_METRICS", format!("127.0.0.1:{port}"));
+        let producer =
+            bench.producer("web1", &file).env("SHIPPER_METRICS", format!("127.0.0.1:{port}"));
         let mut producer = producer.start();
         producer.wait_for_line("reading nothing until it can be", SOON).await;
         eventually(SOON, async || page(port).contains("shipper_stopped 1\n")).await;
@@ -92,7 +98,8 @@ async fn files_that_are_not_there_are_told_of() {
     let bench = Bench::jetstream().await;
     let (named, glob) = (bench.path("named.log"), bench.path("logs/*.log"));
     let port = free_port();
-    let producer = bench.producer("web1", &named).env("SHIPPER_METRICS", format!("127.0.0.1:{port}"));
+    let producer =
+        bench.producer("web1", &named).env("SHIPPER_METRICS", format!("127.0.0.1:{port}"));
     let both = format!("{},{}", named.display(), glob.display());
     let mut producer = producer.env("SHIPPER_FILE", both).start();
     let told = producer.wait_for_line("does not exist", SOON).await;
@@ -126,7 +133,8 @@ async fn a_truncation_is_told_and_counts_no_bytes_that_nobody_wrote() {
     let file = bench.path("a.log");
     let port = free_port();
     write(&file, &numbered(0..10));
-    let producer = bench.producer("web1", &file).env("SHIPPER_METRICS", format!("127.0.0.1:{port}"));
+    let producer =
+        bench.producer("web1", &file).env("SHIPPER_METRICS", format!("127.0.0.1:{port}"));
     let mut producer = producer.start();
     let _consumer = bench.consumer("out").start();
     bench.expect("out", "web1", &numbered(0..10)).await;
@@ -134,7 +142,8 @@ async fn a_truncation_is_told_and_counts_no_bytes_that_nobody_wrote() {
     producer.kill9();
     fs::write(&file, "").unwrap();
     write(&file, &numbered(10..12));
-    let producer = bench.producer("web1", &file).env("SHIPPER_METRICS", format!("127.0.0.1:{port}"));
+    let producer =
+        bench.producer("web1", &file).env("SHIPPER_METRICS", format!("127.0.0.1:{port}"));
     let mut producer = producer.start();
     producer.wait_for_line("the file was truncated or rewritten", SOON).await;
     bench.expect("out", "web1", &numbered(0..12)).await;
@@ -147,7 +156,10 @@ async fn a_truncation_is_told_and_counts_no_bytes_that_nobody_wrote() {
     let mut status = bench.consumer("out").args(["status", "--json"]).start();
     assert!(status.wait_exit(SOON).await.success());
     let report: serde_json::Value = serde_json::from_str(&status.stdout()).unwrap();
-    assert_eq!(report["sources"][0]["missing_bytes"], 0, "all had arrived before the crash, {report:#}");
+    assert_eq!(
+        report["sources"][0]["missing_bytes"], 0,
+        "all had arrived before the crash, {report:#}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

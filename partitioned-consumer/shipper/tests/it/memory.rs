@@ -1,4 +1,5 @@
-//! The producer's memory is bounded, whatever waits on the disk: it reads no further than the stream takes.
+//! The producer's memory is bounded, whatever waits on the disk: it reads no further than the
+//! stream takes.
 
 use std::fs;
 use std::io::Write;
@@ -12,7 +13,8 @@ use crate::doubts::Hand;
 use crate::support::{Bench, SOON, numbered, page};
 
 const MIB: usize = 1 << 20;
-/// What a producer may take beside its window: the program itself, read buffers, what the allocator keeps.
+/// What a producer may take beside its window: the program itself, read buffers, what the allocator
+/// keeps.
 const BESIDE: usize = 64 * MIB;
 /// `SHIPPER_WINDOW`, twice: for a moment, what was given up may still wait in the connection.
 const WINDOW: usize = 2 * 8 * MIB;
@@ -40,7 +42,8 @@ fn lines(path: &Path, mebibytes: usize) -> u64 {
     let mut lines = 0;
     while text.len() < mebibytes * MIB {
         lines += 1;
-        text += &format!("line {lines} of a log that was written while nobody took any of it away\n");
+        text +=
+            &format!("line {lines} of a log that was written while nobody took any of it away\n");
     }
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(path, text).unwrap();
@@ -65,15 +68,20 @@ async fn a_backlog_of_many_files_stays_on_the_disk_while_the_stream_is_full_or_t
     // With room again, all of it gets through the same bound.
     let context = async_nats::jetstream::new(bench.broker.connect().await);
     let stream = context.get_stream("SHIPPER").await.unwrap();
-    let config =
-        async_nats::jetstream::stream::Config { max_bytes: -1, ..stream.cached_info().config.clone() };
+    let config = async_nats::jetstream::stream::Config {
+        max_bytes: -1,
+        ..stream.cached_info().config.clone()
+    };
     context.update_stream(config).await.unwrap();
     let mut consumer = bench.consumer("out").env("SHIPPER_OUTPUT", "{file}").start();
     consumer.wait_for_line("Waiting for messages", SOON).await;
     natsway_testkit::eventually(SOON * 3, async || {
-        let count =
-            |entry: fs::DirEntry| fs::read(entry.path()).unwrap().iter().filter(|b| **b == b'\n').count();
-        let Ok(files) = fs::read_dir(bench.path("out/web1")) else { return Err("nothing".to_owned()) };
+        let count = |entry: fs::DirEntry| {
+            fs::read(entry.path()).unwrap().iter().filter(|b| **b == b'\n').count()
+        };
+        let Ok(files) = fs::read_dir(bench.path("out/web1")) else {
+            return Err("nothing".to_owned());
+        };
         let arrived = files.map(|entry| count(entry.unwrap()) as u64).sum::<u64>();
         if arrived == written { Ok(()) } else { Err(format!("{arrived} of {written} lines")) }
     })
@@ -85,7 +93,8 @@ async fn a_backlog_of_many_files_stays_on_the_disk_while_the_stream_is_full_or_t
 async fn messages_that_unpack_to_very_much_are_refused_and_take_no_memory() {
     let bench = Bench::jetstream().await;
     let hand = Hand::on(&bench).await;
-    let huge = |bytes: usize| bytes::Bytes::from(zstd::bulk::compress(&vec![b'x'; bytes], 19).unwrap());
+    let huge =
+        |bytes: usize| bytes::Bytes::from(zstd::bulk::compress(&vec![b'x'; bytes], 19).unwrap());
     let (of_256, of_8) = (huge(256 * MIB), huge(8 * MIB));
     let port = natsway_testkit::free_port();
     let consumer = bench.consumer("out").env("SHIPPER_WINDOW", "8MiB");
@@ -101,14 +110,17 @@ async fn messages_that_unpack_to_very_much_are_refused_and_take_no_memory() {
     }
     let told = consumer.wait_for_line("a message that can never be written is dropped", SOON).await;
     assert!(told.contains("bad") || told.contains("worse"), "{told}");
-    natsway_testkit::eventually(SOON, async || page(port).contains("shipper_refused_total 8\n")).await;
-    // What is within the bound is written, in turn: it has to fit into the memory before it is unpacked.
+    natsway_testkit::eventually(SOON, async || page(port).contains("shipper_refused_total 8\n"))
+        .await;
+    // What is within the bound is written, in turn: it has to fit into the memory before it is
+    // unpacked.
     for partition in 0..4 {
         let head = format!("1 g=0000000000070badcafe s=0 e={} f=0 z={}", 8 * MIB + 1, 8 * MIB);
         hand.publish(&format!("shipper.p{partition}.good{partition}"), &head, of_8.clone()).await;
     }
     natsway_testkit::eventually(SOON, async || {
-        let lines = bench.output("out").into_iter().map(|(host, lines)| (host, lines.concat().len()));
+        let lines =
+            bench.output("out").into_iter().map(|(host, lines)| (host, lines.concat().len()));
         let expected = (0..4).map(|n| (format!("good{n}"), 8 * MIB));
         lines.eq(expected)
     })
@@ -139,7 +151,8 @@ async fn a_stop_sends_what_was_read_from_standard_input() {
     let (port, producer) = (natsway_testkit::free_port(), env!("CARGO_BIN_EXE_producer"));
     let script = format!("exec {producer} < {}", pipe.display());
     let producer = Process::builder("/bin/sh").name("producer").args(["-c", &script]);
-    let producer = bench.settings(producer, "web1").env("SHIPPER_FILE", "-").env("SHIPPER_LINGER", "10m");
+    let producer =
+        bench.settings(producer, "web1").env("SHIPPER_FILE", "-").env("SHIPPER_LINGER", "10m");
     let mut producer = producer.env("SHIPPER_METRICS", format!("127.0.0.1:{port}")).start();
     producer.wait_for_line("Publishing", SOON).await;
     let lines = numbered(0..100);
@@ -185,6 +198,6 @@ async fn a_backlog_of_several_partitions_does_not_get_the_connection_cut() {
         if arrived == written { Ok(()) } else { Err(format!("{arrived:?} of {written:?} lines")) }
     })
     .await;
-    let figures = bench.broker.monitor("/varz").await.unwrap();
-    assert_eq!(figures["slow_consumers"], 0, "{}", bench.broker.log());
+    let metrics = bench.broker.monitor("/varz").await.unwrap();
+    assert_eq!(metrics["slow_consumers"], 0, "{}", bench.broker.log());
 }

@@ -12,8 +12,11 @@ const ACK_WAIT: Duration = Duration::from_secs(2);
 
 async fn pushing(bench: &Bench, ack_policy: AckPolicy) -> jetstream::Context {
     let context = jetstream::new(bench.broker.connect().await);
-    let config =
-        stream::Config { name: "LOGS".into(), subjects: vec!["shipper.>".into()], ..Default::default() };
+    let config = stream::Config {
+        name: "LOGS".into(),
+        subjects: vec!["shipper.>".into()],
+        ..Default::default()
+    };
     let stream = context.create_stream(config).await.unwrap();
     for partition in 0..5 {
         let config = push::Config {

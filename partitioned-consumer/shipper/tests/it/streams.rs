@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Command;
 
-use natsway_testkit::{Broker, eventually};
+use natsway_testkit::{TestBroker, eventually};
 
 use crate::support::{Bench, SOON, numbered, write};
 
@@ -52,8 +52,10 @@ async fn a_shared_cluster_hands_sources_over_and_another_cluster_gets_everything
         consumer.env("SHIPPER_CLUSTER", "shared").env("SHIPPER_MEMBER_TIMEOUT", "4s")
     };
     let hosts = ["web1", "web2", "web3", "web4", "web5", "web6"];
-    let _producers: Vec<_> =
-        hosts.iter().map(|host| bench.producer(host, &bench.path(&format!("{host}.log"))).start()).collect();
+    let _producers: Vec<_> = hosts
+        .iter()
+        .map(|host| bench.producer(host, &bench.path(&format!("{host}.log"))).start())
+        .collect();
     let _other = bench.consumer("other").start();
     let mut first = shared("first").start();
     let all = |bench: &Bench, directories: &[&str], host: &str| {
@@ -65,7 +67,9 @@ async fn a_shared_cluster_hands_sources_over_and_another_cluster_gets_everything
         lines
     };
     let write_all = |range: std::ops::Range<u32>| {
-        hosts.iter().for_each(|host| write(&bench.path(&format!("{host}.log")), &numbered(range.clone())));
+        hosts
+            .iter()
+            .for_each(|host| write(&bench.path(&format!("{host}.log")), &numbered(range.clone())));
     };
     let arrived = async |count: u32| {
         for host in hosts {
@@ -119,7 +123,8 @@ async fn order_holds_when_the_number_of_partitions_changes() {
     producer.terminate();
     producer.wait_exit(SOON).await;
     write(&file, &numbered(300..600));
-    let mut producer = bench.producer("web3.example.net", &file).env("SHIPPER_PARTITIONS", "10").start();
+    let mut producer =
+        bench.producer("web3.example.net", &file).env("SHIPPER_PARTITIONS", "10").start();
     producer.wait_for_line("shipper.p7.web3.example.net", SOON).await;
     // The new partition is read first; its lines have to wait for those of the old one.
     let mut ahead = bench.consumer("out").env("SHIPPER_READ_PARTITIONS", "7").start();
@@ -151,8 +156,10 @@ async fn a_full_stream_is_waited_for_and_said() {
     let _consumer = bench.consumer("out").start();
     eventually(SOON, async || {
         // What is written makes room when it is purged.
-        let written =
-            stream.consumer_info("default-p0").await.map_or(0, |info| info.ack_floor.stream_sequence);
+        let written = stream
+            .consumer_info("default-p0")
+            .await
+            .map_or(0, |info| info.ack_floor.stream_sequence);
         if written > 0 {
             stream.purge().sequence(written + 1).await.unwrap();
         }
@@ -219,7 +226,11 @@ async fn status_tells_offsets_and_lag() {
     let mut status = bench.producer("web1", &file).args(["status", "--json"]).start();
     assert!(status.wait_exit(SOON).await.success());
     let report: serde_json::Value = serde_json::from_str(&status.stdout()).unwrap();
-    assert_eq!((&report[0]["offset"], &report[0]["lag_bytes"]), (&790.into(), &9.into()), "{report:#}");
+    assert_eq!(
+        (&report[0]["offset"], &report[0]["lag_bytes"]),
+        (&790.into(), &9.into()),
+        "{report:#}"
+    );
     assert_eq!(report[0]["mode"], "jetstream");
     consumer.terminate();
     consumer.wait_exit(SOON).await;
@@ -235,12 +246,14 @@ async fn status_tells_offsets_and_lag() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_is_not_there_is_said_and_waited_for() {
-    let mut bench =
-        Bench::with(Broker::builder().jetstream().port(natsway_testkit::free_port()).start().await);
+    let mut bench = Bench::with(
+        TestBroker::builder().jetstream().port(natsway_testkit::free_port()).start().await,
+    );
     bench.broker.kill9();
     let file = bench.path("a.log");
     write(&file, &numbered(0..10));
-    let (mut producer, mut consumer) = (bench.producer("web1", &file).start(), bench.consumer("out").start());
+    let (mut producer, mut consumer) =
+        (bench.producer("web1", &file).start(), bench.consumer("out").start());
     producer.wait_for_line("the broker is not reached", SOON).await;
     consumer.wait_for_line("the broker is not reached", SOON).await;
     bench.broker.start_again().await;
@@ -255,7 +268,11 @@ async fn a_directory_and_a_source_have_one_owner() {
     consumer.wait_for_line("Waiting for messages", SOON).await;
     let mut second = bench.consumer("out").start();
     assert!(!second.wait_exit(SOON).await.success());
-    assert!(second.stderr().contains("another consumer writes to this directory"), "{}", second.stderr());
+    assert!(
+        second.stderr().contains("another consumer writes to this directory"),
+        "{}",
+        second.stderr()
+    );
     let mut producer = bench.producer("web1", &file).start();
     producer.wait_for_line("Publishing", SOON).await;
     let mut second = bench.producer("web1", &file).start();
@@ -266,7 +283,7 @@ async fn a_directory_and_a_source_have_one_owner() {
 #[tokio::test(flavor = "multi_thread")]
 async fn jetstream_that_is_away_is_waited_for_and_never_replaced_by_core() {
     let port = natsway_testkit::free_port();
-    let bench = Bench::with(Broker::builder().jetstream().port(port).start().await);
+    let bench = Bench::with(TestBroker::builder().jetstream().port(port).start().await);
     let file = bench.path("a.log");
     write(&file, &numbered(0..10));
     let mut producer = bench.producer("web1", &file).start();
@@ -278,14 +295,15 @@ async fn jetstream_that_is_away_is_waited_for_and_never_replaced_by_core() {
     }
     let Bench { broker, directory } = bench;
     drop(broker);
-    let without = Bench { broker: Broker::builder().port(port).start().await, directory };
+    let without = Bench { broker: TestBroker::builder().port(port).start().await, directory };
     write(&file, &numbered(10..20));
     let mut heard = without.broker.connect().await.subscribe("shipper.>").await.unwrap();
     let mut producer = without.producer("web1", &file).start();
     producer.wait_for_line("waiting for the stream", SOON).await;
     let message = futures_util::StreamExt::next(&mut heard);
     let heard = tokio::time::timeout(std::time::Duration::from_secs(1), message).await;
-    // With core, each line would be a message of its own; a batch that nobody acknowledges is what is tried here.
+    // With core, each line would be a message of its own; a batch that nobody acknowledges is what
+    // is tried here.
     if let Ok(Some(message)) = heard {
         assert!(message.headers.is_some(), "a line was published in core mode");
     }

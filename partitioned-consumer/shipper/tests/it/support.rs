@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use natsway_testkit::{Broker, Process, ProcessBuilder, eventually};
+use natsway_testkit::{Process, ProcessBuilder, TestBroker, eventually};
 use tempfile::TempDir;
 
 /// Longer than anything here takes, short enough to notice a hang.
@@ -14,20 +14,20 @@ pub(crate) const SOON: Duration = Duration::from_secs(60);
 
 /// A broker, and a directory for everything.
 pub(crate) struct Bench {
-    pub(crate) broker: Broker,
+    pub(crate) broker: TestBroker,
     pub(crate) directory: TempDir,
 }
 
 impl Bench {
     pub(crate) async fn core() -> Self {
-        Self::with(Broker::start().await)
+        Self::with(TestBroker::start().await)
     }
 
     pub(crate) async fn jetstream() -> Self {
-        Self::with(Broker::builder().jetstream().start().await)
+        Self::with(TestBroker::builder().jetstream().start().await)
     }
 
-    pub(crate) fn with(broker: Broker) -> Self {
+    pub(crate) fn with(broker: TestBroker) -> Self {
         Self { broker, directory: tempfile::tempdir().unwrap() }
     }
 
@@ -37,7 +37,8 @@ impl Bench {
 
     /// A producer of one file.
     pub(crate) fn producer(&self, host: &str, file: &Path) -> ProcessBuilder {
-        let builder = Process::builder(env!("CARGO_BIN_EXE_producer")).name(format!("producer-{host}"));
+        let builder =
+            Process::builder(env!("CARGO_BIN_EXE_producer")).name(format!("producer-{host}"));
         self.settings(builder, host).env("SHIPPER_FILE", file)
     }
 
@@ -73,7 +74,9 @@ impl Bench {
             }
             let lines: &mut Vec<String> = output.entry(name).or_default();
             for file in entries(&host) {
-                lines.extend(fs::read_to_string(file).unwrap_or_default().lines().map(str::to_owned));
+                lines.extend(
+                    fs::read_to_string(file).unwrap_or_default().lines().map(str::to_owned),
+                );
             }
         }
         output
@@ -86,8 +89,11 @@ impl Bench {
             if output == lines {
                 return Ok(());
             }
-            let differs =
-                output.iter().zip(lines).position(|(a, b)| a != b).unwrap_or(output.len().min(lines.len()));
+            let differs = output
+                .iter()
+                .zip(lines)
+                .position(|(a, b)| a != b)
+                .unwrap_or(output.len().min(lines.len()));
             Err(format!(
                 "{} lines of {}, the first difference at {differs}: {:?} for {:?}",
                 output.len(),
@@ -114,7 +120,10 @@ pub(crate) fn page(port: u16) -> String {
         stream.write_all(b"GET /metrics HTTP/1.0\r\nhost: localhost\r\n\r\n")?;
         std::io::read_to_string(stream)
     };
-    get().ok().and_then(|answer| answer.split_once("\r\n\r\n").map(|it| it.1.to_owned())).unwrap_or_default()
+    get()
+        .ok()
+        .and_then(|answer| answer.split_once("\r\n\r\n").map(|it| it.1.to_owned()))
+        .unwrap_or_default()
 }
 
 /// Numbered lines.

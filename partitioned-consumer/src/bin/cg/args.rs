@@ -18,7 +18,8 @@ pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) broker: BrokerArgs,
 
-    /// Context of the nats command line to connect by; an address given here or in NATS_URL goes before the selected one
+    /// Context of the nats command line to connect by; an address given here or in NATS_URL goes
+    /// before the selected one
     #[arg(long, global = true, value_name = "NAME", env = "NATS_CONTEXT")]
     pub(crate) context: Option<String>,
 
@@ -54,7 +55,10 @@ pub(crate) enum Mode {
 #[derive(Args, Clone)]
 pub(crate) struct Work {
     /// How long `consume` works on each message
-    #[arg(long, global = true, default_value = "20ms", value_parser = duration, value_name = "DURATION")]
+    #[arg(
+        long, global = true, default_value = "20ms", value_parser = duration,
+        value_name = "DURATION"
+    )]
     pub(crate) sleep: Duration,
 }
 
@@ -295,7 +299,8 @@ pub(crate) enum ElasticCommand {
         group: Group,
         /// Partitions from then on
         partitions: u32,
-        /// Partitions of a member from then on, as member:0,1,2; a group that uses mappings needs new ones
+        /// Partitions of a member from then on, as member:0,1,2; a group that uses mappings needs
+        /// new ones
         mappings: Vec<String>,
         /// How long the members may take for what was copied already
         #[arg(long, default_value = "10m", value_parser = duration)]
@@ -318,7 +323,10 @@ fn time(text: &str) -> Result<SystemTime, String> {
     }
     let time = async_nats::datetime::parse_rfc3339(text);
     time.map(SystemTime::from).map_err(|_| {
-        format!("{text:?}: expected a time such as 2026-01-31T08:00:00Z, or a duration such as 90m for so long ago")
+        format!(
+            "{text:?}: expected a time such as 2026-01-31T08:00:00Z, or a duration such as 90m \
+                 for so long ago"
+        )
     })
 }
 
@@ -373,7 +381,10 @@ mod tests {
 
     #[test]
     fn times_are_points_or_as_long_ago() {
-        assert_eq!(time("1970-01-01T00:00:02Z"), Ok(SystemTime::UNIX_EPOCH + Duration::from_secs(2)));
+        assert_eq!(
+            time("1970-01-01T00:00:02Z"),
+            Ok(SystemTime::UNIX_EPOCH + Duration::from_secs(2))
+        );
         let before = SystemTime::now();
         let ago = before.duration_since(time("90m").unwrap()).unwrap();
         assert!((5_300..5_401).contains(&ago.as_secs()), "{ago:?}");

@@ -20,7 +20,8 @@ fn ask_line(question: &str) -> Result<Option<String>> {
     Ok((read > 0).then(|| line.trim().to_owned()))
 }
 
-/// Asks a line, of somebody who has to be there; without `nobody`, the end of the input is an empty line.
+/// Asks a line, of somebody who has to be there; without `nobody`, the end of the input is an empty
+/// line.
 pub(crate) fn answer(question: &str, nobody: &str) -> Result<Option<String>> {
     match ask_line(question)? {
         None if !nobody.is_empty() => Err(Mistake(nobody.to_owned()).into()),

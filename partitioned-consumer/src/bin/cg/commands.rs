@@ -4,7 +4,9 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use async_nats::jetstream::stream;
-use natsway_partitioned_consumer::{DeadLetter, ElasticConfig, ElasticGroup, Group, GroupKind, ResetTo};
+use natsway_partitioned_consumer::{
+    DeadLetter, ElasticConfig, ElasticGroup, Group, GroupKind, ResetTo,
+};
 
 use crate::args::{Common, CreateStatic, Delete, ElasticCommand, Place, Setup, StaticCommand};
 use crate::ask::ask;
@@ -32,7 +34,9 @@ pub(crate) async fn fixed(session: &Session, command: StaticCommand) -> Result<E
 /// One command on an elastic group.
 pub(crate) async fn elastic(session: &Session, command: ElasticCommand) -> Result<ExitCode> {
     match command {
-        ElasticCommand::Common(command) => return common(session, GroupKind::Elastic, command).await,
+        ElasticCommand::Common(command) => {
+            return common(session, GroupKind::Elastic, command).await;
+        }
         ElasticCommand::Create(new) => {
             let config = elastic_config(&new)?;
             let group = session.elastic(&new.group)?;
@@ -48,7 +52,8 @@ pub(crate) async fn elastic(session: &Session, command: ElasticCommand) -> Resul
             print::members(session, "dropped", &members);
         }
         ElasticCommand::Rebalance(change) => {
-            let mappings = session.elastic(&change.group)?.set_members_sticky(change.members).await?;
+            let mappings =
+                session.elastic(&change.group)?.set_members_sticky(change.members).await?;
             print::mappings(session, &mappings);
         }
         ElasticCommand::CreateMapping(change) => {
@@ -90,8 +95,8 @@ async fn warn_of_losses(group: &ElasticGroup, config: &ElasticConfig) -> Result<
         "where the group is further behind with copying,"
     };
     eprintln!(
-        "cg: warning: stream {stream} {limits}; {when} what it drops before it is copied is never handled (`cg elastic doctor` \
-         tells how much)"
+        "cg: warning: stream {stream} {limits}; {when} what it drops before it is copied is never \
+         handled (`cg elastic doctor` tells how much)"
     );
     Ok(())
 }
@@ -106,7 +111,9 @@ async fn common(session: &Session, kind: GroupKind, command: Common) -> Result<E
         Common::Ls { stream: Some(stream) } => {
             print::groups(session, kind, &Group::list(jetstream, kind, &stream).await?);
         }
-        Common::Info(group) => print::report(session, &session.group(kind, &group)?.report().await?)?,
+        Common::Info(group) => {
+            print::report(session, &session.group(kind, &group)?.report().await?)?
+        }
         Common::Doctor(group) => {
             let findings = session.group(kind, &group)?.doctor().await?;
             print::findings(session, &findings)?;
@@ -118,13 +125,16 @@ async fn common(session: &Session, kind: GroupKind, command: Common) -> Result<E
             let (included, active) = group.is_in_membership_and_active(name).await?;
             print::member(session, name, included, active);
         }
-        Common::StepDown(member) => session.group(kind, &member.group)?.step_down(&member.member).await?,
+        Common::StepDown(member) => {
+            session.group(kind, &member.group)?.step_down(&member.member).await?
+        }
         Common::Consume(wanted) => return consume::run(session, kind, &wanted).await,
         Common::Pause(group) => session.group(kind, &group)?.pause().await?,
         Common::Resume(group) => session.group(kind, &group)?.resume().await?,
         Common::DeadLetter(wanted) => {
             let subject = wanted.subject.filter(|_| !wanted.off);
-            let letter = subject.map(|subject| DeadLetter { after_deliveries: wanted.after, subject });
+            let letter =
+                subject.map(|subject| DeadLetter { after_deliveries: wanted.after, subject });
             session.group(kind, &wanted.group)?.set_dead_letter(letter).await?;
         }
         Common::Reset(wanted) => {
@@ -140,7 +150,8 @@ async fn common(session: &Session, kind: GroupKind, command: Common) -> Result<E
 
 async fn delete(session: &Session, kind: GroupKind, wanted: &Delete) -> Result<()> {
     let Delete { group, force } = wanted;
-    let question = format!("delete {} group {} of stream {}? (y)", kind.as_str(), group.group, group.stream);
+    let question =
+        format!("delete {} group {} of stream {}? (y)", kind.as_str(), group.group, group.stream);
     if !force && ask(&question)?.as_deref() != Some("y") {
         bail!("not deleted");
     }
@@ -150,7 +161,8 @@ async fn delete(session: &Session, kind: GroupKind, wanted: &Delete) -> Result<(
 /// Creates a stream to try groups with. For a static group it writes the partition itself.
 async fn set_up(session: &Session, kind: GroupKind, wanted: Setup) -> Result<()> {
     let (source, partitions) = (format!("{}.*", wanted.stream), wanted.partitions);
-    let destination = format!("{{{{partition({partitions},1)}}}}.{}.{{{{wildcard(1)}}}}", wanted.stream);
+    let destination =
+        format!("{{{{partition({partitions},1)}}}}.{}.{{{{wildcard(1)}}}}", wanted.stream);
     let subjects = vec![source.clone()];
     let transform = stream::SubjectTransform { source, destination };
     let config = stream::Config {
@@ -161,7 +173,9 @@ async fn set_up(session: &Session, kind: GroupKind, wanted: Setup) -> Result<()>
     };
     let name = config.name.clone();
     session.connection.jetstream.create_stream(config).await.with_context(|| {
-        format!("stream {name:?} could not be created; one of that name may be there for something else")
+        format!(
+            "stream {name:?} could not be created; one of that name may be there for something else"
+        )
     })?;
     Ok(())
 }

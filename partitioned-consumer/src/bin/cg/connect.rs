@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use async_nats::jetstream;
-use natsway_boot::{Broker, BrokerArgs, Credentials, DialErrorKind, Tls};
+use natsway_boot::{BrokerArgs, BrokerConfig, Credentials, DialErrorKind, Tls};
 use serde::Deserialize;
 
 /// A connection, and the prefix of its JetStream API.
@@ -34,10 +34,10 @@ struct NatsContext {
     tls_first: bool,
 }
 
-/// How the broker is reached: a context named on the command line goes first, then an address that was given, then the
-/// selected context.
+/// How the broker is reached: a context named on the command line goes first, then an address that
+/// was given, then the selected context.
 pub(crate) struct Chosen {
-    broker: Broker,
+    broker: BrokerConfig,
     api_prefix: String,
 }
 
@@ -51,7 +51,7 @@ pub(crate) fn choose(args: BrokerArgs, url_given: bool, context: Option<&str>) -
     };
     Ok(match context {
         Some(context) => Chosen { broker: broker_of(&context)?, api_prefix: api_prefix(&context) },
-        None => Chosen { broker: args.into_broker()?, api_prefix: "$JS.API".to_owned() },
+        None => Chosen { broker: args.into_config()?, api_prefix: "$JS.API".to_owned() },
     })
 }
 
@@ -73,12 +73,14 @@ pub(crate) async fn connect(chosen: Chosen) -> Result<Connection> {
     if tokio::time::timeout(PATIENCE, connected).await.is_err() {
         why_not(&broker, &client).await?;
     }
-    let jetstream = jetstream::context::ContextBuilder::new().api_prefix(api_prefix.clone()).build(client);
+    let jetstream =
+        jetstream::context::ContextBuilder::new().api_prefix(api_prefix.clone()).build(client);
     Ok(Connection { jetstream, api_prefix })
 }
 
-/// Waits on for a broker that is not reachable; ends at once with what is wrong where waiting mends nothing.
-async fn why_not(broker: &Broker, client: &async_nats::Client) -> Result<()> {
+/// Waits on for a broker that is not reachable; ends at once with what is wrong where waiting mends
+/// nothing.
+async fn why_not(broker: &BrokerConfig, client: &async_nats::Client) -> Result<()> {
     let until = tokio::time::Instant::now() + CONNECT_WITHIN;
     loop {
         let found = broker.diagnose().await;
@@ -100,7 +102,10 @@ async fn why_not(broker: &Broker, client: &async_nats::Client) -> Result<()> {
 
 fn context_directory() -> PathBuf {
     let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".config"));
-    let base = std::env::var_os("XDG_CONFIG_HOME").filter(|d| !d.is_empty()).map(PathBuf::from).or_else(home);
+    let base = std::env::var_os("XDG_CONFIG_HOME")
+        .filter(|d| !d.is_empty())
+        .map(PathBuf::from)
+        .or_else(home);
     base.unwrap_or_default().join("nats")
 }
 
@@ -114,13 +119,14 @@ fn read_context(directory: &Path, name: &str) -> Result<NatsContext> {
         bail!("context {name:?}: expected a name, not a path");
     }
     let path = directory.join("context").join(format!("{name}.json"));
-    let text = std::fs::read(&path)
-        .with_context(|| format!("context {name:?} cannot be read; `nats context ls` lists them"))?;
+    let text = std::fs::read(&path).with_context(|| {
+        format!("context {name:?} cannot be read; `nats context ls` lists them")
+    })?;
     serde_json::from_slice(&text)
         .with_context(|| format!("context {name:?} is not a context of the nats command line"))
 }
 
-fn broker_of(context: &NatsContext) -> Result<Broker> {
+fn broker_of(context: &NatsContext) -> Result<BrokerConfig> {
     let given = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
     let path = |text: &str| given(text).map(|text| expand(&text));
     let credentials = if let Some(file) = path(&context.creds) {
@@ -140,7 +146,7 @@ fn broker_of(context: &NatsContext) -> Result<Broker> {
         first: context.tls_first,
     };
     let url = given(&context.url).unwrap_or_else(|| "nats://127.0.0.1:4222".into());
-    let broker = Broker::with(&url, credentials, tls)?;
+    let broker = BrokerConfig::with(&url, credentials, tls)?;
     match given(&context.inbox_prefix) {
         Some(prefix) => Ok(broker.with_inbox_prefix(&prefix)?),
         None => Ok(broker),

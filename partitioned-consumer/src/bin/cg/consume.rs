@@ -13,7 +13,11 @@ use crate::args;
 use crate::session::Session;
 
 /// Runs until it is interrupted, or the group ends it.
-pub(crate) async fn run(session: &Session, kind: GroupKind, wanted: &args::Consume) -> Result<ExitCode> {
+pub(crate) async fn run(
+    session: &Session,
+    kind: GroupKind,
+    wanted: &args::Consume,
+) -> Result<ExitCode> {
     let stop = match &session.stop {
         Some(stop) => stop.clone(),
         None => natsway_boot::shutdown::on_signal()?,
@@ -52,7 +56,12 @@ pub(crate) async fn run(session: &Session, kind: GroupKind, wanted: &args::Consu
     Ok(ExitCode::SUCCESS)
 }
 
-async fn work(member: Arc<str>, message: Message, sleep: Duration, json: bool) -> std::io::Result<()> {
+async fn work(
+    member: Arc<str>,
+    message: Message,
+    sleep: Duration,
+    json: bool,
+) -> std::io::Result<()> {
     let pin = message.headers().and_then(|h| h.get("Nats-Pin-Id")).map_or("", |v| v.as_str());
     let line = if json {
         serde_json::json!({

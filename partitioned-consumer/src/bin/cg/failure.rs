@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use natsway_partitioned_consumer::ErrorKind;
 
-/// Something has to be changed before another try; also clap's own code for arguments that it refuses.
+/// Something has to be changed before another try; also clap's own code for arguments that it
+/// refuses.
 pub(crate) const MISTAKE: u8 = 2;
 
 /// What was asked for can never work, whoever asks again.
@@ -20,8 +21,10 @@ impl std::fmt::Display for Mistake {
 impl std::error::Error for Mistake {}
 
 pub(crate) fn is_mistake(error: &anyhow::Error) -> bool {
-    let refused = error.downcast_ref::<natsway_partitioned_consumer::Error>().map(|error| error.kind());
-    error.is::<Mistake>() || matches!(refused, Some(ErrorKind::InvalidName | ErrorKind::InvalidConfig))
+    let refused =
+        error.downcast_ref::<natsway_partitioned_consumer::Error>().map(|error| error.kind());
+    error.is::<Mistake>()
+        || matches!(refused, Some(ErrorKind::InvalidName | ErrorKind::InvalidConfig))
 }
 
 pub(crate) fn fail(error: &anyhow::Error, code: ExitCode) -> ExitCode {
@@ -43,7 +46,10 @@ mod tests {
     #[test]
     fn a_cause_is_said_once() {
         let io = || std::io::Error::other("disk full");
-        assert_eq!(whole(&anyhow::Error::new(io()).context("not written")), "not written: disk full");
+        assert_eq!(
+            whole(&anyhow::Error::new(io()).context("not written")),
+            "not written: disk full"
+        );
         assert_eq!(
             whole(&anyhow::Error::new(io()).context("not written: disk full")),
             "not written: disk full"

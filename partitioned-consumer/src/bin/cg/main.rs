@@ -37,8 +37,9 @@ async fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     natsway_boot::logs::init_for_commands();
-    let url_given =
-        matches.value_source("nats_url").is_some_and(|s| s != clap::parser::ValueSource::DefaultValue);
+    let url_given = matches
+        .value_source("nats_url")
+        .is_some_and(|s| s != clap::parser::ValueSource::DefaultValue);
     let chosen = match connect::choose(cli.broker, url_given, cli.context.as_deref()) {
         Ok(chosen) => chosen,
         Err(mistake) => return fail(&mistake, ExitCode::from(MISTAKE)),

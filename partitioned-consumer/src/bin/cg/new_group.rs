@@ -1,4 +1,5 @@
-//! The configuration of a new group: from the command line, and from answers where something is missing.
+//! The configuration of a new group: from the command line, and from answers where something is
+//! missing.
 
 use anyhow::Result;
 use natsway_partitioned_consumer::{ElasticConfig, MemberMapping, Membership, StaticConfig};
@@ -17,8 +18,11 @@ pub(crate) fn static_config(new: &NewStatic, mapped: bool) -> Result<StaticConfi
         let one = if mapped { "member:0,1,2" } else { "name" };
         return Err(Mistake(format!("no member given: expected at least one {one}")).into());
     }
-    let membership =
-        if mapped { Membership::Mapped(mappings(&members)?) } else { Membership::balanced(members) };
+    let membership = if mapped {
+        Membership::Mapped(mappings(&members)?)
+    } else {
+        Membership::balanced(members)
+    };
     // `>` takes everything, which is what no filter means, too.
     let filters: Vec<String> = filters.filter(|filter| *filter != ">").cloned().collect();
     Ok(StaticConfig::new(new.max_members, membership).filters(filters))
@@ -31,7 +35,9 @@ pub(crate) fn elastic_config(new: &NewElastic) -> Result<ElasticConfig> {
         .max_buffered_bytes(new.max_buffered_bytes);
     if new.wildcards.len() > new.filters.len() {
         let (indexes, filters) = (new.wildcards.len(), new.filters.len());
-        let text = format!("--wildcards: {indexes} given for {filters} --filter: expected at most one each");
+        let text = format!(
+            "--wildcards: {indexes} given for {filters} --filter: expected at most one each"
+        );
         return Err(Mistake(text).into());
     }
     let mut given = new.wildcards.iter();
@@ -42,8 +48,9 @@ pub(crate) fn elastic_config(new: &NewElastic) -> Result<ElasticConfig> {
         };
         config = config.filter(filter, indexes);
     }
-    let mut nobody = "no --filter is given, and nobody is there to ask: give --filter and --wildcards, or --filter '>' \
-                      --wildcards '' to take everything by its whole subject";
+    let mut nobody = "no --filter is given, and nobody is there to ask: give --filter and \
+                      --wildcards, or --filter '>' --wildcards '' to take everything by its whole \
+                      subject";
     while new.filters.is_empty() {
         let question = "filter to partition by (empty line for no more)";
         let Some(filter) = answer(question, nobody)? else { break };
@@ -59,11 +66,12 @@ fn ask_indexes(filter: &str) -> Result<Vec<u32>> {
     if !filter.split('.').any(|token| token == "*") {
         return Ok(Vec::new());
     }
-    let question =
-        format!("wildcards of {filter} that make up the key, as 1 2 (empty line for the whole subject)");
+    let question = format!(
+        "wildcards of {filter} that make up the key, as 1 2 (empty line for the whole subject)"
+    );
     let nobody = format!(
-        "no --wildcards are given for {filter}, and nobody is there to ask: give --wildcards 1, say, or --wildcards '' for \
-         the whole subject"
+        "no --wildcards are given for {filter}, and nobody is there to ask: give --wildcards 1, \
+         say, or --wildcards '' for the whole subject"
     );
     parse_indexes(&answer(&question, &nobody)?.unwrap_or_default())
 }
@@ -72,8 +80,9 @@ fn parse_indexes(text: &str) -> Result<Vec<u32>> {
     let parts = text.split([' ', ',']).filter(|part| !part.is_empty());
     parts
         .map(|part| {
-            part.parse()
-                .map_err(|_| Mistake(format!("wildcard index {part:?}: expected a number from 1")).into())
+            part.parse().map_err(|_| {
+                Mistake(format!("wildcard index {part:?}: expected a number from 1")).into()
+            })
         })
         .collect()
 }
@@ -82,7 +91,9 @@ fn parse_indexes(text: &str) -> Result<Vec<u32>> {
 pub(crate) fn mappings(texts: &[String]) -> Result<Vec<MemberMapping>> {
     let parse = |text: &String| {
         let expected = format!("mapping {text:?}: expected member:0,1,2");
-        let Some((member, partitions)) = text.split_once(':') else { return Err(Mistake(expected).into()) };
+        let Some((member, partitions)) = text.split_once(':') else {
+            return Err(Mistake(expected).into());
+        };
         let partitions: Result<Vec<u32>, _> = partitions.split(',').map(str::parse).collect();
         let partitions = partitions.map_err(|error| Mistake(format!("{expected}: {error}")))?;
         Ok(MemberMapping::new(member, partitions))

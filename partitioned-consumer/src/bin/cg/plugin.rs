@@ -1,9 +1,11 @@
-//! `cg` as a plug-in of the nats command line, which asks a plug-in for its commands by `--fisk-introspect`.
+//! `cg` as a plug-in of the nats command line, which asks a plug-in for its commands by
+//! `--fisk-introspect`.
 
 use clap::{Arg, ArgAction, Command};
 use serde_json::{Map, Value, json};
 
-/// What the nats command line gives a plug-in as its only argument, at registration and at each start.
+/// What the nats command line gives a plug-in as its only argument, at registration and at each
+/// start.
 pub(crate) const INTROSPECT: &str = "--fisk-introspect";
 
 /// The commands, as the nats command line reads them.
@@ -22,7 +24,8 @@ fn describe(command: &Command) -> Map<String, Value> {
     model.insert("help".into(), json!(help));
     let aliases: Vec<&str> = command.get_visible_aliases().collect();
     model.insert("aliases".into(), json!(aliases));
-    let inner: Vec<&Command> = command.get_subcommands().filter(|c| c.get_name() != "help").collect();
+    let inner: Vec<&Command> =
+        command.get_subcommands().filter(|c| c.get_name() != "help").collect();
     if !inner.is_empty() {
         let inner: Vec<_> = inner.into_iter().map(describe).collect();
         model.insert("commands".into(), json!(inner));
@@ -36,7 +39,8 @@ fn describe(command: &Command) -> Map<String, Value> {
     model
 }
 
-/// All positional arguments as one list: the nats command line hands on single ones in no particular order.
+/// All positional arguments as one list: the nats command line hands on single ones in no
+/// particular order.
 fn arguments(command: &Command) -> Option<Value> {
     let names: Vec<String> = command.get_positionals().map(ToString::to_string).collect();
     let required = command.get_positionals().any(Arg::is_required_set);
@@ -66,7 +70,8 @@ fn flag(arg: &Arg, name: &str) -> Value {
     if let Some(short) = arg.get_short() {
         model["short"] = json!(u32::from(short));
     }
-    if let Some([place, ..]) = arg.get_value_names().filter(|_| !model["boolean"].as_bool().unwrap_or(false))
+    if let Some([place, ..]) =
+        arg.get_value_names().filter(|_| !model["boolean"].as_bool().unwrap_or(false))
     {
         model["place_holder"] = json!(place.as_str());
     }

@@ -4,13 +4,15 @@ use std::io::Write;
 
 use anyhow::Result;
 use natsway_partitioned_consumer::{
-    Finding, Generation, GroupKind, GroupName, GroupReport, MemberMapping, Repartitioned, ResetReport,
+    Finding, Generation, GroupKind, GroupName, GroupReport, MemberMapping, Repartitioned,
+    ResetReport,
 };
 use serde_json::json;
 
 use crate::session::Session;
 
-/// Prints a line. A reader that has gone (`cg … | head`) has seen enough: that ends the program, and is no failure.
+/// Prints a line. A reader that has gone (`cg … | head`) has seen enough: that ends the program,
+/// and is no failure.
 pub(crate) fn line(text: std::fmt::Arguments<'_>) {
     if writeln!(std::io::stdout(), "{text}").is_err() {
         std::process::exit(0);
@@ -40,8 +42,10 @@ pub(crate) fn groups(session: &Session, kind: GroupKind, groups: &[String]) {
 /// The groups of all streams, each as `stream/group`.
 pub(crate) fn groups_of_all(session: &Session, kind: GroupKind, groups: &[GroupName]) {
     if session.json {
-        let groups: Vec<_> =
-            groups.iter().map(|name| json!({ "stream": name.stream(), "group": name.group() })).collect();
+        let groups: Vec<_> = groups
+            .iter()
+            .map(|name| json!({ "stream": name.stream(), "group": name.group() }))
+            .collect();
         say!("{}", json!({ "kind": kind.as_str(), "groups": groups }));
     } else {
         let names: Vec<String> = groups.iter().map(ToString::to_string).collect();
@@ -54,7 +58,8 @@ pub(crate) fn reset(session: &Session, report: &ResetReport, dry_run: bool) -> R
         say!("{}", serde_json::to_string(report)?);
         return Ok(());
     }
-    let known = |count: Option<u64>| count.map_or_else(|| "unknown".to_owned(), |count| count.to_string());
+    let known =
+        |count: Option<u64>| count.map_or_else(|| "unknown".to_owned(), |count| count.to_string());
     let would = if dry_run { "would go" } else { "goes" };
     say!(
         "the group {would} on with sequence {}; messages from there: {}",
@@ -88,7 +93,9 @@ pub(crate) fn members(session: &Session, what: &str, members: &[String]) {
 }
 
 fn mapping_text(mappings: &[MemberMapping]) -> String {
-    let one = |m: &MemberMapping| format!("{{Member:{} Partitions:[{}]}}", m.member, numbers(&m.partitions));
+    let one = |m: &MemberMapping| {
+        format!("{{Member:{} Partitions:[{}]}}", m.member, numbers(&m.partitions))
+    };
     format!("[{}]", mappings.iter().map(one).collect::<Vec<_>>().join(" "))
 }
 
@@ -161,7 +168,8 @@ pub(crate) fn report(session: &Session, report: &GroupReport) -> Result<()> {
         (_, false) => say!("member mappings: {}", mapping_text(&report.mappings)),
         _ => say!("no members or mappings"),
     }
-    let active: Vec<String> = report.members.iter().filter(|m| m.active).map(|m| m.member.clone()).collect();
+    let active: Vec<String> =
+        report.members.iter().filter(|m| m.active).map(|m| m.member.clone()).collect();
     say!("active members: {}", list(&active));
     extras(report);
     Ok(())
@@ -183,7 +191,10 @@ fn extras(report: &GroupReport) {
     }
     if let Some(loss) = report.source_loss.filter(|loss| loss.messages > 0) {
         let about = if loss.exact { "" } else { "about " };
-        say!("LOST: {about}{} messages, dropped by the stream before they were copied", loss.messages);
+        say!(
+            "LOST: {about}{} messages, dropped by the stream before they were copied",
+            loss.messages
+        );
     }
     if !report.members.is_empty() {
         say!(
@@ -220,7 +231,9 @@ fn extras(report: &GroupReport) {
 }
 
 fn ago(unix_s: Option<i64>) -> String {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |d| d.as_secs());
     unix_s.map_or_else(
         || "-".into(),
         |at| format!("{} s ago", now.saturating_sub(u64::try_from(at).unwrap_or(0))),

@@ -32,6 +32,7 @@ impl Session {
 
     pub(crate) fn elastic(&self, group: &Names) -> Result<ElasticGroup> {
         let Connection { jetstream, api_prefix } = &self.connection;
-        Ok(ElasticGroup::new(jetstream.clone(), &group.stream, &group.group)?.api_prefix(api_prefix))
+        Ok(ElasticGroup::new(jetstream.clone(), &group.stream, &group.group)?
+            .api_prefix(api_prefix))
     }
 }

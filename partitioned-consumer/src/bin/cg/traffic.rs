@@ -21,7 +21,10 @@ pub(crate) async fn run(connection: &Connection, wanted: &Traffic) -> Result<Exi
         let number = (sent / wanted.keys + 1).to_string();
         let ack = connection.jetstream.publish(subject.clone(), number.into()).await?;
         ack.await.with_context(|| {
-            format!("no stream takes {subject:?}; create one with `cg elastic setup {}`", wanted.subject)
+            format!(
+                "no stream takes {subject:?}; create one with `cg elastic setup {}`",
+                wanted.subject
+            )
         })?;
         sent += 1;
     }

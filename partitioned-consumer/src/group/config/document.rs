@@ -12,15 +12,16 @@ use crate::error::{Error, ErrorKind};
 
 /// The fields of a JSON object in their order, with their values as they were written.
 ///
-/// Running members written in Go compare the shape of a group by deep equality, in which null and an empty list differ;
-/// so an edit must not rewrite what it does not mean to change.
+/// Running members written in Go compare the shape of a group by deep equality, in which null and
+/// an empty list differ; so an edit must not rewrite what it does not mean to change.
 pub(crate) struct Document(Vec<(String, Box<RawValue>)>);
 
 impl Document {
     /// Reads an object.
     pub(crate) fn parse(json: &[u8]) -> Result<Self, Error> {
-        serde_json::from_slice(json)
-            .map_err(|error| ErrorKind::CorruptEntry.caused("the entry is not a JSON object", error))
+        serde_json::from_slice(json).map_err(|error| {
+            ErrorKind::CorruptEntry.caused("the entry is not a JSON object", error)
+        })
     }
 
     /// Replaces the membership; the order of the other fields stays.
@@ -50,7 +51,10 @@ impl Document {
     }
 
     fn push(&mut self, name: &str, value: &impl Serialize) {
-        self.0.push((name.into(), to_raw_value(value).expect("lists of strings and numbers serialize")));
+        self.0.push((
+            name.into(),
+            to_raw_value(value).expect("lists of strings and numbers serialize"),
+        ));
     }
 }
 

@@ -1,4 +1,5 @@
-//! The configuration of a group, as it is stored: both kinds, both generations, and the rules they must keep.
+//! The configuration of a group, as it is stored: both kinds, both generations, and the rules they
+//! must keep.
 
 use serde::{Deserialize, Serialize};
 
@@ -17,7 +18,8 @@ pub(crate) use document::Document;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Generation {
-    /// One `filter` per group; members pin under their own name. Read and consumed, never rewritten.
+    /// One `filter` per group; members pin under their own name. Read and consumed, never
+    /// rewritten.
     First,
     /// Lists of filters; members pin under one constant name.
     #[default]
@@ -70,11 +72,14 @@ impl StaticConfig {
     /// Reads an entry.
     ///
     /// # Errors
-    /// [`ErrorKind::CorruptEntry`] for text that is not such an entry, [`ErrorKind::InvalidConfig`] for one that breaks a rule.
+    /// [`ErrorKind::CorruptEntry`] for text that is not such an entry, [`ErrorKind::InvalidConfig`]
+    /// for one that breaks a rule.
     pub fn from_json(json: &[u8]) -> Result<Self, Error> {
         let stored: Stored = parse(json)?;
         let (filters, generation) = match stored.filter {
-            Some(filter) => (Some(filter).filter(|f| !f.is_empty()).into_iter().collect(), Generation::First),
+            Some(filter) => {
+                (Some(filter).filter(|f| !f.is_empty()).into_iter().collect(), Generation::First)
+            }
             None => (stored.filters, Generation::Current),
         };
         check_one_distribution(&stored.members, &stored.member_mappings)?;
@@ -102,7 +107,10 @@ impl StaticConfig {
     /// # Errors
     /// [`ErrorKind::InvalidConfig`], naming every fault at once.
     pub fn check(&self) -> Result<(), Error> {
-        report(partition_faults(self.partitions).unwrap_or_else(|| self.membership.faults(self.partitions)))
+        report(
+            partition_faults(self.partitions)
+                .unwrap_or_else(|| self.membership.faults(self.partitions)),
+        )
     }
 
     /// What creating a group also asks for: usable filters that do not overlap, and member names.
@@ -112,12 +120,16 @@ impl StaticConfig {
         self.filters.iter().try_for_each(|f| check_filter_subject(f))?;
         // Members of a mapped group take whole partitions, whatever the filters say.
         if !matches!(self.membership, Membership::Mapped(_)) {
-            check_apart(self.filters.iter().map(String::as_str), "the broker refuses consumers with both")?;
+            check_apart(
+                self.filters.iter().map(String::as_str),
+                "the broker refuses consumers with both",
+            )?;
         }
         self.membership.names().iter().try_for_each(|name| check_member(name))
     }
 
-    /// The filter subjects of a member's consumer, in the order in which every implementation lists them.
+    /// The filter subjects of a member's consumer, in the order in which every implementation lists
+    /// them.
     pub fn partition_filters(&self, member: &str) -> Vec<String> {
         let filters: Vec<&str> = self.filters.iter().map(String::as_str).collect();
         partition_filters(self.generation, self.partitions, &filters, &self.membership, member)
@@ -145,9 +157,14 @@ impl ElasticConfig {
         }
     }
 
-    /// Also takes subjects that match `filter`, keyed by the given `*` tokens (counted from 1; none hashes the whole subject).
+    /// Also takes subjects that match `filter`, keyed by the given `*` tokens (counted from 1; none
+    /// hashes the whole subject).
     #[must_use]
-    pub fn filter(mut self, filter: impl Into<String>, wildcards: impl IntoIterator<Item = u32>) -> Self {
+    pub fn filter(
+        mut self,
+        filter: impl Into<String>,
+        wildcards: impl IntoIterator<Item = u32>,
+    ) -> Self {
         self.filters.push(PartitioningFilter::new(filter, wildcards));
         self
     }
@@ -169,7 +186,8 @@ impl ElasticConfig {
     /// Reads an entry.
     ///
     /// # Errors
-    /// [`ErrorKind::CorruptEntry`] for text that is not such an entry, [`ErrorKind::InvalidConfig`] for one that breaks a rule.
+    /// [`ErrorKind::CorruptEntry`] for text that is not such an entry, [`ErrorKind::InvalidConfig`]
+    /// for one that breaks a rule.
     pub fn from_json(json: &[u8]) -> Result<Self, Error> {
         let stored: Stored = parse(json)?;
         let (filters, generation) = match stored.filter {
@@ -219,13 +237,14 @@ impl ElasticConfig {
     /// # Errors
     /// [`ErrorKind::InvalidConfig`], naming every fault at once.
     pub fn check(&self) -> Result<(), Error> {
-        let mut faults =
-            partition_faults(self.partitions).unwrap_or_else(|| self.membership.faults(self.partitions));
+        let mut faults = partition_faults(self.partitions)
+            .unwrap_or_else(|| self.membership.faults(self.partitions));
         faults.extend(self.filters.iter().flat_map(PartitioningFilter::faults));
         report(faults)
     }
 
-    /// What creating a group also asks for: well-formed filters that do not overlap, and usable member names.
+    /// What creating a group also asks for: well-formed filters that do not overlap, and usable
+    /// member names.
     pub(crate) fn check_new(&self) -> Result<(), Error> {
         self.check()?;
         check_each_once(&self.membership)?;
@@ -235,7 +254,8 @@ impl ElasticConfig {
         self.membership.names().iter().try_for_each(|name| check_member(name))
     }
 
-    /// The filter subjects of a member's consumer, in the order in which every implementation lists them.
+    /// The filter subjects of a member's consumer, in the order in which every implementation lists
+    /// them.
     pub fn partition_filters(&self, member: &str) -> Vec<String> {
         let filters: Vec<&str> = self.filters.iter().map(|f| f.filter.as_str()).collect();
         partition_filters(self.generation, self.partitions, &filters, &self.membership, member)
@@ -249,7 +269,8 @@ impl ElasticConfig {
         self.filters.iter().find_map(|filter| filter.partition_of(subject, self.partitions))
     }
 
-    /// Whether a running member can follow the change from `self` to `other`: only the membership may differ.
+    /// Whether a running member can follow the change from `self` to `other`: only the membership
+    /// may differ.
     pub(crate) fn same_shape(&self, other: &Self) -> bool {
         Self { membership: Membership::Empty, ..self.clone() }
             == Self { membership: Membership::Empty, ..other.clone() }
@@ -264,14 +285,17 @@ fn partition_filters(
     member: &str,
 ) -> Vec<String> {
     let owned = partitions_of(partitions, membership, member);
-    // Mappings take whole partitions whatever the filters say; one subject each, or the server refuses the list.
-    let whole =
-        filters.is_empty() || generation == Generation::First || matches!(membership, Membership::Mapped(_));
+    // Mappings take whole partitions whatever the filters say; one subject each, or the server
+    // refuses the list.
+    let whole = filters.is_empty()
+        || generation == Generation::First
+        || matches!(membership, Membership::Mapped(_));
     let filters = if whole { &[">"][..] } else { filters };
     filters.iter().flat_map(|filter| owned.iter().map(move |p| format!("{p}.{filter}"))).collect()
 }
 
-/// The text form of either kind: what the two generations write, unknown fields ignored, null read as absent.
+/// The text form of either kind: what the two generations write, unknown fields ignored, null read
+/// as absent.
 #[derive(Deserialize)]
 struct Stored {
     max_members: u32,
@@ -320,10 +344,8 @@ fn check_one_distribution(members: &[String], mappings: &[MemberMapping]) -> Res
 fn check_each_once(membership: &Membership) -> Result<(), Error> {
     let Membership::Balanced(names) = membership else { return Ok(()) };
     match names.iter().enumerate().find(|(at, name)| names[..*at].contains(name)) {
-        Some((_, name)) => {
-            Err(ErrorKind::InvalidConfig
-                .with(format!("members: {name:?} is given twice: expected each once")))
-        }
+        Some((_, name)) => Err(ErrorKind::InvalidConfig
+            .with(format!("members: {name:?} is given twice: expected each once"))),
         None => Ok(()),
     }
 }

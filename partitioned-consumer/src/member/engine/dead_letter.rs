@@ -28,7 +28,11 @@ impl Engine {
                 let sequence = content.meta.stream_seq;
                 let (partition, subject) = split_partition(&content.subject);
                 let mut headers = own_headers(content.headers.as_ref());
-                note(&mut headers, "Natsway-Dead-Letter-Stream", &config.kind.consumed_stream(&config.name));
+                note(
+                    &mut headers,
+                    "Natsway-Dead-Letter-Stream",
+                    &config.kind.consumed_stream(&config.name),
+                );
                 note(&mut headers, "Natsway-Dead-Letter-Sequence", &sequence.to_string());
                 note(&mut headers, "Natsway-Dead-Letter-Subject", subject);
                 note(
@@ -49,8 +53,9 @@ impl Engine {
                     "Nats-Msg-Id",
                     &format!("{}-{}-{sequence}", config.kind.as_str(), config.name),
                 );
-                let sent =
-                    context.publish_with_headers(dead_letter.subject.clone(), headers, content.payload).await;
+                let sent = context
+                    .publish_with_headers(dead_letter.subject.clone(), headers, content.payload)
+                    .await;
                 let stored = match sent {
                     Ok(ack) => ack.await.map(|_| ()),
                     Err(error) => Err(error),
@@ -78,7 +83,8 @@ impl Engine {
     }
 }
 
-/// The publisher's headers: the broker's own (all `Nats-…`) may not be published again, and would act again.
+/// The publisher's headers: the broker's own (all `Nats-…`) may not be published again, and would
+/// act again.
 fn own_headers(received: Option<&HeaderMap>) -> HeaderMap {
     let mut kept = HeaderMap::new();
     for (name, values) in received.into_iter().flat_map(HeaderMap::iter) {

@@ -37,19 +37,24 @@ impl Engine {
         }
     }
 
-    /// Notes how far the group has copied, once for all that came together: it costs a look into the headers.
+    /// Notes how far the group has copied, once for all that came together: it costs a look into
+    /// the headers.
     fn note_copy(&mut self, newest: &Received) {
         if self.config.kind != GroupKind::Elastic {
             return;
         }
-        let seen = newest.headers.as_ref().and_then(|headers| Copied::of(newest.meta.stream_seq, headers));
+        let seen =
+            newest.headers.as_ref().and_then(|headers| Copied::of(newest.meta.stream_seq, headers));
         self.copied = self.copied.max(seen);
     }
 
     fn delivery(&mut self, message: async_nats::Message) -> Option<Event<Box<Received>>> {
         let reply = message.reply?;
         let meta = Meta::parse(&reply)?;
-        let pin = message.headers.as_ref().and_then(|headers| headers.get(async_nats::header::NATS_PIN_ID));
+        let pin = message
+            .headers
+            .as_ref()
+            .and_then(|headers| headers.get(async_nats::header::NATS_PIN_ID));
         let pin = pin.map(|pin| {
             if *self.pin != *pin.as_str() {
                 self.pin = pin.as_str().into();
@@ -73,7 +78,9 @@ impl Engine {
     }
 
     fn status(&mut self, message: &async_nats::Message) {
-        let Some(pull) = message.subject.rsplit('.').next().and_then(|n| n.parse().ok()) else { return };
+        let Some(pull) = message.subject.rsplit('.').next().and_then(|n| n.parse().ok()) else {
+            return;
+        };
         if !self.work.knows_pull(pull) {
             // An answer to an earlier consumer's pull, our own deletion of it among them.
             return;

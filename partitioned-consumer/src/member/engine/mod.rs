@@ -1,7 +1,8 @@
 //! The driver of one instance of a member: it feeds the pure machines and does what they say.
 //!
-//! Handlers run in tasks of their own (or in the user's, for the stream form) and take what they handle from
-//! [`super::work`], so neither the pin's renewal nor the progress of what is in hand waits for them.
+//! Handlers run in tasks of their own (or in the user's, for the stream form) and take what they
+//! handle from [`super::work`], so neither the pin's renewal nor the progress of what is in hand
+//! waits for them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -127,8 +128,9 @@ impl Engine {
     /// Runs until the member ends, and says why.
     pub(crate) async fn run(mut self) -> Result<End, Error> {
         let subscribed = self.client.subscribe(format!("{}.*", self.inbox)).await;
-        let mut inbox = subscribed
-            .map_err(|error| ErrorKind::Broker.caused("the pull inbox could not be opened", error))?;
+        let mut inbox = subscribed.map_err(|error| {
+            ErrorKind::Broker.caused("the pull inbox could not be opened", error)
+        })?;
         let sleep = sleep_until(Instant::now());
         tokio::pin!(sleep);
         let (stop, work) = (self.channels.stop.clone(), Arc::clone(&self.work));
@@ -186,7 +188,8 @@ impl Engine {
         let now = self.work.now();
         let elastic = self.config.kind == GroupKind::Elastic;
         if elastic && !self.comparing && now >= self.compare_at && self.work.is_pinned() {
-            // Members of a group compare at different times, and what one has counted the next need not.
+            // Members of a group compare at different times, and what one has counted the next need
+            // not.
             let spread = COMPARE_EVERY_MS + fastrand::u64(0..COMPARE_EVERY_MS / 2);
             self.compare_at = now + Duration::from_millis(spread);
             self.compare_with_source();
@@ -241,8 +244,8 @@ impl Engine {
         loop {
             if let Some(defect) = self.work.defect() {
                 self.end = Some(Err(ErrorKind::Defect.with(format!(
-                    "the member's order of messages broke, which is a defect of this library ({defect}): report it, \
-                     and start the member again"
+                    "the member's order of messages broke, which is a defect of this library \
+                     ({defect}): report it, and start the member again"
                 ))));
                 return;
             }
@@ -344,15 +347,18 @@ impl Engine {
             body.push_str(",\"max_bytes\":1");
         }
         body.push('}');
-        let subject =
-            format!("{}.CONSUMER.MSG.NEXT.{}.{}", self.config.api_prefix, plan.stream, plan.consumer);
+        let subject = format!(
+            "{}.CONSUMER.MSG.NEXT.{}.{}",
+            self.config.api_prefix, plan.stream, plan.consumer
+        );
         let reply = format!("{}.{}", self.inbox, pull.number);
         if let Err(error) = self.client.publish_with_reply(subject, reply, body.into()).await {
             tracing::debug!(%error, "pull not published");
         }
     }
 
-    /// The last steps: give back what is buffered, give up the pin, so that a standby goes on within milliseconds.
+    /// The last steps: give back what is buffered, give up the pin, so that a standby goes on
+    /// within milliseconds.
     async fn leave(&mut self, mut inbox: Subscriber) {
         self.channels.state.send_replace(MemberState::Ended);
         if self.hand_over && self.work.is_pinned() {
@@ -374,7 +380,8 @@ impl Engine {
     async fn fence(&mut self, inbox: &mut Subscriber) {
         let mark = format!("{}.fence.mark", self.inbox);
         let Ok(mut echo) = self.client.subscribe(mark.clone()).await else { return };
-        // The server drops the subscription at once (it refuses so large a maximum), the client keeps listening.
+        // The server drops the subscription at once (it refuses so large a maximum), the client
+        // keeps listening.
         if inbox.unsubscribe_after(u64::MAX).await.is_err()
             || self.client.publish(mark, Bytes::new()).await.is_err()
         {

@@ -1,4 +1,5 @@
-//! What the engine asks the broker; each question runs beside the engine and comes back as an [`Answer`].
+//! What the engine asks the broker; each question runs beside the engine and comes back as an
+//! [`Answer`].
 
 use std::time::Duration;
 
@@ -45,7 +46,8 @@ impl Engine {
         self.answers.push(
             async move {
                 let compared = async {
-                    let Some(observation) = source_loss::observe(&context, &name, sample).await? else {
+                    let Some(observation) = source_loss::observe(&context, &name, sample).await?
+                    else {
                         return Ok(None);
                     };
                     let account = source_loss::update(&context, &name, &observation).await?;
@@ -54,7 +56,8 @@ impl Engine {
                 };
                 Answer::Compared(compared.await.unwrap_or_else(|error| {
                     // A member without the permissions goes on without; who has them tells.
-                    tracing::debug!(%error, "the source stream was not compared with what was copied");
+                    tracing::debug!(%error, "the source stream was not compared with what was \
+                                             copied");
                     None
                 }))
             }
@@ -71,7 +74,8 @@ impl Engine {
             let (group, lag_messages) = (&self.config.name, loss.largest_lag_messages);
             tracing::warn!(
                 %group, lag_messages, kept_messages = keeps_too_few,
-                "the source stream keeps less than the group was behind with copying: the next such lag loses messages"
+                "the source stream keeps less than the group was behind with copying: the next \
+                 such lag loses messages"
             );
         }
         self.kept_logged = keeps_too_few;
@@ -97,20 +101,27 @@ impl Engine {
             };
         });
         self.plan = Some(plan.clone());
-        let (context, kind, name) = (self.context.clone(), self.config.kind, self.config.name.clone());
+        let (context, kind, name) =
+            (self.context.clone(), self.config.kind, self.config.name.clone());
         self.answers.push(
             async move {
                 let event = match consumer_lock::create(&context, &plan).await {
                     Ok(info) => return Answer::Created { filters, made_at: info.created },
                     Err(error) => match error.code() {
-                        Some(code::FILTER_OVERLAPS) => lifecycle::Event::CreateFailed(CreateFault::Overlaps),
-                        Some(code::CONSUMER_EXISTS) => lifecycle::Event::CreateFailed(CreateFault::Differs),
+                        Some(code::FILTER_OVERLAPS) => {
+                            lifecycle::Event::CreateFailed(CreateFault::Overlaps)
+                        }
+                        Some(code::CONSUMER_EXISTS) => {
+                            lifecycle::Event::CreateFailed(CreateFault::Differs)
+                        }
                         Some(code::STREAM_NOT_FOUND)
                             if entry_is_gone(&context, kind.bucket(), &name.key()).await =>
                         {
                             lifecycle::Event::GroupDeleted
                         }
-                        Some(code::STREAM_NOT_FOUND) => lifecycle::Event::CreateFailed(CreateFault::NoStream),
+                        Some(code::STREAM_NOT_FOUND) => {
+                            lifecycle::Event::CreateFailed(CreateFault::NoStream)
+                        }
                         _ => lifecycle::Event::CreateFailed(CreateFault::Other(
                             error.into_error("the consumer could not be created"),
                         )),
@@ -130,12 +141,16 @@ impl Engine {
         let context = self.context.clone();
         self.answers.push(
             async move {
-                let existing = match api::consumer_info(&context, &plan.stream, &plan.consumer).await {
+                let existing = match api::consumer_info(&context, &plan.stream, &plan.consumer)
+                    .await
+                {
                     Ok(info) if api::pinned(&info, &plan.priority_group).is_some() => {
                         Existing::Pinned { same_filters: info.config.filter_subjects == filters }
                     }
                     Ok(info) => Existing::Unpinned { in_flight: info.num_ack_pending > 0 },
-                    Err(error) if error.code() == Some(code::CONSUMER_NOT_FOUND) => Existing::Absent,
+                    Err(error) if error.code() == Some(code::CONSUMER_NOT_FOUND) => {
+                        Existing::Absent
+                    }
                     Err(_) => Existing::Unknown,
                 };
                 Answer::Life(lifecycle::Event::Inspected(existing))
@@ -149,7 +164,8 @@ impl Engine {
         let Some(plan) = self.plan.clone() else {
             return self.life_step(lifecycle::Event::Deleted { by_us: false });
         };
-        let (context, client, reply) = (self.context.clone(), self.client.clone(), self.work.any_reply());
+        let (context, client, reply) =
+            (self.context.clone(), self.client.clone(), self.work.any_reply());
         self.answers.push(
             async move {
                 if let Some(reply) = reply {
@@ -175,7 +191,9 @@ impl Engine {
                     Ok(info) if made_at.is_some_and(|at| at != info.created) => {
                         Answer::Life(lifecycle::Event::ConsumerGone)
                     }
-                    Ok(info) => Answer::Position(position_of(question, &info, &plan.priority_group)),
+                    Ok(info) => {
+                        Answer::Position(position_of(question, &info, &plan.priority_group))
+                    }
                     Err(error) => gone_or_nothing(&error),
                 }
             }
@@ -183,14 +201,18 @@ impl Engine {
         );
     }
 
-    /// A pull was told that there is no such consumer: find out, and whether the whole group went with it.
+    /// A pull was told that there is no such consumer: find out, and whether the whole group went
+    /// with it.
     pub(super) fn ask_whether_gone(&mut self) {
         let Some(plan) = self.plan.clone() else { return };
-        let (context, kind, name) = (self.context.clone(), self.config.kind, self.config.name.clone());
+        let (context, kind, name) =
+            (self.context.clone(), self.config.kind, self.config.name.clone());
         self.answers.push(
             async move {
-                let answer = match api::consumer_info(&context, &plan.stream, &plan.consumer).await {
-                    // It is back already, made by another instance: our pulls are gone all the same.
+                let answer = match api::consumer_info(&context, &plan.stream, &plan.consumer).await
+                {
+                    // It is back already, made by another instance: our pulls are gone all the
+                    // same.
                     Ok(_) => Answer::Life(lifecycle::Event::ConsumerGone),
                     Err(error) => gone_or_nothing(&error),
                 };
@@ -222,12 +244,14 @@ impl Engine {
     }
 }
 
-/// Waits until the broker has processed every acknowledgement sent before: they are taken in order, and one that asks
-/// for a reply gets it when its turn has come.
+/// Waits until the broker has processed every acknowledgement sent before: they are taken in order,
+/// and one that asks for a reply gets it when its turn has come.
 async fn barrier(client: &Client, reply: Subject) {
     let asked = client.request(reply, Bytes::from_static(b"+WPI"));
     if !matches!(timeout(Duration::from_secs(1), asked).await, Ok(Ok(_))) {
-        tracing::debug!("no word about earlier acknowledgements; some messages may be delivered again");
+        tracing::debug!(
+            "no word about earlier acknowledgements; some messages may be delivered again"
+        );
     }
 }
 

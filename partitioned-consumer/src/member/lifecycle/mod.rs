@@ -1,7 +1,7 @@
 //! The life of one instance of a member: pure, `(event, now) -> actions`.
 //!
-//! It decides when a consumer is created, joined, drained, deleted and left. Messages are the business of
-//! [`crate::order`]; this machine only tells it to begin, to drain and to stop.
+//! It decides when a consumer is created, joined, drained, deleted and left. Messages are the
+//! business of [`crate::order`]; this machine only tells it to begin, to drain and to stop.
 
 use std::time::Duration;
 
@@ -60,7 +60,7 @@ pub(crate) struct Lifecycle {
     pinned: bool,
     attempts: u32,
     broken: Option<Error>,
-    mismatch_told: bool,
+    mismatch_logged: bool,
     unpinned_since: Option<Duration>,
     random: fastrand::Rng,
 }
@@ -80,7 +80,7 @@ impl Lifecycle {
             pinned: false,
             attempts: 0,
             broken: None,
-            mismatch_told: false,
+            mismatch_logged: false,
             unpinned_since: None,
             random,
         }
@@ -122,7 +122,7 @@ impl Lifecycle {
             return;
         }
         self.wanted = filters;
-        self.mismatch_told = false;
+        self.mismatch_logged = false;
         match self.state {
             State::Out => self.join(out),
             State::Pausing { .. } => self.pause(now, 0),
@@ -176,7 +176,8 @@ impl Lifecycle {
             CreateFault::Differs => self.inspect(out),
             CreateFault::NoStream => {
                 self.end(
-                    Err(ErrorKind::StreamNotFound.with("the stream that the member consumes was deleted")),
+                    Err(ErrorKind::StreamNotFound
+                        .with("the stream that the member consumes was deleted")),
                     out,
                 );
             }
@@ -201,7 +202,8 @@ impl Lifecycle {
         }
         match existing {
             Existing::Absent => self.join_later(now, out),
-            // Nobody is at work with it: its filters are not ours any more, or its settings are an old release's.
+            // Nobody is at work with it: its filters are not ours any more, or its settings are an
+            // old release's.
             Existing::Unpinned { in_flight: false } => self.delete(Deleter::Cleaner, out),
             Existing::Unpinned { in_flight: true } => {
                 let since = *self.unpinned_since.get_or_insert(now);
@@ -217,8 +219,8 @@ impl Lifecycle {
                     self.join(out);
                     return;
                 }
-                if same_filters && !self.mismatch_told {
-                    self.mismatch_told = true;
+                if same_filters && !self.mismatch_logged {
+                    self.mismatch_logged = true;
                     out.push(Action::Report(Report::Retrying(mismatch())));
                 }
                 self.pause_randomly(now);
@@ -242,7 +244,8 @@ impl Lifecycle {
         }
     }
 
-    /// Joins when a deletion that somebody else began is finished for sure: see [`super::consumer_lock`].
+    /// Joins when a deletion that somebody else began is finished for sure: see
+    /// [`super::consumer_lock`].
     fn join_later(&mut self, now: Duration, out: &mut Vec<Action>) {
         if self.wanted.is_empty() {
             self.join(out);
@@ -255,13 +258,14 @@ impl Lifecycle {
         match self.state {
             State::Attached if self.config.fixed => {
                 out.push(Action::Abort);
-                let error = "the member's durable consumer was deleted: its position is lost, create the group anew \
-                             with the delivery policy that is right for it";
+                let error = "the member's durable consumer was deleted: its position is lost, \
+                             create the group anew with the delivery policy that is right for it";
                 self.end(Err(ErrorKind::ConsumerDeleted.with(error)), out);
             }
             State::Attached => {
                 self.pinned = false;
-                // The work-queue stream still has every message; handlers may still be at work with some.
+                // The work-queue stream still has every message; handlers may still be at work with
+                // some.
                 self.drain(Then::RejoinLater, now, out);
                 out.push(Action::Abort);
             }
@@ -287,7 +291,8 @@ impl Lifecycle {
                 if pinned {
                     self.delete(Deleter::Holder, out);
                 } else if self.wanted.is_empty() {
-                    // Nobody else may be left to remove the consumer, and it keeps its partitions from the others.
+                    // Nobody else may be left to remove the consumer, and it keeps its partitions
+                    // from the others.
                     self.inspect(out);
                 } else {
                     self.join(out);
@@ -307,8 +312,10 @@ impl Lifecycle {
             }
             Then::Break => {
                 out.push(if pinned { Action::HandOver } else { Action::Abort });
-                let error =
-                    self.broken.take().unwrap_or_else(|| ErrorKind::ConfigChanged.with("the group changed"));
+                let error = self
+                    .broken
+                    .take()
+                    .unwrap_or_else(|| ErrorKind::ConfigChanged.with("the group changed"));
                 self.end(Err(error), out);
             }
         }
@@ -354,7 +361,7 @@ impl Lifecycle {
 
 fn mismatch() -> Error {
     ErrorKind::ConsumerMismatch.with(
-        "the member's consumer exists with other settings: give every instance of a member the same consumer \
-         configuration, or stop the instances that have the old one",
+        "the member's consumer exists with other settings: give every instance of a member the \
+         same consumer configuration, or stop the instances that have the old one",
     )
 }

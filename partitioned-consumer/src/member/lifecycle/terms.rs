@@ -7,7 +7,8 @@ use crate::error::Error;
 /// Settings of a lifecycle.
 #[derive(Clone, Debug)]
 pub(crate) struct LifecycleConfig {
-    /// A static member: its consumer is durable, is never deleted here, and no change can be followed.
+    /// A static member: its consumer is durable, is never deleted here, and no change can be
+    /// followed.
     pub(crate) fixed: bool,
     /// How long running handlers may take before they are cancelled.
     pub(crate) drain_timeout: Duration,
@@ -66,8 +67,9 @@ pub(crate) enum CreateFault {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Existing {
     Absent,
-    /// Nobody is pinned. Somebody may be at work all the same, with messages in flight, and not know yet: a restart of the
-    /// broker and a step-down take the pin at once, while its holder's lease goes on.
+    /// Nobody is pinned. Somebody may be at work all the same, with messages in flight, and not
+    /// know yet: a restart of the broker and a step-down take the pin at once, while its holder's
+    /// lease goes on.
     Unpinned {
         in_flight: bool,
     },
@@ -88,7 +90,8 @@ pub(crate) enum Action {
     Drain,
     /// Cancel handlers, drop what is buffered, pull no more.
     Abort,
-    /// Give the buffered messages back and the pin up, then abort: another instance goes on at once.
+    /// Give the buffered messages back and the pin up, then abort: another instance goes on at
+    /// once.
     HandOver,
     Report(Report),
     End(Result<End, Error>),

@@ -140,5 +140,8 @@ fn a_drain_that_takes_too_long_is_cut_off() {
     let mut bench = Bench::pinned(false, &filters(&["0.>"]));
     bench.step(Event::Stop);
     let end = bench.after_pause();
-    assert!(matches!(end[..], [Action::Abort, Action::HandOver, Action::End(Ok(End::Stopped))]), "{end:?}");
+    assert!(
+        matches!(end[..], [Action::Abort, Action::HandOver, Action::End(Ok(End::Stopped))]),
+        "{end:?}"
+    );
 }

@@ -45,7 +45,8 @@ impl std::ops::Deref for Outcome {
 
 impl Bench {
     fn new() -> Self {
-        let mut bench = Self { flow: Flow::new(config()), now: Duration::ZERO, delivered: BTreeSet::new() };
+        let mut bench =
+            Self { flow: Flow::new(config()), now: Duration::ZERO, delivered: BTreeSet::new() };
         bench.step(Event::Attach);
         bench
     }
@@ -110,7 +111,9 @@ fn started(outcome: &Outcome) -> Vec<u64> {
 }
 
 fn lost(actions: &[Action<u64>]) -> Option<PinLoss> {
-    actions.iter().find_map(|action| if let Action::PinLost(why) = action { Some(*why) } else { None })
+    actions
+        .iter()
+        .find_map(|action| if let Action::PinLost(why) = action { Some(*why) } else { None })
 }
 
 #[test]
@@ -169,9 +172,9 @@ fn a_lane_does_not_wait_for_a_message_that_is_no_longer_pending() {
 fn the_lease_ends_counted_from_when_the_pull_was_sent() {
     let mut bench = Bench::new();
     let actions = bench.deliver(1, 1);
-    let probe = actions
-        .iter()
-        .find_map(|a| if let Action::Pull(pull) = a { pull.probe.then_some(pull.number) } else { None });
+    let probe = actions.iter().find_map(|a| {
+        if let Action::Pull(pull) = a { pull.probe.then_some(pull.number) } else { None }
+    });
     bench.position(1, 1, 1);
     bench.now = MS(1900);
     // The answer came late, but it answers a pull that was sent at 0.
@@ -319,7 +322,10 @@ fn after_a_restart_only_the_holder_goes_on_at_once() {
     standby.step(Event::Reconnected);
     standby.now = MS(2000);
     standby.deliver(1, 1);
-    assert!(started(&standby.position(1, 1, 1)).is_empty(), "the holder's handlers have their lease");
+    assert!(
+        started(&standby.position(1, 1, 1)).is_empty(),
+        "the holder's handlers have their lease"
+    );
     assert!(standby.flow.wake_at().is_some_and(|at| at <= MS(3000)));
     standby.now = MS(3000);
     assert_eq!(started(&standby.step(Event::Tick)), [1]);
@@ -331,7 +337,9 @@ fn a_refused_message_that_is_back_before_its_handler_has_ended_waits_for_it() {
     bench.deliver(1, 1);
     bench.position(1, 1, 1);
     bench.deliver(2, 1);
-    assert!(started(&bench.step(Event::Settled { run: 1, settlement: Settlement::Again })).is_empty());
+    assert!(
+        started(&bench.step(Event::Settled { run: 1, settlement: Settlement::Again })).is_empty()
+    );
     assert!(started(&bench.deliver_as(1, 3, 1, "pin")).is_empty(), "its handler is still at work");
     assert_eq!(started(&bench.step(Event::Finished { run: 1 })), [1]);
     assert_eq!(started(&bench.finish(2, Settlement::Done)), [2]);
@@ -351,7 +359,10 @@ fn what_a_reset_consumer_delivers_is_handled_again() {
     bench.delivered.clear();
     let back = bench.deliver_as(1, 1, 1, "pin");
     assert!(back.iter().any(|action| matches!(action, Action::Reset)), "{back:?}");
-    assert!(!back.iter().any(|action| matches!(action, Action::Confirm(_) | Action::Cancel)), "{back:?}");
+    assert!(
+        !back.iter().any(|action| matches!(action, Action::Confirm(_) | Action::Cancel)),
+        "{back:?}"
+    );
     // The server's answer counts anew as well, and that is no second reset.
     let settled = bench.position(bench.flow.questions, 1, 1);
     assert!(!settled.iter().any(|action| matches!(action, Action::Reset)), "{settled:?}");
@@ -382,9 +393,17 @@ fn a_consumer_that_was_set_forward_leaves_nothing_behind() {
         bench.now += MS(1000);
         bench.step(Event::Tick);
         let number = bench.newest_pull();
-        bench.step(Event::Status { pull: number, status: PullStatus::Accepted { ended: false }, unused: 0 });
+        bench.step(Event::Status {
+            pull: number,
+            status: PullStatus::Accepted { ended: false },
+            unused: 0,
+        });
         let told = bench.step(position(bench.flow.questions, delivered, pending));
-        assert_eq!(told.iter().any(|action| matches!(action, Action::Reset)), delivered == 0, "{told:?}");
+        assert_eq!(
+            told.iter().any(|action| matches!(action, Action::Reset)),
+            delivered == 0,
+            "{told:?}"
+        );
     }
     assert!(started(&bench.finish(1, Settlement::Done)).is_empty(), "2 was skipped");
 }

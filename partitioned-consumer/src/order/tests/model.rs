@@ -1,6 +1,7 @@
-//! Several flows against a model of one pinned consumer: messages and answers take random times or are lost, instances
-//! are cut off, killed and started, pins are taken, the consumer is set back. Handlers dawdle, refuse, leave or
-//! acknowledge in either way, and go on for a while after that. What the flow promises is asserted at every step.
+//! Several flows against a model of one pinned consumer: messages and answers take random times or
+//! are lost, instances are cut off, killed and started, pins are taken, the consumer is set back.
+//! Handlers dawdle, refuse, leave or acknowledge in either way, and go on for a while after that.
+//! What the flow promises is asserted at every step.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -10,7 +11,8 @@ use super::super::*;
 const LANES: u64 = 5;
 const MESSAGES: u64 = 300;
 
-/// A consumer as the server keeps it: pins, pending messages, redelivery. Times are in virtual milliseconds.
+/// A consumer as the server keeps it: pins, pending messages, redelivery. Times are in virtual
+/// milliseconds.
 struct Server {
     next: u64,
     consumer_seq: u64,
@@ -74,7 +76,8 @@ enum Manner {
 struct Handler {
     seq: u64,
     settled: bool,
-    /// The server does not hold the message as pending for it any more: whoever gets the pin by force may begin beside it.
+    /// The server does not hold the message as pending for it any more: whoever gets the pin by
+    /// force may begin beside it.
     exposed: bool,
 }
 
@@ -199,7 +202,8 @@ impl World {
         let mut out = Vec::new();
         if let Event::Delivered(delivery) = &event {
             let mut runs = self.instances[instance].runs.values();
-            self.lingered += u64::from(runs.any(|run| run.settled && run.seq == delivery.stream_seq));
+            self.lingered +=
+                u64::from(runs.any(|run| run.settled && run.seq == delivery.stream_seq));
         }
         self.instances[instance].flow.step_all([event], now, &mut out);
         self.instances[instance].flow.check();
@@ -238,7 +242,8 @@ impl World {
     fn begin(&mut self, instance: usize, run: u64, seq: u64) {
         let lane = lane(seq);
         if let Some((other, theirs)) = self.running.insert(lane, (instance, seq)) {
-            let exposed = self.instances[other].runs.values().any(|run| run.seq == theirs && run.exposed);
+            let exposed =
+                self.instances[other].runs.values().any(|run| run.seq == theirs && run.exposed);
             assert!(
                 other != instance && exposed,
                 "lane {lane}: {instance} began {seq} while {other} was at work with {theirs}"
@@ -258,9 +263,12 @@ impl World {
         self.send(instance, work, Wire::Settle { run, manner });
     }
 
-    /// Handlers that can be dropped are dropped at once; somebody may hold their message for longer.
+    /// Handlers that can be dropped are dropped at once; somebody may hold their message for
+    /// longer.
     fn cancel(&mut self, instance: usize) {
-        for (run, Handler { seq, settled, .. }) in std::mem::take(&mut self.instances[instance].runs) {
+        for (run, Handler { seq, settled, .. }) in
+            std::mem::take(&mut self.instances[instance].runs)
+        {
             self.leave_lane(instance, seq);
             let linger = if self.random.u8(..4) == 0 { self.random.u64(1..3000) } else { 0 };
             if !settled && self.random.bool() {
@@ -359,7 +367,12 @@ impl World {
                     question,
                     delivered_stream_seq: self.server.next - 1,
                     delivered_consumer_seq: self.server.consumer_seq,
-                    ack_floor_stream_seq: self.server.pending.keys().next().map_or(self.server.next, |s| *s)
+                    ack_floor_stream_seq: self
+                        .server
+                        .pending
+                        .keys()
+                        .next()
+                        .map_or(self.server.next, |s| *s)
                         - 1,
                     ack_pending: self.server.pending.len(),
                     pinned: self.server.pin.as_ref().map(|(pin, _)| pin.clone()),
@@ -386,7 +399,14 @@ impl World {
         let heartbeat_at =
             if pull.heartbeat.is_zero() { u64::MAX } else { self.now + millis(pull.heartbeat) };
         let expires = self.now + millis(pull.expires);
-        self.server.waiting.push(Waiting { instance, life, left: pull.batch, expires, heartbeat_at, pull });
+        self.server.waiting.push(Waiting {
+            instance,
+            life,
+            left: pull.batch,
+            expires,
+            heartbeat_at,
+            pull,
+        });
     }
 
     /// What the server does by itself as time passes.
@@ -398,7 +418,11 @@ impl World {
         let now = self.now;
         self.server.waiting.retain_mut(|w| {
             let mut tell = |status, unused| {
-                told.push((w.instance, w.life, Event::Status { pull: w.pull.number, status, unused }))
+                told.push((
+                    w.instance,
+                    w.life,
+                    Event::Status { pull: w.pull.number, status, unused },
+                ))
             };
             if now >= w.expires {
                 tell(PullStatus::Accepted { ended: true }, w.left);
@@ -418,7 +442,8 @@ impl World {
 
     /// Delivers one message if there is one and somebody may have it.
     fn deliver(&mut self) -> bool {
-        let again = self.server.pending.iter().find(|(_, p)| p.due <= self.now).map(|(seq, _)| *seq);
+        let again =
+            self.server.pending.iter().find(|(_, p)| p.due <= self.now).map(|(seq, _)| *seq);
         while self.server.acked.contains(&self.server.next) {
             self.server.next += 1;
         }
@@ -445,13 +470,18 @@ impl World {
             if let Some(status) = status {
                 self.server.waiting.remove(at);
                 if let Some(status) = status {
-                    self.send_client(instance, life, Event::Status { pull: number, status, unused: 0 });
+                    self.send_client(
+                        instance,
+                        life,
+                        Event::Status { pull: number, status, unused: 0 },
+                    );
                 }
                 continue;
             }
             if pin.is_none() {
                 self.server.pins += 1;
-                self.server.pin = Some((format!("pin-{}", self.server.pins), self.now + self.server.ttl));
+                self.server.pin =
+                    Some((format!("pin-{}", self.server.pins), self.now + self.server.ttl));
             }
             let waiting = &mut self.server.waiting[at];
             waiting.left -= 1;
@@ -489,7 +519,8 @@ impl World {
                 self.cancel(at);
                 let flow = self.flow();
                 let life = self.instances[at].life + 1;
-                let fresh = Instance { flow, life, alive: true, cut_until: 0, runs: BTreeMap::new() };
+                let fresh =
+                    Instance { flow, life, alive: true, cut_until: 0, runs: BTreeMap::new() };
                 self.instances[at] = fresh;
                 self.step(at, Event::Attach);
             }
@@ -506,21 +537,27 @@ impl World {
         }
     }
 
-    /// Somebody sets the consumer back: what it delivered from there on comes again, as if for the first time.
+    /// Somebody sets the consumer back: what it delivered from there on comes again, as if for the
+    /// first time.
     fn reset(&mut self) {
         let floor = self.server.pending.keys().next().map_or(self.server.next, |first| *first);
         let back_to = self.random.u64(floor.saturating_sub(40).max(1)..=floor);
         self.server.pending.clear();
-        self.instances.iter_mut().flat_map(|i| i.runs.values_mut()).for_each(|run| run.exposed = true);
+        self.instances
+            .iter_mut()
+            .flat_map(|i| i.runs.values_mut())
+            .for_each(|run| run.exposed = true);
         self.server.consumer_seq = 0;
         self.server.next = back_to;
         self.replay.extend(self.server.acked.split_off(&back_to));
-        // An acknowledgement says nothing about when it was sent: one that meets the next delivery counts for that.
+        // An acknowledgement says nothing about when it was sent: one that meets the next delivery
+        // counts for that.
         self.letters.retain(|letter| !matches!(letter.wire, Wire::ToServer(ToServer::Ack(_))));
         self.resets += 1;
     }
 
-    /// The server restarts from a state that is a little old: it knows no pin, nor what it delivered last.
+    /// The server restarts from a state that is a little old: it knows no pin, nor what it
+    /// delivered last.
     fn restart(&mut self) {
         let back_at = self.now + self.random.u64(50..500);
         let recent = self.now - self.random.u64(0..50).min(self.now);
@@ -533,8 +570,14 @@ impl World {
             self.server.pending.retain(|seq, _| *seq < first);
         }
         self.letters.retain(|letter| {
-            let own = matches!(&letter.wire, Wire::ToClient(Event::Finished { .. } | Event::Settled { .. }));
-            own || matches!(letter.wire, Wire::Settle { .. } | Wire::Confirmed { .. } | Wire::Finish { .. })
+            let own = matches!(
+                &letter.wire,
+                Wire::ToClient(Event::Finished { .. } | Event::Settled { .. })
+            );
+            own || matches!(
+                letter.wire,
+                Wire::Settle { .. } | Wire::Confirmed { .. } | Wire::Finish { .. }
+            )
         });
         for at in 0..self.instances.len() {
             self.instances[at].cut_until = back_at;
@@ -545,7 +588,11 @@ impl World {
     fn run(&mut self) {
         while self.server.acked.len() < MESSAGES as usize {
             self.now += 1;
-            assert!(self.now < 3_600_000, "{} of {MESSAGES} handled in an hour", self.server.acked.len());
+            assert!(
+                self.now < 3_600_000,
+                "{} of {MESSAGES} handled in an hour",
+                self.server.acked.len()
+            );
             self.disturb();
             self.tend();
             self.letters.sort_by_key(|letter| (letter.at, letter.order));
@@ -576,7 +623,11 @@ impl World {
                 }
             }
         }
-        assert_eq!(self.successes.len(), MESSAGES as usize, "a message was acknowledged that nobody handled");
+        assert_eq!(
+            self.successes.len(),
+            MESSAGES as usize,
+            "a message was acknowledged that nobody handled"
+        );
         // What is dropped without need comes again after an ack wait only.
         assert!(
             self.noticed <= self.resets,
@@ -584,7 +635,11 @@ impl World {
             self.resets,
             self.noticed
         );
-        assert!(self.replay.is_empty(), "not handled again after the consumer was reset: {:?}", self.replay);
+        assert!(
+            self.replay.is_empty(),
+            "not handled again after the consumer was reset: {:?}",
+            self.replay
+        );
     }
 }
 
@@ -601,7 +656,10 @@ fn flows_keep_their_promise_against_a_model_server() {
         resets += world.resets;
         lingered += world.lingered;
     }
-    println!("{pin_losses} pins lost, {resets} resets, {lingered} came again while their handler lingered");
+    println!(
+        "{pin_losses} pins lost, {resets} resets, {lingered} came again while their handler \
+         lingered"
+    );
     assert!(
         first.is_some() || pin_losses.min(resets).min(lingered) > 0,
         "the faults did not reach the flows"

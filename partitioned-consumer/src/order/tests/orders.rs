@@ -1,5 +1,6 @@
-//! Every order in which two messages of one lane can be delivered, settled, delivered again, finished, and their pin or
-//! consumer changed under them: the flow's books have to agree after each step.
+//! Every order in which two messages of one lane can be delivered, settled, delivered again,
+//! finished, and their pin or consumer changed under them: the flow's books have to agree after
+//! each step.
 
 use super::*;
 
@@ -45,7 +46,8 @@ struct State {
     consumer_seq: u64,
     pins: u64,
     deliveries: u64,
-    /// The handlers that have not ended, oldest first; one lane has one, and those that outlived a pin.
+    /// The handlers that have not ended, oldest first; one lane has one, and those that outlived a
+    /// pin.
     live: Vec<u64>,
 }
 
@@ -112,7 +114,12 @@ impl State {
         self.flow.step_all([event], Duration::ZERO, &mut out);
         self.flow.check();
         while let Some(run) = self.flow.next_run(Duration::ZERO, &mut out) {
-            assert!(self.live.is_empty(), "{:?} are at work in the lane of {}", self.live, run.content);
+            assert!(
+                self.live.is_empty(),
+                "{:?} are at work in the lane of {}",
+                self.live,
+                run.content
+            );
             self.live.push(run.run);
         }
         self.flow.check();

@@ -1,5 +1,5 @@
-//! Chaos: members join, leave, are killed and stopped, partitions move, the broker restarts, and all the while messages
-//! flow. Everything random comes from one seed.
+//! Chaos: members join, leave, are killed and stopped, partitions move, the broker restarts, and
+//! all the while messages flow. Everything random comes from one seed.
 
 use std::fs::File;
 use std::io::Write;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use async_nats::jetstream;
 use natsway_partitioned_consumer::{Error, GroupKind, MemberMapping, Membership};
-use natsway_testkit::{Broker, Cluster, Process};
+use natsway_testkit::{Cluster, Process, TestBroker};
 use serde::Serialize;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
@@ -37,7 +37,8 @@ pub struct Plan {
     pub logs: PathBuf,
     /// The consumers' limit.
     pub max_ack_pending: i64,
-    /// Copies of everything: with more than one, a cluster of as many brokers, one of which restarts at a time.
+    /// Copies of everything: with more than one, a cluster of as many brokers, one of which
+    /// restarts at a time.
     pub replicas: usize,
 }
 
@@ -93,13 +94,13 @@ struct Ended {
 }
 
 enum Brokers {
-    One(Broker),
+    One(TestBroker),
     Cluster(Cluster),
 }
 
 impl Brokers {
     async fn start(replicas: usize) -> Self {
-        let settings = Broker::builder().jetstream();
+        let settings = TestBroker::builder().jetstream();
         match replicas {
             1 => Self::One(settings.port(natsway_testkit::free_port()).start().await),
             more => Self::Cluster(settings.start_cluster(more).await),
@@ -116,7 +117,7 @@ impl Brokers {
     fn log(&self) -> String {
         match self {
             Self::One(broker) => broker.log(),
-            Self::Cluster(cluster) => cluster.iter().map(Broker::log).collect(),
+            Self::Cluster(cluster) => cluster.iter().map(TestBroker::log).collect(),
         }
     }
 
@@ -202,17 +203,19 @@ pub async fn run(plan: Plan) -> Result<Outcome> {
     })
 }
 
-/// A broker that was restarted never acknowledges what was published before; the client would wait for seconds, and
-/// the chaos go on with no messages in it.
+/// A broker that was restarted never acknowledges what was published before; the client would wait
+/// for seconds, and the chaos go on with no messages in it.
 const ACK_PATIENCE: Duration = Duration::from_millis(500);
 
-/// Publishes numbered messages, key by key, and gives back how far each key came: the last number that was stored.
+/// Publishes numbered messages, key by key, and gives back how far each key came: the last number
+/// that was stored.
 async fn publish(context: jetstream::Context, stop: CancellationToken) -> u64 {
     let mut number = 0;
     while !stop.is_cancelled() {
         number += 1;
         for key in 0..KEYS {
-            // The broker restarts now and then: the identifier keeps a repeated publish from being stored twice.
+            // The broker restarts now and then: the identifier keeps a repeated publish from being
+            // stored twice.
             loop {
                 let message = jetstream::message::PublishMessage::build()
                     .payload(number.to_string().into())
@@ -250,8 +253,10 @@ impl Chaos {
             moody: true,
             log: log.to_string_lossy().into_owned(),
         };
-        let process =
-            Process::builder(&self.plan.member).name(&name).arg(serde_json::to_string(&orders)?).start();
+        let process = Process::builder(&self.plan.member)
+            .name(&name)
+            .arg(serde_json::to_string(&orders)?)
+            .start();
         Ok(Instance { name, log, process })
     }
 
@@ -272,7 +277,8 @@ impl Chaos {
     async fn disturb(&mut self) -> Result<()> {
         let drawn = match &self.stage {
             Stage::Elastic(_) => self.random.u32(0..100),
-            // No membership to change, and a durable that somebody deletes is a loss that no member can heal.
+            // No membership to change, and a durable that somebody deletes is a loss that no member
+            // can heal.
             Stage::Static(_) => [72, 72, 82, 82, 91, 99][self.random.usize(0..6)],
         };
         match drawn {
@@ -329,9 +335,12 @@ impl Chaos {
     async fn set_members(&mut self, wanted: &[&str]) -> Result<(), Error> {
         let Stage::Elastic(group) = &self.stage else { return Ok(()) };
         if self.random.u8(..10) == 0 && !wanted.is_empty() {
-            let share = |at: usize| (0..PARTITIONS).filter(move |p| *p as usize % wanted.len() == at);
-            let mappings =
-                wanted.iter().enumerate().map(|(at, member)| MemberMapping::new(*member, share(at)));
+            let share =
+                |at: usize| (0..PARTITIONS).filter(move |p| *p as usize % wanted.len() == at);
+            let mappings = wanted
+                .iter()
+                .enumerate()
+                .map(|(at, member)| MemberMapping::new(*member, share(at)));
             return group.set_mappings(mappings).await;
         }
         if matches!(group.config().await?.membership, Membership::Mapped(_)) {
@@ -353,7 +362,11 @@ impl Chaos {
         self.faults.push(now_ns());
         self.note(&format!("kill {}", instance.name))?;
         instance.process.kill9();
-        self.ended.push(Ended { name: instance.name, log: instance.log, killed_ns: Some(now_ns()) });
+        self.ended.push(Ended {
+            name: instance.name,
+            log: instance.log,
+            killed_ns: Some(now_ns()),
+        });
         self.outcome.kills += 1;
         self.running[slot] = Some(self.start(slot)?);
         Ok(())
@@ -370,7 +383,8 @@ impl Chaos {
     }
 
     async fn finish(&mut self, mut instance: Instance) -> Result<()> {
-        // A member hears signals before it makes its log; one that is not up yet is ended by them, and has handled nothing.
+        // A member hears signals before it makes its log; one that is not up yet is ended by them,
+        // and has handled nothing.
         let up = instance.log.exists();
         instance.process.terminate();
         let status = instance.process.wait_exit(Duration::from_secs(30)).await;
@@ -382,7 +396,11 @@ impl Chaos {
     }
 
     /// Lets everything come to rest, and judges.
-    async fn settle(mut self, stop: &CancellationToken, traffic: JoinHandle<u64>) -> Result<Outcome> {
+    async fn settle(
+        mut self,
+        stop: &CancellationToken,
+        traffic: JoinHandle<u64>,
+    ) -> Result<Outcome> {
         stop.cancel();
         let last = traffic.await?;
         self.set_members(&MEMBERS).await?;

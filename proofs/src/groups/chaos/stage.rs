@@ -17,7 +17,11 @@ pub(super) enum Stage {
 
 impl Stage {
     /// Makes the stream and the group, with every member in it.
-    pub(super) async fn set(context: &jetstream::Context, kind: GroupKind, replicas: usize) -> Result<Self> {
+    pub(super) async fn set(
+        context: &jetstream::Context,
+        kind: GroupKind,
+        replicas: usize,
+    ) -> Result<Self> {
         let mut config = stream::Config {
             name: STREAM.into(),
             subjects: vec!["orders.*".into()],
@@ -27,7 +31,9 @@ impl Stage {
         if kind == GroupKind::Static {
             config.subject_transform = Some(stream::SubjectTransform {
                 source: "orders.*".into(),
-                destination: format!("{{{{partition({PARTITIONS},1)}}}}.orders.{{{{wildcard(1)}}}}"),
+                destination: format!(
+                    "{{{{partition({PARTITIONS},1)}}}}.orders.{{{{wildcard(1)}}}}"
+                ),
             });
         }
         context.create_stream(config).await?;
@@ -67,7 +73,10 @@ impl Stage {
     }
 
     /// Where each consumer stands.
-    pub(super) async fn consumers(&self, context: &jetstream::Context) -> Result<Vec<consumer::Info>> {
+    pub(super) async fn consumers(
+        &self,
+        context: &jetstream::Context,
+    ) -> Result<Vec<consumer::Info>> {
         let stream = self.stream(context).await?;
         Ok(stream.consumers().try_collect().await?)
     }

@@ -1,6 +1,7 @@
 //! The few requests to a Docker Engine that are needed, over its socket.
 //!
-//! <https://docs.docker.com/reference/api/engine/>; without a version in the path, the engine takes its own newest.
+//! <https://docs.docker.com/reference/api/engine/>; without a version in the path, the engine takes
+//! its own newest.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -97,7 +98,11 @@ impl Engine {
     }
 
     /// All containers of a Compose service, those that ended included.
-    pub(super) async fn containers(&self, project: &str, service: &str) -> Result<Vec<Container>, String> {
+    pub(super) async fn containers(
+        &self,
+        project: &str,
+        service: &str,
+    ) -> Result<Vec<Container>, String> {
         let labels = [format!("{PROJECT}={project}"), format!("{SERVICE}={service}")];
         let filters = encoded(&json!({ "label": labels }).to_string());
         let path = format!("/containers/json?all=true&filters={filters}");
@@ -115,13 +120,18 @@ impl Engine {
     pub(super) async fn create(&self, name: &str, config: &Value) -> Result<String, String> {
         let path = format!("/containers/create?name={}", encoded(name));
         let answer = self.ask(Method::POST, &path, Some(config), WITHIN).await?;
-        let created: Created =
-            serde_json::from_slice(&answer).map_err(|error| format!("container {name}: {error}"))?;
+        let created: Created = serde_json::from_slice(&answer)
+            .map_err(|error| format!("container {name}: {error}"))?;
         Ok(created.id)
     }
 
     /// Puts a container into a network.
-    pub(super) async fn connect(&self, network: &str, id: &str, endpoint: &Value) -> Result<(), String> {
+    pub(super) async fn connect(
+        &self,
+        network: &str,
+        id: &str,
+        endpoint: &Value,
+    ) -> Result<(), String> {
         let path = format!("/networks/{}/connect", encoded(network));
         let body = json!({ "Container": id, "EndpointConfig": endpoint });
         self.ask(Method::POST, &path, Some(&body), WITHIN).await.map(drop)
@@ -160,10 +170,16 @@ impl Engine {
         }
     }
 
-    async fn exchange(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Bytes, String> {
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Bytes, String> {
         let stream = UnixStream::connect(&self.socket).await;
-        let stream =
-            stream.map_err(|error| format!("{error}; is the engine running, and may we use its socket"))?;
+        let stream = stream.map_err(|error| {
+            format!("{error}; is the engine running, and may we use its socket")
+        })?;
         let (mut sender, connection) =
             handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
         let driving = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(connection));
@@ -197,18 +213,23 @@ impl Engine {
 
 /// Whether that is how a proxy refuses what it does not pass on.
 fn is_denial(status: StatusCode) -> bool {
-    matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::METHOD_NOT_ALLOWED)
+    matches!(
+        status,
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::METHOD_NOT_ALLOWED
+    )
 }
 
 /// What whoever runs a proxy before the engine can do so that it passes a request on.
 fn denied(method: &Method, body: Option<&Value>) -> String {
     let mounted = body.map(mounted).unwrap_or_default();
     if mounted.is_empty() {
-        return format!("the proxy before the engine does not permit it; permit it there (-allow{method})");
+        return format!(
+            "the proxy before the engine does not permit it; permit it there (-allow{method})"
+        );
     }
     format!(
-        "the proxy before the engine does not permit it; workers mount {} of this host, so name that in \
-         NATSWAY_WORKER_MOUNTS (-allowbindmountfrom)",
+        "the proxy before the engine does not permit it; workers mount {} of this host, so name \
+         that in NATSWAY_WORKER_MOUNTS (-allowbindmountfrom)",
         mounted.join(", ")
     )
 }
@@ -218,9 +239,11 @@ fn mounted(config: &Value) -> Vec<&str> {
     let host = &config["HostConfig"];
     let binds = host["Binds"].as_array().into_iter().flatten().filter_map(Value::as_str);
     // A volume's name begins with no slash.
-    let binds = binds.filter(|bind| bind.starts_with('/')).filter_map(|bind| bind.split(':').next());
+    let binds =
+        binds.filter(|bind| bind.starts_with('/')).filter_map(|bind| bind.split(':').next());
     let mounts = host["Mounts"].as_array().into_iter().flatten();
-    let mounts = mounts.filter(|mount| mount["Type"] == "bind").filter_map(|mount| mount["Source"].as_str());
+    let mounts =
+        mounts.filter(|mount| mount["Type"] == "bind").filter_map(|mount| mount["Source"].as_str());
     binds.chain(mounts).collect()
 }
 

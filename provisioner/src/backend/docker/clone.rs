@@ -19,7 +19,8 @@ pub(super) struct Twin {
     pub(super) further_networks: Map<String, Value>,
 }
 
-/// From what the engine says of a container: the same but for its number, and what only one can have.
+/// From what the engine says of a container: the same but for its number, and what only one can
+/// have.
 pub(super) fn of(template: &Value, number: u32) -> Twin {
     let mut config = template["Config"].as_object().cloned().unwrap_or_default();
     // The engine makes these of the container's id when they are not given.
@@ -33,10 +34,14 @@ pub(super) fn of(template: &Value, number: u32) -> Twin {
     host.remove("ContainerIDFile");
     free_ports(&mut host);
     let mut networks = endpoints(template);
-    let main = host.get("NetworkMode").and_then(Value::as_str).filter(|mode| networks.contains_key(*mode));
+    let main =
+        host.get("NetworkMode").and_then(Value::as_str).filter(|mode| networks.contains_key(*mode));
     if let Some(main) = main.map(str::to_owned).or_else(|| networks.keys().next().cloned()) {
         let endpoint = networks.remove(&main);
-        config.insert("NetworkingConfig".to_owned(), json!({ "EndpointsConfig": { (main): endpoint } }));
+        config.insert(
+            "NetworkingConfig".to_owned(),
+            json!({ "EndpointsConfig": { (main): endpoint } }),
+        );
     }
     config.insert("HostConfig".to_owned(), Value::Object(host));
     Twin { config: Value::Object(config), further_networks: networks }
@@ -44,7 +49,9 @@ pub(super) fn of(template: &Value, number: u32) -> Twin {
 
 /// A port of the host can be bound once; a clone gets any that is free.
 fn free_ports(host: &mut Map<String, Value>) {
-    let Some(bindings) = host.get_mut("PortBindings").and_then(Value::as_object_mut) else { return };
+    let Some(bindings) = host.get_mut("PortBindings").and_then(Value::as_object_mut) else {
+        return;
+    };
     for binding in bindings.values_mut().filter_map(Value::as_array_mut).flatten() {
         binding["HostPort"] = json!("");
     }
@@ -58,7 +65,8 @@ fn endpoints(template: &Value) -> Map<String, Value> {
     let networks = template["NetworkSettings"]["Networks"].as_object();
     let endpoint = |(network, settings): (&String, &Value)| {
         let aliases = settings["Aliases"].as_array().into_iter().flatten();
-        let shared: Vec<&str> = aliases.filter_map(Value::as_str).filter(|alias| !is_own(alias)).collect();
+        let shared: Vec<&str> =
+            aliases.filter_map(Value::as_str).filter(|alias| !is_own(alias)).collect();
         (network.clone(), json!({ "Aliases": shared }))
     };
     networks.into_iter().flatten().map(endpoint).collect()
@@ -86,7 +94,10 @@ mod tests {
             } },
         });
         let Twin { config: clone, further_networks } = of(&template, 4);
-        assert_eq!(Value::Object(further_networks), json!({ "shop_back": { "Aliases": ["worker"] } }));
+        assert_eq!(
+            Value::Object(further_networks),
+            json!({ "shop_back": { "Aliases": ["worker"] } })
+        );
         assert_eq!(clone["Labels"]["com.docker.compose.container-number"], "4");
         assert_eq!(clone["Labels"]["com.docker.compose.config-hash"], "77");
         assert_eq!(clone["Labels"][OWNER], "true");

@@ -1,9 +1,10 @@
 //! Instances as containers of a Compose service, by the Docker Engine's own API.
 //!
-//! Containers are cloned from one that Compose made, with its labels, so that Compose sees its own; the number is theirs alone and
-//! an owner label is ours. `docker compose up` sets the scale back to what its file says: the next poll counts, and
-//! sets it right again. Everything that must be remembered is in the engine: a container that is told to leave is
-//! renamed first, so that another provisioner counts it as leaving too, and stops it if that was not done.
+//! Containers are cloned from one that Compose made, with its labels, so that Compose sees its own;
+//! the number is theirs alone and an owner label is ours. `docker compose up` sets the scale back
+//! to what its file says: the next poll counts, and sets it right again. Everything that must be
+//! remembered is in the engine: a container that is told to leave is renamed first, so that another
+//! provisioner counts it as leaving too, and stops it if that was not done.
 
 mod api;
 mod clone;
@@ -46,7 +47,7 @@ pub struct DockerRules {
     pub stop_deadline: Duration,
 }
 
-/// Starts and stops containers.
+/// StartupEstimator and stops containers.
 pub struct Docker {
     rules: DockerRules,
     engine: Engine,
@@ -104,8 +105,8 @@ impl Docker {
         Ok(instances)
     }
 
-    /// Removes what we made and has ended, or never began. What Compose made is Compose's to remove; it gets its name back, by which it is
-    /// started again.
+    /// Removes what we made and has ended, or never began. What Compose made is Compose's to
+    /// remove; it gets its name back, by which it is started again.
     async fn clear(&self, now_ms: u64, container: &Container) {
         let age = Duration::from_millis(now_ms.saturating_sub(container.created_s * 1_000));
         let is_over = container.has_ended() || container.never_began() && age > BEGINS_WITHIN;
@@ -118,14 +119,17 @@ impl Docker {
         };
         match done {
             Ok(()) => info!(container = %container.name(), "container cleared away"),
-            Err(error) => warn!(container = %container.name(), %error, "container not cleared away"),
+            Err(error) => {
+                warn!(container = %container.name(), %error, "container not cleared away")
+            }
         }
     }
 
     async fn launch(&mut self) -> Result<(), BackendError> {
         let containers = self.list().await?;
         let is_template = |container: &&Container| !container.is_leaving();
-        let running = containers.iter().filter(|container| container.is_running()).find(is_template);
+        let running =
+            containers.iter().filter(|container| container.is_running()).find(is_template);
         let Some(template) = running.or_else(|| containers.iter().find(is_template)) else {
             return Err(self.failed("it has no container to clone: `docker compose up` it once"));
         };
@@ -139,7 +143,9 @@ impl Docker {
             if let Err(error) = self.begin(&id, &twin).await {
                 // Otherwise each try would leave one behind.
                 let removed = self.engine.remove(&id).await;
-                return Err(removed.err().map_or(error.clone(), |also| format!("{error}; then {also}")));
+                return Err(removed
+                    .err()
+                    .map_or(error.clone(), |also| format!("{error}; then {also}")));
             }
             info!(container = %name, "container started");
             Ok::<(), String>(())
@@ -157,7 +163,9 @@ impl Docker {
 
     async fn tell_to_stop(&mut self, id: &str) -> Result<(), BackendError> {
         let containers = self.list().await?;
-        let Some(container) = containers.iter().find(|container| container.id == id) else { return Ok(()) };
+        let Some(container) = containers.iter().find(|container| container.id == id) else {
+            return Ok(());
+        };
         if !container.is_leaving() {
             let name = format!("{}{LEAVING}", container.name());
             self.engine.rename(id, &name).await.map_err(|error| self.failed(error))?;
@@ -167,8 +175,9 @@ impl Docker {
         Ok(())
     }
 
-    /// Has a container stopped, unless that is under way. The engine answers when it has stopped, and goes on when nobody waits for
-    /// that; what it could not do is tried again at the next look.
+    /// Has a container stopped, unless that is under way. The engine answers when it has stopped,
+    /// and goes on when nobody waits for that; what it could not do is tried again at the next
+    /// poll.
     fn stop_once(&self, id: &str) {
         let stopping = Arc::clone(&self.stopping);
         if !stopping.lock().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned()) {

@@ -11,7 +11,8 @@ pub(super) struct Identity {
 }
 
 impl Identity {
-    /// Reads what a process wrote of itself: its line of `/proc/<pid>/stat`, or its pid and what `ps` says.
+    /// Reads what a process wrote of itself: its line of `/proc/<pid>/stat`, or its pid and what
+    /// `ps` says.
     pub(super) fn parse(line: &str) -> Option<Identity> {
         let line = line.trim();
         let (pid, rest) = line.split_once(' ')?;
@@ -23,7 +24,8 @@ impl Identity {
         self.pid
     }
 
-    /// Whether the process is there and was stopped (SIGSTOP), so that it does nothing. Only Linux tells.
+    /// Whether the process is there and was stopped (SIGSTOP), so that it does nothing. Only Linux
+    /// tells.
     pub(super) fn is_stopped(&self) -> bool {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
         stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
@@ -32,8 +34,11 @@ impl Identity {
     /// Whether the very process is there, and is no zombie.
     pub(super) fn is_alive(&self) -> bool {
         if fs::exists("/proc/self/stat").unwrap_or(false) {
-            let Ok(stat) = fs::read_to_string(format!("/proc/{}/stat", self.pid)) else { return false };
-            let is_zombie = stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['Z', 'X']));
+            let Ok(stat) = fs::read_to_string(format!("/proc/{}/stat", self.pid)) else {
+                return false;
+            };
+            let is_zombie =
+                stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['Z', 'X']));
             return !is_zombie && Identity::parse(&stat).as_ref() == Some(self);
         }
         let ps = Command::new("ps").args(["-o", "lstart=", "-p", &self.pid.to_string()]).output();
@@ -41,7 +46,8 @@ impl Identity {
     }
 }
 
-/// The start time: field 22 of Linux's `stat`, of which `rest` lacks the first, or all of what `ps` says.
+/// The start time: field 22 of Linux's `stat`, of which `rest` lacks the first, or all of what `ps`
+/// says.
 fn started(rest: &str) -> Option<&str> {
     match rest.rsplit_once(") ") {
         // The name is in parentheses and may hold anything; after it come fields 3 and on.

@@ -1,15 +1,19 @@
 //! Instances as processes of the system, each the leader of a process group of its own.
 //!
-//! They outlive the provisioner. Another one finds them in the state directory and goes on with them; none is started
-//! twice and none is forgotten:
+//! They outlive the provisioner. Another one finds them in the state directory and goes on with
+//! them; none is started twice and none is forgotten:
 //!
-//! - `lock` is held by the one provisioner that manages the directory, and falls with it, however it ends.
-//! - `<id>/` is one instance. It is made before the process is; the process writes `<id>/pid` itself, with the time when
-//!   it was started, before it becomes the program; where it cannot, because the directory is gone, it ends. So a
-//!   directory without a pid is a process that will appear at once or never.
-//! - `<id>/rules` says by which command and environment it was started, so that others are told apart when these change.
+//! - `lock` is held by the one provisioner that manages the directory, and falls with it, however
+//!   it ends.
+//! - `<id>/` is one instance. It is made before the process is; the process writes `<id>/pid`
+//!   itself, with the time when it was started, before it becomes the program; where it cannot,
+//!   because the directory is gone, it ends. So a directory without a pid is a process that will
+//!   appear at once or never.
+//! - `<id>/rules` says by which command and environment it was started, so that others are told
+//!   apart when these change.
 //! - `<id>/stop` says since when it is told to stop, so that whoever goes on knows when to kill it.
-//! - `<id>/log` has what the process writes; when it has ended, it goes to `logs/`, which keeps the newest twenty.
+//! - `<id>/log` has what the process writes; when it has ended, it goes to `logs/`, which keeps the
+//!   newest twenty.
 //!
 //! A pid is believed only while the process that has it was started at the time that was written.
 
@@ -43,7 +47,8 @@ log=$1/log; shift
 exec "$@" >>"$log" 2>&1
 "#;
 
-/// A process that has not written its pid after this never will: it was not started, or could not write.
+/// A process that has not written its pid after this never will: it was not started, or could not
+/// write.
 const APPEARS_WITHIN: Duration = Duration::from_secs(5);
 
 /// What a processes backend is told.
@@ -53,8 +58,8 @@ pub struct ProcessRules {
     pub command: Vec<String>,
     /// Variables added to the environment.
     pub environment: Vec<(String, String)>,
-    /// Variables whose name begins with `NATS_` and that are passed on; without, those that say where the broker is and
-    /// not who we are.
+    /// Variables whose name begins with `NATS_` and that are passed on; without, those that say
+    /// where the broker is and not who we are.
     pub inherit: Option<Vec<String>>,
     /// Where the state is kept; one directory for each target.
     pub state: PathBuf,
@@ -65,7 +70,8 @@ pub struct ProcessRules {
 }
 
 impl ProcessRules {
-    /// A number for what an instance is started by: another one for another command or environment (FNV-1a).
+    /// A number for what an instance is started by: another one for another command or environment
+    /// (FNV-1a).
     fn fingerprint(&self) -> u64 {
         // The number of words comes first, so that none can pass from one list to the other.
         let count = self.command.len().to_string();
@@ -81,20 +87,26 @@ impl ProcessRules {
     fn find_program(&self) -> io::Result<()> {
         let program = &self.command[0];
         let is_program = |path: &Path| {
-            path.metadata().is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
+            path.metadata()
+                .is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
         };
-        let own =
-            self.environment.iter().find(|(key, _)| key == "PATH").map(|(_, value)| OsString::from(value));
+        let own = self
+            .environment
+            .iter()
+            .find(|(key, _)| key == "PATH")
+            .map(|(_, value)| OsString::from(value));
         let path = own.or_else(|| std::env::var_os("PATH")).unwrap_or_default();
         let is_found = match program.contains('/') {
             true => is_program(Path::new(program)),
-            false => std::env::split_paths(&path).any(|directory| is_program(&directory.join(program))),
+            false => {
+                std::env::split_paths(&path).any(|directory| is_program(&directory.join(program)))
+            }
         };
         match is_found {
             true => Ok(()),
-            false if program.contains('/') => {
-                Err(io::Error::other(format!("{program} is no program that may be run: is it installed?")))
-            }
+            false if program.contains('/') => Err(io::Error::other(format!(
+                "{program} is no program that may be run: is it installed?"
+            ))),
             false => Err(io::Error::other(format!(
                 "no program {program} in PATH ({}): is it installed?",
                 path.display()
@@ -103,7 +115,7 @@ impl ProcessRules {
     }
 }
 
-/// Starts and stops processes.
+/// StartupEstimator and stops processes.
 pub struct Processes {
     rules: ProcessRules,
     state: StateDirectory,
@@ -122,7 +134,8 @@ impl Processes {
         if rules.command.is_empty() {
             return Err(BackendError::new(what(), "no command was given"));
         }
-        let state = StateDirectory::open(&rules.state).map_err(|error| BackendError::new(what(), error))?;
+        let state =
+            StateDirectory::open(&rules.state).map_err(|error| BackendError::new(what(), error))?;
         Ok(Processes { rules, state, clock: Clock::start(), children: Vec::new() })
     }
 
@@ -130,7 +143,8 @@ impl Processes {
         self.clock.unix_ms_at(Instant::now())
     }
 
-    /// Looks at every entry, forgets those whose process is gone, and kills those that had their time.
+    /// Looks at every entry, forgets those whose process is gone, and kills those that had their
+    /// time.
     fn survey(&mut self) -> io::Result<Vec<Instance>> {
         self.children.retain_mut(|child| !matches!(child.try_wait(), Ok(Some(_))));
         let now_ms = self.now_ms();
@@ -143,8 +157,9 @@ impl Processes {
 
     fn judge(&self, now_ms: u64, entry: &Entry) -> io::Result<Option<Instance>> {
         let is_outdated = entry.rules.is_some_and(|rules| rules != self.rules.fingerprint());
-        let instance =
-            |state| Some(Instance { is_outdated, ..Instance::new(&entry.id, state, entry.since_ms) });
+        let instance = |state| {
+            Some(Instance { is_outdated, ..Instance::new(&entry.id, state, entry.since_ms) })
+        };
         let age = Duration::from_millis(now_ms.saturating_sub(entry.since_ms));
         let Some(identity) = self.state.identity(entry)? else {
             if age < APPEARS_WITHIN {
@@ -167,7 +182,8 @@ impl Processes {
         }
         let Some(told_ms) = entry.stop_ms else {
             let works = age >= self.rules.ready_after;
-            let instance = instance(if works { InstanceState::Ready } else { InstanceState::Starting });
+            let instance =
+                instance(if works { InstanceState::Ready } else { InstanceState::Starting });
             return Ok(instance.map(|of| Instance { is_frozen: identity.is_stopped(), ..of }));
         };
         if Duration::from_millis(now_ms.saturating_sub(told_ms)) >= self.rules.stop_deadline {
@@ -183,9 +199,14 @@ impl Processes {
         let directory = self.state.add(&id, self.now_ms(), self.rules.fingerprint())?;
         let fill = |part: &String| OsString::from(part.replace("{instance}", &id));
         let mut command = Command::new("sh");
-        command.args(["-c", LAUNCH, "launch"]).arg(&directory).args(self.rules.command.iter().map(fill));
+        command
+            .args(["-c", LAUNCH, "launch"])
+            .arg(&directory)
+            .args(self.rules.command.iter().map(fill));
         let inherit = self.rules.inherit.as_deref();
-        for (name, _) in std::env::vars_os().filter(|(name, value)| !passes_on(inherit, name, value)) {
+        for (name, _) in
+            std::env::vars_os().filter(|(name, value)| !passes_on(inherit, name, value))
+        {
             command.env_remove(name);
         }
         command.envs(self.rules.environment.iter().map(|(key, value)| (key, value)));
@@ -219,8 +240,9 @@ impl Processes {
     }
 }
 
-/// What a process inherits of the variables by which a program connects to the broker, where nothing else is configured: a
-/// worker is another user of the broker than the provisioner, whose rights it must not have.
+/// What a process inherits of the variables by which a program connects to the broker, where
+/// nothing else is configured: a worker is another user of the broker than the provisioner, whose
+/// rights it must not have.
 const WHERE_THE_BROKER_IS: [&str; 3] = ["NATS_URL", "NATS_CA", "NATS_TLS_FIRST"];
 
 /// Whether a variable of ours is passed on to a process.
@@ -243,7 +265,8 @@ fn signal(identity: &Identity, signal: Signal) {
 
 impl Backend for Processes {
     fn instances(&mut self) -> BoxFuture<'_, Result<Vec<Instance>, BackendError>> {
-        let surveyed = self.survey().map_err(|error| BackendError::new("processes not counted", error));
+        let surveyed =
+            self.survey().map_err(|error| BackendError::new("processes not counted", error));
         ready(surveyed).boxed()
     }
 
@@ -282,7 +305,8 @@ mod tests {
             assert_eq!(passes(None, name, value), expected, "{name}={value}");
         }
         let named = ["NATS_CREDS".to_owned(), "NATS_URL".to_owned()];
-        for (name, expected) in [("NATS_CREDS", true), ("NATS_URL", true), ("NATS_CA", false), ("HOME", true)]
+        for (name, expected) in
+            [("NATS_CREDS", true), ("NATS_URL", true), ("NATS_CA", false), ("HOME", true)]
         {
             assert_eq!(passes(Some(&named), name, "me:s3cr3t@b"), expected, "{name}");
         }

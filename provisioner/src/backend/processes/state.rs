@@ -38,7 +38,9 @@ impl StateDirectory {
         let lock = OpenOptions::new().create(true).append(true).open(path.join("lock"))?;
         match lock.try_lock() {
             Ok(()) => Ok(StateDirectory { path, _lock: lock }),
-            Err(TryLockError::WouldBlock) => Err(io::Error::other("another provisioner manages it")),
+            Err(TryLockError::WouldBlock) => {
+                Err(io::Error::other("another provisioner manages it"))
+            }
             Err(TryLockError::Error(error)) => Err(error),
         }
     }
@@ -83,7 +85,8 @@ impl StateDirectory {
         fs::write(self.path.join(&entry.id).join("stop"), now_ms.to_string())
     }
 
-    /// Forgets an instance. The rename is what counts: a process that has not appeared yet cannot write its pid then.
+    /// Forgets an instance. The rename is what counts: a process that has not appeared yet cannot
+    /// write its pid then.
     pub(super) fn remove(&self, entry: &Entry) -> io::Result<()> {
         let gone = self.path.join(format!("gone.{}", entry.id));
         fs::rename(self.path.join(&entry.id), &gone)?;

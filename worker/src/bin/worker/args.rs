@@ -79,8 +79,9 @@ struct ServiceArgs {
     #[arg(long, env = "NATSWAY_NAME", value_name = "NAME")]
     name: Option<String>,
 
-    /// Namespace of this instance, one token: commands come to natsway.worker.<namespace>.<instance>, so that the broker can
-    /// keep them from other teams' workers
+    /// Namespace of this instance, one token: commands come to
+    /// natsway.worker.<namespace>.<instance>, so that the broker can keep them from other teams'
+    /// workers
     #[arg(long, env = "NATSWAY_NAMESPACE", value_name = "NAME")]
     namespace: Option<String>,
 
@@ -102,7 +103,8 @@ struct ServiceArgs {
     #[arg(long, env = "NATSWAY_ON_CANCEL", value_enum, default_value_t = Cancelled::Drop)]
     on_cancel: Cancelled,
 
-    /// Pass every request on to the service of this route, without a gateway, in place of answering it
+    /// Pass every request on to the service of this route, without a gateway, in place of answering
+    /// it
     #[arg(
         long,
         env = "NATSWAY_FORWARD_TO",
@@ -131,7 +133,8 @@ struct ThreadArgs {
     #[arg(long, env = "NATSWAY_THREADS", value_name = "COUNT")]
     threads: Option<NonZeroUsize>,
 
-    /// Threads that read requests, each with a broker connection; 1 by default, one per core with --per-core
+    /// Threads that read requests, each with a broker connection; 1 by default, one per core with
+    /// --per-core
     #[arg(long, env = "NATSWAY_READERS", value_name = "COUNT")]
     readers: Option<NonZeroUsize>,
 }
@@ -140,7 +143,12 @@ struct ThreadArgs {
 #[command(next_help_heading = "Limits")]
 struct LimitArgs {
     /// Requests held at once; more are left to other workers
-    #[arg(long, env = "NATSWAY_WORKER_MAX_IN_FLIGHT", value_name = "COUNT", default_value = "1024")]
+    #[arg(
+        long,
+        env = "NATSWAY_WORKER_MAX_IN_FLIGHT",
+        value_name = "COUNT",
+        default_value = "1024"
+    )]
     max_in_flight: NonZeroUsize,
 
     /// Bytes of requests held at once
@@ -157,8 +165,11 @@ struct LimitArgs {
     max_response_bytes: Option<NonZeroUsize>,
 
     /// How long leaving may take before handlers in flight are dropped
-    #[arg(long, env = "NATSWAY_WORKER_DRAIN_LIMIT", value_name = "TIME", default_value = "8s", value_parser = duration)]
-    drain_limit: Duration,
+    #[arg(
+        long, env = "NATSWAY_WORKER_DRAIN_TIMEOUT", value_name = "TIME", default_value = "8s",
+        value_parser = duration
+    )]
+    drain_timeout: Duration,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -195,8 +206,8 @@ impl Args {
         self.threading.threads
     }
 
-    /// Makes the worker's options and the demonstration service of the arguments, and what takes that service's place when
-    /// others are to do its work.
+    /// Makes the worker's options and the demonstration service of the arguments, and what takes
+    /// that service's place when others are to do its work.
     ///
     /// # Errors
     /// What has to be changed before a start.
@@ -212,15 +223,20 @@ impl Args {
             forward_to,
             ..
         } = self.service;
-        let LimitArgs { max_in_flight, max_in_flight_bytes, max_response_bytes, drain_limit } = self.limits;
+        let LimitArgs { max_in_flight, max_in_flight_bytes, max_response_bytes, drain_timeout } =
+            self.limits;
         let mut subjects = subject.into_iter();
         let first = subjects.next().unwrap_or_default();
         let instance = natsway_boot::random_id();
         let whoami = Whoami::new(&first, &instance);
-        let broker = self.broker.into_broker()?;
+        let broker = self.broker.into_config()?;
         let traced = self.traces.head_sampler();
-        let forward =
-            forward_to.map(|route| Forward { broker: broker.clone(), name: first.clone(), route, traced });
+        let forward = forward_to.map(|route| Forward {
+            broker: broker.clone(),
+            name: first.clone(),
+            route,
+            traced,
+        });
         let mut options = Options::new(first)
             .broker(broker)
             .instance(instance)
@@ -229,7 +245,7 @@ impl Args {
             .max_in_flight(max_in_flight.get())
             .max_in_flight_bytes(max_in_flight_bytes.get())
             .max_response_bytes(max_response_bytes.map_or(usize::MAX, NonZeroUsize::get))
-            .drain_limit(drain_limit)
+            .drain_timeout(drain_timeout)
             .on_cancel(match on_cancel {
                 Cancelled::Drop => OnCancel::Drop,
                 Cancelled::Finish => OnCancel::Finish,

@@ -36,7 +36,11 @@ pub(crate) struct Whoami {
 impl Whoami {
     pub(crate) fn new(subject: &str, instance: &str) -> Whoami {
         let version = subject.rsplit('.').next().unwrap_or(subject);
-        Whoami { subject: subject.to_owned(), version: version.to_owned(), instance: instance.to_owned() }
+        Whoami {
+            subject: subject.to_owned(),
+            version: version.to_owned(),
+            instance: instance.to_owned(),
+        }
     }
 }
 
@@ -58,7 +62,8 @@ pub(crate) fn router(whoami: Whoami) -> Router {
 pub(crate) fn bad_request(detail: impl Into<String>) -> Response {
     let status = StatusCode::BAD_REQUEST;
     let problem =
-        json!({ "title": "Bad Request", "status": status.as_u16(), "detail": detail.into() }).to_string();
+        json!({ "title": "Bad Request", "status": status.as_u16(), "detail": detail.into() })
+            .to_string();
     (status, [(CONTENT_TYPE, "application/problem+json")], problem).into_response()
 }
 
@@ -72,8 +77,10 @@ async fn version(State(whoami): State<Arc<Whoami>>) -> Response {
 
 async fn echo(method: Method, uri: Uri, headers: HeaderMap, body: Bytes) -> Json<Value> {
     let lossy = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
-    let headers: Vec<_> =
-        headers.iter().map(|(name, value)| json!([name.as_str(), lossy(value.as_bytes())])).collect();
+    let headers: Vec<_> = headers
+        .iter()
+        .map(|(name, value)| json!([name.as_str(), lossy(value.as_bytes())]))
+        .collect();
     let (encoding, body) = match std::str::from_utf8(&body) {
         Ok(text) => ("text", text.to_owned()),
         Err(_) => ("base64", STANDARD.encode(&body)),
@@ -173,7 +180,9 @@ pub(crate) mod tests {
     #[tokio::test]
     async fn statuses_are_as_asked_for() {
         assert_eq!(get("/status/418").await.0, StatusCode::IM_A_TEAPOT);
-        for path in ["/status/199", "/status/600", "/status/x", "/slow", "/slow?ms=60001", "/big?bytes=-1"] {
+        for path in
+            ["/status/199", "/status/600", "/status/x", "/slow", "/slow?ms=60001", "/big?bytes=-1"]
+        {
             assert_eq!(get(path).await.0, StatusCode::BAD_REQUEST, "{path}");
         }
         assert_eq!(get("/nowhere").await.0, StatusCode::NOT_FOUND);

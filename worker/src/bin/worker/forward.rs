@@ -1,17 +1,17 @@
-//! A service that has others do its work: it passes every request on to the service of another route, by that route's
-//! name, with no address and no gateway between them.
+//! A service that has others do its work: it passes every request on to the service of another
+//! route, by that route's name, with no address and no gateway between them.
 
 use axum::Router;
 use axum::body::to_bytes;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use natsway_boot::Broker;
+use natsway_boot::BrokerConfig;
 use natsway_worker::{Body, Client, ClientOptions, HeadSampler};
 
 /// Where requests are passed on to, and how.
 pub(crate) struct Forward {
-    pub(crate) broker: Broker,
+    pub(crate) broker: BrokerConfig,
     /// The name of who passes them on.
     pub(crate) name: String,
     /// The other route's name.
@@ -45,7 +45,9 @@ async fn pass_on(State((client, route)): State<(Client, String)>, request: Reque
             .into_response();
     };
     // The worker has bounded it before this is called.
-    let Ok(body) = to_bytes(body, usize::MAX).await else { return StatusCode::BAD_REQUEST.into_response() };
+    let Ok(body) = to_bytes(body, usize::MAX).await else {
+        return StatusCode::BAD_REQUEST.into_response();
+    };
     let client = client.within(&head);
     head.uri = uri;
     match client.send(Request::from_parts(head, Body::from(body))).await {

@@ -24,10 +24,11 @@ use crate::forward::Forward;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Handlers that block past the drain limit are not waited for.
+/// Handlers that block past the drain timeout are not waited for.
 const LAST_CALL: Duration = Duration::from_millis(100);
 
-/// Something has to be changed before another start; also clap's own code for arguments that it refuses.
+/// Something has to be changed before another start; also clap's own code for arguments that it
+/// refuses.
 const MISTAKE: u8 = 2;
 
 fn main() -> ExitCode {
@@ -74,7 +75,12 @@ fn runtime(threads: Option<NonZeroUsize>) -> anyhow::Result<Runtime> {
     builder.enable_all().build().context("starting the runtime")
 }
 
-async fn run(options: Options, service: Router, forward: Option<Forward>, form: Form) -> anyhow::Result<()> {
+async fn run(
+    options: Options,
+    service: Router,
+    forward: Option<Forward>,
+    form: Form,
+) -> anyhow::Result<()> {
     let shutdown = natsway_worker::shutdown_signal().context("installing signal handlers")?;
     let (service, client) = match forward {
         Some(forward) => {
@@ -85,7 +91,9 @@ async fn run(options: Options, service: Router, forward: Option<Forward>, form: 
     };
     match form {
         Form::PerCore => natsway_worker::serve_local(options, move || service, shutdown).await?,
-        Form::Scaled(most) => natsway_worker::serve_scaled(options, most, service, shutdown).await?,
+        Form::Scaled(most) => {
+            natsway_worker::serve_scaled(options, most, service, shutdown).await?
+        }
         Form::Plain => natsway_worker::serve(options, service, shutdown).await?,
     };
     if let Some(client) = client {

@@ -28,7 +28,8 @@ enum OneOrMany {
 
 /// Adds the numbers of the query and of the body.
 pub(crate) async fn add(RawQuery(query): RawQuery, headers: HeaderMap, body: Bytes) -> Response {
-    let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let content_type =
+        headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     match sum(query.as_deref().unwrap_or_default(), content_type, &body) {
         Ok(sum) => Json(json!({ "sum": sum })).into_response(),
         Err(detail) => bad_request(detail),
@@ -53,24 +54,29 @@ fn of_body(content_type: &str, body: &[u8]) -> Result<Vec<f64>, String> {
     let media_type = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     let document = match media_type.as_str() {
         "application/x-www-form-urlencoded" => return of_form(body),
-        "application/json" => serde_json::from_slice::<Document>(body).map_err(|error| error.to_string()),
+        "application/json" => {
+            serde_json::from_slice::<Document>(body).map_err(|error| error.to_string())
+        }
         "application/msgpack" | "application/vnd.msgpack" | "application/x-msgpack" => {
             rmp_serde::from_slice::<Document>(body).map_err(|error| error.to_string())
         }
         _ => {
             return Err(format!(
-                "content type {content_type:?}: expected a form, application/json or application/msgpack"
+                "content type {content_type:?}: expected a form, application/json or \
+                 application/msgpack"
             ));
         }
     };
-    match document.map_err(|error| format!("{media_type}: expected {{\"n\": [1, 2]}}: {error}"))?.n {
+    match document.map_err(|error| format!("{media_type}: expected {{\"n\": [1, 2]}}: {error}"))?.n
+    {
         OneOrMany::One(number) => Ok(vec![number]),
         OneOrMany::Many(numbers) => Ok(numbers),
     }
 }
 
 fn of_form(form: &[u8]) -> Result<Vec<f64>, String> {
-    let values = form_urlencoded::parse(form).filter(|(name, _)| name == "n").map(|(_, value)| value);
+    let values =
+        form_urlencoded::parse(form).filter(|(name, _)| name == "n").map(|(_, value)| value);
     values
         .map(|value| {
             let number = value.trim().parse::<f64>().ok().filter(|number| number.is_finite());

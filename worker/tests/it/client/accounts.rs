@@ -1,4 +1,5 @@
-//! deploy/nats/accounts.conf: gateways and a team's workers in accounts of their own, on a real broker.
+//! deploy/nats/accounts.conf: gateways and a team's workers in accounts of their own, on a real
+//! broker.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -8,10 +9,12 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::routing::get;
 use futures_util::StreamExt;
-use natsway_boot::{Broker as Place, Credentials, Tls};
+use natsway_boot::{BrokerConfig as Place, Credentials, Tls};
 use natsway_routes::peers::attributed;
 use natsway_routes::report::{Report, Role};
-use natsway_testkit::{Broker, Process, eventually, free_port, repository_root, workspace_binary};
+use natsway_testkit::{
+    Process, TestBroker, eventually, free_port, repository_root, workspace_binary,
+};
 use natsway_wire::Limits;
 use natsway_wire::control::{self, Directive};
 use natsway_wire::envelope::{Reply, RequestEncoder, Signal, decode_reply, with_reply_subject};
@@ -27,9 +30,11 @@ const PASSWORD: &str = "p";
 
 /// What is shipped, in one file and with one password.
 fn shipped() -> String {
-    let read =
-        |name: &str| std::fs::read_to_string(repository_root().join("deploy/nats").join(name)).unwrap();
-    let text = read("accounts.conf").replace("include ./permissions.conf\n", &read("permissions.conf"));
+    let read = |name: &str| {
+        std::fs::read_to_string(repository_root().join("deploy/nats").join(name)).unwrap()
+    };
+    let text =
+        read("accounts.conf").replace("include ./permissions.conf\n", &read("permissions.conf"));
     let mut parts = text.split("$NATSWAY_");
     let mut filled = parts.next().unwrap().to_owned();
     for part in parts {
@@ -39,12 +44,12 @@ fn shipped() -> String {
     filled
 }
 
-fn place(broker: &Broker, user: &str) -> Place {
+fn place(broker: &TestBroker, user: &str) -> Place {
     let credentials = Credentials::UserPassword(user.to_owned(), PASSWORD.to_owned());
     Place::with(&broker.url(), credentials, Tls::default()).unwrap()
 }
 
-async fn client(broker: &Broker, user: &str, inbox: &str) -> async_nats::Client {
+async fn client(broker: &TestBroker, user: &str, inbox: &str) -> async_nats::Client {
     place(broker, user).connect(user, inbox).await.unwrap()
 }
 
@@ -85,7 +90,7 @@ struct Team {
 }
 
 /// A worker of team a.
-fn worker(broker: &Broker, subject: &'static str, endless: &Arc<Endless>) -> Team {
+fn worker(broker: &TestBroker, subject: &'static str, endless: &Arc<Endless>) -> Team {
     let endless = Arc::clone(endless);
     let slow = async move || {
         let running = Running(endless);
@@ -95,8 +100,12 @@ fn worker(broker: &Broker, subject: &'static str, endless: &Arc<Endless>) -> Tea
     let router = Router::new().route("/", get(async move || subject)).route("/slow", get(slow));
     let stop = CancellationToken::new();
     let options = Options::new(subject).broker(place(broker, "team-a-worker")).namespace("team-a");
-    let serving =
-        serve_scaled(options, NonZeroUsize::new(2).unwrap(), router, stop.clone().cancelled_owned());
+    let serving = serve_scaled(
+        options,
+        NonZeroUsize::new(2).unwrap(),
+        router,
+        stop.clone().cancelled_owned(),
+    );
     let serving = async move {
         serving.await.unwrap();
     };
@@ -104,9 +113,10 @@ fn worker(broker: &Broker, subject: &'static str, endless: &Arc<Endless>) -> Tea
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn requests_cancels_rollouts_tombstones_and_directives_cross_accounts_and_nothing_else_does() {
+async fn requests_cancels_rollouts_tombstones_and_directives_cross_accounts_and_nothing_else_does()
+{
     let program = tokio::task::spawn_blocking(|| workspace_binary("apiproxy")).await.unwrap();
-    let broker = Broker::builder().jetstream().config_lines(&shipped()).start().await;
+    let broker = TestBroker::builder().jetstream().config_lines(&shipped()).start().await;
     let as_user = |user: &str| {
         Process::builder(&program)
             .env("NATS_URL", broker.url())
@@ -134,7 +144,7 @@ weight = 0
     std::fs::write(&routes, text).unwrap();
     let [listen, admin] = [free_port(), free_port()].map(|port| format!("127.0.0.1:{port}"));
     let gateway = as_user("gateway")
-        .args(["--routes", routes.to_str().unwrap(), "--across-accounts", "--cores", "1"])
+        .args(["--routes", routes.to_str().unwrap(), "--across-accounts", "--shards", "1"])
         .args(["--listen", &listen, "--admin-listen", &admin])
         .start();
     let mut stand_in = as_user("team-a-stand-in").args(["stand-in"]).start();
@@ -169,7 +179,8 @@ weight = 0
     drop(impatient);
     counts(&endless.dropped).await;
 
-    // Two senders whose clocks are an hour apart: the broker shows both by the same subject, and each is known for itself.
+    // Two senders whose clocks are an hour apart: the broker shows both by the same subject, and
+    // each is known for itself.
     let other = client(&broker, "gateway", "_INBOX_apiproxy").await;
     eventually(DEADLINE, async || {
         let inbox = format!("{}.x", other.new_inbox());
@@ -190,7 +201,7 @@ weight = 0
     for _ in 0..20 {
         assert_eq!(http(&listen, "/").await.0, 200);
     }
-    assert_eq!(metric(&admin, "natsway_misses_total{reason=\"expired\"}").await, 0.0);
+    assert_eq!(metric(&admin, "natsway_failed_attempts_total{reason=\"expired\"}").await, 0.0);
 
     // A directive is obeyed by one worker.
     let provisioner = client(&broker, "provisioner", "_INBOX_provisioner").await;
@@ -207,14 +218,17 @@ weight = 0
         let question = control::presence_subject(&subject);
         provisioner.publish_with_reply(question, inbox.clone(), "".into()).await.unwrap();
         let mut ids = std::collections::HashSet::new();
-        while let Ok(Some(answer)) = tokio::time::timeout(Duration::from_millis(200), present.next()).await {
+        while let Ok(Some(answer)) =
+            tokio::time::timeout(Duration::from_millis(200), present.next()).await
+        {
             ids.insert(answer.payload);
         }
         if ids.len() == 2 { Ok(()) } else { Err(ids) }
     })
     .await;
 
-    // What a team reports is the team's; it cannot say that it is a gateway, nor does another team hear or reach anything.
+    // What a team reports is the team's; it cannot say that it is a gateway, nor does another team
+    // hear or reach anything.
     let operator = client(&broker, "operator", "_INBOX_operator").await;
     let mut metrics = operator.subscribe(control::metrics_subject("*", "*")).await.unwrap();
     operator.flush().await.unwrap();
@@ -222,7 +236,8 @@ weight = 0
         client(&broker, "team-a-worker", "_INBOX_worker").await,
         client(&broker, "team-b-worker", "_INBOX_worker").await,
     );
-    let report = Report { id: "forged".to_owned(), role: Role::Gateway, leaving: true, ..Report::default() };
+    let report =
+        Report { id: "forged".to_owned(), role: Role::Gateway, leaving: true, ..Report::default() };
     for source in ["gateway", "caller"] {
         for sender in [&a, &b] {
             let subject = control::metrics_subject(source, "forged");
@@ -236,16 +251,32 @@ weight = 0
     while forged.len() < 2 {
         let message = tokio::time::timeout(DEADLINE, metrics.next()).await.unwrap().unwrap();
         if message.subject.ends_with(".forged") {
-            assert!(attributed(&message.subject, &message.payload).is_none(), "no team is a gateway");
+            assert!(
+                attributed(&message.subject, &message.payload).is_none(),
+                "no team is a gateway"
+            );
             forged.insert(message.subject.to_string());
         }
     }
-    assert_eq!(Vec::from_iter(forged), ["natsway.metrics.team-a.forged", "natsway.metrics.team-b.forged"]);
+    assert_eq!(
+        Vec::from_iter(forged),
+        ["natsway.metrics.team-a.forged", "natsway.metrics.team-b.forged"]
+    );
 
-    // A rollout: the new version is found, senders' metrics let the drain end, and the old version's workers are asked to leave.
+    // A rollout: the new version is found, senders' metrics let the drain end, and the old
+    // version's workers are asked to leave.
     let green = worker(&broker, "svc.team-a.demo.green", &endless);
-    let rollout =
-        ["rollout", "start", "demo", "--to", "green", "--strategy", "blue-green", "--stop-old", "--follow"];
+    let rollout = [
+        "rollout",
+        "start",
+        "demo",
+        "--to",
+        "green",
+        "--strategy",
+        "blue-green",
+        "--stop-old",
+        "--follow",
+    ];
     done(as_user("operator").args(rollout).start()).await;
     says("svc.team-a.demo.green").await;
     eventually(DEADLINE, async || {
@@ -269,7 +300,7 @@ weight = 0
     })
     .await;
     assert_eq!(http(&listen, "/").await.0, 503);
-    assert!(metric(&admin, "natsway_misses_total{reason=\"moved\"}").await > 0.0);
+    assert!(metric(&admin, "natsway_failed_attempts_total{reason=\"moved\"}").await > 0.0);
     assert!(
         futures_util::FutureExt::now_or_never(overheard.next()).is_none(),
         "another team hears nothing of it"

@@ -39,7 +39,9 @@ fn outer_router(stage: &Stage) -> Router {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_deadline_is_inherited_and_shrinks_on_the_way() {
     let stage = Stage::new(&[("outer", OUTER), ("inner", INNER)]).await;
-    let left = async |Extension(deadline): Extension<Deadline>| deadline.remaining().as_millis().to_string();
+    let left = async |Extension(deadline): Extension<Deadline>| {
+        deadline.remaining().as_millis().to_string()
+    };
     let inner = Router::new().route("/left", on_get(left));
     let _inner = stage.worker("svc.inner.blue", inner).await;
     let _outer = stage.worker("svc.outer.blue", outer_router(&stage)).await;
@@ -50,8 +52,12 @@ async fn the_deadline_is_inherited_and_shrinks_on_the_way() {
     let left_ms: u128 = text(stage.client.send(request).await.unwrap()).parse().unwrap();
     assert!(left_ms > 0 && left_ms <= most_ms(budget), "{left_ms} ms were left of {budget:?}");
     // Without one, what a try of the outer route may take counts: 10 s.
-    let left_ms: u128 = text(stage.client.send(get("http://outer/left")).await.unwrap()).parse().unwrap();
-    assert!(left_ms > budget.as_millis() && left_ms <= most_ms(Duration::from_secs(10)), "{left_ms} ms");
+    let left_ms: u128 =
+        text(stage.client.send(get("http://outer/left")).await.unwrap()).parse().unwrap();
+    assert!(
+        left_ms > budget.as_millis() && left_ms <= most_ms(Duration::from_secs(10)),
+        "{left_ms} ms"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -63,7 +69,11 @@ async fn a_call_ends_with_the_deadline_and_does_not_begin_after_it() {
         let mut request = get("http://inner/");
         request.extensions_mut().insert(Deadline::after(budget));
         let error = stage.client.send(request).await.unwrap_err();
-        assert_eq!((error.kind(), error.may_have_run()), (CallErrorKind::TimedOut, may_have_run), "{error}");
+        assert_eq!(
+            (error.kind(), error.may_have_run()),
+            (CallErrorKind::TimedOut, may_have_run),
+            "{error}"
+        );
         assert_eq!(error.status(), 504);
     }
 }
@@ -72,17 +82,21 @@ async fn a_call_ends_with_the_deadline_and_does_not_begin_after_it() {
 async fn the_trace_and_the_request_id_go_along_and_nothing_else_does() {
     let stage = Stage::new(&[("outer", OUTER), ("inner", INNER)]).await;
     let fields = async |headers: HeaderMap| {
-        let pairs =
-            headers.iter().map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()));
+        let pairs = headers
+            .iter()
+            .map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()));
         Json(pairs.collect::<Vec<_>>())
     };
     let _inner = stage.worker("svc.inner.blue", Router::new().fallback(any(fields))).await;
     let _outer = stage.worker("svc.outer.blue", outer_router(&stage)).await;
     let mut request = get("http://outer/");
     let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-    for (name, value) in
-        [("traceparent", trace), ("tracestate", "a=1"), ("x-request-id", "r-1"), ("authorization", "secret")]
-    {
+    for (name, value) in [
+        ("traceparent", trace),
+        ("tracestate", "a=1"),
+        ("x-request-id", "r-1"),
+        ("authorization", "secret"),
+    ] {
         request.headers_mut().insert(name, value.parse().unwrap());
     }
     let echoed = text(stage.client.send(request).await.unwrap());

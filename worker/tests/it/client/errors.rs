@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::routing::any;
 use http::Request;
-use natsway_testkit::{Broker, eventually};
+use natsway_testkit::{TestBroker, eventually};
 use natsway_worker::{Body, CallErrorKind, Client, ClientOptions, Error};
 use tokio::sync::Notify;
 
@@ -14,7 +14,8 @@ use super::{DEADLINE, Stage, get, post};
 
 const NOBODY: &str = r#""path":"/n","retry_window":"300ms","max_body_bytes":10,
     "target":[{"version":"blue","subject":"svc.nobody.blue"}]"#;
-const CLOSED: &str = r#""path":"/c","target":[{"version":"blue","subject":"svc.closed.blue","weight":0}]"#;
+const CLOSED: &str =
+    r#""path":"/c","target":[{"version":"blue","subject":"svc.closed.blue","weight":0}]"#;
 const STUCK: &str = r#""path":"/s","timeout":"1s","try_timeout":"100ms","retries":2,
     "target":[{"version":"blue","subject":"svc.stuck.blue"}]"#;
 
@@ -73,9 +74,17 @@ async fn a_lost_broker_leaves_the_outcome_unknown_and_later_calls_unavailable_un
     begun.notified().await;
     stage.broker.kill9();
     let error = call.await.unwrap().unwrap_err();
-    assert_eq!((error.kind(), error.may_have_run()), (CallErrorKind::OutcomeUnknown, true), "{error}");
+    assert_eq!(
+        (error.kind(), error.may_have_run()),
+        (CallErrorKind::OutcomeUnknown, true),
+        "{error}"
+    );
     let error = stage.client.send(post("http://stuck/", "x")).await.unwrap_err();
-    assert_eq!((error.kind(), error.may_have_run()), (CallErrorKind::Unavailable, false), "{error}");
+    assert_eq!(
+        (error.kind(), error.may_have_run()),
+        (CallErrorKind::Unavailable, false),
+        "{error}"
+    );
     stage.broker.start_again().await;
     super::eventually_says(&stage.client, "http://stuck/", "done").await;
 }
@@ -111,8 +120,11 @@ async fn a_closed_client_finishes_what_is_out_and_takes_nothing_more() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_refuses_us_is_told_at_once_and_one_that_is_away_is_waited_for() {
-    let broker = Broker::builder().config_lines("authorization { user: a, password: b }").start().await;
-    let options = |url: &str| ClientOptions::new("test").broker(natsway_worker::Broker::new(url).unwrap());
+    let broker =
+        TestBroker::builder().config_lines("authorization { user: a, password: b }").start().await;
+    let options = |url: &str| {
+        ClientOptions::new("test").broker(natsway_worker::BrokerConfig::new(url).unwrap())
+    };
     let error = Client::connect(options(&broker.url().replace("//", "//x:y@"))).await.unwrap_err();
     assert!(matches!(error, Error::Broker(_)), "{error}");
 
@@ -121,7 +133,7 @@ async fn a_broker_that_refuses_us_is_told_at_once_and_one_that_is_away_is_waited
     let client = Client::connect(options(&url).patience(Duration::from_millis(100))).await.unwrap();
     let error = client.send(get("http://test/")).await.unwrap_err();
     assert_eq!(error.kind(), CallErrorKind::Unavailable, "{error}");
-    let broker = Broker::builder().jetstream().port(port).start().await;
+    let broker = TestBroker::builder().jetstream().port(port).start().await;
     let store = natsway_routes::store::RouteStore::open_or_create(
         broker.connect().await,
         natsway_routes::store::BUCKET,

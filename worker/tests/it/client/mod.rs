@@ -3,7 +3,7 @@
 mod accounts;
 mod context;
 mod errors;
-mod figures;
+mod metrics;
 mod routing;
 mod upheaval;
 
@@ -15,7 +15,7 @@ use http::{Request, Response};
 use natsway_routes::document::RouteDocument;
 use natsway_routes::report::Report;
 use natsway_routes::store::{BUCKET, RouteStore};
-use natsway_testkit::{Broker, eventually};
+use natsway_testkit::{TestBroker, eventually};
 use natsway_wire::control::report_subject;
 use natsway_worker::{Body, Client, ClientOptions, Options};
 
@@ -26,7 +26,7 @@ const DEADLINE: Duration = Duration::from_secs(30);
 
 /// A broker with routes, and a client that calls by them.
 struct Stage {
-    broker: Broker,
+    broker: TestBroker,
     /// For starting workers, and for looking.
     nats: async_nats::Client,
     store: RouteStore,
@@ -36,13 +36,14 @@ struct Stage {
 impl Stage {
     /// Routes are given as the members of their documents but for `schema` and `name`.
     async fn new(routes: &[(&str, &str)]) -> Stage {
-        let broker = Broker::builder().jetstream().start().await;
+        let broker = TestBroker::builder().jetstream().start().await;
         let nats = broker.connect().await;
         let store = RouteStore::open_or_create(nats.clone(), BUCKET, 1).await.unwrap();
         for (name, members) in routes {
             store.put(&document(name, members), None).await.unwrap();
         }
-        let options = ClientOptions::new("test").broker(natsway_worker::Broker::new(&broker.url()).unwrap());
+        let options = ClientOptions::new("test")
+            .broker(natsway_worker::BrokerConfig::new(&broker.url()).unwrap());
         let client = Client::connect(options.patience(DEADLINE)).await.unwrap();
         Stage { broker, nats, store, client }
     }
@@ -55,8 +56,8 @@ impl Stage {
     }
 
     async fn worker(&self, subject: &str, router: Router) -> Worker {
-        let broker = natsway_worker::Broker::new(&self.broker.url()).unwrap();
-        let options = Options::new(subject).broker(broker).drain_limit(DEADLINE);
+        let broker = natsway_worker::BrokerConfig::new(&self.broker.url()).unwrap();
+        let options = Options::new(subject).broker(broker).drain_timeout(DEADLINE);
         Worker::start(&self.nats, Form::Spawned, options, router).await
     }
 

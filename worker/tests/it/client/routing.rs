@@ -22,7 +22,9 @@ async fn weights_and_rules_are_respected_as_they_change() {
 
     let mut green = 0;
     for _ in 0..1_000 {
-        green += usize::from(text(stage.client.send(get("http://test/")).await.unwrap()) == "svc.test.green");
+        green += usize::from(
+            text(stage.client.send(get("http://test/")).await.unwrap()) == "svc.test.green",
+        );
     }
     // A quarter of them, give or take seven standard deviations.
     assert!((150..350).contains(&green), "{green} of 1,000");
@@ -33,8 +35,11 @@ async fn weights_and_rules_are_respected_as_they_change() {
 
     let all_blue = SPLIT.replace("\"weight\":1", "\"weight\":0");
     stage.change("test", &all_blue).await;
-    let all_green =
-        all_blue.replace("\"weight\":3", "\"weight\":0").replacen("\"weight\":0}]", "\"weight\":1}]", 1);
+    let all_green = all_blue.replace("\"weight\":3", "\"weight\":0").replacen(
+        "\"weight\":0}]",
+        "\"weight\":1}]",
+        1,
+    );
     stage.change("test", &all_green).await;
     eventually_says(&stage.client, "http://test/", "svc.test.green").await;
     for _ in 0..200 {
@@ -44,10 +49,14 @@ async fn weights_and_rules_are_respected_as_they_change() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_internal_route_is_reached() {
-    let internal = r#""path":"/","internal":true,"target":[{"version":"blue","subject":"svc.hidden.blue"}]"#;
+    let internal =
+        r#""path":"/","internal":true,"target":[{"version":"blue","subject":"svc.hidden.blue"}]"#;
     let stage = Stage::new(&[("hidden", internal)]).await;
     let _worker = stage.naming_worker("svc.hidden.blue").await;
-    assert_eq!(text(stage.client.send(get("http://hidden/any/path")).await.unwrap()), "svc.hidden.blue");
+    assert_eq!(
+        text(stage.client.send(get("http://hidden/any/path")).await.unwrap()),
+        "svc.hidden.blue"
+    );
 }
 
 /// Gives back the request line, some fields, and the body.
@@ -84,7 +93,10 @@ async fn a_call_and_its_response_cross_whole_and_by_the_service_s_own_path() {
     assert_eq!(echoed, "POST /public/x?q=%20 test 1 4 - 16 body");
 
     let response = stage.client.send(get("https://test/trailers")).await.unwrap();
-    assert_eq!((response.status().as_u16(), &response.headers()["x-b"]), (418, &"2".parse().unwrap()));
+    assert_eq!(
+        (response.status().as_u16(), &response.headers()["x-b"]),
+        (418, &"2".parse().unwrap())
+    );
     let collected = response.into_body().collect().await.unwrap();
     assert_eq!(collected.trailers().unwrap()["x-checksum"], "7");
     assert_eq!(collected.to_bytes(), "data");
@@ -95,16 +107,19 @@ async fn a_client_is_a_tower_service() {
     let stage = Stage::new(&[("test", SPLIT)]).await;
     let _blue = stage.naming_worker("svc.test.blue").await;
     let _green = stage.naming_worker("svc.test.green").await;
-    let mut limited =
-        tower::ServiceBuilder::new().map_request(|uri: &str| get(uri)).service(stage.client.clone());
-    let called = tokio::spawn(async move { limited.ready().await.unwrap().call("http://test/").await });
+    let mut limited = tower::ServiceBuilder::new()
+        .map_request(|uri: &str| get(uri))
+        .service(stage.client.clone());
+    let called =
+        tokio::spawn(async move { limited.ready().await.unwrap().call("http://test/").await });
     assert_eq!(called.await.unwrap().unwrap().status(), 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_native_backend_is_called_too() {
     use futures_util::StreamExt;
-    let native = r#""path":"/","codec":"native","target":[{"version":"v1","subject":"svc.native"}]"#;
+    let native =
+        r#""path":"/","codec":"native","target":[{"version":"v1","subject":"svc.native"}]"#;
     let stage = Stage::new(&[("native", native)]).await;
     let mut requests = stage.nats.queue_subscribe("svc.native", "q".into()).await.unwrap();
     stage.nats.flush().await.unwrap();

@@ -36,7 +36,8 @@ impl Load {
         let (answered, stop) = (Arc::<AtomicU64>::default(), Arc::<AtomicBool>::default());
         let mut callers = JoinSet::new();
         for _ in 0..CALLERS {
-            let (client, answered, stop) = (client.clone(), Arc::clone(&answered), Arc::clone(&stop));
+            let (client, answered, stop) =
+                (client.clone(), Arc::clone(&answered), Arc::clone(&stop));
             callers.spawn(async move {
                 while !stop.load(Ordering::Relaxed) {
                     text(client.send(post("http://test/", "x")).await.expect("no call fails"));
@@ -108,7 +109,8 @@ async fn a_version_is_switched_under_load_and_not_called_any_more() {
     stage.change("test", GREEN).await;
     super::eventually_says(&stage.client, "http://test/", "svc.test.green").await;
     blue.leave().await;
-    // Nobody is there now who would tell, and no call goes there: it would wait for the retry window, and fail.
+    // Nobody is there now who would tell, and no call goes there: it would wait for the retry
+    // window, and fail.
     load.goes_on().await;
     load.end().await;
 }
@@ -128,7 +130,8 @@ async fn what_has_moved_is_resolved_anew_and_sent_there() {
     let mut requests = tombstone(&stage).await;
     let call = tokio::spawn(stage.client.send(post("http://test/", "x")));
     let request = requests.next().await.unwrap();
-    // Not answered until the new routes are in force at the caller, who still waits for the old version.
+    // Not answered until the new routes are in force at the caller, who still waits for the old
+    // version.
     let revision = stage.change("test", GREEN).await;
     goes_by(&stage, revision).await;
     let moved = encode_signal(&Signal::NotRun(NotRun::Moved));

@@ -143,7 +143,8 @@ async fn a_body_of_another_length_than_declared_fails() {
     let short = MergedBody::with_length(Scripted::new([Step::Data(5)]), Some(9), false);
     let taken = take_all(short).await;
     assert_eq!(taken.error.unwrap(), "the body ended 4 bytes before its declared length");
-    let long = MergedBody::with_length(Scripted::new([Step::Data(5), Step::Data(5)]), Some(9), true);
+    let long =
+        MergedBody::with_length(Scripted::new([Step::Data(5), Step::Data(5)]), Some(9), true);
     let taken = take_all(long).await;
     assert_eq!(taken.error.unwrap(), "the body is longer than its declared length");
     let trailers = [Step::Data(5), Step::Trailers];

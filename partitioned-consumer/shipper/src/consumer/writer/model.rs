@@ -1,8 +1,10 @@
-//! The real writer, with its catalogue, files, rotation and clearing away, against a model of what is committed.
+//! The real writer, with its file index, files, rotation and clearing away, against a model of what
+//! is committed.
 //!
-//! Two consumers of one cluster have a directory each, on a real disk; their commits are in memory. They are given the same lines at
-//! any time, in turns or side by side, so that they overtake each other; the clock goes on and back; files are finished and packed;
-//! the disk refuses, commits fail or are not heard of, and the process dies before, in and after every step. The judge knows one
+//! Two consumers of one cluster have a directory each, on a real disk; their commits are in memory.
+//! They are given the same lines at any time, in turns or side by side, so that they overtake each
+//! other; the clock goes on and back; files are finished and packed; the disk refuses, commits fail
+//! or are not heard of, and the process dies before, in and after every step. The judge knows one
 //! rule: a committed line never goes away, and none is there twice.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,7 +21,7 @@ use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Semaphore, oneshot};
 
-use super::super::ledger::LedgerIdentity;
+use super::super::offsets::OffsetStoreIdentity;
 use super::super::steps::{Crash, Fault, arm, disarm};
 use super::*;
 use crate::head::tests::head;
@@ -38,7 +40,7 @@ struct Memory(Arc<Mutex<Commits>>);
 
 #[derive(Default)]
 struct Commits {
-    newest: BTreeMap<String, Known>,
+    newest: BTreeMap<String, Committed>,
     revision: u64,
     /// So many are stored, and nobody hears of it.
     unheard: u8,
@@ -47,8 +49,13 @@ struct Commits {
 }
 
 impl Commits {
-    fn replace(&mut self, source: &str, revision: u64, commit: &Commit) -> Result<Option<u64>, LedgerError> {
-        let failed = Err(LedgerError("no answer".into()));
+    fn replace(
+        &mut self,
+        source: &str,
+        revision: u64,
+        commit: &Commit,
+    ) -> Result<Option<u64>, OffsetStoreError> {
+        let failed = Err(OffsetStoreError("no answer".into()));
         if self.refused > 0 {
             self.refused -= 1;
             return failed;
@@ -58,7 +65,7 @@ impl Commits {
             return Ok(None);
         }
         self.revision += 1;
-        *newest = Known { revision: self.revision, commit: Some(commit.clone()) };
+        *newest = Committed { revision: self.revision, commit: Some(commit.clone()) };
         if self.unheard > 0 {
             self.unheard -= 1;
             return failed;
@@ -77,11 +84,11 @@ impl Memory {
 }
 
 impl Offsets for Memory {
-    fn identity(&self) -> LedgerIdentity {
-        LedgerIdentity { born_ns: 1, prefix: "default.LOGS.".into() }
+    fn identity(&self) -> OffsetStoreIdentity {
+        OffsetStoreIdentity { born_ns: 1, prefix: "default.LOGS.".into() }
     }
 
-    async fn read(&self, source: &str) -> Result<Known, LedgerError> {
+    async fn read(&self, source: &str) -> Result<Committed, OffsetStoreError> {
         tokio::task::yield_now().await;
         Ok(self.0.lock().unwrap().newest.get(source).cloned().unwrap_or_default())
     }
@@ -91,7 +98,7 @@ impl Offsets for Memory {
         source: &str,
         revision: u64,
         commit: &Commit,
-    ) -> Result<Option<u64>, LedgerError> {
+    ) -> Result<Option<u64>, OffsetStoreError> {
         tokio::task::yield_now().await;
         let replaced = self.0.lock().unwrap().replace(source, revision, commit);
         tokio::task::yield_now().await;
@@ -99,7 +106,8 @@ impl Offsets for Memory {
     }
 }
 
-/// What is given to a consumer: so many lines of each source, from so many below what is committed on.
+/// What is given to a consumer: so many lines of each source, from so many below what is committed
+/// on.
 #[derive(Clone, Debug)]
 struct Batch {
     back: u64,
@@ -122,7 +130,7 @@ enum Act {
     },
     /// The clock is put forward, or back.
     Minutes(i64),
-    Sweep(usize),
+    RetentionTask(usize),
     Restart(usize),
     /// Something goes wrong after so many steps at the disk.
     Arm(u32, Fault),
@@ -135,7 +143,7 @@ enum Act {
 struct Setting {
     rotate_lines: Option<u64>,
     compress: bool,
-    most_places: usize,
+    most_states: usize,
 }
 
 struct Bench {
@@ -152,8 +160,9 @@ struct Bench {
 type Turn<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
 
 fn runtime() -> &'static Runtime {
-    static RUNTIME: LazyLock<Runtime> =
-        LazyLock::new(|| Builder::new_multi_thread().worker_threads(1).enable_time().build().unwrap());
+    static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
+        Builder::new_multi_thread().worker_threads(1).enable_time().build().unwrap()
+    });
     &RUNTIME
 }
 
@@ -238,7 +247,7 @@ impl Bench {
     /// A consumer as it starts, before it has recovered.
     fn writer(&self, who: usize) -> io::Result<Writer<Memory>> {
         let directory = self.directory(who);
-        let catalogue = Catalogue::open(&directory, || Mode::JetStream)?;
+        let file_index = FileIndex::open(&directory, || Mode::JetStream)?;
         let now = Arc::clone(&self.now);
         Ok(Writer::new(Parts {
             prefix: Prefix::parse("logs").unwrap(),
@@ -248,15 +257,19 @@ impl Bench {
                 bytes: self.setting.rotate_lines.map(|lines| lines * LINE),
             },
             fsync: Fsync::Never,
-            catalogue,
+            file_index,
             files: Files::new(&directory, 3),
-            ledger: Some(self.commits.clone()),
+            offset_store: Some(self.commits.clone()),
             stream: None,
-            sweep: Sweep { retention: Retention::default(), compress: self.setting.compress, packing: None },
-            figures: Arc::default(),
+            retention_task: RetentionTask {
+                retention: Retention::default(),
+                compress: self.setting.compress,
+                packing: None,
+            },
+            metrics: Arc::default(),
             clock: Arc::new(move || now.lock().unwrap().clone()),
             retry: Duration::from_millis(1),
-            bounds: Bounds { sources: usize::MAX, places: self.setting.most_places },
+            bounds: Bounds { sources: usize::MAX, states: self.setting.most_states },
             give_up: CancellationToken::new(),
         }))
     }
@@ -302,7 +315,12 @@ impl Bench {
         group
     }
 
-    fn deliver(&mut self, batches: &[(usize, Batch)], turns: &[usize], killed_at: Option<(usize, u8)>) {
+    fn deliver(
+        &mut self,
+        batches: &[(usize, Batch)],
+        turns: &[usize],
+        killed_at: Option<(usize, u8)>,
+    ) {
         let groups: Vec<_> = batches.iter().map(|(who, batch)| (*who, self.group(batch))).collect();
         for (who, _) in &groups {
             if self.writers[*who].is_none() {
@@ -319,15 +337,21 @@ impl Bench {
         dead.into_iter().for_each(|who| self.writers[who] = None);
     }
 
-    fn sweep(&mut self, who: usize) {
+    fn retention_task(&mut self, who: usize) {
         if self.writers[who].is_none() {
             self.start(who);
         }
         let _inside = self.runtime.enter();
         let writer = self.writers[who].as_mut().unwrap();
         let swept = catch_unwind(AssertUnwindSafe(|| {
-            writer.sweep();
-            while writer.parts.sweep.packing.as_ref().is_some_and(|(_, task)| !task.is_finished()) {
+            writer.retention_task();
+            while writer
+                .parts
+                .retention_task
+                .packing
+                .as_ref()
+                .is_some_and(|(_, task)| !task.is_finished())
+            {
                 std::thread::yield_now();
             }
         }));
@@ -351,7 +375,7 @@ impl Bench {
                 let mut now = self.now.lock().unwrap();
                 *now = now.saturating_add(jiff::SignedDuration::from_mins(minutes));
             }
-            Act::Sweep(who) => self.sweep(who),
+            Act::RetentionTask(who) => self.retention_task(who),
             Act::Restart(who) => self.start(who),
             Act::Arm(after, fault) => arm(after, fault),
             Act::Unheard(times) => self.commits.0.lock().unwrap().unheard = times,
@@ -376,14 +400,16 @@ impl Bench {
 
     /// All files with lines, by source.
     fn files(&self) -> Vec<(&'static str, PathBuf)> {
-        let directories =
-            (0..CONSUMERS).flat_map(|who| SOURCES.map(|name| (name, self.directory(who).join(name))));
+        let directories = (0..CONSUMERS)
+            .flat_map(|who| SOURCES.map(|name| (name, self.directory(who).join(name))));
         let mut files = Vec::new();
         for (name, directory) in directories {
             let entries = fs::read_dir(directory).into_iter().flatten();
             let paths = entries.map(|entry| entry.unwrap().path());
             files.extend(
-                paths.filter(|path| path.extension().is_none_or(|it| it != "tmp")).map(|path| (name, path)),
+                paths
+                    .filter(|path| path.extension().is_none_or(|it| it != "tmp"))
+                    .map(|path| (name, path)),
             );
         }
         files.sort();
@@ -423,12 +449,18 @@ impl Bench {
                 .collect();
             let missing: Vec<u64> =
                 (0..self.commits.lines(name)).filter(|number| !here.contains(number)).collect();
-            assert!(missing.is_empty(), "{name}: {missing:?} were committed, and are gone from {lines:#?}");
+            assert!(
+                missing.is_empty(),
+                "{name}: {missing:?} were committed, and are gone from {lines:#?}"
+            );
         }
         let commits = self.commits.clone();
         self.receipts.retain_mut(|(name, end, receipt)| match receipt.try_recv() {
             Ok(()) => {
-                assert!(commits.lines(name) >= *end, "{name}: acknowledged up to {end} and not committed");
+                assert!(
+                    commits.lines(name) >= *end,
+                    "{name}: acknowledged up to {end} and not committed"
+                );
                 false
             }
             Err(oneshot::error::TryRecvError::Empty) => true,
@@ -468,7 +500,7 @@ impl Bench {
             let batch = Batch { back: 3, lines: [5; SOURCES.len()] };
             self.act(Act::Deliver { who, batch, killed_at: None });
             self.act(Act::Minutes(1));
-            self.act(Act::Sweep(who));
+            self.act(Act::RetentionTask(who));
         }
         (0..CONSUMERS).for_each(|who| self.start(who));
         self.check_exactly();
@@ -479,7 +511,7 @@ fn line_is(text: &str, number: u64) -> bool {
     text == line(number)
 }
 
-const PLAIN: Setting = Setting { rotate_lines: None, compress: false, most_places: 100 };
+const PLAIN: Setting = Setting { rotate_lines: None, compress: false, most_states: 100 };
 
 fn batch(back: u64, lines: u64) -> Batch {
     Batch { back, lines: [lines, 0] }
@@ -528,7 +560,7 @@ fn what_could_not_be_taken_back_is_not_left_in_a_finished_file() {
     bench.act(Act::Arm(2, Fault::Refuses(1)));
     bench.act(give(0, 2, 2));
     bench.act(Act::Minutes(1));
-    bench.act(Act::Sweep(0));
+    bench.act(Act::RetentionTask(0));
     bench.finish();
 }
 
@@ -553,7 +585,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         8 => alone,
         4 => race,
         3 => prop_oneof![3 => 1_i64..3, 1 => -2_i64..0].prop_map(Act::Minutes),
-        2 => who().prop_map(Act::Sweep),
+        2 => who().prop_map(Act::RetentionTask),
         2 => who().prop_map(Act::Restart),
         3 => (0_u32..8, fault).prop_map(|(after, fault)| Act::Arm(after, fault)),
         1 => (1_u8..3).prop_map(Act::Unheard),
@@ -564,8 +596,9 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
 
 fn settings() -> impl Strategy<Value = Setting> {
     let rotate_lines = proptest::option::of(2_u64..8);
-    (rotate_lines, any::<bool>(), prop_oneof![Just(1_usize), Just(100)])
-        .prop_map(|(rotate_lines, compress, most_places)| Setting { rotate_lines, compress, most_places })
+    (rotate_lines, any::<bool>(), prop_oneof![Just(1_usize), Just(100)]).prop_map(
+        |(rotate_lines, compress, most_states)| Setting { rotate_lines, compress, most_states },
+    )
 }
 
 /// Cases of a short run; `NATSWAY_MODEL_CASES` asks for more.

@@ -93,7 +93,12 @@ impl Words {
 impl Completer for Words {
     type Candidate = String;
 
-    fn complete(&self, line: &str, at: usize, _: &Context<'_>) -> rustyline::Result<(usize, Vec<String>)> {
+    fn complete(
+        &self,
+        line: &str,
+        at: usize,
+        _: &Context<'_>,
+    ) -> rustyline::Result<(usize, Vec<String>)> {
         let begun = &line[..at];
         let start = begun.rfind(' ').map_or(0, |space| space + 1);
         let before: Vec<&str> = begun[..start].split_whitespace().collect();

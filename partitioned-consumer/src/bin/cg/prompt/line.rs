@@ -48,8 +48,9 @@ enum Line {
 }
 
 fn parse<C: Subcommand>(words: &[String]) -> Result<C, clap::Error> {
-    let command =
-        C::augment_subcommands(clap::Command::new("cg").no_binary_name(true).disable_version_flag(true));
+    let command = C::augment_subcommands(
+        clap::Command::new("cg").no_binary_name(true).disable_version_flag(true),
+    );
     command.try_get_matches_from(words).and_then(|matches| C::from_arg_matches(&matches))
 }
 

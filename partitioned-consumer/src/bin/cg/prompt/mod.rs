@@ -26,7 +26,8 @@ pub(crate) async fn run(mut session: Session, mut kind: GroupKind) -> Result<Exi
     let settings = Config::builder().completion_type(CompletionType::List).build();
     let mut editor: Editor<Words, FileHistory> = Editor::with_config(settings)?;
     editor.set_helper(Some(Words { session: session.clone(), kind }));
-    let history = std::env::var_os("HOME").map(|home| std::path::Path::new(&home).join(".cg_history"));
+    let history =
+        std::env::var_os("HOME").map(|home| std::path::Path::new(&home).join(".cg_history"));
     if let Some(path) = &history {
         // None yet, on the first time.
         drop(editor.load_history(path));
@@ -68,8 +69,8 @@ pub(crate) async fn run(mut session: Session, mut kind: GroupKind) -> Result<Exi
     Ok(ExitCode::SUCCESS)
 }
 
-/// Runs one line. Ctrl-C ends `consume` in good order; a second one, or one at any other command, is back at the prompt
-/// at once.
+/// Runs one line. Ctrl-C ends `consume` in good order; a second one, or one at any other command,
+/// is back at the prompt at once.
 async fn interruptible(session: &Session, kind: GroupKind, words: &[&str]) -> Result<()> {
     let stop = CancellationToken::new();
     let session = Session { stop: Some(stop.clone()), ..session.clone() };
