@@ -118,6 +118,11 @@ class Compose(unittest.TestCase):
         for image in images:
             self.assertRegex(image, r":(v?\d+\.\d+\.\d+|bookworm-\d{8}-)", "no tag, or one that moves")
 
+    def test_the_collector_that_stands_in_is_of_the_images_version(self):
+        version = re.search(r":([0-9.]+)", self.services["collector"]["image"]).group(1)
+        go_mod = (ROOT / "tests" / "compose" / "otelcol" / "go.mod").read_text(encoding="utf-8")
+        self.assertIn(f"go.opentelemetry.io/collector/otelcol v{version}\n", go_mod)
+
     def test_each_image_of_others_can_be_pinned_by_digest(self):
         for name, service in self.services.items():
             if "build" not in service:

@@ -2,8 +2,8 @@
 
 A stand-in bears the real name and tag, so that the files are used unedited. It is made of what the machine's package
 sources have: a Debian by debootstrap, the broker's own program over busybox, the host's Rust toolchain, programs that the
-caller names, and engine-proxy/ in place of the socket proxy. Each is announced as STAND-IN, and removed in the end when
-this run has made it.
+caller names, engine-proxy/ in place of the socket proxy, and otelcol/, a collector of the collector's own modules. Each is
+announced as STAND-IN, and removed in the end when this run has made it.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from find_broker import find_broker
 from find_promtool import unpacked
 from tooling import ROOT, ToolError, say, tools_dir
 
+HERE = Path(__file__).resolve().parent
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 # Programs that only their authors or a language's package source publish, and the variable that names a file of them.
 NAMED_PROGRAMS = {
@@ -214,22 +215,23 @@ def prometheus_of_debian() -> Optional[str]:
         return None
 
 
-def engine_proxy() -> str:
-    """Ours, which obeys the same arguments."""
+def built(directory: str) -> str:
+    """A program in Go beside this file, which takes the same arguments."""
     go = shutil.which("go")
     if go is None:
-        raise Missing("it cannot be pulled here: install Go >= 1.25, which builds what stands in for it, or name a build of it in NATSWAY_SOCKET_PROXY")
-    program = tools_dir() / "engine-proxy"
-    source = ROOT / "tests" / "compose" / "engine-proxy"
+        raise Missing("it cannot be pulled here: install Go >= 1.25, which builds what stands in for it")
+    program = tools_dir() / directory
     # Without a C library, since its image is another system than this.
-    step(["env", "CGO_ENABLED=0", go, "build", "-C", str(source), "-trimpath", "-buildvcs=false", "-o", str(program), "."])
+    options = ["-C", str(HERE / directory), "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", str(program)]
+    step(["env", "CGO_ENABLED=0", go, "build", *options, "."])
     return str(program)
 
 
 # What is tried where no variable names a program.
 OTHERWISE: Dict[str, Callable[[], Optional[str]]] = {
     "NATSWAY_PROMETHEUS": prometheus_of_debian,
-    "NATSWAY_SOCKET_PROXY": engine_proxy,
+    "NATSWAY_SOCKET_PROXY": lambda: built("engine-proxy"),
+    "NATSWAY_OTELCOL": lambda: built("otelcol"),
 }
 
 
