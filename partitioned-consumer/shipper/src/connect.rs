@@ -1,15 +1,15 @@
 //! Reaching the broker, patiently.
 
-use std::fmt::Display;
 use std::future::Future;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
 use async_nats::Client;
 use async_nats::connection::State;
 use natsway_boot::BrokerConfig;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
+
+use crate::error::{Error, ErrorKind, whole};
 
 const RETRY: Duration = Duration::from_millis(500);
 /// How long a connection may take before it is worth a word.
@@ -26,8 +26,10 @@ pub(crate) async fn client(
     program: &str,
     name: &str,
     stop: &CancellationToken,
-) -> Result<Client> {
-    let client = broker.connect(name, &format!("_INBOX_{program}")).await?;
+) -> Result<Client, Error> {
+    let connected = broker.connect(name, &format!("_INBOX_{program}")).await;
+    let client =
+        connected.map_err(|error| ErrorKind::Broker.caused(format!("broker {broker}"), error))?;
     let (begin, mut told) = (Instant::now(), false);
     while client.connection_state() != State::Connected {
         // It counts as pending for as long as nothing answers.
@@ -37,7 +39,10 @@ pub(crate) async fn client(
         }
         tokio::select! {
             () = tokio::time::sleep(LOOK) => {}
-            () = stop.cancelled() => bail!("stopped before the broker {broker} was reached"),
+            () = stop.cancelled() => {
+                return Err(ErrorKind::Stopped.with(format!("stopped before the broker {broker} was \
+                                                            reached")));
+            }
         }
     }
     Ok(client)
@@ -56,9 +61,9 @@ pub(crate) async fn patiently<T, E, F>(
     what: &str,
     stop: &CancellationToken,
     mut attempt: impl FnMut() -> F,
-) -> Result<T>
+) -> Result<T, Error>
 where
-    E: Display,
+    E: std::error::Error + Send + Sync + 'static,
     F: Future<Output = Result<T, E>>,
 {
     let mut told = false;
@@ -72,11 +77,11 @@ where
             }
             Err(error) => {
                 if !std::mem::replace(&mut told, true) {
-                    warn!(%error, "waiting for {what}");
+                    warn!(error = whole(&error), "waiting for {what}");
                 }
                 tokio::select! {
                     () = tokio::time::sleep(RETRY) => {}
-                    () = stop.cancelled() => bail!("{what}: {error}"),
+                    () = stop.cancelled() => return Err(ErrorKind::Stopped.caused(what, error)),
                 }
             }
         }

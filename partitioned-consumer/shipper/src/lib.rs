@@ -15,6 +15,7 @@ pub mod accept;
 pub mod commit;
 mod connect;
 pub mod consumer;
+mod error;
 pub mod framing;
 #[cfg(fuzzing)]
 #[doc(hidden)]
@@ -29,3 +30,5 @@ pub mod retain;
 mod stream;
 pub mod tail;
 mod units;
+
+pub use error::{Error, ErrorKind};

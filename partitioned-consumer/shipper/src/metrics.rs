@@ -4,12 +4,13 @@ use std::fmt::Write;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use anyhow::Context;
 use axum::Router;
 use axum::http::header;
 use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+
+use crate::error::{Error, ErrorKind};
 
 /// A number that is counted up, or set.
 #[derive(Debug, Default)]
@@ -73,11 +74,12 @@ pub(crate) async fn serve(
     address: Option<SocketAddr>,
     page: impl Fn() -> String + Clone + Send + Sync + 'static,
     stop: CancellationToken,
-) -> anyhow::Result<()> {
+) -> Result<(), Error> {
     let Some(address) = address else { return Ok(()) };
-    let listener =
-        TcpListener::bind(address).await.with_context(|| format!("SHIPPER_METRICS={address}"))?;
-    tracing::info!(address = %listener.local_addr()?, "serving metrics at /metrics");
+    let failed =
+        |error| ErrorKind::InvalidConfig.caused(format!("SHIPPER_METRICS={address}"), error);
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    tracing::info!(address = %listener.local_addr().map_err(failed)?, "serving metrics at /metrics");
     let answer = move || {
         let text = page();
         async move { ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text) }

@@ -5,6 +5,11 @@ use std::process::ExitCode;
 use clap::Subcommand;
 use serde::Serialize;
 
+use crate::error::{Error, ErrorKind, whole};
+
+/// How a program ended.
+pub type Ended = Result<(), Box<dyn std::error::Error + Send + Sync>>;
+
 /// What a program may be asked instead of shipping.
 #[derive(Clone, Copy, Debug, Subcommand)]
 pub enum Question {
@@ -33,22 +38,17 @@ impl Question {
     }
 }
 
-/// An error with all that it comes from: `credentials file app.creds: No such file or directory`.
-pub(crate) fn whole(error: impl Into<anyhow::Error>) -> String {
-    format!("{:#}", error.into())
-}
-
 /// All faults of what the user typed, one below the other.
-pub fn faults(faults: Vec<String>) -> anyhow::Error {
-    anyhow::Error::msg(faults.join("\n          "))
+pub fn faults(faults: Vec<String>) -> Error {
+    ErrorKind::InvalidConfig.with(faults.join("\n          "))
 }
 
 /// Says why a program ends, when it is not well.
-pub fn exit(program: &str, ended: anyhow::Result<()>) -> ExitCode {
+pub fn exit(program: &str, ended: Ended) -> ExitCode {
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{program}: {error:#}");
+            eprintln!("{program}: {}", whole(&*error));
             ExitCode::FAILURE
         }
     }

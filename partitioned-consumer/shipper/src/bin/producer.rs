@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use natsway_boot::{logs::LogArgs, shutdown};
 use natsway_shipper::producer::{self, ProducerArgs, status};
-use natsway_shipper::program::{self, Question};
+use natsway_shipper::program::{self, Ended, Question};
 
 /// Ships the lines of files to NATS, each once and in order
 #[derive(Parser)]
@@ -26,12 +26,12 @@ async fn main() -> ExitCode {
     program::exit("producer", run(Cli::parse()).await)
 }
 
-async fn run(cli: Cli) -> anyhow::Result<()> {
+async fn run(cli: Cli) -> Ended {
     if let Some(question) = cli.question {
         let reports = status::read(&cli.producer.state_directory().map_err(program::faults)?)?;
         return Ok(question.answer(reports.as_slice(), status::table)?);
     }
-    cli.logs.init().map_err(anyhow::Error::msg)?;
+    cli.logs.init()?;
     let config = cli.producer.into_config().map_err(program::faults)?;
-    producer::run(config, shutdown::on_signal()?).await
+    Ok(producer::run(config, shutdown::on_signal()?).await?)
 }

@@ -6,10 +6,10 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use natsway_boot::{BrokerArgs, BrokerConfig};
 
+use crate::error::whole;
 use crate::name::Prefix;
 use crate::pattern::{OutputPattern, Period};
 use crate::producer::{Compression, ModeChoice, StreamArgs};
-use crate::program;
 use crate::retain::Retention;
 use crate::stream::StreamPlan;
 use crate::units::ByteSize;
@@ -259,8 +259,7 @@ impl ConsumerArgs {
         let output =
             output.and_then(|text| parse(text).map_err(|error| format!("SHIPPER_OUTPUT: {error}")));
         let output = output.map_err(|fault| faults.push(fault)).ok();
-        let broker =
-            self.broker.into_config().map_err(|error| faults.push(program::whole(error))).ok();
+        let broker = self.broker.into_config().map_err(|error| faults.push(whole(&error))).ok();
         let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
         if self.cluster.is_empty() || !self.cluster.chars().all(plain) {
             faults.push(format!(

@@ -77,7 +77,7 @@ impl FileIndex {
             Err(TryLockError::WouldBlock) => {
                 let text = "another consumer writes to this directory: stop it, or set \
                             SHIPPER_DIRECTORY to another one";
-                return Err(io::Error::other(text));
+                return Err(io::Error::new(io::ErrorKind::ResourceBusy, text));
             }
             Err(TryLockError::Error(error)) => return Err(error),
         }

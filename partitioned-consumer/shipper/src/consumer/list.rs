@@ -20,8 +20,9 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use super::durable::consumer_name;
 use super::receive::{Receiver, Stored};
-use super::unreadable::first_unreadable;
+use super::unreadable::{Failure, first_unreadable};
 
 /// Never redelivered while a reader lives; see the module.
 const ACK_WAIT: Duration = Duration::from_secs(6 * 3600);
@@ -41,11 +42,6 @@ const ACKS_PENDING: i64 = 20_000;
 /// Connections in a row that end before a message is read, after which the next message is taken
 /// for the reason.
 const BARREN: u32 = 3;
-
-/// The name of the durable consumer of a partition.
-pub(super) fn consumer_name(cluster: &str, partition: u32) -> String {
-    format!("{cluster}-p{partition}")
-}
 
 /// See the module.
 pub(super) struct ListReader {
@@ -67,8 +63,6 @@ enum Over {
     /// The connection was lost before anything was read.
     Barren,
 }
-
-pub(super) type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 impl ListReader {
     /// Reads until `stop`, and has written what was read.

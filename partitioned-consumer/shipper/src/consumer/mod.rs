@@ -5,6 +5,7 @@
 //! committed.
 
 mod args;
+mod durable;
 mod elastic;
 mod file_index;
 mod files;
@@ -12,6 +13,7 @@ mod files;
 pub(crate) mod fuzzing;
 mod list;
 mod liveness;
+mod metrics;
 mod offsets;
 mod parked;
 mod plain;

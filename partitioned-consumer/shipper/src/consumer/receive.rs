@@ -7,7 +7,7 @@ use async_nats::HeaderMap;
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
-use super::status::Metrics;
+use super::metrics::Metrics;
 use crate::head::{HEADER, Head};
 use crate::name::{Prefix, Source};
 

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
 use async_nats::Client;
 use async_nats::jetstream::{self, stream::Stream};
 use jiff::Zoned;
@@ -18,13 +17,15 @@ use super::file_index::FileIndex;
 use super::files::Files;
 use super::list::ListReader;
 use super::liveness::Liveness;
+use super::metrics::Metrics;
 use super::offsets::OffsetStore;
 use super::plain::PlainReader;
 use super::receive::{Delivery, Limits, Receiver};
 use super::retention::RetentionTask;
-use super::status::Metrics;
+use super::status::DirectoryStatus;
 use super::target::Rotation;
 use super::writer::{Bounds, Parts, RETRY, Writer};
+use crate::error::{Error, ErrorKind, whole};
 use crate::producer::Compression;
 use crate::tail::checkpoint::Mode;
 use crate::{connect, metrics};
@@ -51,18 +52,18 @@ struct Consumer {
 ///
 /// # Errors
 /// What cannot mend itself: a directory that another consumer has, a stream of others.
-pub async fn run(config: Config, stop: CancellationToken) -> Result<()> {
+pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     let asked_to_stop = stop.clone();
     match Box::pin(begin(config, stop)).await {
         Err(error) if asked_to_stop.is_cancelled() => {
-            warn!("stopped while waiting: {error:#}");
+            warn!("stopped while waiting: {}", whole(&error));
             Ok(())
         }
         ended => ended,
     }
 }
 
-async fn begin(config: Config, stop: CancellationToken) -> Result<()> {
+async fn begin(config: Config, stop: CancellationToken) -> Result<(), Error> {
     let client = connect::client(&config.broker, "consumer", "shipper-consumer", &stop).await?;
     let mut commits = jetstream::new(
         connect::client(&config.broker, "consumer", "shipper-commits", &stop).await?,
@@ -75,13 +76,14 @@ async fn begin(config: Config, stop: CancellationToken) -> Result<()> {
         false => Mode::Core,
     };
     let directory = config.directory.display().to_string();
-    let file_index = FileIndex::open(&config.directory, mode).with_context(|| directory.clone())?;
+    let file_index =
+        FileIndex::open(&config.directory, mode).map_err(|error| Error::disk(&directory, error))?;
     if let Some(asked) = asked.filter(|asked| *asked != file_index.mode()) {
-        anyhow::bail!(
+        return Err(ErrorKind::Mismatch.with(format!(
             "{directory} was begun in mode {:?}, SHIPPER_MODE says {asked:?}: use another \
              directory",
             file_index.mode()
-        );
+        )));
     }
     let metrics = Arc::new(Metrics::default());
     let shown = Arc::clone(&metrics);
@@ -92,7 +94,7 @@ async fn begin(config: Config, stop: CancellationToken) -> Result<()> {
 }
 
 impl Consumer {
-    async fn work(mut self, file_index: FileIndex) -> Result<()> {
+    async fn work(mut self, file_index: FileIndex) -> Result<(), Error> {
         let jetstream = file_index.mode() == Mode::JetStream;
         let member = file_index.writer().to_owned();
         let (stream, offset_store) =
@@ -112,12 +114,14 @@ impl Consumer {
             Arc::clone(&self.metrics),
         );
         let mut writer = Writer::new(self.parts(file_index, offset_store, stream.clone()));
-        writer.recover().await.context("recovering the directory")?;
+        writer.recover().await?;
         let liveness = self.start_readers(&receiver, stream, member).await?;
         drop(receiver);
         self.write(writer, deliveries).await;
         if let Some(liveness) = liveness {
-            liveness.await?;
+            liveness.await.map_err(|error| {
+                ErrorKind::Defect.caused("the watch over the members ended early", error)
+            })?;
         }
         // Acknowledgements are on their way.
         let flushed = tokio::time::timeout(ANSWER_WITHIN, self.client.flush()).await;
@@ -130,7 +134,7 @@ impl Consumer {
         Ok(())
     }
 
-    async fn open_stream(&self) -> Result<(Option<Stream>, Option<OffsetStore>)> {
+    async fn open_stream(&self) -> Result<(Option<Stream>, Option<OffsetStore>), Error> {
         let Config { stream: plan, cluster, .. } = &self.config;
         let stream = match self.config.stream_target {
             None => Some(
@@ -183,14 +187,15 @@ impl Consumer {
         receiver: &Receiver,
         stream: Option<Stream>,
         member: String,
-    ) -> Result<Option<tokio::task::JoinHandle<()>>> {
+    ) -> Result<Option<tokio::task::JoinHandle<()>>, Error> {
         let stop = self.stop.clone();
         match (self.config.partitions.clone(), stream) {
             (Partitions::Shared, Some(_)) => {
                 return self.start_shared(receiver, member).await.map(Some);
             }
             (Partitions::Shared, None) => {
-                anyhow::bail!("SHIPPER_READ_PARTITIONS=auto needs a broker with JetStream")
+                return Err(ErrorKind::Broker
+                    .with("SHIPPER_READ_PARTITIONS=auto needs a broker with JetStream"));
             }
             (Partitions::List(list), stream) => {
                 let stream = self.to_read(stream.as_ref()).await?;
@@ -218,7 +223,12 @@ impl Consumer {
                             self.readers.spawn(reader.run(stop.clone()));
                         }
                         _ => {
-                            let subscription = self.client.subscribe(subject).await?;
+                            let subscribed = self.client.subscribe(subject).await;
+                            let failed = |error| {
+                                ErrorKind::Broker
+                                    .caused("the partition cannot be subscribed to", error)
+                            };
+                            let subscription = subscribed.map_err(failed)?;
                             let reader = PlainReader {
                                 client: self.client.clone(),
                                 subscription,
@@ -236,7 +246,7 @@ impl Consumer {
     /// The stream on the connection for messages, if it is to be read through consumers of ours.
     /// All that readers need is asked for before the first of them reads, since what comes to one
     /// may end the connection on which another's answer would have come.
-    async fn to_read(&self, stream: Option<&Stream>) -> Result<Option<Stream>> {
+    async fn to_read(&self, stream: Option<&Stream>) -> Result<Option<Stream>, Error> {
         let Some(stream) = stream.filter(|_| self.config.stream_target.is_none()) else {
             return Ok(None);
         };
@@ -249,7 +259,7 @@ impl Consumer {
         &mut self,
         receiver: &Receiver,
         member: String,
-    ) -> Result<tokio::task::JoinHandle<()>> {
+    ) -> Result<tokio::task::JoinHandle<()>, Error> {
         let config = &self.config;
         let reader = ElasticReader {
             context: jetstream::new(self.client.clone()),
@@ -293,7 +303,7 @@ impl Consumer {
                     break;
                 }
                 _ = status.tick() => {
-                    let saved = tokio::task::block_in_place(|| self.metrics.save(&self.config.directory));
+                    let saved = tokio::task::block_in_place(|| DirectoryStatus::save(&self.metrics, &self.config.directory));
                     // On a full disk it is the writer who says so.
                     saved.unwrap_or_default();
                 }
@@ -308,6 +318,6 @@ impl Consumer {
         }
         drop(deadline);
         self.readers.shutdown().await;
-        self.metrics.save(&self.config.directory).unwrap_or_default();
+        DirectoryStatus::save(&self.metrics, &self.config.directory).unwrap_or_default();
     }
 }

@@ -1,51 +1,27 @@
-//! What a consumer tells: metrics for metrics, and what `consumer status` shows.
+//! What `consumer status` shows: how the process says that it is doing, and how far the cluster is.
 
 use std::io;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::Result;
 use async_nats::jetstream;
+use async_nats::jetstream::stream::Stream;
+use natsway_partitioned_consumer::ElasticGroup;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
-use tracing::error;
 
 use super::args::{Config, Partitions};
+use super::durable::consumer_name;
 use super::file_index::FileIndex;
-use super::list;
+use super::metrics::Metrics;
 use super::offsets::OffsetStore;
+use super::unreadable::Failure;
 use crate::connect;
-use crate::metrics::{Kind, Metric, Row, page};
+use crate::error::{Error, ErrorKind};
 use crate::tail::checkpoint::replace_lightly;
-use natsway_partitioned_consumer::ElasticGroup;
 
-/// Refused messages are all counted, and told of so often.
-const TELL_REFUSALS_EVERY: Duration = Duration::from_secs(10);
-
-/// What a process counts.
-#[derive(Debug, Default)]
-pub(super) struct Metrics {
-    pub(super) messages: Metric,
-    pub(super) bytes: Metric,
-    pub(super) groups: Metric,
-    pub(super) duplicates: Metric,
-    pub(super) ahead: Metric,
-    pub(super) stale: Metric,
-    pub(super) lost_bytes: Metric,
-    pub(super) skipped_bytes: Metric,
-    pub(super) cut_bytes: Metric,
-    pub(super) overtaken: Metric,
-    pub(super) refused: Metric,
-    pub(super) stopped: Metric,
-    pub(super) parked: Metric,
-    pub(super) queued_bytes: Metric,
-    pub(super) open_files: Metric,
-    pub(super) lookups: Metric,
-    pub(super) sources: Metric,
-    refusal_told: Mutex<Option<Instant>>,
-    last_error: Mutex<Option<String>>,
-}
+/// How long the broker may take to be reached.
+const REACHED_WITHIN: Duration = Duration::from_secs(5);
 
 /// What is written into the directory for `consumer status`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -64,115 +40,25 @@ pub struct DirectoryStatus {
     pub last_error: Option<String>,
 }
 
-impl Metrics {
-    /// Notes what went wrong; `true` when that is news.
-    pub(super) fn failed(&self, error: String) -> bool {
-        let mut last = self.last_error.lock().unwrap_or_else(PoisonError::into_inner);
-        let news = last.is_none();
-        *last = Some(error);
-        news
-    }
-
-    /// Counts messages that can never be written, and says so, naming the host; not for each, since
-    /// whoever sends one may send many.
-    pub(super) fn refuse(&self, messages: u64, host: &str, reason: &str) {
-        self.refused.add(messages);
-        let mut told = self.refusal_told.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.is_some_and(|told| told.elapsed() < TELL_REFUSALS_EVERY) {
-            return;
+impl DirectoryStatus {
+    /// How the process is doing, by what it counts.
+    fn of(metrics: &Metrics) -> Self {
+        Self {
+            pid: std::process::id(),
+            messages: metrics.messages.get(),
+            bytes: metrics.bytes.get(),
+            stopped: metrics.stopped.get() > 0,
+            open_files: metrics.open_files.get(),
+            last_error: metrics.last_error(),
         }
-        *told = Some(Instant::now());
-        let (host, total) = (host.to_owned(), self.refused.get());
-        self.failed(format!("messages of {host} were refused: {reason}"));
-        error!(host, reason, total, "a message that can never be written is dropped");
-    }
-
-    /// Something went well.
-    pub(super) fn recovered(&self) {
-        *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = None;
-    }
-
-    fn last_error(&self) -> Option<String> {
-        self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Writes what `consumer status` reads.
-    pub(super) fn save(&self, directory: &Path) -> io::Result<()> {
-        let status = DirectoryStatus {
-            pid: std::process::id(),
-            messages: self.messages.get(),
-            bytes: self.bytes.get(),
-            stopped: self.stopped.get() > 0,
-            open_files: self.open_files.get(),
-            last_error: self.last_error(),
-        };
-        replace_lightly(&FileIndex::status_path(directory), &serde_json::to_vec(&status)?)
-    }
-
-    pub(super) fn page(&self) -> String {
-        let counter = |name, help, value: &Metric| Row {
-            name,
-            help,
-            kind: Kind::Counter,
-            value: value.get(),
-        };
-        let gauge =
-            |name, help, value: &Metric| Row { name, help, kind: Kind::Gauge, value: value.get() };
-        page([
-            counter("shipper_messages_total", "Messages written and acknowledged.", &self.messages),
-            counter("shipper_bytes_total", "Bytes written and committed.", &self.bytes),
-            counter("shipper_groups_total", "Groups committed.", &self.groups),
-            counter(
-                "shipper_duplicates_total",
-                "Messages that were written before.",
-                &self.duplicates,
-            ),
-            counter(
-                "shipper_ahead_total",
-                "Messages whose predecessor has to be sent again.",
-                &self.ahead,
-            ),
-            counter("shipper_stale_total", "Messages of an older history, dropped.", &self.stale),
-            counter(
-                "shipper_lost_bytes_total",
-                "Bytes that the broker acknowledged and lost.",
-                &self.lost_bytes,
-            ),
-            counter(
-                "shipper_skipped_bytes_total",
-                "Bytes that producers could not read.",
-                &self.skipped_bytes,
-            ),
-            counter(
-                "shipper_cut_bytes_total",
-                "Uncommitted bytes cut from files at the start.",
-                &self.cut_bytes,
-            ),
-            counter(
-                "shipper_overtaken_total",
-                "Commits refused since another consumer was first.",
-                &self.overtaken,
-            ),
-            counter(
-                "shipper_refused_total",
-                "Messages that can never be written, dropped.",
-                &self.refused,
-            ),
-            gauge("shipper_stopped", "1 while lines cannot be written.", &self.stopped),
-            gauge(
-                "shipper_parked_messages",
-                "Messages that wait for another partition.",
-                &self.parked,
-            ),
-            gauge("shipper_group_bytes", "Bytes of the group that is written.", &self.queued_bytes),
-            gauge("shipper_open_files", "Files that are open.", &self.open_files),
-            gauge("shipper_sources", "Sources that the directory has files of.", &self.sources),
-            counter(
-                "shipper_lookups_total",
-                "Messages looked up in the stream to decide on others.",
-                &self.lookups,
-            ),
-        ])
+    pub(super) fn save(metrics: &Metrics, directory: &Path) -> io::Result<()> {
+        replace_lightly(
+            &FileIndex::status_path(directory),
+            &serde_json::to_vec(&Self::of(metrics))?,
+        )
     }
 }
 
@@ -222,15 +108,16 @@ pub struct Report {
 /// Asks the broker and the directory.
 ///
 /// # Errors
-/// When the broker or the stream cannot be reached.
-pub async fn read(config: &Config) -> Result<Report> {
+/// [`ErrorKind::Stopped`] when the broker is not reached in time, [`ErrorKind::Broker`] when it
+/// does not answer.
+pub async fn read(config: &Config) -> Result<Report, Error> {
     let status = std::fs::read(FileIndex::status_path(&config.directory)).ok();
     let directory = status.and_then(|json| serde_json::from_slice(&json).ok());
     let cluster = config.cluster.clone();
     let stop = CancellationToken::new();
     let give_up = stop.clone();
     tokio::spawn(async move {
-        tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+        tokio::time::sleep(REACHED_WITHIN).await;
         give_up.cancel();
     });
     let client = connect::client(&config.broker, "consumer", "shipper-status", &stop).await?;
@@ -238,47 +125,73 @@ pub async fn read(config: &Config) -> Result<Report> {
         return Ok(Report { cluster, directory, partitions: Vec::new(), sources: Vec::new() });
     }
     let context = jetstream::new(client);
-    let stream = context.get_stream(&config.stream.name).await?;
-    let state = &stream.cached_info().state;
-    let mean = state.bytes.checked_div(state.messages).unwrap_or(0);
-    let mut partitions = Vec::new();
-    match &config.partitions {
-        Partitions::List(list) => {
-            for partition in list {
-                let name = list::consumer_name(&config.cluster, *partition);
-                let Ok(consumer) = stream.consumer_info(&name).await else { continue };
-                let lag_messages = consumer.num_pending + consumer.num_ack_pending as u64;
-                let written_sequence = Some(consumer.ack_floor.stream_sequence);
-                let lag_bytes = lag_messages * mean;
-                partitions.push(PartitionStatus {
-                    partition: *partition,
-                    owner: None,
-                    written_sequence,
-                    lag_messages,
-                    lag_bytes,
-                });
+    let asked = async {
+        let stream = context.get_stream(&config.stream.name).await?;
+        let partitions = match &config.partitions {
+            Partitions::List(list) => partitions_of_list(&stream, &config.cluster, list).await,
+            Partitions::Shared => {
+                partitions_of_group(context.clone(), &stream, &config.cluster).await?
             }
-        }
-        Partitions::Shared => {
-            let group = ElasticGroup::new(context.clone(), &config.stream.name, &config.cluster)?;
-            partitions.extend(group.report().await?.by_partition.into_iter().map(|partition| {
-                PartitionStatus {
-                    partition: partition.partition,
-                    owner: partition.owner,
-                    written_sequence: None,
-                    lag_messages: partition.lag_messages,
-                    lag_bytes: partition.lag_messages * mean,
-                }
-            }));
-        }
-    }
-    let commits = match OffsetStore::exists(&context).await {
-        true => {
-            let Config { cluster, stream, .. } = config;
-            OffsetStore::open(&context, cluster, &stream.name, stream.replicas).await?.all().await?
-        }
-        false => Vec::new(),
+        };
+        Ok::<_, Failure>((partitions, sources(&context, config).await?))
     };
+    let failed =
+        |error| ErrorKind::Broker.caused("the broker cannot say how far the cluster is", error);
+    let (partitions, sources) = asked.await.map_err(failed)?;
+    Ok(Report { cluster, directory, partitions, sources })
+}
+
+/// The mean size of the stream's messages.
+fn mean_bytes(stream: &Stream) -> u64 {
+    let state = &stream.cached_info().state;
+    state.bytes.checked_div(state.messages).unwrap_or(0)
+}
+
+async fn partitions_of_list(stream: &Stream, cluster: &str, list: &[u32]) -> Vec<PartitionStatus> {
+    let mut partitions = Vec::new();
+    for partition in list {
+        let name = consumer_name(cluster, *partition);
+        let Ok(consumer) = stream.consumer_info(&name).await else { continue };
+        let lag_messages = consumer.num_pending + consumer.num_ack_pending as u64;
+        partitions.push(PartitionStatus {
+            partition: *partition,
+            owner: None,
+            written_sequence: Some(consumer.ack_floor.stream_sequence),
+            lag_messages,
+            lag_bytes: lag_messages * mean_bytes(stream),
+        });
+    }
+    partitions
+}
+
+async fn partitions_of_group(
+    context: jetstream::Context,
+    stream: &Stream,
+    cluster: &str,
+) -> Result<Vec<PartitionStatus>, Failure> {
+    let group = ElasticGroup::new(context, &stream.cached_info().config.name, cluster)?;
+    let partitions =
+        group.report().await?.by_partition.into_iter().map(|partition| PartitionStatus {
+            partition: partition.partition,
+            owner: partition.owner,
+            written_sequence: None,
+            lag_messages: partition.lag_messages,
+            lag_bytes: partition.lag_messages * mean_bytes(stream),
+        });
+    Ok(partitions.collect())
+}
+
+/// The commits of the cluster; none where nothing was ever committed.
+async fn sources(
+    context: &jetstream::Context,
+    config: &Config,
+) -> Result<Vec<SourceCommit>, Failure> {
+    if !OffsetStore::exists(context).await {
+        return Ok(Vec::new());
+    }
+    let Config { cluster, stream, .. } = config;
+    let commits =
+        OffsetStore::open(context, cluster, &stream.name, stream.replicas).await?.all().await?;
     let sources = commits.into_iter().map(|(source, commit)| SourceCommit {
         source,
         offset: commit.mark.map(|mark| mark.offset),
@@ -286,7 +199,7 @@ pub async fn read(config: &Config) -> Result<Report> {
         file: commit.tail.file,
         missing_bytes: commit.missing_bytes,
     });
-    Ok(Report { cluster, directory, partitions, sources: sources.collect() })
+    Ok(sources.collect())
 }
 
 /// The tables that people read.

@@ -9,7 +9,8 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::list::Failure;
+/// What the broker, or what it said, was wrong with.
+pub(super) type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// The broker's answer about a message. It has the headers in Base64, which never end a connection.
 #[derive(Deserialize)]

@@ -8,9 +8,9 @@ use clap::{Args, ValueEnum};
 use natsway_boot::{BrokerArgs, BrokerConfig};
 use regex::bytes::Regex;
 
+use crate::error::whole;
 use crate::framing::{Framer, LongLines};
 use crate::name::{NameError, Prefix};
-use crate::program;
 use crate::stream::StreamPlan;
 use crate::tail::checkpoint::Mode;
 use crate::tail::{Follow, From};
@@ -267,12 +267,8 @@ impl ProducerArgs {
                     .map(|_| host)
             });
         let host = host.map_err(|fault| faults.push(fault)).ok();
-        let broker = self
-            .broker
-            .clone()
-            .into_config()
-            .map_err(|error| faults.push(program::whole(error)))
-            .ok();
+        let broker =
+            self.broker.clone().into_config().map_err(|error| faults.push(whole(&error))).ok();
         let framer = self.framer().map_err(|framer_faults| faults.extend(framer_faults)).ok();
         if self.window.0 < self.batch.0 {
             faults.push(format!("SHIPPER_WINDOW={}: expected at least SHIPPER_BATCH", self.window));

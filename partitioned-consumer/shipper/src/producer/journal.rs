@@ -4,6 +4,7 @@ use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::error::{Error, ErrorKind, disk_kind};
 use crate::head::Generation;
 use crate::tail::TailState;
 use crate::tail::checkpoint::{Checkpoint, CheckpointError, Mode};
@@ -31,6 +32,17 @@ pub(super) enum JournalError {
     /// What is in it cannot be used.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+}
+
+impl From<JournalError> for Error {
+    fn from(error: JournalError) -> Self {
+        let kind = match &error {
+            JournalError::Taken { .. } => ErrorKind::Taken,
+            JournalError::Directory { source, .. } => disk_kind(source),
+            JournalError::Checkpoint(_) => ErrorKind::Mismatch,
+        };
+        Self::from_kind(kind, error)
+    }
 }
 
 impl Journal {

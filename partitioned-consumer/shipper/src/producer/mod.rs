@@ -4,10 +4,13 @@
 //! sent is stored. All share one connection and one bound on memory.
 
 mod args;
+mod generation;
 mod input;
 mod journal;
 mod outbox;
 mod plain;
+mod problems;
+mod progress;
 mod run;
 mod shipping;
 mod sources;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use crate::error::{Error, ErrorKind};
 use crate::name::{NameError, Source, file_token};
 
 /// What the user named.
@@ -30,6 +31,12 @@ pub(super) enum SourcesError {
     SameToken { one: PathBuf, other: PathBuf, token: String },
     #[error("{0}")]
     Refused(String),
+}
+
+impl From<SourcesError> for Error {
+    fn from(error: SourcesError) -> Self {
+        Self::from_kind(ErrorKind::InvalidConfig, error)
+    }
 }
 
 impl Sources {

@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::path::{Path, PathBuf};
 
-use super::identity::FileId;
+use super::fingerprint::FileId;
 
 /// A file beside the path that is followed.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::identity::{Identity, Probe};
+use super::fingerprint::{Fingerprint, Probe};
 use crate::framing::Framer;
 use crate::head::Skipped;
 
@@ -39,7 +39,7 @@ pub struct Follow {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Segment {
     /// Which file.
-    pub identity: Identity,
+    pub identity: Fingerprint,
     /// Where in the file the segment begins, in bytes.
     pub file_start: u64,
     /// The run's offset there.
@@ -64,7 +64,7 @@ pub struct TailState {
     /// The files that are not done with, in order.
     pub segments: Vec<Segment>,
     /// Rotated files that are.
-    pub finished: Vec<Identity>,
+    pub finished: Vec<Fingerprint>,
     /// What stands before `offset` in its file; none at the beginning of one, and in checkpoints of
     /// version 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -87,7 +87,7 @@ pub struct Chunk {
     pub gap: Option<Skipped>,
 }
 
-/// What a poll at the file came to.
+/// What a poll of the file came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Something to send.

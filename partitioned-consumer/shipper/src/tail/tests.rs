@@ -10,7 +10,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use super::tailer::FINISHED_KEPT;
+use super::segments::FINISHED_KEPT;
 use super::*;
 use crate::framing::{Framer, LongLines};
 

@@ -58,8 +58,9 @@ async fn pages_of_metrics_tell_what_happened_and_are_documented() {
         (0, 0)
     );
     assert_eq!((consumer["shipper_open_files"], consumer["shipper_stopped"]), (5, 0));
-    let guide = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/shipper.md"))
-        .unwrap();
+    let guide =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/shipper.md"))
+            .unwrap();
     for name in producer.keys().chain(consumer.keys()) {
         assert!(guide.contains(&format!("`{name}`")), "{name} is not in docs/shipper.md");
     }

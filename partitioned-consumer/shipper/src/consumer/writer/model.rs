@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::future::Future;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -21,7 +22,7 @@ use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Semaphore, oneshot};
 
-use super::super::offsets::OffsetStoreIdentity;
+use super::super::offsets::{OffsetStoreError, OffsetStoreIdentity};
 use super::super::steps::{Crash, Fault, arm, disarm};
 use super::*;
 use crate::head::tests::head;

@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 
 use serde::{Deserialize, Serialize};
 
-/// Bytes of the head that are polled: enough to tell logs apart, little enough to read at each
+/// Bytes of the head that are compared: enough to tell logs apart, little enough to read at each
 /// poll.
 const HEAD_BYTES: u64 = 1024;
 
@@ -22,7 +22,7 @@ pub struct FileId {
 }
 
 impl FileId {
-    /// The place of what was polled.
+    /// The id of a file that was stat'ed.
     pub fn of(metadata: &Metadata) -> Self {
         let born = metadata
             .created()
@@ -33,9 +33,9 @@ impl FileId {
     }
 }
 
-/// A file: its place, and how it begins.
+/// A file: where it is stored, and how it begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Identity {
+pub struct Fingerprint {
     /// Device and inode.
     pub place: FileId,
     /// How many bytes of the head `head_hash` covers; grows with the file, up to 1 KiB.
@@ -44,8 +44,8 @@ pub struct Identity {
     pub head_hash: u64,
 }
 
-impl Identity {
-    /// Looks at an open file.
+impl Fingerprint {
+    /// Takes the fingerprint of an open file.
     ///
     /// # Errors
     /// The system's.
@@ -68,8 +68,8 @@ impl Identity {
         Ok(head.len() as u64 == self.head_bytes && fnv(&head) == self.head_hash)
     }
 
-    /// Whether an open file is this one. A file that was empty when it was polled is recognized
-    /// only while it is.
+    /// Whether an open file is this one. A file that was empty when its fingerprint was taken is
+    /// recognized only while it is.
     ///
     /// # Errors
     /// The system's.
