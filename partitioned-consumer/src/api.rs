@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::consumer::{self, IntoConsumerConfig, pull};
-use async_nats::jetstream::{self, response::Response};
+use async_nats::jetstream::{self, response::Response, stream::Info};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -158,8 +158,32 @@ pub(crate) async fn replicas_of(context: &jetstream::Context, stream: &str) -> u
 pub(crate) async fn stream_info(
     context: &jetstream::Context,
     stream: &str,
-) -> Result<jetstream::stream::Info, ApiError> {
+) -> Result<Info, ApiError> {
     request(context, format!("STREAM.INFO.{stream}"), &Empty {}).await
+}
+
+/// Stream info, and the missing sequences between its first and its last message.
+pub(crate) async fn stream_info_and_deleted(
+    context: &jetstream::Context,
+    stream: &str,
+) -> Result<(Info, Vec<u64>), ApiError> {
+    #[derive(Deserialize)]
+    struct Answer {
+        state: State,
+    }
+    #[derive(Deserialize)]
+    struct State {
+        #[serde(default)]
+        deleted: Vec<u64>,
+    }
+    let body = serde_json::json!({ "deleted_details": true });
+    let answer: serde_json::Value =
+        request(context, format!("STREAM.INFO.{stream}"), &body).await?;
+    let read = || Ok((Info::deserialize(&answer)?, Answer::deserialize(&answer)?.state.deleted));
+    read().map_err(|error: serde_json::Error| {
+        let doing = "the broker's answer about a stream could not be read";
+        ApiError::Unanswered(ErrorKind::Broker.caused(doing, error))
+    })
 }
 
 /// Stream info of a stream that has to be there.

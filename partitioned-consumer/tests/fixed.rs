@@ -5,6 +5,7 @@ mod support;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::pull;
+use futures_util::StreamExt;
 use natsway_partitioned_consumer::{
     DeadLetter, ElasticConfig, ElasticGroup, End, ErrorKind, MemberState, Membership, StaticConfig,
     StaticGroup,
@@ -13,6 +14,7 @@ use natsway_testkit::eventually;
 use support::{
     Ledger, SOON, becomes, broker, handler, handles, partitioned_stream, publish, stream,
 };
+use tokio::time::timeout;
 
 fn template() -> pull::Config {
     pull::Config { max_ack_pending: 20, ack_wait: Duration::from_secs(2), ..Default::default() }
@@ -297,4 +299,52 @@ async fn a_paused_group_handles_nothing_until_it_is_resumed() {
     handles(&ledger, 8).await;
     member.stopped().await.unwrap();
     ledger.check();
+}
+
+/// Answers as a server does that knows of nobody who listens.
+async fn no_responders(port: u16, reply: &str) {
+    use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+
+    let mut connection = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    let (reader, mut writer) = connection.split();
+    let mut lines = BufReader::new(reader).lines();
+    let status = "NATS/1.0 503\r\n\r\n";
+    let length = status.len();
+    let sent = format!(
+        "CONNECT {{\"verbose\":false,\"headers\":true}}\r\nHPUB {reply} {length} \
+         {length}\r\n{status}\r\nPING\r\n"
+    );
+    writer.write_all(sent.as_bytes()).await.unwrap();
+    while lines.next_line().await.unwrap().expect("the broker answers") != "PONG" {}
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_that_reaches_nobody_for_a_moment_ends_no_member() {
+    let (broker, context) = broker().await;
+    partitioned_stream(&context, "foo", 4).await;
+    let group = StaticGroup::new(context.clone(), "foo", "cg").unwrap();
+    group.create(&StaticConfig::new(4, Membership::balanced(["m1"])).filters([">"])).await.unwrap();
+    let observer = broker.connect().await;
+    let mut pulls = observer.subscribe("$JS.API.CONSUMER.MSG.NEXT.foo.cg-m1").await.unwrap();
+    let mut questions = observer.subscribe("$JS.API.CONSUMER.INFO.foo.cg-m1").await.unwrap();
+    observer.flush().await.unwrap();
+    let ledger = Ledger::default();
+    let member =
+        group.consume("m1").template(template()).handle(handler(&ledger, "m1", Duration::ZERO));
+    let member = member.await.unwrap();
+    let mut pull = pulls.next().await.unwrap();
+    publish(&context, 4, 1, 1).await;
+    handles(&ledger, 4).await;
+    while let Ok(Some(newer)) = timeout(Duration::from_millis(100), pulls.next()).await {
+        pull = newer;
+    }
+    // A cluster without a leader for the consumer answers so, and a moment later there is one: the
+    // consumer is the same.
+    no_responders(broker.port(), &pull.reply.unwrap()).await;
+    timeout(SOON, questions.next()).await.expect("it asks whether its consumer is gone").unwrap();
+    timeout(SOON, pulls.next()).await.expect("it pulls again").unwrap();
+    publish(&context, 4, 2, 1).await;
+    handles(&ledger, 8).await;
+    assert_eq!(member.stopped().await.unwrap(), End::Stopped);
+    ledger.check_exactly_once();
 }

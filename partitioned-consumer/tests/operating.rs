@@ -538,6 +538,90 @@ async fn an_elastic_group_copies_again_from_where_a_reset_asks_for() {
     assert!(group.doctor().await.unwrap().iter().all(|finding| finding.code == "no-instance"));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_source_missed_before_its_group_was_made_is_no_loss_of_the_group() {
+    let (_broker, context) = broker().await;
+    stream(&context, "S", "foo.*").await;
+    publish(&context, 8, 1, 5).await;
+    let source = context.get_stream("S").await.unwrap();
+    for sequence in [5, 6, 7, 20] {
+        source.delete_message(sequence).await.unwrap();
+    }
+    let group = ElasticGroup::new(context.clone(), "S", "g").unwrap();
+    group.create(&ElasticConfig::new(4).filter("foo.*", [1])).await.unwrap();
+    group.add_members(["a"]).await.unwrap();
+    let ledger = Ledger::default();
+    let member =
+        group.consume("a").template(pull::Config { max_ack_pending: 20, ..Default::default() });
+    let member = member.handle(handler(&ledger, "a", Duration::ZERO)).await.unwrap();
+    let counted = async |count: usize| {
+        eventually(
+            SOON,
+            async || if ledger.count() == count { Ok(()) } else { Err(ledger.count()) },
+        )
+        .await;
+        // The newest copy is read while it is there, so nobody looks before the last one is.
+        publish(&context, 1, 1, 1).await;
+        eventually(SOON, async || {
+            let loss = group.source_loss().await.unwrap().unwrap();
+            if (loss.messages, loss.exact) == (0, true) { Ok(()) } else { Err(loss) }
+        })
+        .await;
+    };
+    counted(36).await;
+    // Of those from 10 on one was missing already, and one goes now.
+    source.delete_message(30).await.unwrap();
+    group.reset(ResetTo::Sequence(10), false).await.unwrap();
+    counted(37 + 30).await;
+    member.stopped().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_leaves_out_no_message_whose_id_was_copied_before() {
+    let (_broker, context) = broker().await;
+    stream(&context, "S", "foo.*").await;
+    let group = ElasticGroup::new(context.clone(), "S", "g").unwrap();
+    group.create(&ElasticConfig::new(4).filter("foo.*", [1])).await.unwrap();
+    group.add_members(["a"]).await.unwrap();
+    let ledger = Ledger::default();
+    let member =
+        group.consume("a").template(pull::Config { max_ack_pending: 20, ..Default::default() });
+    let member = member.handle(handler(&ledger, "a", Duration::ZERO)).await.unwrap();
+    let publish = async |numbers: std::ops::RangeInclusive<u32>| {
+        for number in numbers {
+            let mut headers = async_nats::HeaderMap::new();
+            headers.insert("Nats-Msg-Id", format!("id{number}"));
+            let sent =
+                context.publish_with_headers("foo.a", headers, number.to_string().into()).await;
+            assert!(!sent.unwrap().await.unwrap().duplicate);
+        }
+    };
+    publish(1..=20).await;
+    let counted = async |count: usize| {
+        eventually(
+            SOON,
+            async || if ledger.count() == count { Ok(()) } else { Err(ledger.count()) },
+        )
+        .await;
+    };
+    counted(20).await;
+    group.reset(ResetTo::Sequence(1), false).await.unwrap();
+    counted(40).await;
+    // As the other implementation makes it, on a broker that looks for duplicates of two minutes.
+    let queue = context.get_stream("S-g").await.unwrap();
+    let config = queue.cached_info().config.clone();
+    context
+        .update_stream(js::Config { duplicate_window: Duration::from_secs(120), ..config })
+        .await
+        .unwrap();
+    publish(21..=40).await;
+    counted(60).await;
+    group.reset(ResetTo::Sequence(1), false).await.unwrap();
+    counted(100).await;
+    member.stopped().await.unwrap();
+    assert_eq!(group.source_loss().await.unwrap().unwrap().messages, 0);
+}
+
 /// The source keeps fewer messages than a burst has, and every broker of the cluster has its copy
 /// of all.
 #[tokio::test(flavor = "multi_thread")]

@@ -43,6 +43,10 @@ struct Seen {
 pub enum Standing {
     /// As its backend says.
     Good,
+    /// It runs, others are known to answer, and whether this one does cannot be told: of some
+    /// answers nobody knows whose they are. It counts, and goes before those that are known to
+    /// answer.
+    Unheard,
     /// It runs and has not answered yet.
     Starting,
     /// It did not answer at so many polls in a row. It counts, and is the first to be stopped.
@@ -123,17 +127,25 @@ impl RollCall {
                 seen.miss(silent_after)
             } else if somebody && unmatched == 0 {
                 let is_young = now_ms.saturating_sub(seen.since_ms) < FIRST_ANSWER_WITHIN_MS;
-                if is_young { Standing::Starting } else { seen.miss(silent_after) }
+                let standing = if is_young { Standing::Starting } else { seen.miss(silent_after) };
+                match standing {
+                    // Who has never answered did not become ready by waiting.
+                    Standing::Doubted(_) if silent_after > 0 => Standing::Starting,
+                    standing => standing,
+                }
             } else {
                 // Nobody knows: it keeps the standing that it had.
-                seen.standing(silent_after)
+                match seen.standing(silent_after) {
+                    Standing::Good if somebody && !seen.has_answered => Standing::Unheard,
+                    standing => standing,
+                }
             };
             let (id, is_frozen) = (&instance.id, instance.is_frozen);
             let absent = |polls| Absent { instance: id.clone(), polls, is_frozen };
             match standing {
                 Standing::Doubted(polls) => attendance.doubted.push(absent(polls)),
                 Standing::Silent(polls) => attendance.silent.push(absent(polls)),
-                Standing::Good | Standing::Starting => {}
+                Standing::Good | Standing::Unheard | Standing::Starting => {}
             }
             standings.push(standing);
         }
@@ -204,16 +216,17 @@ pub fn fleet(instances: &[Instance], standings: &[Standing]) -> Fleet {
 }
 
 /// Whom to stop so that `wanted` of those that count are left, in this order: who did not answer,
-/// longest first; who has not answered yet; who is outdated; the newest, since they hold the least,
-/// and a spike's instances go with it.
+/// longest first; who has not answered yet, or is not known to; who is outdated; the newest, since
+/// they hold the least, and a spike's instances go with it.
 pub fn surplus(instances: &[Instance], standings: &[Standing], wanted: u32) -> Vec<String> {
     let counts = |(instance, standing): &(&Instance, &Standing)| {
         instance.state != InstanceState::Stopping && !matches!(standing, Standing::Silent(_))
     };
     let mut present: Vec<_> = instances.iter().zip(standings).filter(counts).collect();
     let doubt = |standing: &Standing| match standing {
-        Standing::Doubted(polls) => polls.saturating_add(1),
-        Standing::Starting => 1,
+        Standing::Doubted(polls) => polls.saturating_add(2),
+        Standing::Starting => 2,
+        Standing::Unheard => 1,
         Standing::Good | Standing::Silent(_) => 0,
     };
     present.sort_by(|(one, of_one), (other, of_other)| {
@@ -284,9 +297,10 @@ mod tests {
         let all = ["a", "b"].map(instance);
         let standings = polls(&mut RollCall::default(), 0, &all, &["other", "another"], 300);
         assert_eq!(standings, [Standing::Good; 2]);
-        // Nor where one may be the other's.
+        // Nor where one may be the other's; but who is known to answer stays when one has to go.
         let standings = polls(&mut RollCall::default(), 0, &all, &["a", "other"], 300);
-        assert_eq!(standings, [Standing::Good; 2]);
+        assert_eq!(standings, [Standing::Good, Standing::Unheard]);
+        assert_eq!(fleet(&all, &standings).ready, 2);
     }
 
     #[test]
@@ -295,6 +309,22 @@ mod tests {
         let mut roll = RollCall::default();
         assert_eq!(polls(&mut roll, 0, &all, &["a"], 60), [Standing::Good, Standing::Starting]);
         assert_eq!(polls(&mut roll, 60, &all, &["a"], 3), [Standing::Good, Standing::Silent(3)]);
+    }
+
+    #[test]
+    fn after_a_restart_one_that_is_silent_goes_before_a_newer_one_that_answers() {
+        let all = [instance("frozen"), Instance { since_ms: 9, ..instance("new") }];
+        // Somebody else's instance answers as well, so the silence of the old one proves nothing.
+        let names = ["new", "a-stranger"];
+        let mut roll = RollCall::default();
+        polls(&mut roll, 0, &all, &["frozen", "new", "a-stranger"], 1);
+        assert_eq!(surplus(&all, &polls(&mut roll, 1, &all, &names, 1), 1), ["frozen"]);
+        let standings = polls(&mut RollCall::default(), 2, &all, &names, 1);
+        assert_eq!(
+            surplus(&all, &standings, 1),
+            ["frozen"],
+            "also of a provisioner that never heard it"
+        );
     }
 
     #[test]
@@ -355,15 +385,19 @@ mod tests {
     }
 
     proptest! {
-        /// Instances fall silent and wake, come and go, and numbers are wanted, in every order.
+        /// Instances fall silent and wake, come and go, strangers answer too, the provisioner
+        /// starts anew, and numbers are wanted, in every order.
         #[test]
         fn who_answers_is_never_stopped_for_one_who_does_not(
-            steps in prop::collection::vec((0_u32..8, any::<u8>(), any::<u8>(), 1_u32..6), 1..60),
+            steps in prop::collection::vec(((0_u32..8, any::<u8>(), any::<u8>(), 1_u32..6), any::<(u8, bool)>()), 1..60),
         ) {
             let mut roll = RollCall::default();
             let mut living: Vec<Instance> = Vec::new();
             let mut made = 0_u64;
-            for (second, (more, silent, asked, wanted)) in steps.into_iter().enumerate() {
+            for (second, ((more, silent, asked, wanted), (restarts, stranger))) in steps.into_iter().enumerate() {
+                if restarts < 20 {
+                    roll = RollCall::default();
+                }
                 for _ in 0..more.saturating_sub(living.len() as u32) {
                     made += 1;
                     living.push(Instance::new(format!("i{made}"), InstanceState::Ready, made));
@@ -372,7 +406,8 @@ mod tests {
                     (silent >> (place % 8) & 1 == 0).then(|| instance.id.clone())
                 };
                 let names: Vec<String> = living.iter().enumerate().filter_map(answer).collect();
-                let told = Answers(names.iter().map(|name| vec![name.clone()]).collect());
+                let stranger = stranger.then(|| "a-stranger".to_owned());
+                let told = Answers(names.iter().chain(&stranger).map(|name| vec![name.clone()]).collect());
                 let can_ask = asked > 40;
                 let now_ms = second as u64 * 1_000;
                 let (standings, attendance) = roll.take(now_ms, &living, can_ask.then_some(&told), AFTER);

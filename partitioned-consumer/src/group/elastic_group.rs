@@ -1,6 +1,7 @@
 //! An elastic group: administration, and the way in for its members.
 
 use std::ops::Deref;
+use std::time::Duration;
 
 use async_nats::jetstream::{self, stream};
 
@@ -13,7 +14,7 @@ use super::membership::{MemberMapping, Membership};
 use super::name::{GroupName, check_member};
 use super::partition::sticky_mappings;
 use super::settings;
-use super::source_loss::{self, Account, Observation, SourceLoss};
+use super::source_loss::{self, Account, Holes, Observation, SourceLoss};
 use crate::api::{self, code};
 use crate::error::{Error, ErrorKind};
 
@@ -93,7 +94,8 @@ impl ElasticGroup {
         {
             return Err(entry::exists_differently(&self.name));
         }
-        let wanted = work_queue(&self.name, &source.config, config);
+        let mut wanted = work_queue(&self.name, &source.config, config);
+        wanted.duplicate_window = duplicate_window(&self.context);
         let made = api::request::<_, stream::Info>(
             &self.context,
             format!("STREAM.CREATE.{}", wanted.name),
@@ -133,8 +135,9 @@ impl ElasticGroup {
         let observation = Observation::new(source, queue, None);
         let begun = async {
             let store = settings::open(&self.context, &self.name).await?;
-            let beginning = Account::beginning(&observation, source.state.first_sequence);
-            source_loss::write(&store, &self.name, |account| *account = beginning).await
+            let holes = Holes::counted(source.state.deleted_count.unwrap_or(0), &observation);
+            let beginning = Account::beginning(&observation, source.state.first_sequence, holes);
+            source_loss::write(&store, &self.name, |account| account.clone_from(&beginning)).await
         };
         if let Err(error) = begun.await {
             tracing::debug!(%error, "what is lost is counted from the first observation of a \
@@ -345,6 +348,22 @@ pub(crate) fn refuse_first_generation(config: &ElasticConfig) -> Result<(), Erro
         "the group was written by the older generation, whose members stop when its entry is \
          rewritten: stop them, delete the group and create it anew",
     ))
+}
+
+/// The shortest time for which a broker remembers ids of messages, where it cannot be told to
+/// remember none.
+pub(crate) const LEAST_DUPLICATE_WINDOW: Duration = Duration::from_millis(100);
+
+/// How long a work queue remembers ids: a source has looked for what was published twice, and what
+/// it kept must be copied, also once more where the group begins again. Brokers from 2.14 on
+/// remember none then. Older ones do for two minutes at the least, unless they are told of another
+/// time, and would leave out what has an id that was copied within it.
+pub(crate) fn duplicate_window(context: &jetstream::Context) -> Duration {
+    if context.client().is_server_compatible(2, 14, 0) {
+        Duration::ZERO
+    } else {
+        LEAST_DUPLICATE_WINDOW
+    }
 }
 
 /// The work-queue stream of a group.

@@ -24,7 +24,9 @@ use crate::api;
 use crate::error::{Error, ErrorKind};
 use crate::group::config::{Document, ElasticConfig};
 use crate::group::consumers::consumers;
-use crate::group::elastic_group::{ElasticGroup, refuse_first_generation, work_queue};
+use crate::group::elastic_group::{
+    ElasticGroup, LEAST_DUPLICATE_WINDOW, duplicate_window, refuse_first_generation, work_queue,
+};
 use crate::group::entry;
 use crate::group::kind::GroupKind;
 use crate::group::membership::{MemberMapping, Membership};
@@ -237,6 +239,8 @@ impl ElasticGroup {
     pub(crate) async fn stop_copying(&self) -> Result<(), Error> {
         let mut config = api::check_stream(&self.context, &self.name.work_queue()).await?.config;
         config.sources = None;
+        // What it remembers is forgotten before it copies on.
+        config.duplicate_window = LEAST_DUPLICATE_WINDOW;
         self.update_work_queue(&config).await
     }
 
@@ -244,6 +248,7 @@ impl ElasticGroup {
     pub(crate) async fn copy_again(&self, cut: u64) -> Result<(), Error> {
         let source = api::check_stream(&self.context, self.name.stream()).await?.config;
         let mut config = work_queue(&self.name, &source, &self.config().await?);
+        config.duplicate_window = duplicate_window(&self.context);
         for source in config.sources.iter_mut().flatten() {
             source.start_sequence = Some(cut + 1);
         }

@@ -4,7 +4,7 @@
 //! go on from there without being started anew. The work queue of an elastic group forgets what was
 //! handled, so it is emptied and copies again from the place that was asked for.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use async_nats::datetime;
 use async_nats::jetstream::{self, consumer};
@@ -14,10 +14,14 @@ use super::count::{count_from, passing, passing_consumer};
 use crate::api::{self, ApiError};
 use crate::error::{Error, ErrorKind};
 use crate::group::consumers::consumers_or_none;
-use crate::group::elastic_group::ElasticGroup;
+use crate::group::elastic_group::{ElasticGroup, LEAST_DUPLICATE_WINDOW};
 use crate::group::settings;
-use crate::group::source_loss::{self, Observation};
+use crate::group::source_loss::{self, Account};
 use crate::group::static_group::StaticGroup;
+
+/// How long a work queue may remember the ids of messages once it was told to keep them no longer:
+/// a broker looks for old ones when the window has passed, which is the least that it takes.
+const FORGETS_IDS_WITHIN: Duration = LEAST_DUPLICATE_WINDOW.saturating_mul(3);
 
 /// Where members go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -187,6 +191,9 @@ impl ElasticGroup {
             return Ok(report);
         }
         self.stop_copying().await?;
+        if !queue.config.duplicate_window.is_zero() {
+            tokio::time::sleep(FORGETS_IDS_WITHIN).await;
+        }
         let purge = format!("STREAM.PURGE.{}", name.work_queue());
         let purged =
             api::request::<_, serde_json::Value>(&self.context, purge, &api::Empty {}).await;
@@ -199,13 +206,11 @@ impl ElasticGroup {
     /// What is passed over now is not lost.
     async fn note_place(&self, sequence: u64) -> Result<(), Error> {
         let (context, name) = (&self.context, self.name());
-        let source = api::check_stream(context, name.stream()).await?;
-        let queue = api::check_stream(context, &name.work_queue()).await?;
-        let observation = Observation::new(&source, &queue, None);
+        let (observation, holes) = source_loss::observe_from(context, name, sequence).await?;
         let store = settings::open(context, name).await?;
-        let noted = source_loss::write(&store, name, |account| {
-            *account = account.moved(&observation, sequence)
-        });
+        let moved =
+            |account: &mut Account| *account = account.moved(&observation, sequence, holes.clone());
+        let noted = source_loss::write(&store, name, moved);
         noted.await.map(|_| ())
     }
 }

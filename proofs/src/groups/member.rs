@@ -113,7 +113,12 @@ pub async fn run(orders: Orders) -> Result<()> {
     // The broker may be on its way back just now.
     let deadline = Instant::now() + START_WITHIN;
     let mut member = loop {
-        match join(&orders, &log).await {
+        // Whoever is told to stop before it has joined has nothing to hand over.
+        let joined = tokio::select! {
+            joined = join(&orders, &log) => joined,
+            () = stop.cancelled() => return Ok(()),
+        };
+        match joined {
             Err(error) if Instant::now() > deadline => return Err(error),
             Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
             Ok(member) => break member,

@@ -236,6 +236,14 @@ async fn frozen_workers(
             "requests": asked.len(), "workers": [many, few], "told_to_stop_after_ms": stopped.as_millis() as u64,
             "failed_until_it_had_gone": meanwhile, "failed_afterwards": after,
         }));
+        // What it holds when it freezes, and what reaches it until it is known, is tried elsewhere.
+        let most = CONCURRENCY.1 as usize;
+        finding.promise(meanwhile <= most, || {
+            format!(
+                "{meanwhile} requests failed until the frozen one had gone, and it takes {most} at \
+                 a time"
+            )
+        });
         finding.promise(after == 0, || {
             format!("{after} requests failed after the frozen one had gone")
         });

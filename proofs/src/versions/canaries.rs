@@ -1,6 +1,7 @@
 //! New versions that are bad in different ways, and one that is not.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -12,8 +13,15 @@ use crate::load::{Load, Outcome};
 /// Short, so that a version that never answers is known for it soon.
 const TIMES: &str = "timeout = \"3s\"\ntry_timeout = \"1s\"";
 
-/// How long a sound version takes for a request: longer than the noise of a busy machine.
+/// How long a sound version takes for a request: longer than the noise of an idle machine.
 const SOUND: &str = "delays=10";
+
+/// What is asked to find out how long a request takes under load.
+const PROBES: usize = 40;
+
+/// How a version behaves, by how long nearly every request takes with a sound one under the same
+/// load.
+type Behaviour = fn(Duration) -> String;
 
 /// One request in twenty fails.
 pub(super) async fn fails(
@@ -21,16 +29,18 @@ pub(super) async fn fails(
     directory: &Path,
     finding: &mut Finding,
 ) -> anyhow::Result<()> {
-    goes_back(size, directory, finding, "fails=5", "errors are").await
+    goes_back(size, directory, finding, |_| "fails=5".to_owned(), "errors are").await
 }
 
-/// Every request takes three times as long.
+/// Every request takes three times as long, also where the machine is so busy that the sound
+/// version is slow; and it is answered before it would be tried again.
 pub(super) async fn slow(
     size: &Size,
     directory: &Path,
     finding: &mut Finding,
 ) -> anyhow::Result<()> {
-    goes_back(size, directory, finding, "delays=30", "p9").await
+    let thrice = |usual: Duration| format!("delays={}", (3 * usual.as_millis()).clamp(30, 800));
+    goes_back(size, directory, finding, thrice, "p9").await
 }
 
 /// Every request panics.
@@ -39,7 +49,7 @@ pub(super) async fn panics(
     directory: &Path,
     finding: &mut Finding,
 ) -> anyhow::Result<()> {
-    goes_back(size, directory, finding, "panics", "errors are").await
+    goes_back(size, directory, finding, |_| "panics".to_owned(), "errors are").await
 }
 
 /// No request is answered.
@@ -48,7 +58,7 @@ pub(super) async fn hangs(
     directory: &Path,
     finding: &mut Finding,
 ) -> anyhow::Result<()> {
-    goes_back(size, directory, finding, "hangs", "errors are").await
+    goes_back(size, directory, finding, |_| "hangs".to_owned(), "errors are").await
 }
 
 /// As good as the old version: it is promoted, and no request fails on the way.
@@ -57,7 +67,7 @@ pub(super) async fn healthy(
     directory: &Path,
     finding: &mut Finding,
 ) -> anyhow::Result<()> {
-    let (fleet, load, rollout) = canary(size, directory, SOUND).await?;
+    let (fleet, load, rollout) = canary(size, directory, finding, |_| SOUND.to_owned()).await?;
     finding.figure("promoted_after_ms", lasted_ms(&rollout));
     finding.promise(rollout["phase"] == "promoted", || {
         format!("a healthy version ended so: {rollout}")
@@ -73,15 +83,30 @@ pub(super) async fn healthy(
 async fn canary(
     size: &Size,
     directory: &Path,
-    green: &'static str,
+    finding: &mut Finding,
+    green: Behaviour,
 ) -> anyhow::Result<(Fleet, Load, Value)> {
     let size = Size { connections: 2 * size.connections, ..size.clone() };
     let fleet = Fleet::start(directory, 2, TIMES).await?;
-    let (fleet, load) =
-        under_load(fleet, &size, &[("blue", Some(SOUND)), ("green", Some(green))]).await;
+    let (mut fleet, load) = under_load(fleet, &size, &[("blue", Some(SOUND))]).await;
+    let green = green(usual(&fleet).await?);
+    finding.figure("new_version", green.as_str());
+    fleet.add_workers("green", 1, Some(&green)).await;
     fleet.start_rollout("green", &arguments(&size).each_ref().map(String::as_str)).await?;
     let rollout = fleet.done(&mut fleet.documents().await?).await?;
     Ok((fleet, load, rollout))
+}
+
+/// How long nineteen of twenty requests take at the most.
+async fn usual(fleet: &Fleet) -> anyhow::Result<Duration> {
+    let mut took = Vec::with_capacity(PROBES);
+    for _ in 0..PROBES {
+        let sent = Instant::now();
+        crate::probe::get(fleet.gateways[0].port, "/").await?;
+        took.push(sent.elapsed());
+    }
+    took.sort();
+    Ok(took[PROBES * 19 / 20])
 }
 
 fn arguments(size: &Size) -> [String; 8] {
@@ -103,10 +128,10 @@ async fn goes_back(
     size: &Size,
     directory: &Path,
     finding: &mut Finding,
-    misbehave: &'static str,
+    misbehave: Behaviour,
     expected: &str,
 ) -> anyhow::Result<()> {
-    let (fleet, load, rollout) = canary(size, directory, misbehave).await?;
+    let (fleet, load, rollout) = canary(size, directory, finding, misbehave).await?;
     let back_at = load.elapsed();
     load.more(20 * size.connections).await;
     let tally = settle(finding, &fleet, load, directory).await?;
@@ -125,7 +150,7 @@ async fn goes_back(
         percent(tally.failed().len() as f64, tally.outcomes.len() as f64),
     );
     finding.promise(rollout["phase"] == "rolled-back" && reason.contains(expected), || {
-        format!("a version with {misbehave} ended so: {rollout}")
+        format!("the new version ended so: {rollout}")
     });
     let is_after = |outcome: &&&Outcome| outcome.answered_at.saturating_sub(outcome.took) > back_at;
     let late = tally.failed().iter().filter(is_after).count();

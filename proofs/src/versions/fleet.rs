@@ -21,7 +21,7 @@ pub(super) const ROUTE: &str = "prove";
 pub(super) const FRONT: &str = "svc.front.blue";
 
 /// How a version's workers misbehave, if they do.
-pub(super) type Manner = Option<&'static str>;
+pub(super) type Manner<'a> = Option<&'a str>;
 
 /// A user of the broker: name and password.
 pub(super) type User = (&'static str, &'static str);
@@ -124,7 +124,7 @@ impl Fleet {
         &mut self,
         version: &'static str,
         count: usize,
-        misbehave: Manner,
+        misbehave: Manner<'_>,
     ) {
         for _ in 0..count {
             let number = self.started_workers;

@@ -108,7 +108,7 @@ pub async fn prove(size: &Size) -> anyhow::Result<Report> {
 async fn under_load(
     mut fleet: Fleet,
     size: &Size,
-    versions: &[(&'static str, Manner)],
+    versions: &[(&'static str, Manner<'_>)],
 ) -> (Fleet, Load) {
     for (version, manner) in versions {
         fleet.add_workers(version, 1, *manner).await;

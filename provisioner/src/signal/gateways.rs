@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use async_nats::{Client, Subscriber};
-use futures_util::{FutureExt, StreamExt};
+use futures_util::{FutureExt, Stream, StreamExt};
 use natsway_routes::peers::{PeerLimits, PeerRegistry};
 use natsway_wire::control::{metrics_subject, report_subject};
 
@@ -19,6 +19,11 @@ const SILENT: Duration = Duration::from_millis(2_500);
 
 /// Whoever was silent for longer is forgotten.
 const FORGOTTEN: Duration = Duration::from_secs(60);
+
+/// Reports that are taken in before a poll asks, and such as wait behind them are taken in by the
+/// next polls. So a flood of them holds up no look; the subscription drops what is beyond its own
+/// bound.
+const MOST_WAITING: usize = 8_192;
 
 /// Asks all gateways, and whoever else sends requests, for their metrics of one version, and
 /// believes of them what [`PeerRegistry`] does.
@@ -90,7 +95,7 @@ impl Gateways {
             self.reports = Some(reports.map_err(|error| error.to_string())?);
         }
         let reports = self.reports.as_mut().expect("it was just put there");
-        while let Some(Some(report)) = tokio::task::unconstrained(reports.next()).now_or_never() {
+        for report in waiting(reports, MOST_WAITING) {
             self.peers.hear(&report.subject, &report.payload, Instant::now());
         }
         let asked = Instant::now();
@@ -113,5 +118,24 @@ impl Gateways {
                 return Ok(());
             }
         }
+    }
+}
+
+/// What a stream has at hand, and so much of it at the most.
+fn waiting<S: Stream + Unpin>(stream: &mut S, most: usize) -> impl Iterator<Item = S::Item> {
+    std::iter::from_fn(|| tokio::task::unconstrained(stream.next()).now_or_never().flatten())
+        .take(most)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_of_reports_does_not_hold_up_a_look() {
+        let mut flood = futures_util::stream::repeat(7);
+        assert_eq!(waiting(&mut flood, 5).count(), 5);
+        let mut few = futures_util::stream::iter([1, 2]).chain(futures_util::stream::pending());
+        assert_eq!(waiting(&mut few, 5).collect::<Vec<_>>(), [1, 2]);
     }
 }

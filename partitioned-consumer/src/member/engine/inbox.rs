@@ -95,13 +95,13 @@ impl Engine {
             }
             423 => PullStatus::WrongPin,
             503 => {
-                self.ask_whether_gone();
+                self.ask_whether_gone(false);
                 PullStatus::Refused
             }
             409 if text.eq_ignore_ascii_case("Consumer Deleted") => {
                 // Somebody else may create it this instant, with our partitions in it.
                 self.flow_step(Event::Abort);
-                self.ask_whether_gone();
+                self.ask_whether_gone(true);
                 return;
             }
             _ => PullStatus::Refused,

@@ -201,16 +201,22 @@ impl Engine {
         );
     }
 
-    /// A pull was told that there is no such consumer: find out, and whether the whole group went
-    /// with it.
-    pub(super) fn ask_whether_gone(&mut self) {
+    /// A pull reached nobody, or was told that the consumer `was_deleted`: find out, and whether
+    /// the whole group went with it.
+    pub(super) fn ask_whether_gone(&mut self, was_deleted: bool) {
         let Some(plan) = self.plan.clone() else { return };
+        let made_at = self.made_at.filter(|_| !was_deleted);
         let (context, kind, name) =
             (self.context.clone(), self.config.kind, self.config.name.clone());
         self.answers.push(
             async move {
                 let answer = match api::consumer_info(&context, &plan.stream, &plan.consumer).await
                 {
+                    // A pull reaches nobody while a cluster has no leader for the consumer, and
+                    // before its servers have told each other where a new one is.
+                    Ok(info) if made_at.is_some_and(|at| at == info.created) => {
+                        return Answer::Nothing;
+                    }
                     // It is back already, made by another instance: our pulls are gone all the
                     // same.
                     Ok(_) => Answer::Life(lifecycle::Event::ConsumerGone),
