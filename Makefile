@@ -1,7 +1,7 @@
 # Everything that is done with Natsway in a checkout. `make help` lists it.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint fmt docs compose-test bench prove-security prove-http demo-groups tools peers cargo-deny fuzz clean python rust
+.PHONY: help run test lint fmt docs compose-test bench demo-groups tools peers cargo-deny fuzz clean python rust
 
 PYTHON ?= python3
 CARGO ?= cargo
@@ -38,11 +38,6 @@ docs: python rust ## Write docs/configuration.md anew from the programs and the 
 	@$(CARGO) build --workspace --bins
 	@$(PYTHON) scripts/document_settings.py
 
-prove-security: python rust ## Drop each of the broker's permissions in turn and see something fail; ARGS='--help' shows the settings
-	@$(CARGO) build --workspace --bins
-	@$(CARGO) build --package natsway-worker --features client --example caller
-	@$(PYTHON) scripts/prove_security.py $(ARGS)
-
 lint: rust ## Check format, clippy, rustdoc and dependencies
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --all-features -- -D warnings
@@ -70,11 +65,7 @@ bench: python rust ## Measure everything beside what people would use instead, a
 bench-%: rust ## A part of it alone: micro, groups, shipper, autoscalers, or compare with OLD= and NEW=; ARGS='--help' shows the settings
 	@$(CARGO) run --release --package natsway-bench --bin bench -- $* $(OLD) $(NEW) $(ARGS)
 
-prove-http: python rust ## Real clients (Go, Node) whose uploads are refused read why, and nginx on our cases of HTTP/1; skips what is not installed
-	@$(CARGO) build --package natsway-apiproxy
-	@$(PYTHON) scripts/prove_http.py
-
-prove-%: python rust ## Long proof of promises under faults: gateway, cluster, versions, groups, shipper, provisioner or memory; ARGS='--help' shows scenarios and settings
+prove-%: python rust ## Long proof of promises under faults: gateway, cluster, versions, groups, shipper, provisioner, memory, http or security; ARGS='--help' shows scenarios and settings
 	@$(CARGO) run --release --package natsway-proofs --bin prove -- $* $(ARGS)
 
 demo-groups: python rust ## The walk-throughs of consumer groups, static and elastic

@@ -8,11 +8,14 @@
 //! - [`gateway`], [`cluster`], [`versions`], [`provisioner`], [`memory`]: requests, under faults
 //!   and attacks.
 //! - [`groups`], [`shipper`]: messages and lines, judged one by one.
+//! - [`http1`]: what real clients and nginx make of HTTP/1. [`security`]: who may do what at the
+//!   broker.
 //! - [`stand`], [`load`], [`ledger`], [`probe`]: what several of them use.
 
 pub mod cluster;
 pub mod gateway;
 pub mod groups;
+pub mod http1;
 pub mod ledger;
 pub mod load;
 pub mod memory;
@@ -20,6 +23,7 @@ pub mod probe;
 pub mod provisioner;
 mod report;
 mod scenario;
+pub mod security;
 pub mod shipper;
 pub mod stand;
 pub mod versions;

@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use natsway_proofs::{
-    Report, Scenario, Size, cluster, gateway, groups, memory, provisioner, shipper, versions,
+    Report, Scenario, Size, cluster, gateway, groups, http1, memory, provisioner, security,
+    shipper, versions,
 };
 use natsway_testkit::workspace_binary;
 
@@ -12,20 +13,23 @@ use natsway_testkit::workspace_binary;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// How the program is used, below its list of proofs.
+/// How the program is used, below its list of proofs. Paragraphs are wrapped where they are shown.
 const USE: &str = "\
-Each proof builds the programs that it needs, starts them and its brokers on 127.0.0.1, and takes everything down again.
-With NATSWAY_BIN_DIR=<directory> it builds nothing and starts the programs of that directory. Its last line is JSON with all figures; what it says before goes to standard error. Raw
-data (logs, outcomes of requests) stays below target/prove/<proof>/<seed>/<scenario>.
+Each proof builds the programs that it needs, starts them and its brokers on 127.0.0.1, and takes everything down again. \
+With NATSWAY_BIN_DIR=<directory> it builds nothing and starts the programs of that directory.
+
+Its last line is JSON with all figures; what it says before goes to standard error. \
+Raw data (logs, outcomes of requests) stays below target/prove/<proof>/<seed>/<scenario>.
 
 Exit code: 0 when all promises were kept, 1 when one was broken, 2 when the proof could not be carried through.
 
+Examples:
   prove gateway                                all scenarios, as their defaults have it
-  prove gateway --only broker --rounds 10      two of them, with more faults
+  prove cluster --only broker --rounds 10      two of them, with more faults
   prove versions --only driver_killed          a name, or a part of one
   prove groups --seed 4242 --changes 200       the same choices as another run with this seed
 
-`prove <proof> --help` lists scenarios, promises and settings. A setting is a flag or a variable of the environment.
+`prove <proof> --help` lists scenarios, promises and settings. A setting is a flag or a variable of the environment. \
 `make prove-<proof>` does it with the release form of everything, and passes ARGS='--only broker' on.";
 
 /// Breaks things on purpose and says whether what is promised still holds
@@ -61,6 +65,18 @@ enum Proof {
     /// The gateway's memory: attackers who would have it hold much, while another client is served
     #[command(after_help = attackers())]
     Memory(memory::Size),
+    /// HTTP/1: real clients whose uploads are refused read why, and nginx on our cases; skips what
+    /// is not installed
+    #[command(after_help = listed(&http1::SCENARIOS))]
+    Http(http1::Size),
+    /// The broker's permissions and accounts: each permission dropped in turn, and attacks as each
+    /// role
+    #[command(after_help = security::PROMISES, disable_help_flag = true)]
+    Security {
+        /// Settings of the proof, such as --sample 3, --seed 7, --role worker or --attacks-only
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
 }
 
 impl Proof {
@@ -72,12 +88,14 @@ impl Proof {
             Proof::Groups(_) => &["groups-member"],
             Proof::Shipper(_) => &["producer", "consumer"],
             Proof::Provisioner(_) => &["apiproxy", "worker", "provisioner"],
-            Proof::Memory(_) => &["apiproxy"],
+            Proof::Memory(_) | Proof::Http(_) => &["apiproxy"],
+            Proof::Security { arguments } if security::is_question(arguments) => &[],
+            Proof::Security { .. } => &security::PROGRAMS,
         }
     }
 
-    async fn prove(&self) -> anyhow::Result<Report> {
-        match self {
+    async fn prove(&self) -> anyhow::Result<ExitCode> {
+        let report = match self {
             Proof::Gateway(size) => gateway::prove(size).await,
             Proof::Cluster(size) => cluster::prove(size).await,
             Proof::Versions(size) => versions::prove(size).await,
@@ -85,7 +103,10 @@ impl Proof {
             Proof::Shipper(size) => shipper::prove(size).await,
             Proof::Provisioner(size) => provisioner::prove(size).await,
             Proof::Memory(size) => memory::prove(size).await,
-        }
+            Proof::Http(size) => http1::prove(size).await,
+            Proof::Security { arguments } => return security::prove(arguments),
+        };
+        report.map(Report::conclude)
     }
 }
 
@@ -113,12 +134,14 @@ fn attackers() -> String {
 #[tokio::main]
 async fn main() -> ExitCode {
     let proof = Cli::parse().proof;
-    eprintln!("prove: building {}", proof.programs().join(", "));
+    if !proof.programs().is_empty() {
+        eprintln!("prove: building {}", proof.programs().join(", "));
+    }
     // Now, so that no compiler runs beside what is proven.
     for program in proof.programs() {
         workspace_binary(program);
     }
-    proof.prove().await.map(Report::conclude).unwrap_or_else(|error| {
+    proof.prove().await.unwrap_or_else(|error| {
         eprintln!("prove: {error:#}");
         ExitCode::from(2)
     })

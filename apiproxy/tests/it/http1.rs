@@ -11,7 +11,7 @@
 //!   more request;
 //! - `shut`: the client ends its side once it has sent.
 //!
-//! `nginx` there is what nginx answers where that differs: `scripts/compare_http1.py` asks it.
+//! `nginx` there is what nginx answers where that differs: `prove http` asks it.
 
 use std::time::Duration;
 
