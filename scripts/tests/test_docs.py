@@ -191,10 +191,13 @@ class Tables(unittest.TestCase):
     def test_every_code_of_the_gateway_is_explained(self):
         sources = "".join(
             path.read_text(encoding="utf-8").split("#[cfg(test)]")[0]
-            for path in (*(ROOT / "apiproxy" / "src").glob("*.rs"), ROOT / "crates" / "caller" / "src" / "retry.rs")
+            for path in (
+                *(ROOT / "apiproxy" / "src").glob("*.rs"),
+                ROOT / "crates" / "caller" / "src" / "attempt.rs",
+            )
         )
         made = r'(?:Problem::new|unavailable|bad_request|bad_gateway)\(\s*(?:(?:StatusCode::|error\.)\w+,\s*)?"([a-z0-9_]+)"'
-        missed = r'Miss::\w+ => "([a-z_]+)"'
+        missed = r'AttemptError::\w+ => "([a-z_]+)"'
         codes = set(re.findall(made, sources)) | set(re.findall(missed, sources))
         self.assertGreater(len(codes), 20)
         explained = set(re.findall(r"`([a-z0-9_]+)`", self.GUIDE.split("## When something fails")[1]))
