@@ -109,7 +109,7 @@ class Figures(unittest.TestCase):
         Path(home.name, "provisioner.toml").write_text(TARGET.replace("STATE", f"{home.name}/instances"), encoding="utf-8")
         common = {"NATS_URL": f"nats://{nats}", "SHIPPER_SUBJECT": "logs", "SHIPPER_STREAM": "LOGS"}
         own = {
-            "consumer": {"SHIPPER_DIRECTORY": f"{home.name}/lines", "SHIPPER_READ_PARTITIONS": "0", "SHIPPER_OUTPUT": "out.log"},
+            "consumer": {"SHIPPER_DIRECTORY": f"{home.name}/lines", "SHIPPER_READ_PARTITIONS": "auto", "SHIPPER_OUTPUT": "out.log"},
             "provisioner": {"NATSWAY_PROVISIONER_CONFIG": f"{home.name}/provisioner.toml"},
             "producer": {"SHIPPER_FILE": f"{home.name}/app.log", "SHIPPER_STATE": f"{home.name}/state", "SHIPPER_PARTITIONS": "1"},
         }
@@ -125,7 +125,9 @@ class Figures(unittest.TestCase):
             cls.addClassCleanup(process.wait, PAGE_SECONDS)
             cls.addClassCleanup(process.terminate)
             if program != "provisioner":
-                cls.pages[program] = Page(cls.awaited(address))
+                # What is lost on the way into the group is shown once it was asked for.
+                shows = "\nshipper_source_loss_messages" if program == "consumer" else ""
+                cls.pages[program] = Page(cls.awaited(address, shows))
         # The gateway tells of what scales, too.
         cls.pages["apiproxy"] = Page(cls.awaited(admin, "natsway_target_instances{"))
 

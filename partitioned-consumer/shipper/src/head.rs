@@ -20,6 +20,13 @@ const VERSION: &str = "1";
 /// The latest that the 48 bits of a generation can say; some eight thousand years from now.
 const LATEST_UNIX_MS: u64 = (1 << 48) - 1;
 
+/// How far ahead of the broker's clock a history may be born, in milliseconds: a day. Consumers
+/// refuse one that is further ahead, since all that is shipped later would look older. Producers
+/// begin theirs behind every history that they find and consumers take. Both go by this one bound:
+/// with a smaller one a consumer would refuse what a producer began behind somebody's forged
+/// history.
+pub const MOST_AHEAD_MS: u64 = 86_400_000;
+
 /// One history of a source. A later one is greater.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Generation {

@@ -38,12 +38,12 @@ impl Metric {
     }
 }
 
-/// One line of help, the kind, and the value.
+/// One line of help, the kind, and the value; none where it is not known.
 pub(crate) struct Row<'a> {
     pub(crate) name: &'a str,
     pub(crate) help: &'a str,
     pub(crate) kind: Kind,
-    pub(crate) value: u64,
+    pub(crate) value: Option<u64>,
 }
 
 #[derive(Clone, Copy)]
@@ -60,8 +60,10 @@ pub(crate) fn page<'a>(rows: impl IntoIterator<Item = Row<'a>>) -> String {
             Kind::Gauge => "gauge",
         };
         // Writing to a string cannot fail.
-        write!(page, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n")
-            .unwrap_or_default();
+        write!(page, "# HELP {name} {help}\n# TYPE {name} {kind}\n").unwrap_or_default();
+        if let Some(value) = value {
+            writeln!(page, "{name} {value}").unwrap_or_default();
+        }
         page
     })
 }
@@ -101,10 +103,12 @@ mod tests {
 
     #[test]
     fn the_page_is_the_text_format() {
-        let row = Row { name: "lines_total", help: "Lines.", kind: Kind::Counter, value: 3 };
+        let row = Row { name: "lines_total", help: "Lines.", kind: Kind::Counter, value: Some(3) };
         assert_eq!(
             page([row]),
             "# HELP lines_total Lines.\n# TYPE lines_total counter\nlines_total 3\n"
         );
+        let unknown = Row { name: "lost", help: "Lost.", kind: Kind::Gauge, value: None };
+        assert_eq!(page([unknown]), "# HELP lost Lost.\n# TYPE lost gauge\n");
     }
 }

@@ -14,10 +14,6 @@ use crate::retain::Retention;
 use crate::stream::StreamPlan;
 use crate::units::ByteSize;
 
-/// The most that a producer's clock may be ahead: producers begin a new history after none that is
-/// further ahead.
-const MOST_CLOCK_SKEW: Duration = Duration::from_secs(86_400);
-
 /// When lines are made to reach the disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Fsync {
@@ -141,11 +137,6 @@ pub struct ConsumerArgs {
     #[arg(long, env = "SHIPPER_UNPACKED_LIMIT", value_name = "SIZE", default_value = "8MiB")]
     unpacked_limit: ByteSize,
 
-    /// How far the clock of a producer may be ahead of the broker's, at most a day; what is further
-    /// ahead is refused
-    #[arg(long, env = "SHIPPER_CLOCK_SKEW", value_name = "TIME", default_value = "1d")]
-    clock_skew: humantime::Duration,
-
     /// When lines are made to reach the disk
     #[arg(long, env = "SHIPPER_FSYNC", value_enum, default_value_t)]
     fsync: Fsync,
@@ -206,8 +197,6 @@ pub struct Config {
     pub sources: usize,
     /// Most bytes of a message when it is unpacked.
     pub unpacked_bytes: u64,
-    /// How far a producer's clock may be ahead of the broker's.
-    pub clock_skew: Duration,
     /// When to sync.
     pub fsync: Fsync,
     /// Most bytes in memory.
@@ -273,13 +262,6 @@ impl ConsumerArgs {
         if self.sources == 0 {
             faults.push("SHIPPER_SOURCES=0: expected at least 1".into());
         }
-        if *self.clock_skew > MOST_CLOCK_SKEW {
-            faults.push(format!(
-                "SHIPPER_CLOCK_SKEW={}: expected at most 1d, since producers pass over a history \
-                 that is further ahead",
-                self.clock_skew
-            ));
-        }
         if self.rotate == Period::Never && output.as_ref().is_some_and(OutputPattern::is_dated) {
             faults.push(
                 "SHIPPER_ROTATE=never with a date in SHIPPER_OUTPUT: expected a name \
@@ -323,7 +305,6 @@ impl ConsumerArgs {
             handles: self.handles,
             sources: self.sources,
             unpacked_bytes: self.unpacked_limit.0,
-            clock_skew: *self.clock_skew,
             fsync: self.fsync,
             window_bytes: self.window.0,
             metrics: self.metrics,

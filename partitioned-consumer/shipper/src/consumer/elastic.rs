@@ -59,20 +59,37 @@ impl ElasticReader {
                 }
             };
             info!(member = self.member, group = %group.name(), "Waiting for messages of the group");
-            tokio::select! {
-                ended = member.done() => {
-                    if let Err(error) = ended {
-                        warn!(%error, "left the group, coming back");
+            self.show_source_loss(&group).await;
+            let mut loss = member.source_loss();
+            loop {
+                tokio::select! {
+                    ended = member.done() => {
+                        if let Err(error) = ended {
+                            warn!(%error, "left the group, coming back");
+                        }
+                        pause(&stop).await;
+                        break;
                     }
-                    pause(&stop).await;
-                }
-                () = stop.cancelled() => {
-                    member.stop();
-                    if let Err(error) = member.done().await {
-                        warn!(%error, "left the group with an error");
+                    // The first value is of before any look; that another consumer has the pin is
+                    // no news either.
+                    Ok(()) = loss.changed() => self.receiver.metrics().source_loss(loss.borrow_and_update().messages),
+                    () = stop.cancelled() => {
+                        member.stop();
+                        if let Err(error) = member.done().await {
+                            warn!(%error, "left the group with an error");
+                        }
+                        break;
                     }
                 }
             }
+        }
+    }
+
+    /// Shows what the group lost so far, for the pinned member alone looks again. What cannot be
+    /// asked is not shown.
+    async fn show_source_loss(&self, group: &ElasticGroup) {
+        if let Ok(Some(loss)) = group.source_loss().await {
+            self.receiver.metrics().source_loss(loss.messages);
         }
     }
 

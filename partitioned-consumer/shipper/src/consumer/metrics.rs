@@ -1,6 +1,6 @@
 //! What a consumer counts, and the page of it.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use tracing::error;
@@ -30,6 +30,8 @@ pub(super) struct Metrics {
     pub(super) open_files: Metric,
     pub(super) lookups: Metric,
     pub(super) sources: Metric,
+    /// Set once it is known.
+    source_loss: OnceLock<Metric>,
     refusal_told: Mutex<Option<Instant>>,
     last_error: Mutex<Option<String>>,
 }
@@ -57,6 +59,11 @@ impl Metrics {
         error!(host, reason, total, "a message that can never be written is dropped");
     }
 
+    /// What the stream dropped before the group copied it, as far as anybody knows by now.
+    pub(super) fn source_loss(&self, messages: u64) {
+        self.source_loss.get_or_init(Metric::default).set(messages);
+    }
+
     /// Something went well.
     pub(super) fn recovered(&self) {
         *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = None;
@@ -71,10 +78,14 @@ impl Metrics {
             name,
             help,
             kind: Kind::Counter,
-            value: value.get(),
+            value: Some(value.get()),
         };
-        let gauge =
-            |name, help, value: &Metric| Row { name, help, kind: Kind::Gauge, value: value.get() };
+        let gauge = |name, help, value: &Metric| Row {
+            name,
+            help,
+            kind: Kind::Gauge,
+            value: Some(value.get()),
+        };
         page([
             counter("shipper_messages_total", "Messages written and acknowledged.", &self.messages),
             counter("shipper_bytes_total", "Bytes written and committed.", &self.bytes),
@@ -129,6 +140,14 @@ impl Metrics {
                 "Messages looked up in the stream to decide on others.",
                 &self.lookups,
             ),
+            Row {
+                name: "shipper_source_loss_messages",
+                help: "Messages that the stream dropped before the group copied them.",
+                kind: Kind::Gauge,
+                // No 0 as long as it is not known: what comes behind it at a start would look like
+                // a new loss.
+                value: self.source_loss.get().map(Metric::get),
+            },
         ])
     }
 }

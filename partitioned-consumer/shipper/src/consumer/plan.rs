@@ -196,7 +196,7 @@ mod tests {
         let plan = Plan::new(None, &items, &facts);
         assert_eq!((plan.pieces.len(), plan.lost_bytes), (2, 0), "an unknown source begins here");
         let mark = Mark { generation: head(0, 1, 0).generation, offset: 4 };
-        let commit = Commit { mark: Some(mark), ..Commit::after(None, Default::default()) };
+        let commit = Commit { mark: Some(mark), ..Commit::after(None, Default::default(), 0) };
         let plan = Plan::new(Some(&commit), &items, &facts);
         assert_eq!((plan.pieces.len(), plan.lost_bytes), (2, 4));
         assert_eq!(behind(None, &items[..1], 0), None, "nothing decides, so it waits");
@@ -217,7 +217,7 @@ mod tests {
             (plan.pieces, plan.waiting),
             (vec!["abc".into(), "def".into(), Bytes::from("ghi")], vec![1])
         );
-        let commit = Commit { mark: plan.mark, ..Commit::after(None, Default::default()) };
+        let commit = Commit { mark: plan.mark, ..Commit::after(None, Default::default(), 0) };
         assert_eq!(Plan::new(Some(&commit), &items[1..2], &Facts::default()).duplicates, 1);
     }
 

@@ -1,14 +1,13 @@
 //! The way from a reader to the writer, bounded in bytes.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_nats::HeaderMap;
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::metrics::Metrics;
-use crate::head::{HEADER, Head};
+use crate::head::{HEADER, Head, MOST_AHEAD_MS};
 use crate::name::{Prefix, Source};
 
 /// Memory is handed out in units of this many bytes.
@@ -54,8 +53,6 @@ pub(super) struct Limits {
     pub(super) window_bytes: u64,
     /// Most bytes of a message when it is unpacked.
     pub(super) unpacked_bytes: u64,
-    /// How far the clock of a producer may be ahead of the broker's.
-    pub(super) clock_skew: Duration,
 }
 
 /// See the module.
@@ -135,7 +132,7 @@ impl Receiver {
             .map(|head| head.as_str().parse::<Head>());
         let head = head.transpose().map_err(|error| refused(&error))?;
         if let Some(head) = head.filter(|_| self.heads) {
-            self.check_clock(&head, stored).map_err(|error| refused(&error))?;
+            check_clock(&head, stored).map_err(|error| refused(&error))?;
         }
         let raw = head.and_then(|head| head.zstd);
         if let Some(raw) = raw.filter(|raw| *raw > self.limits.unpacked_bytes) {
@@ -181,19 +178,6 @@ impl Receiver {
         Ok(receipt)
     }
 
-    /// A history that is born in the future would make all that is shipped later look older, and
-    /// dropped as such. The clock is the broker's: one of ours that is wrong refuses nothing.
-    fn check_clock(&self, head: &Head, stored: Stored) -> Result<(), String> {
-        let ahead = i128::from(head.generation.born_unix_ms()) - stored.at_unix_ns / 1_000_000;
-        if stored.at_unix_ns == 0 || ahead <= self.limits.clock_skew.as_millis() as i128 {
-            return Ok(());
-        }
-        Err(format!(
-            "its history begins {} s in the future: set the clock of that host",
-            ahead / 1_000
-        ))
-    }
-
     fn refused(&self, host: &str, reason: &dyn std::fmt::Display) -> Refused {
         self.metrics.refuse(1, host, &reason.to_string());
         Refused
@@ -202,6 +186,19 @@ impl Receiver {
     pub(super) fn metrics(&self) -> &Metrics {
         &self.metrics
     }
+}
+
+/// A history that is born in the future would make all that is shipped later look older, and
+/// dropped as such. The clock is the broker's: one of ours that is wrong refuses nothing.
+fn check_clock(head: &Head, stored: Stored) -> Result<(), String> {
+    let ahead_ms = i128::from(head.generation.born_unix_ms()) - stored.at_unix_ns / 1_000_000;
+    if stored.at_unix_ns == 0 || ahead_ms <= i128::from(MOST_AHEAD_MS) {
+        return Ok(());
+    }
+    Err(format!(
+        "its history begins {} s in the future: set the clock of that host",
+        ahead_ms / 1_000
+    ))
 }
 
 /// Unpacks a payload that says how large it is; a larger one is an error, and takes no more memory

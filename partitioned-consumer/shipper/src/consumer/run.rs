@@ -25,6 +25,7 @@ use super::retention::RetentionTask;
 use super::status::DirectoryStatus;
 use super::target::Rotation;
 use super::writer::{Bounds, Parts, RETRY, Writer};
+use crate::commit::MOST_LEFT;
 use crate::error::{Error, ErrorKind, whole};
 use crate::producer::Compression;
 use crate::tail::checkpoint::Mode;
@@ -108,7 +109,6 @@ impl Consumer {
                 unpacked_bytes: config
                     .unpacked_bytes
                     .max(self.client.server_info().max_payload as u64),
-                clock_skew: config.clock_skew,
             },
             jetstream,
             Arc::clone(&self.metrics),
@@ -176,7 +176,7 @@ impl Consumer {
             metrics: Arc::clone(&self.metrics),
             clock: Arc::new(Zoned::now),
             retry: RETRY,
-            bounds: Bounds { sources: config.sources, states: STATES },
+            bounds: Bounds { sources: config.sources, states: STATES, writers: MOST_LEFT },
             give_up: self.give_up.clone(),
         }
     }

@@ -48,16 +48,23 @@ pub(super) type Changes = Vec<(String, Option<Entry>)>;
 
 /// How far a file is committed. Each of those who know is right up to where it knows: this process
 /// about what it wrote, the commit about the last file of each writer, the file index about what
-/// was known when the file was noted last.
+/// was known when the file was noted last. Where the commit does not remember this writer, nobody
+/// knows, and all that is there counts.
 pub(super) fn committed_bytes(
+    file_index: &FileIndex,
     (path, entry): (&str, &Entry),
-    writer: &str,
     present: Option<&Open>,
     commit: Option<&Commit>,
 ) -> u64 {
     let here = present.filter(|open| open.path == path).map(|open| open.bytes);
-    let named = commit.and_then(|commit| commit.length_of(writer, path));
-    entry.bytes.max(here.unwrap_or(0)).max(named.unwrap_or(0))
+    let known = match commit {
+        None => 0,
+        Some(commit) if here.is_none() && commit.may_have_forgotten(file_index.writer()) => {
+            fs::metadata(file_index.path(path)).map_or(0, |metadata| metadata.len())
+        }
+        Some(commit) => commit.length_of(file_index.writer(), path).unwrap_or(0),
+    };
+    entry.bytes.max(here.unwrap_or(0)).max(known)
 }
 
 impl Rotation {
@@ -93,7 +100,7 @@ impl Rotation {
         for (path, entry) in file_index.open_files_of(source) {
             files.close(&path);
             if path != chosen.path {
-                let bytes = committed_bytes((&path, &entry), file_index.writer(), present, commit);
+                let bytes = committed_bytes(file_index, (&path, &entry), present, commit);
                 files.cut_to(&path, bytes)?;
                 changes.push((path, Some(Entry { bytes, open: false, ..entry })));
             }
@@ -135,16 +142,18 @@ impl Rotation {
             let path = name(part)?;
             let known = file_index.get(&path);
             let packed = file_index.path(&format!("{path}.zst"));
-            let is_finished = present.is_some_and(|present| present.path == path);
+            let is_present = present.is_some_and(|present| present.path == path);
+            // Its end may be that of a torn line.
+            let is_unsure = known.is_some()
+                && commit.is_some_and(|it| it.may_have_forgotten(file_index.writer()));
+            let is_finished = is_present || is_unsure;
             if is_finished || known.is_some_and(|entry| !entry.open) || packed.exists() {
                 continue;
             }
             let length = fs::metadata(file_index.path(&path)).map_or(0, |metadata| metadata.len());
             let named = commit.and_then(|commit| commit.length_of(file_index.writer(), &path));
             let bytes = match known {
-                Some(entry) => {
-                    committed_bytes((&path, entry), file_index.writer(), present, commit)
-                }
+                Some(entry) => committed_bytes(file_index, (&path, entry), present, commit),
                 None => named.unwrap_or(length),
             };
             if length < bytes {

@@ -7,13 +7,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::connect;
 use crate::error::{Error, ErrorKind};
-use crate::head::{Generation, HEADER, Head};
+use crate::head::{Generation, HEADER, Head, MOST_AHEAD_MS};
 use crate::name::{Prefix, Source};
 use crate::stream::{StreamPlan, last_message};
-
-/// How far ahead of the broker's clock a generation may be that is taken for one: as far as a
-/// consumer takes it.
-const MOST_SKEW_MS: u64 = 86_400_000;
 
 /// Where the history of a source is looked up.
 pub(super) struct History<'a> {
@@ -36,7 +32,7 @@ impl History<'_> {
     pub(super) async fn next_generation(&self, source: &Source) -> Result<Generation, Error> {
         let (older, now_ms) = self.last_generation(source).await?;
         // What nobody can have made yet is none of ours, and consumers refuse it.
-        let latest_ms = now_ms.saturating_add(MOST_SKEW_MS);
+        let latest_ms = now_ms.saturating_add(MOST_AHEAD_MS);
         let older = older.filter(|older| older.born_unix_ms() <= latest_ms);
         Ok(Generation::after(older, now_ms, fastrand::u32(..)))
     }

@@ -227,8 +227,9 @@ impl Metrics {
     }
 
     pub(crate) fn page(&self) -> String {
-        let counter = |name, help, value| Row { name, help, kind: Kind::Counter, value };
-        let gauge = |name, help, value| Row { name, help, kind: Kind::Gauge, value };
+        let counter =
+            |name, help, value| Row { name, help, kind: Kind::Counter, value: Some(value) };
+        let gauge = |name, help, value| Row { name, help, kind: Kind::Gauge, value: Some(value) };
         page([
             counter(
                 "shipper_messages_total",

@@ -1,5 +1,7 @@
 //! What one producer sends ends no other host.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use natsway_testkit::{eventually, free_port};
 
 use crate::doubts::{Hand, lines};
@@ -33,6 +35,24 @@ async fn a_history_of_the_far_future_is_refused_and_makes_no_line_old() {
     write(&bench.path("a.log"), &numbered(2..4));
     let _producer = bench.producer("web1", &bench.path("a.log")).start();
     bench.expect("list", "web1", &lines(&[0, 1, 2, 3])).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_shipped_behind_a_history_of_the_near_future_is_written() {
+    let bench = Bench::jetstream().await;
+    let hand = Hand::on(&bench).await;
+    let _consumer = bench.consumer("list").start();
+    // As far ahead as consumers take it, less a minute. The producer that comes now begins behind
+    // it, and they take that too.
+    let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
+    let born_ms = now_ms + 86_340_000;
+    let head = format!("1 g={born_ms:012x}0badcafe s=0 e=5 f=0");
+    hand.publish("shipper.p0.web1", &head, "evil".into()).await;
+    bench.expect("list", "web1", &["evil".to_owned()]).await;
+    write(&bench.path("a.log"), &numbered(0..2));
+    let _producer = bench.producer("web1", &bench.path("a.log")).start();
+    let all: Vec<String> = std::iter::once("evil".to_owned()).chain(numbered(0..2)).collect();
+    bench.expect("list", "web1", &all).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -95,7 +95,7 @@ impl<O: Offsets> Writer<O> {
             (None, Some(before)) => before.tail.clone(),
             (None, None) => Tail { writer, file: String::new(), bytes: 0 },
         };
-        let mut commit = Commit::after(before, tail);
+        let mut commit = Commit::after(before, tail, self.parts.bounds.writers);
         commit.mark = work.plan.mark;
         commit.plain.clone_from(&work.plan.plain);
         commit.missing_bytes += work.plan.lost_bytes + work.plan.skipped_bytes;
@@ -156,10 +156,12 @@ impl<O: Offsets> Writer<O> {
         warn!(source = %work.source, "another consumer committed first, taking back what was \
                                       written");
         self.parts.metrics.overtaken.add(1);
-        if let Some(mut target) = work.target {
-            let own = newest.commit.as_ref();
-            let own = own
-                .and_then(|commit| commit.length_of(self.parts.file_index.writer(), &target.path));
+        let (own, writer) = (newest.commit.as_ref(), self.parts.file_index.writer());
+        // An attempt of ours that seemed to fail may have been the one, and is not remembered: then
+        // nobody knows, and all of it stays.
+        let is_known = own.is_none_or(|commit| !commit.may_have_forgotten(writer));
+        if let Some(mut target) = work.target.filter(|_| is_known) {
+            let own = own.and_then(|commit| commit.length_of(writer, &target.path));
             target.bytes = own.unwrap_or(target.bytes);
             block_in_place(|| self.take_back(&[target]));
         }

@@ -50,6 +50,8 @@ pub(super) struct Bounds {
     /// Sources whose commits are kept in memory. Those of others are read again when they are
     /// needed.
     pub(super) states: usize,
+    /// Earlier writers that a commit remembers.
+    pub(super) writers: usize,
 }
 
 /// Tells the local time, by which files are named.
@@ -288,8 +290,7 @@ impl<O: Offsets> Writer<O> {
         for (source, state) in &self.states {
             for (path, entry) in self.parts.file_index.open_files_of(source) {
                 let (open, commit) = (state.open.as_ref(), state.known.commit.as_ref());
-                let writer = self.parts.file_index.writer();
-                let bytes = committed_bytes((&path, &entry), writer, open, commit);
+                let bytes = committed_bytes(&self.parts.file_index, (&path, &entry), open, commit);
                 committed.insert(path, bytes);
             }
         }

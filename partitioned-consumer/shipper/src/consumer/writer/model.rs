@@ -145,6 +145,7 @@ struct Setting {
     rotate_lines: Option<u64>,
     compress: bool,
     most_states: usize,
+    most_writers: usize,
 }
 
 struct Bench {
@@ -270,7 +271,11 @@ impl Bench {
             metrics: Arc::default(),
             clock: Arc::new(move || now.lock().unwrap().clone()),
             retry: Duration::from_millis(1),
-            bounds: Bounds { sources: usize::MAX, states: self.setting.most_states },
+            bounds: Bounds {
+                sources: usize::MAX,
+                states: self.setting.most_states,
+                writers: self.setting.most_writers,
+            },
             give_up: CancellationToken::new(),
         }))
     }
@@ -469,9 +474,14 @@ impl Bench {
         });
     }
 
-    /// Nothing is there twice, or that is not committed, when all have recovered.
+    /// Nothing is there twice, or that is not committed, when all have recovered and none was
+    /// forgotten.
     fn check_exactly(&mut self) {
         self.check_presence();
+        if self.setting.most_writers == 0 {
+            // Whoever is forgotten keeps its files as they are.
+            return;
+        }
         let lines = self.lines();
         for name in SOURCES {
             let mut times: BTreeMap<u64, u32> = BTreeMap::new();
@@ -512,7 +522,8 @@ fn line_is(text: &str, number: u64) -> bool {
     text == line(number)
 }
 
-const PLAIN: Setting = Setting { rotate_lines: None, compress: false, most_states: 100 };
+const PLAIN: Setting =
+    Setting { rotate_lines: None, compress: false, most_states: 100, most_writers: 64 };
 
 fn batch(back: u64, lines: u64) -> Batch {
     Batch { back, lines: [lines, 0] }
@@ -565,6 +576,20 @@ fn what_could_not_be_taken_back_is_not_left_in_a_finished_file() {
     bench.finish();
 }
 
+#[test]
+fn a_writer_that_the_commit_does_not_remember_keeps_its_files() {
+    let mut bench = Bench::new(Setting { most_writers: 0, ..PLAIN });
+    bench.act(give(0, 0, 3));
+    bench.act(give(1, 0, 2));
+    // It hears of that when it is refused, and looks at its file while it runs.
+    bench.act(give(0, 0, 1));
+    bench.act(give(1, 0, 2));
+    bench.act(Act::Minutes(1));
+    bench.act(Act::RetentionTask(0));
+    bench.act(Act::Restart(0));
+    bench.finish();
+}
+
 fn batches() -> impl Strategy<Value = Batch> {
     (0_u64..4, [0_u64..4, 0_u64..4]).prop_map(|(back, lines)| Batch { back, lines })
 }
@@ -597,8 +622,15 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
 
 fn settings() -> impl Strategy<Value = Setting> {
     let rotate_lines = proptest::option::of(2_u64..8);
-    (rotate_lines, any::<bool>(), prop_oneof![Just(1_usize), Just(100)]).prop_map(
-        |(rotate_lines, compress, most_states)| Setting { rotate_lines, compress, most_states },
+    let most_states = prop_oneof![Just(1_usize), Just(100)];
+    let most_writers = prop_oneof![4 => Just(64_usize), 1 => Just(0)];
+    (rotate_lines, any::<bool>(), most_states, most_writers).prop_map(
+        |(rotate_lines, compress, most_states, most_writers)| Setting {
+            rotate_lines,
+            compress,
+            most_states,
+            most_writers,
+        },
     )
 }
 

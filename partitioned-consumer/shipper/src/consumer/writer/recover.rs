@@ -64,6 +64,17 @@ impl<O: Offsets> Writer<O> {
                 .extend(files.into_iter().map(|(path, entry)| self.as_it_is(path, entry, false)));
             return Ok(changes);
         }
+        let writer = self.parts.file_index.writer();
+        if known.commit.as_ref().is_some_and(|commit| commit.may_have_forgotten(writer)) {
+            warn!(
+                source,
+                "so many directories had this source since that its commit does not remember this \
+                 one: its files stay as they are, and their last lines may be in another directory too"
+            );
+            changes
+                .extend(files.into_iter().map(|(path, entry)| self.as_it_is(path, entry, false)));
+            return Ok(changes);
+        }
         let last = self.last_begun(&files, known.commit.as_ref());
         for (path, entry) in files {
             if last.as_ref().is_some_and(|last| *last != path) {
@@ -75,8 +86,8 @@ impl<O: Offsets> Writer<O> {
                 changes.push(self.as_it_is(path, entry, false));
                 continue;
             }
-            let writer = self.parts.file_index.writer();
-            let bytes = committed_bytes((&path, &entry), writer, None, known.commit.as_ref());
+            let index = &self.parts.file_index;
+            let bytes = committed_bytes(index, (&path, &entry), None, known.commit.as_ref());
             let length =
                 std::fs::metadata(self.parts.file_index.path(&path)).map_or(0, |m| m.len());
             if length > bytes {
