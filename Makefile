@@ -38,7 +38,8 @@ docs: python rust ## Write docs/configuration.md anew from the programs and the 
 	@$(CARGO) build --workspace --bins
 	@$(PYTHON) scripts/document_settings.py
 
-lint: rust ## Check format, clippy, rustdoc and dependencies
+lint: python rust ## Check format, words, clippy, rustdoc and dependencies
+	@$(PYTHON) scripts/check_style.py
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --all-features -- -D warnings
 	@# The libraries as others build them, without what only the programs need.

@@ -95,7 +95,8 @@ pub async fn run(
     let stop_accepting = CancellationToken::new();
     let accepting =
         accept_when_ready(listener, watched, handles, most_connections, &stop_accepting);
-    info!(listen = %settings.listen, admin = %settings.admin_listen, %broker, shards = settings.shards, "gateway started");
+    let (listen, admin, shards) = (settings.listen, settings.admin_listen, settings.shards);
+    info!(%listen, %admin, %broker, shards, "gateway started");
 
     shutdown.cancelled().await;
     drain(&settings, leaving, stop_accepting, accepting, threads).await;

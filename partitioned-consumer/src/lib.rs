@@ -32,7 +32,9 @@
 //! # let broker = natsway_testkit::TestBroker::builder().jetstream().start().await;
 //! # let client = broker.connect().await;
 //! # let subjects = vec!["orders.>".to_owned()];
-//! # let config = async_nats::jetstream::stream::Config { name: "ORDERS".into(), subjects, ..Default::default() };
+//! # let name = "ORDERS".into();
+//! # let config =
+//! #     async_nats::jetstream::stream::Config { name, subjects, ..Default::default() };
 //! # async_nats::jetstream::new(client.clone()).create_stream(config).await?;
 //! use natsway_partitioned_consumer::{ElasticConfig, ElasticGroup, Message};
 //!

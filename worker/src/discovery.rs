@@ -286,8 +286,10 @@ mod tests {
     fn info_names_every_subject_and_its_version() {
         let info = ask(&instance(), Question::Info);
         let expected = json!([
-            { "name": "blue", "subject": "svc.math.blue", "queue_group": "q", "metadata": { "natsway.version": "blue" } },
-            { "name": "green", "subject": "svc.math.green", "queue_group": "q", "metadata": { "natsway.version": "green" } },
+            { "name": "blue", "subject": "svc.math.blue", "queue_group": "q",
+              "metadata": { "natsway.version": "blue" } },
+            { "name": "green", "subject": "svc.math.green", "queue_group": "q",
+              "metadata": { "natsway.version": "green" } },
         ]);
         assert_eq!((&info["endpoints"], &info["description"]), (&expected, &json!("")));
     }

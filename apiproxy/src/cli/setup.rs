@@ -109,9 +109,10 @@ const EXAMPLES: &str = "Examples:
   apiproxy setup --dry-run
   apiproxy setup --groups --shipper --replicas 3
 
-What is there stays as it is, but for its copies where --replicas is given, direct gets of buckets, and leases in memory. Exit
-codes: 0 when all is there, 1 when something could not be done; of --dry-run also 4 when there is something to do, 3 when there is
-not and something has other settings than a program would give it.";
+What is there stays as it is, but for its copies where --replicas is given, direct gets of buckets,
+and leases in memory. Exit codes: 0 when all is there, 1 when something could not be done; of
+--dry-run also 4 when there is something to do, 3 when there is not and something has other
+settings than a program would give it.";
 
 impl SetupArgs {
     /// Does it, and says so line by line.

@@ -159,9 +159,10 @@ impl Bench {
         self.context.delete_stream(group.name().work_queue()).await?;
         gaps.sort_by(f64::total_cmp);
         let within = gaps.iter().filter(|gap| **gap <= 1.0).count();
-        Ok(
-            json!({ "changes": gaps.len(), "within_1_s": within, "median_s": gaps[gaps.len() / 2], "worst_s": gaps[gaps.len() - 1] }),
-        )
+        Ok(json!({
+            "changes": gaps.len(), "within_1_s": within,
+            "median_s": gaps[gaps.len() / 2], "worst_s": gaps[gaps.len() - 1],
+        }))
     }
 
     /// The run that breaks exclusivity where a buffer outlives the pin: a backlog, slow handlers,
@@ -188,9 +189,10 @@ impl Bench {
         }
         self.context.delete_stream(group.name().work_queue()).await?;
         let verdict = ledger.judge();
-        Ok(
-            json!({ "runs": verdict.runs, "overlaps": verdict.overlaps, "duplicates": verdict.duplicates, "disorders": verdict.disorders }),
-        )
+        Ok(json!({
+            "runs": verdict.runs, "overlaps": verdict.overlaps,
+            "duplicates": verdict.duplicates, "disorders": verdict.disorders,
+        }))
     }
 
     /// When handlers began, and on which subject.

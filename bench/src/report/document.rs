@@ -120,7 +120,8 @@ const PROSE: usize = 48;
 const STYLE: &str = "\
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 80rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a; }
 h1, h2, h3 { line-height: 1.2; } h2 { margin-top: 3rem; border-bottom: 1px solid #ddd; }
-table { border-collapse: collapse; margin: 1rem 0; font-size: .87em; font-variant-numeric: tabular-nums; display: block; overflow-x: auto; }
+table { border-collapse: collapse; margin: 1rem 0; font-size: .87em;
+  font-variant-numeric: tabular-nums; display: block; overflow-x: auto; }
 th, td { padding: .25rem .5rem; text-align: right; border-bottom: 1px solid #e4e4e4; }
 td { white-space: nowrap; } td.prose { white-space: normal; min-width: 22rem; }
 th { border-bottom: 2px solid #999; vertical-align: bottom; } th:first-child, td:first-child { text-align: left; }
@@ -129,7 +130,8 @@ th { border-bottom: 2px solid #999; vertical-align: bottom; } th:first-child, td
   tr { background: #fff; } th, td { padding: .25rem .4rem; }
 }
 tbody tr:hover { background: #f5f5f5; } figure { margin: 1rem 0; } figcaption { color: #555; }
-nav { columns: 2; } svg { max-width: 100%; height: auto; border-radius: 4px; } code, pre { background: #f3f3f3; } pre { overflow-x: auto; padding: .5rem; }
+nav { columns: 2; } svg { max-width: 100%; height: auto; border-radius: 4px; }
+code, pre { background: #f3f3f3; } pre { overflow-x: auto; padding: .5rem; }
 @media (prefers-color-scheme: dark) {
   body { background: #16181c; color: #dcdcdc; } a { color: #7ab7ff; } h2, th, td { border-color: #444; }
   tr { background: #16181c; } tbody tr:hover, code, pre { background: #26292f; } figcaption { color: #aaa; }

@@ -205,7 +205,8 @@ mod tests {
         let mut results = measured();
         let groups = json!({ "figures": {
             "rust": { "max_ack_pending_1": [
-                { "messages_per_s": 5000, "member_us_per_message": 20.0 }, { "messages_per_s": 7000 }, { "messages_per_s": 6000 },
+                { "messages_per_s": 5000, "member_us_per_message": 20.0 }, { "messages_per_s": 7000 },
+                { "messages_per_s": 6000 },
             ]},
             "rust_by_key": { "busy_handlers": [{ "messages_per_s": 40000, "member_us_per_message": 30.0 }] },
             "go": { "max_ack_pending_1": [{ "messages_per_s": 2000 }], "busy_handlers": [{ "messages_per_s": 800 }] },

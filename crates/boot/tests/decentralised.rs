@@ -17,7 +17,8 @@ fn jwt(issuer: &KeyPair, subject: &KeyPair, name: &str, mut nats: Value) -> Stri
     nats["version"] = json!(2);
     let header = json!({ "typ": "JWT", "alg": "ed25519-nkey" });
     let claims = json!({
-        "jti": name, "iat": 1_700_000_000, "iss": issuer.public_key(), "name": name, "sub": subject.public_key(), "nats": nats,
+        "jti": name, "iat": 1_700_000_000, "iss": issuer.public_key(), "name": name,
+        "sub": subject.public_key(), "nats": nats,
     });
     let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
     let signed = format!("{}.{}", part(&header), part(&claims));
@@ -29,7 +30,10 @@ fn jwt(issuer: &KeyPair, subject: &KeyPair, name: &str, mut nats: Value) -> Stri
 async fn serve() -> (Server, KeyPair) {
     let (operator, account) = (KeyPair::new_operator(), KeyPair::new_account());
     let operators = jwt(&operator, &operator, "operator", json!({ "type": "operator" }));
-    let limits = json!({ "subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "wildcards": true, "conn": -1, "leaf": -1 });
+    let limits = json!({
+        "subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "wildcards": true,
+        "conn": -1, "leaf": -1,
+    });
     let accounts =
         jwt(&operator, &account, "natsway", json!({ "type": "account", "limits": limits }));
     let lines = format!(

@@ -378,7 +378,10 @@ mod tests {
                 let name = ["a", "b", "c", "d"][name];
                 match path {
                     // Paths of one set, so that they clash; every sixth is no path.
-                    Some(path) => reconciler.apply(put(name, revision, ["/1", "/2", "/3", "/{x}", "/{y}", "bad"][path])),
+                    Some(path) => {
+                        let path = ["/1", "/2", "/3", "/{x}", "/{y}", "bad"][path];
+                        reconciler.apply(put(name, revision, path))
+                    }
                     None => reconciler.apply(Change::Put { name: name.to_owned(), revision, document: b"!".to_vec() }),
                 }
                 // Nothing is ever removed here, so the table never becomes empty again.

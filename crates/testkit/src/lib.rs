@@ -11,7 +11,8 @@
 //!
 //! ```
 //! # use futures_util::StreamExt;
-//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let broker = natsway_testkit::TestBroker::start().await;
 //! let client = broker.connect().await;
 //! let mut greetings = client.subscribe("greet").await?;

@@ -30,7 +30,9 @@ const KIND: GroupKind = GroupKind::Elastic;
 /// # let broker = natsway_testkit::TestBroker::builder().jetstream().start().await;
 /// # let jetstream = async_nats::jetstream::new(broker.connect().await);
 /// # let subjects = vec!["orders.*".to_owned()];
-/// # let config = async_nats::jetstream::stream::Config { name: "ORDERS".into(), subjects, ..Default::default() };
+/// # let name = "ORDERS".into();
+/// # let config =
+/// #     async_nats::jetstream::stream::Config { name, subjects, ..Default::default() };
 /// # jetstream.create_stream(config).await?;
 /// use natsway_partitioned_consumer::{ElasticConfig, ElasticGroup};
 ///

@@ -103,7 +103,8 @@ pub fn owners(partitions: u32, membership: &Membership) -> Vec<Option<String>> {
 /// use natsway_partitioned_consumer::{Membership, sticky_mappings, partitions_of};
 /// let two = Membership::balanced(["a", "b"]);
 /// let three = Membership::Mapped(sticky_mappings(10, &two, &["a", "b", "c"].map(String::from)));
-/// let kept = partitions_of(10, &three, "a").iter().filter(|p| partitions_of(10, &two, "a").contains(p)).count();
+/// let (before, after) = (partitions_of(10, &two, "a"), partitions_of(10, &three, "a"));
+/// let kept = after.iter().filter(|partition| before.contains(partition)).count();
 /// assert_eq!(kept, partitions_of(10, &three, "a").len());
 /// ```
 pub fn sticky_mappings(

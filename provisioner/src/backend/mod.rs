@@ -18,7 +18,7 @@
 //! impl Backend for Machines {
 //!     fn instances(&mut self) -> BoxFuture<'_, Result<Vec<Instance>, BackendError>> {
 //!         let instance =
-//!             |(id, since_ms): (&String, &u64)| Instance::new(id, InstanceState::Ready, *since_ms);
+//!             |(id, since): (&String, &u64)| Instance::new(id, InstanceState::Ready, *since);
 //!         ready(Ok(self.running.iter().map(instance).collect())).boxed()
 //!     }
 //!

@@ -58,7 +58,10 @@ const HANDOVER: usize = 1_024;
 /// use natsway_worker::{Body, CallError, Client, ClientOptions, Options, serve, shutdown_signal};
 ///
 /// /// The handler's own deadline, trace and request id go with the calls that it makes.
-/// async fn total(State(client): State<Client>, request: Parts) -> Result<Vec<u8>, http::StatusCode> {
+/// async fn total(
+///     State(client): State<Client>,
+///     request: Parts,
+/// ) -> Result<Vec<u8>, http::StatusCode> {
 ///     let call = http::Request::get("http://math/sum?n=1&n=2").body(Body::default()).expect("a sound uri");
 ///     let answer = client.within(&request).send(call).await.map_err(|error| error.status())?;
 ///     Ok(answer.into_body().into_bytes().to_vec())

@@ -225,7 +225,9 @@ impl ListReader {
                         at_unix_ns: info.published.unix_timestamp_nanos(),
                     };
                     let offered =
-                        self.receiver.offer(&message.subject, message.headers.as_ref(), message.payload.clone(), stored);
+                        self.receiver.offer(
+                            &message.subject, message.headers.as_ref(), message.payload.clone(), stored,
+                        );
                     match offered.await {
                         Ok(receipt) => receipts.push(settle(message, receipt)),
                         Err(_) => message.ack_with(AckKind::Term).await?,

@@ -268,7 +268,8 @@ mod tests {
     fn what_is_mounted_of_the_host_is_told_when_a_proxy_denies_it() {
         let config = json!({ "HostConfig": {
             "Binds": ["/srv/data:/data:ro", "volume:/lines"],
-            "Mounts": [{ "Type": "bind", "Source": "/etc/ours.pem" }, { "Type": "volume", "Source": "/var/lib/docker/x" }],
+            "Mounts": [{ "Type": "bind", "Source": "/etc/ours.pem" },
+                { "Type": "volume", "Source": "/var/lib/docker/x" }],
         } });
         assert_eq!(mounted(&config), ["/srv/data", "/etc/ours.pem"]);
         let told = denied(&Method::POST, Some(&config));
