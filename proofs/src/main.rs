@@ -15,7 +15,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// How the program is used, below its list of proofs. Paragraphs are wrapped where they are shown.
 const USE: &str = "\
-Each proof builds the programs that it needs, starts them and its brokers on 127.0.0.1, and takes everything down again. \
+Each proof builds the programs that it needs, starts them and its brokers on 127.0.0.1, \
+and takes everything down again. \
 With NATSWAY_BIN_DIR=<directory> it builds nothing and starts the programs of that directory.
 
 Its last line is JSON with all figures; what it says before goes to standard error. \

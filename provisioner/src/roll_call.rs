@@ -389,7 +389,9 @@ mod tests {
         /// starts anew, and numbers are wanted, in every order.
         #[test]
         fn who_answers_is_never_stopped_for_one_who_does_not(
-            steps in prop::collection::vec(((0_u32..8, any::<u8>(), any::<u8>(), 1_u32..6), any::<(u8, bool)>()), 1..60),
+            steps in prop::collection::vec(
+                ((0_u32..8, any::<u8>(), any::<u8>(), 1_u32..6), any::<(u8, bool)>()), 1..60,
+            ),
         ) {
             let mut roll = RollCall::default();
             let mut living: Vec<Instance> = Vec::new();

@@ -303,7 +303,9 @@ impl Consumer {
                     break;
                 }
                 _ = status.tick() => {
-                    let saved = tokio::task::block_in_place(|| DirectoryStatus::save(&self.metrics, &self.config.directory));
+                    let saved = tokio::task::block_in_place(|| {
+                        DirectoryStatus::save(&self.metrics, &self.config.directory)
+                    });
                     // On a full disk it is the writer who says so.
                     saved.unwrap_or_default();
                 }
