@@ -42,6 +42,10 @@ pub struct Outgoing {
 
 /// How one attempt ended.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "replies are the rule, and a box would cost each an allocation"
+)]
 pub enum Answer {
     /// A reply that could be read.
     Replied(NativeReply),
