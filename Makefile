@@ -63,10 +63,10 @@ bench: python rust ## Measure everything beside what people would use instead, a
 	@# What was just built, so that no compiler runs beside what is measured.
 	@NATSWAY_BIN_DIR=$(abspath $(dir $(bench))) $(bench) $(if $(RESUME),resume $(RESUME),run) $(ARGS)
 
-bench-%: rust ## A part of it alone: micro, groups, shipper, autoscalers, or compare with OLD= and NEW=; ARGS='--help' shows the settings
+bench-%: rust ## A part of it alone: micro, instructions, groups, shipper, autoscalers, or compare with OLD= and NEW=; ARGS='--help' shows the settings
 	@$(CARGO) run --release --package natsway-bench --bin bench -- $* $(OLD) $(NEW) $(ARGS)
 
-prove-%: python rust ## Long proof of promises under faults: gateway, cluster, versions, groups, shipper, provisioner, memory, http or security; ARGS='--help' shows scenarios and settings
+prove-%: python rust ## Long proof of promises under faults: gateway, cluster, versions, groups, shipper, provisioner, memory, http, security, or upgrade with OLD_BIN_DIR=<directory>; ARGS='--help' shows scenarios and settings
 	@$(CARGO) run --release --package natsway-proofs --bin prove -- $* $(ARGS)
 
 demo-groups: python rust ## The walk-throughs of consumer groups, static and elastic
@@ -83,14 +83,18 @@ peers: python ## Install Traefik and build Fabio and Consul for `make bench` to 
 cargo-deny: rust
 	$(CARGO) install --locked --root $(tools_dir) --debug cargo-deny@$(cargo_deny_version)
 
+# With the address sanitizer, which tells most; `none` is several times as fast, for code without `unsafe`.
+FUZZ_SANITIZER ?= address
 FUZZ_SECONDS ?= 60
-fuzz: rust ## Fuzz every decoder for FUZZ_SECONDS (60) each; needs cargo-fuzz and a nightly toolchain
+fuzz_amount = $(if $(FUZZ_RUNS),-runs=$(FUZZ_RUNS),-max_total_time=$(FUZZ_SECONDS))
+fuzz: rust ## Fuzz every decoder for FUZZ_SECONDS (60) or FUZZ_RUNS each, with FUZZ_SANITIZER (address); needs cargo-fuzz and a nightly toolchain
 	@$(CARGO) fuzz --version >/dev/null 2>&1 || { echo 'make fuzz: cargo-fuzz is missing: cargo install --locked cargo-fuzz' >&2; exit 2; }
 	@rustc +nightly --version >/dev/null 2>&1 || { echo 'make fuzz: nightly is missing: rustup toolchain install nightly' >&2; exit 2; }
 	@set -e; for target in $$($(CARGO) +nightly fuzz list); do \
-	    echo "fuzzing $$target for $(FUZZ_SECONDS) s"; \
+	    echo "fuzzing $$target, $(fuzz_amount)"; \
 	    mkdir -p fuzz/corpus/$$target; \
-	    $(CARGO) +nightly fuzz run $$target fuzz/corpus/$$target fuzz/seeds/$$target -- -max_total_time=$(FUZZ_SECONDS); \
+	    $(CARGO) +nightly fuzz run --sanitizer $(FUZZ_SANITIZER) $$target fuzz/corpus/$$target fuzz/seeds/$$target \
+	        -- $(fuzz_amount) -timeout=10 -print_final_stats=1; \
 	done
 
 clean: ## Remove everything that was built or installed here

@@ -8,6 +8,7 @@ use anyhow::{Context, ensure};
 use clap::builder::FalseyValueParser;
 use natsway_bench::harness::Run;
 use natsway_bench::harness::plan::Plan;
+use natsway_bench::instructions::{self, Counts};
 use natsway_bench::results::Results;
 use natsway_bench::results::compare::{Verdict, compare as changes};
 use natsway_bench::scenario::Scenario;
@@ -290,6 +291,23 @@ pub(crate) fn time(args: &MicroArgs) {
     let directory =
         args.directory.clone().unwrap_or_else(|| repository_root().join("target/criterion"));
     micro::time::run(args.filter.as_deref(), args.seconds, &directory);
+}
+
+/// `bench instructions`.
+///
+/// # Errors
+/// Valgrind is not installed, a request is not answered as it should, or the file is no earlier
+/// run's output.
+pub(crate) async fn count(args: &instructions::Args) -> anyhow::Result<ExitCode> {
+    // Before the counting, which takes its time.
+    let before = args.against.as_deref().map(Counts::load).transpose()?;
+    let counts = instructions::count(args).await?;
+    println!("{}", serde_json::to_string(&counts)?);
+    let Some(before) = before else { return Ok(ExitCode::SUCCESS) };
+    let changes = counts.against(&before, args.bound)?;
+    changes.iter().for_each(|change| eprintln!("{change}"));
+    let exceeds = changes.iter().any(|change| change.exceeds);
+    Ok(if exceeds { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 /// `bench report`.

@@ -5,6 +5,7 @@
 //! - [`harness`]: starts, loads, measures and takes down; `bench run`.
 //! - [`results`]: the figures as data, statistics, and `bench compare`.
 //! - [`report`]: the figures as tables and pictures.
+//! - [`instructions`]: instructions of a whole request, by callgrind; `bench instructions`.
 //! - [`micro`]: small operations, timed by criterion and counted by valgrind.
 //! - [`autoscalers`]: the provisioner beside others, by a virtual clock; part of `bench run`.
 //! - [`groups`], [`shipper`]: consumer groups beside the Go library, the log shipper beside
@@ -13,6 +14,7 @@
 pub mod autoscalers;
 pub mod groups;
 pub mod harness;
+pub mod instructions;
 pub mod micro;
 pub mod report;
 pub mod results;

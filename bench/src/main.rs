@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use natsway_bench::{autoscalers, groups, micro, service, shipper};
+use natsway_bench::{autoscalers, groups, instructions, micro, service, shipper};
 
 use self::commands::{CompareArgs, ListArgs, MicroArgs, ReportArgs, ResumeArgs, RunArgs};
 
@@ -36,6 +36,9 @@ enum Command {
     Report(ReportArgs),
     /// Time small operations with criterion
     Micro(MicroArgs),
+    /// Count the instructions that gateway and worker take for a request, by callgrind; the output
+    /// is JSON, exit code 1 when a path takes more than it may
+    Instructions(instructions::Args),
     /// Serve the answers without anything before it
     #[command(hide = true)]
     ServeDirect {
@@ -71,6 +74,7 @@ async fn main() -> ExitCode {
             commands::time(&args);
             Ok(ExitCode::SUCCESS)
         }
+        Command::Instructions(args) => commands::count(&args).await,
         Command::List(args) => commands::list(&args),
         Command::Compare(args) => commands::compare(&args),
         Command::Report(args) => commands::report(&args),

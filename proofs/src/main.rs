@@ -53,6 +53,9 @@ enum Proof {
     /// Versions: switches, rollouts and rollbacks, under load and faults
     #[command(after_help = listed(&versions::SCENARIOS))]
     Versions(versions::Size),
+    /// An upgrade: from the programs of another release to these and back, under load
+    #[command(after_help = listed(&versions::upgrade::SCENARIOS))]
+    Upgrade(versions::upgrade::Size),
     /// Consumer groups: members and brokers come and go, and every message is judged
     #[command(after_help = listed(&groups::SCENARIOS))]
     Groups(groups::Size),
@@ -84,7 +87,7 @@ impl Proof {
     /// Names the programs of this workspace that it starts.
     fn programs(&self) -> &'static [&'static str] {
         match self {
-            Proof::Gateway(_) | Proof::Versions(_) => &["apiproxy", "worker"],
+            Proof::Gateway(_) | Proof::Versions(_) | Proof::Upgrade(_) => &["apiproxy", "worker"],
             Proof::Cluster(_) => &["apiproxy", "worker", "groups-member"],
             Proof::Groups(_) => &["groups-member"],
             Proof::Shipper(_) => &["producer", "consumer"],
@@ -100,6 +103,7 @@ impl Proof {
             Proof::Gateway(size) => gateway::prove(size).await,
             Proof::Cluster(size) => cluster::prove(size).await,
             Proof::Versions(size) => versions::prove(size).await,
+            Proof::Upgrade(size) => versions::upgrade::prove(size).await,
             Proof::Groups(size) => groups::prove(size).await,
             Proof::Shipper(size) => shipper::prove(size).await,
             Proof::Provisioner(size) => provisioner::prove(size).await,

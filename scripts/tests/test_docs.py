@@ -149,6 +149,7 @@ BENCH = {
     "make bench ARGS='--only article//c255 --requests 1000000'": Known(MEASURED),
     "target/release/bench list": Known("bench/tests/measure.rs lists"),
     "make bench-compare OLD=before.json NEW=bench/results.json": Known("bench/tests/measure.rs compares"),
+    "make bench-instructions": Known(MEASURED),
     "make bench-micro ARGS=envelope": Known("a unit test runs every operation"),
 }
 KNOWN: Dict[str, Known] = {**CG, **ROUTES, **ROLLOUTS, **OTHERS, **BENCH}

@@ -12,7 +12,7 @@ use natsway_wire::control;
 use serde_json::Value;
 
 use crate::probe;
-use crate::stand::{DEADLINE, present};
+use crate::stand::{DEADLINE, PATIENT, present};
 
 /// The route under proof.
 pub(super) const ROUTE: &str = "prove";
@@ -35,6 +35,8 @@ pub(super) struct Fleet {
     workers: Vec<Worker>,
     started_workers: usize,
     routes: PathBuf,
+    /// Where the programs of another release are, while those are started.
+    programs: Option<PathBuf>,
 }
 
 /// A gateway that can be started again where it was.
@@ -83,7 +85,30 @@ impl Fleet {
         let client = broker.connect().await;
         let directory = directory.to_owned();
         let (gateways, workers) = (Vec::new(), Vec::new());
-        Ok(Fleet { directory, broker, client, gateways, workers, started_workers: 0, routes: file })
+        let (started_workers, routes, programs) = (0, file, None);
+        Ok(Fleet {
+            directory,
+            broker,
+            client,
+            gateways,
+            workers,
+            started_workers,
+            routes,
+            programs,
+        })
+    }
+
+    /// Starts programs of another release from now on, which are in this directory, or those of
+    /// this workspace again.
+    pub(super) fn use_programs_of(&mut self, release: Option<&Path>) {
+        self.programs = release.map(Path::to_owned);
+    }
+
+    fn program(&self, name: &str) -> PathBuf {
+        match &self.programs {
+            Some(directory) => directory.join(name),
+            None => workspace_binary(name),
+        }
     }
 
     /// Starts a gateway, as this user of the broker if one is given, and waits until it is ready.
@@ -103,13 +128,16 @@ impl Fleet {
     }
 
     fn launch(&self, port: u16, admin_port: u16, user: Option<User>) -> Process {
-        let gateway = Process::builder(workspace_binary("apiproxy"))
+        let gateway = Process::builder(self.program("apiproxy"))
             .name(format!("gateway {port}"))
             .args(["--listen", &format!("127.0.0.1:{port}")])
             .args(["--admin-listen", &format!("127.0.0.1:{admin_port}")])
-            .args(["--nats-url", &self.broker.url(), "--shards", "2", "--drain-grace", "500ms"])
+            .args(["--nats-url", &self.broker.url(), "--drain-grace", "500ms"])
             .arg("--routes")
-            .arg(&self.routes);
+            .arg(&self.routes)
+            .env("NATSWAY_SHARDS", "2")
+            // As releases before call it, which would refuse the flag.
+            .env("NATSWAY_CORES", "2");
         // Not in the URL: the client library uses what stands there only when the broker asks for
         // it.
         match user {
@@ -129,7 +157,7 @@ impl Fleet {
         for _ in 0..count {
             let number = self.started_workers;
             self.started_workers += 1;
-            let mut worker = Process::builder(workspace_binary("worker"))
+            let mut worker = Process::builder(self.program("worker"))
                 .name(format!("worker {number} of {version}"))
                 .args([
                     "--nats-url",
@@ -162,15 +190,23 @@ impl Fleet {
     /// Starts so many services that have the route's service do their work, and call it without a
     /// gateway.
     pub(super) async fn start_callers(&self, count: usize) -> Vec<Process> {
-        let caller = |number| {
-            Process::builder(workspace_binary("worker"))
-                .name(format!("caller {number}"))
-                .args(["--nats-url", &self.broker.url(), "--subject", FRONT, "--forward-to", ROUTE])
-                .start()
-        };
-        let callers = (0..count).map(caller).collect();
-        self.members(FRONT, count).await;
+        let callers = (0..count).map(|_| self.start_caller()).collect();
+        self.callers_present(count).await;
         callers
+    }
+
+    /// Starts one of these services; it takes part once [`callers_present`](Fleet::callers_present)
+    /// counts it.
+    pub(super) fn start_caller(&self) -> Process {
+        Process::builder(self.program("worker"))
+            .name("caller")
+            .args(["--nats-url", &self.broker.url(), "--subject", FRONT, "--forward-to", ROUTE])
+            .start()
+    }
+
+    /// Waits until so many of these services say that they are there.
+    pub(super) async fn callers_present(&self, expected: usize) {
+        self.members(FRONT, expected).await;
     }
 
     /// Who sends requests and answers within a moment, by the name of the host.
@@ -196,6 +232,21 @@ impl Fleet {
             process.terminate();
             let status = process.wait_exit(DEADLINE).await;
             ensure!(status.success(), "a worker of {version} left with {status}");
+        }
+        Ok(())
+    }
+
+    /// Replaces the workers of a version one after the other, as an operator does.
+    pub(super) async fn restart_workers(&mut self, version: &'static str) -> anyhow::Result<()> {
+        let count = self.workers.iter().filter(|worker| worker.version == version).count();
+        for _ in 0..count {
+            let oldest = self.workers.iter().position(|worker| worker.version == version);
+            let mut process =
+                self.workers.remove(oldest.context("a worker of the version")?).process;
+            process.terminate();
+            let status = process.wait_exit(DEADLINE).await;
+            ensure!(status.success(), "a worker of {version} left with {status}");
+            self.add_workers(version, 1, None).await;
         }
         Ok(())
     }
@@ -226,7 +277,7 @@ impl Fleet {
 
     /// Runs `apiproxy` with these arguments.
     pub(super) async fn cli(&self, arguments: &[&str]) -> anyhow::Result<Done> {
-        let mut command = tokio::process::Command::new(workspace_binary("apiproxy"));
+        let mut command = tokio::process::Command::new(self.program("apiproxy"));
         let output =
             command.args(arguments).args(["--nats-url", &self.broker.url()]).output().await?;
         let text = [output.stdout, output.stderr].concat();
@@ -301,6 +352,15 @@ pub(super) fn route(path: &str, times: &str) -> String {
     };
     let (blue, green) = (target("blue", 100), target("green", 0));
     format!("[[route]]\nname = \"{ROUTE}\"\npath = \"{path}\"\n{times}\n{blue}{green}")
+}
+
+/// The route under proof for callers without a gateway, and one to services that call it so.
+pub(super) fn behind_callers() -> String {
+    let front = format!(
+        "[[route]]\nname = \"front\"\npath = \"/{{*rest}}\"\n{PATIENT}\n\
+         [[route.target]]\nversion = \"blue\"\nsubject = \"{FRONT}\"\n"
+    );
+    front + &route("/own/{*rest}", &format!("{PATIENT}\ninternal = true"))
 }
 
 impl Gateway {

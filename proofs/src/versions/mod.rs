@@ -6,6 +6,7 @@ mod faults;
 mod fleet;
 mod senders;
 mod switches;
+pub mod upgrade;
 
 use std::path::Path;
 

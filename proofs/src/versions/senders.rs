@@ -7,7 +7,7 @@ use std::time::Duration;
 use natsway_testkit::{TestBroker, eventually};
 use serde_json::Value;
 
-use super::fleet::{FRONT, Fleet, ROUTE, User, route, until};
+use super::fleet::{FRONT, Fleet, ROUTE, User, behind_callers, route, until};
 use super::switches::switch_to_and_fro;
 use super::{Size, none_failed, settle, under_load};
 use crate::Finding;
@@ -113,13 +113,7 @@ pub(super) async fn direct_callers(
     // It does not drop the one that is frozen, so that nothing is lost with a connection.
     let broker =
         TestBroker::builder().jetstream().config_lines("ping_interval: \"60s\"").start().await;
-    let front = format!(
-        "[[route]]\nname = \"front\"\npath = \"/{{*rest}}\"\n{PATIENT}\n\
-         [[route.target]]\nversion = \"blue\"\nsubject = \"{FRONT}\"\n"
-    );
-    let internal = format!("{PATIENT}\ninternal = true");
-    let mut fleet =
-        Fleet::on(broker, directory, &(front + &route("/own/{*rest}", &internal))).await?;
+    let mut fleet = Fleet::on(broker, directory, &behind_callers()).await?;
     fleet.add_gateway(None).await;
     fleet.add_gateway(None).await;
     let mut callers = fleet.start_callers(2).await;
