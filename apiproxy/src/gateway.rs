@@ -32,6 +32,7 @@ const LAST_REQUESTS: Duration = Duration::from_millis(250);
 
 /// Where a gateway's routes come from.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one, and it is taken apart at the start")]
 pub enum Routes {
     /// A file's, as they were at the start.
     Fixed(RouteTable),

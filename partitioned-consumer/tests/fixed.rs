@@ -305,7 +305,8 @@ async fn a_paused_group_handles_nothing_until_it_is_resumed() {
 async fn no_responders(port: u16, reply: &str) {
     use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 
-    let mut connection = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    let connection = tokio::net::TcpStream::connect(("127.0.0.1", port)).await;
+    let mut connection = connection.expect("the broker listens");
     let (reader, mut writer) = connection.split();
     let mut lines = BufReader::new(reader).lines();
     let status = "NATS/1.0 503\r\n\r\n";
@@ -314,8 +315,8 @@ async fn no_responders(port: u16, reply: &str) {
         "CONNECT {{\"verbose\":false,\"headers\":true}}\r\nHPUB {reply} {length} \
          {length}\r\n{status}\r\nPING\r\n"
     );
-    writer.write_all(sent.as_bytes()).await.unwrap();
-    while lines.next_line().await.unwrap().expect("the broker answers") != "PONG" {}
+    writer.write_all(sent.as_bytes()).await.expect("the broker reads");
+    while lines.next_line().await.expect("a line").expect("the broker answers") != "PONG" {}
 }
 
 #[tokio::test(flavor = "multi_thread")]
