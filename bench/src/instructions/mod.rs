@@ -113,13 +113,8 @@ impl Counts {
             let before = before.instructions.get(path);
             let before = before.with_context(|| format!("{path:?} was not counted before"))?;
             let percent = (now / before - 1.0) * 100.0;
-            Ok(Change {
-                path: path.clone(),
-                before: *before,
-                now: *now,
-                percent,
-                exceeds: percent > bound,
-            })
+            let exceeds = *now > before * (1.0 + bound / 100.0);
+            Ok(Change { path: path.clone(), before: *before, now: *now, percent, exceeds })
         };
         self.instructions.iter().map(change).collect()
     }
