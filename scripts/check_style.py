@@ -15,6 +15,8 @@ WIDTH = 100
 # What rustfmt leaves alone, the inside of macros, may stand out a little.
 MACRO_WIDTH = 120
 
+# What starts the programs of older releases says it in their words.
+OLDER = r"^(?!bench/src/instructions/path\.rs|proofs/src/versions/fleet\.rs)"
 SENDING = r"^(crates/caller|apiproxy/src|worker/src/client)/"
 GROUPS = r"^partitioned-consumer/"
 SHIPPER = r"^partitioned-consumer/shipper/"
@@ -30,7 +32,7 @@ class Word(NamedTuple):
 WORDS = (
     Word(r"", r"--cores\b", "--shards"),
     Word(r"", r"connections[_-]per[_-]core", "connections_per_shard"),
-    Word(r"", r"NATSWAY_(CORES|CONNECTIONS_PER_CORE)\b", "NATSWAY_SHARDS, NATSWAY_CONNECTIONS_PER_SHARD"),
+    Word(OLDER, r"NATSWAY_(CORES|CONNECTIONS_PER_CORE)\b", "NATSWAY_SHARDS, NATSWAY_CONNECTIONS_PER_SHARD"),
     Word(r"", r"drain[ _-]limit|DRAIN_LIMIT", "drain_timeout"),
     Word(r"", r"SHIPPER_DRAIN\b", "SHIPPER_DRAIN_TIMEOUT"),
     Word(r"", r"natsway_(tries_total|try_errors_total|try_seconds|misses_total)", "natsway_attempts_total and its kin"),
