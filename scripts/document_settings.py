@@ -22,7 +22,7 @@ PROGRAMS = ("apiproxy", "worker", "provisioner", "cg", "producer", "consumer")
 FILES = (
     (
         "Route file (`apiproxy --routes`, and each document of the routes bucket)",
-        ("apiproxy/src/config.rs", "crates/routes/src/document.rs"),
+        ("apiproxy/src/route_file.rs", "crates/routes/src/document.rs"),
         "FileDocument",
     ),
     ("Provisioner file (`provisioner run --config`)", ("provisioner/src/config/document.rs",), "Document"),
