@@ -12,9 +12,9 @@
 //! greedy ones get a hundredth each. The last eighth is for connections that hold little, and while
 //! that is used, the one that holds most is closed.
 //!
-//! [`cost`] says what things cost, [`sizes`] how large an answer is expected to be, [`room`] lets
-//! requests wait for room, [`plan`] is the sum for the process, and [`container`] the memory that
-//! it may have.
+//! [`cost`] says what things cost, [`sizes`] how large an answer is expected to be,
+//! [`admission_queue`] lets requests wait for room, [`plan`] is the sum for the process, and
+//! [`container`] the memory that it may have.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;

@@ -5,7 +5,7 @@
 //! remembered, and half of that after a while or after many small ones in a row: one large answer
 //! must not take room from its like for long.
 //!
-//! What is expected is never less than the largest of the last [`SMALLER_IN_A_ROW`] answers, unless
+//! What is expected is never less than the largest of the last `SMALLER_IN_A_ROW` answers, unless
 //! time has passed. An answer that is larger than expected is counted at its size as it arrives,
 //! and the next ones are expected to be as large.
 //!

@@ -83,7 +83,7 @@ pub enum SessionEvent {
     Silent,
     /// Something came back after [`SessionEvent::Silent`].
     Answers,
-    /// The broker refused a subscription ([`Session::refused`]), or took it back: that subject is
+    /// The broker refused a subscription ([`Session::denied_subscriptions`]), or took it back: that subject is
     /// not heard here.
     NotPermitted,
     /// The connection is gone; nothing more is sent or received on it.

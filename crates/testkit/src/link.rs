@@ -43,7 +43,7 @@ pub struct TcpLink {
 
 impl TcpLink {
     /// A link to the server at this port of 127.0.0.1, say
-    /// [`TestBroker::port`](crate::Broker::port).
+    /// [`TestBroker::port`](crate::TestBroker::port).
     ///
     /// # Panics
     /// When no port is free.
