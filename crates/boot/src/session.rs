@@ -83,8 +83,8 @@ pub enum SessionEvent {
     Silent,
     /// Something came back after [`SessionEvent::Silent`].
     Answers,
-    /// The broker refused a subscription ([`Session::denied_subscriptions`]), or took it back: that subject is
-    /// not heard here.
+    /// The broker refused a subscription ([`Session::denied_subscriptions`]), or took it back: that
+    /// subject is not heard here.
     NotPermitted,
     /// The connection is gone; nothing more is sent or received on it.
     Lost,
