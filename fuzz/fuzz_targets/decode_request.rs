@@ -5,7 +5,9 @@
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use natsway_wire::Limits;
-use natsway_wire::envelope::{RequestEncoder, decode_request, restamp_request};
+use natsway_wire::envelope::{
+    RequestEncoder, decode_request, restamp_request, with_reply_subject,
+};
 
 fuzz_target!(|data: &[u8]| {
     let message = Bytes::copy_from_slice(data);
@@ -18,10 +20,13 @@ fuzz_target!(|data: &[u8]| {
     let mut encoder = RequestEncoder::new(request.deadline_ms, request.sent_ms, method, path, 0)
         .expect("what was read is within the limits");
     for (name, value) in &request.headers {
-        encoder.header(name.as_str(), value.as_bytes()).expect("what was read is within the \
-                                                                limits");
+        let added = encoder.header(name.as_str(), value.as_bytes());
+        added.expect("what was read is within the limits");
     }
-    let again = encoder.finish(&request.body);
+    let mut again = encoder.finish(&request.body);
+    if let Some(reply_subject) = &request.reply_subject {
+        again = with_reply_subject(&again, reply_subject).expect("it is ours");
+    }
     assert_eq!(decode_request(&again, Limits::DEFAULT).as_ref(), Ok(&request));
 
     // Where the stamp's form is ours, stamping changes nothing else.
