@@ -204,7 +204,7 @@ async fn tries_that_find_no_worker_are_one_span_with_an_event_for_each() {
     assert_eq!(tries.attribute("error.type").as_deref(), Some("no_responders"));
     assert_eq!(tries.span.status.as_ref().unwrap().code(), StatusCode::Error);
     assert!(tries.span.events.len() > 1, "{tries:#?}");
-    assert_eq!(tries.attribute("natsway.tries"), Some(tries.span.events.len().to_string()));
+    assert_eq!(tries.attribute("natsway.attempts"), Some(tries.span.events.len().to_string()));
     assert!(tries.span.end_time_unix_nano <= request.span.end_time_unix_nano);
 }
 
