@@ -7,25 +7,25 @@ use natsway_testkit::{eventually, free_port};
 use crate::support::{Bench, SOON, numbered, page, write};
 
 /// Each value of a page by its name. Every one has a help and a kind, and no labels: no host or
-/// file makes a page longer.
+/// file makes a page longer. What is not known yet has no value.
 fn read(page: &str) -> BTreeMap<String, u64> {
     let mut values = BTreeMap::new();
-    let lines: Vec<&str> = page.lines().collect();
-    for block in lines.chunks(3) {
-        let [help, kind, value] = block else { panic!("{block:?} in\n{page}") };
-        let (name, value) = value.split_once(' ').unwrap();
-        assert!(help.starts_with(&format!("# HELP {name} ")) && help.ends_with('.'), "{help}");
+    let mut lines = page.lines();
+    let mut next = lines.next();
+    while let Some(head) = next {
+        let (name, help) =
+            head.strip_prefix("# HELP ").and_then(|head| head.split_once(' ')).expect(head);
+        assert!(help.ends_with('.'), "{help}");
+        let is_plain = |letter: char| letter.is_ascii_lowercase() || letter == '_';
+        assert!(name.starts_with("shipper_") && name.chars().all(is_plain), "{name}");
         let expected = if name.ends_with("_total") { "counter" } else { "gauge" };
-        assert_eq!(*kind, format!("# TYPE {name} {expected}"));
-        assert!(
-            name.starts_with("shipper_")
-                && name.chars().all(|c| c.is_ascii_lowercase() || c == '_'),
-            "{name}"
-        );
-        assert!(
-            values.insert(name.to_owned(), value.parse().unwrap()).is_none(),
-            "{name} is there twice"
-        );
+        assert_eq!(lines.next(), Some(format!("# TYPE {name} {expected}").as_str()));
+        next = lines.next();
+        if let Some(value) = next.and_then(|line| line.strip_prefix(&format!("{name} "))) {
+            let earlier = values.insert(name.to_owned(), value.parse().unwrap());
+            assert!(earlier.is_none(), "{name} is there twice");
+            next = lines.next();
+        }
     }
     values
 }
