@@ -85,8 +85,8 @@ pub async fn handle(
     }
     let id = HeaderValue::try_from(request_id).expect("a sound request id is a header value");
     response.headers_mut().insert(REQUEST_ID, id);
-    // AdmissionError before its body was read, a request ends its connection: what is left of it is
-    // thrown away.
+    // A request that is refused before its body was read ends its connection: what is left of it
+    // is thrown away.
     if version < Version::HTTP_2 && (closing || caller.unread.is_in_body()) {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
