@@ -1,7 +1,7 @@
 # Everything that is done with Natsway in a checkout. `make help` lists it.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint fmt docs compose-test bench demo-groups tools peers cargo-deny fuzz clean python rust
+.PHONY: help run check test lint fmt docs compose-test bench demo-groups tools peers cargo-deny fuzz clean python rust
 
 PYTHON ?= python3
 CARGO ?= cargo
@@ -21,15 +21,17 @@ help: ## List the targets
 run: python ## Start a broker, the gateway and two workers; ARGS='--help' shows the settings
 	@$(PYTHON) scripts/run.py $(ARGS)
 
+check: python rust ## The inner loop, seconds: format, style, clippy and unit tests of what changed against main; BASE=<branch>
+	@$(PYTHON) scripts/check_changes.py
+
 test: python rust ## Install what the tests need and run them all
 	@$(PYTHON) scripts/find_broker.py >/dev/null
 	@$(PYTHON) scripts/find_nats_cli.py >/dev/null || echo 'make test: no nats command line, so the tests with it are skipped' >&2
 	@$(PYTHON) scripts/find_h2spec.py >/dev/null || echo 'make test: no h2spec, so the conformance of HTTP/2 is not tested' >&2
 	@$(PYTHON) scripts/find_promtool.py >/dev/null || echo 'make test: no promtool, so the tests with it are skipped' >&2
-	$(CARGO) build --workspace --bins
-	$(CARGO) build --package natsway-worker --features client --example caller
+	$(CARGO) build --workspace --bins --example caller
 	$(PYTHON) -m unittest discover --start-directory scripts/tests --top-level-directory scripts
-	$(CARGO) test --workspace --no-fail-fast
+	@$(PYTHON) scripts/run_tests.py
 
 compose-test: python ## Run docker-compose.yml and the Dockerfile as they are on a real engine, under load and faults; ARGS='--help' says what it needs
 	@$(PYTHON) tests/compose/run.py $(ARGS)
@@ -63,10 +65,10 @@ bench: python rust ## Measure everything beside what people would use instead, a
 	@# What was just built, so that no compiler runs beside what is measured.
 	@NATSWAY_BIN_DIR=$(abspath $(dir $(bench))) $(bench) $(if $(RESUME),resume $(RESUME),run) $(ARGS)
 
-bench-%: rust ## A part of it alone: micro, instructions, groups, shipper, autoscalers, or compare with OLD= and NEW=; ARGS='--help' shows the settings
+bench-%: rust ## A part of it alone: micro, instructions, groups, shipper, streams, apps, autoscalers, or compare with OLD= and NEW=; ARGS='--help' shows the settings
 	@$(CARGO) run --release --package natsway-bench --bin bench -- $* $(OLD) $(NEW) $(ARGS)
 
-prove-%: python rust ## Long proof of promises under faults: gateway, cluster, versions, groups, shipper, provisioner, memory, http, security, or upgrade with OLD_BIN_DIR=<directory>; ARGS='--help' shows scenarios and settings
+prove-%: python rust ## Long proof of promises under faults: gateway, cluster, versions, streams, groups, shipper, provisioner, memory, http, security, apps, or upgrade with OLD_BIN_DIR=<directory>; ARGS='--help' shows scenarios and settings
 	@$(CARGO) run --release --package natsway-proofs --bin prove -- $* $(ARGS)
 
 demo-groups: python rust ## The walk-throughs of consumer groups, static and elastic

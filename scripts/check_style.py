@@ -56,7 +56,10 @@ WORDS = (
     Word(GROUPS, r"\b(Consuming|Notices?|Bury)\b", "MemberHandle, MemberEvent, DeadLetter"),
     Word(SHIPPER, r"\b(Cutter|Situation|Figures?|Ledger(Error|Identity)?|Catalogue|Sweep|Intake)\b",
          "Framer, FrameContext, Metrics, OffsetStore, FileIndex, RetentionTask, Receiver"),
-    Word(r"^provisioner/", r"\b(Course|feel_the_way)\b", "Direction, probe_capacity"),
+    Word(SHIPPER, r"\b(Parcel|Behind)\b(?! its last)", "PendingMessage, GapResolution"),
+    Word(r"^partitioned-consumer/src/", r"\bLanes?\b", "KeyQueue"),
+    Word(r"^apiproxy/src/fleet_metrics/", r"\bRoster\b", "Registry"),
+    Word(r"^provisioner/", r"\b(Course|feel_the_way|Twin)\b", "Direction, probe_capacity, ContainerSpec"),
 )
 
 # Where old words may stand: this list, what has been, and what stays on the wire.

@@ -22,7 +22,7 @@ PROGRAMS = ("apiproxy", "worker", "provisioner", "cg", "producer", "consumer")
 FILES = (
     (
         "Route file (`apiproxy --routes`, and each document of the routes bucket)",
-        ("apiproxy/src/route_file.rs", "crates/routes/src/document.rs"),
+        ("apiproxy/src/route_file.rs", "crates/routes/src/document/mod.rs"),
         "FileDocument",
     ),
     ("Provisioner file (`provisioner run --config`)", ("provisioner/src/config/document.rs",), "Document"),
@@ -226,12 +226,15 @@ def value_of(expression: str, text: str) -> str:
     quoted = re.fullmatch(r'"(.*)"(?:\.\w+\(\))?', expression)
     if quoted:
         return quoted.group(1)
+    variant = re.fullmatch(r"Transport::(\w+)", expression)
+    if variant:
+        return variant.group(1).lower()
     return {"Duration::ZERO": "0s", "None": ""}.get(expression, expression)
 
 
 def kind_of(kind: str) -> str:
     plain = re.sub(r"^(?:Option|Vec)<(.*)>$", r"\1", kind)
-    names = {"String": "text", "CodecName": "text", "Thresholds": "table", "Rollout": "table, written by `apiproxy rollout`",
+    names = {"String": "text", "CodecName": "text", "Transport": "text", "Thresholds": "table", "Rollout": "table, written by `apiproxy rollout`",
         "std::collections::BTreeMap<String, String>": "table of text", "PathBuf": "path", "Duration": "time", "f64": "number", "bool": "true or false", "Subject": "subject"}
     names.update({number: "whole number" for number in ("u8", "u16", "u32", "u64", "usize")})
     shown = names.get(plain, plain.split("::")[-1])

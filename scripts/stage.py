@@ -1,4 +1,4 @@
-"""A broker with permissions and the programs that use it, for as long as a proof needs them.
+"""A broker with permissions and the programs that use it, for as long as a test needs them.
 
 Each stage has its own directory, ports and store; whatever was started ends with it. Standard library only.
 """
@@ -17,15 +17,15 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Dict, List, Optional, Sequence, Set, Tuple
+from typing import Callable, Dict, List, Sequence, Tuple
 
-from intruder import Intruder
-from tooling import target_dir
+from tooling import ROOT, target_dir
+
+# The broker's configuration, as it is shipped.
+SHIPPED = ROOT / "deploy" / "nats"
+PERMISSIONS = SHIPPED / "permissions.conf"
 
 ROLES = ("admin", "gateway", "worker", "caller", "operator", "provisioner", "groups", "member", "producer", "consumer")
-
-# Where roles hear answers, if not below `_INBOX_<role>`.
-INBOXES = {"gateway": "_INBOX_apiproxy", "groups": "_INBOX_cg", "member": "_INBOX_cg"}
 
 # A cold start on a machine that does other things as well.
 DEADLINE = 60.0
@@ -33,15 +33,10 @@ LOOK_SECONDS = 0.1
 HTTP = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 VIOLATION = re.compile(r'user:([\w-]+)" - (Publish|Subscription) Violation - .*?Subject "([^"]+)"')
-TRACED = re.compile(r'user:([\w-]+)" - <<- \[(PUB|HPUB|SUB) ([^\]]*)\]')
 
 
 class Failed(Exception):
     """Something did not do its work; the text says what."""
-
-
-class Violated(Failed):
-    """The broker did not permit something to the role that is watched."""
 
 
 @dataclass
@@ -71,12 +66,6 @@ def variable(role: str) -> str:
     return f"NATSWAY_{role.upper().replace('-', '_')}_PASSWORD"
 
 
-def with_setup(permissions: str) -> str:
-    """With one more user, who sets up streams and publishes into them, and may do anything."""
-    setup = f"    {{ user: setup, password: {password('setup')} }}\n"
-    return permissions.replace("  users: [\n", f"  users: [\n{setup}")
-
-
 def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -88,16 +77,10 @@ def _own_group() -> None:
 
 
 class Stage:
-    """A running broker and what was started with it. `watched` is the role whose violations end the play at once."""
+    """A running broker and what was started with it."""
 
-    # Whether its broker dies in the plays.
-    loses_brokers = True
-    # Whose passwords the broker asks its environment for.
-    roles: Sequence[str] = ROLES
-
-    def __init__(self, broker: Path, permissions: str, watched: Optional[str] = None) -> None:
+    def __init__(self, broker: Path, permissions: str) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="natsway-stage-"))
-        self.watched = watched
         self.running: List[Running] = []
         self.listen, self.admin = free_port(), free_port()
         try:
@@ -108,37 +91,15 @@ class Stage:
 
     def _begin(self, broker: Path, permissions: str) -> None:
         self.port = free_port()
-        included = self._write(permissions)
+        (self.directory / PERMISSIONS.name).write_text(permissions, encoding="utf-8")
         (self.directory / "server.conf").write_text(
             f'host: 127.0.0.1\nport: {self.port}\ntrace: true\nlogfile: "{self.directory}/server.log"\n'
-            f'jetstream {{ store_dir: "{self.directory}/jetstream" }}\ninclude ./{included}\n',
+            f'jetstream {{ store_dir: "{self.directory}/jetstream" }}\ninclude ./{PERMISSIONS.name}\n',
             encoding="utf-8",
         )
-        self.broker = broker
-        self._serve()
-
-    def _write(self, permissions: str) -> str:
-        """Writes who may do what; the file that the broker's configuration includes."""
-        (self.directory / "permissions.conf").write_text(with_setup(permissions), encoding="utf-8")
-        return "permissions.conf"
-
-    def _serve(self) -> None:
-        passwords = {variable(role): password(role) for role in self.roles}
-        self.server = self._spawn("broker", [str(self.broker), "--config", str(self.directory / "server.conf")], passwords)
+        passwords = {variable(role): password(role) for role in ROLES}
+        self.server = self._spawn("broker", [str(broker), "--config", str(self.directory / "server.conf")], passwords)
         self.until("the broker listens", self._listens)
-
-    def permit(self, permissions: str) -> None:
-        """Has the running broker go by other permissions."""
-        before = self.server_log().count("Reloaded server configuration")
-        self._write(permissions)
-        self.server.process.send_signal(signal.SIGHUP)
-        self.until("the broker has read them", lambda: self.server_log().count("Reloaded server configuration") > before)
-
-    def lose_broker(self) -> None:
-        """Has the broker die, and come back with what it has stored."""
-        self.server.process.kill()
-        self.server.process.wait()
-        self._serve()
 
     def __enter__(self) -> "Stage":
         return self
@@ -175,29 +136,6 @@ class Stage:
         self.run("admin", "apiproxy", "setup", *arguments)
         self.run("admin", "apiproxy", "setup", "--dry-run", *arguments)
 
-    def run_admin(self, program: str, *arguments: str) -> str:
-        """Runs a program of another role as an administrator, who has inboxes of his own."""
-        return self.run("admin", program, *arguments, NATS_INBOX_PREFIX="_INBOX_admin")
-
-    def intruder(self, role: str) -> Intruder:
-        """A connection as a role that does what no program of ours does."""
-        return Intruder(self.port, role, password(role), INBOXES.get(role, f"_INBOX_{role}"))
-
-    def owner(self, of: str) -> Intruder:
-        """Whoever may do anything in the account of a role."""
-        return self.intruder("setup")
-
-    def admin_stream(self, name: str, partitions: int = 0) -> None:
-        """Makes a stream, as whoever sets up the broker does: with permissions for all."""
-        if partitions:
-            self.run("setup", "cg", "static", "setup", name, "--partitions", str(partitions))
-        else:
-            self.run("setup", "cg", "elastic", "setup", name)
-
-    def admin_traffic(self, name: str) -> None:
-        """Ten messages into a stream."""
-        self.run("setup", "cg", "traffic", name, "--count", "10", "--every", "1ms")
-
     def stop(self, running: Running) -> None:
         """Asks a program to leave, and waits until it has, in peace."""
         running.process.send_signal(signal.SIGTERM)
@@ -206,20 +144,12 @@ class Stage:
             raise Failed(f"{running.role} left with exit code {running.process.returncode}: {running.text()[-2000:]}")
 
     def until(self, what: str, holds: Callable[[], object], within: float = DEADLINE) -> None:
-        """Looks until something holds; ends early when the watched role is not permitted something."""
-        if not self.wait(holds, within):
-            raise Failed(f"within {within:.0f} s it was not so that {what}{self._last_words()}")
-
-    def wait(self, holds: Callable[[], object], within: float) -> bool:
-        """The same, and says whether it came to hold."""
+        """Looks until something holds."""
         deadline = time.monotonic() + within
         while not holds():
-            self.check()
             if time.monotonic() > deadline:
-                return False
+                raise Failed(f"within {within:.0f} s it was not so that {what}{self._last_words()}")
             time.sleep(LOOK_SECONDS)
-        self.check()
-        return True
 
     def _last_words(self) -> str:
         """The end of each log, for whoever has to find out why."""
@@ -227,32 +157,9 @@ class Stage:
         state = lambda process: "runs" if process.poll() is None else f"ended with {process.returncode}"
         return "".join(f"\n--- {running.role} {state(running.process)}\n" + "\n".join(end) for running, end in ends)
 
-    def check(self) -> None:
-        """Raises Violated if the watched role was not permitted something."""
-        if self.watched is None:
-            return
-        for operation, role, subject in self.violations():
-            if role == self.watched:
-                raise Violated(f"{operation} {subject}")
-
     def violations(self) -> List[Tuple[str, str, str]]:
         """What was not permitted so far: operation, role and subject."""
         return [(operation, role, subject) for role, operation, subject in VIOLATION.findall(self.server_log())]
-
-    def operations(self) -> Set[Tuple[str, str, str, str]]:
-        """What was done so far: role, direction, subject and queue group."""
-        done = set()
-        for role, verb, rest in TRACED.findall(self.server_log()):
-            words = rest.split()
-            if verb == "SUB":
-                done.add((role, "subscribe", words[0], words[1] if len(words) == 3 else ""))
-            else:
-                done.add((role, "publish", words[0], ""))
-        return done
-
-    def count(self, role: str, operation: str) -> int:
-        """How often a role did something, such as `SUB logs.>`."""
-        return self.server_log().count(f'user:{role}" - <<- [{operation}')
 
     def server_log(self) -> str:
         path = self.directory / "server.log"

@@ -11,6 +11,7 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use natsway_boot::DeniedSubscriptions;
+use natsway_boot::exposition::CONTENT_TYPE;
 use natsway_routes::watch::ActiveRoutes;
 use natsway_wire::control;
 use tokio_util::sync::CancellationToken;
@@ -99,8 +100,5 @@ async fn ready(State(watched): State<AdminState>) -> impl IntoResponse {
 async fn metrics(State(watched): State<AdminState>) -> impl IntoResponse {
     let fleet_metrics = watched.fleet_metrics.page().await;
     let own = render(&watched.shards, &watched.routes.status.load());
-    (
-        [(header::CONTENT_TYPE, "text/plain; version=0.0.4")],
-        own + &watched.report_faults.page() + &fleet_metrics,
-    )
+    ([(header::CONTENT_TYPE, CONTENT_TYPE)], own + &watched.report_faults.page() + &fleet_metrics)
 }

@@ -1,20 +1,34 @@
 //! The end of a request: what its client gets of a worker's answer, or is told of its failure.
 
+use std::sync::Arc;
 use std::time::Instant;
 
-use http::{HeaderMap, Method, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
+use http_body::Body;
 use natsway_caller::outbound::{Chosen, DispatchError};
+use natsway_caller::stream::activity::{Activity, Watch};
+use natsway_caller::stream::download::WatchedDownload;
+use natsway_caller::stream::{Rest, Streamed, UpgradedStream};
 use natsway_wire::envelope;
 use natsway_wire::native::NativeReply;
 use tracing::warn;
 
 use crate::body::{ReplyBody, compact};
 use crate::call::{Call, ReplyRoom};
-use crate::headers::{announced, check_response, has_content, passable_trailers};
+use crate::grpc::is_grpc;
+use crate::headers::{
+    announced, check_response, has_content, may_have_trailers, passable_trailers, take_length,
+};
 use crate::memory::cost;
 use crate::metrics::TargetStats;
-use crate::problem::{Problem, bad_gateway, given_up, not_admitted, unavailable};
+use crate::problem::{
+    Problem, bad_gateway, given_up, not_admitted, response_streams_full, unavailable,
+};
 use crate::shard::RouteStats;
+use crate::stream::OpenStream;
+use crate::stream::download::Download;
+use crate::stream::splice::Spliced;
+use crate::stream::websocket::FrameBoundary;
 
 impl Call<'_> {
     /// The problem that says why there is no answer.
@@ -29,6 +43,10 @@ impl Call<'_> {
                 Problem::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "head_too_large", detail)
             }
             DispatchError::NotAdmitted(refused) => not_admitted(refused),
+            // It is sent once more, in a message.
+            DispatchError::GivenUp { error, attempts, .. } if self.is_unread() => {
+                given_up(error, attempts)
+            }
             DispatchError::GivenUp { error, attempts, chosen, .. } => {
                 self.counted(stats(&chosen), given_up(error, attempts))
             }
@@ -46,11 +64,16 @@ impl Call<'_> {
         room: ReplyRoom,
     ) -> Result<Response<ReplyBody>, Problem> {
         let stats = stats(chosen);
-        let envelope::Response { status, mut headers, trailers, body } = match reply {
+        let envelope::Response { status, mut headers, trailers, body, .. } = match reply {
             NativeReply::Response(response) => response,
             NativeReply::ServiceError { status, text, headers, body } => {
-                let error =
-                    envelope::Response { status, headers, trailers: HeaderMap::new(), body };
+                let error = envelope::Response {
+                    status,
+                    headers,
+                    trailers: HeaderMap::new(),
+                    body,
+                    join: None,
+                };
                 service_error(error, text, self.from.request_id)
             }
         };
@@ -84,6 +107,144 @@ impl Call<'_> {
         Ok(response)
     }
 
+    /// The response for a client whose body goes on by a stream, or which is a connection.
+    pub(crate) fn respond_streamed(
+        &mut self,
+        streamed: Streamed,
+        chosen: &Chosen<RouteStats>,
+        room: ReplyRoom,
+    ) -> Result<Response<ReplyBody>, Problem> {
+        let stats = stats(chosen);
+        let Streamed { response, rest } = streamed;
+        let envelope::Response { status, mut headers, body: first, .. } = response;
+        let fields_bytes = cost::reply_fields_bytes(&headers);
+        let ReplyRoom { kind, reservation } = room;
+        let bytes = fields_bytes + first.len();
+        self.shard.admission.sizes.record(kind, bytes, Instant::now());
+        let Some(held) = reservation.arrived(fields_bytes + cost::reply_bytes(first.len())) else {
+            let detail = "the answer is larger than those before, and the gateway has no room for \
+                          it; the request ran";
+            return Err(self.counted(stats, bad_gateway("no_room_for_answer", detail.to_owned())));
+        };
+        let (activity, open) = match self.up.as_mut() {
+            Some(up) => (Arc::clone(&up.activity), up.open.take()),
+            None => (Activity::start(), None),
+        };
+        activity.note();
+        self.from.caller.unread.stream_began();
+        let open = match open {
+            Some(open) => open,
+            None => {
+                let taken = self.shard.streams.try_take(self.from.client.address);
+                taken.map_err(|full| self.counted(stats, response_streams_full(full)))?
+            }
+        };
+        let length = take_length(&mut headers);
+        let announced = headers.remove(header::TRAILER);
+        let is_upgrade = status == StatusCode::SWITCHING_PROTOCOLS;
+        let checked = if is_upgrade { StatusCode::OK } else { status };
+        if let Err(fault) = check_response(&self.head.method, checked, &mut headers, 0) {
+            let reason = format!("the worker's response is wrong: {fault}");
+            return Err(self.bad_reply(stats, reason));
+        }
+        let limits = chosen.route().streams;
+        let rest = match rest {
+            Rest::Upgraded(worker) => {
+                return self.become_connection(worker, headers, open, chosen);
+            }
+            Rest::Body(rest) => rest,
+        };
+        let is_stream_of_http2 = self.up.as_ref().is_some_and(|up| up.on_upgrade.is_some());
+        if is_stream_of_http2 && status.is_success() {
+            let detail = format!("the service answered {status} and did not upgrade");
+            return Err(self.counted(stats, bad_gateway("not_upgraded", detail)));
+        }
+        // What ends with its head ends so for the client too, as a call by gRPC does that failed.
+        let is_empty = first.is_empty() && length.unwrap_or_default() == 0;
+        let is_whole = is_empty && rest.is_end_stream();
+        let content = self.head.method != Method::HEAD && has_content(status);
+        let body = if content && !is_whole {
+            let is_events = has_type(&headers, "text/event-stream");
+            let idle_timeout = match is_events || is_grpc(&headers) {
+                true => limits.session_idle_timeout(),
+                false => limits.body_idle_timeout(),
+            };
+            let watch = Watch::new(activity, idle_timeout, limits.max_age);
+            let takes_trailers = may_have_trailers(&self.head.headers, self.head.version);
+            if takes_trailers && let Some(announced) = announced {
+                headers.insert(header::TRAILER, announced);
+            }
+            let trailers_for =
+                takes_trailers.then(|| (self.head.headers.clone(), self.head.version));
+            let left = length.map(|length| length.saturating_sub(first.len() as u64));
+            let rest = WatchedDownload::new(rest, watch, left);
+            let mut download = Download::new(rest, trailers_for, open);
+            if is_events {
+                let closing = self.shard.closing.clone().cancelled_owned();
+                download = download.ending_after(closing, self.shard.settings.drain.spread());
+            }
+            ReplyBody::streamed(compact(first), download)
+        } else {
+            if let Some(length) = length {
+                headers.insert(header::CONTENT_LENGTH, length.into());
+            }
+            ReplyBody::default()
+        };
+        if self.up.as_ref().is_some_and(|up| up.progress.has_ended()) {
+            self.from.caller.unread.request_ended();
+        }
+        let mut response = Response::new(body.holding(held));
+        *response.status_mut() = status;
+        *response.headers_mut() = headers;
+        stats.responded(status, self.started.elapsed());
+        Ok(response)
+    }
+
+    /// The response by which a client's connection, or its stream of HTTP/2, becomes one to a
+    /// handler.
+    fn become_connection(
+        &mut self,
+        worker: UpgradedStream,
+        mut headers: HeaderMap,
+        open: OpenStream,
+        chosen: &Chosen<RouteStats>,
+    ) -> Result<Response<ReplyBody>, Problem> {
+        let (stats, limits) = (stats(chosen), chosen.route().streams);
+        let Some(up) = self.up.as_mut() else {
+            return Err(
+                self.bad_reply(stats, "it is a connection that nobody asked for".to_owned())
+            );
+        };
+        let protocol = up.protocol.clone().unwrap_or_default();
+        let spliced = Spliced {
+            worker,
+            frames: (protocol == "websocket").then(FrameBoundary::default),
+            watch: Watch::new(Activity::start(), limits.session_idle_timeout(), limits.max_age),
+            closing: self.shard.closing.clone(),
+            spread: self.shard.settings.drain.spread(),
+            write_timeout: self.shard.settings.client.send.span,
+            open,
+        };
+        let mut response = Response::new(ReplyBody::default());
+        match up.on_upgrade.take() {
+            Some(on_upgrade) => {
+                headers.remove(header::SEC_WEBSOCKET_ACCEPT);
+                *response.body_mut() = ReplyBody::becoming(on_upgrade, spliced);
+            }
+            None => {
+                *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+                headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+                let protocol = HeaderValue::try_from(protocol);
+                headers.insert(header::UPGRADE, protocol.expect("the client's own token"));
+                self.from.caller.becomes.replace(Some(Box::new(spliced)));
+            }
+        }
+        self.from.caller.unread.request_ended();
+        *response.headers_mut() = headers;
+        stats.responded(StatusCode::OK, self.started.elapsed());
+        Ok(response)
+    }
+
     /// The trailers that this client may have; the others are counted.
     fn passable_trailers(&self, trailers: HeaderMap, content: bool) -> HeaderMap {
         if trailers.is_empty() {
@@ -114,6 +275,12 @@ impl Call<'_> {
     }
 }
 
+/// Whether the content is of this type, with whatever parameters or suffix.
+fn has_type(headers: &HeaderMap, name: &str) -> bool {
+    let value = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    value.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name.as_bytes()))
+}
+
 /// The metrics of a version.
 fn stats(chosen: &Chosen<RouteStats>) -> &TargetStats {
     &chosen.kept().versions[chosen.version]
@@ -124,7 +291,7 @@ fn stats(chosen: &Chosen<RouteStats>) -> &TargetStats {
 fn service_error(error: envelope::Response, text: String, request_id: &str) -> envelope::Response {
     let detail = if text.is_empty() { "the service reports an error".to_owned() } else { text };
     let problem = Problem::new(error.status, "service_error", detail);
-    let envelope::Response { status, headers: mut own, trailers, mut body } = error;
+    let envelope::Response { status, headers: mut own, trailers, mut body, .. } = error;
     let mut headers = problem.fields();
     if body.is_empty() {
         body = problem.document(Some(request_id));
@@ -138,5 +305,5 @@ fn service_error(error: envelope::Response, text: String, request_id: &str) -> e
         headers.remove(header::CONTENT_TYPE);
     }
     headers.extend(own);
-    envelope::Response { status, headers, trailers, body }
+    envelope::Response { status, headers, trailers, body, join: None }
 }

@@ -1,6 +1,5 @@
 //! Bodies that are whole: what goes back to clients, and the reading of what they send.
 
-use std::convert::Infallible;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -9,23 +8,48 @@ use bytes::{Buf, Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use natsway_caller::stream::BrokenOff;
 
 use crate::memory::BodyBudget;
 use crate::memory::cost::{COPIED_BYTES, body_bytes};
+use crate::open_requests::OpenRequest;
 use crate::stall::{StallDetector, UnsentBytes};
+use crate::stream::download::Download;
+use crate::stream::splice::Spliced;
 
-/// A response's body: one piece, and trailers where there are some. It carries what its response
-/// holds of the memory.
+/// A response's body: one piece, and trailers where there are some, or more that comes by a stream.
+/// It carries what its response holds of the memory.
 #[derive(Debug, Default)]
 pub struct ReplyBody {
     data: Option<Piece>,
+    /// What comes behind the piece; in a box, and rare.
+    stream: Option<Box<Streaming>>,
+    /// What its stream of HTTP/2 becomes; in a box, and rarer.
+    becomes: Option<Box<Becoming>>,
     trailers: Option<HeaderMap>,
     /// Where there is no piece to carry it.
     held: Option<BodyBudget>,
 }
 
-/// The one piece of a body.
+/// What comes of a body by a stream, and who is to know of it.
+#[derive(Debug)]
+struct Streaming {
+    download: Download,
+    /// Counts each piece until it is sent.
+    unsent: Option<Rc<StallDetector>>,
+    /// Its connection is not idle.
+    busy: Option<OpenRequest>,
+}
+
+/// A stream of HTTP/2 that becomes a connection to a handler.
+#[derive(Debug)]
+pub(crate) struct Becoming {
+    pub(crate) client: OnUpgrade,
+    pub(crate) spliced: Spliced,
+}
+
+/// One piece of a body.
 #[derive(Debug)]
 pub struct Piece {
     bytes: Bytes,
@@ -54,19 +78,41 @@ impl Buf for Piece {
 
 impl ReplyBody {
     /// A body with trailers; without any it is a body of known length.
-    pub fn new(data: Bytes, trailers: HeaderMap) -> ReplyBody {
+    pub fn new(data: Bytes, trailers: HeaderMap) -> Self {
         let piece = |bytes| Piece { bytes, unsent: None, _held: None };
         let data = Some(data).filter(|data| !data.is_empty()).map(piece);
-        ReplyBody {
-            data,
-            trailers: Some(trailers).filter(|trailers| !trailers.is_empty()),
-            held: None,
+        let trailers = Some(trailers).filter(|trailers| !trailers.is_empty());
+        Self { data, stream: None, becomes: None, trailers, held: None }
+    }
+
+    /// No body: its stream of HTTP/2 becomes a connection.
+    pub(crate) fn becoming(client: OnUpgrade, spliced: Spliced) -> Self {
+        let becomes = Some(Box::new(Becoming { client, spliced }));
+        Self { data: None, stream: None, becomes, trailers: None, held: None }
+    }
+
+    /// Takes what its stream of HTTP/2 becomes.
+    pub(crate) fn take_becoming(&mut self) -> Option<Box<Becoming>> {
+        self.becomes.take()
+    }
+
+    /// A body that begins with `first` and goes on by a stream.
+    pub(crate) fn streamed(first: Bytes, download: Download) -> Self {
+        let stream = Streaming { download, unsent: None, busy: None };
+        let data = Self::new(first, HeaderMap::new()).data.take();
+        Self { data, stream: Some(Box::new(stream)), becomes: None, trailers: None, held: None }
+    }
+
+    /// Has its connection not be idle as long as the body comes by a stream.
+    pub(crate) fn keep_busy(&mut self, busy: impl FnOnce() -> OpenRequest) {
+        if let Some(stream) = &mut self.stream {
+            stream.busy = Some(busy());
         }
     }
 
     /// Has it carry what its response holds, until its client has taken it.
     #[must_use]
-    pub fn holding(mut self, held: BodyBudget) -> ReplyBody {
+    pub fn holding(mut self, held: BodyBudget) -> Self {
         match &mut self.data {
             Some(piece) => piece._held = Some(held),
             None => self.held = Some(held),
@@ -79,6 +125,27 @@ impl ReplyBody {
         if let Some(piece) = &mut self.data {
             piece.unsent = Some(unsent.begin(piece.bytes.len()));
         }
+        if let Some(stream) = &mut self.stream {
+            stream.unsent = Some(Rc::clone(unsent));
+        }
+    }
+}
+
+impl Streaming {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Piece>, BrokenOff>>> {
+        self.download.poll(cx).map(|frame| {
+            frame.map(|frame| {
+                if let (Err(_), Some(busy)) = (&frame, &self.busy) {
+                    busy.reset_on_close();
+                }
+                frame.map(|frame| {
+                    frame.map_data(|bytes| {
+                        let unsent = self.unsent.as_ref().map(|unsent| unsent.begin(bytes.len()));
+                        Piece { bytes, unsent, _held: None }
+                    })
+                })
+            })
+        })
     }
 }
 
@@ -98,44 +165,64 @@ pub fn compact(body: Bytes) -> Bytes {
 }
 
 impl From<Bytes> for ReplyBody {
-    fn from(data: Bytes) -> ReplyBody {
-        ReplyBody::new(data, HeaderMap::new())
+    fn from(data: Bytes) -> Self {
+        Self::new(data, HeaderMap::new())
     }
 }
 
 impl Body for ReplyBody {
     type Data = Piece;
-    type Error = Infallible;
+    type Error = BrokenOff;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
-        _cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Piece>, Infallible>>> {
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Piece>, BrokenOff>>> {
         let data = self.data.take().map(Frame::data);
+        if let (None, Some(stream)) = (&data, &mut self.stream) {
+            return stream.poll(cx);
+        }
         let frame = data.or_else(|| self.trailers.take().map(Frame::trailers));
         Poll::Ready(frame.map(Ok))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.data.is_none() && self.trailers.is_none()
+        self.data.is_none()
+            && self.trailers.is_none()
+            && self.stream.as_ref().is_none_or(|stream| stream.download.is_over())
     }
 
     fn size_hint(&self) -> SizeHint {
         // Exact, so that HTTP/1 sends a length, unless trailers demand chunks.
-        match &self.trailers {
-            None => {
-                SizeHint::with_exact(self.data.as_ref().map_or(0, |data| data.remaining() as u64))
-            }
-            Some(_) => SizeHint::default(),
+        let first = self.data.as_ref().map_or(0, |data| data.remaining() as u64);
+        let left = match &self.stream {
+            None => Some(0),
+            Some(stream) => stream.download.left(),
+        };
+        match (&self.trailers, left) {
+            (None, Some(left)) => SizeHint::with_exact(first + left),
+            _ => SizeHint::default(),
         }
     }
+}
+
+/// As much of a request's body as may travel in a message.
+#[derive(Debug)]
+pub enum Inline<B> {
+    /// All of it.
+    Whole(WholeBody),
+    /// It is longer.
+    GoesOn {
+        /// What was read.
+        first: Bytes,
+        /// What was not.
+        rest: B,
+    },
 }
 
 /// Why a request's body could not be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadError {
-    /// Longer than its limit.
-    TooLarge,
     /// The client broke off, or what it sent is not a body.
     Broken,
     /// The shard holds as much as it may.
@@ -155,18 +242,22 @@ pub struct WholeBody {
 /// The least that hyper reads into at once: a piece that is much smaller keeps all of that.
 const PIECE_BYTES: usize = 4 * 1024;
 
-/// Reads a whole body of at most `limit_bytes`; nothing is read of one that says itself that it is
-/// longer. With the `head_bytes` before it, `held` counts it as it comes: who only says that much
-/// will come holds nothing.
-pub async fn read_whole(
-    mut body: Incoming,
+/// Reads a whole body of at most `limit_bytes`, or as much as shows that it is longer; nothing is
+/// read of one that says so itself. With the `head_bytes` before it, `held` counts it as it comes:
+/// who only says that much will come holds nothing.
+///
+/// # Errors
+/// [`ReadError`].
+pub async fn read_inline<B: Body<Data = Bytes> + Unpin>(
+    mut body: B,
+    is_http2: bool,
     limit_bytes: usize,
     head_bytes: usize,
     held: &mut BodyBudget,
-) -> Result<WholeBody, ReadError> {
+) -> Result<Inline<B>, ReadError> {
     let said_bytes = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
     if said_bytes > limit_bytes {
-        return Err(ReadError::TooLarge);
+        return Ok(Inline::GoesOn { first: Bytes::new(), rest: body });
     }
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();
@@ -180,9 +271,6 @@ pub async fn read_whole(
             }
         };
         let read_bytes = first.len() + rest.len() + data.len();
-        if read_bytes > limit_bytes {
-            return Err(ReadError::TooLarge);
-        }
         if !held.reach(head_bytes + body_bytes(read_bytes)) {
             return Err(ReadError::NoRoom);
         }
@@ -195,7 +283,16 @@ pub async fn read_whole(
             }
             rest.extend_from_slice(&data);
         }
+        if read_bytes > limit_bytes {
+            let first = if rest.is_empty() { first } else { rest.freeze() };
+            return Ok(Inline::GoesOn { first, rest: body });
+        }
+    }
+    // When a client of HTTP/2 leaves in some ways, hyper reports the end of its body as if it were
+    // whole.
+    if is_http2 && !body.is_end_stream() {
+        return Err(ReadError::Broken);
     }
     let bytes = if rest.is_empty() { first } else { rest.freeze() };
-    Ok(WholeBody { bytes, trailer_fields })
+    Ok(Inline::Whole(WholeBody { bytes, trailer_fields }))
 }

@@ -3,35 +3,44 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 use std::rc::Rc;
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::uri::Authority;
-use http::{HeaderMap, Method, Response, StatusCode, header};
-use natsway_caller::attempt::{Answer, Hop, TraceContext};
-use natsway_caller::encode::{Encoded, Sending, TraceFields};
-use natsway_caller::outbound::{Dispatched, Outbound};
+use http::{HeaderMap, Method, Response, StatusCode};
+use hyper::upgrade::OnUpgrade;
+use natsway_caller::attempt::{Answer, AttemptError, Hop, TraceContext};
+use natsway_caller::encode::{Encoded, MessageBody, Sending, TraceFields};
+use natsway_caller::outbound::{DispatchError, Dispatched, Outbound, Reply};
 use natsway_caller::retry::Attempts;
 use natsway_caller::route_view::Resolved;
+use natsway_caller::stream::Opening;
+use natsway_caller::stream::activity::Activity;
+use natsway_caller::stream::upload::Progress;
 use natsway_caller::trace::AttemptSpans;
 use natsway_routes::table::{Lookup, Route, RouteTable};
 
 use crate::body::ReplyBody;
 use crate::client_address::Client;
+use crate::fields::Survey;
+use crate::grpc::grpc_timeout;
 use crate::headers::{Caller, Forwarded, Origin};
+use crate::inspect::RequestAuthority;
 use crate::memory::sizes::Kind;
 use crate::memory::{Account, Reservation};
-use crate::problem::{Problem, memory_full, unavailable};
+use crate::problem::{Problem, memory_full, request_timeout, too_large, unavailable};
 use crate::shard::{RouteStats, Shard};
+use crate::stream::OpenStream;
 use crate::target::{forwardable, preflight_method};
 use crate::trace::{RequestSpan, Traced};
 
-/// Who sent a request, and its name.
+/// Who sent a request, its name, and which fields it has.
 #[derive(Clone, Copy)]
 pub(crate) struct From<'c> {
     pub(crate) caller: &'c Caller,
     pub(crate) client: &'c Client,
     pub(crate) request_id: &'c str,
+    pub(crate) survey: &'c Survey,
 }
 
 /// A request: what stays the same over its attempts, and their spans.
@@ -42,9 +51,33 @@ pub(crate) struct Call<'c> {
     pub(crate) head: http::request::Parts,
     pub(crate) body: Bytes,
     pub(crate) from: From<'c>,
-    pub(crate) authority: Authority,
+    pub(crate) authority: RequestAuthority,
     pub(crate) span: Option<&'c RequestSpan>,
     pub(crate) spans: AttemptSpans,
+    /// How long its client waits, or for how long behind a body that goes up.
+    pub(crate) timeout: Duration,
+    /// What goes up by a stream, where that is no message.
+    pub(crate) up: Option<Box<GoingUp>>,
+    /// No worker opened a stream for it, and it is still there.
+    pub(crate) was_not_opened: bool,
+}
+
+/// The part of a request that goes up by a stream.
+pub(crate) struct GoingUp {
+    /// What is sent; nothing once it was.
+    pub(crate) opening: Option<Opening>,
+    /// How long the body is, if the client said so.
+    pub(crate) length: Option<u64>,
+    /// What the connection is to become.
+    pub(crate) protocol: Option<String>,
+    /// The connection that an HTTP/2 stream becomes.
+    pub(crate) on_upgrade: Option<OnUpgrade>,
+    /// What became of the body.
+    pub(crate) progress: Arc<Progress>,
+    /// When something last came, in either direction.
+    pub(crate) activity: Arc<Activity>,
+    /// Its place among the shard's, until its response takes it over.
+    pub(crate) open: Option<OpenStream>,
 }
 
 /// Room for an answer, and the kind of its request.
@@ -62,16 +95,44 @@ impl Call<'_> {
     ) -> Result<Response<ReplyBody>, Problem> {
         let route = first.route();
         if let Some(span) = self.span {
-            span.routed(&self.head.method, route, &self.authority);
+            span.routed(&self.head.method, route, self.authority.authority());
             self.spans = span.attempts();
         }
-        let (idempotent, deadline) =
-            (self.head.method.is_idempotent(), self.started + route.timeout);
+        let timeout = match &self.up {
+            Some(_) => grpc_timeout(&self.head.headers)
+                .map_or(route.timeout, |asked| asked.min(route.timeout)),
+            None => route.timeout,
+        };
+        self.timeout = timeout;
+        let (idempotent, deadline) = (self.head.method.is_idempotent(), self.started + timeout);
         let attempts = Attempts::new(route.retry, idempotent, self.started, deadline);
         let shard = self.shard;
         match shard.dispatcher.dispatch(self, first, attempts).await {
-            Ok(Dispatched { reply, chosen, room }) => self.respond(reply, &chosen, room),
-            Err(error) => Err(self.failed(error)),
+            Ok(Dispatched { reply: Reply::Whole(reply), chosen, room }) => {
+                self.respond(reply, &chosen, room)
+            }
+            Ok(Dispatched { reply: Reply::Streamed(streamed), chosen, room }) => {
+                self.respond_streamed(*streamed, &chosen, room)
+            }
+            Err(error) => {
+                let unopened = AttemptError::StreamNotOpened;
+                let is_unopened =
+                    matches!(&error, DispatchError::GivenUp { error, .. } if *error == unopened);
+                self.was_not_opened = is_unopened && self.has_opening();
+                Err(self.own_fault().unwrap_or_else(|| self.failed(error)))
+            }
+        }
+    }
+
+    /// What the client's own body did, where its request failed for that.
+    fn own_fault(&self) -> Option<Problem> {
+        let progress = &self.up.as_ref()?.progress;
+        let route = self.shard.dispatcher.resolve(self).ok();
+        let most = route.and_then(|route| route.route().limits.max_body_bytes);
+        match (progress.was_too_large(), progress.timed_out()) {
+            (true, _) => Some(too_large(most.unwrap_or_default())),
+            (false, true) => Some(request_timeout()),
+            (false, false) => None,
         }
     }
 
@@ -158,19 +219,62 @@ impl Outbound for Call<'_> {
         route: &Route,
         sending: Sending,
         trace: Option<&TraceFields>,
+        offer: &[u8],
     ) -> Result<Encoded, natsway_wire::Error> {
-        let said_length = self.head.headers.contains_key(header::CONTENT_LENGTH);
-        let origin = Origin {
-            caller: self.from.caller,
-            client: self.from.client,
-            authority: self.authority.as_str(),
-            request_id: self.from.request_id,
-            body_bytes: (said_length || !self.body.is_empty()).then_some(self.body.len()),
+        let survey = self.from.survey;
+        let body_bytes = match &self.up {
+            Some(up) => up.length,
+            None => (survey.has_content_length || !self.body.is_empty())
+                .then_some(self.body.len() as u64),
         };
         let path = self.head.uri.path_and_query().map_or("/", |path| path.as_str());
         let path = forwardable(path);
+        let origin = Origin {
+            caller: self.from.caller,
+            client: self.from.client,
+            authority: self.authority.authority().as_str(),
+            request_id: self.from.request_id,
+            survey,
+            body_bytes,
+            protocol: self.up.as_ref().and_then(|up| up.protocol.as_deref()),
+            prefix: route.stripped_prefix(&path),
+            takes_trailers: self.up.is_some(),
+        };
         let path = route.forwarded_path(&path);
         let fields = Traced { forwarded: Forwarded { headers: &self.head.headers, origin }, trace };
-        Encoded::new(route.codec, sending, &self.head.method, &path, &fields, &self.body)
+        let body = match self.up {
+            Some(_) => MessageBody::Stream,
+            None => MessageBody::Whole(&self.body),
+        };
+        Encoded::new(route.codec, sending, &self.head.method, &path, &fields, body, offer)
+    }
+
+    fn is_stream(&self) -> bool {
+        self.up.is_some()
+    }
+
+    fn has_opening(&self) -> bool {
+        self.up.as_ref().is_some_and(|up| up.opening.is_some())
+    }
+
+    fn take_opening(&mut self) -> Option<Opening> {
+        self.up.as_mut()?.opening.take()
+    }
+
+    fn is_own_fault(&self) -> bool {
+        let progress = self.up.as_ref().map(|up| &up.progress);
+        progress.is_some_and(|progress| progress.was_too_large() || progress.timed_out())
+    }
+
+    fn deadline(&self, otherwise: Instant) -> Instant {
+        // A body that comes is no reason to give up: what is bounded is the time behind it.
+        let moved = self.up.as_ref().map(|up| up.activity.last().into_std() + self.timeout);
+        moved.map_or(otherwise, |moved| moved.max(otherwise))
+    }
+
+    fn put_back(&mut self, opening: Opening) {
+        if let Some(up) = &mut self.up {
+            up.opening = Some(opening);
+        }
     }
 }

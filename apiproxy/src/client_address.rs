@@ -84,15 +84,15 @@ impl Scheme {
     /// As URIs have it.
     pub fn as_str(self) -> &'static str {
         match self {
-            Scheme::Http => "http",
-            Scheme::Https => "https",
+            Self::Http => "http",
+            Self::Https => "https",
         }
     }
 
-    fn parse(text: &str) -> Option<Scheme> {
+    fn parse(text: &str) -> Option<Self> {
         match text {
-            text if text.eq_ignore_ascii_case("http") => Some(Scheme::Http),
-            text if text.eq_ignore_ascii_case("https") => Some(Scheme::Https),
+            text if text.eq_ignore_ascii_case("http") => Some(Self::Http),
+            text if text.eq_ignore_ascii_case("https") => Some(Self::Https),
             _ => None,
         }
     }
@@ -100,8 +100,8 @@ impl Scheme {
 
 impl Client {
     /// A client that is its connection's own peer.
-    pub fn at(peer: IpAddr) -> Client {
-        Client { address: peer.to_canonical(), scheme: Scheme::Http, host: None, told: Vec::new() }
+    pub fn at(peer: IpAddr) -> Self {
+        Self { address: peer.to_canonical(), scheme: Scheme::Http, host: None, told: Vec::new() }
     }
 }
 

@@ -2,29 +2,35 @@
 
 use std::cell::Cell;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::{Request, Response};
+use futures_util::StreamExt;
+use futures_util::future::Either;
+use futures_util::stream::FuturesUnordered;
+use http::Response;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
-use hyper::service::service_fn;
+use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::task::spawn_local;
-use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use crate::body::ReplyBody;
+use crate::body::{Becoming, ReplyBody};
+use crate::drain::DrainStages;
 use crate::headers::Caller;
 use crate::linger::Lingering;
 use crate::memory::Account;
 use crate::metrics::ClientClose;
-use crate::proxy;
+use crate::open_requests::OpenRequests;
+use crate::proxy::{self, Arrived};
 use crate::shard::Shard;
 use crate::stall::{FirstBytes, Inbound, Pace, StallDetector, WriteTimeoutStream};
+use crate::stream::splice::splice;
 
 /// What every HTTP/2 client with prior knowledge sends first (RFC 9113 section 3.4).
 const HTTP2_PREFACE: [u8; FirstBytes::MOST] = *b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -45,8 +51,13 @@ const HTTP2_BUFFER_BYTES: usize = 16 * 1024;
 
 /// What an HTTP/2 client may send of one body before it is read, and of all of them. Bodies are
 /// read as they come, so this bounds what is on its way alone.
-const HTTP2_STREAM_WINDOW: u32 = 256 * 1024;
-const HTTP2_CONNECTION_WINDOW: u32 = 512 * 1024;
+const HTTP2_STREAM_WINDOW: u32 = 64 * 1024;
+
+/// Bodies that a worker does not read leave the others theirs: as much as all streams together, for
+/// few connections have more of these than the shard has streams.
+fn http2_connection_window(streams: u32) -> u32 {
+    HTTP2_STREAM_WINDOW.saturating_mul(streams.max(8)).min(i32::MAX as u32)
+}
 
 /// The largest frame that is read, the least that HTTP/2 allows: as much is buffered.
 const HTTP2_FRAME_BYTES: u32 = 16 * 1024;
@@ -70,24 +81,8 @@ const GOAWAY_PATIENCE: Duration = Duration::from_secs(5);
 /// what was on its way when the listener closed arrives in this time.
 const SILENT_PATIENCE: Duration = Duration::from_secs(1);
 
-/// The two steps in which connections are asked to end.
-#[derive(Clone, Debug, Default)]
-pub struct Leaving {
-    /// Answer what comes, and ask the client to go elsewhere: `Connection: close`, GOAWAY.
-    pub draining: CancellationToken,
-    /// End as soon as nothing is in hand.
-    pub closing: CancellationToken,
-}
-
-impl Leaving {
-    /// The same two steps with state of their own, so that shards do not share it.
-    pub fn child(&self) -> Leaving {
-        Leaving { draining: self.draining.child_token(), closing: self.closing.child_token() }
-    }
-}
-
 /// Serves a connection to its end.
-pub async fn serve(shard: Rc<Shard>, stream: TcpStream, peer: SocketAddr, leaving: Leaving) {
+pub async fn serve(shard: Rc<Shard>, stream: TcpStream, peer: SocketAddr, leaving: DrainStages) {
     // Small answers leave at once; a socket that cannot be told so still works.
     if let Err(error) = stream.set_nodelay(true) {
         debug!(%error, "nodelay not set");
@@ -115,7 +110,7 @@ pub async fn serve(shard: Rc<Shard>, stream: TcpStream, peer: SocketAddr, leavin
 }
 
 /// Waits until nobody need wait any more for a connection's first request.
-async fn patience_ends(leaving: &Leaving) {
+async fn patience_ends(leaving: &DrainStages) {
     leaving.closing.cancelled().await;
     tokio::time::sleep(SILENT_PATIENCE).await;
 }
@@ -143,19 +138,16 @@ struct ClientConnection {
     /// The answers that it takes.
     answers: Rc<StallDetector>,
     inbound: Rc<Inbound>,
-    /// Requests that are not answered yet.
-    requests: Cell<usize>,
-    /// When the last of them was answered.
-    idle_since: Cell<Instant>,
+    requests: Rc<OpenRequests>,
 }
 
 impl ClientConnection {
-    fn new(shard: Rc<Shard>, caller: Rc<Caller>) -> Rc<ClientConnection> {
+    fn new(shard: Rc<Shard>, caller: Rc<Caller>) -> Rc<Self> {
         let account = shard.memory.open();
         let answers = StallDetector::new(shard.settings.client.send);
-        let (inbound, requests, idle_since) =
-            (Rc::default(), Cell::new(0), Cell::new(Instant::now()));
-        Rc::new(ClientConnection { shard, caller, account, answers, inbound, requests, idle_since })
+        let inbound = Rc::<Inbound>::default();
+        let requests = OpenRequests::new(Rc::clone(&inbound));
+        Rc::new(Self { shard, caller, account, answers, inbound, requests })
     }
 
     /// The socket; buffers of up to `free_bytes` are counted elsewhere.
@@ -166,23 +158,35 @@ impl ClientConnection {
 
     /// Answers one request, and has it watched how the answer is taken.
     async fn answer(
-        self: Rc<ClientConnection>,
+        self: Rc<Self>,
         closing: bool,
-        request: Request<Incoming>,
+        arrived: Arrived,
     ) -> Result<Response<ReplyBody>, proxy::NoRoom> {
-        let _open = OpenRequest::begin(&self);
-        let (shard, account) = (Rc::clone(&self.shard), Rc::clone(&self.account));
-        let mut answer =
-            proxy::handle(shard, account, Rc::clone(&self.caller), closing, request).await?;
+        let _open = self.requests.begin();
+        let (shard, caller) = (Rc::clone(&self.shard), Rc::clone(&self.caller));
+        let mut answer = proxy::handle(shard, caller, closing, arrived).await?;
         answer.body_mut().watch(&self.answers);
+        answer.body_mut().keep_busy(|| self.requests.begin());
+        if let Some(becoming) = answer.body_mut().take_becoming() {
+            let busy = self.requests.begin();
+            spawn_local(async move {
+                let _busy = busy;
+                let Becoming { client, spliced } = *becoming;
+                if let Ok(client) = client.await {
+                    splice(TokioIo::new(client), &[], spliced).await;
+                }
+            });
+        }
         Ok(answer)
     }
 
     /// Waits until there was neither a request nor an answer for so long.
     async fn idle(&self, limit: Duration) {
         loop {
-            let is_busy = self.requests.get() > 0 || self.answers.answers() > 0;
-            let since = if is_busy { Instant::now() } else { self.idle_since.get() };
+            let is_busy = self.requests.are_open()
+                || self.answers.answers() > 0
+                || self.caller.unread.is_lingering();
+            let since = if is_busy { Instant::now() } else { self.requests.idle_since() };
             if since.elapsed() >= limit {
                 return;
             }
@@ -191,53 +195,41 @@ impl ClientConnection {
     }
 }
 
-/// A request of a connection, until it is answered or given up.
-struct OpenRequest<'c>(&'c ClientConnection);
-
-impl OpenRequest<'_> {
-    fn begin(client: &ClientConnection) -> OpenRequest<'_> {
-        client.inbound.begin_request();
-        client.requests.set(client.requests.get() + 1);
-        OpenRequest(client)
-    }
-}
-
-impl Drop for OpenRequest<'_> {
-    fn drop(&mut self) {
-        let OpenRequest(client) = self;
-        client.requests.set(client.requests.get() - 1);
-        if client.requests.get() == 0 {
-            client.inbound.end_request();
-            client.idle_since.set(Instant::now());
-        }
-    }
+/// What ends an HTTP/1 connection that neither its client nor HTTP ends.
+enum Interruption {
+    /// It is closed, whatever is in hand. `None` when no request came in time, which is not
+    /// counted: most clients end so.
+    GivenUp(Option<ClientClose>),
+    /// The gateway leaves.
+    Closing,
 }
 
 async fn serve_http1(
     client: Rc<ClientConnection>,
     stream: TcpStream,
     first: FirstBytes,
-    leaving: Leaving,
+    leaving: DrainStages,
 ) -> Result<(), hyper::Error> {
     let shard = Rc::clone(&client.shard);
     let limits = shard.settings.client;
     let draining = leaving.draining.clone();
     let begun = Rc::new(Cell::new(false));
     let io = client.io(stream, first, HTTP1_FREE_BYTES);
-    let (answers, account) = (Rc::clone(&client.answers), Rc::clone(&client.account));
     let (unread, lingered) =
         (Rc::clone(&client.caller.unread), Arc::clone(&shard.metrics.lingered));
-    let io = TokioIo::new(Lingering::new(io, unread, limits.linger, lingered));
+    let io = Lingering::new(io, unread, limits.linger, lingered);
+    let io = TokioIo::new(io.looking_for_leave(!limits.half_close));
     let service = service_fn({
-        let begun = Rc::clone(&begun);
+        let (begun, client) = (Rc::clone(&begun), Rc::clone(&client));
         move |request| {
             begun.set(true);
-            Rc::clone(&client).answer(draining.is_cancelled(), request)
+            let arrived = Arrived::new(&client.account, request);
+            Rc::clone(&client).answer(draining.is_cancelled(), arrived)
         }
     });
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new())
-        .header_read_timeout(limits.head_timeout)
+    // Hyper would have a timer made for each head; one for the connection does as well.
+    http.header_read_timeout(None)
         .max_buf_size(HTTP1_BUFFER_BYTES.max(limits.path_bytes + limits.header_bytes + 4 * 1024))
         .half_close(limits.half_close);
     if limits.header_fields > HTTP1_FIELDS {
@@ -245,40 +237,93 @@ async fn serve_http1(
         // request.
         http.max_headers(limits.header_fields);
     }
-    let mut connection = std::pin::pin!(http.serve_connection(io, service));
+    let mut served = http.serve_connection(io, service);
+    served_or_given_up(&client, &mut served, &begun, &leaving).await?;
+    if let Some(spliced) = client.caller.becomes.take() {
+        let _busy = client.requests.begin();
+        let http1::Parts { io, read_buf, .. } = served.into_parts();
+        let mut io = io.into_inner();
+        let ended = Box::pin(splice(&mut io, &read_buf, *spliced)).await;
+        debug!(peer = %client.caller.peer, ?ended, "connection ended that a request became");
+    }
+    Ok(())
+}
+
+/// Serves a connection of HTTP/1 until it ends, has become something else, or is given up.
+async fn served_or_given_up<C>(
+    client: &ClientConnection,
+    connection: &mut C,
+    begun: &Cell<bool>,
+    leaving: &DrainStages,
+) -> Result<(), hyper::Error>
+where
+    C: Future<Output = Result<(), hyper::Error>> + Unpin + Graceful,
+{
+    let (answers, account, shard) = (&client.answers, &client.account, &client.shard);
+    let limits = shard.settings.client;
     // Also while the gateway leaves: a client that does not read must not hold its answer until
     // then.
-    let mut given_up = std::pin::pin!(async {
+    let given_up = async {
         tokio::select! {
-            () = account.evicted() => ClientClose::NoRoom,
-            _ = answers.stalled() => ClientClose::Slow,
+            () = account.evicted() => Interruption::GivenUp(Some(ClientClose::NoRoom)),
+            _ = answers.stalled() => Interruption::GivenUp(Some(ClientClose::Slow)),
+            () = client.idle(limits.head_timeout) => Interruption::GivenUp(None),
         }
-    });
+    };
+    let closing = async {
+        leaving.closing.cancelled().await;
+        Interruption::Closing
+    };
+    // These are looked at when they wake, and not with every read and write of the connection.
+    let interruptions = [Either::Left(given_up), Either::Right(closing)];
+    let mut interruptions = FuturesUnordered::from_iter(interruptions);
     let close = |why| {
-        shard.metrics.closed(why);
+        match why {
+            Some(why) => shard.metrics.closed(why),
+            None => debug!("no request in time"),
+        }
         Ok(())
     };
     tokio::select! {
         biased;
-        served = &mut connection => return served,
-        why = &mut given_up => return close(why),
-        () = leaving.closing.cancelled() => connection.as_mut().graceful_shutdown(),
+        served = &mut *connection => return served,
+        Some(interruption) = interruptions.next() => match interruption {
+            Interruption::GivenUp(why) => return close(why),
+            Interruption::Closing => connection.shut_down(),
+        },
     }
     tokio::select! {
         biased;
-        served = &mut connection => return served,
-        why = &mut given_up => return close(why),
+        served = &mut *connection => return served,
+        Some(Interruption::GivenUp(why)) = interruptions.next() => return close(why),
         () = tokio::time::sleep(SILENT_PATIENCE) => {}
     }
-    // Hyper waits for the rest of a head until its own time-out; nothing is lost when that was the
+    // The rest of a head is waited for until its time is over; nothing is lost when that was the
     // first one.
     if !begun.get() {
         return Ok(());
     }
     tokio::select! {
         biased;
-        served = &mut connection => served,
-        why = &mut given_up => close(why),
+        served = connection => served,
+        Some(Interruption::GivenUp(why)) = interruptions.next() => close(why),
+    }
+}
+
+/// A connection that can be asked to end.
+trait Graceful {
+    /// It takes no request after the one in hand.
+    fn shut_down(&mut self);
+}
+
+impl<I, S> Graceful for http1::Connection<I, S>
+where
+    S: HttpService<Incoming, ResBody = ReplyBody>,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    I: hyper::rt::Read + hyper::rt::Write + Unpin,
+{
+    fn shut_down(&mut self) {
+        Pin::new(self).graceful_shutdown();
     }
 }
 
@@ -298,7 +343,7 @@ async fn serve_http2(
     client: Rc<ClientConnection>,
     stream: TcpStream,
     first: FirstBytes,
-    leaving: Leaving,
+    leaving: DrainStages,
 ) -> Result<(), hyper::Error> {
     let metrics = Rc::clone(&client.shard);
     let metrics = &metrics.metrics;
@@ -308,7 +353,10 @@ async fn serve_http2(
     let service = service_fn({
         let client = Rc::clone(&client);
         // In a box: a stream keeps the room of what answered it until its answer is taken.
-        move |request| Box::pin(Rc::clone(&client).answer(false, request))
+        move |request| {
+            let arrived = Arrived::new(&client.account, request);
+            Box::pin(Rc::clone(&client).answer(false, arrived))
+        }
     });
     let mut connection = std::pin::pin!(
         http2::Builder::new(ShardExecutor)
@@ -318,13 +366,14 @@ async fn serve_http2(
                 u32::try_from(limits.header_bytes + limits.path_bytes).unwrap_or(u32::MAX)
             )
             .initial_stream_window_size(HTTP2_STREAM_WINDOW)
-            .initial_connection_window_size(HTTP2_CONNECTION_WINDOW)
+            .initial_connection_window_size(http2_connection_window(limits.http2_streams))
             .max_frame_size(HTTP2_FRAME_BYTES)
             .max_send_buf_size(HTTP2_SEND_BUFFER_BYTES)
             .max_pending_accept_reset_streams(HTTP2_PENDING_RESETS)
             .max_local_error_reset_streams(HTTP2_LOCAL_RESETS)
             .keep_alive_interval(limits.head_timeout)
             .keep_alive_timeout(limits.head_timeout)
+            .enable_connect_protocol()
             .serve_connection(io, service)
     );
     let mut stalled = std::pin::pin!(client.answers.stalled());
@@ -344,7 +393,7 @@ async fn serve_http2(
         }
         () = client.idle(limits.http2_idle_timeout) => {
             metrics.closed(ClientClose::Idle);
-            client.idle_since.set(Instant::now());
+            client.requests.idle_from_now();
             Some(ClientClose::Idle)
         }
     };

@@ -50,19 +50,10 @@ impl ControlPlane {
         client: Client,
         shards: Arc<[Arc<ShardMetrics>]>,
         active_routes: ActiveRoutes,
-    ) -> ControlPlane {
+    ) -> Self {
         let identity = Identity::new(Role::Gateway, settings.listen);
         let (progresses, report_faults, tasks, ending) = Default::default();
-        ControlPlane {
-            client,
-            active_routes,
-            shards,
-            identity,
-            progresses,
-            report_faults,
-            tasks,
-            ending,
-        }
+        Self { client, active_routes, shards, identity, progresses, report_faults, tasks, ending }
     }
 
     /// Spawns what goes on until the end.
@@ -92,6 +83,16 @@ impl ControlPlane {
                 self.tasks.clone(),
             ));
         }
+    }
+
+    /// Keeps the lease of routes that do not change as long as the broker is reached.
+    pub(crate) fn follow_connection(&self) {
+        let (client, routes) = (self.client.clone(), self.active_routes.clone());
+        self.spawn(async move {
+            if let Err(error) = routes.lease.follow_connection(&client, routes.clock).await {
+                warn!(%error, "no whole requests go by tunnels");
+            }
+        });
     }
 
     /// Reports what the shards have counted, until the end and then once more.

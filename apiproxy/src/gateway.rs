@@ -1,7 +1,5 @@
 //! A whole gateway: its shards, its listener, its control plane, and how it starts and stops.
 
-use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,17 +9,21 @@ use natsway_routes::watch::{ActiveRoutes, Bucket};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 use crate::admin::AdminState;
-use crate::connection::Leaving;
 use crate::control_plane::ControlPlane;
 use crate::descriptors::allowed_connections;
-use crate::listener::{ShardHandle, accept, bind};
+use crate::drain::DrainStages;
+use crate::listener::{accept, listen};
 use crate::memory::plan::MemoryPlan;
 use crate::settings::Settings;
 use crate::shard::INBOX_PREFIX;
-use crate::shard_threads::CoreThreads;
+use crate::shard_handle::ShardHandle;
+use crate::shard_threads::ShardThreads;
+use crate::start_error::StartError;
+use crate::tunnel_listener::TunnelListener;
 
 /// How long a gateway that starts may keep clients waiting for it to be ready; then it says that it
 /// is not.
@@ -40,25 +42,6 @@ pub enum Routes {
     Bucket(Bucket),
 }
 
-/// Why a gateway did not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// An address cannot be listened on.
-    #[error("cannot listen on {address}; is another process using it?")]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// The system's reason.
-        source: io::Error,
-    },
-    /// A thread or a runtime cannot be had.
-    #[error("cannot start a shard")]
-    Shard(#[source] io::Error),
-    /// What keeps the broker out of reach for ever.
-    #[error("cannot reach the broker, now or later")]
-    Broker(#[source] async_nats::ConnectError),
-}
-
 /// Runs a gateway until `shutdown`, then drains it. Needs a multi-thread or current-thread runtime
 /// with I/O and time.
 ///
@@ -75,24 +58,29 @@ pub async fn run(
     let most_connections = allowed_connections(&settings);
     let listener = listen(settings.listen)?;
     let admin_listener = listen(settings.admin_listen)?;
-    let leaving = Leaving::default();
+    let tunnels = settings.tunnels.as_ref().map(TunnelListener::bind).transpose()?;
+    let leaving = DrainStages::default();
     let (active_routes, bucket) = match routes {
         Routes::Fixed(table) => (ActiveRoutes::fixed(table), None),
         Routes::Bucket(bucket) => (ActiveRoutes::unknown(), Some(bucket)),
     };
-    let started = CoreThreads::start(&settings, &active_routes, &broker, &leaving);
+    let offers = tunnels.as_ref().map(TunnelListener::offers);
+    let started = ShardThreads::start(&settings, &active_routes, &broker, &leaving, offers);
     let (threads, handles) = started.map_err(StartError::Shard)?;
     let shards = handles.iter().map(|handle| Arc::clone(&handle.metrics)).collect();
     let connected = broker.connect_watched("apiproxy control", INBOX_PREFIX).await;
     let (client, refused) = connected.map_err(StartError::Broker)?;
     let control = ControlPlane::new(&settings, client, shards, active_routes);
-    if let Some(bucket) = bucket {
-        control.follow_routes(&settings, bucket);
+    match bucket {
+        Some(bucket) => control.follow_routes(&settings, bucket),
+        None => control.follow_connection(),
     }
     control.report();
     control.stand_in(&settings, &refused);
     let watched = control.serve_admin(admin_listener, refused, leaving.draining.clone());
 
+    let listening = tunnels.and_then(|tunnels| tunnels.spawn(&handles));
+    let _tunnels = listening.map(AbortOnDropHandle::new);
     let stop_accepting = CancellationToken::new();
     let accepting =
         accept_when_ready(listener, watched, handles, most_connections, &stop_accepting);
@@ -124,25 +112,23 @@ fn accept_when_ready(
     })
 }
 
-fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
-    let failed = |source| StartError::Listen { address, source };
-    TcpListener::from_std(bind(address).map_err(failed)?).map_err(failed)
-}
-
 /// Says what the process may need, and warns when it may not have as much.
 fn say_memory(plan: &MemoryPlan) {
     const MIB: usize = 1 << 20;
-    let MemoryPlan { connections, held_bytes, limit_bytes, .. } = *plan;
+    let MemoryPlan { connections, held_bytes, streams, limit_bytes, .. } = *plan;
     let (needed_mib, limit_mib) =
         (plan.needed_bytes().div_ceil(MIB), limit_bytes.map(|bytes| bytes / MIB));
-    info!(needed_mib, limit_mib, connections, held_bytes, "memory that clients may make it need");
+    info!(
+        needed_mib,
+        limit_mib, connections, held_bytes, streams, "memory that clients may make it need"
+    );
     if !plan.fits() {
         warn!(
             needed_mib,
             limit_mib,
             "clients may make the gateway need more than nine tenths of its memory, and the system \
-             would kill it: lower --max-connections, --max-held-bytes or --shards, or raise the \
-             limit (mem_limit, MemoryMax)"
+             would kill it: lower --max-connections, --max-held-bytes, --max-streams or --shards, \
+             or raise the limit (mem_limit, MemoryMax)"
         );
     }
 }
@@ -151,10 +137,10 @@ fn say_memory(plan: &MemoryPlan) {
 /// hand.
 async fn drain(
     settings: &Settings,
-    leaving: Leaving,
+    leaving: DrainStages,
     stop_accepting: CancellationToken,
     accepting: JoinHandle<()>,
-    threads: CoreThreads,
+    threads: ShardThreads,
 ) {
     let deadline = tokio::time::Instant::now() + settings.drain.timeout;
     leaving.draining.cancel();

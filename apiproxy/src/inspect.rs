@@ -2,17 +2,58 @@
 
 use http::request::Parts;
 use http::uri::Authority;
-use http::{HeaderMap, HeaderName, Method, StatusCode, Version, header};
+use http::{HeaderMap, Method, StatusCode, Version, header};
 
+use crate::fields::Survey;
 use crate::problem::Problem;
 use crate::settings::ClientLimits;
 use crate::target::check_target;
+
+/// A host and maybe a port that a request is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestAuthority {
+    authority: Authority,
+    /// Where its host ends.
+    host_bytes: usize,
+}
+
+impl RequestAuthority {
+    /// The type in it takes users, no host at all, and anything for a port.
+    fn checked(authority: Authority) -> Result<Self, Problem> {
+        let text = authority.as_str();
+        if text.contains('@') {
+            return Err(bad_request("bad_host", "the host must not name a user"));
+        }
+        let host_end = match text.starts_with('[') {
+            true => text.find(']').map(|at| at + 1),
+            false => text.find(':'),
+        };
+        let host_bytes = host_end.unwrap_or(text.len());
+        let port = text[host_bytes..].strip_prefix(':').unwrap_or_default();
+        let is_port = port.bytes().all(|byte| byte.is_ascii_digit())
+            && (port.is_empty() || port.parse::<u16>().is_ok());
+        match host_bytes == 0 || !is_port {
+            true => Err(bad_request("bad_host", "the host must be a host and, if need be, a port")),
+            false => Ok(Self { authority, host_bytes }),
+        }
+    }
+
+    /// Returns its host, an IPv6 address in brackets.
+    pub fn host(&self) -> &str {
+        &self.authority.as_str()[..self.host_bytes]
+    }
+
+    /// Returns all of it.
+    pub fn authority(&self) -> &Authority {
+        &self.authority
+    }
+}
 
 /// Refuses heads that are too large, malformed, or ask for what the gateway does not do.
 ///
 /// # Errors
 /// The [`Problem`] to answer.
-pub fn inspect(head: &Parts, limits: &ClientLimits) -> Result<(), Problem> {
+pub fn inspect(head: &Parts, survey: &Survey, limits: &ClientLimits) -> Result<(), Problem> {
     if head.method == Method::CONNECT {
         return Err(not_implemented("CONNECT is not served here"));
     }
@@ -26,19 +67,18 @@ pub fn inspect(head: &Parts, limits: &ClientLimits) -> Result<(), Problem> {
         return Err(Problem::new(StatusCode::URI_TOO_LONG, "path_too_long", detail));
     }
     check_target(head, limits.strict_queries)?;
-    check_header_size(&head.headers, limits)?;
-    check_transfer_coding(&head.headers)?;
-    check_upgrade(head)?;
-    check_expectation(&head.headers)
+    check_header_size(head.headers.len(), survey, limits)?;
+    if survey.has_transfer_encoding {
+        check_transfer_coding(&head.headers)?;
+    }
+    match survey.has_expect {
+        true => check_expectation(&head.headers),
+        false => Ok(()),
+    }
 }
 
-/// The bytes of all names and values.
-pub fn header_bytes(headers: &HeaderMap) -> usize {
-    headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum()
-}
-
-fn check_header_size(headers: &HeaderMap, limits: &ClientLimits) -> Result<(), Problem> {
-    if header_bytes(headers) <= limits.header_bytes && headers.len() <= limits.header_fields {
+fn check_header_size(fields: usize, survey: &Survey, limits: &ClientLimits) -> Result<(), Problem> {
+    if survey.text_bytes <= limits.header_bytes && fields <= limits.header_fields {
         return Ok(());
     }
     let detail = format!(
@@ -61,34 +101,6 @@ fn check_transfer_coding(headers: &HeaderMap) -> Result<(), Problem> {
     }
 }
 
-/// Another protocol on the same connection needs a byte stream to the worker. Where nobody asks for
-/// one, because `Connection` does not name the field or HTTP/1.0 has no such thing, and where HTTP
-/// goes on, newer or by TLS, the offer is passed over, as RFC 9110 section 7.8 lets a server do:
-/// some clients make these with every request.
-fn check_upgrade(head: &Parts) -> Result<(), Problem> {
-    let is_asked = || {
-        lists(&head.headers, &header::CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade"))
-    };
-    let is_other = |offer: &str| {
-        let name = offer.split_once('/').map_or(offer, |(name, _)| name);
-        !["", "h2c", "http", "tls"].iter().any(|passed| name.eq_ignore_ascii_case(passed))
-    };
-    let is_upgrade = head.headers.contains_key(header::UPGRADE)
-        && head.version == Version::HTTP_11
-        && is_asked()
-        && lists(&head.headers, &header::UPGRADE).any(is_other);
-    match is_upgrade {
-        true => Err(not_implemented("protocol upgrades (WebSocket) are not served here")),
-        false => Ok(()),
-    }
-}
-
-/// The members of a field that is a list.
-fn lists<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'h str> {
-    let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).map(str::trim)
-}
-
 fn check_expectation(headers: &HeaderMap) -> Result<(), Problem> {
     match headers.get(header::EXPECT) {
         Some(expected) if !expected.as_bytes().eq_ignore_ascii_case(b"100-continue") => {
@@ -105,15 +117,16 @@ fn check_expectation(headers: &HeaderMap) -> Result<(), Problem> {
 /// # Errors
 /// The [`Problem`] to answer when there is none, more than one, one that is not an authority, or
 /// two that differ.
-pub fn authority(head: &Parts) -> Result<Authority, Problem> {
-    let mut hosts = head.headers.get_all(header::HOST).iter();
-    let host = match (hosts.next(), hosts.next()) {
-        (_, Some(_)) => return Err(bad_request("bad_host", "there is more than one Host field")),
-        (Some(host), None) => Some(
+pub fn authority(head: &Parts, survey: &Survey) -> Result<RequestAuthority, Problem> {
+    if survey.hosts > 1 {
+        return Err(bad_request("bad_host", "there is more than one Host field"));
+    }
+    let host = match head.headers.get(header::HOST).filter(|_| survey.hosts == 1) {
+        Some(host) => Some(
             Authority::try_from(host.as_bytes())
                 .map_err(|_| bad_request("bad_host", "the Host field is not a host and port"))?,
         ),
-        (None, None) => None,
+        None => None,
     };
     let authority = match (head.uri.authority(), host) {
         // RFC 9113 section 8.3.1. In HTTP/1.1 a target in absolute form goes before the field.
@@ -134,34 +147,18 @@ pub fn authority(head: &Parts) -> Result<Authority, Problem> {
         (None, None) if head.version == Version::HTTP_10 => Authority::from_static("localhost"),
         (_, _) => return Err(bad_request("bad_host", "the Host field is missing")),
     };
-    check_authority(&authority)?;
-    Ok(authority)
+    RequestAuthority::checked(authority)
 }
 
 fn same_host(one: &Authority, other: &Authority) -> bool {
     one.host().eq_ignore_ascii_case(other.host())
 }
 
-/// The type takes users, no host at all, and anything for a port.
-fn check_authority(authority: &Authority) -> Result<(), Problem> {
-    let (text, host) = (authority.as_str(), authority.host());
-    if text.contains('@') {
-        return Err(bad_request("bad_host", "the host must not name a user"));
-    }
-    let port = text[host.len()..].strip_prefix(':').unwrap_or_default();
-    let is_port = port.bytes().all(|byte| byte.is_ascii_digit())
-        && (port.is_empty() || port.parse::<u16>().is_ok());
-    match host.is_empty() || !is_port {
-        true => Err(bad_request("bad_host", "the host must be a host and, if need be, a port")),
-        false => Ok(()),
-    }
-}
-
 fn bad_request(code: &'static str, detail: &'static str) -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, code, detail)
 }
 
-fn not_implemented(detail: &'static str) -> Problem {
+pub(crate) fn not_implemented(detail: &'static str) -> Problem {
     Problem::new(StatusCode::NOT_IMPLEMENTED, "not_implemented", detail)
 }
 
@@ -194,7 +191,9 @@ mod tests {
     }
 
     fn status(request: http::request::Builder) -> u16 {
-        inspect(&head(request), &LIMITS).map_or_else(|problem| problem.status.as_u16(), |()| 200)
+        let head = head(request);
+        let inspected = inspect(&head, &Survey::of(&head.headers), &LIMITS);
+        inspected.map_or_else(|problem| problem.status.as_u16(), |()| 200)
     }
 
     #[test]
@@ -223,28 +222,20 @@ mod tests {
     }
 
     #[test]
-    fn only_what_would_be_another_protocol_is_an_upgrade() {
-        let get = |connection: &str, upgrade: &str| {
-            Request::get("/").header("connection", connection).header("upgrade", upgrade)
-        };
-        for (connection, upgrade, expected) in [
-            ("upgrade", "websocket", 501),
-            ("keep-alive, Upgrade", "WebSocket", 501),
-            ("upgrade", "h2c, websocket", 501),
-            ("upgrade", "h2c", 200),
-            ("upgrade", "HTTP/2.0, TLS/1.2", 200),
-            ("upgrade", "", 200),
-            ("keep-alive", "websocket", 200),
-        ] {
-            assert_eq!(status(get(connection, upgrade)), expected, "{connection}: {upgrade}");
+    fn a_host_ends_where_the_uri_has_it_end() {
+        for text in ["a", "a:80", "a:", "shop.example:8080", "[::1]", "[::1]:80", "127.0.0.1:1"] {
+            let asked = RequestAuthority::checked(text.parse().unwrap()).unwrap();
+            assert_eq!(asked.host(), asked.authority().host(), "{text}");
         }
-        assert_eq!(status(get("upgrade", "websocket").version(Version::HTTP_10)), 200);
     }
 
     #[test]
     fn the_authority_is_one_and_sound() {
         let of = |request: http::request::Builder| {
-            authority(&head(request)).map(|found| found.to_string()).ok()
+            let head = head(request);
+            authority(&head, &Survey::of(&head.headers))
+                .map(|found| found.authority.to_string())
+                .ok()
         };
         assert_eq!(of(Request::get("/").header("host", "a:80")).as_deref(), Some("a:80"));
         assert_eq!(of(Request::get("http://b/").header("host", "a")).as_deref(), Some("b"));

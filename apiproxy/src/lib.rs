@@ -12,8 +12,8 @@
 //! [`tombstone`] stands in for workers that left, [`rollout`] drives changes of version, [`admin`]
 //! answers probes.
 //!
-//! `client_address`, `headers`, `inspect` and `target` are pure. The routes have a crate of their
-//! own, [`natsway_routes`], and so has the sending of a request, its waiting and its retries:
+//! `client_address`, `grpc`, `headers`, `inspect` and `target` are pure. The routes have a crate of
+//! their own, [`natsway_routes`], and so has the sending of a request, its waiting and its retries:
 //! [`natsway_caller`].
 
 pub mod admin;
@@ -25,22 +25,30 @@ pub mod client_address;
 pub mod connection;
 mod control_plane;
 pub mod descriptors;
+pub mod drain;
+pub mod fields;
 pub mod fleet_metrics;
 pub mod gateway;
+pub mod grpc;
 pub mod headers;
 pub mod inspect;
 pub mod linger;
 pub mod listener;
 pub mod memory;
 pub mod metrics;
+mod open_requests;
 pub mod problem;
 pub mod proxy;
 pub mod rollout;
 pub mod route_file;
 pub mod settings;
 pub mod shard;
+pub mod shard_handle;
 mod shard_threads;
 pub mod stall;
+pub mod start_error;
+pub mod stream;
 pub mod target;
 pub mod tombstone;
 pub mod trace;
+mod tunnel_listener;

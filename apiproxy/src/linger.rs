@@ -4,6 +4,9 @@
 //! A socket that is closed with bytes unread is reset, and the reset overtakes the answer: its
 //! client sees a broken pipe. So the writing side is closed first, and what still comes is read and
 //! thrown away, until the client closes or a bound is reached.
+//!
+//! And how one ends whose client has left while a stream is on. HTTP reads no further than a body
+//! that nobody takes, or the next request, and what lies behind is the end: so it is looked for.
 
 use std::cell::Cell;
 use std::io;
@@ -19,6 +22,15 @@ use tokio::time::Sleep;
 
 /// What is read at a time of what nobody wants.
 const DISCARD_BYTES: usize = 16 * 1024;
+
+/// How often it is looked whether a client has left.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// A socket of which is known whether the other end has closed it, whatever is unread.
+pub trait HasLeft {
+    /// Whether nothing more comes behind what was not read yet.
+    fn has_left(&self) -> bool;
+}
 
 /// How long, and for how many bytes, a client that was answered may go on sending.
 #[derive(Clone, Copy, Debug)]
@@ -44,9 +56,22 @@ pub struct Unread {
     bytes: Cell<bool>,
     answered: Cell<bool>,
     in_body: Cell<bool>,
+    lingering: Cell<bool>,
+    /// The request, or its answer, goes on by a stream.
+    goes_on: Cell<bool>,
 }
 
 impl Unread {
+    /// Says that a request is here whose body, if it has one, is not read yet.
+    pub fn request_began(&self) {
+        self.goes_on.set(false);
+    }
+
+    /// Says that the request or its answer goes on by a stream.
+    pub fn stream_began(&self) {
+        self.goes_on.set(true);
+    }
+
     /// Says that a body is to be read.
     pub fn body_began(&self) {
         self.in_body.set(true);
@@ -61,6 +86,11 @@ impl Unread {
     /// Whether the request in hand has more to come, so that its connection cannot serve another.
     pub fn is_in_body(&self) -> bool {
         self.in_body.get()
+    }
+
+    /// Whether its connection is closed on our side, and what still comes is thrown away.
+    pub fn is_lingering(&self) -> bool {
+        self.lingering.get()
     }
 
     fn came(&self) {
@@ -84,6 +114,9 @@ pub struct Lingering<S> {
     limits: LingerLimits,
     counts: Arc<LingerCounts>,
     discarding: Option<Discarding>,
+    /// When it is looked next whether the client has left; there only while a stream is on.
+    look: Option<Pin<Box<Sleep>>>,
+    looks: bool,
 }
 
 #[derive(Debug)]
@@ -99,8 +132,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Lingering<S> {
         unread: Rc<Unread>,
         limits: LingerLimits,
         counts: Arc<LingerCounts>,
-    ) -> Lingering<S> {
-        Lingering { stream, unread, limits, counts, discarding: None }
+    ) -> Self {
+        Self { stream, unread, limits, counts, discarding: None, look: None, looks: false }
+    }
+
+    /// Has it fail once the client has closed its sending side while a stream is on.
+    #[must_use]
+    pub fn looking_for_leave(mut self, looks: bool) -> Self {
+        self.looks = looks;
+        self
     }
 
     /// Reads and forgets, until the client has closed or a bound is reached.
@@ -126,6 +166,36 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Lingering<S> {
     }
 }
 
+impl<S: HasLeft> Lingering<S> {
+    /// Looks now and then whether the client has left, and wakes whoever asks for that.
+    fn look(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if !(self.looks && self.unread.goes_on.get()) {
+            self.look = None;
+            return Ok(());
+        }
+        let look = self.look.get_or_insert_with(|| Box::pin(tokio::time::sleep(LOOK_INTERVAL)));
+        while look.as_mut().poll(cx).is_ready() {
+            if self.stream.has_left() {
+                return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the client left"));
+            }
+            look.as_mut().reset(tokio::time::Instant::now() + LOOK_INTERVAL);
+        }
+        Ok(())
+    }
+
+    /// What was written, or whether it has come to nothing.
+    fn written(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        if written.is_pending() {
+            self.look(cx)?;
+        }
+        written
+    }
+}
+
 impl<S: AsyncRead + Unpin> AsyncRead for Lingering<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -141,14 +211,15 @@ impl<S: AsyncRead + Unpin> AsyncRead for Lingering<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<S> {
+impl<S: AsyncRead + AsyncWrite + HasLeft + Unpin> AsyncWrite for Lingering<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         self.unread.answered.set(true);
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.written(cx, written)
     }
 
     fn poll_write_vectored(
@@ -157,14 +228,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<S> {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.unread.answered.set(true);
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.written(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
     }
 
+    /// HTTP asks for this whenever it has been at work, also where there is nothing to write.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.look(cx)?;
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
@@ -176,6 +250,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<S> {
             }
             // Once: whoever asks again has waited for it.
             self.unread.request_ended();
+            self.unread.lingering.set(true);
             let ends = Box::pin(tokio::time::sleep(self.limits.time));
             self.discarding = Some(Discarding { bytes: 0, ends });
         }
@@ -190,6 +265,12 @@ mod tests {
 
     use super::*;
 
+    impl HasLeft for DuplexStream {
+        fn has_left(&self) -> bool {
+            false
+        }
+    }
+
     const LIMITS: LingerLimits = LingerLimits { time: Duration::from_secs(5), bytes: 100_000 };
 
     struct Stand {
@@ -200,11 +281,11 @@ mod tests {
     }
 
     impl Stand {
-        fn new(limits: LingerLimits) -> Stand {
+        fn new(limits: LingerLimits) -> Self {
             let (client, server) = duplex(1_000);
             let (unread, counts) = (Rc::<Unread>::default(), Arc::<LingerCounts>::default());
             let server = Lingering::new(server, Rc::clone(&unread), limits, Arc::clone(&counts));
-            Stand { server, client, unread, counts }
+            Self { server, client, unread, counts }
         }
 
         /// Reads a piece of a request, and answers it.

@@ -11,39 +11,29 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::metrics::ShardMetrics;
+use crate::shard_handle::{Accepted, ShardHandle};
+use crate::start_error::StartError;
 
 /// Connections that may wait in the kernel until they are accepted.
 const BACKLOG: i32 = 4_096;
 
 /// How long to wait when the process or the system has no file descriptor left.
-const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
+pub(crate) const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 
 /// The least time between two log lines about connections that cannot be accepted.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
 
-/// An accepted connection on its way to its shard.
-#[derive(Debug)]
-pub struct Accepted {
-    /// The socket, non-blocking.
-    pub stream: std::net::TcpStream,
-    /// The client.
-    pub peer: SocketAddr,
-    /// Its share of the limit on connections.
-    pub permit: OwnedSemaphorePermit,
-}
-
-/// A shard as the listener sees it.
-#[derive(Clone, Debug)]
-pub struct ShardHandle {
-    /// Where its connections go.
-    pub connections: mpsc::Sender<Accepted>,
-    /// Its metrics; the number of its connections is added to here, and taken from by the shard.
-    pub metrics: Arc<ShardMetrics>,
+/// Listens on an address, on the runtime that this is called on.
+///
+/// # Errors
+/// [`StartError::Listen`].
+pub(crate) fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
+    let failed = |source| StartError::Listen { address, source };
+    TcpListener::from_std(bind(address).map_err(failed)?).map_err(failed)
 }
 
 /// Binds a listening socket.
@@ -170,9 +160,10 @@ mod tests {
 
     #[test]
     fn the_emptiest_shard_is_chosen_and_equals_take_turns() {
-        let handle = |connections| {
-            let handle = ShardHandle { connections: mpsc::channel(1).0, metrics: Arc::default() };
-            handle.metrics.connections.set(connections);
+        let handle = |count| {
+            let (connections, tunnels) = (mpsc::channel(1).0, mpsc::channel(1).0);
+            let handle = ShardHandle { connections, tunnels, metrics: Arc::default() };
+            handle.metrics.connections.set(count);
             handle
         };
         let handles = [handle(2), handle(1), handle(1)];
@@ -192,7 +183,9 @@ mod tests {
         let (connections, mut seated) = mpsc::channel(1);
         let stop = CancellationToken::new();
         stop.cancel();
-        accept(listener, vec![ShardHandle { connections, metrics: Arc::default() }], 1, stop).await;
+        let tunnels = mpsc::channel(1).0;
+        let handle = ShardHandle { connections, tunnels, metrics: Arc::default() };
+        accept(listener, vec![handle], 1, stop).await;
         let accepted = seated.recv().await.expect("accepted");
         assert_eq!(accepted.peer, client.local_addr().unwrap());
     }

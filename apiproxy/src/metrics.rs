@@ -2,18 +2,19 @@
 //! `/metrics` sums them.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Release};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use natsway_boot::exposition::Page;
 use natsway_caller::attempt::AttemptError;
 use natsway_caller::codec_pools::CodecCounts;
-use natsway_caller::counter::{ConnectionCounts, Counter, DispatchCounts, Gauge};
+use natsway_caller::counter::{ConnectionCounts, Counter, DispatchCounts, Gauge, TunnelCounts};
 use natsway_routes::metrics::{AttemptMetrics, Recorder};
 use natsway_routes::report::VersionMetrics;
 use natsway_routes::watch::BucketStatus;
+use natsway_tunnel::pipe::PipeMeter;
 
 use crate::linger::LingerCounts;
 use crate::memory::MemoryMetrics;
@@ -86,14 +87,14 @@ pub enum ClientClose {
 
 impl ClientClose {
     /// Every reason, for metrics.
-    pub const ALL: [ClientClose; 3] = [ClientClose::Slow, ClientClose::Idle, ClientClose::NoRoom];
+    pub const ALL: [Self; 3] = [Self::Slow, Self::Idle, Self::NoRoom];
 
     /// The name that metrics use.
     pub fn as_str(self) -> &'static str {
         match self {
-            ClientClose::Slow => "slow",
-            ClientClose::Idle => "idle",
-            ClientClose::NoRoom => "no_room",
+            Self::Slow => "slow",
+            Self::Idle => "idle",
+            Self::NoRoom => "no_room",
         }
     }
 }
@@ -121,6 +122,8 @@ pub struct ShardMetrics {
     pub request_trailers_dropped: Counter,
     /// Connections whose clients still sent what was refused.
     pub lingered: Arc<LingerCounts>,
+    /// What its tunnels count.
+    pub tunnels: Arc<TunnelCounts>,
     /// What its broker connections count.
     pub broker_connections: CodecCounts,
     problems: Mutex<BTreeMap<&'static str, u64>>,
@@ -300,6 +303,64 @@ pub fn render(shards: &[Arc<ShardMetrics>], routes: &BucketStatus) -> String {
         "end=\"limit\"",
         count(|shard| &shard.lingered.cut),
     );
+    page.family("natsway_tunnels", "gauge", "Tunnels from workers that are open.");
+    page.sample("natsway_tunnels", "", sum(|shard| shard.tunnels.open.get()));
+    page.family("natsway_tunnels_opened_total", "counter", "Tunnels that were opened.");
+    page.sample("natsway_tunnels_opened_total", "", count(|shard| &shard.tunnels.opened));
+    page.family(
+        "natsway_tunnels_refused_total",
+        "counter",
+        "Connections that did not become a tunnel.",
+    );
+    page.sample("natsway_tunnels_refused_total", "", count(|shard| &shard.tunnels.refused));
+    page.family("natsway_unary_tunnels", "gauge", "Tunnels for whole requests that are open.");
+    page.sample("natsway_unary_tunnels", "", sum(|shard| shard.tunnels.unary_open.get()));
+    page.family(
+        "natsway_unary_tunnels_opened_total",
+        "counter",
+        "Tunnels for whole requests that were opened.",
+    );
+    page.sample(
+        "natsway_unary_tunnels_opened_total",
+        "",
+        count(|shard| &shard.tunnels.unary_opened),
+    );
+    page.family(
+        "natsway_tunnel_requests_total",
+        "counter",
+        "Attempts that went to a worker by a tunnel, and not by the broker.",
+    );
+    page.sample("natsway_tunnel_requests_total", "", count(|shard| &shard.tunnels.unary_requests));
+    page.family(
+        "natsway_tunnel_late_replies_total",
+        "counter",
+        "Answers by a tunnel that nobody waited for.",
+    );
+    page.sample("natsway_tunnel_late_replies_total", "", count(|shard| &shard.tunnels.unary_late));
+    page.family(
+        "natsway_pipes",
+        "gauge",
+        "Pipes on the broker that are open, each for one tunnel.",
+    );
+    page.sample("natsway_pipes", "", sum(|shard| shard.tunnels.pipes.get()));
+    let pipes = |figure: fn(&PipeMeter) -> u64| {
+        shards.iter().map(|shard| figure(&shard.tunnels.pipe_meter)).sum::<u64>()
+    };
+    page.family("natsway_pipes_broken_total", "counter", "Pipes that broke.");
+    page.sample("natsway_pipes_broken_total", "", pipes(PipeMeter::broken));
+    page.family("natsway_pipe_bytes_total", "counter", "Bytes that went by pipes, encrypted.");
+    let sent = pipes(PipeMeter::sent_bytes);
+    page.sample("natsway_pipe_bytes_total", r#"direction="sent""#, sent);
+    let received = pipes(PipeMeter::received_bytes);
+    page.sample("natsway_pipe_bytes_total", r#"direction="received""#, received);
+    page.family("natsway_streams_total", "counter", "Streams that were opened on tunnels.");
+    page.sample("natsway_streams_total", "", count(|shard| &shard.tunnels.streams));
+    page.family(
+        "natsway_streams_not_opened_total",
+        "counter",
+        "Streams that could not be opened: no tunnel in time, or the worker was gone.",
+    );
+    page.sample("natsway_streams_not_opened_total", "", count(|shard| &shard.tunnels.not_opened));
     page.family("natsway_cancelled_total", "counter", "Requests cancelled at their worker.");
     page.sample(
         "natsway_cancelled_total",
@@ -381,6 +442,10 @@ fn render_targets(page: &mut Page, shards: &[Arc<ShardMetrics>]) {
     page.family("natsway_in_flight", "gauge", "Attempts that are out, by route and version.");
     for (labels, attempts) in &attempts {
         page.sample("natsway_in_flight", labels, attempts.in_flight);
+    }
+    page.family("natsway_streams_open", "gauge", "Streams that are open, by route and version.");
+    for (labels, attempts) in &attempts {
+        page.sample("natsway_streams_open", labels, attempts.streams);
     }
     page.family("natsway_attempts_total", "counter", "Attempts that ended, by route and version.");
     for (labels, attempts) in &attempts {
@@ -466,29 +531,6 @@ pub fn versions(shards: &[Arc<ShardMetrics>]) -> Vec<VersionMetrics> {
     }
     let version = |((route, version), metrics)| VersionMetrics { route, version, metrics };
     sums.into_iter().map(version).collect()
-}
-
-/// A page of samples in the text format of Prometheus.
-#[derive(Debug, Default)]
-pub struct Page(String);
-
-impl Page {
-    /// Begins a family of samples.
-    pub fn family(&mut self, name: &str, kind: &str, help: &str) {
-        writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}").expect("a string takes all");
-    }
-
-    /// Adds a sample; labels are `name="value"` with commas between, their values free of what
-    /// would need an escape.
-    pub fn sample(&mut self, name: &str, labels: &str, value: impl std::fmt::Display) {
-        let braced = if labels.is_empty() { String::new() } else { format!("{{{labels}}}") };
-        writeln!(self.0, "{name}{braced} {value}").expect("a string takes all");
-    }
-
-    /// All of it.
-    pub fn text(self) -> String {
-        self.0
-    }
 }
 
 #[cfg(test)]

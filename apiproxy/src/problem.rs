@@ -6,6 +6,7 @@ use natsway_caller::connection::AdmissionError;
 pub use natsway_wire::problem::Problem;
 
 use crate::body::ReplyBody;
+use crate::stream::StreamsFull;
 
 /// The response that says a problem.
 pub(crate) fn into_response(problem: &Problem, request_id: &str) -> Response<ReplyBody> {
@@ -30,6 +31,21 @@ pub(crate) fn given_up(error: AttemptError, attempts: u32) -> Problem {
         }
         AttemptError::Expired => {
             unavailable(error.as_str(), "the request reached no worker in time")
+        }
+        AttemptError::StreamNotOpened => unavailable(
+            error.as_str(),
+            "no tunnel came from a worker of this service to take the request's body",
+        ),
+        AttemptError::StreamLost => {
+            let detail = "the tunnel from the worker was lost before the response could be had";
+            bad_gateway(error.as_str(), detail.to_owned())
+        }
+        AttemptError::UpstreamDown => {
+            bad_gateway(error.as_str(), "no app of this service takes a connection".to_owned())
+        }
+        AttemptError::UpstreamBroken => {
+            let detail = "the app closed the connection, or was found unhealthy with the request";
+            bad_gateway(error.as_str(), detail.to_owned())
         }
         AttemptError::InstanceLost => {
             bad_gateway(error.as_str(), "the worker that ran this request is gone".to_owned())
@@ -66,11 +82,39 @@ pub(crate) fn memory_full() -> Problem {
     )
 }
 
+/// There is no place for one more stream, and the request did not run.
+pub(crate) fn streams_full(full: StreamsFull) -> Problem {
+    match full {
+        StreamsFull::Shard => {
+            unavailable("streams_full", "the gateway has as many streams open as it may")
+        }
+        StreamsFull::Client => Problem::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "client_streams_full",
+            "this client has as many streams open as one client may",
+        ),
+    }
+}
+
+/// The same of a response that goes on: the request ran.
+pub(crate) fn response_streams_full(full: StreamsFull) -> Problem {
+    let (code, detail) = match full {
+        StreamsFull::Shard => {
+            ("streams_full", "the request ran, and the gateway has as many streams open as it may")
+        }
+        StreamsFull::Client => (
+            "client_streams_full",
+            "the request ran, and this client has as many streams open as one client may",
+        ),
+    };
+    bad_gateway(code, detail.to_owned())
+}
+
 pub(crate) fn bad_gateway(code: &'static str, detail: String) -> Problem {
     Problem::new(StatusCode::BAD_GATEWAY, code, detail)
 }
 
-pub(crate) fn too_large(limit_bytes: usize) -> Problem {
+pub(crate) fn too_large(limit_bytes: u64) -> Problem {
     let detail = format!("the body is above this route's limit of {limit_bytes} bytes");
     Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail)
 }

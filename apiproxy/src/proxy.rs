@@ -4,20 +4,25 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, StatusCode, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Version, header};
 use hyper::body::{Body, Incoming};
+use natsway_caller::route_view::Resolved;
 use natsway_caller::trace::AttemptSpans;
+use natsway_routes::table::RouteLimits;
 use tracing::info;
 
-use crate::body::{ReadError, ReplyBody, WholeBody, read_whole};
+use crate::body::{Inline, ReadError, ReplyBody, read_inline};
 use crate::call::{Call, From};
-use crate::client_address::client_address;
+use crate::client_address::{FORWARDED_FOR, client_address};
+use crate::fields::Survey;
+use crate::grpc;
 use crate::headers::{Caller, REQUEST_ID, sound_request_id};
 use crate::inspect::{authority, inspect};
 use crate::memory::{Account, BodyBudget, cost};
 use crate::metrics::ClientClose;
 use crate::problem::{Problem, into_response, memory_full, request_timeout, too_large};
-use crate::shard::Shard;
+use crate::shard::{RouteStats, Shard};
+use crate::stream::upgrade::take_upgrade;
 use crate::target::is_server_wide;
 use crate::trace::RequestSpan;
 
@@ -29,34 +34,90 @@ const PROBLEM_BYTES: usize = cost::REPLY_BYTES + 512;
 #[error("no room for one more answer of this connection")]
 pub struct NoRoom;
 
+/// A request as it came, with its head counted: a client may send so many at once that those which
+/// wait to be looked at would be more than all that may be held.
+pub struct Arrived {
+    request: Request<Incoming>,
+    survey: Survey,
+    started: Instant,
+    /// What its head costs, until the request is answered, for a body may have to wait for another
+    /// attempt; nothing where there is no room for it.
+    held: BodyBudget,
+    has_room: bool,
+}
+
+impl Arrived {
+    /// Counts a request's head. Without room for it the head is given up at once, but for what its
+    /// refusal needs.
+    pub fn new(account: &Rc<Account>, mut request: Request<Incoming>) -> Self {
+        let survey = Survey::of(request.headers());
+        let mut held = BodyBudget::arriving(account);
+        if request.body().is_end_stream() {
+            held.arrived();
+        }
+        let has_room = held.reach(head_bytes(&request, &survey));
+        if !has_room {
+            keep_for_refusal(request.headers_mut());
+        }
+        Self { request, survey, started: Instant::now(), held, has_room }
+    }
+}
+
+fn head_bytes<B>(request: &Request<B>, survey: &Survey) -> usize {
+    let path_bytes = request.uri().path_and_query().map_or(0, |path| path.as_str().len());
+    cost::head_bytes(request.headers().len(), path_bytes + survey.text_bytes)
+}
+
+/// Takes all fields away but those by which a refusal is said, logged and traced.
+fn keep_for_refusal(headers: &mut HeaderMap) {
+    const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+    let all = std::mem::take(headers);
+    for name in [REQUEST_ID, TRACEPARENT, FORWARDED_FOR, header::CONTENT_TYPE] {
+        if let Some(value) = all.get(&name) {
+            headers.insert(name, value.clone());
+        }
+    }
+}
+
 /// Answers one request, whatever happens to it.
 ///
 /// # Errors
 /// [`NoRoom`]: HTTP then ends the stream or the connection.
 pub async fn handle(
     shard: Rc<Shard>,
-    account: Rc<Account>,
     caller: Rc<Caller>,
     closing: bool,
-    request: Request<Incoming>,
+    arrived: Arrived,
 ) -> Result<Response<ReplyBody>, NoRoom> {
-    let started = Instant::now();
+    let Arrived { request, survey, started, mut held, has_room } = arrived;
     shard.metrics.requests.inc();
     shard.dispatcher.deposit();
-    let request_id = match sound_request_id(request.headers()) {
+    let request_id = match sound_request_id(request.headers(), &survey) {
         Some(id) => id.to_owned(),
         None => natsway_boot::random_id(),
     };
     let (version, method) = (request.version(), request.method().clone());
+    let reads_grpc = grpc::reads_grpc(version, request.headers());
     let logged = shard.settings.access_log.then(|| request.uri().path().to_owned());
-    let client =
-        client_address(caller.peer.ip(), request.headers(), &shard.settings.trusted_proxies);
+    let proxies = &shard.settings.trusted_proxies;
+    // In a box: where there is no proxy, nobody needs it.
+    let told = caller
+        .trusted
+        .then(|| Box::new(client_address(caller.peer.ip(), request.headers(), proxies)));
+    let client = told.as_deref().unwrap_or(&caller.client);
     let span =
-        shard.spans.as_ref().map(|spans| RequestSpan::begin(spans, &request, &caller, &client));
+        shard.spans.as_ref().map(|spans| RequestSpan::begin(spans, &request, &caller, client));
 
-    let from = From { caller: &caller, client: &client, request_id: &request_id };
-    let mut held = BodyBudget::arriving(&account);
-    let served = serve(&shard, from, span.as_ref(), request, started, &mut held).await;
+    let from = From { caller: &caller, client, request_id: &request_id, survey: &survey };
+    caller.unread.request_began();
+    match request.body().is_end_stream() {
+        true => caller.unread.request_ended(),
+        false => caller.unread.body_began(),
+    }
+    let served = match has_room {
+        true => serve(&shard, from, span.as_ref(), request, started, &mut held).await,
+        false => Err(memory_full()),
+    };
     let mut problem_code = None;
     let mut response = match served {
         Ok(response) => response,
@@ -70,7 +131,11 @@ pub async fn handle(
                 shard.metrics.closed(ClientClose::NoRoom);
                 return Err(NoRoom);
             }
-            into_response(&problem, &request_id).map(|body| body.holding(held))
+            let response = match reads_grpc {
+                true => grpc::into_response(&problem),
+                false => into_response(&problem, &request_id),
+            };
+            response.map(|body| body.holding(held))
         }
     };
 
@@ -128,57 +193,117 @@ async fn serve(
     started: Instant,
     held: &mut BodyBudget,
 ) -> Result<Response<ReplyBody>, Problem> {
-    let (head, body) = request.into_parts();
+    let (mut head, body) = request.into_parts();
     let account = &Rc::clone(held.account());
-    match body.is_end_stream() {
-        true => from.caller.unread.request_ended(),
-        false => from.caller.unread.body_began(),
-    }
-    inspect(&head, &shard.settings.client)?;
-    let authority = authority(&head)?;
+    // A body would have to come before the other protocol, and nobody sends one: then the wish is
+    // passed over.
+    let may_upgrade = from.survey.has_upgrade && body.is_end_stream();
+    let upgrade = take_upgrade(&mut head, may_upgrade);
+    inspect(&head, from.survey, &shard.settings.client)?;
+    let authority = authority(&head, from.survey)?;
     if is_server_wide(&head) {
         let held = BodyBudget::take(account, cost::REPLY_BYTES).ok_or_else(memory_full)?;
         return Ok(Response::new(ReplyBody::default().holding(held)));
     }
     let (none, spans) = (Bytes::new(), AttemptSpans::default());
-    let mut call = Call { shard, account, started, head, body: none, from, authority, span, spans };
+    let mut call = Call {
+        shard,
+        account,
+        started,
+        head,
+        body: none,
+        from,
+        authority,
+        span,
+        spans,
+        timeout: Duration::ZERO,
+        up: None,
+        was_not_opened: false,
+    };
     let mut first = shard.dispatcher.resolve(&call)?;
-    // Given back when the request is answered, not before: a body may have to wait for another
-    // attempt.
-    let path_bytes = call.head.uri.path_and_query().map_or(0, |path| path.as_str().len());
-    let head_bytes = cost::head_bytes(path_bytes, &call.head.headers);
     let is_whole = body.is_end_stream();
-    if is_whole {
-        held.arrived();
-    }
-    if !held.reach(head_bytes) {
-        return Err(memory_full());
-    }
-    if !is_whole {
+    if let Some(upgrade) = upgrade {
+        call.go_up_as_connection(first.route(), upgrade)?;
+    } else if !is_whole {
         // In a box: most requests have no body, and the room would be kept in every request's
         // future.
-        let limit_bytes = first.route().limits.body_bytes;
-        let reading = read_whole(body, limit_bytes, head_bytes, held);
-        let whole =
-            Box::pin(in_time(reading, limit_bytes, shard.settings.client.body_timeout)).await?;
-        shard.metrics.request_trailers_dropped.add(whole.trailer_fields as u64);
-        call.body = whole.bytes;
-        from.caller.unread.request_ended();
-        held.arrived();
+        Box::pin(read_body(&mut call, &first, body, held)).await?;
         // A slow body must not go to a version that has been drained meanwhile.
         first = shard.dispatcher.resolve(&call)?;
     }
-    call.send(first).await
+    match call.send(first).await {
+        Err(problem) if call.is_unread() => {
+            // In a box, as above.
+            Box::pin(send_in_message(&mut call, problem, held)).await
+        }
+        answered => answered,
+    }
 }
 
-async fn in_time(
-    reading: impl Future<Output = Result<WholeBody, ReadError>>,
-    limit_bytes: usize,
+/// Sends a body in a message for which no worker opens a stream, if it fits; else it is refused as
+/// it was.
+async fn send_in_message(
+    call: &mut Call<'_>,
+    refusal: Problem,
+    held: &mut BodyBudget,
+) -> Result<Response<ReplyBody>, Problem> {
+    let shard = call.shard;
+    let Some(body) = call.take_unread() else { return Err(refusal) };
+    let most = shard.dispatcher.resolve(call)?.route().limits.inline_body_bytes;
+    let head_bytes = held.bytes();
+    let reading = read_inline(body, false, most, head_bytes, held);
+    match in_time(reading, shard.settings.client.body_timeout).await? {
+        Inline::Whole(whole) => {
+            call.body = whole.bytes;
+            call.from.caller.unread.request_ended();
+            let first = shard.dispatcher.resolve(call)?;
+            call.send(first).await
+        }
+        Inline::GoesOn { .. } => Err(refusal),
+    }
+}
+
+/// Reads a body that travels in the message, or as much as shows that it goes up by a stream.
+async fn read_body(
+    call: &mut Call<'_>,
+    first: &Resolved<RouteStats>,
+    body: Incoming,
+    held: &mut BodyBudget,
+) -> Result<(), Problem> {
+    let head_bytes = held.bytes();
+    let (shard, route) = (call.shard, first.route());
+    let RouteLimits { inline_body_bytes, max_body_bytes } = route.limits;
+    if let Some(most) = max_body_bytes
+        && body.size_hint().lower() > most
+    {
+        return Err(too_large(most));
+    }
+    let is_http2 = call.head.version >= Version::HTTP_2;
+    let read = match call.goes_up_at_once(route, &body) {
+        true => Inline::GoesOn { first: Bytes::new(), rest: body },
+        false => {
+            let reading = read_inline(body, is_http2, inline_body_bytes, head_bytes, held);
+            in_time(reading, shard.settings.client.body_timeout).await?
+        }
+    };
+    match read {
+        Inline::Whole(whole) => {
+            shard.metrics.request_trailers_dropped.add(whole.trailer_fields as u64);
+            call.body = whole.bytes;
+            call.from.caller.unread.request_ended();
+        }
+        Inline::GoesOn { first: start, rest } => call.go_up(route, start, rest)?,
+    }
+    held.arrived();
+    Ok(())
+}
+
+async fn in_time<B>(
+    reading: impl Future<Output = Result<Inline<B>, ReadError>>,
     patience: Duration,
-) -> Result<WholeBody, Problem> {
+) -> Result<Inline<B>, Problem> {
     let read = tokio::time::timeout(patience, reading).await;
     read.map_err(|_| request_timeout())?.map_err(|error| match error {
-        ReadError::TooLarge => too_large(limit_bytes),
         ReadError::NoRoom => memory_full(),
         ReadError::Broken => Problem::new(
             StatusCode::BAD_REQUEST,
@@ -186,4 +311,25 @@ async fn in_time(
             "the body broke off or is malformed",
         ),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_without_room_keeps_only_what_its_refusal_says() {
+        let mut headers = HeaderMap::new();
+        for number in 0..60 {
+            headers.insert(HeaderName::try_from(format!("x{number}")).unwrap(), 1.into());
+        }
+        for value in ["first", "second"] {
+            headers.append(FORWARDED_FOR, HeaderValue::from_static(value));
+        }
+        headers.insert(REQUEST_ID, HeaderValue::from_static("name"));
+        keep_for_refusal(&mut headers);
+        assert_eq!(headers.len(), 2);
+        assert!(headers[REQUEST_ID] == "name" && headers[FORWARDED_FOR] == "first");
+        assert!(headers.capacity() < 16, "the room of the others is given back");
+    }
 }

@@ -117,7 +117,7 @@ mod tests {
         .unwrap();
         let [a, b] = file.table.routes() else { panic!("two routes") };
         let five = Duration::from_secs(5);
-        assert_eq!((a.timeout, a.try_timeout, a.limits.body_bytes), (five, five, 10));
+        assert_eq!((a.timeout, a.try_timeout, a.limits.inline_body_bytes), (five, five, 10));
         assert_eq!((b.timeout, b.try_timeout), (Duration::from_secs(60), Duration::from_secs(10)));
         assert_eq!(b.split.pick(0), None);
         // Each stands alone in the bucket.
@@ -173,7 +173,7 @@ mod tests {
         assert!(faults(&route("")).contains("needs one target"));
         let heavy = "target = [{ version = \"v\", subject = \"s\", weight = 2000000 }]";
         assert!(faults(&route(heavy)).contains("expected 0..=1000000"));
-        let newer = "schema = 2\ntarget = [{ version = \"v\", subject = \"s\" }]";
-        assert!(faults(&route(newer)).contains("schema=2"));
+        let newer = "schema = 3\ntarget = [{ version = \"v\", subject = \"s\" }]";
+        assert!(faults(&route(newer)).contains("schema=3"));
     }
 }

@@ -1,7 +1,7 @@
 //! What a gateway is told at its start, checked.
 
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::time::Duration;
 
 use natsway_boot::trace::HeadSampler;
@@ -44,8 +44,50 @@ pub struct Settings {
     pub across_accounts: bool,
     /// Bounds of what is kept of those who report that they send requests.
     pub peers: PeerLimits,
+    /// Streams that one client may have at a time, of those of the memory's plan.
+    pub client_streams: usize,
+    /// Where workers dial tunnels, if they may.
+    pub tunnels: Option<TunnelSettings>,
     /// How to stop.
     pub drain: Drain,
+}
+
+/// Where workers dial tunnels.
+#[derive(Clone, Debug)]
+pub struct TunnelSettings {
+    /// The address to listen on; none where workers come by pipes alone.
+    pub listen: Option<SocketAddr>,
+    /// What offers say in its place, `host:port` or `host`; empty for what follows from it.
+    pub addresses: Vec<String>,
+    /// TLS's end, or none for tunnels in the clear.
+    pub certificate: TunnelCertificate,
+    /// How HTTP/2 runs on them.
+    pub http2: natsway_tunnel::http2::Settings,
+    /// Bounds of pipes on the broker, if workers may come by them.
+    pub pipes: Option<PipeLimits>,
+}
+
+/// Bounds of pipes on the broker.
+#[derive(Clone, Copy, Debug)]
+pub struct PipeLimits {
+    /// Pipes of each thread.
+    pub most: usize,
+    /// What a worker may be ahead of the gateway's reader on one, and the other way round, in
+    /// bytes.
+    pub window_bytes: u32,
+    /// How fast all pipes of a thread may be together, both ways; without a bound if it is none.
+    pub bytes_per_second: Option<NonZeroU64>,
+}
+
+/// What a gateway shows to workers that dial.
+#[derive(Clone, Debug)]
+pub enum TunnelCertificate {
+    /// One that is made at the start.
+    Generated,
+    /// An operator's.
+    Given(natsway_tunnel::tls::Acceptor),
+    /// None: tunnels are not encrypted.
+    Cleartext,
 }
 
 /// Bounds of what clients may send and hold.
@@ -75,6 +117,14 @@ pub struct ClientLimits {
     pub strict_queries: bool,
     /// Requests at a time on one HTTP/2 connection.
     pub http2_streams: u32,
+}
+
+impl Drain {
+    /// The most by which streams without an end are ended later than the gateway begins to close,
+    /// so that their clients do not all connect again at once.
+    pub fn spread(&self) -> Duration {
+        self.timeout.saturating_sub(self.grace).mul_f64(0.5)
+    }
 }
 
 /// How a gateway leaves.

@@ -13,12 +13,14 @@ use natsway_caller::route_view::Ledger;
 use natsway_routes::metrics::Recorder;
 use natsway_routes::table::Route;
 use natsway_routes::watch::ActiveRoutes;
+use tokio_util::sync::CancellationToken;
 
 use crate::listener::Failures;
 use crate::memory::MemoryBudget;
 use crate::memory::admission_queue::AdmissionQueue;
 use crate::metrics::{ShardMetrics, TargetStats};
 use crate::settings::Settings;
+use crate::stream::StreamLimit;
 use crate::trace::Spans;
 
 /// The inbox prefix of the gateway's role, so that its permissions can be static.
@@ -40,6 +42,10 @@ pub struct Shard {
     pub admission: AdmissionQueue,
     /// Requests that wait for room to be told that they are refused.
     pub refusing: Cell<usize>,
+    /// The streams that there may be at a time.
+    pub streams: StreamLimit,
+    /// Cancelled when what has no end is to end, because the gateway leaves.
+    pub closing: CancellationToken,
     /// Sends requests, by the routes in force.
     pub dispatcher: Dispatcher<CoreLedger>,
 }
@@ -77,7 +83,8 @@ impl Shard {
         settings: Arc<Settings>,
         metrics: Arc<ShardMetrics>,
         active_routes: ActiveRoutes,
-    ) -> Rc<Shard> {
+        closing: CancellationToken,
+    ) -> Rc<Self> {
         let role = Role {
             name: "apiproxy".to_owned(),
             inbox_prefix: INBOX_PREFIX.to_owned(),
@@ -91,8 +98,13 @@ impl Shard {
             settings.memory.limits(settings.coming_bytes),
             Arc::clone(&metrics.memory),
         );
-        Rc::new(Shard {
+        Rc::new(Self {
             spans: settings.traced.map(Spans::new),
+            streams: StreamLimit::new(
+                settings.memory.streams.div_ceil(settings.shards.get()),
+                settings.client_streams.div_ceil(settings.shards.get()),
+            ),
+            closing,
             settings,
             metrics,
             admission: AdmissionQueue::new(Rc::clone(&memory), Instant::now()),

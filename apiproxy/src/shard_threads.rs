@@ -6,27 +6,37 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use natsway_boot::BrokerConfig;
+use natsway_caller::tunnels::{PipeConfig, TunnelConfig, Tunnels};
+use natsway_caller::unary::{UnaryConfig, UnaryTunnels};
 use natsway_routes::watch::ActiveRoutes;
+use natsway_tunnel::joins::JoinLimits;
+use natsway_tunnel::pipe::{Pace, PipeBroker, PipeMeter, PipeSettings};
+use natsway_tunnel::preface::Kind;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::{LocalSet, spawn_local};
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
-use crate::connection::{self, Leaving};
-use crate::listener::{Accepted, ShardHandle};
+use crate::connection;
+use crate::drain::DrainStages;
 use crate::memory::LOOK_INTERVAL;
 use crate::metrics::ShardMetrics;
-use crate::settings::Settings;
-use crate::shard::Shard;
+use crate::settings::{PipeLimits, Settings};
+use crate::shard::{INBOX_PREFIX, Shard};
+use crate::shard_handle::{Accepted, Dialled, ShardHandle};
+use crate::tunnel_listener::Offers;
 
 /// Connections that may wait for a shard to take them over; the listener waits when there are more.
 const HANDOVER: usize = 256;
 
-/// The shards of a gateway.
-pub(crate) struct CoreThreads(Vec<JoinHandle<()>>);
+/// Tunnels that may wait for a shard to take them over.
+const TUNNELS_HANDOVER: usize = 256;
 
-impl CoreThreads {
+/// The shards of a gateway.
+pub(crate) struct ShardThreads(Vec<JoinHandle<()>>);
+
+impl ShardThreads {
     /// Starts them all; gives them as the listener sees them, too. They end when their last
     /// connection does, once nobody can hand them another.
     ///
@@ -36,23 +46,27 @@ impl CoreThreads {
         settings: &Arc<Settings>,
         active_routes: &ActiveRoutes,
         broker: &BrokerConfig,
-        leaving: &Leaving,
-    ) -> io::Result<(CoreThreads, Vec<ShardHandle>)> {
+        leaving: &DrainStages,
+        offers: Option<Offers>,
+    ) -> io::Result<(Self, Vec<ShardHandle>)> {
         let (mut handles, mut threads) = (Vec::new(), Vec::new());
         for number in 0..settings.shards.get() {
             let (connections, handed_over) = mpsc::channel(HANDOVER);
+            let (tunnels, dialled) = mpsc::channel(TUNNELS_HANDOVER);
             let metrics = Arc::<ShardMetrics>::default();
-            handles.push(ShardHandle { connections, metrics: Arc::clone(&metrics) });
+            handles.push(ShardHandle { connections, tunnels, metrics: Arc::clone(&metrics) });
             let shard = ShardThread {
                 settings: Arc::clone(settings),
                 metrics,
                 active_routes: active_routes.clone(),
                 broker: broker.clone(),
                 leaving: leaving.child(),
+                offers: offers.clone(),
+                dialled,
             };
             threads.push(shard.spawn(number, handed_over)?);
         }
-        Ok((CoreThreads(threads), handles))
+        Ok((Self(threads), handles))
     }
 
     /// How many of the threads failed, once all have ended. They are joined on a thread of their
@@ -69,13 +83,77 @@ impl CoreThreads {
     }
 }
 
+/// The tunnels of each kind that one thread may have, and of what waits.
+const TUNNEL_LIMITS: JoinLimits = JoinLimits { open: 1_024, expected: 1_024, early: 256 };
+
+/// The longest answer by a tunnel: what a broker takes by default.
+const UNARY_BYTES: u32 = 1 << 20;
+
+/// Takes the tunnels that workers dial, and those by pipes, as long as the shard lives.
+async fn take_tunnels(
+    shard: Rc<Shard>,
+    number: usize,
+    offers: Offers,
+    broker: BrokerConfig,
+    mut dialled: mpsc::Receiver<Dialled>,
+) {
+    let settings = shard.settings.tunnels.as_ref();
+    let pipes = settings.and_then(|tunnels| tunnels.pipes);
+    let config = TunnelConfig {
+        offer: offers.of(number, false),
+        acceptor: offers.acceptor(),
+        settings: settings.map_or_else(Default::default, |tunnels| tunnels.http2),
+        limits: TUNNEL_LIMITS,
+        pipes: pipes.map(|limits| pipe_config(broker, limits, &shard.metrics.tunnels.pipe_meter)),
+    };
+    let tunnels = Tunnels::new(config, Arc::clone(&shard.metrics.tunnels));
+    shard.dispatcher.offer(Rc::clone(&tunnels));
+    let active_routes = shard.dispatcher.routes().active_routes();
+    let config = UnaryConfig {
+        offer: offers.of(number, true),
+        gateway: offers.gateway().to_owned(),
+        acceptor: offers.acceptor(),
+        limits: TUNNEL_LIMITS,
+        payload_bytes: UNARY_BYTES,
+        lease: Arc::clone(&active_routes.lease),
+        clock: active_routes.clock,
+    };
+    let unary = UnaryTunnels::new(config, Arc::clone(&shard.metrics.tunnels));
+    shard.dispatcher.offer_unary(Rc::clone(&unary));
+    while let Some(Dialled { kind, stream }) = dialled.recv().await {
+        match (kind, TcpStream::from_std(stream)) {
+            (Kind::Streams, Ok(stream)) => drop(spawn_local(Rc::clone(&tunnels).accept(stream))),
+            (Kind::Unary, Ok(stream)) => drop(spawn_local(Rc::clone(&unary).accept(stream))),
+            (_, Err(error)) => warn!(%error, "tunnel not taken"),
+        }
+    }
+}
+
+fn pipe_config(broker: BrokerConfig, limits: PipeLimits, meter: &Arc<PipeMeter>) -> PipeConfig {
+    let PipeLimits { most, window_bytes, bytes_per_second } = limits;
+    let name = "apiproxy pipes".to_owned();
+    PipeConfig {
+        broker: Arc::new(PipeBroker::new(broker, name, INBOX_PREFIX, window_bytes)),
+        settings: PipeSettings {
+            window_bytes,
+            pace: bytes_per_second.map(|rate| Arc::new(Pace::new(rate))),
+            meter: Arc::clone(meter),
+        },
+        most,
+    }
+}
+
 /// What a shard's thread starts from.
 struct ShardThread {
     settings: Arc<Settings>,
     metrics: Arc<ShardMetrics>,
     active_routes: ActiveRoutes,
     broker: BrokerConfig,
-    leaving: Leaving,
+    leaving: DrainStages,
+    /// What the gateway offers of tunnels.
+    offers: Option<Offers>,
+    /// Connections that workers dialled.
+    dialled: mpsc::Receiver<Dialled>,
 }
 
 impl ShardThread {
@@ -87,12 +165,19 @@ impl ShardThread {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         std::thread::Builder::new()
             .name(format!("shard-{number}"))
-            .spawn(move || LocalSet::new().block_on(&runtime, self.run(handed_over)))
+            .spawn(move || LocalSet::new().block_on(&runtime, self.run(number, handed_over)))
     }
 
     /// Serves connections until the listener is closed and the last connection has ended.
-    async fn run(self, mut handed_over: mpsc::Receiver<Accepted>) {
-        let shard = Shard::new(self.settings, Arc::clone(&self.metrics), self.active_routes);
+    async fn run(self, number: usize, mut handed_over: mpsc::Receiver<Accepted>) {
+        let closing = self.leaving.closing.clone();
+        let shard =
+            Shard::new(self.settings, Arc::clone(&self.metrics), self.active_routes, closing);
+        if let Some(offers) = self.offers {
+            let broker = self.broker.clone();
+            let taking = take_tunnels(Rc::clone(&shard), number, offers, broker, self.dialled);
+            spawn_local(taking);
+        }
         shard.dispatcher.pools().keep_connected(&self.broker);
         let waiting = Rc::clone(&shard);
         spawn_local(async move { waiting.admission.look_after().await });

@@ -13,10 +13,12 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use futures_util::FutureExt;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
+use crate::linger::HasLeft;
 use crate::memory::{Account, BodyBudget};
 
 /// What is read at once from a client for whose larger buffer there is no room.
@@ -42,7 +44,7 @@ pub struct WriteTimeoutStream {
 #[derive(Clone, Copy, Debug)]
 pub struct FirstBytes {
     /// What was read, and room behind it.
-    pub bytes: [u8; FirstBytes::MOST],
+    pub bytes: [u8; Self::MOST],
     /// How many of them were read.
     pub count: usize,
 }
@@ -61,6 +63,8 @@ pub struct Inbound {
     in_request: Cell<bool>,
     /// Bytes that came since then and belong to a head that is not here whole.
     head_bytes: Cell<usize>,
+    /// Whether the connection ends by a reset.
+    resets: Cell<bool>,
 }
 
 impl Inbound {
@@ -72,6 +76,11 @@ impl Inbound {
     /// The request is answered: what comes now is another head.
     pub fn end_request(&self) {
         self.in_request.set(false);
+    }
+
+    /// The connection must not end as if all were in order.
+    pub fn reset_on_close(&self) {
+        self.resets.set(true);
     }
 
     /// A head is here whole: what comes now belongs to its request.
@@ -91,17 +100,9 @@ impl WriteTimeoutStream {
         inbound: Rc<Inbound>,
         account: &Rc<Account>,
         free_bytes: usize,
-    ) -> WriteTimeoutStream {
+    ) -> Self {
         let (stalled, buffer) = (None, BodyBudget::arriving(account));
-        WriteTimeoutStream {
-            stream,
-            first,
-            limit,
-            stalled,
-            inbound,
-            buffer,
-            counted_bytes: free_bytes,
-        }
+        Self { stream, first, limit, stalled, inbound, buffer, counted_bytes: free_bytes }
     }
 
     fn in_time(
@@ -157,6 +158,22 @@ impl WriteTimeoutStream {
             return Poll::Ready(Ok(()));
         }
         Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl HasLeft for WriteTimeoutStream {
+    fn has_left(&self) -> bool {
+        let ready = self.stream.ready(Interest::READABLE).now_or_never();
+        matches!(ready, Some(Ok(ready)) if ready.is_read_closed())
+    }
+}
+
+impl Drop for WriteTimeoutStream {
+    fn drop(&mut self) {
+        if self.inbound.resets.get() {
+            // Without it the client sees an orderly end, which is no worse than before.
+            self.stream.set_zero_linger().ok();
+        }
     }
 }
 
@@ -275,19 +292,10 @@ pub struct StallDetector {
 
 impl StallDetector {
     /// Returns a detector for a connection that has nothing to send.
-    pub fn new(rate: SendRate) -> Rc<StallDetector> {
+    pub fn new(rate: SendRate) -> Rc<Self> {
         let (span, answers, begun, shared, unsent_bytes, taken_bytes) = Default::default();
         let share_bytes = Cell::new(1);
-        Rc::new(StallDetector {
-            rate,
-            span,
-            answers,
-            begun,
-            shared,
-            unsent_bytes,
-            taken_bytes,
-            share_bytes,
-        })
+        Rc::new(Self { rate, span, answers, begun, shared, unsent_bytes, taken_bytes, share_bytes })
     }
 
     /// Returns how many answers are on their way.
@@ -296,7 +304,7 @@ impl StallDetector {
     }
 
     /// Counts an answer of so many bytes, until what is returned is dropped.
-    pub fn begin(self: &Rc<StallDetector>, bytes: usize) -> UnsentBytes {
+    pub fn begin(self: &Rc<Self>, bytes: usize) -> UnsentBytes {
         let (span, bytes) = (self.span.get(), bytes as u64);
         add(&self.answers, 1);
         add(&self.begun, 1);

@@ -1,10 +1,10 @@
 //! A request's spans, by OpenTelemetry's conventions for HTTP servers and for messaging.
 //!
 //! A request has a span of its own, a child of the client's if the client sent one, and under it
-//! those of its tries ([`AttemptSpans`]), which are the parents of the worker's. What a span is not
-//! for: queries and header fields, which may hold secrets. A request that is not sampled has none
-//! of it: it costs a look at its `traceparent`, or else a random number, and the word to the worker
-//! that it is not.
+//! those of its attempts ([`AttemptSpans`]), which are the parents of the worker's. What a span is
+//! not for: queries and header fields, which may hold secrets. A request that is not sampled has
+//! none of it: it costs a look at its `traceparent`, or else a random number, and the word to the
+//! worker that it is not.
 
 use http::uri::Authority;
 use http::{Method, Request, StatusCode, Version, header};
@@ -58,9 +58,9 @@ pub struct Traced<'a> {
 
 impl Spans {
     /// By the tracer of this process, which boot has set up to sample as `sampler` does.
-    pub fn new(sampler: HeadSampler) -> Spans {
+    pub fn new(sampler: HeadSampler) -> Self {
         let tracer = opentelemetry::global::tracer_with_scope(scope("natsway-apiproxy"));
-        Spans { tracer, sampler }
+        Self { tracer, sampler }
     }
 
     /// Makes the spans of attempts.
@@ -76,20 +76,15 @@ impl RequestSpan {
     /// which costs us, nor the trace's id, of which samplers by ratio make their choice. Its trace
     /// is begun anew, as W3C Trace Context has it where trust ends, and a span that is made links
     /// to what the stranger named.
-    pub fn begin<B>(
-        spans: &Spans,
-        request: &Request<B>,
-        caller: &Caller,
-        client: &Client,
-    ) -> RequestSpan {
+    pub fn begin<B>(spans: &Spans, request: &Request<B>, caller: &Caller, client: &Client) -> Self {
         let head = match caller.trusted {
             true => spans.sampler.judge(request.headers()),
             false => spans.sampler.begin(),
         };
         match head {
-            Head::Unsampled(unsampled) => RequestSpan::Unsampled(unsampled),
+            Head::Unsampled(unsampled) => Self::Unsampled(unsampled),
             Head::Sampled(seen) => {
-                RequestSpan::Sampled(OpenSpan::request(spans, seen, request, caller, client))
+                Self::Sampled(OpenSpan::request(spans, seen, request, caller, client))
             }
         }
     }
@@ -97,29 +92,29 @@ impl RequestSpan {
     /// The trace's id, for log lines.
     pub fn trace_id(&self) -> TraceId {
         match self {
-            RequestSpan::Sampled(span) => span.context.span().span_context().trace_id(),
-            RequestSpan::Unsampled(unsampled) => unsampled.trace_id(),
+            Self::Sampled(span) => span.context.span().span_context().trace_id(),
+            Self::Unsampled(unsampled) => unsampled.trace_id(),
         }
     }
 
     /// Says which route answers it.
     pub fn routed(&self, method: &Method, route: &Route, authority: &Authority) {
-        if let RequestSpan::Sampled(span) = self {
+        if let Self::Sampled(span) = self {
             span.routed(method, route, authority);
         }
     }
 
-    /// The part that its tries have in it.
+    /// The part that its attempts have in it.
     pub fn attempts(&self) -> AttemptSpans {
         match self {
-            RequestSpan::Sampled(span) => AttemptSpans::of(span.context.clone()),
-            RequestSpan::Unsampled(unsampled) => AttemptSpans::Unsampled(*unsampled),
+            Self::Sampled(span) => AttemptSpans::of(span.context.clone()),
+            Self::Unsampled(unsampled) => AttemptSpans::Unsampled(*unsampled),
         }
     }
 
     /// Ends with the response; `problem` is why the gateway answered by itself, if it did.
     pub fn end(self, status: StatusCode, problem: Option<&'static str>) {
-        if let RequestSpan::Sampled(span) = self {
+        if let Self::Sampled(span) = self {
             span.responded(status, problem);
         }
     }
@@ -132,7 +127,7 @@ impl OpenSpan {
         request: &Request<B>,
         caller: &Caller,
         client: &Client,
-    ) -> Box<OpenSpan> {
+    ) -> Box<Self> {
         let name = method_in_name(request.method());
         let said = extract(request.headers());
         let mut builder = spans.tracer.span_builder(name).with_kind(SpanKind::Server);
@@ -144,7 +139,7 @@ impl OpenSpan {
         let span = seen.span(&spans.tracer, builder, &parent);
         let context = Context::new().with_span(span);
         // Hyper drops a request whose client left.
-        let begun = Box::new(OpenSpan { context, dropped: "client_gone", ended: false });
+        let begun = Box::new(Self { context, dropped: "client_gone", ended: false });
         begun.describe(request, caller, client);
         begun
     }

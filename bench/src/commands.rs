@@ -10,7 +10,7 @@ use natsway_bench::harness::Run;
 use natsway_bench::harness::plan::Plan;
 use natsway_bench::instructions::{self, Counts};
 use natsway_bench::results::Results;
-use natsway_bench::results::compare::{Verdict, compare as changes};
+use natsway_bench::results::compare::{ChangeKind, compare as changes};
 use natsway_bench::scenario::Scenario;
 use natsway_bench::settings::{Part, Settings};
 use natsway_bench::{micro, report};
@@ -274,11 +274,11 @@ pub(crate) fn compare(args: &CompareArgs) -> anyhow::Result<ExitCode> {
     }
     let changes = changes(&old, &new, args.relative);
     ensure!(!changes.is_empty(), "the two have no figure in common");
-    let of = |verdict: Verdict| changes.iter().filter(move |change| change.verdict == verdict);
-    for change in changes.iter().filter(|change| args.all || change.verdict != Verdict::Same) {
+    let of = |verdict: ChangeKind| changes.iter().filter(move |change| change.verdict == verdict);
+    for change in changes.iter().filter(|change| args.all || change.verdict != ChangeKind::Same) {
         println!("{change}");
     }
-    let (worse, better) = (of(Verdict::Worse).count(), of(Verdict::Better).count());
+    let (worse, better) = (of(ChangeKind::Worse).count(), of(ChangeKind::Better).count());
     println!(
         "{} figures: {worse} worse, {better} better, the others within the spread",
         changes.len()

@@ -11,6 +11,7 @@
 //! - [`groups`], [`shipper`]: consumer groups beside the Go library, the log shipper beside
 //!   rsyslog; parts of `bench run`.
 
+pub mod apps;
 pub mod autoscalers;
 pub mod groups;
 pub mod harness;
@@ -22,6 +23,7 @@ pub mod scenario;
 pub mod service;
 pub mod settings;
 pub mod shipper;
+pub mod streams;
 
 use std::path::PathBuf;
 

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use natsway_bench::{autoscalers, groups, instructions, micro, service, shipper};
+use natsway_bench::{apps, autoscalers, groups, instructions, micro, service, shipper, streams};
 
 use self::commands::{CompareArgs, ListArgs, MicroArgs, ReportArgs, ResumeArgs, RunArgs};
 
@@ -50,6 +50,11 @@ enum Command {
     /// Measure the log shipper beside rsyslog: throughput, acknowledged and synced, and what it
     /// costs
     Shipper(shipper::Args),
+    /// Measure streams over tunnels beside other ways: bodies, WebSockets, gRPC, and small requests
+    /// beside downloads
+    Streams(streams::Args),
+    /// Measure the sidecar before apps in Go and Python, beside nginx before the same apps
+    Apps(apps::Args),
     /// Compare autoscalers by a virtual clock and write docs/autoscalers.md and .svg, as `run` does
     Autoscalers,
     /// Serve the answers over NATS
@@ -89,6 +94,8 @@ async fn main() -> ExitCode {
         }
         Command::Groups(args) => groups::measure(&args).await.map(|()| ExitCode::SUCCESS),
         Command::Shipper(args) => shipper::measure(&args).await.map(|()| ExitCode::SUCCESS),
+        Command::Streams(args) => streams::measure(&args).await.map(|()| ExitCode::SUCCESS),
+        Command::Apps(args) => apps::measure(&args).await.map(|()| ExitCode::SUCCESS),
         Command::Autoscalers => autoscalers::publish().map(|()| ExitCode::SUCCESS),
     };
     outcome.unwrap_or_else(|error| {

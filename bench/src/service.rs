@@ -1,16 +1,20 @@
 //! The service that is asked: one axum `Router`, served by axum itself or over NATS.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 
 use anyhow::{Context, ensure};
 use axum::Router;
-use axum::body::Bytes;
+use axum::body::{Body, Bytes};
 use axum::extract::Path;
-use axum::http::StatusCode;
-use axum::http::header::CONTENT_TYPE;
+use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
+use futures_util::{StreamExt, stream};
+use http_body_util::{BodyExt, Full};
 use natsway_worker::{BrokerConfig, Options, serve, serve_local, shutdown_signal};
 use tokio::task::JoinSet;
 
@@ -39,18 +43,30 @@ pub struct WorkerArgs {
     #[arg(long, value_name = "COUNT")]
     readers: Option<NonZeroUsize>,
 
+    /// Bytes that a gateway may send of one body before the handler has taken them
+    #[arg(long, value_name = "BYTES", default_value = "262144")]
+    tunnel_window: u32,
+
     /// Workers in this process, each with connections of its own
     #[arg(long, value_name = "COUNT", default_value = "1")]
     instances: NonZeroUsize,
 }
 
-/// The service: `/`, `/bytes/{count}`, and `/echo`.
+/// What a streamed body is made of at a time.
+const CHUNK_BYTES: usize = 64 << 10;
+
+/// The service: `/`, `/bytes/{count}`, and `/echo`; and the streams `/stream/{count}`, `/sink`,
+/// `/ws` and `/grpc`.
 pub fn router() -> Router {
     let greet = async || ([(CONTENT_TYPE, "application/json")], GREETING);
     Router::new()
         .route("/", any(greet))
         .route("/bytes/{count}", get(bytes))
         .route("/echo", post(echo))
+        .route("/stream/{count}", get(streamed))
+        .route("/sink", post(sink))
+        .route("/ws", get(web_socket))
+        .route("/grpc", post(call))
 }
 
 async fn bytes(Path(count): Path<usize>) -> Response {
@@ -62,6 +78,45 @@ async fn bytes(Path(count): Path<usize>) -> Response {
 
 async fn echo(body: Bytes) -> Response {
     ([(CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+/// A body that is made as it is read, of a length that is said.
+async fn streamed(Path(count): Path<u64>) -> Response {
+    static CHUNK: [u8; CHUNK_BYTES] = [b'x'; CHUNK_BYTES];
+    let chunks = stream::unfold(count, |left| async move {
+        let length = left.min(CHUNK_BYTES as u64);
+        let chunk = Bytes::from_static(&CHUNK[..length as usize]);
+        (length > 0).then(|| (Ok::<_, Infallible>(chunk), left - length))
+    });
+    ([(CONTENT_LENGTH, count.to_string())], Body::from_stream(chunks)).into_response()
+}
+
+/// Reads a body, and says how long it was.
+async fn sink(body: Body) -> Result<String, StatusCode> {
+    let (mut chunks, mut bytes) = (body.into_data_stream(), 0);
+    while let Some(chunk) = chunks.next().await {
+        bytes += chunk.map_err(|_| StatusCode::BAD_REQUEST)?.len();
+    }
+    Ok(bytes.to_string())
+}
+
+async fn web_socket(upgrade: WebSocketUpgrade) -> Response {
+    upgrade.read_buffer_size(16 << 10).on_upgrade(async |mut socket: WebSocket| {
+        while let Some(Ok(message)) = socket.recv().await {
+            let is_data = matches!(message, Message::Text(_) | Message::Binary(_));
+            if is_data && socket.send(message).await.is_err() {
+                return;
+            }
+        }
+    })
+}
+
+/// A unary call that gives its message back, as it was framed.
+async fn call(body: Bytes) -> Response {
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", HeaderValue::from_static("0"));
+    let body = Full::new(body).with_trailers(std::future::ready(Some(Ok(trailers))));
+    ([(CONTENT_TYPE, "application/grpc")], Body::new(body)).into_response()
 }
 
 /// Serves it over HTTP until killed.
@@ -102,8 +157,10 @@ impl WorkerArgs {
         let (first, others) =
             self.subjects.split_first().context("--subjects: expected one at least")?;
         ensure!(!first.is_empty(), "--subjects: expected subjects with commas between");
-        let options =
-            Options::new(first).broker(BrokerConfig::new(&self.nats_url)?).max_in_flight(8_192);
+        let options = Options::new(first)
+            .broker(BrokerConfig::new(&self.nats_url)?)
+            .max_in_flight(8_192)
+            .tunnel_window(self.tunnel_window);
         let options = others.iter().fold(options, |options, subject| options.and_subject(subject));
         Ok(match self.readers {
             Some(readers) => options.readers(readers),
@@ -134,5 +191,8 @@ mod tests {
         assert_eq!(ask(get("/bytes/99999999")).await.0, StatusCode::BAD_REQUEST);
         let post = http::Request::post("/echo").body("\"xx\"".into()).unwrap();
         assert_eq!(ask(post).await, (StatusCode::OK, "\"xx\"".to_owned()));
+        assert_eq!(ask(get("/stream/70000")).await.1.len(), 70_000);
+        let post = http::Request::post("/sink").body("four".into()).unwrap();
+        assert_eq!(ask(post).await, (StatusCode::OK, "4".to_owned()));
     }
 }

@@ -81,17 +81,17 @@ impl Settings {
 
 impl Part {
     /// Every part, in the order of the report.
-    pub const ALL: [Part; 5] =
-        [Part::Groups, Part::Shipper, Part::Autoscalers, Part::Instructions, Part::Times];
+    pub const ALL: [Self; 5] =
+        [Self::Groups, Self::Shipper, Self::Autoscalers, Self::Instructions, Self::Times];
 
     /// The word for it.
     pub fn name(self) -> &'static str {
         match self {
-            Part::Groups => "groups",
-            Part::Shipper => "shipper",
-            Part::Autoscalers => "autoscalers",
-            Part::Instructions => "instructions",
-            Part::Times => "times",
+            Self::Groups => "groups",
+            Self::Shipper => "shipper",
+            Self::Autoscalers => "autoscalers",
+            Self::Instructions => "instructions",
+            Self::Times => "times",
         }
     }
 }

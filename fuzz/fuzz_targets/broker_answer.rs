@@ -1,14 +1,3 @@
-//! What a broker, or whoever speaks in its stead, says to consumer groups and to the shipper:
-//! acknowledgement subjects, and answers to direct questions.
 #![no_main]
 
-use libfuzzer_sys::fuzz_target;
-use natsway_partitioned_consumer::fuzzing as groups;
-use natsway_shipper::fuzzing as shipper;
-
-fuzz_target!(|data: &[u8]| {
-    shipper::stored_message(data);
-    if let Ok(text) = std::str::from_utf8(data) {
-        groups::acknowledgement_subject(text);
-    }
-});
+libfuzzer_sys::fuzz_target!(|data: &[u8]| natsway_fuzz_checks::broker_answer::check(data));

@@ -1,12 +1,3 @@
-//! What a crash left in the shipper's files - index, commit, checkpoint - is read without harm, and
-//! what can be read is written again and reads the same.
 #![no_main]
 
-use libfuzzer_sys::fuzz_target;
-use natsway_shipper::fuzzing;
-
-fuzz_target!(|data: &[u8]| {
-    fuzzing::file_index(data);
-    fuzzing::commit(data);
-    fuzzing::checkpoint(data);
-});
+libfuzzer_sys::fuzz_target!(|data: &[u8]| natsway_fuzz_checks::shipper_journal::check(data));

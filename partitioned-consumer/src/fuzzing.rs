@@ -1,5 +1,4 @@
-//! What the fuzz targets of `fuzz/` need of the decoders that are nobody else's. Compiled by
-//! `cargo fuzz` alone (`cfg(fuzzing)`).
+//! What `crates/fuzz-checks` needs of the decoders that are nobody else's (feature `fuzzing`).
 //!
 //! Each takes any bytes, and panics where a promise is broken.
 

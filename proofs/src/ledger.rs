@@ -16,8 +16,8 @@ impl Ledger {
     ///
     /// # Errors
     /// A log that cannot be read, or a line that is no nonce.
-    pub fn read(logs: &[PathBuf]) -> anyhow::Result<Ledger> {
-        let mut ledger = Ledger::default();
+    pub fn read(logs: &[PathBuf]) -> anyhow::Result<Self> {
+        let mut ledger = Self::default();
         for log in logs {
             let text = read_log(log)?;
             for line in text.lines() {

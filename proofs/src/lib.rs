@@ -7,11 +7,14 @@
 //!
 //! - [`gateway`], [`cluster`], [`versions`], [`provisioner`], [`memory`]: requests, under faults
 //!   and attacks.
+//! - [`streams`]: bodies that are no message, and WebSockets, under faults.
+//! - [`apps`]: apps in other languages behind the sidecar, beside the same without it.
 //! - [`groups`], [`shipper`]: messages and lines, judged one by one.
 //! - [`http1`]: what real clients and nginx make of HTTP/1. [`security`]: who may do what at the
 //!   broker.
 //! - [`stand`], [`load`], [`ledger`], [`probe`]: what several of them use.
 
+pub mod apps;
 pub mod cluster;
 pub mod gateway;
 pub mod groups;
@@ -26,10 +29,13 @@ mod scenario;
 pub mod security;
 pub mod shipper;
 pub mod stand;
+pub mod streams;
+mod transport;
 pub mod versions;
 
 pub use self::report::{Finding, Report};
 pub use self::scenario::{Run, Scenario, raw_directory, run, select};
+pub use self::transport::Transport;
 
 /// How large a proof is whose scenarios repeat faults under a load of requests.
 #[derive(Clone, Debug, clap::Args)]
@@ -49,6 +55,10 @@ pub struct Size {
     /// Connections of the load
     #[arg(long, env = "CONNECTIONS", default_value = "32")]
     pub connections: usize,
+
+    /// What whole requests go by
+    #[arg(long, env = "TRANSPORT", value_enum, default_value = "broker")]
+    pub transport: Transport,
 
     /// Run only the scenarios whose name holds this
     #[arg(long, env = "ONLY", default_value = "", hide_default_value = true)]

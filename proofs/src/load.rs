@@ -22,7 +22,7 @@ const REFUSED_PAUSE: Duration = Duration::from_millis(20);
 
 /// How one request ended.
 #[derive(Clone, Debug)]
-pub struct Outcome {
+pub struct RequestOutcome {
     /// Which request.
     pub nonce: u64,
     /// GET or POST, by chance.
@@ -48,7 +48,7 @@ pub struct Through {
     pub made_at: Duration,
 }
 
-impl Outcome {
+impl RequestOutcome {
     /// A failed request: a transport error, a status that it should not have had, or a body not its
     /// own.
     pub fn failed(&self) -> bool {
@@ -58,7 +58,7 @@ impl Outcome {
 
 /// A running load: connections that each send one request after the other.
 pub struct Load {
-    tasks: JoinSet<Vec<Outcome>>,
+    tasks: JoinSet<Vec<RequestOutcome>>,
     stop: CancellationToken,
     answered: Arc<AtomicUsize>,
     started: Instant,
@@ -68,7 +68,7 @@ pub struct Load {
 #[derive(Debug)]
 pub struct Tally {
     /// Every request.
-    pub outcomes: Vec<Outcome>,
+    pub outcomes: Vec<RequestOutcome>,
     /// How long the load lasted.
     pub lasted: Duration,
 }
@@ -76,13 +76,13 @@ pub struct Tally {
 impl Load {
     /// Starts `connections` clients of the gateway at `port`; `seed` decides which requests are
     /// POSTs.
-    pub fn start(port: u16, connections: usize, seed: u64) -> Load {
-        Load::start_across(&[port], connections, seed, 0)
+    pub fn start(port: u16, connections: usize, seed: u64) -> Self {
+        Self::start_across(&[port], connections, seed, 0)
     }
 
     /// The same for several gateways: a client that cannot connect to one tries the next, and
     /// retries nothing else. Loads that run at the same time begin with nonces far apart.
-    pub fn start_across(ports: &[u16], connections: usize, seed: u64, first_nonce: u64) -> Load {
+    pub fn start_across(ports: &[u16], connections: usize, seed: u64, first_nonce: u64) -> Self {
         let (stop, answered, started) =
             (CancellationToken::new(), Arc::<AtomicUsize>::default(), Instant::now());
         let next_nonce = Arc::new(AtomicU64::new(first_nonce));
@@ -100,7 +100,7 @@ impl Load {
             };
             tasks.spawn(client.run(stop.clone()));
         }
-        Load { tasks, stop, answered, started }
+        Self { tasks, stop, answered, started }
     }
 
     /// Requests that were answered, or failed, so far.
@@ -144,7 +144,7 @@ impl Load {
 
 impl Tally {
     /// The requests that failed.
-    pub fn failed(&self) -> Vec<&Outcome> {
+    pub fn failed(&self) -> Vec<&RequestOutcome> {
         self.outcomes.iter().filter(|outcome| outcome.failed()).collect()
     }
 
@@ -161,7 +161,9 @@ impl Tally {
     /// Every request on a line, for looking closer.
     pub fn csv(&self) -> String {
         let mut text = "nonce,method,status,own,answered_ms,took_us,port\n".to_owned();
-        for Outcome { nonce, method, status, own, answered_at, took, through } in &self.outcomes {
+        for RequestOutcome { nonce, method, status, own, answered_at, took, through } in
+            &self.outcomes
+        {
             let status = status.as_ref().map_or_else(|error| format!("{error:?}"), u16::to_string);
             let port = through.map_or(0, |through| through.port);
             let (answered_ms, took_us) = (answered_at.as_millis(), took.as_micros());
@@ -209,7 +211,7 @@ struct Client {
 }
 
 impl Client {
-    async fn run(mut self, stop: CancellationToken) -> Vec<Outcome> {
+    async fn run(mut self, stop: CancellationToken) -> Vec<RequestOutcome> {
         let mut outcomes = Vec::new();
         while !stop.is_cancelled() {
             let nonce = self.next_nonce.fetch_add(1, Ordering::Relaxed);
@@ -225,7 +227,7 @@ impl Client {
         outcomes
     }
 
-    async fn request(&mut self, nonce: u64) -> Outcome {
+    async fn request(&mut self, nonce: u64) -> RequestOutcome {
         let method = method_of(self.seed, nonce);
         let sent = Instant::now();
         let answer = match tokio::time::timeout(PATIENCE, self.exchange(nonce, &method)).await {
@@ -239,7 +241,7 @@ impl Client {
         let own = answer.as_ref().is_ok_and(|(_, own)| *own);
         let status = answer.map(|(status, _)| status);
         let (answered_at, took) = (self.started.elapsed(), sent.elapsed());
-        Outcome { nonce, method, status, own, answered_at, took, through }
+        RequestOutcome { nonce, method, status, own, answered_at, took, through }
     }
 
     async fn exchange(&mut self, nonce: u64, method: &Method) -> Result<(u16, bool), String> {

@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use natsway_proofs::{
-    Report, Scenario, Size, cluster, gateway, groups, http1, memory, provisioner, security,
-    shipper, versions,
+    Report, Scenario, Size, apps, cluster, gateway, groups, http1, memory, provisioner, security,
+    shipper, streams, versions,
 };
 use natsway_testkit::workspace_binary;
 
@@ -69,47 +69,54 @@ enum Proof {
     /// The gateway's memory: attackers who would have it hold much, while another client is served
     #[command(after_help = attackers())]
     Memory(memory::Size),
+    /// Streams: bodies of any size, events and WebSockets over tunnels, under kills and restarts
+    #[command(after_help = listed(&streams::SCENARIOS))]
+    Streams(streams::Size),
+    /// Apps in any language behind the sidecar: replaced under load, killed and frozen; real ones
+    /// beside the same without it, installed by pip, npm and go
+    #[command(after_help = listed(&apps::SCENARIOS))]
+    Apps(Size),
     /// HTTP/1: real clients whose uploads are refused read why, and nginx on our cases; skips what
     /// is not installed
     #[command(after_help = listed(&http1::SCENARIOS))]
     Http(http1::Size),
     /// The broker's permissions and accounts: each permission dropped in turn, and attacks as each
     /// role
-    #[command(after_help = security::PROMISES, disable_help_flag = true)]
-    Security {
-        /// Settings of the proof, such as --sample 3, --seed 7, --role worker or --attacks-only
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        arguments: Vec<String>,
-    },
+    #[command(after_help = listed(&security::SCENARIOS))]
+    Security(security::Size),
 }
 
 impl Proof {
     /// Names the programs of this workspace that it starts.
     fn programs(&self) -> &'static [&'static str] {
         match self {
-            Proof::Gateway(_) | Proof::Versions(_) | Proof::Upgrade(_) => &["apiproxy", "worker"],
-            Proof::Cluster(_) => &["apiproxy", "worker", "groups-member"],
-            Proof::Groups(_) => &["groups-member"],
-            Proof::Shipper(_) => &["producer", "consumer"],
-            Proof::Provisioner(_) => &["apiproxy", "worker", "provisioner"],
-            Proof::Memory(_) | Proof::Http(_) => &["apiproxy"],
-            Proof::Security { arguments } if security::is_question(arguments) => &[],
-            Proof::Security { .. } => &security::PROGRAMS,
+            Self::Gateway(_) | Self::Streams(_) | Self::Versions(_) | Self::Upgrade(_) => {
+                &["apiproxy", "worker"]
+            }
+            Self::Apps(_) => &["apiproxy", "worker", "prove-app"],
+            Self::Cluster(_) => &["apiproxy", "worker", "groups-member"],
+            Self::Groups(_) => &["groups-member"],
+            Self::Shipper(_) => &["producer", "consumer"],
+            Self::Provisioner(_) => &["apiproxy", "worker", "provisioner"],
+            Self::Memory(_) | Self::Http(_) => &["apiproxy"],
+            Self::Security(_) => &security::PROGRAMS,
         }
     }
 
     async fn prove(&self) -> anyhow::Result<ExitCode> {
         let report = match self {
-            Proof::Gateway(size) => gateway::prove(size).await,
-            Proof::Cluster(size) => cluster::prove(size).await,
-            Proof::Versions(size) => versions::prove(size).await,
-            Proof::Upgrade(size) => versions::upgrade::prove(size).await,
-            Proof::Groups(size) => groups::prove(size).await,
-            Proof::Shipper(size) => shipper::prove(size).await,
-            Proof::Provisioner(size) => provisioner::prove(size).await,
-            Proof::Memory(size) => memory::prove(size).await,
-            Proof::Http(size) => http1::prove(size).await,
-            Proof::Security { arguments } => return security::prove(arguments),
+            Self::Gateway(size) => gateway::prove(size).await,
+            Self::Cluster(size) => cluster::prove(size).await,
+            Self::Versions(size) => versions::prove(size).await,
+            Self::Upgrade(size) => versions::upgrade::prove(size).await,
+            Self::Groups(size) => groups::prove(size).await,
+            Self::Shipper(size) => shipper::prove(size).await,
+            Self::Provisioner(size) => provisioner::prove(size).await,
+            Self::Memory(size) => memory::prove(size).await,
+            Self::Streams(size) => streams::prove(size).await,
+            Self::Apps(size) => apps::prove(size).await,
+            Self::Http(size) => http1::prove(size).await,
+            Self::Security(size) => security::prove(size).await,
         };
         report.map(Report::conclude)
     }
@@ -139,9 +146,7 @@ fn attackers() -> String {
 #[tokio::main]
 async fn main() -> ExitCode {
     let proof = Cli::parse().proof;
-    if !proof.programs().is_empty() {
-        eprintln!("prove: building {}", proof.programs().join(", "));
-    }
+    eprintln!("prove: building {}", proof.programs().join(", "));
     // Now, so that no compiler runs beside what is proven.
     for program in proof.programs() {
         workspace_binary(program);

@@ -19,8 +19,8 @@ pub struct Finding {
 
 impl Finding {
     /// Makes the finding of a scenario that has seen nothing yet.
-    pub fn new(scenario: &'static str) -> Finding {
-        Finding { scenario, figures: Map::new(), broken: Vec::new() }
+    pub fn new(scenario: &'static str) -> Self {
+        Self { scenario, figures: Map::new(), broken: Vec::new() }
     }
 
     /// Notes a figure.

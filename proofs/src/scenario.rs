@@ -84,15 +84,20 @@ pub fn select<'a, T>(
 /// # Errors
 /// The system's.
 pub fn raw_directory(below: &str) -> anyhow::Result<PathBuf> {
-    let target =
-        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| "target".into(), PathBuf::from);
-    let directory = repository_root().join(target).join("prove").join(below);
+    let directory = target_directory().join("prove").join(below);
     if directory.exists() {
         std::fs::remove_dir_all(&directory)
             .with_context(|| format!("empty {}", directory.display()))?;
     }
     std::fs::create_dir_all(&directory).with_context(|| format!("make {}", directory.display()))?;
     Ok(directory)
+}
+
+/// Where builds go, and whatever else need not be kept.
+pub(crate) fn target_directory() -> PathBuf {
+    let target =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| "target".into(), PathBuf::from);
+    repository_root().join(target)
 }
 
 #[cfg(test)]

@@ -7,9 +7,9 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use async_nats::Client;
 use futures_util::StreamExt;
-use natsway_testkit::{Process, eventually, free_port, workspace_binary};
+use natsway_testkit::{Process, ProcessMemory, eventually, free_port, workspace_binary};
 
-use crate::probe;
+use crate::{Transport, probe};
 
 /// Generous: for a hang, not for a slow machine.
 pub const DEADLINE: Duration = Duration::from_secs(30);
@@ -23,6 +23,19 @@ pub const PATIENT: &str = "timeout = \"15s\"";
 
 /// Shorter than it takes to notice a network that holds everything back.
 pub const HASTY: &str = "timeout = \"1s\"";
+
+/// What a stand has beside what every one has.
+#[derive(Clone, Copy, Default)]
+pub struct Extras<'a> {
+    /// Further arguments of the gateway.
+    pub gateway: &'a [&'a str],
+    /// Further arguments of each worker.
+    pub worker: &'a [&'a str],
+    /// Further routes, as a file has them.
+    pub routes: &'a str,
+    /// What whole requests go by.
+    pub transport: Transport,
+}
 
 /// A gateway and its workers.
 pub struct Stand {
@@ -38,6 +51,8 @@ pub struct Stand {
     /// The workers that run now.
     pub workers: Vec<Process>,
     started_workers: usize,
+    worker_arguments: Vec<String>,
+    transport: Transport,
 }
 
 impl Stand {
@@ -53,13 +68,32 @@ impl Stand {
         gateway_broker_url: &str,
         times: &str,
         workers: usize,
-    ) -> anyhow::Result<Stand> {
+    ) -> anyhow::Result<Self> {
+        let urls = (broker_url, gateway_broker_url);
+        Self::start_with(directory, urls, times, workers, Extras::default()).await
+    }
+
+    /// The same with more: `broker_urls` are the workers' and the gateway's.
+    ///
+    /// # Errors
+    /// Anything that does not start.
+    pub async fn start_with(
+        directory: &Path,
+        (broker_url, gateway_broker_url): (&str, &str),
+        times: &str,
+        workers: usize,
+        extras: Extras<'_>,
+    ) -> anyhow::Result<Self> {
         std::fs::create_dir_all(directory)?;
         let routes = directory.join("routes.toml");
         let target = format!("[[route.target]]\nversion = \"blue\"\nsubject = \"{SUBJECT}\"\n");
         std::fs::write(
             &routes,
-            format!("[[route]]\nname = \"prove\"\npath = \"/{{*rest}}\"\n{times}\n{target}"),
+            format!(
+                "{}[[route]]\nname = \"prove\"\npath = \"/{{*rest}}\"\n{}\n{target}",
+                extras.routes,
+                extras.transport.with(times)
+            ),
         )?;
         let (port, admin_port) = (free_port(), free_port());
         let gateway = Process::builder(workspace_binary("apiproxy"))
@@ -69,12 +103,13 @@ impl Stand {
             .arg("--static-routes")
             .arg("--routes")
             .arg(&routes)
+            .args(extras.gateway)
             .start();
         let client = async_nats::ConnectOptions::new()
             .connect(broker_url.split(',').collect::<Vec<_>>())
             .await
             .context("connect to the broker")?;
-        let mut stand = Stand {
+        let mut stand = Self {
             directory: directory.to_owned(),
             broker_url: broker_url.to_owned(),
             gateway,
@@ -83,6 +118,8 @@ impl Stand {
             client,
             workers: Vec::new(),
             started_workers: 0,
+            worker_arguments: extras.worker.iter().map(|&argument| argument.to_owned()).collect(),
+            transport: extras.transport,
         };
         for _ in 0..workers {
             stand.add_worker();
@@ -99,6 +136,8 @@ impl Stand {
         let worker = Process::builder(workspace_binary("worker"))
             .name(format!("worker {number}"))
             .args(["--nats-url", &self.broker_url, "--subject", SUBJECT])
+            .args(&self.worker_arguments)
+            .env("NATSWAY_TUNNEL", self.transport.of_worker(number))
             .env("NATSWAY_RUN_LOG", self.run_log(number))
             .start();
         self.workers.push(worker);
@@ -140,6 +179,20 @@ impl Stand {
         Ok(())
     }
 
+    /// Where workers dial tunnels, as the gateway's log says.
+    pub async fn tunnel_port(&self) -> u16 {
+        let said = eventually(DEADLINE, async || {
+            let log = self.gateway.stderr() + &self.gateway.stdout();
+            let found = log.split("tunnels are taken").nth(1).and_then(|rest| {
+                let (_, rest) = rest.split_once("127.0.0.1:")?;
+                let digits = rest.split(|letter: char| !letter.is_ascii_digit()).next()?;
+                digits.parse::<u16>().ok()
+            });
+            found.ok_or(log)
+        });
+        said.await
+    }
+
     /// Waits until the gateway is ready.
     pub async fn gateway_ready(&self) {
         eventually(DEADLINE, async || match probe::get(self.admin_port, "/readyz").await {
@@ -160,6 +213,42 @@ impl Stand {
             .find_map(|line| line.strip_prefix(sample)?.strip_prefix(' ')?.parse().ok());
         Ok(value.unwrap_or(0.0))
     }
+
+    /// Waits until the gateway and its workers hold nothing for anybody any more.
+    pub async fn all_let_go(&self) {
+        nothing_held(self.admin_port).await;
+    }
+}
+
+/// What gateways and workers hold, as a gateway's `/metrics` says.
+const HELD: [&str; 4] = [
+    "natsway_streams_open",
+    "natsway_held_bytes",
+    "natsway_worker_in_flight",
+    "natsway_worker_streams",
+];
+
+/// Waits until the gateway with this admin port holds nothing, and its workers say the same.
+pub(super) async fn nothing_held(admin_port: u16) {
+    eventually(DEADLINE, async || {
+        let page = probe::get(admin_port, "/metrics").await.map_err(|error| error.to_string())?.1;
+        let is_held = |line: &&str| {
+            let (sample, value) = line.rsplit_once(' ').unwrap_or_default();
+            let name = sample.split('{').next().unwrap_or_default();
+            HELD.contains(&name) && value != "0"
+        };
+        let held: Vec<&str> = page.lines().filter(is_held).collect();
+        if held.is_empty() { Ok(()) } else { Err(format!("held: {held:?}")) }
+    })
+    .await;
+}
+
+/// What the system says of a process's memory.
+///
+/// # Errors
+/// The process is gone.
+pub fn memory(process: &Process) -> anyhow::Result<ProcessMemory> {
+    process.memory().context("the process is gone")
 }
 
 /// The ids of the workers of a subject that answer within a moment.

@@ -11,7 +11,7 @@ use crate::window::{Window, WindowRules};
 /// What a controller is told about its target.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ControllerRules {
-    /// How looks are kept and believed.
+    /// How polls are kept and believed.
     pub window: WindowRules,
     /// How long an instance takes to start, in seconds, until one was seen to: growing arrivals are
     /// planned for so far ahead.
@@ -54,8 +54,8 @@ impl Controller {
         target: impl Into<String>,
         rules: ControllerRules,
         policies: Vec<Box<dyn Policy>>,
-    ) -> Controller {
-        Controller {
+    ) -> Self {
+        Self {
             target: target.into(),
             window: Window::new(rules.window),
             service_rate: ServiceRate::starting_at(rules.service_rate),
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn one_message_between_two_looks_in_a_row_is_no_full_utilisation() {
+    fn one_message_between_two_polls_in_a_row_is_no_full_utilisation() {
         let policies: Vec<Box<dyn Policy>> =
             vec![Box::new(Utilisation { target_utilisation: 0.8 })];
         let mut controller = Controller::new("orders", rules(), policies);
@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_look_changes_nothing_and_the_second_decides() {
+    fn the_first_poll_changes_nothing_and_the_second_decides() {
         let mut controller = controller();
         let first = controller.decide(0, fleet(1), poll(0, 450));
         assert_eq!((first.to, first.frozen), (1, Some(Fault::WarmingUp)));

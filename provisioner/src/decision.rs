@@ -120,10 +120,10 @@ impl Decision {
 impl fmt::Display for Direction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Direction::Out => "out",
-            Direction::In => "in",
-            Direction::Hold => "hold",
-            Direction::Frozen => "frozen",
+            Self::Out => "out",
+            Self::In => "in",
+            Self::Hold => "hold",
+            Self::Frozen => "frozen",
         })
     }
 }

@@ -68,7 +68,7 @@ pub struct Board(Arc<Mutex<BTreeMap<String, (Decision, Counts)>>>);
 
 impl Status {
     /// The same in parts that a broker takes.
-    pub fn messages(mut self) -> Vec<Status> {
+    pub fn messages(mut self) -> Vec<Self> {
         let targets = std::mem::take(&mut self.targets);
         if targets.is_empty() {
             return vec![self];
@@ -76,14 +76,14 @@ impl Status {
         let mut decisions = std::mem::take(&mut self.decisions);
         let part = |targets: &[Decision]| {
             let of_these = targets.iter().filter_map(|about| decisions.remove_entry(&about.target));
-            Status { targets: targets.to_vec(), decisions: of_these.collect(), ..self.clone() }
+            Self { targets: targets.to_vec(), decisions: of_these.collect(), ..self.clone() }
         };
         targets.chunks(TARGETS_OF_A_MESSAGE).map(part).collect()
     }
 
     /// Puts the parts of each leader together, in order of their leases.
-    pub fn whole(messages: impl IntoIterator<Item = Status>) -> Vec<Status> {
-        let mut leaders: BTreeMap<(Option<String>, String), Status> = BTreeMap::new();
+    pub fn whole(messages: impl IntoIterator<Item = Self>) -> Vec<Self> {
+        let mut leaders: BTreeMap<(Option<String>, String), Self> = BTreeMap::new();
         for mut message in messages {
             let targets = std::mem::take(&mut message.targets);
             let decisions = std::mem::take(&mut message.decisions);
@@ -164,7 +164,7 @@ impl Board {
 }
 
 /// Publishes a message unless the broker is away: later it would be no news.
-pub async fn tell(client: &Client, subject: String, message: &impl Serialize) {
+pub async fn publish(client: &Client, subject: String, message: &impl Serialize) {
     if client.connection_state() != State::Connected {
         return;
     }

@@ -34,10 +34,10 @@ struct Point {
 impl Graph {
     /// An empty graph for a terminal of so many columns, at most `width` decisions wide where that
     /// is given.
-    pub fn new(columns: usize, width: Option<usize>) -> Graph {
+    pub fn new(columns: usize, width: Option<usize>) -> Self {
         let room = columns.saturating_sub(BESIDE).max(1);
         let width = width.map_or(room, |width| width.clamp(1, room));
-        Graph { columns, width, targets: BTreeMap::new(), last: BTreeMap::new() }
+        Self { columns, width, targets: BTreeMap::new(), last: BTreeMap::new() }
     }
 
     /// Takes a decision that came `now_ms`. A frozen one repeats the metrics before it.

@@ -1,4 +1,4 @@
-//! StartupEstimator and stops instances as the traffic asks for, and kills no work in hand.
+//! Starts and stops instances as the traffic asks for, and kills no work in hand.
 //!
 //! # Map
 //!
@@ -17,10 +17,10 @@
 //! - [`simulate`]: the core and its rivals on seeded traffic, by a virtual clock; [`replay`]: on
 //!   recorded polls.
 //!
-//! Around it is what does I/O and decides nothing: [`signal`]s look, [`backend`]s start and stop, a
+//! Around it is what does I/O and decides nothing: [`signal`]s poll, [`backend`]s start and stop, a
 //! [`target`] is one of each and a controller. [`run`] keeps the targets of a [`config`] while it
-//! holds the [`lease`], and tells it all as [`events`]; [`reload`] follows the file, [`graph`]
-//! draws.
+//! holds the [lease](natsway_stores::lease), and reports it all as [`events`]; [`reload`] follows
+//! the file, [`graph`] draws.
 
 pub mod backend;
 #[cfg(feature = "cli")]
@@ -30,7 +30,7 @@ pub mod controller;
 pub mod decision;
 pub mod events;
 pub mod graph;
-pub mod lease;
+pub mod instance;
 pub mod policy;
 pub mod reload;
 pub mod renewal;

@@ -37,7 +37,7 @@ impl Renewal {
     /// direction: requests to nobody fail. Nothing is stopped while one starts, or while those that
     /// were started fail.
     pub fn next(self) -> Step {
-        let Renewal { outdated, present, starting, wanted, min, max, has_spare, is_paused } = self;
+        let Self { outdated, present, starting, wanted, min, max, has_spare, is_paused } = self;
         if outdated == 0 || starting > 0 || is_paused {
             return Step::Wait;
         }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::BufRead;
 
-use crate::config::{Config, Target};
+use crate::config::{Config, TargetConfig};
 use crate::controller::Controller;
 use crate::decision::Decision;
 use crate::sample::{Fault, Fleet};
@@ -38,7 +38,7 @@ pub fn read(recording: impl BufRead) -> Result<Vec<Decision>, String> {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Parts {
     /// Each with the target of the configuration that decides about it.
-    pub of: Vec<(Target, Vec<Decision>)>,
+    pub of: Vec<(TargetConfig, Vec<Decision>)>,
     /// Recorded targets about which nobody decides, and how many decisions about each were
     /// recorded.
     pub left_out: BTreeMap<String, usize>,
@@ -48,7 +48,7 @@ pub struct Parts {
 /// pattern its name matches. The only target that was recorded is decided about by the only one
 /// that there is, whatever its name. With `only`, by that target alone.
 pub fn parts(recording: &[Decision], config: &Config, only: Option<&str>) -> Parts {
-    let deciding: Vec<&Target> = config
+    let deciding: Vec<&TargetConfig> = config
         .targets
         .iter()
         .filter(|target| only.is_none_or(|name| target.name() == name))
@@ -74,7 +74,7 @@ pub fn parts(recording: &[Decision], config: &Config, only: Option<&str>) -> Par
 }
 
 /// The target itself if that is its name, or the one of its pattern with that name.
-fn concrete(target: &Target, name: &str) -> Option<Target> {
+fn concrete(target: &TargetConfig, name: &str) -> Option<TargetConfig> {
     let Some(pattern) = target.pattern() else {
         return (target.name() == name).then(|| target.clone());
     };
@@ -86,7 +86,7 @@ fn concrete(target: &Target, name: &str) -> Option<Target> {
 ///
 /// The traffic is as it was; instances are those that the new decisions would have started. What
 /// those would have finished sooner or later nobody knows, so the backlog is the recorded one.
-pub fn replay(recording: &[Decision], target: &Target) -> Vec<Replayed> {
+pub fn replay(recording: &[Decision], target: &TargetConfig) -> Vec<Replayed> {
     let mut controller = Controller::new(target.name(), target.rules(), target.policies());
     let decide = |recorded: &Decision| {
         let present = controller.decided().unwrap_or(recorded.from);
@@ -110,7 +110,7 @@ mod tests {
     use crate::sample::Sample;
     use crate::simulate::{frozen_policies, frozen_rules};
 
-    fn target(policy: &str) -> Target {
+    fn target(policy: &str) -> TargetConfig {
         let text = format!(
             "[[target]]\nname = \"orders\"\nsignal = {{ kind = \"consumer\", stream = \"S\", \
              consumer = \"C\" }}\n\

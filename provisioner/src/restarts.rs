@@ -9,7 +9,7 @@
 
 use std::collections::HashMap;
 
-use crate::backend::{Instance, InstanceState};
+use crate::instance::{Instance, InstanceState};
 
 /// An instance that lived for so long has started well.
 pub const SETTLED_MS: u64 = 10_000;
@@ -114,11 +114,11 @@ impl Restarts {
 }
 
 impl Failures {
-    fn after(before: Option<Failures>, now_ms: u64) -> Failures {
+    fn after(before: Option<Self>, now_ms: u64) -> Self {
         let doublings = before.map_or(0, |failures| failures.in_a_row);
         let factor = 1_u64.checked_shl(doublings).unwrap_or(u64::MAX);
         let pause_ms = FIRST_PAUSE_MS.saturating_mul(factor).min(LONGEST_PAUSE_MS);
-        Failures {
+        Self {
             in_a_row: doublings.saturating_add(1),
             last_ms: now_ms,
             pause_until_ms: now_ms.saturating_add(pause_ms),
@@ -128,7 +128,7 @@ impl Failures {
     /// A sentence for whoever asks why nothing is started: `error` is the backend's, or else
     /// instances ended.
     pub fn describe(&self, now_ms: u64, error: Option<&str>) -> String {
-        let Failures { in_a_row, pause_until_ms, .. } = *self;
+        let Self { in_a_row, pause_until_ms, .. } = *self;
         let what = match error {
             Some(error) => format!("not started: {error}"),
             None => format!(

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::backend::{Instance, InstanceState};
+use crate::instance::{Instance, InstanceState};
 use crate::sample::Fleet;
 
 /// How long an instance may take from its start to its first answer, in milliseconds; until then it
@@ -34,7 +34,7 @@ pub struct RollCall {
 struct Seen {
     since_ms: u64,
     has_answered: bool,
-    /// Looks in a row at which it did not answer.
+    /// Polls in a row that it did not answer.
     missed: u32,
 }
 
@@ -60,7 +60,7 @@ pub enum Standing {
 pub struct Absent {
     /// The instance.
     pub instance: String,
-    /// Looks in a row without an answer.
+    /// Polls in a row without an answer.
     pub polls: u32,
     /// Whether its backend knows that it does nothing.
     #[serde(default)]

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use async_nats::Client;
 use futures_util::StreamExt;
 use natsway_boot::Clock;
+use natsway_stores::lease::Lease;
 use natsway_wire::control::is_inbox;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -15,11 +16,10 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::config::{Config, SignalDocument, Target as TargetConfig};
-use crate::events::{Board, Status, decision_subject, queues_subject, status_subject, tell};
-use crate::lease::Lease;
+use crate::config::{Config, SignalDocument, TargetConfig};
+use crate::events::{Board, Status, decision_subject, publish, queues_subject, status_subject};
 use crate::signal::discover;
-use crate::target::Target;
+use crate::target::ScaleTarget;
 
 /// How often names that match patterns are looked up.
 const DISCOVERY: Duration = Duration::from_secs(3);
@@ -31,7 +31,7 @@ const FORGET_AFTER: Duration = Duration::from_secs(600);
 /// How often the busy and the quiet queues are told: QueueWatch's poll.
 const QUEUES: Duration = Duration::from_secs(5);
 
-/// Between two tries to open a target.
+/// Between two attempts to open a target.
 const REOPEN: Duration = Duration::from_secs(1);
 
 /// Runs until `stop` is cancelled. Without a lease it leads at once and alone.
@@ -109,8 +109,8 @@ impl Term {
         id: &str,
         lease: Option<&str>,
         config: watch::Receiver<Arc<Config>>,
-    ) -> Term {
-        Term {
+    ) -> Self {
+        Self {
             client,
             id: id.to_owned(),
             lease: lease.map(str::to_owned),
@@ -142,7 +142,7 @@ impl Term {
                     // Nobody can change it any more.
                     Err(_) => end.cancelled().await,
                 },
-                _ = queues.tick() => self.tell_queues().await,
+                _ = queues.tick() => self.publish_queues().await,
                 () = end.cancelled() => break,
             }
         }
@@ -155,7 +155,7 @@ impl Term {
         }
     }
 
-    /// StartupEstimator a task for each target that has none, tells the others what changed, and
+    /// Starts a task for each target that has none, tells the others what changed, and
     /// ends those that are not wanted.
     async fn arrange(&mut self) {
         let config = Arc::clone(&self.config.borrow_and_update());
@@ -225,11 +225,11 @@ impl Term {
         Worker { config: sender, stop, task }
     }
 
-    async fn tell_queues(&self) {
+    async fn publish_queues(&self) {
         if self.config.borrow().targets.iter().any(TargetConfig::has_analysers) {
             for are_busy in [true, false] {
                 let queues = self.board.queues(crate::signal::now_ms(&self.clock), are_busy);
-                tell(&self.client, queues_subject(are_busy), &queues).await;
+                publish(&self.client, queues_subject(are_busy), &queues).await;
             }
         }
     }
@@ -256,7 +256,7 @@ async fn work(
             tokio::select! {
                 _ = pace.tick() => {
                     let decision = target.step().await;
-                    tell(&client, decision_subject(&decision.target), &decision).await;
+                    publish(&client, decision_subject(&decision.target), &decision).await;
                     board.put(decision);
                 }
                 Ok(()) = config.changed() => {
@@ -278,16 +278,16 @@ async fn work(
 }
 
 /// Tries until the target can be opened: its directory may be another's for a moment still.
-async fn open(client: &Client, config: &TargetConfig, board: &Board) -> Target {
+async fn open(client: &Client, config: &TargetConfig, board: &Board) -> ScaleTarget {
     let mut complained = false;
     loop {
-        match Target::open(client, config) {
+        match ScaleTarget::open(client, config) {
             Ok(target) => return target,
             Err(error) => {
                 if !complained {
                     warn!(target_name = %config.name(), %error, "not opened, trying again");
                 }
-                board.put(Target::not_opened(config, &error));
+                board.put(ScaleTarget::not_opened(config, &error));
             }
         }
         complained = true;
@@ -309,7 +309,7 @@ async fn answer(client: Client, about: Status, board: Board) {
         let status =
             Status { targets: board.decisions(), decisions: board.counts(), ..about.clone() };
         for message in status.messages() {
-            tell(&client, reply.to_string(), &message).await;
+            publish(&client, reply.to_string(), &message).await;
         }
     }
 }

@@ -104,8 +104,8 @@ const MOST_RETURNS: usize = 32;
 
 impl ScaleRules {
     /// Bounds and nothing else: what is wanted is set at once.
-    pub const fn between(min: u32, max: u32) -> ScaleRules {
-        ScaleRules {
+    pub const fn between(min: u32, max: u32) -> Self {
+        Self {
             min,
             max,
             warm_spares: 0,
@@ -128,8 +128,8 @@ impl ScaleRules {
 
 impl Limiter {
     /// A limiter that remembers nothing.
-    pub fn new(rules: ScaleRules) -> Limiter {
-        Limiter {
+    pub fn new(rules: ScaleRules) -> Self {
+        Self {
             rules,
             wanted: VecDeque::new(),
             changes: VecDeque::new(),

@@ -21,8 +21,8 @@ pub struct ServiceRate {
 
 impl ServiceRate {
     /// A rate to begin with, if one is known.
-    pub fn starting_at(per_second: Option<f64>) -> ServiceRate {
-        ServiceRate { per_second: per_second.filter(|rate| rate.is_finite() && *rate > 0.0) }
+    pub fn starting_at(per_second: Option<f64>) -> Self {
+        Self { per_second: per_second.filter(|rate| rate.is_finite() && *rate > 0.0) }
     }
 
     /// Messages a second of one busy instance, once known.

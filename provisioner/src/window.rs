@@ -32,7 +32,7 @@ pub struct WindowRules {
     pub stale_after_ms: u64,
 }
 
-/// Looks of one target, oldest first.
+/// Polls of one target, oldest first.
 #[derive(Clone, Debug)]
 pub struct Window {
     rules: WindowRules,
@@ -46,8 +46,8 @@ pub struct Window {
 
 impl Window {
     /// A window that has seen nothing.
-    pub fn new(rules: WindowRules) -> Window {
-        Window {
+    pub fn new(rules: WindowRules) -> Self {
+        Self {
             rules,
             polls: VecDeque::new(),
             contradictions: 0,
@@ -402,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn a_look_from_the_future_is_refused_and_blinds_nobody() {
+    fn a_poll_from_the_future_is_refused_and_blinds_nobody() {
         let mut window = steady(100, 10);
         assert!(matches!(window.push(11_000, poll(1 << 60, 1_100)), Err(Fault::Contradictory(_))));
         assert_eq!(window.push(12_000, poll(12_000, 1_200)), Ok(()));
@@ -413,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_look_again_is_no_news_until_it_is_stale() {
+    fn the_same_poll_again_is_no_news_until_it_is_stale() {
         let mut window = steady(100, 10);
         assert_eq!(window.push(12_000, poll(10_000, 1_000)), Ok(()));
         assert!(matches!(window.push(14_000, poll(10_000, 1_000)), Err(Fault::Stale { .. })));

@@ -96,6 +96,9 @@ ROLLOUTS = {
     "apiproxy rollout pause|resume|promote|abort demo": Known("a choice: proofs/tests/it/versions.rs and apiproxy/tests run each"),
     "apiproxy completions bash": Known(ENDS, shows="complete"),
     "worker --subject svc.demo.green &": Known(SERVES),
+    "worker --subject svc.shop.blue --upstream http://127.0.0.1:3000": Known(SERVES),
+    "worker --subject svc.shop.blue --port-env PORT --health 'GET /health' -- node server.js":
+        Known("needs that app: worker/tests/it/sidecar starts another one so"),
 }
 OTHERS = {
     "curl http://127.0.0.1:8080/version": Known(ENDS, shows="svc.demo"),
@@ -118,8 +121,8 @@ OTHERS = {
     "nats-top -s 127.0.0.1 -m 8222 -o - -r 1": Known(COMPOSE),
     "export NATS_URL=nats://nats-1:4222,nats://nats-2:4222,nats://nats-3:4222 NATSWAY_ROUTES_REPLICAS=3": Known(COMPOSE),
     "deploy/nats/make-secrets.sh": Known(COMPOSE),
-    "apiproxy setup --dry-run": Known("its exit code says what there is to do; plays.py runs it"),
-    "apiproxy setup --groups --shipper": Known("plays.py runs it, as an administrator"),
+    "apiproxy setup --dry-run": Known("its exit code says what there is to do; `prove security` runs it"),
+    "apiproxy setup --groups --shipper": Known("`prove security` runs it, as an administrator"),
     "set -a; . secrets/compose.env; set +a": Known(COMPOSE),
     "set -a; . secrets/compose.env; COMPOSE_FILE=$COMPOSE_FILE:docker-compose.accounts.yml; set +a": Known(COMPOSE),
     'export NATS_CA=secrets/authority.pem NATS_USER=operator NATS_PASSWORD="$(cat secrets/operator.password)"': Known(COMPOSE),
@@ -190,16 +193,13 @@ class Tables(unittest.TestCase):
     GUIDE = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
 
     def test_every_code_of_the_gateway_is_explained(self):
-        sources = "".join(
-            path.read_text(encoding="utf-8").split("#[cfg(test)]")[0]
-            for path in (
-                *(ROOT / "apiproxy" / "src").glob("*.rs"),
-                ROOT / "crates" / "caller" / "src" / "attempt.rs",
-            )
-        )
+        code_of = lambda path: path.read_text(encoding="utf-8").split("#[cfg(test)]")[0]
+        attempts = code_of(ROOT / "crates" / "caller" / "src" / "attempt.rs")
+        sources = "".join(map(code_of, (ROOT / "apiproxy" / "src").rglob("*.rs"))) + attempts
         made = r'(?:Problem::new|unavailable|bad_request|bad_gateway)\(\s*(?:(?:StatusCode::|error\.)\w+,\s*)?"([a-z0-9_]+)"'
-        missed = r'AttemptError::\w+ => "([a-z_]+)"'
-        codes = set(re.findall(made, sources)) | set(re.findall(missed, sources))
+        missed = set(re.findall(r'Self::\w+ => "([a-z_]+)"', attempts))
+        self.assertIn("no_responders", missed)
+        codes = set(re.findall(made, sources)) | missed
         self.assertGreater(len(codes), 20)
         explained = set(re.findall(r"`([a-z0-9_]+)`", self.GUIDE.split("## When something fails")[1]))
         self.assertEqual(codes - explained, set())
@@ -382,6 +382,9 @@ class Commands(unittest.TestCase):
 
     def test_shipper(self):
         self.run_page("docs/shipper.md")
+
+    def test_sidecar(self):
+        self.run_page("docs/sidecar.md")
 
     def test_consumer_groups(self):
         self.run_page("docs/consumer-groups.md")

@@ -113,7 +113,8 @@ class Figures(unittest.TestCase):
             "provisioner": {"NATSWAY_PROVISIONER_CONFIG": f"{home.name}/provisioner.toml"},
             "producer": {"SHIPPER_FILE": f"{home.name}/app.log", "SHIPPER_STATE": f"{home.name}/state", "SHIPPER_PARTITIONS": "1"},
         }
-        build = [os.environ.get("CARGO", "cargo"), "build", "--quiet", "--package", "natsway-shipper", "--package", "natsway-provisioner", "--bins"]
+        # The workspace, for a package by itself has other features, and half of the dependencies would be compiled once more.
+        build = [os.environ.get("CARGO", "cargo"), "build", "--quiet", "--workspace", "--bins"]
         subprocess.run(build, cwd=ROOT, check=True)
         for (program, settings), port in zip(own.items(), free_ports(len(own))):
             address = f"127.0.0.1:{port}"

@@ -5,15 +5,23 @@ import re
 import unittest
 
 import document_settings
-import permissions
 from find_broker import find_broker
-from plays import ROUTES, expect_status
-from stage import HTTP, ROLES, Stage, free_port, password
+from stage import HTTP, PERMISSIONS, ROLES, Stage, free_port, password
 from tooling import ROOT
 
 METRICS = ROOT / "docs" / "metrics.md"
 ROW = re.compile(r"^\| `((?:natsway|shipper)_\w+)` \| (\w+) \|([^|]*)\|", re.MULTILINE)
 SAMPLE = re.compile(r"^(\w+)(?:\{([^}]*)\})? ", re.MULTILINE)
+ROUTES = """
+[[route]]
+name = "demo"
+path = "/{*rest}"
+target = [{ version = "blue", subject = "svc.demo.blue" }]
+[[route]]
+name = "total"
+path = "/total"
+target = [{ version = "blue", subject = "svc.total.blue" }]
+"""
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 
 
@@ -60,7 +68,7 @@ class Observed(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls):
-        cls.stage = Stage(find_broker(), permissions.PERMISSIONS.read_text(encoding="utf-8"))
+        cls.stage = Stage(find_broker(), PERMISSIONS.read_text(encoding="utf-8"))
         cls.addClassCleanup(cls.stage.__exit__)
         stage = cls.stage
         stage.set_up("--shipper")
@@ -73,7 +81,7 @@ class Observed(unittest.TestCase):
         trusting = {"NATSWAY_TRUSTED_PROXIES": "127.0.0.0/8"}
         cls.gateway = stage.start("gateway", "apiproxy", *routes, *listen, **traced, **logs, **trusting)
         cls.worker = stage.start("worker", "worker", **logs)
-        expect_status(stage, 200)
+        stage.until("a request is answered", lambda: stage.get("/version")[0] == 200)
         # Problems, a miss, every class of status.
         for path in ("/status/404", "/status/503", "/status/302", "/total"):
             stage.get(path)

@@ -51,6 +51,7 @@ SCENARIOS: List[Tuple[str, Callable[[Stack, Images], str]]] = [
     ("answers", serving.answers),
     ("confined", serving.confined),
     ("networks", serving.networks),
+    ("streams", serving.streams),
     ("scale", serving.scale),
     ("tools", serving.tools),
     ("versions", serving.versions),

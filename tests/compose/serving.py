@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import threading
 import time
 
@@ -113,6 +114,38 @@ def networks(stack: Stack, _: Images) -> str:
     told = stack.engine.run("network", "inspect", "--format", "{{.Name}} {{.Internal}}", *map("natsway_{}".format, INTERNAL))
     expect(told.split()[1::2] == ["true"] * len(INTERNAL), f"networks with a way out: {told}")
     return "no route and no name either way, and their networks lead nowhere else"
+
+
+def streams(stack: Stack, _: Images) -> str:
+    """A body that is no message comes whole, by a pipe on the broker: neither reaches the other."""
+    sizes = (100_000, 5_000_000)
+    for size in sizes:
+        answer = stack.get(f"/download?bytes={size}&chunked=true")
+        expect(answer.status == 200 and answer.text == "x" * size, f"{answer.status}, {len(answer.text)} of {size} bytes")
+    echoed = echo(stack, b"by a pipe")
+    expect(echoed == b"by a pipe", f"the WebSocket gave back {echoed!r}")
+    metrics = stack.get("/metrics", stack.admin).text
+    figures = dict(line.rsplit(" ", 1) for line in metrics.splitlines() if line and not line.startswith("#"))
+    pipes, tunnels = float(figures.get("natsway_pipes", 0)), float(figures.get("natsway_tunnels", 0))
+    expect(1 <= pipes == tunnels, f"{pipes} pipes of {tunnels} tunnels")
+    return f"bodies of {' and '.join(map(str, sizes))} bytes, and a WebSocket; {pipes:.0f} pipes, and no other tunnel"
+
+
+def echo(stack: Stack, text: bytes) -> bytes:
+    """What the demo's WebSocket gives back of a message of less than 126 bytes (RFC 6455)."""
+    host, port = stack.base.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), 20) as client:
+        fields = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+        client.sendall(f"GET /ws HTTP/1.1\r\nHost: {host}\r\n{fields}\r\n".encode())
+        read = client.makefile("rb")
+        status = read.readline()
+        expect(b" 101 " in status, f"no WebSocket: {status!r}")
+        while read.readline() != b"\r\n":
+            pass
+        # Text, whole, with a mask that changes nothing.
+        client.sendall(bytes((0x81, 0x80 | len(text), 0, 0, 0, 0)) + text)
+        head = read.read(2)
+        return read.read(head[1])
 
 
 def scale(stack: Stack, _: Images) -> str:

@@ -32,7 +32,8 @@ async fn sum(client: &Client, query: &str) -> Result<String, CallError> {
     let uri = format!("http://demo/sum?{query}");
     let call = http::Request::get(uri).body(Body::default()).expect("a sound uri");
     let answer = client.send(call).await?;
-    Ok(String::from_utf8_lossy(&answer.into_body().into_bytes()).trim().to_owned())
+    let body = answer.into_body().into_bytes().await?;
+    Ok(String::from_utf8_lossy(&body).trim().to_owned())
 }
 
 #[tokio::main]

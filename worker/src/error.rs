@@ -1,6 +1,9 @@
 //! Why a worker could not serve.
 
+use std::net::SocketAddr;
+
 use natsway_boot::DialError;
+use natsway_tunnel::tls::AcceptorError;
 
 /// What ends [`serve`](crate::serve) and [`serve_local`](crate::serve_local) other than being told
 /// to stop, and what keeps a client from starting.
@@ -36,6 +39,17 @@ pub enum Error {
     /// A client's broker cannot be reached, now or later: its certificates cannot be read, say.
     #[error("the broker cannot be reached, now or later")]
     Unreachable(#[source] async_nats::ConnectError),
+    /// A client cannot take tunnels at its address.
+    #[error("cannot take tunnels at {address}; is another process using it?")]
+    TunnelListen {
+        /// The address.
+        address: SocketAddr,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A client has no certificate for its tunnels.
+    #[error("no certificate for tunnels")]
+    TunnelCertificate(#[source] AcceptorError),
     /// A client's thread panicked while it started.
     #[error("a client's thread panicked: a defect of natsway-worker")]
     ClientPanicked,

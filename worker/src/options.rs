@@ -6,13 +6,16 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use natsway_boot::BrokerConfig;
 #[cfg(feature = "trace")]
 use natsway_boot::trace::HeadSampler;
 use natsway_wire::{QueueGroup, Subject};
 
 use crate::Error;
-use crate::trace::Wanted;
+use crate::handler::outbox::Outbox;
+use crate::streams::{PipeEnd, TunnelMode, TunnelOptions};
+use crate::telemetry::trace::Wanted;
 
 /// How to serve. Only the subject must be given.
 ///
@@ -45,6 +48,8 @@ pub struct Options {
     on_cancel: OnCancel,
     traced: Wanted,
     refused_directives: Arc<AtomicU64>,
+    tunnels: TunnelOptions,
+    stats: FurtherStats,
 }
 
 /// What to do with a handler whose caller went away.
@@ -85,13 +90,34 @@ pub(crate) struct Config {
     pub(crate) traced: Wanted,
     /// Directives that the worker refused; only its first set counts them.
     pub(crate) refused_directives: Arc<AtomicU64>,
+    pub(crate) tunnels: TunnelOptions,
+    pub(crate) stats: FurtherStats,
+}
+
+/// What services tell of themselves, by name.
+#[derive(Clone, Default)]
+pub(crate) struct FurtherStats(Vec<(&'static str, Arc<StatsValue>)>);
+
+type StatsValue = dyn Fn() -> serde_json::Value + Send + Sync;
+
+impl FurtherStats {
+    /// All of it, now.
+    pub(crate) fn read(&self) -> BTreeMap<&'static str, serde_json::Value> {
+        self.0.iter().map(|(name, value)| (*name, value())).collect()
+    }
+}
+
+impl std::fmt::Debug for FurtherStats {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|(name, _)| name)).finish()
+    }
 }
 
 impl Options {
     /// Serves `subject`, say `svc.math.blue`: by convention the service is its last token but one,
     /// the version its last.
-    pub fn new(subject: impl Into<String>) -> Options {
-        Options {
+    pub fn new(subject: impl Into<String>) -> Self {
+        Self {
             broker: None,
             subjects: vec![subject.into()],
             queue_group: QueueGroup::DEFAULT.to_owned(),
@@ -112,46 +138,48 @@ impl Options {
             on_cancel: OnCancel::default(),
             traced: Wanted::None,
             refused_directives: Arc::default(),
+            tunnels: TunnelOptions::default(),
+            stats: FurtherStats::default(),
         }
     }
 
     /// The broker; `nats://127.0.0.1:4222` without. [`BrokerConfig::from_env`] reads it from the
     /// environment (`NATS_URL`, `NATS_CREDS`, ...).
-    pub fn broker(mut self, broker: BrokerConfig) -> Options {
+    pub fn broker(mut self, broker: BrokerConfig) -> Self {
         self.broker = Some(broker);
         self
     }
 
     /// Serves one more subject by the same service.
-    pub fn and_subject(mut self, subject: impl Into<String>) -> Options {
+    pub fn and_subject(mut self, subject: impl Into<String>) -> Self {
         self.subjects.push(subject.into());
         self
     }
 
     /// The queue group that shares the requests; `q` without, as ADR-32 has it. Each group gets
     /// every request once.
-    pub fn queue_group(mut self, queue_group: impl Into<String>) -> Options {
+    pub fn queue_group(mut self, queue_group: impl Into<String>) -> Self {
         self.queue_group = queue_group.into();
         self
     }
 
     /// The name that `nats micro` shows; letters, digits, `-` and `_`. Without, the last token but
     /// one of the subject.
-    pub fn name(mut self, name: impl Into<String>) -> Options {
+    pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
         self
     }
 
     /// The version that `nats micro` shows, a SemVer. A colour such as `blue` is the subject's last
     /// token instead.
-    pub fn version(mut self, version: impl Into<String>) -> Options {
+    pub fn version(mut self, version: impl Into<String>) -> Self {
         self.version = version.into();
         self
     }
 
     /// The id of this instance, which must be no other's: letters, digits, `-` and `_`, 64 at the
     /// most. Random without.
-    pub fn instance(mut self, id: impl Into<String>) -> Options {
+    pub fn instance(mut self, id: impl Into<String>) -> Self {
         self.instance = Some(id.into());
         self
     }
@@ -159,66 +187,66 @@ impl Options {
     /// Takes commands on `natsway.worker.<namespace>.<instance>`: one token that permissions, and
     /// imports of other accounts, can name. Letters, digits, `-` and `_`, 32 at the most. Without,
     /// on `natsway.worker.<instance>`. Gateways before 0.2 do not understand it.
-    pub fn namespace(mut self, namespace: impl Into<String>) -> Options {
+    pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
         self.namespace = Some(namespace.into());
         self
     }
 
     /// The same for another instance.
-    pub(crate) fn without_instance(mut self) -> Options {
+    pub(crate) fn without_instance(mut self) -> Self {
         self.instance = None;
         self.refused_directives = Arc::default();
         self
     }
 
     /// A sentence about the service, shown by `nats micro info`.
-    pub fn description(mut self, description: impl Into<String>) -> Options {
+    pub fn description(mut self, description: impl Into<String>) -> Self {
         self.description = description.into();
         self
     }
 
     /// One more entry of the metadata that `nats micro info` shows.
-    pub fn metadata(mut self, key: impl Into<String>, value: impl Into<String>) -> Options {
+    pub fn metadata(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.metadata.insert(key.into(), value.into());
         self
     }
 
     /// Requests held at once, all readers together; more are shed, which the gateway tries
     /// elsewhere. 1,024 without.
-    pub fn max_in_flight(mut self, requests: usize) -> Options {
+    pub fn max_in_flight(mut self, requests: usize) -> Self {
         self.limits.in_flight = requests;
         self
     }
 
     /// Bytes of the requests held at once, all readers together. 64 MiB without.
-    pub fn max_in_flight_bytes(mut self, bytes: usize) -> Options {
+    pub fn max_in_flight_bytes(mut self, bytes: usize) -> Self {
         self.limits.in_flight_bytes = bytes;
         self
     }
 
     /// Longest response body in bytes; what is longer becomes a 502. The broker's `max_payload`
     /// bounds it anyway.
-    pub fn max_response_bytes(mut self, bytes: usize) -> Options {
+    pub fn max_response_bytes(mut self, bytes: usize) -> Self {
         self.limits.response_bytes = bytes;
         self
     }
 
     /// How long leaving may take: the fence, the handlers in flight and their replies. 8 s without,
     /// below the 10 s that Docker Compose gives.
-    pub fn drain_timeout(mut self, limit: Duration) -> Options {
+    pub fn drain_timeout(mut self, limit: Duration) -> Self {
         self.limits.drain = limit;
         self
     }
 
     /// Reader threads, each with its own broker connection. Without, 1 for [`serve`](crate::serve)
     /// and one per core for [`serve_local`](crate::serve_local).
-    pub fn readers(mut self, readers: NonZeroUsize) -> Options {
+    pub fn readers(mut self, readers: NonZeroUsize) -> Self {
         self.readers = Some(readers);
         self
     }
 
     /// What to do with a handler whose caller went away: it is dropped, without.
-    pub fn on_cancel(mut self, on_cancel: OnCancel) -> Options {
+    pub fn on_cancel(mut self, on_cancel: OnCancel) -> Self {
         self.on_cancel = on_cancel;
         self
     }
@@ -230,7 +258,7 @@ impl Options {
     /// its own, made by OpenTelemetry's API or by `tracing` with the layer of
     /// `tracing-opentelemetry`, are its children.
     #[cfg(feature = "trace")]
-    pub fn traced(mut self, traced: bool) -> Options {
+    pub fn traced(mut self, traced: bool) -> Self {
         self.traced = if traced { Wanted::Asked } else { Wanted::None };
         self
     }
@@ -239,7 +267,7 @@ impl Options {
     /// does: of a request that is not sampled no span is made at all, and the provider is not
     /// asked.
     #[cfg(feature = "trace")]
-    pub fn sampled(mut self, sampler: HeadSampler) -> Options {
+    pub fn sampled(mut self, sampler: HeadSampler) -> Self {
         self.traced = Wanted::Sampled(sampler);
         self
     }
@@ -247,8 +275,55 @@ impl Options {
     /// After how long a caller is told that its request is at work here, so that it can cancel it.
     /// 50 ms without. A caller that is neither told nor answered within a second tries an
     /// idempotent request elsewhere.
-    pub fn accepted_after(mut self, after: Duration) -> Options {
+    pub fn accepted_after(mut self, after: Duration) -> Self {
         self.limits.accepted_after = after;
+        self
+    }
+
+    /// Whether tunnels to gateways are dialled when a body does not fit in a message: they are,
+    /// without.
+    pub fn tunnels(mut self, mode: TunnelMode) -> Self {
+        self.tunnels.mode = mode;
+        self
+    }
+
+    /// The networks in which gateways may be that tunnels are dialled to: this machine and private
+    /// networks, without. Whoever may send requests names addresses, so this bounds where that can
+    /// lead.
+    pub fn tunnels_to(mut self, networks: impl IntoIterator<Item = IpNet>) -> Self {
+        self.tunnels.reach = Some(networks.into_iter().collect());
+        self
+    }
+
+    /// Whether tunnels without TLS are taken to gateways on other machines: not, without. On this
+    /// machine they are.
+    pub fn tunnels_in_cleartext(mut self, allowed: bool) -> Self {
+        self.tunnels.allows_cleartext = allowed;
+        self
+    }
+
+    /// Streams at a time, all readers together: bodies that go on, WebSockets and other upgrades,
+    /// calls by gRPC. 1,000 without. More are left to other workers.
+    pub fn max_streams(mut self, streams: usize) -> Self {
+        self.tunnels.max_streams = streams;
+        self
+    }
+
+    /// Bytes that a gateway may send of one body before the handler has taken them: 256 KiB
+    /// without. The rate of an upload is at most this by round trip. Taken as 64 KiB to 4 MiB.
+    pub fn tunnel_window(mut self, bytes: u32) -> Self {
+        self.tunnels.settings.stream_window_bytes = bytes;
+        self
+    }
+
+    /// One more member of `data` in what `nats micro stats` shows: `value` is called for each
+    /// answer, on a thread that reads requests, so it must not wait.
+    pub fn stats(
+        mut self,
+        name: &'static str,
+        value: impl Fn() -> serde_json::Value + Send + Sync + 'static,
+    ) -> Self {
+        self.stats.0.push((name, Arc::new(value)));
         self
     }
 
@@ -303,7 +378,8 @@ impl Options {
             metadata.entry(key.to_owned()).or_insert_with(|| value.to_owned());
         };
         default("natsway.version", last_token(&self.subjects[0]));
-        default("natsway.wire", &natsway_wire::WIRE_VERSION.to_string());
+        let speaks = if self.tunnels.mode == TunnelMode::Off { "1" } else { "2" };
+        default("natsway.wire", speaks);
         if let Some(id) = provisioned(|name| std::env::var(name).ok()) {
             default(PROVISIONED, &id);
         }
@@ -323,6 +399,8 @@ impl Options {
                 on_cancel: self.on_cancel,
                 traced: self.traced,
                 refused_directives: self.refused_directives,
+                tunnels: self.tunnels,
+                stats: self.stats,
             }),
             _ => Err(Error::Options(errors)),
         }
@@ -343,6 +421,17 @@ fn provisioned(variable: impl Fn(&str) -> Option<String>) -> Option<String> {
 }
 
 impl Config {
+    /// The end of pipes of one reader, which sends by this outbox.
+    pub(crate) fn pipe_end(&self, outbox: &Arc<Outbox>) -> PipeEnd {
+        PipeEnd::new(
+            self.broker.clone(),
+            format!("worker pipes {} {}", self.name, self.instance),
+            self.subjects.clone(),
+            self.queue_group.clone(),
+            Arc::clone(outbox),
+        )
+    }
+
     /// The instance as gateways know it: with its namespace, if it has one.
     pub(crate) fn full_instance(&self) -> String {
         match &self.namespace {
@@ -402,7 +491,7 @@ mod tests {
         let config = Options::new("svc.math.blue").check().unwrap();
         assert_eq!((config.name.as_str(), config.queue_group.as_str()), ("math", "q"));
         assert_eq!(config.metadata["natsway.version"], "blue");
-        assert_eq!(config.metadata["natsway.wire"], "1");
+        assert_eq!(config.metadata["natsway.wire"], "2");
     }
 
     #[test]

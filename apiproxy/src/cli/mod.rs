@@ -6,9 +6,11 @@ mod groups;
 pub mod health;
 pub mod rollout;
 pub mod routes;
+pub mod serve;
 pub mod setup;
 pub mod stand_in;
 mod status;
+mod tunnels;
 
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
@@ -24,7 +26,9 @@ use natsway_boot::{BrokerArgs, address, duration};
 use natsway_caller::connection::ConnectionLimits;
 use natsway_routes::peers::PeerLimits;
 use natsway_routes::store::BUCKET;
+use natsway_tunnel::pipe::PipeSettings;
 
+use self::tunnels::TunnelArgs;
 use crate::client_address::{ProxyField, TrustedProxies};
 use crate::linger::LingerLimits;
 use crate::memory::container;
@@ -142,6 +146,9 @@ pub struct RunArgs {
 
     #[command(flatten)]
     limits: LimitArgs,
+
+    #[command(flatten)]
+    tunnels: TunnelArgs,
 
     #[command(flatten)]
     drain: DrainArgs,
@@ -264,6 +271,16 @@ struct LimitArgs {
     #[arg(long, env = "NATSWAY_MAX_HELD_BYTES", value_name = "BYTES")]
     max_held_bytes: Option<NonZeroUsize>,
 
+    /// Streams at a time: large or endless bodies, WebSockets, calls by gRPC; 503 above it
+    /// [default: 1024, fewer where the memory is small]
+    #[arg(long, env = "NATSWAY_MAX_STREAMS", value_name = "COUNT")]
+    max_streams: Option<NonZeroUsize>,
+
+    /// Streams at a time of one client: an address, or a network of 64 bits of IPv6; 429 above it
+    /// [default: half of --max-streams]
+    #[arg(long, env = "NATSWAY_MAX_STREAMS_PER_CLIENT", value_name = "COUNT")]
+    max_streams_per_client: Option<NonZeroUsize>,
+
     /// Bytes of answers that each thread expects from the broker at a time; requests wait above it.
     /// The broker drops a client for which 64 MiB are pending
     #[arg(long, env = "NATSWAY_MAX_REPLY_BYTES", value_name = "BYTES", default_value = "33554432")]
@@ -342,7 +359,14 @@ impl RunArgs {
         }
         let shards =
             self.shards.unwrap_or_else(|| std::thread::available_parallelism().unwrap_or(one));
+        let mut tunnels = self.tunnels.settings()?;
+        let pipes = tunnels.as_ref().and_then(|tunnels| tunnels.pipes);
+        let stream_bytes = tunnels.as_ref().map_or(0, |tunnels| tunnels.http2.stream_bytes());
         let memory = MemoryPlan::new(MemoryRequest {
+            stream_bytes,
+            streams: limits.max_streams.map(NonZeroUsize::get),
+            pipes: pipes.map_or(Some(0), |_| self.tunnels.pipes()),
+            pipe_bytes: pipes.map_or(0, |pipes| PipeSettings::pipe_bytes(pipes.window_bytes)),
             shards,
             connections: limits.max_connections.map(NonZeroUsize::get),
             held_bytes: limits.max_held_bytes.map(NonZeroUsize::get),
@@ -351,7 +375,13 @@ impl RunArgs {
                 .map(NonZeroUsize::get)
                 .or_else(container::memory_limit),
         });
+        let client_streams = limits.max_streams_per_client.map(NonZeroUsize::get);
+        let client_streams = client_streams.unwrap_or_else(|| memory.streams.div_ceil(2));
+        if let Some(pipes) = tunnels.as_mut().and_then(|tunnels| tunnels.pipes.as_mut()) {
+            pipes.most = memory.pipes;
+        }
         Ok(Settings {
+            client_streams,
             listen: self.listen,
             admin_listen: self.admin_listen,
             shards,
@@ -392,6 +422,7 @@ impl RunArgs {
                 senders: limits.max_senders.get(),
                 versions: limits.max_sender_versions.get(),
             },
+            tunnels,
             drain: Drain { grace: self.drain.drain_grace, timeout: self.drain.drain_timeout },
         })
     }

@@ -10,6 +10,7 @@ use clap::{Args, Subcommand};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use natsway_routes::document::RouteDocument;
 use natsway_routes::reconciler::{Change, RejectedDocument, RouteReconciler};
+use natsway_routes::report::Report;
 use natsway_routes::store::{RouteStore, Stored};
 use natsway_routes::table::{Lookup, Route};
 use serde_json::json;
@@ -18,6 +19,9 @@ use super::bucket::{BucketArgs, CONFLICT, NOT_FOUND, is_conflict, no_such_route}
 use super::columns::columns;
 use super::{groups, status};
 use crate::route_file::read_routes;
+
+/// The schema of documents that every release reads.
+const OLDEST_SCHEMA: u32 = 1;
 
 /// Arguments of `apiproxy routes`.
 #[derive(Args)]
@@ -102,9 +106,11 @@ impl RoutesArgs {
         let done = match &self.action {
             Action::Ls => list(&store, session.client(), json).await,
             Action::Get { name } => get(&store, name, json).await,
-            Action::Put { file, revision } => put(&store, file, *revision, json).await,
+            Action::Put { file, revision } => {
+                put(&store, session.client(), file, *revision, json).await
+            }
             Action::Rm { name, revision } => remove(&store, name, *revision).await,
-            Action::Import { file, prune } => import(&store, file, *prune).await,
+            Action::Import { file, prune } => import(&store, session.client(), file, *prune).await,
             Action::Export => export(&store).await,
             Action::Test { method, url, headers } => test(&store, method, url, headers, json).await,
         };
@@ -153,6 +159,7 @@ async fn list(store: &RouteStore, client: &Client, json: bool) -> anyhow::Result
             "host": route.and_then(|route| route.host.clone()),
             "path": route.map(|route| route.path.to_string()),
             "internal": route.is_some_and(|route| route.internal),
+            "transport": route.map(|route| route.transport),
             "weights": route.map(|route| weights(route)),
             "fault": fault,
             "warnings": warnings,
@@ -232,6 +239,7 @@ fn read(file: &Path) -> anyhow::Result<String> {
 
 async fn put(
     store: &RouteStore,
+    client: &Client,
     file: &Path,
     revision: Option<u64>,
     json: bool,
@@ -258,7 +266,35 @@ async fn put(
         false => println!("{} is at revision {revision}", document.name),
     }
     log_added(&document.name, &added);
+    warn_older_readers(client, std::slice::from_ref(&document)).await?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Warns of senders that refuse documents of such a schema and go by the ones before; not on
+/// standard output, which may be a script's.
+async fn warn_older_readers(client: &Client, written: &[RouteDocument]) -> anyhow::Result<()> {
+    let Some(newest) = written.iter().max_by_key(|document| document.schema()) else {
+        return Ok(());
+    };
+    // What every release reads needs no question, which takes a while.
+    if newest.schema() == OLDEST_SCHEMA {
+        return Ok(());
+    }
+    for sender in older_readers(&status::ask(client).await?, newest.schema()) {
+        eprintln!(
+            "{sender} reads no documents of schema {}, as {} is: it goes by the document before, \
+             and drains wait for it; upgrade it, or write the old document again",
+            newest.schema(),
+            newest.name,
+        );
+    }
+    Ok(())
+}
+
+/// The senders that do not read a schema, as people know them.
+fn older_readers(reports: &[Report], schema: u32) -> Vec<String> {
+    let reads_less = |report: &&Report| report.schema.max(OLDEST_SCHEMA) < schema;
+    reports.iter().filter(reads_less).map(|report| report.host.clone()).collect()
 }
 
 /// Fills in what a document leaves open, beside the stored one; gives the versions that come
@@ -359,7 +395,12 @@ async fn remove(store: &RouteStore, name: &str, revision: Option<u64>) -> anyhow
     Ok(ExitCode::SUCCESS)
 }
 
-async fn import(store: &RouteStore, file: &Path, prune: bool) -> anyhow::Result<ExitCode> {
+async fn import(
+    store: &RouteStore,
+    client: &Client,
+    file: &Path,
+    prune: bool,
+) -> anyhow::Result<ExitCode> {
     let mut documents = read_routes(&read(file)?)
         .with_context(|| format!("{} is refused", file.display()))?
         .documents;
@@ -394,6 +435,7 @@ async fn import(store: &RouteStore, file: &Path, prune: bool) -> anyhow::Result<
     for (document, added) in documents.iter().zip(&added) {
         log_added(&document.name, added);
     }
+    warn_older_readers(client, &documents).await?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -453,6 +495,8 @@ async fn test(
             json!({
                 "route": route.name, "version": version, "weights": weights(route), "forwarded_path": forwarded,
                 "subject": fixed.map(|place| target(place).subject.to_string()), "because": because,
+                "transport": route.transport, "inline_body_bytes": route.limits.inline_body_bytes,
+                "max_body_bytes": route.limits.max_body_bytes,
             })
         );
         return Ok(ExitCode::SUCCESS);
@@ -471,5 +515,6 @@ async fn test(
     }
     println!("because    of {because}");
     println!("forwarded  {method} {forwarded}");
+    println!("transport  {}", route.transport.as_str());
     Ok(ExitCode::SUCCESS)
 }

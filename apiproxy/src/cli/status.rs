@@ -78,6 +78,7 @@ pub(super) fn json(document: &RouteDocument, revision: u64, reports: &[Report]) 
         value["version"] = json!(version);
         value["weight"] = json!(weight);
         value["in_flight"] = json!(metrics.in_flight);
+        value["streams"] = json!(metrics.streams);
         value
     };
     let senders = |report: &Report| {
@@ -123,7 +124,7 @@ pub(super) fn text(document: &RouteDocument, revision: u64, reports: &[Report]) 
         })
         .collect();
     text.push_str(&columns(
-        ["VERSION", "WEIGHT", "REQUESTS", "ERRORS", "IN FLIGHT", "P50", "P95", "P99"],
+        ["VERSION", "WEIGHT", "REQUESTS", "ERRORS", "IN FLIGHT", "STREAMS", "P50", "P95", "P99"],
         &rows,
     ));
     text.push('\n');
@@ -164,8 +165,17 @@ fn rollout_text(document: &RouteDocument, rollout: &Rollout, reports: &[Report])
             lines.push(format!("in this phase and step, {seconds} s:"));
             let rows =
                 [row(&rollout.from, "old", &progress.old), row(&rollout.to, "new", &progress.new)];
-            let titles =
-                ["VERSION", "SIDE", "REQUESTS", "ERRORS", "IN FLIGHT", "P50", "P95", "P99"];
+            let titles = [
+                "VERSION",
+                "SIDE",
+                "REQUESTS",
+                "ERRORS",
+                "IN FLIGHT",
+                "STREAMS",
+                "P50",
+                "P95",
+                "P99",
+            ];
             lines.push(columns(titles, &rows).trim_end().to_owned());
         }
         None if rollout.phase.is_active() => {
@@ -198,7 +208,7 @@ fn sum(document: &RouteDocument, version: &str, reports: &[Report]) -> AttemptMe
     sum
 }
 
-fn row(version: &str, label: &str, metrics: &AttemptMetrics) -> [String; 8] {
+fn row(version: &str, label: &str, metrics: &AttemptMetrics) -> [String; 9] {
     let quantile = |quantile| match metrics.latency.quantile(quantile) {
         Some(us) => format!("{:.1} ms", us as f64 / 1_000.0),
         None => "-".to_owned(),
@@ -209,6 +219,7 @@ fn row(version: &str, label: &str, metrics: &AttemptMetrics) -> [String; 8] {
         metrics.requests().to_string(),
         metrics.errors.to_string(),
         metrics.in_flight.to_string(),
+        metrics.streams.to_string(),
         quantile(0.5),
         quantile(0.95),
         quantile(0.99),

@@ -2,10 +2,10 @@
 //! to be asked at, so the gateway asks them over the broker whenever somebody wants its page, and
 //! not otherwise.
 
-#[cfg(fuzzing)]
+#[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
-mod roster;
+mod registry;
 mod targets;
 mod workers;
 
@@ -20,8 +20,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use self::roster::Roster;
-use self::targets::Target;
+use self::registry::Registry;
+use self::targets::TargetStatus;
 use self::workers::Worker;
 
 /// How long answers are waited for. Those that come later are taken in with the next question.
@@ -40,9 +40,9 @@ pub struct FleetMetrics(mpsc::Sender<oneshot::Sender<String>>);
 
 impl FleetMetrics {
     /// Asks over `client`, for as long as the future runs.
-    pub fn by(client: Client) -> (FleetMetrics, impl Future<Output = ()> + use<>) {
+    pub fn by(client: Client) -> (Self, impl Future<Output = ()> + use<>) {
         let (wanted, wants) = mpsc::channel(WAITING);
-        (FleetMetrics(wanted), keep(client, wants))
+        (Self(wanted), keep(client, wants))
     }
 
     /// The others' metrics in the text format of Prometheus; empty when they cannot be asked.
@@ -82,8 +82,8 @@ struct Others {
     /// The last token of where workers answer, and that of where provisioners do.
     of_workers: String,
     of_targets: String,
-    workers: Roster<Worker>,
-    targets: Roster<Target>,
+    workers: Registry<Worker>,
+    targets: Registry<TargetStatus>,
 }
 
 impl Others {

@@ -4,12 +4,13 @@ use std::collections::HashMap;
 
 use serde::Deserialize;
 
-use super::roster::{ANSWER_BYTES, Roster, is_name};
-use crate::metrics::Page;
+use natsway_boot::exposition::Page;
+
+use super::registry::{ANSWER_BYTES, Registry, is_name};
 
 /// A target of a provisioner, as it was decided about last.
 #[derive(Debug, Deserialize)]
-pub(super) struct Target {
+pub(super) struct TargetStatus {
     target: String,
     /// Instances that there shall be.
     to: u32,
@@ -58,13 +59,13 @@ struct Sample {
 
 #[derive(Deserialize)]
 struct Status {
-    targets: Vec<Target>,
+    targets: Vec<TargetStatus>,
     #[serde(default)]
     decisions: HashMap<String, Decided>,
 }
 
 /// The targets of an answer; none where it is not one.
-pub(super) fn read(answer: &[u8]) -> Vec<(String, Target)> {
+pub(super) fn read(answer: &[u8]) -> Vec<(String, TargetStatus)> {
     if answer.len() > ANSWER_BYTES {
         return Vec::new();
     }
@@ -72,13 +73,15 @@ pub(super) fn read(answer: &[u8]) -> Vec<(String, Target)> {
         return Vec::new();
     };
     let named = targets.into_iter().filter(|target| is_name(&target.target));
-    let counted =
-        |target: Target| Target { decided: decisions.get(&target.target).copied(), ..target };
+    let counted = |target: TargetStatus| TargetStatus {
+        decided: decisions.get(&target.target).copied(),
+        ..target
+    };
     named.map(|target| (target.target.clone(), counted(target))).collect()
 }
 
 /// The metrics in the text format of Prometheus; nothing where there is no provisioner.
-pub(super) fn page(targets: &Roster<Target>) -> String {
+pub(super) fn page(targets: &Registry<TargetStatus>) -> String {
     let mut page = Page::default();
     if targets.iter().next().is_none() {
         return page.text();
@@ -101,14 +104,15 @@ pub(super) fn page(targets: &Roster<Target>) -> String {
             page.sample(name, &format!("target=\"{target}\",direction=\"{direction}\""), count);
         }
     }
-    let mut family = |name: &str, kind: &str, help: &str, metric: fn(&Target) -> Option<u64>| {
-        page.family(name, kind, help);
-        for (target, told) in targets.iter() {
-            if let Some(value) = metric(told) {
-                page.sample(name, &format!("target=\"{target}\""), value);
+    let mut family =
+        |name: &str, kind: &str, help: &str, metric: fn(&TargetStatus) -> Option<u64>| {
+            page.family(name, kind, help);
+            for (target, told) in targets.iter() {
+                if let Some(value) = metric(told) {
+                    page.sample(name, &format!("target=\"{target}\""), value);
+                }
             }
-        }
-    };
+        };
     family(
         "natsway_target_wanted_instances",
         "gauge",
@@ -167,9 +171,9 @@ mod tests {
             { "target": "mails", "at_ms": 1, "from": 0, "to": 0, "fleet": {}, "frozen": { "fault": "warming_up" } },
             { "target": "a\"b", "at_ms": 1, "from": 0, "to": 0, "fleet": {} },
         ], "decisions": { "orders": { "out": 2, "in": 1, "hold": 40, "frozen": 3 } } });
-        let mut roster = Roster::default();
-        roster.note(read(status.to_string().as_bytes()));
-        let page = page(&roster);
+        let mut registry = Registry::default();
+        registry.note(read(status.to_string().as_bytes()));
+        let page = page(&registry);
         for line in [
             "natsway_target_instances{target=\"orders\",state=\"starting\"} 2",
             "natsway_target_instances{target=\"orders\",state=\"silent\"} 0",
@@ -196,7 +200,7 @@ mod tests {
 
     #[test]
     fn without_a_provisioner_nothing_is_told() {
-        assert_eq!(page(&Roster::default()), "");
+        assert_eq!(page(&Registry::default()), "");
         assert!(read(b"nonsense").is_empty());
     }
 }

@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use natsway_boot::exposition::Page;
 use natsway_wire::Subject;
 use serde::Deserialize;
 
-use super::roster::{ANSWER_BYTES, Roster, is_name};
-use crate::metrics::Page;
+use super::registry::{ANSWER_BYTES, Registry, is_name};
 
 /// The most subjects of a worker that are told of.
 const MOST_SUBJECTS: usize = 16;
@@ -49,6 +49,7 @@ struct Data {
     in_flight: u64,
     in_flight_bytes: u64,
     max_in_flight: u64,
+    streams: u64,
     shed: u64,
     expired: u64,
     cancelled: u64,
@@ -75,7 +76,7 @@ fn is_label(subject: &str) -> bool {
 }
 
 /// The metrics in the text format of Prometheus.
-pub(super) fn page(workers: &Roster<Worker>) -> String {
+pub(super) fn page(workers: &Registry<Worker>) -> String {
     let mut page = Page::default();
     let mut counts = BTreeMap::<&str, usize>::new();
     for (_, endpoint) in endpoints(workers) {
@@ -173,16 +174,22 @@ pub(super) fn page(workers: &Roster<Worker>) -> String {
         "Requests that a worker may hold; it sheds what comes beyond.",
         |data| data.max_in_flight,
     );
+    gauge(
+        &mut page,
+        "natsway_worker_streams",
+        "Streams that are open at a worker, or wait to be opened.",
+        |data| data.streams,
+    );
     page.text()
 }
 
-fn endpoints(workers: &Roster<Worker>) -> impl Iterator<Item = (&str, &Endpoint)> {
+fn endpoints(workers: &Registry<Worker>) -> impl Iterator<Item = (&str, &Endpoint)> {
     workers.iter().flat_map(|(id, worker)| worker.0.iter().map(move |endpoint| (id, endpoint)))
 }
 
 /// A counter for each of two reasons.
 fn reasons(
-    workers: &Roster<Worker>,
+    workers: &Registry<Worker>,
     page: &mut Page,
     name: &str,
     help: &str,
@@ -208,7 +215,7 @@ mod tests {
         let endpoint = json!({
             "name": "blue", "subject": "svc.math.blue", "queue_group": "q",
             "num_requests": requests, "num_errors": 1, "last_error": "", "processing_time": 2_500_000_000_u64,
-            "data": { "in_flight": 3, "max_in_flight": 512, "shed": 7, "other": [] },
+            "data": { "in_flight": 3, "max_in_flight": 512, "streams": 5, "shed": 7, "other": [] },
         });
         let document = json!({
             "type": "io.nats.micro.v1.stats_response", "name": "math", "id": id, "version": "1.0.0",
@@ -218,11 +225,11 @@ mod tests {
     }
 
     fn told(answers: &[&[u8]]) -> String {
-        let mut roster = Roster::default();
-        roster.begin();
-        answers.iter().for_each(|answer| roster.note(read(answer)));
-        roster.end();
-        page(&roster)
+        let mut registry = Registry::default();
+        registry.begin();
+        answers.iter().for_each(|answer| registry.note(read(answer)));
+        registry.end();
+        page(&registry)
     }
 
     #[test]
@@ -238,6 +245,7 @@ mod tests {
              7",
             "natsway_worker_in_flight{worker=\"a\"} 3",
             "natsway_worker_in_flight_limit{worker=\"b\"} 512",
+            "natsway_worker_streams{worker=\"b\"} 5",
         ] {
             assert!(page.lines().any(|have| have == line), "{line} is not in:\n{page}");
         }

@@ -46,9 +46,9 @@ struct Waiting {
 
 impl AdmissionQueue {
     /// Returns a room in which nobody waits.
-    pub fn new(budget: Rc<MemoryBudget>, now: Instant) -> AdmissionQueue {
+    pub fn new(budget: Rc<MemoryBudget>, now: Instant) -> Self {
         let (waiting, is_new, began_to_wait) = Default::default();
-        AdmissionQueue { budget, sizes: ReplySizes::new(now), waiting, is_new, began_to_wait }
+        Self { budget, sizes: ReplySizes::new(now), waiting, is_new, began_to_wait }
     }
 
     /// Reserves room for the answer to a request, unless it has to [wait](AdmissionQueue::wait).

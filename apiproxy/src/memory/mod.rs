@@ -9,8 +9,8 @@
 //!
 //! No connection may hold more than it leaves free for all others. That is the dynamic threshold of
 //! shared-memory switches (Choudhury and Hahne, 1998): one busy connection gets half, a hundred
-//! greedy ones get a hundredth each. The last eighth is for connections that hold little, and while
-//! that is used, the one that holds most is closed.
+//! greedy ones get a hundredth each. The last eighth is for connections that hold little, half of
+//! it shared out among all that there are, and while it is used, the one that holds most is closed.
 //!
 //! [`cost`] says what things cost, [`sizes`] how large an answer is expected to be,
 //! [`admission_queue`] lets requests wait for room, [`plan`] is the sum for the process, and
@@ -85,7 +85,7 @@ pub struct MemoryBudget {
     /// Grows whenever something is given back.
     freed: Cell<u64>,
     accounts: RefCell<Slab<Weak<Account>>>,
-    /// Looks in a row at which the reserve was in use.
+    /// Checks in a row at which the reserve was in use.
     low_looks: Cell<u32>,
     /// The connection that was told to close, until it has.
     evicted: Cell<Option<usize>>,
@@ -96,10 +96,10 @@ pub struct MemoryBudget {
 
 impl MemoryBudget {
     /// Returns a budget of which nothing is used.
-    pub fn new(limits: MemoryLimits, metrics: Arc<MemoryMetrics>) -> Rc<MemoryBudget> {
+    pub fn new(limits: MemoryLimits, metrics: Arc<MemoryMetrics>) -> Rc<Self> {
         let (held, arriving, coming, freed) = Default::default();
         let (accounts, low_looks, evicted, guesses) = Default::default();
-        Rc::new(MemoryBudget {
+        Rc::new(Self {
             limits,
             held,
             arriving,
@@ -114,7 +114,7 @@ impl MemoryBudget {
     }
 
     /// Opens the account of a connection.
-    pub fn open(self: &Rc<MemoryBudget>) -> Rc<Account> {
+    pub fn open(self: &Rc<Self>) -> Rc<Account> {
         let mut accounts = self.accounts.borrow_mut();
         let place = accounts.vacant_entry();
         let (held, unflushed, eviction) = Default::default();
@@ -162,7 +162,7 @@ impl MemoryBudget {
         self.limits.held_bytes / 8
     }
 
-    /// Looks whether the reserve is in use: to be called every [`LOOK_INTERVAL`]. When it has been
+    /// Checks whether the reserve is in use: to be called every [`LOOK_INTERVAL`]. When it has been
     /// for some looks, the connection that holds most is told to close, unless one is about to or
     /// all hold little.
     pub fn tick(&self) {
@@ -184,6 +184,17 @@ impl MemoryBudget {
     fn little(&self) -> usize {
         let share = self.reserve() / self.accounts.borrow().len().max(1);
         share.clamp(LITTLE_BYTES.start, LITTLE_BYTES.end)
+    }
+
+    /// What a connection may hold to take of the reserve when so much is `left`: little of its
+    /// first half, and of the other its own share. So there is something for each, however many
+    /// come.
+    fn least(&self, left: usize) -> usize {
+        let half = self.reserve() / 2;
+        match left >= half {
+            true => self.little(),
+            false => half / self.accounts.borrow().len().max(1),
+        }
     }
 
     fn give_held(&self, bytes: usize) {
@@ -266,7 +277,7 @@ impl Account {
         let (budget, holds) = (&self.budget, self.held.get().saturating_add(bytes));
         let left = budget.free().checked_sub(bytes);
         left.is_some_and(|left| {
-            holds <= left && (left >= budget.reserve() || holds <= budget.little())
+            holds <= left && (left >= budget.reserve() || holds <= budget.least(left))
         })
     }
 
@@ -304,17 +315,17 @@ pub struct BodyBudget {
 
 impl BodyBudget {
     /// Holds `bytes` of something that is here whole, if there is room.
-    pub fn take(account: &Rc<Account>, bytes: usize) -> Option<BodyBudget> {
+    pub fn take(account: &Rc<Account>, bytes: usize) -> Option<Self> {
         if !account.may_hold(bytes) {
             return None;
         }
         account.add(bytes);
-        Some(BodyBudget { account: Rc::clone(account), bytes, arriving: false })
+        Some(Self { account: Rc::clone(account), bytes, arriving: false })
     }
 
     /// Holds nothing yet, of something that is not here whole.
-    pub fn arriving(account: &Rc<Account>) -> BodyBudget {
-        BodyBudget { account: Rc::clone(account), bytes: 0, arriving: true }
+    pub fn arriving(account: &Rc<Account>) -> Self {
+        Self { account: Rc::clone(account), bytes: 0, arriving: true }
     }
 
     /// The account that it is part of.
@@ -359,7 +370,7 @@ impl BodyBudget {
     }
 
     /// Takes over what another guard of the same account holds.
-    pub fn absorb(&mut self, mut other: BodyBudget) {
+    pub fn absorb(&mut self, mut other: Self) {
         debug_assert!(Rc::ptr_eq(&self.account, &other.account) && !self.arriving);
         other.arrived();
         self.bytes += std::mem::take(&mut other.bytes);
@@ -442,7 +453,7 @@ impl Guess {
 
 impl Reservation {
     /// Reserves room for an answer, if there is any.
-    pub fn make(account: &Rc<Account>, expected: Expectation, now: Instant) -> Option<Reservation> {
+    pub fn make(account: &Rc<Account>, expected: Expectation, now: Instant) -> Option<Self> {
         let budget = &account.budget;
         // However small the budget is, an answer can be asked for.
         let held = cost::reply_bytes(expected.bytes).min(budget.limits.held_bytes / 4);
@@ -462,7 +473,7 @@ impl Reservation {
         } else {
             Reserved::Known { held, coming }
         };
-        Some(Reservation { account: Rc::clone(account), room })
+        Some(Self { account: Rc::clone(account), room })
     }
 
     /// The answer is here and costs `bytes`: it is held at that instead. `None` when it is larger

@@ -31,9 +31,28 @@ pub const DEFAULT_CONNECTIONS: usize = 16_384;
 /// What a shard may hold, where nothing says otherwise.
 pub const DEFAULT_HELD_BYTES: usize = 64 << 20;
 
+/// What a stream costs beside what HTTP/2 may hold of it: what is copied at a time, its task, its
+/// fields.
+const STREAM_BYTES: usize = 64 << 10;
+
+/// Streams, where nothing says otherwise.
+pub const DEFAULT_STREAMS: usize = 1_024;
+
+/// Pipes of a shard, where nothing says otherwise: with the usual window they are a quarter of what
+/// a broker has waiting for a client before it drops that.
+pub const DEFAULT_PIPES: usize = 32;
+
 /// However little memory there is, a gateway can serve somebody.
 const LEAST_CONNECTIONS: usize = 64;
 const LEAST_HELD_BYTES: usize = 4 << 20;
+const LEAST_STREAMS: usize = 16;
+const LEAST_PIPES: usize = 2;
+
+/// The part of the memory that streams may plan with, where nothing says otherwise.
+const STREAMS_PART: usize = 10;
+
+/// The same, of pipes.
+const PIPES_PART: usize = 40;
 
 /// What an operator asked for; what is left out follows from the memory that there is.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +63,14 @@ pub struct MemoryRequest {
     pub connections: Option<usize>,
     /// What each shard may hold.
     pub held_bytes: Option<usize>,
+    /// Streams of the process.
+    pub streams: Option<usize>,
+    /// What HTTP/2 may hold of one: its window, and what waits to be sent.
+    pub stream_bytes: usize,
+    /// Pipes of each shard.
+    pub pipes: Option<usize>,
+    /// What one of them may hold.
+    pub pipe_bytes: usize,
     /// What the process may have, if there is a limit.
     pub limit_bytes: Option<usize>,
 }
@@ -57,6 +84,14 @@ pub struct MemoryPlan {
     pub connections: usize,
     /// What each shard may hold.
     pub held_bytes: usize,
+    /// Streams of the process.
+    pub streams: usize,
+    /// What HTTP/2 may hold of one whose client stopped reading.
+    pub stream_bytes: usize,
+    /// Pipes of each shard.
+    pub pipes: usize,
+    /// What one of them may hold.
+    pub pipe_bytes: usize,
     /// What the process may have, if there is a limit.
     pub limit_bytes: Option<usize>,
 }
@@ -65,20 +100,44 @@ impl MemoryPlan {
     /// Makes the bounds: those that were asked for, else the usual ones, and smaller ones where the
     /// memory is too little for those. Half of what is left after the rest goes to what is held,
     /// and what that does not need to connections.
-    pub fn new(request: MemoryRequest) -> MemoryPlan {
-        let MemoryRequest { shards, connections, held_bytes, limit_bytes } = request;
+    pub fn new(request: MemoryRequest) -> Self {
+        let MemoryRequest {
+            shards,
+            connections,
+            held_bytes,
+            streams,
+            stream_bytes,
+            pipes,
+            pipe_bytes,
+            limit_bytes,
+        } = request;
         let shards = shards.get();
-        let mut plan = MemoryPlan {
+        let mut plan = Self {
             shards,
             connections: connections.unwrap_or(DEFAULT_CONNECTIONS),
             held_bytes: held_bytes.unwrap_or(DEFAULT_HELD_BYTES),
+            streams: streams.unwrap_or(DEFAULT_STREAMS),
+            stream_bytes,
+            pipes: pipes.unwrap_or(DEFAULT_PIPES),
+            pipe_bytes,
             limit_bytes,
         };
         if plan.fits() {
             return plan;
         }
         let planned = plan.planned_bytes().unwrap_or(usize::MAX);
-        let left = planned.saturating_sub(PROCESS_BYTES + shards * SHARD_BYTES);
+        if streams.is_none() {
+            let most = planned / STREAMS_PART / (stream_bytes + STREAM_BYTES);
+            plan.streams = most.clamp(LEAST_STREAMS, DEFAULT_STREAMS);
+        }
+        if pipes.is_none() {
+            let most = planned / PIPES_PART / shards / pipe_bytes.max(1);
+            plan.pipes = most.clamp(LEAST_PIPES, DEFAULT_PIPES);
+        }
+        let others = (PROCESS_BYTES + shards * SHARD_BYTES)
+            .saturating_add(plan.streams_bytes())
+            .saturating_add(plan.pipes_bytes());
+        let left = planned.saturating_sub(others);
         if held_bytes.is_none() {
             let of_connections = connections.map_or(left / 2, |count| count * CONNECTION_BYTES);
             let shared = left.saturating_sub(of_connections) / shards;
@@ -99,6 +158,16 @@ impl MemoryPlan {
         let connections = self.connections.saturating_mul(CONNECTION_BYTES);
         (PROCESS_BYTES.saturating_add(self.shards.saturating_mul(shard)))
             .saturating_add(connections)
+            .saturating_add(self.streams_bytes())
+            .saturating_add(self.pipes_bytes())
+    }
+
+    fn pipes_bytes(&self) -> usize {
+        self.shards.saturating_mul(self.pipes).saturating_mul(self.pipe_bytes)
+    }
+
+    fn streams_bytes(&self) -> usize {
+        self.streams.saturating_mul(self.stream_bytes + STREAM_BYTES)
     }
 
     /// Whether that is no more than there is.
@@ -134,6 +203,10 @@ mod tests {
             shards: NonZeroUsize::new(shards).unwrap(),
             connections: None,
             held_bytes: None,
+            streams: None,
+            stream_bytes: 320 << 10,
+            pipes: None,
+            pipe_bytes: 576 << 10,
             limit_bytes: limit_mib.map(|mib| mib * MIB),
         }
     }
@@ -142,10 +215,10 @@ mod tests {
     fn the_usual_bounds_hold_where_there_is_room() {
         let plan = MemoryPlan::new(request(2, None));
         assert_eq!((plan.connections, plan.held_bytes), (DEFAULT_CONNECTIONS, DEFAULT_HELD_BYTES));
-        assert_eq!(plan.needed_bytes(), (48 + 2 * (16 + 64 + 16) + 640) * MIB);
+        assert_eq!(plan.needed_bytes(), (48 + 2 * (16 + 64 + 16) + 640 + 384 + 36) * MIB);
         assert_eq!(
-            MemoryPlan::new(request(2, Some(1_024))),
-            MemoryPlan { limit_bytes: Some(1_024 * MIB), ..plan }
+            MemoryPlan::new(request(2, Some(2_048))),
+            MemoryPlan { limit_bytes: Some(2_048 * MIB), ..plan }
         );
     }
 
@@ -158,7 +231,8 @@ mod tests {
         let plan = MemoryPlan::new(request(2, Some(512)));
         assert!(plan.fits(), "{plan:?}");
         assert_eq!(plan.held_bytes, DEFAULT_HELD_BYTES);
-        assert!(plan.connections > 5_000, "{plan:?}");
+        assert!(plan.connections > 4_000 && plan.streams > 100, "{plan:?}");
+        assert!(plan.pipes >= 8, "{plan:?}");
     }
 
     #[test]

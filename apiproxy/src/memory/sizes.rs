@@ -41,7 +41,7 @@ pub struct Kind(usize);
 
 impl Kind {
     /// Returns the kind of a request; `route` is any number that stands for its route.
-    pub fn of(route: u64, method: &Method, path: &str) -> Kind {
+    pub fn of(route: u64, method: &Method, path: &str) -> Self {
         let method = method.as_str().as_bytes();
         let mut hash = mix(route, u64::from(method[0]) << 8 | method.len() as u64);
         let (mut segment_began, mut has_digit) = (hash, false);
@@ -55,7 +55,7 @@ impl Kind {
             }
         }
         let hash = if has_digit { segment_began } else { hash };
-        Kind((hash >> 32) as usize % PLACES)
+        Self((hash >> 32) as usize % PLACES)
     }
 }
 
@@ -83,8 +83,8 @@ struct Size {
 
 impl ReplySizes {
     /// Returns sizes of which nothing is known yet.
-    pub fn new(now: Instant) -> ReplySizes {
-        ReplySizes { places: vec![Cell::default(); PLACES].into(), began: now }
+    pub fn new(now: Instant) -> Self {
+        Self { places: vec![Cell::default(); PLACES].into(), began: now }
     }
 
     /// Returns what the answer to a request of this kind is expected to have.
@@ -118,13 +118,13 @@ impl Size {
     }
 
     /// Returns what is known once an answer of `bytes` came at a later time.
-    fn with(self, bytes: u32, at: u32) -> Size {
+    fn with(self, bytes: u32, at: u32) -> Self {
         let expected = self.after(at);
         match self.smaller + 1 {
-            _ if bytes >= expected => Size { bytes, at, smaller: 0 },
-            _ if bytes > expected / 2 => Size { smaller: 0, ..self },
-            SMALLER_IN_A_ROW => Size { bytes: expected / 2, at, smaller: 0 },
-            smaller => Size { smaller, ..self },
+            _ if bytes >= expected => Self { bytes, at, smaller: 0 },
+            _ if bytes > expected / 2 => Self { smaller: 0, ..self },
+            SMALLER_IN_A_ROW => Self { bytes: expected / 2, at, smaller: 0 },
+            smaller => Self { smaller, ..self },
         }
     }
 }

@@ -68,6 +68,21 @@ fn many_greedy_connections_leave_room_for_one_more() {
 }
 
 #[test]
+fn many_late_comers_with_their_least_leave_room_for_one_more() {
+    let budget = budget(8 * MIB, 8 * MIB);
+    let accounts: Vec<_> = (0..110).map(|_| budget.open()).collect();
+    let mut held = Vec::new();
+    for bytes in [12_000, 1_500] {
+        for account in &accounts {
+            held.extend(std::iter::from_fn(|| BodyBudget::take(account, bytes)));
+        }
+    }
+    let first = accounts[0].held();
+    assert!(first > 20 * accounts[109].held(), "the last found only the reserve: {first}");
+    assert!(BodyBudget::take(&budget.open(), 4_000).is_some(), "{:?}", sums(&budget));
+}
+
+#[test]
 fn what_is_not_here_whole_takes_half_at_the_most() {
     let budget = budget(100, 100);
     let accounts: Vec<_> = (0..100).map(|_| budget.open()).collect();

@@ -46,7 +46,7 @@ pub struct Window {
 
 /// What the metrics say.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Verdict {
+pub enum AnalysisResult {
     /// It fails more often.
     MoreErrors(Finding),
     /// It is slower.
@@ -78,28 +78,28 @@ pub struct Finding {
 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Finding { what, new, old, evidence } = self;
+        let Self { what, new, old, evidence } = self;
         let evidence =
             if *evidence < 1e6 { format!("{evidence:.0}") } else { format!("{evidence:.0e}") };
         write!(f, "{what} {new}, of the old version {old} (evidence {evidence} to 1)")
     }
 }
 
-impl fmt::Display for Verdict {
+impl fmt::Display for AnalysisResult {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Verdict::MoreErrors(finding) | Verdict::Slower(finding) => {
+            Self::MoreErrors(finding) | Self::Slower(finding) => {
                 write!(f, "worse: {finding}")
             }
-            Verdict::Doubtful(finding) => write!(f, "doubtful: {finding}"),
-            Verdict::TooFew { old, new, wanted } => {
+            Self::Doubtful(finding) => write!(f, "doubtful: {finding}"),
+            Self::TooFew { old, new, wanted } => {
                 write!(
                     f,
                     "too few requests to tell: {new}, of the old version {old}, {wanted} wanted of \
                      each"
                 )
             }
-            Verdict::Sound => f.write_str("nothing speaks against it"),
+            Self::Sound => f.write_str("nothing speaks against it"),
         }
     }
 }
@@ -119,23 +119,18 @@ struct Reference {
 }
 
 impl Reference {
-    fn of_window(old: &AttemptMetrics) -> Reference {
+    fn of_window(old: &AttemptMetrics) -> Self {
         let bound = |quantile| {
             let us = old.latency.quantile(quantile)?;
             Some(Bound { us, above: old.latency.above(us) })
         };
-        Reference {
-            requests: old.requests(),
-            errors: old.errors,
-            p95: bound(0.95),
-            p99: bound(0.99),
-        }
+        Self { requests: old.requests(), errors: old.errors, p95: bound(0.95), p99: bound(0.99) }
     }
 
-    fn of_control(control: &Control) -> Reference {
+    fn of_control(control: &Control) -> Self {
         let bound = |us, one_of| Some(Bound { us, above: control.requests / one_of });
         let Control { requests, errors, p95_us, p99_us } = *control;
-        Reference { requests, errors, p95: bound(p95_us, 20), p99: bound(p99_us, 100) }
+        Self { requests, errors, p95: bound(p95_us, 20), p99: bound(p99_us, 100) }
     }
 }
 
@@ -151,7 +146,7 @@ pub fn control(old: &AttemptMetrics) -> Control {
 }
 
 /// Compares the versions. `before` stands for the old one where it gets no traffic.
-pub fn judge(window: &Window, before: Option<&Control>, criteria: &Criteria) -> Verdict {
+pub fn judge(window: &Window, before: Option<&Control>, criteria: &Criteria) -> AnalysisResult {
     let reference = match before {
         Some(before) => Reference::of_control(before),
         None => Reference::of_window(&window.old),
@@ -161,25 +156,25 @@ pub fn judge(window: &Window, before: Option<&Control>, criteria: &Criteria) -> 
     if let Some(finding) = &errors
         && finding.evidence >= WORSE
     {
-        return Verdict::MoreErrors(finding.clone());
+        return AnalysisResult::MoreErrors(finding.clone());
     }
     let wanted = criteria.min_requests;
     if new.requests() < wanted || reference.requests < wanted {
-        return Verdict::TooFew { old: reference.requests, new: new.requests(), wanted };
+        return AnalysisResult::TooFew { old: reference.requests, new: new.requests(), wanted };
     }
     let slow = |what, quantile, bound: &Option<Bound>| {
         compare_latency(what, quantile, &new.latency, bound.as_ref()?, reference.requests, criteria)
     };
     let slower = [slow("p95 is", 0.95, &reference.p95), slow("p99 is", 0.99, &reference.p99)];
     if let Some(finding) = slower.iter().flatten().find(|finding| finding.evidence >= WORSE) {
-        return Verdict::Slower(finding.clone());
+        return AnalysisResult::Slower(finding.clone());
     }
     let doubtful = |finding: &Finding| finding.evidence >= DOUBTFUL;
     errors
         .into_iter()
         .chain(slower.into_iter().flatten())
         .find(doubtful)
-        .map_or(Verdict::Sound, Verdict::Doubtful)
+        .map_or(AnalysisResult::Sound, AnalysisResult::Doubtful)
 }
 
 fn compare_errors(new: &AttemptMetrics, old: &Reference, criteria: &Criteria) -> Option<Finding> {
@@ -252,16 +247,19 @@ mod tests {
         metrics
     }
 
-    fn verdict(old: AttemptMetrics, new: AttemptMetrics) -> Verdict {
+    fn verdict(old: AttemptMetrics, new: AttemptMetrics) -> AnalysisResult {
         judge(&Window { old, new }, None, &Criteria::default())
     }
 
     #[test]
     fn equal_versions_are_sound_and_few_requests_are_too_few() {
-        assert_eq!(verdict(metrics(1_000, 10, 1_000), metrics(1_000, 10, 1_000)), Verdict::Sound);
+        assert_eq!(
+            verdict(metrics(1_000, 10, 1_000), metrics(1_000, 10, 1_000)),
+            AnalysisResult::Sound
+        );
         assert_eq!(
             verdict(metrics(1_000, 0, 1_000), metrics(40, 0, 1_000)),
-            Verdict::TooFew { old: 1_000, new: 40, wanted: 50 }
+            AnalysisResult::TooFew { old: 1_000, new: 40, wanted: 50 }
         );
     }
 
@@ -270,17 +268,17 @@ mod tests {
         // Five of five failed while three hundred of the old version did not.
         assert!(matches!(
             verdict(metrics(300, 0, 1_000), metrics(5, 5, 1_000)),
-            Verdict::MoreErrors(_)
+            AnalysisResult::MoreErrors(_)
         ));
         // Fewer may have one cause that passes.
         for failed in 1..5 {
             let verdict = verdict(metrics(300_000, 0, 1_000), metrics(failed, failed, 1_000));
-            assert!(matches!(verdict, Verdict::TooFew { .. }), "{verdict}");
+            assert!(matches!(verdict, AnalysisResult::TooFew { .. }), "{verdict}");
         }
         // Five of five where everything fails is no evidence at all.
         assert!(matches!(
             verdict(metrics(300, 290, 1_000), metrics(5, 5, 1_000)),
-            Verdict::TooFew { .. }
+            AnalysisResult::TooFew { .. }
         ));
     }
 
@@ -289,7 +287,7 @@ mod tests {
         let found = (1..).find(|count| {
             matches!(
                 verdict(metrics(*count, 0, 1_000), metrics(*count, *count, 1_000)),
-                Verdict::MoreErrors(_)
+                AnalysisResult::MoreErrors(_)
             )
         });
         assert!(found.unwrap() <= 20, "{found:?}");
@@ -298,18 +296,21 @@ mod tests {
     #[test]
     fn five_percent_of_errors_are_found_and_one_more_in_a_thousand_is_within_the_margin() {
         let found = verdict(metrics(10_000, 10, 1_000), metrics(500, 25, 1_000));
-        assert!(matches!(found, Verdict::MoreErrors(_)), "{found}");
+        assert!(matches!(found, AnalysisResult::MoreErrors(_)), "{found}");
         let margin = verdict(metrics(1_000_000, 1_000, 1_000), metrics(1_000_000, 2_000, 1_000));
-        assert_eq!(margin, Verdict::Sound);
+        assert_eq!(margin, AnalysisResult::Sound);
     }
 
     #[test]
     fn three_times_as_slow_is_found_and_a_little_slower_is_not() {
         let slow = verdict(metrics(2_000, 0, 1_000), metrics(200, 0, 3_000));
-        assert!(matches!(slow, Verdict::Slower(_)), "{slow}");
-        assert_eq!(verdict(metrics(2_000, 0, 1_000), metrics(2_000, 0, 1_250)), Verdict::Sound);
+        assert!(matches!(slow, AnalysisResult::Slower(_)), "{slow}");
+        assert_eq!(
+            verdict(metrics(2_000, 0, 1_000), metrics(2_000, 0, 1_250)),
+            AnalysisResult::Sound
+        );
         // Tenths of a millisecond are nobody's concern.
-        assert_eq!(verdict(metrics(2_000, 0, 10), metrics(2_000, 0, 30)), Verdict::Sound);
+        assert_eq!(verdict(metrics(2_000, 0, 10), metrics(2_000, 0, 30)), AnalysisResult::Sound);
     }
 
     #[test]
@@ -318,7 +319,10 @@ mod tests {
         tail.latency.add(1_000, 9_700);
         tail.latency.add(1_000_000, 300);
         let found = verdict(metrics(10_000, 0, 1_000), tail);
-        assert!(matches!(&found, Verdict::Slower(finding) if finding.what == "p99 is"), "{found}");
+        assert!(
+            matches!(&found, AnalysisResult::Slower(finding) if finding.what == "p99 is"),
+            "{found}"
+        );
     }
 
     #[test]
@@ -331,9 +335,9 @@ mod tests {
                 &Criteria::default(),
             )
         };
-        assert_eq!(judge(metrics(5_000, 5, 1_000)), Verdict::Sound);
-        assert!(matches!(judge(metrics(5_000, 100, 1_000)), Verdict::MoreErrors(_)));
-        assert!(matches!(judge(metrics(5_000, 5, 4_000)), Verdict::Slower(_)));
+        assert_eq!(judge(metrics(5_000, 5, 1_000)), AnalysisResult::Sound);
+        assert!(matches!(judge(metrics(5_000, 100, 1_000)), AnalysisResult::MoreErrors(_)));
+        assert!(matches!(judge(metrics(5_000, 5, 4_000)), AnalysisResult::Slower(_)));
     }
 
     #[test]

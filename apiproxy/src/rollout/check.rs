@@ -190,8 +190,10 @@ fn read(codec: Codec, answer: &Message) -> Result<Option<StatusCode>, String> {
         }));
     }
     match decode_reply(&answer.payload, Limits::DEFAULT).map_err(|error| error.to_string())? {
-        Reply::Response(response) => Ok(Some(response.status)),
-        Reply::Signal(Signal::Accepted { .. }) => Ok(None),
+        Reply::Response(response) | Reply::Reference(response, _) => Ok(Some(response.status)),
+        Reply::Signal(Signal::Accepted { .. } | Signal::Ready { .. } | Signal::Invite { .. }) => {
+            Ok(None)
+        }
         Reply::Signal(Signal::NotRun(reason)) => {
             Err(format!("the worker did not run it: {}", reason.as_str()))
         }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use async_nats::connection::State;
 use async_nats::{Client, Message, Subscriber};
 use futures_util::StreamExt;
+use natsway_boot::exposition::Page;
 use natsway_routes::document::RouteDocument;
 use natsway_routes::peers::{PeerLimits, ReportFault};
 use natsway_routes::report::{ANSWER_GAP, Progress};
@@ -25,17 +26,16 @@ use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 use tracing::{debug, info, warn};
 
-use super::analysis::Verdict;
+use super::analysis::AnalysisResult;
 use super::fleet::{Baseline, Fleet};
 use super::machine::{Action, Observation, Workers, behind, next, verdict};
 use super::{check, lease, unix_ms};
-use crate::metrics::Page;
 
-/// How often it looks.
+/// How often it polls.
 const PACE: Duration = Duration::from_millis(100);
 
-/// Looks between two verdicts on latency: one second, as often as there are new metrics.
-const LOOKS_PER_VERDICT: u32 = 10;
+/// Polls between two verdicts on latency: one second, as often as there are new metrics.
+const POLLS_PER_VERDICT: u32 = 10;
 
 /// After a pause of this length nothing that was seen before is trusted: others have gone on
 /// meanwhile.
@@ -81,12 +81,12 @@ pub struct Driver {
     watched: BTreeMap<String, Watched>,
     jobs: JoinSet<(String, Key, Done)>,
     report_faults: Arc<ReportFaults>,
-    /// When fault was last told in the log.
-    told: Option<Instant>,
+    /// When a fault was logged last.
+    fault_logged: Option<Instant>,
     /// Whether all senders are to be asked.
     asks: bool,
     wanted: watch::Sender<bool>,
-    last_look: Instant,
+    last_poll: Instant,
     /// Since when it hears everybody's reports.
     listening_since: Instant,
     /// How often the client had connected by then: what was said in between was said to nobody
@@ -94,6 +94,9 @@ pub struct Driver {
     connects: u64,
     /// When it asked all senders last.
     asked: Option<Instant>,
+    /// Whether requests of some route may go by tunnels, or might since this began: who was cut off
+    /// may go by routes of then.
+    uses_tunnels: bool,
 }
 
 /// A phase and step of a rollout: what is seen of it counts from its beginning.
@@ -104,7 +107,7 @@ struct Watched {
     key: Key,
     since: Instant,
     baseline: Baseline,
-    looks: u32,
+    polls: u32,
     slow_polls: u32,
     check: Option<Result<String, String>>,
     workers: Option<Workers>,
@@ -131,8 +134,8 @@ impl Driver {
         progresses: Progresses,
         limits: PeerLimits,
         report_faults: Arc<ReportFaults>,
-    ) -> Driver {
-        Driver {
+    ) -> Self {
+        Self {
             client,
             bucket: bucket.name.clone(),
             replicas: bucket.replicas,
@@ -142,13 +145,14 @@ impl Driver {
             watched: BTreeMap::new(),
             jobs: JoinSet::new(),
             report_faults,
-            told: None,
+            fault_logged: None,
             asks: true,
             wanted: watch::Sender::new(false),
-            last_look: Instant::now(),
+            last_poll: Instant::now(),
             listening_since: Instant::now(),
             connects: 0,
             asked: None,
+            uses_tunnels: false,
         }
     }
 
@@ -187,8 +191,8 @@ impl Driver {
         self.asks |= heard.is_incomplete;
         let Some(fault) = heard.fault else { return };
         self.report_faults.count(fault);
-        if self.told.is_none_or(|at| at.elapsed() > COMPLAINT_GAP) {
-            self.told = Some(Instant::now());
+        if self.fault_logged.is_none_or(|at| at.elapsed() > COMPLAINT_GAP) {
+            self.fault_logged = Some(Instant::now());
             let (subject, why) = (&message.subject, fault.as_str());
             warn!(%subject, why, "a sender's report is not believed: see \
                                   natsway_reports_rejected_total");
@@ -226,11 +230,11 @@ impl Driver {
     /// Sees how far every rollout is, and does what is next if this gateway `drives`.
     async fn poll(&mut self, drives: bool) {
         let now = Instant::now();
-        if now.duration_since(self.last_look) > STALL {
+        if now.duration_since(self.last_poll) > STALL {
             self.watched.clear();
             self.listening_since = now;
         }
-        self.last_look = now;
+        self.last_poll = now;
         let connects = self.client.statistics().connects.load(Ordering::Relaxed);
         let is_connected = self.client.connection_state() == State::Connected;
         if !is_connected || std::mem::replace(&mut self.connects, connects) != connects {
@@ -238,6 +242,7 @@ impl Driver {
         }
         self.fleet.forget(now);
         let reading = self.active_routes.status.load_full();
+        self.uses_tunnels |= reading.uses_tunnels;
         let active: HashMap<&str, _> = reading
             .rollouts
             .iter()
@@ -281,7 +286,7 @@ impl Driver {
             key: key.clone(),
             since: now,
             baseline: fleet.baseline(route, from, to, now),
-            looks: 0,
+            polls: 0,
             slow_polls: 0,
             check: None,
             workers: None,
@@ -294,9 +299,9 @@ impl Driver {
         }
         let window = fleet.window(route, from, to, &watched.baseline, now);
         let verdict = verdict(rollout, &window);
-        watched.looks += 1;
-        if watched.looks.is_multiple_of(LOOKS_PER_VERDICT) {
-            let is_slower = matches!(verdict, Some(Verdict::Slower(_)));
+        watched.polls += 1;
+        if watched.polls.is_multiple_of(POLLS_PER_VERDICT) {
+            let is_slower = matches!(verdict, Some(AnalysisResult::Slower(_)));
             watched.slow_polls = if is_slower { watched.slow_polls + 1 } else { 0 };
         }
         let in_phase = now.duration_since(watched.since);
@@ -316,6 +321,7 @@ impl Driver {
             slow_polls: watched.slow_polls,
             check: watched.check.as_ref(),
             listened: now.duration_since(self.listening_since),
+            uses_tunnels: self.uses_tunnels,
             senders: &senders,
             workers: watched.workers,
         };

@@ -34,8 +34,8 @@ pub struct Baseline {
 
 impl Fleet {
     /// Nobody yet.
-    pub fn new(limits: PeerLimits) -> Fleet {
-        Fleet(PeerRegistry::new(limits))
+    pub fn new(limits: PeerLimits) -> Self {
+        Self(PeerRegistry::new(limits))
     }
 
     /// Takes in a message that came on `subject`.

@@ -3,7 +3,7 @@
 //! around them drawn anew at each step.
 //!
 //! What is judged: a drain that is complete has nobody left that sends to the old version, but for
-//! those it names.
+//! those it names. By tunnels nobody may send there, also none who is named or was never heard of.
 
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,7 @@ use natsway_routes::document::RouteDocument;
 use natsway_routes::metrics::AttemptMetrics;
 use natsway_routes::report::{Report, Reporter, VersionMetrics};
 use natsway_routes::rollout::{Phase, Strategy};
+use natsway_wire::frame::LEASE;
 
 use super::analysis::Window;
 use super::command::{self, Plan};
@@ -44,14 +45,16 @@ struct Sender {
     has_left: bool,
     /// Until which step it does nothing and says nothing.
     frozen_until: u64,
+    /// Until which step it may go by tunnels by the routes before the switch.
+    lease_until: u64,
     due: u64,
     /// The step at which something of it came to the driver of now.
     heard: Option<u64>,
 }
 
 impl Sender {
-    fn new(number: usize, step: u64, revision: u64, random: &mut Rng) -> Sender {
-        Sender {
+    fn new(number: usize, step: u64, revision: u64, random: &mut Rng) -> Self {
+        Self {
             id: format!("sender-{number}"),
             reporter: Reporter::default(),
             began: step,
@@ -62,6 +65,8 @@ impl Sender {
             is_alive: true,
             has_left: false,
             frozen_until: 0,
+            // What it asked before the switch was answered.
+            lease_until: random.u64(0..(LEASE.as_millis() / STEP.as_millis()) as u64),
             due: step,
             heard: None,
         }
@@ -85,6 +90,11 @@ impl Sender {
 
     fn acts(&self, step: u64) -> bool {
         self.is_alive && !self.has_left && step >= self.frozen_until
+    }
+
+    /// It may still send to the old version by a tunnel, whoever hears of it.
+    fn has_old_lease(&self, step: u64) -> bool {
+        self.is_alive && !self.has_left && self.revision < SWITCH && step < self.lease_until
     }
 
     /// It may still send to the old version, or has something out to it.
@@ -117,6 +127,7 @@ struct World {
     fleet: Fleet,
     listening_since: u64,
     in_phase_since: u64,
+    uses_tunnels: bool,
     workers: usize,
 }
 
@@ -139,7 +150,7 @@ fn switched(stop_old: bool) -> RouteDocument {
 }
 
 impl World {
-    fn new(seed: u64) -> World {
+    fn new(seed: u64) -> Self {
         let mut random = Rng::with_seed(seed);
         let weather = Weather {
             lost: random.u32(0..950),
@@ -158,7 +169,7 @@ impl World {
             })
             .collect();
         let document = switched(random.bool());
-        World {
+        Self {
             weather,
             step: 0,
             start: Instant::now(),
@@ -168,6 +179,7 @@ impl World {
             fleet: Fleet::default(),
             listening_since: 0,
             in_phase_since: 0,
+            uses_tunnels: random.bool(),
             workers: random.usize(0..3),
             random,
         }
@@ -298,6 +310,7 @@ impl World {
         let observation = Observation {
             in_phase: self.since(self.in_phase_since),
             listened: self.since(self.listening_since),
+            uses_tunnels: self.uses_tunnels,
             senders: &senders,
             workers,
             ..Observation::default()
@@ -322,6 +335,10 @@ impl World {
         // Of whom nothing has come to this driver it cannot know; a minute of silence is forgotten.
         let is_known =
             |sender: &&Sender| sender.heard.is_some_and(|heard| self.since(heard).as_secs() < 60);
+        let with_lease = self.senders.iter().find(|sender| sender.has_old_lease(self.step));
+        if let Some(sender) = with_lease.filter(|_| self.uses_tunnels) {
+            panic!("{} may send by a tunnel at step {}", sender.id, self.step);
+        }
         for sender in self.senders.iter().filter(is_known) {
             assert!(
                 !sender.is_undone() || is_named(sender),

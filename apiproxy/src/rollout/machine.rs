@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use natsway_routes::document::RouteDocument;
 use natsway_routes::rollout::{Phase, Rollout, Strategy};
+use natsway_wire::frame::LEASE;
 
-use super::analysis::{Verdict, Window, control, judge};
+use super::analysis::{AnalysisResult, Window, control, judge};
 
 /// A sender that has not been heard of for so long is silent: three reports.
 const SILENT: Duration = Duration::from_secs(3);
@@ -16,6 +17,10 @@ const SILENT: Duration = Duration::from_secs(3);
 /// still sends when it wakes is answered `moved` by the others, so that nothing is lost. Shorter
 /// than the broker takes to drop a frozen client.
 const SILENCE_LIMIT: Duration = Duration::from_secs(4);
+
+/// The same where requests may go by tunnels. On those nobody answers `moved`, so a drain waits
+/// until the lease of whoever has not heard of it has run out.
+const LEASE_LIMIT: Duration = LEASE.saturating_add(SILENCE_LIMIT);
 
 /// Who began to listen later than this may not have heard of everybody yet: a report's period and a
 /// half.
@@ -38,12 +43,14 @@ pub struct Observation<'s> {
     pub in_phase: Duration,
     /// What both versions did meanwhile.
     pub window: Window,
-    /// Looks on end, this one included, in which the new version was slower.
+    /// Polls on end, this one included, in which the new version was slower.
     pub slow_polls: u32,
     /// How the last check ended, if one has.
     pub check: Option<&'s Result<String, String>>,
     /// For how long it has been listening to those who send requests.
     pub listened: Duration,
+    /// Whether requests may go by tunnels, or might a while ago.
+    pub uses_tunnels: bool,
     /// Everybody who sends requests.
     pub senders: &'s [Sender],
     /// The workers of the old version, once they were asked.
@@ -73,7 +80,7 @@ pub struct Sender {
     pub refuses: bool,
     /// Since when nothing was heard of it.
     pub silent: Duration,
-    /// Its tries with the version that is being left.
+    /// Its attempts with the version that is being left.
     pub in_flight: i64,
 }
 
@@ -91,7 +98,7 @@ pub enum Action {
 }
 
 /// Judges a canary's window; `None` in other phases.
-pub fn verdict(rollout: &Rollout, window: &Window) -> Option<Verdict> {
+pub fn verdict(rollout: &Rollout, window: &Window) -> Option<AnalysisResult> {
     let before = rollout.control.as_ref().filter(|_| rollout.percent() == 100);
     (rollout.phase == Phase::Canary).then(|| judge(window, before, &rollout.criteria))
 }
@@ -212,12 +219,16 @@ impl Step<'_> {
         let is_held = observation.in_phase >= hold;
         let is_over = observation.in_phase >= hold + patience;
         match verdict(self.rollout, &observation.window)? {
-            worse @ Verdict::MoreErrors(_) => self.back(worse.to_string(), observation),
-            slower @ Verdict::Slower(_) if observation.slow_polls >= SLOW_POLLS => {
+            worse @ AnalysisResult::MoreErrors(_) => self.back(worse.to_string(), observation),
+            slower @ AnalysisResult::Slower(_) if observation.slow_polls >= SLOW_POLLS => {
                 self.back(slower.to_string(), observation)
             }
-            Verdict::Sound if is_held && !self.rollout.paused => Some(self.forward(observation)),
-            doubt @ (Verdict::TooFew { .. } | Verdict::Doubtful(_) | Verdict::Slower(_))
+            AnalysisResult::Sound if is_held && !self.rollout.paused => {
+                Some(self.forward(observation))
+            }
+            doubt @ (AnalysisResult::TooFew { .. }
+            | AnalysisResult::Doubtful(_)
+            | AnalysisResult::Slower(_))
                 if is_over && !self.rollout.paused =>
             {
                 self.back(format!("{doubt}, for {:?}", hold + patience), observation)
@@ -258,7 +269,7 @@ impl Step<'_> {
     /// Waits until everybody goes by the new weights and nothing is out to the version that is
     /// being left.
     fn draining(&self, revision: u64, observation: &Observation<'_>) -> Option<Action> {
-        if self.must_wait(revision, observation) {
+        if self.must_wait(revision, observation) || may_hold_leases(observation) {
             return Some(Action::AskSenders);
         }
         let undone = observation.senders.iter().filter(|sender| !self.is_done(sender, revision));
@@ -305,10 +316,19 @@ impl Step<'_> {
     fn must_wait(&self, revision: u64, observation: &Observation<'_>) -> bool {
         let mut undone =
             observation.senders.iter().filter(|sender| !self.is_done(sender, revision)).peekable();
+        let silence_limit = match observation.uses_tunnels && !self.has_drained() {
+            true => LEASE_LIMIT,
+            false => SILENCE_LIMIT,
+        };
         observation.senders.is_empty()
             || observation.listened < LISTEN
-            || (undone.peek().is_some() && observation.in_phase < SILENCE_LIMIT)
+            || (undone.peek().is_some() && observation.in_phase < silence_limit)
             || undone.any(|sender| sender.silent < SILENT)
+    }
+
+    /// Whether a drain was complete: who was silent has no lease any more.
+    fn has_drained(&self) -> bool {
+        self.rollout.phase == Phase::Stopping
     }
 
     /// Has the old workers leave, once everybody knows that they may: from then on every gateway
@@ -335,6 +355,12 @@ impl Step<'_> {
             what
         })
     }
+}
+
+/// Whether somebody of whom nothing was heard may still go by tunnels by older routes: it was cut
+/// off before whoever drives began to listen.
+fn may_hold_leases(observation: &Observation<'_>) -> bool {
+    observation.uses_tunnels && observation.listened.max(observation.in_phase) < LEASE_LIMIT
 }
 
 /// What to tell of a sender that is silent or goes by older routes than those of `revision`, or has
@@ -443,6 +469,35 @@ mod tests {
         // Silent, but it had said all that was to be known.
         let senders = [sender("gone", REVISION, 9, 0)];
         assert!(written(drain(&senders, 0)).rollout.unwrap().behind.is_empty());
+    }
+
+    #[test]
+    fn where_requests_go_by_tunnels_a_drain_waits_for_the_leases_of_the_silent() {
+        let draining = switch(&started(), "now", &Window::default(), 0);
+        let poll = |senders: &[Sender], in_phase, listened| {
+            let observation =
+                Observation { in_phase, listened, uses_tunnels: true, ..heard(senders) };
+            next(&draining, REVISION, &observation, 0)
+        };
+        let second = Duration::from_secs(1);
+        let silent = [sender("done", REVISION, 0, 0), sender("cut off", REVISION - 1, 9, 3)];
+        let before = LEASE_LIMIT - second / 10;
+        assert_eq!(poll(&silent, before, 60 * second), Some(Action::AskSenders));
+        let promoted = written(poll(&silent, LEASE_LIMIT, 60 * second)).rollout.unwrap();
+        assert!(promoted.behind[0].starts_with("cut off: not heard of for 9 s"), "{promoted:?}");
+        // Somebody may be there whom it has never heard.
+        let done = [sender("done", REVISION, 0, 0)];
+        assert_eq!(poll(&done, before, before), Some(Action::AskSenders));
+        for (in_phase, listened) in [(second, LEASE_LIMIT), (LEASE_LIMIT, 2 * second)] {
+            let promoted = written(poll(&done, in_phase, listened)).rollout.unwrap();
+            assert_eq!(promoted.phase, Phase::Promoted);
+        }
+        // They had their time before the old workers are asked to leave.
+        let mut stopping = draining.clone();
+        stopping.rollout.as_mut().unwrap().phase = Phase::Stopping;
+        let observation =
+            Observation { in_phase: SILENCE_LIMIT, uses_tunnels: true, ..heard(&silent) };
+        assert_eq!(next(&stopping, REVISION, &observation, 0), Some(Action::AskToLeave));
     }
 
     #[test]

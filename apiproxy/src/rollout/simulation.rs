@@ -9,7 +9,7 @@ use natsway_routes::document::RouteDocument;
 use natsway_routes::metrics::AttemptMetrics;
 use natsway_routes::rollout::{Criteria, Phase, Rollout, Step, Strategy};
 
-use super::analysis::{Verdict, Window};
+use super::analysis::{AnalysisResult, Window};
 use super::command::{self, Plan};
 use super::machine::{Action, Observation, Sender, Workers, next, verdict};
 
@@ -65,9 +65,9 @@ fn canary(patience: Duration) -> Plan {
 }
 
 impl World {
-    fn new(seed: u64, requests_per_second: u64, green: Version, patience: Duration) -> World {
+    fn new(seed: u64, requests_per_second: u64, green: Version, patience: Duration) -> Self {
         let document = command::start(&route(), canary(patience), "r".to_owned(), 0).unwrap();
-        World {
+        Self {
             document,
             revision: 1,
             random: Rng::with_seed(seed),
@@ -126,7 +126,7 @@ impl World {
 
     fn poll(&mut self) {
         self.slow_polls = match verdict(self.rollout(), &self.window) {
-            Some(Verdict::Slower(_)) => self.slow_polls + 1,
+            Some(AnalysisResult::Slower(_)) => self.slow_polls + 1,
             _ => 0,
         };
         let sender = Sender {
@@ -143,6 +143,7 @@ impl World {
             slow_polls: self.slow_polls,
             check: Some(&answered),
             listened: self.in_phase + Duration::from_secs(60),
+            uses_tunnels: self.second.is_multiple_of(2),
             senders: &[sender],
             workers: Some(Workers::Gone),
         };

@@ -63,8 +63,8 @@ pub(super) enum Action<A> {
 
 impl<A> StandIn<A> {
     /// Begins because somebody asks; the first thing to do is to [`Join`](Action::Join).
-    pub(super) fn new(asker: A) -> StandIn<A> {
-        StandIn { state: State::Joining, waiting: vec![asker], watch: 0 }
+    pub(super) fn new(asker: A) -> Self {
+        Self { state: State::Joining, waiting: vec![asker], watch: 0 }
     }
 
     /// Says what to do about an event.

@@ -48,8 +48,8 @@ impl Backend {
     pub async fn start(
         broker: &TestBroker,
         answer: impl FnMut(usize, &Request) -> Vec<Bytes> + Send + 'static,
-    ) -> Backend {
-        Backend::start_in(broker, "q", answer).await
+    ) -> Self {
+        Self::start_in(broker, "q", answer).await
     }
 
     /// The same in a queue group of another name.
@@ -57,8 +57,8 @@ impl Backend {
         broker: &TestBroker,
         queue_group: &str,
         answer: impl FnMut(usize, &Request) -> Vec<Bytes> + Send + 'static,
-    ) -> Backend {
-        Backend::start_as(broker, SUBJECT, queue_group, answer).await
+    ) -> Self {
+        Self::start_as(broker, SUBJECT, queue_group, answer).await
     }
 
     /// The same at another subject.
@@ -66,8 +66,8 @@ impl Backend {
         broker: &TestBroker,
         subject: &'static str,
         answer: impl FnMut(usize, &Request) -> Vec<Bytes> + Send + 'static,
-    ) -> Backend {
-        Backend::start_as(broker, subject, "q", answer).await
+    ) -> Self {
+        Self::start_as(broker, subject, "q", answer).await
     }
 
     async fn start_as(
@@ -75,7 +75,7 @@ impl Backend {
         subject: &'static str,
         queue_group: &str,
         mut answer: impl FnMut(usize, &Request) -> Vec<Bytes> + Send + 'static,
-    ) -> Backend {
+    ) -> Self {
         let (client, seen) = (broker.connect().await, Seen::default());
         let mut requests = client.queue_subscribe(subject, queue_group.to_owned()).await.unwrap();
         settled(&client).await;
@@ -92,7 +92,7 @@ impl Backend {
                 }
             }
         });
-        Backend { client, seen, task }
+        Self { client, seen, task }
     }
 
     /// Answers a request that was left unanswered, by its number.
@@ -102,8 +102,8 @@ impl Backend {
     }
 
     /// Answers 200 with the text, always.
-    pub async fn saying(broker: &TestBroker, text: &'static str) -> Backend {
-        Backend::start(broker, move |_, _| vec![ok(text)]).await
+    pub async fn saying(broker: &TestBroker, text: &'static str) -> Self {
+        Self::start(broker, move |_, _| vec![ok(text)]).await
     }
 }
 

@@ -7,6 +7,8 @@ use async_nats::Subscriber;
 use futures_util::StreamExt;
 use natsway_testkit::{TestBroker, eventually};
 use natsway_wire::control::{WorkerCommand, worker_subject};
+use natsway_wire::envelope::{Signal, encode_signal};
+use natsway_wire::offer::{StreamToken, TunnelSecret};
 
 use crate::backend::{Backend, accepted, ok, settled};
 use crate::fixture::{DEADLINE, Gateway, ROUTES};
@@ -65,6 +67,31 @@ async fn work_that_is_accepted_after_the_client_went_is_cancelled_too() {
     .await;
     backend.answer(0, accepted(INSTANCE)).await;
     next_cancel(&backend.client, &mut commands).await;
+}
+
+#[tokio::test]
+async fn the_place_that_a_worker_keeps_for_a_stream_is_given_back_when_the_client_goes() {
+    let broker = TestBroker::start().await;
+    let ready = encode_signal(&Signal::Ready {
+        instance: INSTANCE.to_owned(),
+        token: StreamToken([7; 16]),
+        secret: TunnelSecret([9; 16]),
+    });
+    let backend = Backend::start(&broker, move |_, _| vec![ready.clone()]).await;
+    let mut commands = backend.client.subscribe(worker_subject(INSTANCE)).await.unwrap();
+    settled(&backend.client).await;
+    let gateway = Gateway::start(&broker, &patient(), &[]).await;
+    let mut client = gateway.client().await;
+    let upgrade = "GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+                   sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    client.send(upgrade).await.unwrap();
+    eventually(DEADLINE, async || backend.seen.count() == 1).await;
+    // The gateway waits for a tunnel that does not come, for 5 s.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let left = Instant::now();
+    drop(client);
+    next_cancel(&backend.client, &mut commands).await;
+    assert!(left.elapsed() < Duration::from_secs(3), "{:?}", left.elapsed());
 }
 
 #[tokio::test]

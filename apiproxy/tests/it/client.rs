@@ -50,10 +50,10 @@ impl Reply {
 }
 
 impl Client {
-    pub async fn connect(port: u16) -> io::Result<Client> {
+    pub async fn connect(port: u16) -> io::Result<Self> {
         let stream = TcpStream::connect(("127.0.0.1", port)).await?;
         stream.set_nodelay(true)?;
-        Ok(Client { stream, unread: Vec::new() })
+        Ok(Self { stream, unread: Vec::new() })
     }
 
     pub async fn get(&mut self, path: &str) -> io::Result<Reply> {

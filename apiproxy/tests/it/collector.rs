@@ -33,8 +33,8 @@ pub struct Collector(Arc<Mutex<Vec<Collected>>>);
 
 impl Collector {
     /// Collects on a free port, and gives its address.
-    pub async fn over_http() -> (Collector, String) {
-        let collector = Collector::default();
+    pub async fn over_http() -> (Self, String) {
+        let collector = Self::default();
         let keep = collector.clone();
         let router = Router::new().route(
             "/v1/traces",
@@ -53,8 +53,8 @@ impl Collector {
     }
 
     /// The same, by gRPC.
-    pub async fn over_grpc() -> (Collector, String) {
-        let collector = Collector::default();
+    pub async fn over_grpc() -> (Self, String) {
+        let collector = Self::default();
         let service = TraceServiceServer::new(collector.clone());
         let incoming =
             tonic::transport::server::TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap();

@@ -11,7 +11,8 @@ use crate::client::{Client, Reply};
 /// Generous: a deadline is for a hang, not for a slow machine.
 pub const DEADLINE: Duration = Duration::from_secs(20);
 
-/// One route to `svc.test.blue` with short times, so that tests of time-outs are short too.
+/// One route to `svc.test.blue` with short times, so that tests of time-outs are short too. What is
+/// longer than a message is refused: the backends here take no streams.
 pub const ROUTES: &str = r#"
     [[route]]
     name = "test"
@@ -19,6 +20,7 @@ pub const ROUTES: &str = r#"
     timeout = "5s"
     try_timeout = "300ms"
     retry_window = "1s"
+    max_body_bytes = 65536
     target = [{ version = "blue", subject = "svc.test.blue" }]
 "#;
 
@@ -31,13 +33,13 @@ pub struct Gateway {
 
 impl Gateway {
     /// A gateway that is starting: `broker_url` may lead nowhere yet.
-    pub fn launch(broker_url: &str, routes: &str, arguments: &[&str]) -> Gateway {
-        Gateway::launch_with(broker_url, routes, &[&["--static-routes"], arguments].concat())
+    pub fn launch(broker_url: &str, routes: &str, arguments: &[&str]) -> Self {
+        Self::launch_with(broker_url, routes, &[&["--static-routes"], arguments].concat())
     }
 
     /// The same, with its routes in the bucket.
-    pub fn launch_live(broker: &TestBroker, routes: &str) -> Gateway {
-        Gateway::launch_with(&broker.url(), routes, &[])
+    pub fn launch_live(broker: &TestBroker, routes: &str) -> Self {
+        Self::launch_with(&broker.url(), routes, &[])
     }
 
     /// A gateway that is ready, with these limits on open files.
@@ -46,18 +48,18 @@ impl Gateway {
         routes: &str,
         soft: usize,
         hard: usize,
-    ) -> Gateway {
+    ) -> Self {
         // Soft first: the hard limit cannot go below it.
         let limit = format!("ulimit -S -n {soft} && ulimit -H -n {hard} && exec \"$0\" \"$@\"");
         let shell = Process::builder("/bin/sh").name("apiproxy").args(["-c", &limit]);
         let shell = shell.arg(env!("CARGO_BIN_EXE_apiproxy"));
-        let gateway = Gateway::launch_by(shell, &broker.url(), routes, &["--static-routes"]);
+        let gateway = Self::launch_by(shell, &broker.url(), routes, &["--static-routes"]);
         gateway.ready().await;
         gateway
     }
 
-    fn launch_with(broker_url: &str, routes: &str, arguments: &[&str]) -> Gateway {
-        Gateway::launch_by(
+    fn launch_with(broker_url: &str, routes: &str, arguments: &[&str]) -> Self {
+        Self::launch_by(
             Process::builder(env!("CARGO_BIN_EXE_apiproxy")),
             broker_url,
             routes,
@@ -70,7 +72,7 @@ impl Gateway {
         broker_url: &str,
         routes: &str,
         arguments: &[&str],
-    ) -> Gateway {
+    ) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let file: PathBuf = directory.path().join("routes.toml");
         std::fs::write(&file, routes).unwrap();
@@ -86,12 +88,12 @@ impl Gateway {
             .args(arguments);
         // A file without a route is refused, and none is not.
         let program = if routes.is_empty() { program } else { program.arg("--routes").arg(&file) };
-        Gateway { process: program.start(), port, admin_port, _routes: directory }
+        Self { process: program.start(), port, admin_port, _routes: directory }
     }
 
     /// A gateway that is ready.
-    pub async fn start(broker: &TestBroker, routes: &str, arguments: &[&str]) -> Gateway {
-        let gateway = Gateway::launch(&broker.url(), routes, arguments);
+    pub async fn start(broker: &TestBroker, routes: &str, arguments: &[&str]) -> Self {
+        let gateway = Self::launch(&broker.url(), routes, arguments);
         gateway.ready().await;
         gateway
     }

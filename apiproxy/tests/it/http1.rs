@@ -30,7 +30,9 @@ use crate::fixture::Gateway;
 const CASES: &str = include_str!("http1_cases.jsonl");
 
 /// Bounds that short cases can reach.
-const LIMITS: [&str; 8] = [
+const LIMITS: [&str; 10] = [
+    "--tunnel-listen",
+    "off",
     "--max-path-bytes",
     "256",
     "--max-header-bytes",

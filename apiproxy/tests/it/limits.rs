@@ -27,6 +27,17 @@ async fn a_body_above_the_limit_is_a_413_before_anything_is_published() {
 }
 
 #[tokio::test]
+async fn without_tunnels_what_is_longer_than_a_message_is_a_413() {
+    let broker = TestBroker::start().await;
+    let backend = Backend::saying(&broker, "x").await;
+    let routes = ROUTES.replace("max_body_bytes = 65536", "");
+    let gateway = Gateway::start(&broker, &routes, &["--tunnel-listen", "off"]).await;
+    let said = gateway.post("/", &"x".repeat(65_537)).await;
+    assert_eq!((said.status, said.problem().as_str()), (413, "too_large"));
+    assert_eq!(backend.seen.count(), 0);
+}
+
+#[tokio::test]
 async fn the_brokers_limit_counts_headers_too() {
     let broker = TestBroker::builder().max_payload(8_192).start().await;
     let backend = Backend::saying(&broker, "x").await;
@@ -128,7 +139,8 @@ async fn crowd(gateway: &Gateway, connections: usize) -> Vec<crate::client::Clie
 async fn a_client_that_expects_100_gets_it_only_when_its_body_is_wanted() {
     let broker = TestBroker::start().await;
     let _backend = Backend::saying(&broker, "thanks").await;
-    let gateway = Gateway::start(&broker, ROUTES, &[]).await;
+    // With tunnels a worker is asked first, and this one is none.
+    let gateway = Gateway::start(&broker, ROUTES, &["--tunnel-listen", "off"]).await;
     let head = |length: usize| {
         format!(
             "POST / HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: {length}\r\n\r\n"
@@ -142,9 +154,9 @@ async fn a_client_that_expects_100_gets_it_only_when_its_body_is_wanted() {
 }
 
 #[tokio::test]
-async fn upgrades_tunnels_and_transfer_codings_are_not_implemented() {
+async fn connects_transfer_codings_and_without_tunnels_upgrades_are_not_implemented() {
     let broker = TestBroker::start().await;
-    let gateway = Gateway::start(&broker, ROUTES, &[]).await;
+    let gateway = Gateway::start(&broker, ROUTES, &["--tunnel-listen", "off"]).await;
     let websocket =
         "GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
     let tunnel = "CONNECT a:1 HTTP/1.1\r\nhost: a:1\r\n\r\n";

@@ -7,7 +7,9 @@ use futures_util::StreamExt;
 use natsway_routes::document::RouteDocument;
 use natsway_routes::store::{BUCKET, RouteStore, StoreErrorKind};
 use natsway_testkit::{TestBroker, eventually};
+use natsway_wire::control::{GATEWAY_SOURCE, metrics_subject, report_subject};
 use natsway_wire::envelope::NotRun;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::backend::{Backend, not_run, ok, settled};
 use crate::fixture::{DEADLINE, Gateway, ROUTES};
@@ -264,6 +266,74 @@ async fn of_two_operators_one_wins_and_the_other_is_told() {
     );
     let store = store(&broker).await;
     assert_eq!(store.remove("test", 1).await.unwrap_err().kind(), StoreErrorKind::Conflict);
+}
+
+/// A gateway of a release before schema 2 does the same with that one: it reads strictly as well.
+#[tokio::test]
+async fn a_document_of_a_later_schema_is_refused_and_the_one_before_serves() {
+    let broker = TestBroker::builder().jetstream().start().await;
+    let _blue = Backend::saying(&broker, "blue").await;
+    let gateway = Gateway::launch_live(&broker, ROUTES);
+    gateway.ready().await;
+    let client = broker.connect().await;
+    let bucket = async_nats::jetstream::new(client).get_key_value(BUCKET).await.unwrap();
+    let later = r#"{"schema":3,"name":"test","path":"/later","lanes":7}"#;
+    bucket.put("test", later.into()).await.unwrap();
+    eventually(DEADLINE, async || gateway.metric("natsway_routes{state=\"refused\"}").await == 1.0)
+        .await;
+    assert_eq!(gateway.get("/any").await.text(), "blue");
+    let listed = out(&cli(&broker, &["ls"], "").await);
+    assert!(listed.contains("refused: route \"test\": schema=3: expected 1 to 2"), "{listed}");
+}
+
+/// Answers as a gateway before schema 2 does: it says nothing of schemas.
+async fn older_gateway(broker: &TestBroker, name: &str) -> AbortOnDropHandle<()> {
+    let client = broker.connect().await;
+    let mut questions = client.subscribe(report_subject()).await.unwrap();
+    client.flush().await.unwrap();
+    let report = format!(r#"{{"id":"{name}","host":"{name}","age_ms":60000,"whole":true}}"#);
+    let subject = metrics_subject(GATEWAY_SOURCE, name);
+    AbortOnDropHandle::new(tokio::spawn(async move {
+        while questions.next().await.is_some() {
+            client.publish(subject.clone(), report.clone().into()).await.unwrap();
+        }
+    }))
+}
+
+#[tokio::test]
+async fn an_operator_is_warned_of_gateways_that_do_not_read_the_document() {
+    let broker = TestBroker::builder().jetstream().start().await;
+    let gateway = Gateway::launch_live(&broker, ROUTES);
+    gateway.ready().await;
+    let (plain, streams) = (
+        document("/a", [1, 0]).to_json(),
+        document("/a", [1, 0]).to_json().replace(
+            r#""path""#,
+            r#""transport": "auto", "inline_body_bytes": 1000, "stream_idle_timeout": "5s", "path""#,
+        ),
+    );
+    let put = async |json: &str| {
+        let output = cli(&broker, &["put", "-"], json).await;
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    assert_eq!(put(&streams).await, "", "this gateway reads it");
+    let tested = out(&cli(&broker, &["test", "GET", "http://any/a"], "").await);
+    assert!(tested.contains("transport  auto"), "{tested}");
+
+    let _older = older_gateway(&broker, "gateway-of-old").await;
+    assert_eq!(put(&plain).await, "", "all releases read schema 1");
+    let warned = put(&streams).await;
+    assert_eq!(warned.lines().count(), 1, "{warned}");
+    assert!(
+        warned.contains("gateway-of-old reads no documents of schema 2, as test is"),
+        "{warned}"
+    );
+    // A file says no schema: its keys do.
+    let file = out(&cli(&broker, &["export"], "").await).replace("schema = 2\n", "");
+    let imported = cli(&broker, &["import", "-"], &file).await;
+    assert!(out(&imported).contains("test is unchanged"), "{file}");
+    assert!(String::from_utf8_lossy(&imported.stderr).contains("gateway-of-old"), "{imported:?}");
 }
 
 #[tokio::test]

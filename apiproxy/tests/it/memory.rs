@@ -42,11 +42,7 @@ async fn saying_much_or_little(broker: &TestBroker) -> Backend {
 
 /// The memory that a gateway has, in bytes.
 fn resident_bytes(gateway: &Gateway) -> usize {
-    let status =
-        std::fs::read_to_string(format!("/proc/{}/status", gateway.process.pid())).unwrap();
-    let kib =
-        status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"));
-    kib.unwrap().trim().parse::<usize>().unwrap() * 1024
+    gateway.process.memory().expect("it runs").resident
 }
 
 /// A client that asks again and again, none of whose requests may fail.
@@ -57,7 +53,7 @@ struct Witness {
 }
 
 impl Witness {
-    async fn start(gateway: &Gateway) -> Witness {
+    async fn start(gateway: &Gateway) -> Self {
         let (answered, failed) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
         let mut client = gateway.client().await;
         let (well, badly) = (Arc::clone(&answered), Arc::clone(&failed));
@@ -73,7 +69,7 @@ impl Witness {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         });
-        Witness { answered, failed, task: task.abort_handle() }
+        Self { answered, failed, task: task.abort_handle() }
     }
 
     /// Waits for some more answers.

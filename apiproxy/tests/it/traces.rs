@@ -19,11 +19,11 @@ struct Stand {
 
 impl Stand {
     /// Behind a proxy that is believed, which is where traces are continued.
-    async fn start(arguments: &[&str]) -> Stand {
-        Stand::start_with(arguments, &["--trusted-proxies", "127.0.0.0/8"]).await
+    async fn start(arguments: &[&str]) -> Self {
+        Self::start_with(arguments, &["--trusted-proxies", "127.0.0.0/8"]).await
     }
 
-    async fn start_with(arguments: &[&str], of_the_gateway: &[&str]) -> Stand {
+    async fn start_with(arguments: &[&str], of_the_gateway: &[&str]) -> Self {
         let program = workspace_binary("worker");
         let broker = TestBroker::start().await;
         let mut worker = Process::builder(program)
@@ -37,7 +37,7 @@ impl Stand {
             &[&["--access-log"], of_the_gateway, arguments].concat(),
         )
         .await;
-        Stand { gateway, worker, _broker: broker }
+        Self { gateway, worker, _broker: broker }
     }
 
     async fn get(&self, path: &str, fields: &str) -> String {
@@ -289,7 +289,7 @@ async fn a_workers_call_has_a_span_and_so_have_its_tries() {
             .start()
     };
     let mut workers = [
-        worker(&["--subject", "svc.test.blue", "--forward-to", "inner"]),
+        worker(&["--subject", "svc.test.blue", "--call-route", "inner"]),
         worker(&["--subject", "svc.inner.v1"]),
     ];
     for worker in &mut workers {

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use async_nats::jetstream::consumer::{PriorityPolicy, pull};
 use natsway_partitioned_consumer::StaticGroup;
 
-use super::member::{Orders, Outcome};
+use super::member::{MemberRun, Orders};
 
 /// The priority group of the wire's current generation.
 const PRIORITY_GROUP: &str = "PCG";
@@ -41,7 +41,7 @@ pub async fn create_consumer(orders: &Orders) -> Result<()> {
 ///
 /// # Errors
 /// The broker cannot be reached, refuses the pull, or is silent for 20 s.
-pub fn run(orders: &Orders) -> Result<Outcome> {
+pub fn run(orders: &Orders) -> Result<MemberRun> {
     let address = orders.url.strip_prefix("nats://").unwrap_or(&orders.url);
     let mut socket = TcpStream::connect(address).context("the broker cannot be reached")?;
     socket.set_nodelay(true)?;
@@ -83,7 +83,7 @@ pub fn run(orders: &Orders) -> Result<Outcome> {
         socket.write_all(&answers)?;
         answers.clear();
     }
-    Ok(Outcome { seconds: began.map_or(0.0, |at| at.elapsed().as_secs_f64()), handler_ms: 0.0 })
+    Ok(MemberRun { seconds: began.map_or(0.0, |at| at.elapsed().as_secs_f64()), handler_ms: 0.0 })
 }
 
 /// Answers the first operation of `input`; gives back how long it was, or nothing when it is not

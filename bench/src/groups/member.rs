@@ -63,7 +63,7 @@ pub enum Means {
 
 /// What it came to; the Go peer prints the same.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Outcome {
+pub struct MemberRun {
     /// From the first message to the last, in seconds.
     pub seconds: f64,
     /// How long a handler took, on average, in milliseconds; 0 without work.
@@ -82,7 +82,7 @@ impl Orders {
 ///
 /// # Errors
 /// When the member cannot start, or messages of a key came out of order or two at once.
-pub async fn run(orders: Orders) -> Result<Outcome> {
+pub async fn run(orders: Orders) -> Result<MemberRun> {
     let client = async_nats::connect(&orders.url).await?;
     let group =
         StaticGroup::new(async_nats::jetstream::new(client), &orders.stream, &orders.group)?;
@@ -123,7 +123,7 @@ pub async fn run(orders: Orders) -> Result<Outcome> {
         "{faults} messages were handled out of order, or beside another of their key"
     );
     let handled = keys.worked.lock().expect("no handler panics").as_secs_f64();
-    Ok(Outcome { seconds, handler_ms: handled * 1e3 / orders.messages as f64 })
+    Ok(MemberRun { seconds, handler_ms: handled * 1e3 / orders.messages as f64 })
 }
 
 impl Work {

@@ -10,7 +10,7 @@ use natsway_testkit::workspace_binary;
 use serde::Serialize;
 use serde_json::json;
 
-use super::member::{Means, Orders, Outcome, Work};
+use super::member::{Means, MemberRun, Orders, Work};
 use super::{Bench, Figures, PARTITIONS, cpu};
 
 /// How often each side is measured.
@@ -148,7 +148,7 @@ impl Bench {
         if !output.status.success() {
             bail!("{}: {}", side.name, String::from_utf8_lossy(&output.stderr));
         }
-        let outcome: Outcome = serde_json::from_slice(&output.stdout)?;
+        let outcome: MemberRun = serde_json::from_slice(&output.stdout)?;
         Ok(Speed {
             messages_per_s: (messages as f64 / outcome.seconds).round() as u64,
             member_us_per_message: member,

@@ -30,7 +30,7 @@ pub struct Generator {
 
 /// Where is asked, and from where.
 #[derive(Clone, Copy, Debug)]
-pub struct Target<'a> {
+pub struct LoadTarget<'a> {
     /// A port on 127.0.0.1.
     pub port: u16,
     /// What paths begin with; one at least, which may be empty.
@@ -41,7 +41,7 @@ pub struct Target<'a> {
 
 /// What a generator saw.
 #[derive(Clone, Debug)]
-pub struct Outcome {
+pub struct LoadRun {
     /// Requests that were answered, rightly or wrongly.
     pub requests: u64,
     /// How long it took.
@@ -73,15 +73,15 @@ impl Tool {
     /// The program's name.
     pub fn name(self) -> &'static str {
         match self {
-            Tool::Wrk => "wrk",
-            Tool::Oha => "oha",
+            Self::Wrk => "wrk",
+            Self::Oha => "oha",
         }
     }
 
     fn how_to_get_it(self) -> &'static str {
         match self {
-            Tool::Wrk => "install the package wrk",
-            Tool::Oha => "`make tools` installs it",
+            Self::Wrk => "install the package wrk",
+            Self::Oha => "`make tools` installs it",
         }
     }
 }
@@ -91,7 +91,7 @@ impl Generators {
     ///
     /// # Errors
     /// Nothing is.
-    pub fn find() -> anyhow::Result<Generators> {
+    pub fn find() -> anyhow::Result<Self> {
         let found: Vec<Generator> = [Tool::Wrk, Tool::Oha]
             .into_iter()
             .filter_map(|tool| Generator::find(tool).ok())
@@ -100,7 +100,7 @@ impl Generators {
             !found.is_empty(),
             "no load generator is installed: `make tools` installs oha, the package wrk has wrk"
         );
-        Ok(Generators(found))
+        Ok(Self(found))
     }
 
     /// Every one of them.
@@ -128,7 +128,7 @@ impl Generators {
 }
 
 impl Generator {
-    fn find(tool: Tool) -> anyhow::Result<Generator> {
+    fn find(tool: Tool) -> anyhow::Result<Self> {
         let name = tool.name();
         let installed = repository_root().join("target/tools/bin").join(name);
         let program = if installed.exists() { installed } else { PathBuf::from(name) };
@@ -142,7 +142,7 @@ impl Generator {
             &output.stdout
         });
         let version = text.split_whitespace().nth(1).unwrap_or("?").to_owned();
-        Ok(Generator { tool, version, program })
+        Ok(Self { tool, version, program })
     }
 
     /// Its name and version.
@@ -157,10 +157,10 @@ impl Generator {
     pub async fn run(
         &self,
         load: &Load,
-        target: Target<'_>,
+        target: LoadTarget<'_>,
         amount: Amount,
         directory: &Path,
-    ) -> anyhow::Result<Outcome> {
+    ) -> anyhow::Result<LoadRun> {
         let url =
             |prefix: &String| format!("http://127.0.0.1:{}{prefix}{}", target.port, load.path);
         let urls: Vec<String> = target.prefixes.iter().map(url).collect();
@@ -248,11 +248,11 @@ struct WrkFigures {
     latency_us: BTreeMap<String, f64>,
 }
 
-fn read_wrk(output: &str) -> anyhow::Result<Outcome> {
+fn read_wrk(output: &str) -> anyhow::Result<LoadRun> {
     let line = output.lines().find(|line| line.starts_with('{')).context("no line of figures")?;
     let WrkFigures { requests, elapsed_us, errors, latency_us } = serde_json::from_str(line)?;
     let latency_ms = latency_us.into_iter().map(|(name, us)| (name, us / 1_000.0)).collect();
-    Ok(Outcome { requests, elapsed: Duration::from_micros(elapsed_us), errors, latency_ms })
+    Ok(LoadRun { requests, elapsed: Duration::from_micros(elapsed_us), errors, latency_ms })
 }
 
 #[derive(Deserialize)]
@@ -271,7 +271,7 @@ struct OhaSummary {
     size_per_request: Option<u64>,
 }
 
-fn read_oha(output: &str, body_bytes: u64) -> anyhow::Result<Outcome> {
+fn read_oha(output: &str, body_bytes: u64) -> anyhow::Result<LoadRun> {
     let figures: OhaFigures = serde_json::from_str(output)?;
     let requests: u64 = figures.status_code_distribution.values().sum();
     let good = figures.status_code_distribution.get("200").copied().unwrap_or(0);
@@ -286,7 +286,7 @@ fn read_oha(output: &str, body_bytes: u64) -> anyhow::Result<Outcome> {
     let wanted = ["p50", "p90", "p99", "p99.9"];
     let percentiles =
         figures.latency_percentiles.iter().filter(|(name, _)| wanted.contains(&name.as_str()));
-    Ok(Outcome {
+    Ok(LoadRun {
         requests,
         elapsed: Duration::from_secs_f64(figures.summary.total),
         errors: requests - good + failed,

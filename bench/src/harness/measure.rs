@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
-use super::load::{Outcome, Target};
+use super::load::{LoadRun, LoadTarget};
 use super::meter::{self, Meter};
 use super::question::{Question, ask};
 use super::stage::{self, Stage};
@@ -69,7 +69,7 @@ impl Run {
             let amount = Amount::For(self.settings.warm_up);
             let prefixes = [String::new()];
             let processors = &contender.cpus.load;
-            let target = Target { port: stage.port, prefixes: &prefixes, processors };
+            let target = LoadTarget { port: stage.port, prefixes: &prefixes, processors };
             generator.run(&warm_up, target, amount, &self.directory).await?;
         }
         self.progress.inc((plan::START + self.settings.warm_up).as_millis() as u64);
@@ -147,7 +147,7 @@ impl Run {
                 Amount::Requests(_) => IDLE,
             };
             tokio::time::sleep(duration).await;
-            outcome = Outcome {
+            outcome = LoadRun {
                 requests: 0,
                 elapsed: duration,
                 errors: 0,
@@ -159,7 +159,7 @@ impl Run {
             let prefixes: Vec<String> =
                 (0..contender.arrangement.services()).map(stage::service_prefix).collect();
             let processors = &contender.cpus.load;
-            let target = Target { port: stage.port, prefixes: &prefixes, processors };
+            let target = LoadTarget { port: stage.port, prefixes: &prefixes, processors };
             meter = Meter::start(stage.watched())?;
             let witness = Witness::start(question.clone());
             outcome = generator.run(load, target, amount, &self.directory).await?;

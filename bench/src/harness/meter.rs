@@ -53,13 +53,13 @@ impl Meter {
     ///
     /// # Errors
     /// A process is gone.
-    pub fn start(watched: Vec<Watched>) -> anyhow::Result<Meter> {
+    pub fn start(watched: Vec<Watched>) -> anyhow::Result<Self> {
         let watched = watched.into_iter().map(|one| {
             forget_peak(one.pid);
             Ok((one.clone(), used_by_tree(one.pid)?))
         });
         let watched = watched.collect::<anyhow::Result<_>>()?;
-        Ok(Meter {
+        Ok(Self {
             watched,
             machine: machine_time()?,
             children: usage(UsageWho::RUSAGE_CHILDREN)?,
@@ -89,15 +89,15 @@ impl Meter {
 }
 
 impl Used {
-    fn since(self, before: Used) -> Used {
-        Used {
+    fn since(self, before: Self) -> Self {
+        Self {
             cpu: self.cpu.saturating_sub(before.cpu),
             waits: self.waits.saturating_sub(before.waits),
             preemptions: self.preemptions.saturating_sub(before.preemptions),
         }
     }
 
-    fn add(&mut self, other: Used) {
+    fn add(&mut self, other: Self) {
         self.cpu += other.cpu;
         self.waits += other.waits;
         self.preemptions += other.preemptions;
@@ -120,7 +120,7 @@ impl Used {
 }
 
 impl MachineTime {
-    fn until(self, end: MachineTime, ours: Duration) -> Machine {
+    fn until(self, end: Self, ours: Duration) -> Machine {
         let busy = end.busy.saturating_sub(self.busy);
         let idle = end.idle.saturating_sub(self.idle);
         let steal = end.steal.saturating_sub(self.steal);

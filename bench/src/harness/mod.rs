@@ -61,8 +61,8 @@ impl Run {
     ///
     /// # Errors
     /// No load generator is installed, or nothing is left to measure.
-    pub fn prepare(scenarios: Vec<Scenario>, settings: Settings) -> anyhow::Result<Run> {
-        Run::in_directory(new_directory()?, scenarios, settings)
+    pub fn prepare(scenarios: Vec<Scenario>, settings: Settings) -> anyhow::Result<Self> {
+        Self::in_directory(new_directory()?, scenarios, settings)
     }
 
     /// Goes on with a run that was broken off, or in which something failed: what is in
@@ -71,13 +71,13 @@ impl Run {
     /// # Errors
     /// As for [`prepare`](Run::prepare); or there is no such run, or it was made on another machine
     /// or with other versions.
-    pub fn resume(directory: &Path) -> anyhow::Result<Run> {
+    pub fn resume(directory: &Path) -> anyhow::Result<Self> {
         let path = directory.join("results.json");
         let before = Results::load(&path)?;
         let settings = before.settings.clone();
         let settings = settings
             .with_context(|| format!("{} does not say how it was begun", path.display()))?;
-        let mut run = Run::in_directory(directory.to_owned(), before.scenarios.clone(), settings)?;
+        let mut run = Self::in_directory(directory.to_owned(), before.scenarios.clone(), settings)?;
         ensure!(
             before.machine == run.results.machine
                 && clean(&before.versions) == clean(&run.results.versions),
@@ -92,7 +92,7 @@ impl Run {
         directory: PathBuf,
         scenarios: Vec<Scenario>,
         mut settings: Settings,
-    ) -> anyhow::Result<Run> {
+    ) -> anyhow::Result<Self> {
         surroundings::allow_open_files(OPEN_FILES);
         let generators = Generators::find()?;
         let mut skipped = Vec::new();
@@ -125,7 +125,7 @@ impl Run {
             parts: Default::default(),
         };
         let progress = ProgressBar::hidden();
-        Ok(Run { settings, generators, directory, progress, results, extra: Cell::default() })
+        Ok(Self { settings, generators, directory, progress, results, extra: Cell::default() })
     }
 
     /// Where the raw data goes.

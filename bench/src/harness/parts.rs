@@ -17,15 +17,15 @@ impl Part {
     /// How long it takes, about.
     pub fn expected(self, quick: bool) -> Duration {
         Duration::from_secs(match (self, quick) {
-            (Part::Groups, false) => 160,
-            (Part::Groups, true) => 15,
-            (Part::Shipper, false) => 40,
-            (Part::Shipper, true) => 8,
-            (Part::Autoscalers, false) => 15,
-            (Part::Autoscalers, true) => 5,
-            (Part::Instructions, _) => 30,
-            (Part::Times, false) => 70,
-            (Part::Times, true) => 15,
+            (Self::Groups, false) => 160,
+            (Self::Groups, true) => 15,
+            (Self::Shipper, false) => 40,
+            (Self::Shipper, true) => 8,
+            (Self::Autoscalers, false) => 15,
+            (Self::Autoscalers, true) => 5,
+            (Self::Instructions, _) => 30,
+            (Self::Times, false) => 70,
+            (Self::Times, true) => 15,
         })
     }
 
@@ -35,8 +35,8 @@ impl Part {
     /// It is not, and how to get it.
     pub fn prepare(self) -> anyhow::Result<()> {
         match self {
-            Part::Instructions => micro::count::find(),
-            Part::Groups | Part::Shipper | Part::Autoscalers | Part::Times => Ok(()),
+            Self::Instructions => micro::count::find(),
+            Self::Groups | Self::Shipper | Self::Autoscalers | Self::Times => Ok(()),
         }
     }
 
@@ -46,7 +46,7 @@ impl Part {
     /// It is not built, or its program fails.
     pub async fn measure(self, quick: bool, directory: &Path) -> anyhow::Result<Value> {
         match self {
-            Part::Groups => {
+            Self::Groups => {
                 // Built before the clock runs.
                 for name in ["groups-member", "groups-speed"] {
                     workspace_binary(name);
@@ -57,20 +57,20 @@ impl Part {
                 };
                 own_command("groups", &[("PARTS", size.0), ("MESSAGES", size.1)]).await
             }
-            Part::Shipper => {
+            Self::Shipper => {
                 for name in ["producer", "consumer"] {
                     workspace_binary(name);
                 }
                 let size = if quick { ("32", "1") } else { ("256", "3") };
                 own_command("shipper", &[("MEBIBYTES", size.0), ("ROUNDS", size.1)]).await
             }
-            Part::Autoscalers => {
+            Self::Autoscalers => {
                 let comparison =
                     tokio::task::spawn_blocking(move || crate::autoscalers::compare(quick)).await?;
                 Ok(serde_json::to_value(comparison)?)
             }
-            Part::Instructions => Ok(serde_json::to_value(micro::count::all().await?)?),
-            Part::Times => Ok(serde_json::to_value(
+            Self::Instructions => Ok(serde_json::to_value(micro::count::all().await?)?),
+            Self::Times => Ok(serde_json::to_value(
                 micro::time::all(&directory.join("criterion"), quick).await?,
             )?),
         }
@@ -79,9 +79,9 @@ impl Part {
     /// Whether its figures are there already.
     pub fn is_kept(self, results: &Results) -> bool {
         match self {
-            Part::Instructions => !results.instructions.is_empty(),
-            Part::Times => !results.times.is_empty(),
-            Part::Groups | Part::Shipper | Part::Autoscalers => {
+            Self::Instructions => !results.instructions.is_empty(),
+            Self::Times => !results.times.is_empty(),
+            Self::Groups | Self::Shipper | Self::Autoscalers => {
                 results.parts.contains_key(self.name())
             }
         }
@@ -93,9 +93,9 @@ impl Part {
     /// They have another shape.
     pub fn keep(self, figures: Value, results: &mut Results) -> anyhow::Result<()> {
         match self {
-            Part::Instructions => results.instructions = serde_json::from_value(figures)?,
-            Part::Times => results.times = serde_json::from_value(figures)?,
-            Part::Groups | Part::Shipper | Part::Autoscalers => {
+            Self::Instructions => results.instructions = serde_json::from_value(figures)?,
+            Self::Times => results.times = serde_json::from_value(figures)?,
+            Self::Groups | Self::Shipper | Self::Autoscalers => {
                 results.parts.insert(self.name().to_owned(), figures);
             }
         }

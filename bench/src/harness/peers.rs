@@ -30,10 +30,10 @@ impl Proxy {
     /// The program's name.
     pub fn name(self) -> &'static str {
         match self {
-            Proxy::Nginx => "nginx",
-            Proxy::Haproxy => "haproxy",
-            Proxy::Traefik => "traefik",
-            Proxy::Fabio => "fabio",
+            Self::Nginx => "nginx",
+            Self::Haproxy => "haproxy",
+            Self::Traefik => "traefik",
+            Self::Fabio => "fabio",
         }
     }
 
@@ -43,10 +43,10 @@ impl Proxy {
     /// It is not installed; the error says how to get it.
     pub fn find(self) -> anyhow::Result<Found> {
         match self {
-            Proxy::Nginx => packaged("nginx", "-v"),
-            Proxy::Haproxy => packaged("haproxy", "-v"),
-            Proxy::Traefik => built("traefik", "version"),
-            Proxy::Fabio => {
+            Self::Nginx => packaged("nginx", "-v"),
+            Self::Haproxy => packaged("haproxy", "-v"),
+            Self::Traefik => built("traefik", "version"),
+            Self::Fabio => {
                 consul()?;
                 built("fabio", "-v")
             }
@@ -82,15 +82,15 @@ impl Proxy {
             Ok(path)
         };
         Ok(match self {
-            Proxy::Nginx => {
+            Self::Nginx => {
                 let path = config("nginx.conf", NGINX, "        server 127.0.0.1:@port@;")?;
                 command.arg("-p").arg(directory).arg("-c").arg(path)
             }
-            Proxy::Haproxy => {
+            Self::Haproxy => {
                 let path = config("haproxy.cfg", HAPROXY, "    server s@number@ 127.0.0.1:@port@")?;
                 command.arg("-db").arg("-f").arg(path)
             }
-            Proxy::Traefik => {
+            Self::Traefik => {
                 let server = "[[http.services.service.loadBalancer.servers]]\nurl = \
                               \"http://127.0.0.1:@port@\"";
                 let path = config("traefik.toml", TRAEFIK, server)?;
@@ -107,7 +107,7 @@ impl Proxy {
                     // the time.
                     .arg("--serversTransport.maxIdleConnsPerHost=4096")
             }
-            Proxy::Fabio => {
+            Self::Fabio => {
                 let consul = consul.context("fabio needs a consul")?;
                 command
                     .args(["-proxy.addr", &format!("127.0.0.1:{listen}")])

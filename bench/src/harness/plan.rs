@@ -62,9 +62,9 @@ impl Settings {
 
 impl Plan {
     /// Adds up the scenarios and parts.
-    pub fn of(scenarios: &[Scenario], settings: &Settings) -> Plan {
+    pub fn of(scenarios: &[Scenario], settings: &Settings) -> Self {
         let mut plan =
-            Plan { scenarios: scenarios.len(), cells: 0, runs: 0, duration: Duration::ZERO };
+            Self { scenarios: scenarios.len(), cells: 0, runs: 0, duration: Duration::ZERO };
         for scenario in scenarios {
             let rounds = settings.rounds(scenario);
             plan.cells +=
@@ -101,7 +101,7 @@ impl fmt::Display for Plan {
             seconds @ ..100 => format!("{seconds} s"),
             seconds => format!("{:.0} min", seconds as f64 / 60.0),
         };
-        let Plan { scenarios, cells, runs, duration } = self;
+        let Self { scenarios, cells, runs, duration } = self;
         write!(
             f,
             "{scenarios} scenarios, {cells} cells, {runs} runs: about {}, up to {} when others use \

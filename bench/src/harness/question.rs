@@ -19,8 +19,8 @@ pub struct Question {
 
 impl Question {
     /// What a load asks of a port.
-    pub fn new(port: u16, load: &Load) -> Question {
-        Question {
+    pub fn new(port: u16, load: &Load) -> Self {
+        Self {
             port,
             path: load.path.clone(),
             post: load.body(),
@@ -29,9 +29,9 @@ impl Question {
     }
 
     /// The greeting.
-    pub fn greeting(port: u16) -> Question {
+    pub fn greeting(port: u16) -> Self {
         let (path, answer) = ("/".to_owned(), crate::service::GREETING.to_owned());
-        Question { port, path, post: None, answer }
+        Self { port, path, post: None, answer }
     }
 }
 

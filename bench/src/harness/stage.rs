@@ -68,9 +68,9 @@ impl Stage {
     ///
     /// # Panics
     /// When a broker does not come up.
-    pub async fn start(contender: &Contender, directory: &Path) -> anyhow::Result<Stage> {
+    pub async fn start(contender: &Contender, directory: &Path) -> anyhow::Result<Self> {
         let mut stage =
-            Stage { port: free_port(), processes: Vec::new(), brokers: Vec::new(), cluster: None };
+            Self { port: free_port(), processes: Vec::new(), brokers: Vec::new(), cluster: None };
         match &contender.arrangement {
             Arrangement::Direct { server: Server::Axum } => stage.axum(stage.port, "service")?,
             Arrangement::Direct { server: Server::Fiber } => {

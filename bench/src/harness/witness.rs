@@ -25,7 +25,7 @@ pub struct Witness {
 
 impl Witness {
     /// Begins to ask.
-    pub fn start(question: Question) -> Witness {
+    pub fn start(question: Question) -> Self {
         let wrong = Arc::new(AtomicU64::new(0));
         let count = wrong.clone();
         let task = tokio::spawn(async move {
@@ -36,7 +36,7 @@ impl Witness {
                 tokio::time::sleep(PAUSE).await;
             }
         });
-        Witness { wrong, task }
+        Self { wrong, task }
     }
 
     /// Stops, and tells how many answers were wrong or missing. What is still out is not judged.

@@ -41,8 +41,8 @@ impl Counted {
     }
 
     /// Watches over a process that [`builder`](Counted::builder) made.
-    pub(super) fn new(process: Process, directory: &Path) -> Counted {
-        Counted { process, directory: directory.to_owned() }
+    pub(super) fn new(process: Process, directory: &Path) -> Self {
+        Self { process, directory: directory.to_owned() }
     }
 
     /// Begins to count anew.

@@ -89,7 +89,7 @@ impl Counts {
     ///
     /// # Errors
     /// There is no such file, or it is none.
-    pub fn load(file: &Path) -> anyhow::Result<Counts> {
+    pub fn load(file: &Path) -> anyhow::Result<Self> {
         let text = fs::read(file).with_context(|| format!("read {}", file.display()))?;
         serde_json::from_slice(&text)
             .with_context(|| format!("{}: expected counts of a run", file.display()))
@@ -100,7 +100,7 @@ impl Counts {
     ///
     /// # Errors
     /// The loads differ, or a path was not counted before.
-    pub fn against(&self, before: &Counts, bound: f64) -> anyhow::Result<Vec<Change>> {
+    pub fn against(&self, before: &Self, bound: f64) -> anyhow::Result<Vec<Change>> {
         ensure!(
             (self.requests, self.connections) == (before.requests, before.connections),
             "counted with {} requests over {} connections, before with {} over {}",
@@ -133,7 +133,7 @@ pub struct Change {
 
 impl std::fmt::Display for Change {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Change { path, before, now, percent, exceeds } = self;
+        let Self { path, before, now, percent, exceeds } = self;
         let verdict = if *exceeds { ": more than it may" } else { "" };
         write!(
             f,

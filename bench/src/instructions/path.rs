@@ -41,14 +41,13 @@ pub(super) enum CountedPath {
 }
 
 impl CountedPath {
-    pub(super) const ALL: [CountedPath; 3] =
-        [CountedPath::GatewayByBroker, CountedPath::Worker, CountedPath::WorkerPerCore];
+    pub(super) const ALL: [Self; 3] = [Self::GatewayByBroker, Self::Worker, Self::WorkerPerCore];
 
     pub(super) fn name(self) -> &'static str {
         match self {
-            CountedPath::GatewayByBroker => "gateway by broker",
-            CountedPath::Worker => "worker",
-            CountedPath::WorkerPerCore => "worker per core",
+            Self::GatewayByBroker => "gateway by broker",
+            Self::Worker => "worker",
+            Self::WorkerPerCore => "worker per core",
         }
     }
 
@@ -56,10 +55,8 @@ impl CountedPath {
     /// processors.
     fn worker_threads(self) -> &'static [&'static str] {
         match self {
-            CountedPath::GatewayByBroker | CountedPath::WorkerPerCore => {
-                &["--per-core", "--readers", "1"]
-            }
-            CountedPath::Worker => &["--threads", "2", "--readers", "1"],
+            Self::GatewayByBroker | Self::WorkerPerCore => &["--per-core", "--readers", "1"],
+            Self::Worker => &["--threads", "2", "--readers", "1"],
         }
     }
 
@@ -79,7 +76,7 @@ impl CountedPath {
             };
             builder.args(["--nats-url", &url])
         };
-        let counts_gateway = self == CountedPath::GatewayByBroker;
+        let counts_gateway = self == Self::GatewayByBroker;
         let worker =
             run("worker", !counts_gateway).args(["--subject", SUBJECT]).args(self.worker_threads());
         let (port, admin_port) = (free_port(), free_port());

@@ -20,8 +20,8 @@ pub struct Micro {
 pub type Operation = Box<dyn FnMut()>;
 
 impl Micro {
-    fn new(name: impl Into<String>, make: impl Fn() -> Operation + 'static) -> Micro {
-        Micro { name: name.into(), make: Box::new(make) }
+    fn new(name: impl Into<String>, make: impl Fn() -> Operation + 'static) -> Self {
+        Self { name: name.into(), make: Box::new(make) }
     }
 
     /// Sets it up; what that takes is not part of it.

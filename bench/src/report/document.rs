@@ -24,8 +24,8 @@ pub enum Block {
 
 impl Block {
     /// Makes a picture; the words of its name are joined.
-    pub fn figure(name: [&str; 3], caption: &str, svg: String) -> Block {
-        Block::Figure(Figure { name: name.join("-"), caption: caption.to_owned(), svg })
+    pub fn figure(name: [&str; 3], caption: &str, svg: String) -> Self {
+        Self::Figure(Figure { name: name.join("-"), caption: caption.to_owned(), svg })
     }
 }
 
@@ -51,8 +51,8 @@ pub struct Figure {
 
 impl Table {
     /// A table without rows.
-    pub fn new<const N: usize>(head: [&str; N]) -> Table {
-        Table { head: head.map(str::to_owned).to_vec(), rows: Vec::new() }
+    pub fn new<const N: usize>(head: [&str; N]) -> Self {
+        Self { head: head.map(str::to_owned).to_vec(), rows: Vec::new() }
     }
 
     fn markdown(&self) -> String {

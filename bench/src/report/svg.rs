@@ -242,7 +242,7 @@ struct Scale {
 }
 
 impl Scale {
-    fn new(values: impl Iterator<Item = f64>, log: bool, from_zero: bool) -> Scale {
+    fn new(values: impl Iterator<Item = f64>, log: bool, from_zero: bool) -> Self {
         let (mut low, mut high) = values
             .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| {
                 (low.min(value), high.max(value))
@@ -256,11 +256,11 @@ impl Scale {
         if high <= low {
             high = if low == 0.0 { 1.0 } else { low * 2.0 };
         }
-        Scale { low: if log { low.max(f64::MIN_POSITIVE) } else { low }, high, log }
+        Self { low: if log { low.max(f64::MIN_POSITIVE) } else { low }, high, log }
     }
 
     /// The same from a round value to a round value, so that nothing lies on the edge.
-    fn rounded(self) -> Scale {
+    fn rounded(self) -> Self {
         if self.log {
             let steps: Vec<f64> = (-3..=6)
                 .flat_map(|decade| [1.0, 2.0, 5.0].map(|step| step * 10f64.powi(decade)))
@@ -268,10 +268,10 @@ impl Scale {
             let low =
                 steps.iter().rev().find(|step| **step <= self.low).copied().unwrap_or(self.low);
             let high = steps.iter().find(|step| **step >= self.high).copied().unwrap_or(self.high);
-            return Scale { low, high, log: true };
+            return Self { low, high, log: true };
         }
         let step = self.step();
-        Scale { high: (self.high / step).ceil() * step, ..self }
+        Self { high: (self.high / step).ceil() * step, ..self }
     }
 
     /// A round distance between ticks, about a fifth of the whole.

@@ -16,7 +16,7 @@ const DEFAULT_FORM: &str = "natsway-1";
 const PER_CORE: &str = "natsway-1reader";
 
 /// A figure, what it should be at 64 and at 255 connections, and what to read with it.
-struct Target {
+struct Goal {
     what: &'static str,
     at: [f64; 2],
     better: Better,
@@ -60,8 +60,8 @@ const OVER_GO: &str = "the article's gateway passes method, path and body as tex
                        routes, a limit on what is out, metrics, and a reply that is checked. Its \
                        worker calls one function; ours an axum `Router`";
 
-const TARGETS: &[Target] = &[
-    Target {
+const TARGETS: &[Goal] = &[
+    Goal {
         what: "of direct axum, default form",
         at: [0.50, 0.65],
         better: Better::More,
@@ -69,7 +69,7 @@ const TARGETS: &[Target] = &[
         beside: PROXIES_OF_DIRECT,
         cause: OF_DIRECT,
     },
-    Target {
+    Goal {
         what: "of direct axum, per core",
         at: [0.50, 0.65],
         better: Better::More,
@@ -77,7 +77,7 @@ const TARGETS: &[Target] = &[
         beside: PROXIES_OF_DIRECT,
         cause: OF_DIRECT,
     },
-    Target {
+    Goal {
         what: "over the article's Go, default form",
         at: [1.7, 1.7],
         better: Better::More,
@@ -88,7 +88,7 @@ const TARGETS: &[Target] = &[
         ],
         cause: OVER_GO,
     },
-    Target {
+    Goal {
         what: "over the article's Go, per core",
         at: [1.7, 1.7],
         better: Better::More,
@@ -99,7 +99,7 @@ const TARGETS: &[Target] = &[
         ],
         cause: OVER_GO,
     },
-    Target {
+    Goal {
         what: "over nginx, default form",
         at: [1.1, 1.5],
         better: Better::More,
@@ -112,7 +112,7 @@ const TARGETS: &[Target] = &[
         cause: "nginx makes one hop, NATS two; the fewer requests are out, the less batching makes \
                 up for the second: compare the broker's µs",
     },
-    Target {
+    Goal {
         what: "over Traefik, default form",
         at: [3.0, 3.5],
         better: Better::More,
@@ -123,7 +123,7 @@ const TARGETS: &[Target] = &[
         ],
         cause: "compare what Traefik does itself, then and now, in the table below",
     },
-    Target {
+    Goal {
         what: "gateway µs",
         at: [11.0, 10.0],
         better: Better::Less,
@@ -139,7 +139,7 @@ const TARGETS: &[Target] = &[
                 optimization across crates: of its 29,300 are 8,700 hyper's, 10,900 ours (2,500 \
                 encoding, 2,600 decoding), 4,200 the NATS client's, and the others the runtime's",
     },
-    Target {
+    Goal {
         what: "worker µs, default form",
         at: [5.0, 4.0],
         better: Better::Less,
@@ -152,7 +152,7 @@ const TARGETS: &[Target] = &[
                 the reader's: a wake each way, which a busy machine shares among several requests \
                 and an idle one does not",
     },
-    Target {
+    Goal {
         what: "worker µs, per core",
         at: [1.5, 1.2],
         better: Better::Less,
@@ -167,7 +167,7 @@ const TARGETS: &[Target] = &[
                 across crates are 7,000 axum's and the handler's, 5,700 decoding, 4,200 the NATS \
                 client's; its reads and writes hold many requests each",
     },
-    Target {
+    Goal {
         what: "1, 2 and 4 workers: least over most",
         at: [0.9, 0.9],
         better: Better::More,
@@ -210,11 +210,11 @@ impl Measure {
     fn of(self, results: &Results, load: &str) -> Option<f64> {
         let cell = |contender| Cell { scenario: SCENARIO, contender, load };
         match self {
-            Measure::Over(contender, other) => {
+            Self::Over(contender, other) => {
                 results.ratio(cell(contender), cell(other)).map(|ratio| ratio.value)
             }
-            Measure::Cpu(contender, role) => cpu(results, cell(contender), role),
-            Measure::Evenness => {
+            Self::Cpu(contender, role) => cpu(results, cell(contender), role),
+            Self::Evenness => {
                 let rate = |contender| {
                     results
                         .spread(cell(contender), |run| Some(run.per_second))
@@ -272,7 +272,7 @@ pub(super) fn blocks(results: &Results) -> Vec<Block> {
     blocks
 }
 
-fn beside(results: &Results, target: &Target) -> String {
+fn beside(results: &Results, target: &Goal) -> String {
     let shown =
         |measure: Measure, load| measure.of(results, load).map(|value| format!("{value:.2}"));
     let other = |(name, measure): &(&str, Measure)| {

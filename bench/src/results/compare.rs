@@ -24,12 +24,12 @@ pub struct Change {
     /// The new median.
     pub new: f64,
     /// What to make of it.
-    pub verdict: Verdict,
+    pub verdict: ChangeKind,
 }
 
 /// What to make of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum ChangeKind {
     /// Beyond the spread, for the better.
     Better,
     /// Beyond the spread, for the worse.
@@ -105,18 +105,21 @@ fn change(
     old: Spread,
     new: Spread,
 ) -> Change {
-    let verdict =
-        if old.apart(&new) { judge(wanted, old.median, new.median, NOISE) } else { Verdict::Same };
+    let verdict = if old.apart(&new) {
+        judge(wanted, old.median, new.median, NOISE)
+    } else {
+        ChangeKind::Same
+    };
     Change { what: cell.to_string(), figure, old: old.median, new: new.median, verdict }
 }
 
-fn judge(wanted: Wanted, old: f64, new: f64, noise: f64) -> Verdict {
+fn judge(wanted: Wanted, old: f64, new: f64, noise: f64) -> ChangeKind {
     let more = new > old * (1.0 + noise);
     let less = new < old * (1.0 - noise);
     match (wanted, more, less) {
-        (_, false, false) => Verdict::Same,
-        (Wanted::More, true, _) | (Wanted::Less, _, true) => Verdict::Better,
-        _ => Verdict::Worse,
+        (_, false, false) => ChangeKind::Same,
+        (Wanted::More, true, _) | (Wanted::Less, _, true) => ChangeKind::Better,
+        _ => ChangeKind::Worse,
     }
 }
 
@@ -128,16 +131,16 @@ impl fmt::Display for Cell<'_> {
 
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Change { what, figure, old, new, verdict } = self;
+        let Self { what, figure, old, new, verdict } = self;
         let percent = if *old == 0.0 {
             "new".to_owned()
         } else {
             format!("{:+.1} %", (new / old - 1.0) * 100.0)
         };
         let word = match verdict {
-            Verdict::Better => "better",
-            Verdict::Worse => "WORSE",
-            Verdict::Same => "same",
+            ChangeKind::Better => "better",
+            ChangeKind::Worse => "WORSE",
+            ChangeKind::Same => "same",
         };
         write!(f, "{word:6} {what:44} {figure:16} {old:>11.2} -> {new:>11.2}  {percent:>9}")
     }
@@ -153,23 +156,23 @@ mod tests {
         results(rounds.map(|(rate, round)| sample("natsway", "c64", round, *rate)).collect())
     }
 
-    fn rate_verdict(old: [f64; 3], new: [f64; 3]) -> Verdict {
+    fn rate_verdict(old: [f64; 3], new: [f64; 3]) -> ChangeKind {
         let changes = compare(&of_rates(old), &of_rates(new), false);
         changes.iter().find(|change| change.figure == "requests/s").unwrap().verdict
     }
 
     #[test]
     fn only_a_change_beyond_the_spread_counts() {
-        assert_eq!(rate_verdict([100.0, 101.0, 102.0], [90.0, 91.0, 92.0]), Verdict::Worse);
-        assert_eq!(rate_verdict([90.0, 91.0, 92.0], [100.0, 101.0, 102.0]), Verdict::Better);
+        assert_eq!(rate_verdict([100.0, 101.0, 102.0], [90.0, 91.0, 92.0]), ChangeKind::Worse);
+        assert_eq!(rate_verdict([90.0, 91.0, 92.0], [100.0, 101.0, 102.0]), ChangeKind::Better);
         assert_eq!(
             rate_verdict([80.0, 101.0, 102.0], [90.0, 91.0, 92.0]),
-            Verdict::Same,
+            ChangeKind::Same,
             "runs overlap"
         );
         assert_eq!(
             rate_verdict([100.0, 100.0, 100.0], [97.0, 97.0, 97.0]),
-            Verdict::Same,
+            ChangeKind::Same,
             "3 % is noise"
         );
     }
@@ -182,9 +185,9 @@ mod tests {
             results
         };
         let verdict = |old, new| compare(&with(old), &with(new), false)[0].verdict;
-        assert_eq!(verdict(1_000.0, 1_050.0), Verdict::Worse);
-        assert_eq!(verdict(1_000.0, 1_010.0), Verdict::Same);
-        assert_eq!(verdict(1_000.0, 900.0), Verdict::Better);
+        assert_eq!(verdict(1_000.0, 1_050.0), ChangeKind::Worse);
+        assert_eq!(verdict(1_000.0, 1_010.0), ChangeKind::Same);
+        assert_eq!(verdict(1_000.0, 900.0), ChangeKind::Better);
     }
 
     #[test]
@@ -194,7 +197,7 @@ mod tests {
         new.samples.iter_mut().for_each(|sample| sample.errors = 1);
         let changes = compare(&old, &new, false);
         let errors = changes.iter().find(|change| change.figure == "errors").unwrap();
-        assert_eq!(errors.verdict, Verdict::Worse);
+        assert_eq!(errors.verdict, ChangeKind::Worse);
         assert!(errors.to_string().starts_with("WORSE  peers/natsway/c64"), "{errors}");
     }
 

@@ -142,15 +142,15 @@ pub enum Role {
 
 impl Role {
     /// Every role, from the client inwards.
-    pub const ALL: [Role; 4] = [Role::Load, Role::Gateway, Role::Broker, Role::Service];
+    pub const ALL: [Self; 4] = [Self::Load, Self::Gateway, Self::Broker, Self::Service];
 
     /// The word for it.
     pub fn name(self) -> &'static str {
         match self {
-            Role::Load => "load",
-            Role::Gateway => "gateway",
-            Role::Broker => "broker",
-            Role::Service => "service",
+            Self::Load => "load",
+            Self::Gateway => "gateway",
+            Self::Broker => "broker",
+            Self::Service => "service",
         }
     }
 }
@@ -179,8 +179,8 @@ pub struct Cell<'a> {
 
 impl Skipped {
     /// Something that could not be measured, with its error.
-    pub fn new(what: &str, error: &anyhow::Error) -> Skipped {
-        Skipped { what: what.to_owned(), why: format!("{error:#}") }
+    pub fn new(what: &str, error: &anyhow::Error) -> Self {
+        Self { what: what.to_owned(), why: format!("{error:#}") }
     }
 }
 
@@ -216,12 +216,12 @@ impl Sample {
 
 impl<'a> Cell<'a> {
     /// Of a run.
-    pub fn of(sample: &'a Sample) -> Cell<'a> {
+    pub fn of(sample: &'a Sample) -> Self {
         Cell { scenario: &sample.scenario, contender: &sample.contender, load: &sample.load }
     }
 
     /// Of a contender under a load.
-    pub fn at(scenario: &'a Scenario, contender: &'a Contender, load: &'a Load) -> Cell<'a> {
+    pub fn at(scenario: &'a Scenario, contender: &'a Contender, load: &'a Load) -> Self {
         Cell { scenario: &scenario.name, contender: &contender.name, load: &load.name }
     }
 }
@@ -231,7 +231,7 @@ impl Results {
     ///
     /// # Errors
     /// It cannot be read, or is of another schema.
-    pub fn load(path: &Path) -> anyhow::Result<Results> {
+    pub fn load(path: &Path) -> anyhow::Result<Self> {
         #[derive(Deserialize)]
         struct Version {
             schema: u32,

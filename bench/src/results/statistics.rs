@@ -34,11 +34,11 @@ pub struct Estimate {
 
 impl Spread {
     /// Of the runs' figures, in any order; nothing of no runs.
-    pub fn of(values: impl IntoIterator<Item = f64>) -> Option<Spread> {
+    pub fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
         let mut values: Vec<f64> = values.into_iter().collect();
         values.sort_by(f64::total_cmp);
         let (&least, &most) = (values.first()?, values.last()?);
-        Some(Spread { median: median(&values), least, most, runs: values.len() })
+        Some(Self { median: median(&values), least, most, runs: values.len() })
     }
 
     /// Half of the distance from the least to the most, as a part of the median.
@@ -47,7 +47,7 @@ impl Spread {
     }
 
     /// Whether no run of one is among those of the other.
-    pub fn apart(&self, other: &Spread) -> bool {
+    pub fn apart(&self, other: &Self) -> bool {
         self.most < other.least || other.most < self.least
     }
 }
@@ -58,7 +58,7 @@ impl Estimate {
     /// or three rounds give little more than their range.
     ///
     /// The same ratios always give the same interval.
-    pub fn of_ratios(ratios: &[f64]) -> Option<Estimate> {
+    pub fn of_ratios(ratios: &[f64]) -> Option<Self> {
         if ratios.is_empty() {
             return None;
         }
@@ -76,7 +76,7 @@ impl Estimate {
         medians.sort_by(f64::total_cmp);
         let tail = (1.0 - COVERED) / 2.0;
         let at = |part: f64| medians[((RESAMPLES - 1) as f64 * part).round() as usize];
-        Some(Estimate { value: median(&sorted), low: at(tail), high: at(1.0 - tail) })
+        Some(Self { value: median(&sorted), low: at(tail), high: at(1.0 - tail) })
     }
 }
 

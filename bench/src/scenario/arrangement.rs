@@ -142,12 +142,12 @@ impl Arrangement {
     /// What contradicts itself, a sentence each.
     pub fn faults(&self) -> Vec<String> {
         let counts: Vec<(&str, u32, u32)> = match self {
-            Arrangement::Direct { .. } => Vec::new(),
-            Arrangement::Proxy { backends, .. } => vec![("backends", *backends, 64)],
-            Arrangement::GoGateway(go) => {
+            Self::Direct { .. } => Vec::new(),
+            Self::Proxy { backends, .. } => vec![("backends", *backends, 64)],
+            Self::GoGateway(go) => {
                 vec![("workers", go.workers, 64), ("connections", go.connections, 64)]
             }
-            Arrangement::Natsway(natsway) => vec![
+            Self::Natsway(natsway) => vec![
                 ("workers", natsway.workers, 64),
                 ("instances", natsway.instances, 64),
                 ("readers", natsway.readers.unwrap_or(1), 64),
@@ -163,13 +163,8 @@ impl Arrangement {
             .filter(|(_, count, most)| !(1..=*most).contains(count))
             .map(|(key, count, most)| format!("{key} = {count}: expected 1 to {most}"))
             .collect();
-        if let Arrangement::Natsway(Natsway {
-            form: Form::GoMicro,
-            readers,
-            instances,
-            services,
-            ..
-        }) = self
+        if let Self::Natsway(Natsway { form: Form::GoMicro, readers, instances, services, .. }) =
+            self
             && (readers.is_some() || *instances > 1 || *services > 1)
         {
             faults
@@ -181,18 +176,18 @@ impl Arrangement {
     /// Services that are asked for at random; only oha can do that.
     pub fn services(&self) -> u32 {
         match self {
-            Arrangement::Natsway(natsway) => natsway.services,
-            Arrangement::Direct { .. } | Arrangement::Proxy { .. } | Arrangement::GoGateway(_) => 1,
+            Self::Natsway(natsway) => natsway.services,
+            Self::Direct { .. } | Self::Proxy { .. } | Self::GoGateway(_) => 1,
         }
     }
 
     /// Whether the Go programs take part.
     pub fn needs_go(&self) -> bool {
         match self {
-            Arrangement::Direct { server } => *server == Server::Fiber,
-            Arrangement::Natsway(natsway) => natsway.form == Form::GoMicro,
-            Arrangement::Proxy { .. } => false,
-            Arrangement::GoGateway(_) => true,
+            Self::Direct { server } => *server == Server::Fiber,
+            Self::Natsway(natsway) => natsway.form == Form::GoMicro,
+            Self::Proxy { .. } => false,
+            Self::GoGateway(_) => true,
         }
     }
 }

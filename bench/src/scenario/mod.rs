@@ -178,8 +178,8 @@ impl Scenario {
     ///
     /// # Errors
     /// It is no TOML of this shape, or contradicts itself: every fault, a line each.
-    pub fn parse(file_stem: &str, text: &str) -> anyhow::Result<Scenario> {
-        let mut scenario: Scenario = toml::from_str(text)?;
+    pub fn parse(file_stem: &str, text: &str) -> anyhow::Result<Self> {
+        let mut scenario: Self = toml::from_str(text)?;
         scenario.name =
             file_stem.trim_start_matches(|c: char| c.is_ascii_digit() || c == '-').to_owned();
         let faults = scenario.faults();
@@ -192,7 +192,7 @@ impl Scenario {
     /// # Errors
     /// A file cannot be read, or is refused by [`parse`](Scenario::parse); the error names the
     /// file.
-    pub fn read_all(directory: &Path) -> anyhow::Result<Vec<Scenario>> {
+    pub fn read_all(directory: &Path) -> anyhow::Result<Vec<Self>> {
         let entries = fs::read_dir(directory)
             .with_context(|| format!("cannot read {}", directory.display()))?;
         let mut paths: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
@@ -203,7 +203,7 @@ impl Scenario {
         let read = |path: &std::path::PathBuf| {
             let text = fs::read_to_string(path)?;
             let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-            let scenario = Scenario::parse(&stem, &text)?;
+            let scenario = Self::parse(&stem, &text)?;
             ensure!(
                 names.insert(scenario.name.clone()),
                 "another file is named {} too",
@@ -243,7 +243,7 @@ impl Scenario {
     }
 
     /// What is left of it in the short form, if anything is.
-    pub fn quick(mut self) -> Option<Scenario> {
+    pub fn quick(mut self) -> Option<Self> {
         let baseline = self.baseline.clone();
         self.loads.retain(|load| load.quick);
         self.contenders.retain(|contender| contender.quick || contender.name == baseline);
@@ -253,7 +253,7 @@ impl Scenario {
     /// What is left of it when only some cells are wanted: `article`, `article/go-1` or
     /// `article/go-1/c255`; each part matches the beginning of a name. The baseline stays with any
     /// of its scenario.
-    pub fn only(mut self, wanted: &[String]) -> Option<Scenario> {
+    pub fn only(mut self, wanted: &[String]) -> Option<Self> {
         if wanted.is_empty() {
             return Some(self);
         }

@@ -7,8 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 
-use crate::unchecked::{DEFAULT_URL, UncheckedBrokerConfig};
-use crate::{BrokerConfig, BrokerConfigError};
+use crate::broker::{BrokerConfig, BrokerConfigError, DEFAULT_URL, UncheckedBrokerConfig};
 
 /// How to reach the broker; `#[command(flatten)]` it into a binary's arguments.
 #[derive(Args, Clone)]

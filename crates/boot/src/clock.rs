@@ -23,10 +23,10 @@ pub struct Clock {
 
 impl Clock {
     /// A clock that starts from the system's time now.
-    pub fn start() -> Clock {
+    pub fn start() -> Self {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let start_unix_ms = u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX);
-        Clock { start: Instant::now(), start_unix_ms, start_ahead_ns: ahead_ns() }
+        Self { start: Instant::now(), start_unix_ms, start_ahead_ns: ahead_ns() }
     }
 
     /// The time at `instant`, in milliseconds since the Unix epoch, if the machine was not

@@ -5,37 +5,34 @@
 //!   a binary.
 //! - [`Dialer`] and [`Session`]: one connection that never reconnects, for the request path.
 //! - [`Clock`]: Unix time that never steps.
-//! - `logs` and `traces`: what a program says of itself, and where to; `trace` is the part of it
-//!   that libraries need.
+//! - `logs`, `traces` and `exposition`: what a program says of itself, and where to; `trace` is the
+//!   part of it that libraries need.
 //! - [`shutdown`]: SIGTERM and SIGINT as a token.
 
-mod addresses;
 #[cfg(feature = "cli")]
 mod args;
-mod broker_config;
+mod broker;
 mod clock;
-mod denied;
-mod dial_hints;
-mod heartbeat;
+mod connection;
+#[cfg(feature = "cli")]
+pub mod exposition;
 #[cfg(feature = "cli")]
 pub mod logs;
-mod server_errors;
-mod session;
 pub mod shutdown;
 #[cfg(feature = "trace")]
 pub mod trace;
 #[cfg(feature = "cli")]
 pub mod traces;
-mod unchecked;
 
 use rand::Rng;
 
 #[cfg(feature = "cli")]
 pub use args::{BrokerArgs, address, duration};
-pub use broker_config::{BrokerConfig, BrokerConfigError, Credentials, Tls};
+pub use broker::{BrokerConfig, BrokerConfigError, Credentials, Tls};
 pub use clock::Clock;
-pub use denied::DeniedSubscriptions;
-pub use session::{Dial, DialError, DialErrorKind, Dialer, Session, SessionEvent};
+pub use connection::{
+    DeniedSubscriptions, Dial, DialError, DialErrorKind, Dialer, Session, SessionEvent,
+};
 
 /// A random id, fit for a token of a subject: 16 characters out of 62, about 94 bits.
 ///

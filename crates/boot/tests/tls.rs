@@ -18,7 +18,7 @@ struct Authority {
 }
 
 impl Authority {
-    fn new() -> Authority {
+    fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).expect("a certificate is made");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().expect("a certificate is made");
@@ -26,7 +26,7 @@ impl Authority {
         let directory = tempfile::tempdir().expect("a certificate is made");
         fs::write(directory.path().join("ca.pem"), certificate.pem())
             .expect("a certificate is made");
-        Authority { directory, issuer: Issuer::new(params, key) }
+        Self { directory, issuer: Issuer::new(params, key) }
     }
 
     fn ca(&self) -> PathBuf {

@@ -10,10 +10,13 @@ use std::time::{Duration, Instant};
 use async_nats::{HeaderMap, Subject};
 use bytes::Bytes;
 use natsway_routes::metrics::{Attempt, Recorder};
+use natsway_wire::envelope::{Reference, Response};
 use natsway_wire::native::NativeReply;
+use natsway_wire::offer::{StreamToken, TunnelSecret};
 
 use crate::encode::TraceFields;
 use crate::pending::ReplyPolicy;
+use crate::stream::Streamed;
 
 /// How long a worker may take to answer a request or to say that it runs it, which workers do after
 /// 50 ms; who says neither is frozen or gone, or the message is lost with a broker.
@@ -28,6 +31,8 @@ pub struct Outgoing {
     pub payload: Bytes,
     /// NATS headers, for native backends.
     pub headers: Option<HeaderMap>,
+    /// How many bytes of the payload are the offer at its end.
+    pub offer_bytes: usize,
     /// What counts against the broker's `max_payload`: the payload and the headers.
     pub bytes: usize,
     /// What may come back.
@@ -49,10 +54,68 @@ pub struct Outgoing {
 pub enum Answer {
     /// A reply that could be read.
     Replied(NativeReply),
+    /// What is said on a stream: the worker is ready for it, or its response goes on there.
+    Continues(Box<Continuation>),
+    /// A response that goes on by its stream.
+    Streamed(Box<Streamed>),
     /// No response.
     Failed(AttemptError),
     /// A reply that cannot be read, or a refusal that no retry mends.
     Unreadable(String),
+}
+
+/// Where a request goes on.
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "it is in a box, and taken out at once")]
+pub enum Continuation {
+    /// A response, up to the first bytes of its body.
+    Response {
+        /// Its head, and those bytes.
+        response: Response,
+        /// Where the rest is.
+        reference: Reference,
+        /// What the worker keeps for it meanwhile.
+        place: KeptPlace,
+    },
+    /// The worker has room for the request, which comes on a stream.
+    Ready {
+        /// What to name on it.
+        token: StreamToken,
+        /// The tunnel on which to open it.
+        secret: TunnelSecret,
+        /// What the worker keeps for it meanwhile.
+        place: KeptPlace,
+    },
+}
+
+/// The place that a worker keeps for a request whose stream is not there yet. Dropping this gives
+/// it back at once.
+pub struct KeptPlace(Option<Box<dyn FnOnce()>>);
+
+impl KeptPlace {
+    /// Returns a place that is given back so.
+    pub(crate) fn new(give_back: impl FnOnce() + 'static) -> Self {
+        Self(Some(Box::new(give_back)))
+    }
+
+    /// The stream is there: it is what ends the work now.
+    pub(crate) fn taken(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for KeptPlace {
+    fn drop(&mut self) {
+        if let Some(give_back) = self.0.take() {
+            give_back();
+        }
+    }
+}
+
+impl std::fmt::Debug for KeptPlace {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KeptPlace").finish_non_exhaustive()
+    }
 }
 
 impl Answer {
@@ -60,12 +123,15 @@ impl Answer {
     pub fn count(&self, attempt: Attempt<'_>) {
         let status = match self {
             // Neither is the version's doing.
-            Answer::Failed(AttemptError::NotConnected | AttemptError::ConnectionLost) => {
+            Self::Failed(AttemptError::NotConnected | AttemptError::ConnectionLost) => {
                 return attempt.withdraw();
             }
-            Answer::Failed(_) | Answer::Unreadable(_) => return attempt.failed(),
-            Answer::Replied(NativeReply::Response(response)) => response.status,
-            Answer::Replied(NativeReply::ServiceError { status, .. }) => *status,
+            Self::Failed(_) | Self::Unreadable(_) => return attempt.failed(),
+            Self::Replied(NativeReply::Response(response)) => response.status,
+            Self::Replied(NativeReply::ServiceError { status, .. }) => *status,
+            Self::Streamed(streamed) => streamed.response.status,
+            // Followed before anybody counts.
+            Self::Continues(_) => return attempt.withdraw(),
         };
         match status.is_server_error() {
             true => attempt.failed(),
@@ -96,41 +162,70 @@ pub enum AttemptError {
     NotAccepted,
     /// No answer in time.
     TimedOut,
+    /// There was no tunnel to the worker, or it did not take the stream: it did not run.
+    StreamNotOpened,
+    /// The stream broke before the response began, or what the response goes on by was not had.
+    StreamLost,
+    /// The app behind the worker takes no connection: it did not run.
+    UpstreamDown,
+    /// The app behind the worker took it and gave no response.
+    UpstreamBroken,
 }
 
 impl AttemptError {
     /// Every kind, for metrics.
-    pub const ALL: [AttemptError; 9] = [
-        AttemptError::NotConnected,
-        AttemptError::NoResponders,
-        AttemptError::Overloaded,
-        AttemptError::Moved,
-        AttemptError::Expired,
-        AttemptError::InstanceLost,
-        AttemptError::ConnectionLost,
-        AttemptError::NotAccepted,
-        AttemptError::TimedOut,
+    pub const ALL: [Self; 13] = [
+        Self::NotConnected,
+        Self::NoResponders,
+        Self::Overloaded,
+        Self::Moved,
+        Self::Expired,
+        Self::InstanceLost,
+        Self::ConnectionLost,
+        Self::NotAccepted,
+        Self::TimedOut,
+        Self::StreamNotOpened,
+        Self::StreamLost,
+        Self::UpstreamDown,
+        Self::UpstreamBroken,
     ];
 
     /// Whether the outcome is unknown: the request may have run, so only an idempotent one may run
     /// again. Otherwise it never ran.
     pub fn may_have_run(self) -> bool {
-        use AttemptError::{ConnectionLost, InstanceLost, NotAccepted, TimedOut};
-        matches!(self, InstanceLost | ConnectionLost | NotAccepted | TimedOut)
+        match self {
+            Self::NotConnected
+            | Self::NoResponders
+            | Self::Overloaded
+            | Self::Moved
+            | Self::Expired
+            | Self::StreamNotOpened
+            | Self::UpstreamDown => false,
+            Self::InstanceLost
+            | Self::ConnectionLost
+            | Self::NotAccepted
+            | Self::TimedOut
+            | Self::StreamLost
+            | Self::UpstreamBroken => true,
+        }
     }
 
     /// The name that metrics and logs use.
     pub fn as_str(self) -> &'static str {
         match self {
-            AttemptError::NotConnected => "not_connected",
-            AttemptError::NoResponders => "no_responders",
-            AttemptError::Overloaded => "overloaded",
-            AttemptError::Moved => "moved",
-            AttemptError::Expired => "expired",
-            AttemptError::InstanceLost => "instance_lost",
-            AttemptError::ConnectionLost => "connection_lost",
-            AttemptError::NotAccepted => "not_accepted",
-            AttemptError::TimedOut => "timed_out",
+            Self::NotConnected => "not_connected",
+            Self::NoResponders => "no_responders",
+            Self::Overloaded => "overloaded",
+            Self::Moved => "moved",
+            Self::Expired => "expired",
+            Self::InstanceLost => "instance_lost",
+            Self::ConnectionLost => "connection_lost",
+            Self::NotAccepted => "not_accepted",
+            Self::TimedOut => "timed_out",
+            Self::StreamNotOpened => "stream_not_opened",
+            Self::StreamLost => "stream_lost",
+            Self::UpstreamDown => "upstream_down",
+            Self::UpstreamBroken => "upstream_broken",
         }
     }
 }

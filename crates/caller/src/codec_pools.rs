@@ -13,7 +13,7 @@ use std::sync::Arc;
 use natsway_boot::{BrokerConfig, DialError};
 use natsway_routes::table::Codec;
 
-use crate::connection::ConnectionLimits;
+use crate::connection::{ConnectionLimits, StreamEvent};
 use crate::counter::ConnectionCounts;
 use crate::pool::{ConnectionPool, Role};
 
@@ -49,9 +49,9 @@ impl CodecPools {
         connections: NonZeroUsize,
         limits: ConnectionLimits,
         counts: &CodecCounts,
-    ) -> CodecPools {
+    ) -> Self {
         let native = Role { name: format!("{} native", role.name), ..role.clone() };
-        CodecPools {
+        Self {
             envelope: ConnectionPool::new(role, connections, limits, Arc::clone(&counts.envelope)),
             native: ConnectionPool::new(native, connections, limits, Arc::clone(&counts.native)),
             undialled: RefCell::new(None),
@@ -75,6 +75,11 @@ impl CodecPools {
         Ok(())
     }
 
+    /// The connections for the envelope.
+    pub(crate) fn envelope(&self) -> &Rc<ConnectionPool> {
+        &self.envelope
+    }
+
     /// The connections for what is written in `codec`.
     pub fn of(&self, codec: Codec) -> &ConnectionPool {
         match codec {
@@ -88,6 +93,11 @@ impl CodecPools {
                 &self.native
             }
         }
+    }
+
+    /// Has somebody hear of workers that ask for a pipe, from now on.
+    pub(crate) fn hear_stream_events(&self, hear: impl Fn(StreamEvent) + 'static) {
+        self.envelope.hear_stream_events(hear);
     }
 
     /// Waits until there is a connection for the envelope.

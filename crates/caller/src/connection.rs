@@ -1,6 +1,6 @@
 //! One connection of one thread to the broker: what is published on it, and what comes back.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::pin::pin;
@@ -13,9 +13,11 @@ use async_nats::{Client, HeaderMap, Message, StatusCode as NatsStatus, Subject, 
 use bytes::Bytes;
 use futures_util::StreamExt;
 use natsway_boot::{Clock, Session};
+use natsway_tunnel::unary::ControlAnswer;
 use natsway_wire::control::{WorkerCommand, worker_subject};
 use natsway_wire::envelope::{
-    NotRun, REPLY_SUBJECT_OVERHEAD_BYTES, Reply, Signal, decode_reply, with_reply_subject,
+    NotRun, REPLY_SUBJECT_OVERHEAD_BYTES, Reference, Reply, Signal, decode_reply,
+    with_reply_subject,
 };
 use natsway_wire::native::{self, NativeReply};
 use natsway_wire::{ErrorKind, Limits};
@@ -23,7 +25,7 @@ use tokio::sync::Notify;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, warn};
 
-use crate::attempt::{Answer, AttemptError, Outgoing};
+use crate::attempt::{Answer, AttemptError, Continuation, KeptPlace, Outgoing};
 use crate::counter::ConnectionCounts;
 use crate::duplicates::DuplicateReplies;
 use crate::pending::{Accepted, Key, PendingRequests, ReplyPolicy};
@@ -66,6 +68,19 @@ pub struct ConnectionLimits {
     pub in_flight_bytes: usize,
 }
 
+/// What concerns the tunnels of a thread, and comes by its connections to the broker.
+#[derive(Debug)]
+pub enum StreamEvent {
+    /// A worker that cannot reach this thread's address for tunnels asks for a pipe to this
+    /// subject.
+    Invited(String),
+    /// A response goes on by a stream, and nobody waits for it any more.
+    Unwanted(Reference),
+}
+
+/// Who hears of that.
+pub type StreamEvents = OnceCell<Box<dyn Fn(StreamEvent)>>;
+
 /// A connection, and the requests that are out on it.
 pub struct Connection {
     client: Client,
@@ -77,10 +92,13 @@ pub struct Connection {
     duplicates: RefCell<DuplicateReplies>,
     limits: ConnectionLimits,
     says_reply_subject: bool,
+    stream_events: Rc<StreamEvents>,
     bytes_in_flight: Cell<usize>,
     counts: Arc<ConnectionCounts>,
     clock: Clock,
     lost: Cell<bool>,
+    /// The broker does not answer, for now.
+    silent: Cell<bool>,
     retired: Cell<bool>,
     /// Told when a retired connection may have nothing out any more.
     emptied: Notify,
@@ -108,14 +126,15 @@ impl Connection {
         limits: ConnectionLimits,
         counts: Arc<ConnectionCounts>,
         says_reply_subject: bool,
-    ) -> Result<(Rc<Connection>, Subscriber), async_nats::SubscribeError> {
+        stream_events: Rc<StreamEvents>,
+    ) -> Result<(Rc<Self>, Subscriber), async_nats::SubscribeError> {
         let inbox = format!("{}.{}.", session.inbox_prefix(), natsway_boot::random_id());
         let mut replies = session.client().subscribe(format!("{inbox}*")).await?;
         if session.client().publish(format!("{inbox}{ECHO}"), Bytes::new()).await.is_ok() {
             // Who may not publish to itself hears nothing, and that means nothing.
             tokio::time::timeout(ECHO_LIMIT, replies.next()).await.ok();
         }
-        let connection = Connection {
+        let connection = Self {
             client: session.client().clone(),
             server_id: session.server_id().to_owned(),
             address: session.address().to_owned(),
@@ -124,10 +143,12 @@ impl Connection {
             duplicates: RefCell::default(),
             limits,
             says_reply_subject,
+            stream_events,
             bytes_in_flight: Cell::new(0),
             counts,
             clock: Clock::start(),
             lost: Cell::new(false),
+            silent: Cell::new(false),
             retired: Cell::new(false),
             emptied: Notify::new(),
             expiry: Notify::new(),
@@ -184,13 +205,18 @@ impl Connection {
     /// # Cancel safety
     /// When the future is dropped, nobody waits any more: the work is cancelled at its worker, if
     /// the request's policy say so, and what comes back is dropped.
-    pub async fn call(
-        self: &Rc<Connection>,
-        outgoing: Outgoing,
-        give_up: impl Fn() -> bool,
-    ) -> Answer {
-        let Outgoing { subject, payload, headers, bytes, policy, deadline, accept_by, version } =
-            outgoing;
+    pub async fn call(self: &Rc<Self>, outgoing: Outgoing, give_up: impl Fn() -> bool) -> Answer {
+        let Outgoing {
+            subject,
+            payload,
+            headers,
+            offer_bytes,
+            bytes,
+            policy,
+            deadline,
+            accept_by,
+            version,
+        } = outgoing;
         if self.lost.get() {
             return Answer::Failed(AttemptError::NotConnected);
         }
@@ -203,7 +229,10 @@ impl Connection {
         // Other messages that are answered in envelopes there are none; a native backend's are its
         // own.
         let payload = match self.says_reply_subject && policy.signals {
-            true => with_reply_subject(&payload, &reply).unwrap_or(payload),
+            true => {
+                let offer = &payload[payload.len() - offer_bytes..];
+                with_reply_subject(&payload, offer, &reply).unwrap_or(payload)
+            }
             false => payload,
         };
         let mut published = pin!(async {
@@ -250,9 +279,11 @@ impl Connection {
 
     /// Takes replies in until the session is lost, or the connection was retired and nothing is out
     /// any more.
-    pub async fn read_replies(self: Rc<Connection>, mut replies: Subscriber) {
+    pub async fn read_replies(self: Rc<Self>, mut replies: Subscriber) {
+        // Tasks of their own, and no part of what is polled with every reply.
         let _expiry = AbortOnDropHandle::new(tokio::task::spawn_local(Rc::clone(&self).expire()));
-        let mut upkeep = tokio::time::interval(UPKEEP_INTERVAL);
+        let _upkeep = AbortOnDropHandle::new(tokio::task::spawn_local(Rc::clone(&self).upkeep()));
+        let mut emptied = pin!(self.emptied.notified());
         loop {
             tokio::select! {
                 biased;
@@ -260,8 +291,7 @@ impl Connection {
                     Some(message) => self.dispatch(message),
                     None => break,
                 },
-                () = self.emptied.notified() => {}
-                _ = upkeep.tick() => self.look_after(),
+                () = &mut emptied => emptied.set(self.emptied.notified()),
             }
             if self.retired.get() && self.pending.borrow().is_empty() {
                 debug!(server_id = %self.server_id, "old broker connection closed");
@@ -280,7 +310,7 @@ impl Connection {
     }
 
     /// Gives up the requests whose deadline has passed, until dropped itself.
-    async fn expire(self: Rc<Connection>) {
+    async fn expire(self: Rc<Self>) {
         loop {
             if self.pending.borrow().is_empty() {
                 self.expiry_parked.set(true);
@@ -292,6 +322,25 @@ impl Connection {
             let now = Instant::now();
             self.pending.borrow_mut().expire(now, now - before > LATE_TICK);
         }
+    }
+
+    /// Asks after the instances that run something now and then, until dropped itself.
+    async fn upkeep(self: Rc<Self>) {
+        let mut ticks = tokio::time::interval(UPKEEP_INTERVAL);
+        loop {
+            ticks.tick().await;
+            self.look_after();
+        }
+    }
+
+    /// Takes note of whether the broker answers.
+    pub(crate) fn is_heard(&self, answers: bool) {
+        self.silent.set(!answers);
+    }
+
+    /// Whether the broker does not answer: what need not go there goes elsewhere.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.silent.get()
     }
 
     /// No new requests come; the connection closes when the last of the old ones is done.
@@ -315,32 +364,80 @@ impl Connection {
         self.lost.get()
     }
 
-    fn dispatch(self: &Rc<Connection>, message: Message) {
+    fn dispatch(self: &Rc<Self>, message: Message) {
         let key = message.subject.strip_prefix(&self.inbox).and_then(Key::parse);
         let signals = key.and_then(|key| self.pending.borrow_mut().expects_signals(key));
-        let (Some(key), Some(signals)) = (key, signals) else { return self.unexpected(key) };
-        let answer = if message.status == Some(NatsStatus::NO_RESPONDERS)
-            && message.payload.is_empty()
-        {
-            Answer::Failed(AttemptError::NoResponders)
-        } else if signals {
-            match decode_reply(&message.payload, Limits::DEFAULT) {
-                Ok(Reply::Response(response)) => Answer::Replied(NativeReply::Response(response)),
-                Ok(Reply::Signal(Signal::Accepted { instance })) => {
-                    return self.accepted(key, &instance);
-                }
-                Ok(Reply::Signal(Signal::NotRun(reason))) => not_run(reason),
-                Err(error) => unreadable(&error, &message),
+        let (Some(key), Some(signals)) = (key, signals) else {
+            if key.is_some_and(|key| self.is_late_signal(key, &message.payload)) {
+                return;
             }
-        } else {
-            read_native(&message)
+            return self.unexpected(key);
         };
+        let answer =
+            if message.status == Some(NatsStatus::NO_RESPONDERS) && message.payload.is_empty() {
+                Answer::Failed(AttemptError::NoResponders)
+            } else if signals {
+                match decode_reply(&message.payload, Limits::DEFAULT) {
+                    Ok(Reply::Signal(Signal::Ready { instance, token, secret })) => {
+                        let place = self.place_at(key, instance);
+                        let ready = Continuation::Ready { token, secret, place };
+                        // Where nobody waits for it any more, it is dropped.
+                        let ready = Answer::Continues(Box::new(ready));
+                        self.pending.borrow_mut().deliver(key, ready);
+                        return;
+                    }
+                    Ok(Reply::Signal(Signal::Invite { subject })) => {
+                        return self.tell(StreamEvent::Invited(subject));
+                    }
+                    Ok(Reply::Signal(Signal::Accepted { instance })) => {
+                        return self.accepted(key, &instance);
+                    }
+                    Ok(reply) => answer_of(reply, &self.stream_events),
+                    Err(error) => unreadable(&error, &message),
+                }
+            } else {
+                read_native(&message)
+            };
         let is_reply = !matches!(answer, Answer::Failed(AttemptError::NoResponders));
         let is_first = self.pending.borrow_mut().deliver(key, answer);
         match is_first {
             true if is_reply => self.duplicates.borrow_mut().answered(key),
             true => {}
             false => self.unexpected(Some(key)),
+        }
+    }
+
+    /// Whether a message for a request that is not there any more is a signal, not a reply. The
+    /// request may have been answered by another tunnel, or its client has left: then the worker
+    /// keeps nothing for it.
+    fn is_late_signal(self: &Rc<Self>, key: Key, payload: &Bytes) -> bool {
+        match decode_reply(payload, Limits::DEFAULT) {
+            Ok(Reply::Signal(Signal::Invite { subject })) => {
+                self.tell(StreamEvent::Invited(subject));
+                true
+            }
+            Ok(Reply::Signal(Signal::Ready { instance, .. })) => {
+                drop(self.place_at(key, instance));
+                true
+            }
+            Ok(Reply::Reference(_, reference)) => {
+                self.tell(StreamEvent::Unwanted(reference));
+                false
+            }
+            _ => false,
+        }
+    }
+
+    /// Returns the place that an instance keeps for a request.
+    fn place_at(self: &Rc<Self>, key: Key, instance: String) -> KeptPlace {
+        let connection = Rc::clone(self);
+        KeptPlace::new(move || connection.cancel(key, &instance))
+    }
+
+    fn tell(&self, event: StreamEvent) {
+        match self.stream_events.get() {
+            Some(hear) => hear(event),
+            None => self.counts.late_replies.inc(),
         }
     }
 
@@ -352,7 +449,7 @@ impl Connection {
         }
     }
 
-    fn accepted(self: &Rc<Connection>, key: Key, instance: &str) {
+    fn accepted(self: &Rc<Self>, key: Key, instance: &str) {
         let accepted = self.pending.borrow_mut().accept(key, instance);
         match accepted {
             Accepted::Noted => {}
@@ -362,7 +459,7 @@ impl Connection {
     }
 
     /// Tells an instance to drop a request.
-    fn cancel(self: &Rc<Connection>, key: Key, instance: &str) {
+    fn cancel(self: &Rc<Self>, key: Key, instance: &str) {
         self.counts.cancelled.inc();
         let reply = self.reply_subject(key).to_string();
         let command = WorkerCommand::Cancel { reply }.encode();
@@ -377,7 +474,7 @@ impl Connection {
     }
 
     /// Asks the instances that run something whether they live.
-    fn look_after(self: &Rc<Connection>) {
+    fn look_after(self: &Rc<Self>) {
         let instances = self.pending.borrow().instances();
         self.unanswered.borrow_mut().retain(|instance, _| instances.contains(instance));
         for instance in instances {
@@ -385,10 +482,12 @@ impl Connection {
         }
     }
 
-    async fn ping(self: Rc<Connection>, instance: Rc<str>) {
+    /// Asks an instance's control thread whether it lives.
+    pub(crate) async fn asks(self: &Rc<Self>, instance: &str) -> ControlAnswer {
         let payload = WorkerCommand::Ping.encode();
         let outgoing = Outgoing {
-            subject: worker_subject(&instance).into(),
+            offer_bytes: 0,
+            subject: worker_subject(instance).into(),
             bytes: payload.len(),
             payload,
             headers: None,
@@ -397,15 +496,24 @@ impl Connection {
             accept_by: None,
             version: None,
         };
-        let lost = match self.call(outgoing, || false).await {
-            Answer::Failed(AttemptError::NoResponders) => true,
-            Answer::Failed(AttemptError::TimedOut) => {
+        match self.call(outgoing, || false).await {
+            Answer::Failed(AttemptError::NoResponders) => ControlAnswer::Nobody,
+            Answer::Failed(AttemptError::TimedOut) => ControlAnswer::Silent,
+            // Of a connection that broke nothing is learned.
+            _ => ControlAnswer::Lives,
+        }
+    }
+
+    async fn ping(self: Rc<Self>, instance: Rc<str>) {
+        let lost = match self.asks(&instance).await {
+            ControlAnswer::Nobody => true,
+            ControlAnswer::Silent => {
                 let mut unanswered = self.unanswered.borrow_mut();
                 let count = unanswered.entry(Rc::clone(&instance)).or_default();
                 *count += 1;
                 *count >= PINGS_UNANSWERED
             }
-            _ => {
+            ControlAnswer::Lives => {
                 self.unanswered.borrow_mut().remove(&instance);
                 false
             }
@@ -422,11 +530,36 @@ impl Connection {
     }
 }
 
+/// What a reply means that nothing follows. A response that goes on, and that nobody takes, is told
+/// of.
+pub(crate) fn answer_of(reply: Reply, events: &Rc<StreamEvents>) -> Answer {
+    match reply {
+        Reply::Response(response) => Answer::Replied(NativeReply::Response(response)),
+        Reply::Reference(response, reference) => {
+            let events = Rc::clone(events);
+            let place = KeptPlace::new(move || {
+                if let Some(hear) = events.get() {
+                    hear(StreamEvent::Unwanted(reference));
+                }
+            });
+            let continuation = Continuation::Response { response, reference, place };
+            Answer::Continues(Box::new(continuation))
+        }
+        Reply::Signal(Signal::NotRun(reason)) => not_run(reason),
+        Reply::Signal(Signal::Accepted { .. } | Signal::Ready { .. } | Signal::Invite { .. }) => {
+            Answer::Unreadable("a signal where only answers are given".to_owned())
+        }
+    }
+}
+
 fn not_run(reason: NotRun) -> Answer {
     match reason {
         NotRun::Overloaded => Answer::Failed(AttemptError::Overloaded),
+        NotRun::UpstreamDown => Answer::Failed(AttemptError::UpstreamDown),
+        NotRun::UpstreamBroken => Answer::Failed(AttemptError::UpstreamBroken),
         NotRun::Moved => Answer::Failed(AttemptError::Moved),
         NotRun::Expired => Answer::Failed(AttemptError::Expired),
+        NotRun::Unreachable => Answer::Failed(AttemptError::StreamNotOpened),
         NotRun::Unsupported => {
             Answer::Unreadable("the worker does not speak our wire version".to_owned())
         }
@@ -469,7 +602,7 @@ impl<'l> Wait<'l> {
         deadline: Instant,
         policy: ReplyPolicy,
         message_bytes: usize,
-    ) -> Wait<'l> {
+    ) -> Self {
         let bytes = message_bytes + MESSAGE_OVERHEAD_BYTES;
         connection.bytes_in_flight.set(connection.bytes_in_flight.get() + bytes);
         let key =

@@ -1,7 +1,10 @@
 //! What the connections of one thread count, for others to read.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicI64, AtomicU64};
+
+use natsway_tunnel::pipe::PipeMeter;
 
 use crate::attempt::AttemptError;
 
@@ -79,6 +82,33 @@ impl DispatchCounts {
     pub fn failures(&self, error: AttemptError) -> u64 {
         self.failures[error as usize].get()
     }
+}
+
+/// The metrics of one thread's tunnels.
+#[derive(Debug, Default)]
+pub struct TunnelCounts {
+    /// Tunnels that are open.
+    pub open: Gauge,
+    /// Tunnels that were opened.
+    pub opened: Counter,
+    /// Connections that did not become a tunnel.
+    pub refused: Counter,
+    /// Pipes on the broker that are open.
+    pub pipes: Gauge,
+    /// What went by them.
+    pub pipe_meter: Arc<PipeMeter>,
+    /// Streams that were opened.
+    pub streams: Counter,
+    /// Streams that were not.
+    pub not_opened: Counter,
+    /// Tunnels for whole requests that are open.
+    pub unary_open: Gauge,
+    /// Tunnels for whole requests that were opened.
+    pub unary_opened: Counter,
+    /// Requests that were sent by a tunnel.
+    pub unary_requests: Counter,
+    /// Answers on a tunnel that nobody waited for.
+    pub unary_late: Counter,
 }
 
 #[cfg(test)]

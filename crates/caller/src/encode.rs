@@ -33,9 +33,9 @@ pub struct Sending {
 
 impl Sending {
     /// An attempt that is sent at `now` and given up at `until`.
-    pub fn new(now: Instant, until: Instant, sent_ms: u64) -> Sending {
+    pub fn new(now: Instant, until: Instant, sent_ms: u64) -> Self {
         let left = until.saturating_duration_since(now) + Duration::from_micros(999);
-        Sending { deadline_ms: u32::try_from(left.as_millis()).unwrap_or(u32::MAX), sent_ms }
+        Self { deadline_ms: u32::try_from(left.as_millis()).unwrap_or(u32::MAX), sent_ms }
     }
 }
 
@@ -49,6 +49,15 @@ pub trait Fields {
     /// # Errors
     /// The first of `put`.
     fn each<E>(&self, put: impl FnMut(&str, &[u8]) -> Result<(), E>) -> Result<(), E>;
+}
+
+/// Where a request's body is.
+#[derive(Clone, Copy, Debug)]
+pub enum MessageBody<'b> {
+    /// In the message.
+    Whole(&'b Bytes),
+    /// On a stream, once a worker is ready for it.
+    Stream,
 }
 
 /// A request in its route's codec.
@@ -70,7 +79,8 @@ pub struct Stamped {
 }
 
 impl Encoded {
-    /// Writes a request for its first attempt.
+    /// Writes a request for its first attempt. Where the `offer` of tunnels is not empty, it goes
+    /// along with an envelope.
     ///
     /// # Errors
     /// Above the wire's limits.
@@ -80,16 +90,26 @@ impl Encoded {
         method: &Method,
         path: &str,
         fields: &impl Fields,
-        body: &Bytes,
-    ) -> Result<Encoded, Error> {
+        body: MessageBody<'_>,
+        offer: &[u8],
+    ) -> Result<Self, Error> {
+        let nothing = Bytes::new();
+        let (body, is_stream) = match body {
+            MessageBody::Whole(body) => (body, false),
+            MessageBody::Stream => (&nothing, true),
+        };
         match codec {
             Codec::Http => {
-                let capacity = 70 + path.len() + fields.bytes() + body.len();
+                let capacity = 70 + path.len() + fields.bytes() + body.len() + offer.len();
                 let Sending { deadline_ms, sent_ms } = sending;
                 let mut encoder =
                     RequestEncoder::new(deadline_ms, sent_ms, method.as_str(), path, capacity)?;
                 fields.each(|name, value| encoder.header(name, value))?;
-                Ok(Encoded::Http(encoder.finish(body)))
+                Ok(Self::Http(match offer {
+                    offer if is_stream => encoder.finish_as_stream(offer),
+                    [] => encoder.finish(body),
+                    offer => encoder.finish_with_offer(body, offer),
+                }))
             }
             Codec::Native => {
                 let mut headers = HeaderMap::new();
@@ -105,7 +125,7 @@ impl Encoded {
                 headers.insert(METHOD, method.as_str());
                 headers.insert(PATH, path);
                 headers.insert(DEADLINE, sending.deadline_ms.to_string().as_str());
-                Ok(Encoded::Native(headers, body.clone()))
+                Ok(Self::Native(headers, body.clone()))
             }
         }
     }
@@ -113,8 +133,8 @@ impl Encoded {
     /// The message of the first attempt.
     pub fn first(&self) -> Stamped {
         match self {
-            Encoded::Http(message) => Stamped { payload: message.clone(), headers: None },
-            Encoded::Native(headers, body) => {
+            Self::Http(message) => Stamped { payload: message.clone(), headers: None },
+            Self::Native(headers, body) => {
                 Stamped { payload: body.clone(), headers: Some(headers.clone()) }
             }
         }
@@ -123,12 +143,12 @@ impl Encoded {
     /// The message of a later attempt.
     pub fn stamped(&mut self, sending: Sending) -> Stamped {
         match self {
-            Encoded::Http(message) => {
+            Self::Http(message) => {
                 let Sending { deadline_ms, sent_ms } = sending;
                 *message =
                     restamp_request(message, deadline_ms, sent_ms).expect("the encoder wrote it");
             }
-            Encoded::Native(headers, _) => {
+            Self::Native(headers, _) => {
                 headers.insert(DEADLINE, sending.deadline_ms.to_string().as_str())
             }
         }

@@ -3,6 +3,7 @@
 use std::fmt::Display;
 use std::time::Instant;
 
+use natsway_routes::document::SCHEMA;
 use natsway_routes::report::{Report, Role, VersionMetrics};
 use natsway_routes::watch::ActiveRoutes;
 
@@ -19,10 +20,10 @@ pub struct Identity {
 
 impl Identity {
     /// A sender that starts now; `name` tells it from others on this machine.
-    pub fn new(role: Role, name: impl Display) -> Identity {
+    pub fn new(role: Role, name: impl Display) -> Self {
         let machine = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
         let host = format!("{} {name}", machine.as_deref().unwrap_or("unknown"));
-        Identity { id: natsway_boot::random_id(), host, role, started: Instant::now() }
+        Self { id: natsway_boot::random_id(), host, role, started: Instant::now() }
     }
 
     /// Returns its whole report.
@@ -43,6 +44,7 @@ impl Identity {
             age_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             revision,
             bucket: active_routes.status.load().bucket,
+            schema: SCHEMA,
             refused: active_routes.refused(),
             whole: true,
             versions,

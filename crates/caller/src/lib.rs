@@ -6,9 +6,11 @@
 //! order of a request: [`route_view`] has the routes that a thread goes by; [`codec_pools`] keeps
 //! connections to backends of another make apart from the others, [`pool`] keeps connections up;
 //! [`encode`] writes a request once and stamps it anew for each attempt; [`connection`] publishes
-//! it and waits in [`pending`]; [`attempt`] says how that ended, and [`retry`] whether there is
-//! another attempt. [`duplicates`] notices requests that were answered twice, [`counter`] has what
-//! is counted, [`identity`] says who the sender is.
+//! it and waits in [`pending`]; what does not fit in a message goes on by a [`stream`] on one of
+//! the [`tunnels`], and whole requests go by the [`unary`] ones where there are some; [`attempt`]
+//! says how that ended, and [`retry`] whether there is another attempt. [`duplicates`] notices
+//! requests that were answered twice, [`counter`] has what is counted, [`identity`] says who the
+//! sender is.
 //!
 //! All of it is for one thread: there is no lock on the way, and no counter has a second writer.
 //! [`pending`] and [`retry`] are pure: time and randomness are arguments.
@@ -26,5 +28,8 @@ pub mod pending;
 pub mod pool;
 pub mod retry;
 pub mod route_view;
+pub mod stream;
 #[cfg(feature = "trace")]
 pub mod trace;
+pub mod tunnels;
+pub mod unary;

@@ -13,6 +13,7 @@ use crate::attempt::{Answer, AttemptError, Hop, TraceContext};
 use crate::connection::AdmissionError;
 use crate::encode::{Encoded, Sending, TraceFields};
 use crate::route_view::Resolved;
+use crate::stream::{Opening, Streamed};
 
 /// A request as its sender knows it.
 pub trait Outbound {
@@ -52,7 +53,7 @@ pub trait Outbound {
     /// Ends it with what came back.
     fn end_attempt(&mut self, answer: &Answer);
 
-    /// Writes its message.
+    /// Writes its message; `offer` is what it says of tunnels, empty where there are none.
     ///
     /// # Errors
     /// Above the wire's limits.
@@ -61,7 +62,38 @@ pub trait Outbound {
         route: &Route,
         sending: Sending,
         trace: Option<&TraceFields>,
+        offer: &[u8],
     ) -> Result<Encoded, natsway_wire::Error>;
+
+    /// Whether its body comes on a stream, and not in the message. Who sends whole messages alone
+    /// leaves this and what follows as it is.
+    fn is_stream(&self) -> bool {
+        false
+    }
+
+    /// Whether what goes up on its stream is still to be had.
+    fn has_opening(&self) -> bool {
+        false
+    }
+
+    /// Takes what goes up on its stream; `None` when that is gone, for bytes go up once.
+    fn take_opening(&mut self) -> Option<Opening> {
+        None
+    }
+
+    /// Whether it failed by what its own sender did, and not by the version.
+    fn is_own_fault(&self) -> bool {
+        false
+    }
+
+    /// Until when its response is waited for, which may move while its body goes up; `otherwise`
+    /// when it does not.
+    fn deadline(&self, otherwise: Instant) -> Instant {
+        otherwise
+    }
+
+    /// Gives back what was not touched.
+    fn put_back(&mut self, _: Opening) {}
 }
 
 /// The version that a request was sent to, or would have been.
@@ -76,12 +108,30 @@ impl<R> Chosen<R> {
     pub fn kept(&self) -> &R {
         self.resolved.kept()
     }
+
+    /// Returns its route.
+    pub fn route(&self) -> &Route {
+        self.resolved.route()
+    }
+}
+
+/// An answer.
+#[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "whole ones are the rule, and a box would cost each an allocation"
+)]
+pub enum Reply {
+    /// All of it.
+    Whole(NativeReply),
+    /// Its head; its body goes on by a stream.
+    Streamed(Box<Streamed>),
 }
 
 /// A request that was answered.
 pub struct Dispatched<O: Outbound> {
     /// The answer.
-    pub reply: NativeReply,
+    pub reply: Reply,
     /// Whose answer it is.
     pub chosen: Chosen<O::Route>,
     /// The room that was reserved for it.

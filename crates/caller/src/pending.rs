@@ -82,7 +82,7 @@ impl Key {
     pub const TOKEN_BYTES: usize = 16;
 
     /// The key as a token of a subject.
-    pub fn token(self) -> [u8; Key::TOKEN_BYTES] {
+    pub fn token(self) -> [u8; Self::TOKEN_BYTES] {
         let value = u128::from(self.secret) << 32 | u128::from(self.index);
         std::array::from_fn(|index| DIGITS[(value >> (90 - 6 * index) & 0x3f) as usize])
     }
@@ -93,8 +93,8 @@ impl Key {
     }
 
     /// Reads what [`token`](Key::token) wrote.
-    pub fn parse(token: &str) -> Option<Key> {
-        let token: &[u8; Key::TOKEN_BYTES] = token.as_bytes().try_into().ok()?;
+    pub fn parse(token: &str) -> Option<Self> {
+        let token: &[u8; Self::TOKEN_BYTES] = token.as_bytes().try_into().ok()?;
         let mut value = 0_u128;
         for byte in token {
             let digit = VALUES[usize::from(*byte)];
@@ -103,7 +103,7 @@ impl Key {
             }
             value = value << 6 | u128::from(digit);
         }
-        Some(Key { index: value as u32, secret: (value >> 32) as u64 })
+        Some(Self { index: value as u32, secret: (value >> 32) as u64 })
     }
 }
 
@@ -132,8 +132,8 @@ const VALUES: [u8; 256] = {
 
 impl<T> PendingRequests<T> {
     /// No requests yet.
-    pub fn new() -> PendingRequests<T> {
-        PendingRequests { slab: Slab::new() }
+    pub fn new() -> Self {
+        Self { slab: Slab::new() }
     }
 
     /// Requests that have an entry, abandoned ones included.
@@ -349,8 +349,8 @@ impl<T> PendingRequests<T> {
 }
 
 impl<T> Default for PendingRequests<T> {
-    fn default() -> PendingRequests<T> {
-        PendingRequests::new()
+    fn default() -> Self {
+        Self::new()
     }
 }
 

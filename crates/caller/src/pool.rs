@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use tokio::task::spawn_local;
 use tracing::{error, info, warn};
 
-use crate::connection::{Connection, ConnectionLimits};
+use crate::connection::{Connection, ConnectionLimits, StreamEvent, StreamEvents};
 use crate::counter::ConnectionCounts;
 
 /// How long requests wait for another connection after the last one was lost. Another server of a
@@ -34,6 +34,8 @@ pub struct ConnectionPool {
     next: Cell<usize>,
     /// When the last connection was lost, while there is none.
     lost_at: Cell<Option<Instant>>,
+    /// Who hears of what concerns tunnels.
+    stream_events: Rc<StreamEvents>,
     /// Told whenever a connection is up that was not.
     came_up: Notify,
 }
@@ -57,10 +59,10 @@ impl ConnectionPool {
         connections: NonZeroUsize,
         limits: ConnectionLimits,
         counts: Arc<ConnectionCounts>,
-    ) -> Rc<ConnectionPool> {
+    ) -> Rc<Self> {
         let slots = (0..connections.get()).map(|_| RefCell::new(None)).collect();
-        let (next, lost_at, came_up) = Default::default();
-        Rc::new(ConnectionPool { role, limits, counts, slots, next, lost_at, came_up })
+        let (next, lost_at, stream_events, came_up) = Default::default();
+        Rc::new(Self { role, limits, counts, slots, next, lost_at, stream_events, came_up })
     }
 
     /// A connection to publish on, in turn where there are several; `None` while there is none.
@@ -86,7 +88,7 @@ impl ConnectionPool {
     }
 
     /// Keeps every connection up, for ever. Needs a `LocalSet`.
-    pub fn keep_connected(self: &Rc<ConnectionPool>, broker: &BrokerConfig) {
+    pub fn keep_connected(self: &Rc<Self>, broker: &BrokerConfig) {
         for slot in 0..self.slots.len() {
             spawn_local(Rc::clone(self).keep_connection(slot, self.dialer(broker), None));
         }
@@ -98,10 +100,7 @@ impl ConnectionPool {
     /// # Errors
     /// The broker refused us or is too old. That is a mistake in somebody's configuration when it
     /// happens at the start, and nothing is kept up then.
-    pub async fn connect(
-        self: &Rc<ConnectionPool>,
-        broker: &BrokerConfig,
-    ) -> Result<(), DialError> {
+    pub async fn connect(self: &Rc<Self>, broker: &BrokerConfig) -> Result<(), DialError> {
         let mut dialer = self.dialer(broker);
         let first = match dialer.dial_once(None).await {
             Ok(session) => Some(session),
@@ -116,6 +115,17 @@ impl ConnectionPool {
             spawn_local(Rc::clone(self).keep_connection(slot, self.dialer(broker), None));
         }
         Ok(())
+    }
+
+    /// Has somebody hear of what concerns tunnels, from now on.
+    pub(crate) fn hear_stream_events(&self, hear: impl Fn(StreamEvent) + 'static) {
+        let is_first = self.stream_events.set(Box::new(hear)).is_ok();
+        assert!(is_first, "a thread has its tunnels once");
+    }
+
+    /// Returns who hears of that.
+    pub(crate) fn stream_events(&self) -> Rc<StreamEvents> {
+        Rc::clone(&self.stream_events)
     }
 
     /// Has requests wait for the first connection as they would for another one after a loss.
@@ -148,7 +158,7 @@ impl ConnectionPool {
     /// Keeps one connection up: a lost one is replaced, one whose server is leaving or silent is
     /// replaced before it goes.
     async fn keep_connection(
-        self: Rc<ConnectionPool>,
+        self: Rc<Self>,
         slot: usize,
         mut dialer: Dialer,
         first: Option<Session>,
@@ -182,7 +192,9 @@ impl ConnectionPool {
     /// Makes a session a connection on which replies are heard.
     async fn open(&self, session: &Session) -> Result<(Rc<Connection>, Subscriber), Unusable> {
         let (counts, says_reply_subject) = (Arc::clone(&self.counts), self.role.says_reply_subject);
-        let opened = Connection::open(session, self.limits, counts, says_reply_subject).await;
+        let stream_events = self.stream_events();
+        let opened =
+            Connection::open(session, self.limits, counts, says_reply_subject, stream_events).await;
         let opened = opened.map_err(|error| {
             warn!(%error, "broker connection lost while it was set up");
             Unusable::Lost
@@ -191,12 +203,7 @@ impl ConnectionPool {
     }
 
     /// Has requests go by a connection from now on.
-    fn install(
-        self: &Rc<ConnectionPool>,
-        slot: usize,
-        connection: &Rc<Connection>,
-        replies: Subscriber,
-    ) {
+    fn install(self: &Rc<Self>, slot: usize, connection: &Rc<Connection>, replies: Subscriber) {
         spawn_local(Rc::clone(self).read_replies(slot, Rc::clone(connection), replies));
         if self.slots[slot].replace(Some(Rc::clone(connection))).is_none() {
             self.counts.connected.add(1);
@@ -223,7 +230,7 @@ impl ConnectionPool {
     }
 
     async fn read_replies(
-        self: Rc<ConnectionPool>,
+        self: Rc<Self>,
         slot: usize,
         connection: Rc<Connection>,
         replies: Subscriber,
@@ -330,10 +337,12 @@ async fn successor(
                     server_id = connection.server_id(),
                     "broker does not answer, trying another connection"
                 );
+                connection.is_heard(false);
                 if wanted == Wanted::Nothing { Wanted::Another } else { wanted }
             }
             SessionEvent::Answers => {
                 info!(server_id = connection.server_id(), "broker answers again");
+                connection.is_heard(true);
                 if wanted == Wanted::Another { Wanted::Nothing } else { wanted }
             }
         };

@@ -36,8 +36,8 @@ pub enum Next {
 
 impl Attempts {
     /// The attempts of a request that began at `now` and must be answered by `deadline`.
-    pub fn new(retry: Retry, idempotent: bool, now: Instant, deadline: Instant) -> Attempts {
-        Attempts {
+    pub fn new(retry: Retry, idempotent: bool, now: Instant, deadline: Instant) -> Self {
+        Self {
             retry,
             idempotent,
             started: now,
@@ -89,6 +89,14 @@ impl Attempts {
         self.made
     }
 
+    /// Takes note of an attempt that gave no response.
+    pub fn note(&mut self, error: AttemptError) {
+        self.made += 1;
+        self.not_accepted += u32::from(error == AttemptError::NotAccepted);
+        self.may_have_run |= error.may_have_run();
+        self.connections_lost += u32::from(error == AttemptError::ConnectionLost);
+    }
+
     /// Decides after an attempt that gave no response. `jitter` is random in 0..=1; `budget` is
     /// asked only when the rules allow a retry.
     pub fn after(
@@ -98,10 +106,7 @@ impl Attempts {
         jitter: f64,
         budget: &mut Budget,
     ) -> Next {
-        self.made += 1;
-        self.not_accepted += u32::from(error == AttemptError::NotAccepted);
-        self.may_have_run |= error.may_have_run();
-        self.connections_lost += u32::from(error == AttemptError::ConnectionLost);
+        self.note(error);
         let unsafe_to_repeat = self.may_have_run && !self.idempotent;
         // An attempt that took long is no reason to stop within the deadline; one that failed fast
         // is, after the window. (The first may have taken long and not run: it waited in a process
@@ -135,6 +140,8 @@ impl Attempts {
                 | AttemptError::InstanceLost
                 | AttemptError::NotAccepted
                 | AttemptError::TimedOut
+                | AttemptError::StreamNotOpened
+                | AttemptError::StreamLost
         );
         if elsewhere && self.made == 1 {
             return Duration::ZERO;
@@ -165,20 +172,20 @@ impl Budget {
     pub const CAPACITY: f64 = 2_000.0;
 
     /// A budget that starts with ten seconds' worth.
-    pub fn new(now: Instant) -> Budget {
-        Budget { tokens: 10.0 * Budget::PER_SECOND, filled: now }
+    pub fn new(now: Instant) -> Self {
+        Self { tokens: 10.0 * Self::PER_SECOND, filled: now }
     }
 
     /// A request came in.
     pub fn deposit(&mut self) {
-        self.tokens = (self.tokens + Budget::SHARE).min(Budget::CAPACITY);
+        self.tokens = (self.tokens + Self::SHARE).min(Self::CAPACITY);
     }
 
     /// Takes one retry, if there is one.
     pub fn withdraw(&mut self, now: Instant) -> bool {
         let elapsed = now.saturating_duration_since(self.filled).as_secs_f64();
         self.filled = now;
-        self.tokens = (self.tokens + elapsed * Budget::PER_SECOND).min(Budget::CAPACITY);
+        self.tokens = (self.tokens + elapsed * Self::PER_SECOND).min(Self::CAPACITY);
         let enough = self.tokens >= 1.0;
         if enough {
             self.tokens -= 1.0;

@@ -43,7 +43,7 @@ pub(crate) struct VersionView {
 }
 
 impl<R> RouteView<R> {
-    fn new(table: Arc<RouteTable>, ledger: &impl Ledger<Route = R>) -> RouteView<R> {
+    fn new(table: Arc<RouteTable>, ledger: &impl Ledger<Route = R>) -> Self {
         let view = |route: &Arc<Route>| {
             let versions = route.split.targets().iter().map(|target| VersionView {
                 subject: target.subject.as_str().into(),
@@ -52,7 +52,7 @@ impl<R> RouteView<R> {
             ViewedRoute { versions: versions.collect(), kept: ledger.route(route) }
         };
         let routes = table.routes().iter().map(view).collect();
-        RouteView { table, routes }
+        Self { table, routes }
     }
 
     /// Returns the table.
@@ -68,8 +68,8 @@ pub struct Resolved<R> {
 }
 
 impl<R> Resolved<R> {
-    pub(crate) fn new(view: Rc<RouteView<R>>, index: usize) -> Resolved<R> {
-        Resolved { view, index }
+    pub(crate) fn new(view: Rc<RouteView<R>>, index: usize) -> Self {
+        Self { view, index }
     }
 
     /// Returns the route.
@@ -96,9 +96,9 @@ pub struct ThreadRoutes<L: Ledger> {
 
 impl<L: Ledger> ThreadRoutes<L> {
     /// Returns the view of a thread that counts in `ledger`.
-    pub fn new(active_routes: ActiveRoutes, ledger: L) -> ThreadRoutes<L> {
+    pub fn new(active_routes: ActiveRoutes, ledger: L) -> Self {
         let view = RouteView::new(active_routes.table.load_full(), &ledger);
-        ThreadRoutes { active_routes, ledger, view: RefCell::new(Rc::new(view)) }
+        Self { active_routes, ledger, view: RefCell::new(Rc::new(view)) }
     }
 
     /// Returns the routes in force.

@@ -49,25 +49,25 @@ struct Open {
 
 impl AttemptSpans {
     /// Those of a request whose span is in this context.
-    pub fn of(request: Context) -> AttemptSpans {
-        AttemptSpans::Sampled(Box::new(TracedAttempts { request, open: None }))
+    pub fn of(request: Context) -> Self {
+        Self::Sampled(Box::new(TracedAttempts { request, open: None }))
     }
 
     /// Begins an attempt.
     pub fn begin(&mut self, tracer: &BoxedTracer, hop: Hop<'_>) -> TraceContext {
         match self {
-            AttemptSpans::Off => TraceContext::default(),
-            AttemptSpans::Unsampled(unsampled) => {
+            Self::Off => TraceContext::default(),
+            Self::Unsampled(unsampled) => {
                 let fields = unsampled.parent().map(|parent| TraceFields { parent, state: None });
                 TraceContext { fields, are_new: false }
             }
-            AttemptSpans::Sampled(traced) => traced.begin(tracer, hop),
+            Self::Sampled(traced) => traced.begin(tracer, hop),
         }
     }
 
     /// Ends an attempt with what came back.
     pub fn end(&mut self, answer: &Answer) {
-        if let AttemptSpans::Sampled(traced) = self {
+        if let Self::Sampled(traced) = self {
             traced.end(answer);
         }
     }
@@ -100,7 +100,7 @@ impl TracedAttempts {
 }
 
 impl Open {
-    fn new(tracer: &BoxedTracer, request: &Context, hop: Hop<'_>) -> Open {
+    fn new(tracer: &BoxedTracer, request: &Context, hop: Hop<'_>) -> Self {
         let Hop { subject, version, broker, resends } = hop;
         let builder = tracer.span_builder(format!("send {subject}")).with_kind(SpanKind::Producer);
         let context = Context::new().with_span(tracer.build_with_context(builder, request));
@@ -116,7 +116,7 @@ impl Open {
         if resends > 0 {
             span.set_attribute(KeyValue::new(key::HTTP_REQUEST_RESEND_COUNT, i64::from(resends)));
         }
-        Open { context, subject: subject.to_owned(), attempts: 1, failure: None }
+        Self { context, subject: subject.to_owned(), attempts: 1, failure: None }
     }
 
     fn fields(&self) -> Option<TraceFields> {
@@ -135,6 +135,9 @@ impl Open {
         let outcome = match answer {
             Answer::Replied(NativeReply::Response(response)) => Ok(response.status),
             Answer::Replied(NativeReply::ServiceError { status, .. }) => Ok(*status),
+            Answer::Streamed(streamed) => Ok(streamed.response.status),
+            // Followed before anybody is told.
+            Answer::Continues(_) => return,
             Answer::Failed(error) => Err(error.as_str()),
             Answer::Unreadable(_) => Err("bad_reply"),
         };

@@ -9,6 +9,7 @@
 //! gateway uses all of it, and so does whoever calls services without one.
 
 pub mod document;
+pub mod lease;
 pub mod metrics;
 pub mod peers;
 pub mod reconciler;

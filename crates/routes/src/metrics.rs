@@ -1,13 +1,13 @@
-//! What is counted of a version, by whoever sends requests to it: how its tries ended and how long
-//! they took.
+//! What is counted of a version, by whoever sends requests to it: how its attempts ended and how
+//! long they took.
 //!
 //! A [`Recorder`] is written on the path of a request, [`AttemptMetrics`] are what is read of it.
 //! AttemptMetrics of several senders add up, and those of an earlier moment can be taken away, so
 //! that a window of time can be looked at.
 
 use std::ops::AddAssign;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -47,8 +47,8 @@ pub struct Histogram {
 }
 
 impl Default for Histogram {
-    fn default() -> Histogram {
-        Histogram { counts: Box::new([0; BUCKETS]) }
+    fn default() -> Self {
+        Self { counts: Box::new([0; BUCKETS]) }
     }
 }
 
@@ -97,8 +97,8 @@ impl Histogram {
     }
 }
 
-impl AddAssign<&Histogram> for Histogram {
-    fn add_assign(&mut self, other: &Histogram) {
+impl AddAssign<&Self> for Histogram {
+    fn add_assign(&mut self, other: &Self) {
         for (count, more) in self.counts.iter_mut().zip(other.counts.iter()) {
             *count = count.saturating_add(*more);
         }
@@ -113,8 +113,8 @@ impl Serialize for Histogram {
 }
 
 impl<'de> Deserialize<'de> for Histogram {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Histogram, D::Error> {
-        let mut histogram = Histogram::default();
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut histogram = Self::default();
         for (place, count) in Vec::<(usize, u64)>::deserialize(deserializer)? {
             // A sender with more buckets than we know has them above ours.
             histogram.counts[place.min(BUCKETS - 1)] = count;
@@ -132,13 +132,21 @@ pub struct AttemptMetrics {
     /// Tries that are out now.
     #[serde(default)]
     pub in_flight: i64,
-    /// How long tries took, those with errors and those that nobody waited for to the end included.
+    /// How long attempts took, those with errors and those that nobody waited for to the end
+    /// included.
     #[serde(default)]
     pub latency: Histogram,
-    /// Replies to tries that were answered already: somebody outside of the queue group has run
+    /// Replies to attempts that were answered already: somebody outside of the queue group has run
     /// them too.
     #[serde(default, skip_serializing_if = "is_none")]
     pub second_replies: u64,
+    /// Streams that are open now: their tries have ended with the heads of their responses.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub streams: i64,
+}
+
+fn is_zero(count: &i64) -> bool {
+    *count == 0
 }
 
 fn is_none(count: &u64) -> bool {
@@ -152,7 +160,7 @@ impl AttemptMetrics {
     }
 
     /// What was counted since `earlier`. A sender that began anew has counted less; then that is 0.
-    pub fn since(&self, earlier: &AttemptMetrics) -> AttemptMetrics {
+    pub fn since(&self, earlier: &Self) -> Self {
         let mut since = self.clone();
         since.errors = since.errors.saturating_sub(earlier.errors);
         since.second_replies = since.second_replies.saturating_sub(earlier.second_replies);
@@ -163,25 +171,47 @@ impl AttemptMetrics {
     }
 }
 
-impl AddAssign<&AttemptMetrics> for AttemptMetrics {
-    fn add_assign(&mut self, other: &AttemptMetrics) {
+impl AddAssign<&Self> for AttemptMetrics {
+    fn add_assign(&mut self, other: &Self) {
         // What a peer says may be anything.
         self.errors = self.errors.saturating_add(other.errors);
         self.in_flight = self.in_flight.saturating_add(other.in_flight);
         self.second_replies = self.second_replies.saturating_add(other.second_replies);
+        self.streams = self.streams.saturating_add(other.streams);
         self.latency += &other.latency;
     }
 }
 
-/// Where one thread counts its tries with one version: no lock, and no line of the cache shared
+/// Where one thread counts its attempts with one version: no lock, and no line of the cache shared
 /// with another thread.
 #[derive(Debug, Default)]
 pub struct Recorder {
     errors: AtomicU64,
     in_flight: AtomicI64,
     second_replies: AtomicU64,
+    streams: AtomicI64,
     /// Made at the first try: most versions of a large table have none.
     latency: OnceLock<Box<[AtomicU64; BUCKETS]>>,
+}
+
+/// A stream of a version, counted as long as it is open.
+#[derive(Debug)]
+pub struct OpenStream {
+    recorder: Arc<Recorder>,
+}
+
+impl OpenStream {
+    /// It broke off, and not by its reader: one more failure of its version, beside the try that it
+    /// began with.
+    pub fn broke_off(&self) {
+        self.recorder.begin().failed();
+    }
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        self.recorder.streams.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Recorder {
@@ -189,6 +219,12 @@ impl Recorder {
     pub fn begin(&self) -> Attempt<'_> {
         self.in_flight.fetch_add(1, Ordering::Release);
         Attempt { recorder: self, began: Instant::now() }
+    }
+
+    /// A stream is open, until what is returned is dropped.
+    pub fn open_stream(self: &Arc<Self>) -> OpenStream {
+        self.streams.fetch_add(1, Ordering::Relaxed);
+        OpenStream { recorder: Arc::clone(self) }
     }
 
     /// What was counted so far. `in_flight` has every try that began before this thread could read
@@ -199,6 +235,7 @@ impl Recorder {
             in_flight: self.in_flight.load(Ordering::Acquire),
             latency: Histogram::default(),
             second_replies: self.second_replies.load(Ordering::Relaxed),
+            streams: self.streams.load(Ordering::Relaxed),
         };
         if let Some(buckets) = self.latency.get() {
             for (count, bucket) in metrics.latency.counts.iter_mut().zip(buckets.iter()) {
@@ -208,7 +245,7 @@ impl Recorder {
         metrics
     }
 
-    /// A reply came to a try that was answered already.
+    /// A reply came to an attempt that was answered already.
     pub fn second_reply(&self) {
         self.second_replies.fetch_add(1, Ordering::Relaxed);
     }

@@ -32,14 +32,14 @@ impl Change {
     /// The key.
     pub fn name(&self) -> &str {
         match self {
-            Change::Put { name, .. } | Change::Removed { name, .. } => name,
+            Self::Put { name, .. } | Self::Removed { name, .. } => name,
         }
     }
 
     /// The revision.
     pub fn revision(&self) -> u64 {
         match self {
-            Change::Put { revision, .. } | Change::Removed { revision, .. } => *revision,
+            Self::Put { revision, .. } | Self::Removed { revision, .. } => *revision,
         }
     }
 }
@@ -346,7 +346,7 @@ mod tests {
             &format!(r#"{{"name":"a","path":"/a","timeout":"9h",{good}}}"#),
             &format!(r#"{{"name":"a","path":"/a","codec":"xml",{good}}}"#),
             &format!(r#"{{"name":"a","path":"/a","strip_prefix":"x",{good}}}"#),
-            &format!(r#"{{"name":"a","path":"/a","schema":2,{good}}}"#),
+            &format!(r#"{{"name":"a","path":"/a","schema":3,{good}}}"#),
             &format!(r#"{{"name":"a","path":"/a","colour":"red",{good}}}"#),
             &format!(
                 r#"{{"name":"a","path":"/a","rule":[{{"header":"x","version":"w"}}],{good}}}"#

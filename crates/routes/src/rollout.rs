@@ -22,7 +22,7 @@ const LONGEST: Duration = Duration::from_secs(7 * 24 * 3_600);
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rollout {
-    /// Tells it from others of the same route.
+    /// Identifies it among others of the same route.
     pub id: String,
     /// The version that serves when it begins.
     pub from: String,
@@ -106,8 +106,8 @@ pub struct Criteria {
 }
 
 impl Default for Criteria {
-    fn default() -> Criteria {
-        Criteria {
+    fn default() -> Self {
+        Self {
             min_requests: 50,
             patience: Duration::from_secs(600),
             error_margin: 0.002,
@@ -177,20 +177,20 @@ pub struct Note {
 impl Phase {
     /// Whether something is still to be done.
     pub fn is_active(self) -> bool {
-        !matches!(self, Phase::Promoted | Phase::RolledBack | Phase::Refused)
+        !matches!(self, Self::Promoted | Self::RolledBack | Self::Refused)
     }
 
     /// Its name, as documents and the command line have it.
     pub fn as_str(self) -> &'static str {
         match self {
-            Phase::Checking => "checking",
-            Phase::Canary => "canary",
-            Phase::Draining => "draining",
-            Phase::Stopping => "stopping",
-            Phase::Promoted => "promoted",
-            Phase::Reverting => "reverting",
-            Phase::RolledBack => "rolled-back",
-            Phase::Refused => "refused",
+            Self::Checking => "checking",
+            Self::Canary => "canary",
+            Self::Draining => "draining",
+            Self::Stopping => "stopping",
+            Self::Promoted => "promoted",
+            Self::Reverting => "reverting",
+            Self::RolledBack => "rolled-back",
+            Self::Refused => "refused",
         }
     }
 }

@@ -45,8 +45,8 @@ pub enum StoreErrorKind {
 }
 
 impl StoreError {
-    fn new(kind: StoreErrorKind, what: impl Into<String>, reason: impl ToString) -> StoreError {
-        StoreError { kind, what: what.into(), reason: reason.to_string() }
+    fn new(kind: StoreErrorKind, what: impl Into<String>, reason: impl ToString) -> Self {
+        Self { kind, what: what.into(), reason: reason.to_string() }
     }
 
     /// What kind of failure this is.
@@ -71,11 +71,11 @@ impl RouteStore {
     ///
     /// # Errors
     /// [`StoreErrorKind::NoBucket`] and [`StoreErrorKind::Unavailable`].
-    pub async fn open(client: Client, bucket: &str) -> Result<RouteStore, StoreError> {
+    pub async fn open(client: Client, bucket: &str) -> Result<Self, StoreError> {
         let mut context = jetstream::new(client);
         context.set_timeout(TIMEOUT);
         match context.get_key_value(bucket).await {
-            Ok(bucket) => Ok(RouteStore { bucket }),
+            Ok(bucket) => Ok(Self { bucket }),
             Err(error) => {
                 let kind = match error.kind() {
                     KeyValueErrorKind::GetBucket => missing_or_unavailable(&context, bucket).await,
@@ -94,8 +94,8 @@ impl RouteStore {
         client: Client,
         bucket: &str,
         replicas: usize,
-    ) -> Result<RouteStore, StoreError> {
-        match RouteStore::open(client.clone(), bucket).await {
+    ) -> Result<Self, StoreError> {
+        match Self::open(client.clone(), bucket).await {
             Err(error) if error.kind() == StoreErrorKind::NoBucket => {}
             opened => return opened,
         }
@@ -105,7 +105,7 @@ impl RouteStore {
         let made =
             natsway_stores::open_or_make(&context, definitions::routes(bucket, replicas)).await;
         let failed = |error| StoreError::new(StoreErrorKind::Unavailable, "routes", error);
-        made.map(|bucket| RouteStore { bucket }).map_err(failed)
+        made.map(|bucket| Self { bucket }).map_err(failed)
     }
 
     /// Copies of the bucket in a cluster, as it was when it was opened.
@@ -125,12 +125,20 @@ impl RouteStore {
     /// # Errors
     /// [`StoreErrorKind::Unavailable`].
     pub async fn is_untouched(&self) -> Result<bool, StoreError> {
+        Ok(self.last_revision().await? == 0)
+    }
+
+    /// The newest revision, by the bucket's leader; 0 if nothing was ever written.
+    ///
+    /// # Errors
+    /// [`StoreErrorKind::Unavailable`].
+    pub async fn last_revision(&self) -> Result<u64, StoreError> {
         // Asked anew: the bucket's own status is that of the moment when it was opened.
         let info = self.bucket.stream.get_info().await;
         let info = info.map_err(|error| {
             StoreError::new(StoreErrorKind::Unavailable, "look at the routes", error)
         })?;
-        Ok(info.state.last_sequence == 0)
+        Ok(info.state.last_sequence)
     }
 
     /// All documents, by name.

@@ -2,18 +2,21 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use async_nats::Client;
 use futures_util::StreamExt;
+use futures_util::future::{Fuse, FusedFuture, FutureExt};
+use natsway_boot::Clock;
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use crate::document::RouteDocument;
+use crate::lease::{CONFIRM_INTERVAL, Lease};
 use crate::reconciler::{RejectedDocument, RouteReconciler};
 use crate::store::{RouteStore, StoreError, Update};
-use crate::table::RouteTable;
+use crate::table::{RouteTable, Transport};
 
 /// How long to wait before another try to reach the bucket.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
@@ -44,6 +47,10 @@ pub struct ActiveRoutes {
     /// The newest revision in force, told after the table is: who waits here finds the table of it,
     /// or a newer one.
     pub revisions: watch::Sender<u64>,
+    /// How long requests may go by tunnels, where who goes by old routes is not told.
+    pub lease: Arc<Lease>,
+    /// The clock of the lease.
+    pub clock: Clock,
 }
 
 /// What was taken in of the bucket last.
@@ -53,26 +60,30 @@ pub struct BucketStatus {
     pub serving: usize,
     /// Documents that are not.
     pub refusals: Vec<RejectedDocument>,
-    /// Tells the bucket from others of its name; see [`RouteStore::made_at`].
+    /// Identifies the bucket among others of its name; see [`RouteStore::made_at`].
     pub bucket: u64,
     /// The newest revision of the bucket.
     pub revision: u64,
+    /// Whether requests of some route may go by tunnels.
+    pub uses_tunnels: bool,
     /// The documents in force that have a rollout, each with its revision.
     pub rollouts: Vec<(u64, Arc<RouteDocument>)>,
 }
 
 impl ActiveRoutes {
-    /// Routes that are known from the start, and stay.
-    pub fn fixed(table: RouteTable) -> ActiveRoutes {
-        let active_routes = ActiveRoutes::unknown();
+    /// Routes that are known from the start, and stay. Their lease is to
+    /// [follow](Lease::follow_connection) a connection.
+    pub fn fixed(table: RouteTable) -> Self {
+        let active_routes = Self::unknown();
         active_routes.publish(table, BucketStatus::default());
         active_routes
     }
 
     /// No routes yet.
-    pub fn unknown() -> ActiveRoutes {
-        let (table, known, status) = Default::default();
-        ActiveRoutes { table, known, status, revisions: watch::Sender::new(0) }
+    pub fn unknown() -> Self {
+        let (table, known, status, lease) = Default::default();
+        let (revisions, clock) = (watch::Sender::new(0), Clock::start());
+        Self { table, known, status, revisions, lease, clock }
     }
 
     /// The routes whose newest document is refused.
@@ -82,7 +93,9 @@ impl ActiveRoutes {
 
     fn publish(&self, table: RouteTable, status: BucketStatus) {
         let revision = status.revision;
-        self.status.store(Arc::new(BucketStatus { serving: table.routes().len(), ..status }));
+        let serving = table.routes().len();
+        let uses_tunnels = table.routes().iter().any(|route| route.transport == Transport::Auto);
+        self.status.store(Arc::new(BucketStatus { serving, uses_tunnels, ..status }));
         self.table.store(Arc::new(table));
         self.known.store(true, Ordering::Release);
         self.revisions.send_replace(revision);
@@ -99,10 +112,10 @@ enum Keeper {
 }
 
 impl Keeper {
-    /// Opens the bucket. `seeding` says, over all tries, whether we have begun to fill it.
+    /// Opens the bucket. `seeding` says, over all attempts, whether we have begun to fill it.
     async fn open(&self, client: &Client, seeding: &mut bool) -> Result<RouteStore, StoreError> {
         match self {
-            Keeper::Us(bucket) => {
+            Self::Us(bucket) => {
                 let store =
                     RouteStore::open_or_create(client.clone(), &bucket.name, bucket.replicas)
                         .await?;
@@ -120,18 +133,18 @@ impl Keeper {
                 seed(&store, &bucket.seed, seeding).await?;
                 Ok(store)
             }
-            Keeper::Others(name) => RouteStore::open(client.clone(), name).await,
+            Self::Others(name) => RouteStore::open(client.clone(), name).await,
         }
     }
 
     /// What is to be done when the bucket is not reached.
     fn advice(&self) -> &'static str {
         match self {
-            Keeper::Us(_) => {
+            Self::Us(_) => {
                 "it needs JetStream, and where users may not make buckets `apiproxy setup`; or \
                  start with --static-routes"
             }
-            Keeper::Others(_) => "a gateway with live routes makes it, or `apiproxy setup`",
+            Self::Others(_) => "a gateway with live routes makes it, or `apiproxy setup`",
         }
     }
 }
@@ -192,9 +205,24 @@ async fn follow_once(
     let mut updates = std::pin::pin!(store.watch().await?);
     let mut seen = Some(Vec::new());
     let mut look = tokio::time::interval(LOOK_INTERVAL);
+    let mut confirm = tokio::time::interval(CONFIRM_INTERVAL);
+    let mut newest = std::pin::pin!(Fuse::terminated());
     loop {
         let update = tokio::select! {
             update = updates.next() => update,
+            _ = confirm.tick(), if newest.is_terminated() => {
+                newest.set(asked(&store, active_routes).fuse());
+                continue;
+            }
+            (asked_ms, revision) = &mut newest => {
+                // What is on its way to us is in force by the next time.
+                let in_force = *active_routes.revisions.borrow();
+                let is_current = revision.is_some_and(|newest| newest <= in_force);
+                if is_current && seen.is_none() && !reconciler.knows_only_another_bucket() {
+                    active_routes.lease.confirm(asked_ms);
+                }
+                continue;
+            }
             _ = look.tick() => {
                 if connects() != connected {
                     return Ok(Ended::Reconnected);
@@ -230,6 +258,12 @@ async fn follow_once(
             }
         }
     }
+}
+
+/// Asks the bucket's leader for its newest revision; returns when it was asked, too.
+async fn asked(store: &RouteStore, active_routes: &ActiveRoutes) -> (u64, Option<u64>) {
+    let asked_ms = active_routes.clock.unix_ms_at(Instant::now());
+    (asked_ms, store.last_revision().await.ok())
 }
 
 fn publish(reconciler: &mut RouteReconciler, active_routes: &ActiveRoutes) {

@@ -32,10 +32,10 @@ pub const SHIPPER_COMMITS: &str = "natsway-shipper";
 pub const SHIPPER_MEMBERS: &str = "natsway-shipper-members";
 
 /// How long a lease to drive the rollouts lives that is not renewed.
-pub const ROLLOUT_LEASE_LASTS: Duration = Duration::from_secs(3);
+const ROLLOUT_LEASE_LASTS: Duration = Duration::from_secs(3);
 
 /// How long a provisioner's lease lives that is not renewed.
-pub const PROVISIONER_LEASE_LASTS: Duration = Duration::from_secs(4);
+const PROVISIONER_LEASE_LASTS: Duration = Duration::from_secs(4);
 
 /// How long a turn at a consumer lasts that is never given back: longer than any request waits.
 pub const CONSUMER_TURN_LASTS: Duration = Duration::from_secs(10);

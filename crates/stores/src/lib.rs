@@ -5,8 +5,11 @@
 //! ([`open_or_make`]). On one with a user for each role nobody may: who makes a stream chooses its
 //! subjects and sources, and so reads and writes what he likes. There an administrator makes them
 //! all, by `apiproxy setup` ([`setup`]). Both take the settings from here, so they are the same.
+//!
+//! [`lease`] is what is kept in some of them: who of several acts.
 
 pub mod definitions;
+pub mod lease;
 mod open;
 pub mod setup;
 

@@ -42,8 +42,8 @@ impl StoreError {
     /// What kind of failure this is.
     pub fn kind(&self) -> StoreErrorKind {
         match self {
-            StoreError::Unavailable { .. } => StoreErrorKind::Unavailable,
-            StoreError::NotMade { .. } => StoreErrorKind::NotMade,
+            Self::Unavailable { .. } => StoreErrorKind::Unavailable,
+            Self::NotMade { .. } => StoreErrorKind::NotMade,
         }
     }
 }

@@ -44,8 +44,8 @@ pub enum Change {
 impl std::fmt::Display for Change {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Change::Copies { from, to } => write!(f, "copies from {from} to {to}"),
-            Change::NoDirectGets => f.write_str("no direct gets"),
+            Self::Copies { from, to } => write!(f, "copies from {from} to {to}"),
+            Self::NoDirectGets => f.write_str("no direct gets"),
         }
     }
 }
@@ -53,14 +53,14 @@ impl std::fmt::Display for Change {
 impl std::fmt::Display for Step {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Step::Nothing => f.write_str("is there"),
-            Step::Make => f.write_str("make"),
-            Step::MakeAnew => f.write_str("make anew, in a file"),
-            Step::Change(changes) => {
+            Self::Nothing => f.write_str("is there"),
+            Self::Make => f.write_str("make"),
+            Self::MakeAnew => f.write_str("make anew, in a file"),
+            Self::Change(changes) => {
                 let changes: Vec<String> = changes.iter().map(Change::to_string).collect();
                 write!(f, "change: {}", changes.join(", "))
             }
-            Step::Leave { differences } => write!(f, "left as it is: {}", differences.join(", ")),
+            Self::Leave { differences } => write!(f, "left as it is: {}", differences.join(", ")),
         }
     }
 }

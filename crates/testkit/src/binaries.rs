@@ -30,16 +30,30 @@ pub fn repository_root() -> &'static Path {
 /// # Panics
 /// When there is no such binary, or it does not compile: cargo's output is in the test's output.
 pub fn workspace_binary(name: &str) -> PathBuf {
-    let binary = match std::env::var_os("NATSWAY_BIN_DIR") {
-        Some(directory) => Path::new(&directory).join(name),
+    built("--bin", name, Path::new(name))
+}
+
+/// The path of an example of this workspace, as [`workspace_binary`] has that of a binary; with
+/// `NATSWAY_BIN_DIR` set, the one in `examples` below that directory.
+///
+/// # Panics
+/// When there is no such example, or it does not compile.
+pub fn workspace_example(name: &str) -> PathBuf {
+    built("--example", name, &Path::new("examples").join(name))
+}
+
+/// A program of a kind that is at this path of the profile's directory once it is built.
+fn built(kind: &'static str, name: &str, path: &Path) -> PathBuf {
+    let program = match std::env::var_os("NATSWAY_BIN_DIR") {
+        Some(directory) => Path::new(&directory).join(path),
         None => {
             let directory = profile_directory();
-            build_once(name, &directory);
-            directory.join(name)
+            build_once(kind, name, &directory);
+            directory.join(path)
         }
     };
-    assert!(binary.exists(), "{}: no such binary in this workspace", binary.display());
-    binary
+    assert!(program.exists(), "{}: no such program in this workspace", program.display());
+    program
 }
 
 /// `target/debug`, `target/release`, ...: the directory of the profile that the running program was
@@ -55,18 +69,19 @@ fn profile_directory() -> PathBuf {
     }
 }
 
-fn build_once(name: &str, directory: &Path) {
-    static BUILT: Mutex<Option<HashSet<String>>> = Mutex::new(None);
+fn build_once(kind: &'static str, name: &str, directory: &Path) {
+    static BUILT: Mutex<Option<HashSet<(&str, String)>>> = Mutex::new(None);
     // Held while building: the other tests of this process wait here and then find it built.
     let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
     let built = built.get_or_insert_default();
-    if !built.contains(name) {
-        build(name, directory);
-        built.insert(name.to_owned());
+    let program = (kind, name.to_owned());
+    if !built.contains(&program) {
+        build(kind, name, directory);
+        built.insert(program);
     }
 }
 
-fn build(name: &str, directory: &Path) {
+fn build(kind: &str, name: &str, directory: &Path) {
     let profile = match directory.file_name().and_then(|name| name.to_str()) {
         Some("debug") => "dev",
         Some(other) => other,
@@ -74,7 +89,7 @@ fn build(name: &str, directory: &Path) {
     };
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    command.args(["build", "--quiet", "--workspace", "--bin", name, "--profile", profile]);
+    command.args(["build", "--quiet", "--workspace", kind, name, "--profile", profile]);
     command.current_dir(repository_root()).stdin(Stdio::null());
     if let Some(target) = directory.parent() {
         command.arg("--target-dir").arg(target);
@@ -88,7 +103,7 @@ fn build(name: &str, directory: &Path) {
     let output = command.output().expect("cargo starts");
     assert!(
         output.status.success(),
-        "cargo build --bin {name}: {}",
+        "cargo build {kind} {name}: {}",
         String::from_utf8_lossy(&output.stderr)
     );
 }

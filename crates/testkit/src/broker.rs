@@ -14,7 +14,6 @@ use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
-use crate::cluster::{Cluster, POOLED_ROUTES};
 use crate::eventually::eventually;
 use crate::group::Group;
 use crate::ports::free_port;
@@ -38,6 +37,10 @@ pub struct BrokerBuilder {
     config_lines: String,
     cluster: Option<Membership>,
 }
+
+/// Routes between two brokers for the messages of clients. While they are being made, messages move
+/// from one to another.
+pub(crate) const POOLED_ROUTES: usize = 3;
 
 /// A server's place in a cluster: its own route port and those of all members.
 #[derive(Debug, Clone)]
@@ -101,16 +104,8 @@ impl BrokerBuilder {
         broker
     }
 
-    /// Starts `size` brokers with these settings as one cluster; see [`Cluster`].
-    ///
-    /// # Panics
-    /// As [`start`](Self::start), and when a port was set or the size is 0.
-    pub async fn start_cluster(self, size: usize) -> Cluster {
-        assert!(self.port.is_none(), "the brokers of a cluster cannot share one port");
-        Cluster::launch(self, size).await
-    }
-
     pub(crate) fn member(mut self, of: Membership) -> Self {
+        assert!(self.port.is_none(), "the brokers of a cluster cannot share one port");
         self.cluster = Some(of);
         self
     }
@@ -262,7 +257,7 @@ impl TestBroker {
     /// When it was stopped, or does not take them.
     pub async fn reload(&mut self, config_lines: &str) {
         const RELOADED: &str = "Reloaded server configuration";
-        let reloads = |broker: &TestBroker| broker.log().matches(RELOADED).count();
+        let reloads = |broker: &Self| broker.log().matches(RELOADED).count();
         let before = reloads(self);
         self.settings.config_lines = config_lines.to_owned();
         self.write_config();

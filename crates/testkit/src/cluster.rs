@@ -7,22 +7,29 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
-use crate::broker::{BrokerBuilder, Membership, TestBroker};
+use crate::broker::{BrokerBuilder, Membership, POOLED_ROUTES, TestBroker};
 use crate::eventually::eventually;
 use crate::ports::free_port;
 
 /// Routes are dialled once a second, and a JetStream cluster elects its leader after that.
 const READY: Duration = Duration::from_secs(60);
 
-/// Routes between two brokers for the messages of clients. While they are being made, messages move
-/// from one to another.
-pub(crate) const POOLED_ROUTES: usize = 3;
 /// One more carries the system account.
 const ROUTES_BETWEEN_TWO: usize = POOLED_ROUTES + 1;
 
 /// A cluster of brokers, used like a slice of them: `cluster[0].kill9()`.
 #[derive(Debug)]
 pub struct Cluster(Vec<TestBroker>);
+
+impl BrokerBuilder {
+    /// Starts `size` brokers with these settings as one cluster; see [`Cluster`].
+    ///
+    /// # Panics
+    /// As [`start`](Self::start), and when a port was set or the size is 0.
+    pub async fn start_cluster(self, size: usize) -> Cluster {
+        Cluster::launch(self, size).await
+    }
+}
 
 impl Cluster {
     /// Starts `size` brokers without JetStream; all routes are up when this returns. With other
@@ -35,7 +42,7 @@ impl Cluster {
         TestBroker::builder().start_cluster(size).await
     }
 
-    pub(crate) async fn launch(settings: BrokerBuilder, size: usize) -> Self {
+    async fn launch(settings: BrokerBuilder, size: usize) -> Self {
         assert!(size > 0, "a cluster has at least one broker");
         let all: Vec<u16> = (0..size).map(|_| free_port()).collect();
         let brokers = all

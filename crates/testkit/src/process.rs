@@ -22,6 +22,15 @@ pub struct ProcessBuilder {
     command: Command,
 }
 
+/// The memory of a process, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProcessMemory {
+    /// What it has now.
+    pub resident: usize,
+    /// The most that it ever had.
+    pub peak: usize,
+}
+
 /// A running program that leads a process group of its own. Its output goes to files.
 ///
 /// Dropped, the whole group is killed; if the test is panicking, the end of the output is printed
@@ -58,6 +67,12 @@ impl ProcessBuilder {
         self
     }
 
+    /// Runs it in this directory; in that of the test without.
+    pub fn current_dir(mut self, directory: impl AsRef<Path>) -> Self {
+        self.command.current_dir(directory);
+        self
+    }
+
     /// Starts the process.
     ///
     /// # Panics
@@ -89,6 +104,17 @@ impl Process {
     /// The process, which is its process group's too.
     pub fn pid(&self) -> u32 {
         self.group.pid()
+    }
+
+    /// The process's memory, as the system says it (`proc_pid_status(5)`: `VmRSS` and `VmHWM`);
+    /// `None` once it is gone.
+    pub fn memory(&self) -> Option<ProcessMemory> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).ok()?;
+        let bytes = |name| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+            Some(line.trim().strip_suffix(" kB")?.parse::<usize>().ok()? * 1024)
+        };
+        Some(ProcessMemory { resident: bytes("VmRSS:")?, peak: bytes("VmHWM:")? })
     }
 
     /// Sends a signal to the process group; nothing happens when the process has ended.

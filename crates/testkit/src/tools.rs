@@ -10,7 +10,10 @@ use crate::repository_root;
 const NO_GO: i32 = 3;
 
 /// The nats-server of this machine, found or installed once per process.
-pub(crate) fn nats_server() -> &'static Path {
+///
+/// # Panics
+/// When none can be had; the text says what to do.
+pub fn nats_server() -> &'static Path {
     static FOUND: OnceLock<PathBuf> = OnceLock::new();
     FOUND.get_or_init(|| {
         let output = find("find_broker.py");

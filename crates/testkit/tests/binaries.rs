@@ -19,7 +19,7 @@ fn binaries_of_other_packages_are_built_for_the_profile_of_the_test() {
 }
 
 #[test]
-#[should_panic(expected = "cargo build --bin no-such-binary")]
+#[should_panic(expected = "no-such-binary")]
 fn a_binary_that_does_not_exist_is_told() {
     workspace_binary("no-such-binary");
 }

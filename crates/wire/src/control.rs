@@ -157,8 +157,8 @@ pub fn is_mapped(reply: &str) -> bool {
 impl std::fmt::Display for Directive {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Directive::ScaleOut => "scale-out",
-            Directive::ScaleIn => "scale-in",
+            Self::ScaleOut => "scale-out",
+            Self::ScaleIn => "scale-in",
         })
     }
 }
@@ -167,8 +167,8 @@ impl WorkerCommand {
     /// Writes the command.
     pub fn encode(&self) -> Bytes {
         let (code, detail) = match self {
-            WorkerCommand::Cancel { reply } => (CANCEL, reply.as_str()),
-            WorkerCommand::Ping => (PING, ""),
+            Self::Cancel { reply } => (CANCEL, reply.as_str()),
+            Self::Ping => (PING, ""),
         };
         let mut out = Vec::with_capacity(8 + detail.len());
         put_array(&mut out, 3);
@@ -183,7 +183,7 @@ impl WorkerCommand {
     /// # Errors
     /// [`ErrorKind::Unsupported`] for a command or a version that is not known here, the other
     /// kinds for anything that is not a command.
-    pub fn decode(message: &[u8]) -> Result<WorkerCommand, Error> {
+    pub fn decode(message: &[u8]) -> Result<Self, Error> {
         let mut elements = Elements::begin(message, Limits::DEFAULT, "command")?;
         elements.version()?;
         let code = elements.required("command", Reader::unsigned)?;
@@ -192,10 +192,10 @@ impl WorkerCommand {
         if code == u64::from(CANCEL) {
             let reply =
                 std::str::from_utf8(detail).map_err(|_| Error::malformed("reply subject"))?;
-            return Ok(WorkerCommand::Cancel { reply: reply.to_owned() });
+            return Ok(Self::Cancel { reply: reply.to_owned() });
         }
         if code == u64::from(PING) {
-            return Ok(WorkerCommand::Ping);
+            return Ok(Self::Ping);
         }
         Err(Error::new(ErrorKind::Unsupported, "command"))
     }

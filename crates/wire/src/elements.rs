@@ -17,7 +17,7 @@ impl<'a> Elements<'a> {
         message: &'a [u8],
         limits: Limits,
         what: &'static str,
-    ) -> Result<Elements<'a>, Error> {
+    ) -> Result<Self, Error> {
         let mut reader = Reader::new(message, limits);
         let left = reader.array(what)?;
         Ok(Elements { reader, left, what })

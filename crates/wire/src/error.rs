@@ -24,16 +24,16 @@ pub enum ErrorKind {
 }
 
 impl Error {
-    pub(crate) fn new(kind: ErrorKind, what: &'static str) -> Error {
-        Error { kind, what }
+    pub(crate) fn new(kind: ErrorKind, what: &'static str) -> Self {
+        Self { kind, what }
     }
 
-    pub(crate) fn malformed(what: &'static str) -> Error {
-        Error::new(ErrorKind::Malformed, what)
+    pub(crate) fn malformed(what: &'static str) -> Self {
+        Self::new(ErrorKind::Malformed, what)
     }
 
-    pub(crate) fn too_large(what: &'static str) -> Error {
-        Error::new(ErrorKind::TooLarge, what)
+    pub(crate) fn too_large(what: &'static str) -> Self {
+        Self::new(ErrorKind::TooLarge, what)
     }
 
     /// What kind of refusal this is.

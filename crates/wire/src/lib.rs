@@ -8,6 +8,8 @@
 //! - [`control`]: what a gateway tells one worker instance (cancel), and what draining members and
 //!   gateways tell each other.
 //! - [`frame`]: how messages go over a tunnel, a connection between a gateway and one worker.
+//! - [`offer`]: what is said so that a worker can dial a tunnel, and that opens it.
+//! - [`pipe`]: what a tunnel's bytes are carried in where there is no other way than the broker.
 //! - [`problem`]: how errors are told to clients (RFC 9457).
 //! - [`Subject`] and [`QueueGroup`]: names that were checked once and may be published to.
 //!
@@ -21,6 +23,8 @@ mod error;
 pub mod frame;
 mod msgpack;
 pub mod native;
+pub mod offer;
+pub mod pipe;
 pub mod problem;
 mod subject;
 
@@ -45,11 +49,11 @@ pub struct Limits {
 impl Limits {
     /// Wide enough for what the gateway lets in (64 KiB of head), far below what would hurt a
     /// reader.
-    pub const DEFAULT: Limits = Limits { header_fields: 512, field_bytes: 64 * 1024 };
+    pub const DEFAULT: Self = Self { header_fields: 512, field_bytes: 64 * 1024 };
 }
 
 impl Default for Limits {
-    fn default() -> Limits {
-        Limits::DEFAULT
+    fn default() -> Self {
+        Self::DEFAULT
     }
 }

@@ -9,13 +9,14 @@ use rmp::Marker;
 use crate::{Error, ErrorKind, Limits};
 
 /// Reads values one after the other from a message.
+#[derive(Clone)]
 pub(crate) struct Reader<'a> {
     rest: &'a [u8],
     limits: Limits,
 }
 
 impl<'a> Reader<'a> {
-    pub(crate) fn new(message: &'a [u8], limits: Limits) -> Reader<'a> {
+    pub(crate) fn new(message: &'a [u8], limits: Limits) -> Self {
         Reader { rest: message, limits }
     }
 
@@ -26,6 +27,14 @@ impl<'a> Reader<'a> {
     /// What lies behind the last value read.
     pub(crate) fn rest(&self) -> &'a [u8] {
         self.rest
+    }
+
+    /// Passes over bytes whose values were read from a copy of them.
+    ///
+    /// # Panics
+    /// When there are not so many.
+    pub(crate) fn pass(&mut self, length: usize) {
+        self.rest = &self.rest[length..];
     }
 
     #[inline]
@@ -74,6 +83,12 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Whether the next value is an array.
+    pub(crate) fn is_array(&self) -> bool {
+        let marker = self.rest.first().map(|byte| Marker::from_u8(*byte));
+        matches!(marker, Some(Marker::FixArray(_) | Marker::Array16 | Marker::Array32))
+    }
+
     /// An integer that is not negative, of any width. Some writers use the signed forms for all
     /// their integers.
     #[inline]
@@ -95,6 +110,13 @@ impl<'a> Reader<'a> {
             _ => return Err(Error::malformed(what)),
         };
         u64::try_from(signed).map_err(|_| Error::malformed(what))
+    }
+
+    /// Passes over a nil if the next value is one, and says so.
+    pub(crate) fn nil(&mut self) -> bool {
+        let rest = self.rest.strip_prefix(&[Marker::Null.to_u8()]);
+        self.rest = rest.unwrap_or(self.rest);
+        rest.is_some()
     }
 
     /// A string or binary value, as the bytes that it holds, of any length that the message has.
@@ -193,6 +215,10 @@ pub(crate) fn reserve_array16(out: &mut Vec<u8>) -> usize {
 
 pub(crate) fn patch_array16(out: &mut [u8], at: usize, count: u16) {
     out[at..at + 2].copy_from_slice(&count.to_be_bytes());
+}
+
+pub(crate) fn put_nil(out: &mut Vec<u8>) {
+    out.push(Marker::Null.to_u8());
 }
 
 pub(crate) fn put_u32(out: &mut Vec<u8>, value: u32) {

@@ -125,7 +125,13 @@ pub fn decode_reply<'a>(
             body,
         });
     }
-    Ok(NativeReply::Response(Response { status, headers, trailers: HeaderMap::new(), body }))
+    Ok(NativeReply::Response(Response {
+        status,
+        headers,
+        trailers: HeaderMap::new(),
+        body,
+        join: None,
+    }))
 }
 
 /// The status for an error's code: HTTP's own error numbers are kept, others (say gRPC's) mean

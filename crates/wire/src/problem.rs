@@ -40,8 +40,8 @@ impl Problem {
         status: StatusCode,
         code: &'static str,
         detail: impl Into<Cow<'static, str>>,
-    ) -> Problem {
-        Problem { status, code, detail: detail.into(), allow: None }
+    ) -> Self {
+        Self { status, code, detail: detail.into(), allow: None }
     }
 
     /// Whether a client should come back: the request was refused, not answered.

@@ -75,9 +75,14 @@ impl QueueGroup {
 }
 
 impl Default for QueueGroup {
-    fn default() -> QueueGroup {
-        QueueGroup(QueueGroup::DEFAULT.to_owned())
+    fn default() -> Self {
+        Self(Self::DEFAULT.to_owned())
     }
+}
+
+/// Whether a name is complete, literal and of a length that the broker takes.
+pub(crate) fn is_plain(subject: &str) -> bool {
+    check_characters(subject).is_ok() && !subject.split('.').any(str::is_empty)
 }
 
 fn check_characters(name: &str) -> Result<(), SubjectError> {
@@ -93,7 +98,7 @@ fn check_characters(name: &str) -> Result<(), SubjectError> {
 impl FromStr for Subject {
     type Err = SubjectError;
 
-    fn from_str(name: &str) -> Result<Subject, SubjectError> {
+    fn from_str(name: &str) -> Result<Self, SubjectError> {
         check_characters(name)?;
         if name.split('.').any(str::is_empty) {
             return Err(SubjectError::EmptyToken);
@@ -103,16 +108,16 @@ impl FromStr for Subject {
         if first.starts_with('$') || first.starts_with("_INBOX") || first == CONTROL_PREFIX {
             return Err(SubjectError::Reserved);
         }
-        Ok(Subject(name.to_owned()))
+        Ok(Self(name.to_owned()))
     }
 }
 
 impl FromStr for QueueGroup {
     type Err = SubjectError;
 
-    fn from_str(name: &str) -> Result<QueueGroup, SubjectError> {
+    fn from_str(name: &str) -> Result<Self, SubjectError> {
         check_characters(name)?;
-        Ok(QueueGroup(name.to_owned()))
+        Ok(Self(name.to_owned()))
     }
 }
 

@@ -14,7 +14,7 @@ use natsway_wire::envelope::{
 };
 use natsway_wire::{Error, ErrorKind, Limits};
 use rmpv::Value;
-use support::{request_get, request_post, response_trailers};
+use support::{reference, request_get, request_post, response_ok, response_trailers};
 
 fn write(elements: Vec<Value>) -> Bytes {
     let mut out = Vec::new();
@@ -175,6 +175,7 @@ fn what_is_missing_at_the_end_is_empty() {
         headers: HeaderMap::new(),
         trailers: HeaderMap::new(),
         body: Bytes::new(),
+        join: None,
     };
     for kept in [3, 4, 5, 6] {
         let elements = response_elements(&no_content)[..kept].to_vec();
@@ -223,7 +224,13 @@ fn critical_flags_that_are_unknown_are_unsupported() {
     for bit in 0..8 {
         let flags = 1 << bit;
         let request = with_flags(request_elements(&request_get()), flags);
-        assert_eq!(kind(read_request(request)), ErrorKind::Unsupported, "bit {bit} of a request");
+        match bit {
+            1 => assert!(read_request(request).unwrap().is_stream),
+            _ => {
+                let kind = kind(read_request(request));
+                assert_eq!(kind, ErrorKind::Unsupported, "bit {bit} of a request");
+            }
+        }
         if bit == 0 {
             continue;
         }
@@ -260,21 +267,49 @@ fn another_version_is_unsupported_whatever_follows() {
 
 #[test]
 fn signals_and_commands_that_are_unknown_are_unsupported() {
-    assert_eq!(kind(read_reply(signal_elements(5, ""))), ErrorKind::Unsupported);
+    assert_eq!(kind(read_reply(signal_elements(6, ""))), ErrorKind::Unsupported);
     assert_eq!(kind(read_reply(signal_elements(u64::MAX, ""))), ErrorKind::Unsupported);
     assert_eq!(kind(read_command(vec![1.into(), 2.into(), "".into()])), ErrorKind::Unsupported);
 }
 
-/// Where the body should be: a map, the form that a reference to a stream will have.
+/// Where the body should be: something that no version writes yet.
 #[test]
-fn a_body_that_is_not_inline_is_unsupported() {
-    let reference = Value::Map(vec![(Value::from("stream"), Value::from("s1"))]);
-    for body in [reference, Value::Nil, Value::from(7), Value::Array(vec![])] {
+fn a_body_that_is_neither_inline_nor_a_reference_is_unsupported() {
+    let unknown = Value::Map(vec![(Value::from("stream"), Value::from("s1"))]);
+    for body in [unknown, Value::Nil, Value::from(7)] {
         let mut request = request_elements(&request_get());
         request[7] = body.clone();
         assert_eq!(kind(read_request(request)), ErrorKind::Unsupported, "{body}");
         let mut response = response_elements(&response_trailers());
         response[5] = body.clone();
         assert_eq!(kind(read_reply(response)), ErrorKind::Unsupported, "{body}");
+    }
+}
+
+#[test]
+fn a_newer_reference_is_read_and_one_that_lacks_something_is_not() {
+    let (token, first, secret) = (vec![0x70; 16], b"{\"sum\":6}".to_vec(), vec![0x5e; 16]);
+    let whole = [token, first, secret].map(Value::Binary);
+    let read = |reference: &[Value]| {
+        let mut response = response_elements(&response_ok());
+        response[5] = Value::Array(reference.to_vec());
+        read_reply(response)
+    };
+    let newer = [&whole[..], &[Value::from("more")]].concat();
+    assert_eq!(read(&newer).unwrap(), Reply::Reference(response_ok(), reference()));
+    for count in 0..whole.len() {
+        assert_eq!(kind(read(&whole[..count])), ErrorKind::Malformed, "the first {count}");
+    }
+    let mut short = whole;
+    short[2] = Value::Binary(vec![0x5e; 15]);
+    assert_eq!(kind(read(&short)), ErrorKind::Malformed);
+}
+
+#[test]
+fn what_is_no_offer_is_passed_over() {
+    let get = request_get();
+    for (nothing, offer) in [(Value::Nil, Value::Nil), (Value::from(7), Value::from("later"))] {
+        let elements = [request_elements(&get), vec![nothing, offer]].concat();
+        assert_eq!(read_request(elements).unwrap(), get);
     }
 }

@@ -8,12 +8,17 @@ mod support;
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes};
 use natsway_wire::Limits;
 use natsway_wire::control::WorkerCommand;
 use natsway_wire::envelope::{Reply, decode_reply, decode_request};
+use natsway_wire::frame::{FrameReader, Hello};
+use natsway_wire::pipe::PipeMessage;
 use rmpv::Value;
-use support::{commands, encode_reply, encode_request, golden, replies, requests};
+use support::{
+    commands, encode_frame, encode_reply, encode_request, frames, golden, pipe_messages, replies,
+    requests,
+};
 
 /// What a foreign reader makes of a golden message; it must take all of its bytes.
 fn read_by_a_stranger(name: &str) -> Value {
@@ -67,6 +72,36 @@ fn commands_have_the_golden_bytes_both_ways() {
         assert_eq!(command.encode(), golden(name), "{name}");
         assert_eq!(WorkerCommand::decode(&golden(name)).unwrap(), command, "{name}");
     }
+}
+
+#[test]
+fn frames_have_the_golden_bytes_both_ways() {
+    for (name, frame) in frames() {
+        assert_eq!(encode_frame(&frame), golden(name), "{name}");
+        let mut reader = FrameReader::new(1 << 20);
+        reader.buffer().put_slice(&golden(name));
+        assert_eq!(reader.next_frame().unwrap(), Some(frame), "{name}");
+        assert_eq!((reader.next_frame().unwrap(), reader.held_bytes()), (None, 0), "{name}");
+    }
+}
+
+#[test]
+fn messages_of_pipes_have_the_golden_bytes_both_ways() {
+    for (name, message) in pipe_messages() {
+        assert_eq!(message.encode(), golden(name), "{name}");
+        assert_eq!(PipeMessage::decode(&golden(name)).unwrap(), message, "{name}");
+    }
+}
+
+#[test]
+fn a_stranger_reads_a_hello() {
+    let (_, frame) = frames().into_iter().find(|(name, _)| *name == "frame_hello").unwrap();
+    let hello = Hello::decode(&frame.payload).unwrap();
+    assert_eq!((hello.name.as_str(), hello.requests), ("k3v9", 64));
+    let value = rmpv::decode::read_value(&mut &frame.payload[..]).unwrap();
+    let (requests, payload_bytes) = (integer(64), integer(1 << 20));
+    let said = [integer(1), Value::from("k3v9"), requests, payload_bytes, integer(0)];
+    assert_eq!(value, array(said));
 }
 
 #[test]
@@ -142,6 +177,8 @@ fn every_golden_file_belongs_to_a_test() {
     let named = requests().map(|(name, _)| name).into_iter();
     let named =
         named.chain(replies().map(|(name, _)| name)).chain(commands().map(|(name, _)| name));
+    let named = named.chain(frames().map(|(name, _)| name));
+    let named = named.chain(pipe_messages().map(|(name, _)| name));
     let named: BTreeSet<String> = named.map(str::to_owned).collect();
     let files = std::fs::read_dir(support::golden_directory()).unwrap();
     let stem = |file: std::io::Result<std::fs::DirEntry>| {
@@ -159,7 +196,10 @@ fn the_fuzzers_start_from_the_golden_bytes() {
     let requests = of("decode_request", requests().map(|(name, _)| name).to_vec());
     let replies = of("decode_reply", replies().map(|(name, _)| name).to_vec());
     let commands = of("command", commands().map(|(name, _)| name).to_vec());
-    for (target, name) in requests.chain(replies).chain(commands) {
+    let frames = of("frame", frames().map(|(name, _)| name).to_vec());
+    let pipes = of("pipe_message", pipe_messages().map(|(name, _)| name).to_vec());
+    let all = requests.chain(replies).chain(commands).chain(frames).chain(pipes);
+    for (target, name) in all {
         let path = seeds.join(target).join(name);
         let seed =
             std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
@@ -190,6 +230,16 @@ fn the_document_shows_the_golden_bytes() {
         "signal_accepted",
         "signal_moved",
         "command_cancel",
+        "frame_hello",
+        "frame_request",
+        "frame_goodbye",
+        "frame_pong",
+        "request_pipes",
+        "signal_invite",
+        "pipe_hello",
+        "pipe_data",
+        "pipe_status",
+        "pipe_reset",
     ] {
         assert!(shown.contains(name), "docs/wire.md does not show {name}");
     }

@@ -10,12 +10,14 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use natsway_wire::Limits;
 use natsway_wire::control::WorkerCommand;
 use natsway_wire::envelope::{
-    NotRun, Reply, Request, Response, Signal, decode_reply, decode_request, restamp_request,
+    NotRun, Reference, Reply, Request, Response, Signal, decode_reply, decode_request,
+    restamp_request,
 };
 use natsway_wire::native::{NativeReply, canonical_name, decode_reply as decode_native_reply};
+use natsway_wire::offer::{StreamToken, TunnelSecret};
 use proptest::collection::vec;
 use proptest::prelude::*;
-use support::{encode_reply, encode_request};
+use support::{encode_reply, encode_request, offer};
 
 prop_compose! {
     fn headers()(fields in vec((field_name(), field_value()), 0..40)) -> HeaderMap {
@@ -74,8 +76,24 @@ prop_compose! {
         path_and_query in path_and_query(),
         headers in headers(),
         body in body(),
+        (is_stream, offer) in prop_oneof![
+            Just((false, None)),
+            any::<bool>().prop_map(|is_stream| (is_stream, Some(offer().encode().into()))),
+        ],
     ) -> Request {
-        Request { deadline_ms, sent_ms, method, path_and_query, headers, body, reply_subject: None }
+        let body = if is_stream { Bytes::new() } else { body };
+        let reply_subject = None;
+        Request {
+            deadline_ms,
+            sent_ms,
+            method,
+            path_and_query,
+            headers,
+            body,
+            is_stream,
+            reply_subject,
+            offer,
+        }
     }
 }
 
@@ -86,14 +104,29 @@ prop_compose! {
         trailers in headers(),
         body in body(),
     ) -> Response {
-        Response { status: StatusCode::from_u16(status).unwrap(), headers, trailers, body }
+        Response { status: StatusCode::from_u16(status).unwrap(), headers, trailers, body, join: None }
     }
 }
 
 fn signal() -> impl Strategy<Value = Signal> {
-    let reasons = [NotRun::Overloaded, NotRun::Moved, NotRun::Expired, NotRun::Unsupported];
+    let reasons = [
+        NotRun::Overloaded,
+        NotRun::Moved,
+        NotRun::Expired,
+        NotRun::Unsupported,
+        NotRun::UpstreamDown,
+        NotRun::UpstreamBroken,
+    ];
     prop_oneof![
         "[A-Za-z0-9_-]{1,64}".prop_map(|instance| Signal::Accepted { instance }),
+        ("[A-Za-z0-9_-]{1,64}", any::<[u8; 16]>(), any::<[u8; 16]>()).prop_map(
+            |(instance, token, secret)| {
+                let (token, secret) = (StreamToken(token), TunnelSecret(secret));
+                Signal::Ready { instance, token, secret }
+            }
+        ),
+        "_INBOX_[a-z]{1,9}(\\.[A-Za-z0-9]{1,22}){1,3}"
+            .prop_map(|subject| Signal::Invite { subject }),
         proptest::sample::select(reasons.to_vec()).prop_map(Signal::NotRun),
     ]
 }
@@ -109,6 +142,22 @@ proptest! {
     fn responses_come_back(response in response()) {
         let reply = Reply::Response(response);
         prop_assert_eq!(decode_reply(&encode_reply(&reply), Limits::DEFAULT).unwrap(), reply);
+    }
+
+    #[test]
+    fn references_come_back(mut response in response(), token: [u8; 16], secret: [u8; 16]) {
+        response.trailers.clear();
+        let reference = Reference { token: StreamToken(token), secret: TunnelSecret(secret) };
+        let reply = Reply::Reference(response, reference);
+        prop_assert_eq!(decode_reply(&encode_reply(&reply), Limits::DEFAULT).unwrap(), reply);
+    }
+
+    #[test]
+    fn who_is_in_another_account_says_where_it_is_answered(request in request()) {
+        let reply_subject = Some("_INBOX_apiproxy.7".to_owned());
+        let across = Request { reply_subject, ..request };
+        let message = encode_request(&across);
+        prop_assert_eq!(decode_request(&message, Limits::DEFAULT).unwrap(), across);
     }
 
     #[test]
@@ -159,7 +208,7 @@ proptest! {
             expected.append(name, HeaderValue::from_str(value).unwrap());
         }
         let status = StatusCode::from_u16(status).unwrap();
-        let response = Response { status, headers: expected, trailers: HeaderMap::new(), body };
+        let response = Response { status, headers: expected, trailers: HeaderMap::new(), body, join: None };
         prop_assert_eq!(reply.unwrap(), NativeReply::Response(response));
     }
 }

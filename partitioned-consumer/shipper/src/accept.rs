@@ -9,7 +9,7 @@
 //! | ends at or below the mark | a repetition: acknowledge it |
 //! | begins below and ends above | take what is above: the producer cut its repetition elsewhere |
 //! | begins above the mark, the producer was told that all in between is stored | the broker lost it: count it, go on from there |
-//! | begins above the mark, nobody was told | what stands behind it in the stream decides, see [`Behind`] |
+//! | begins above the mark, nobody was told | what stands behind it in the stream decides, see [`GapResolution`] |
 //! | its source came from another partition, whose rest is not written yet | wait |
 //! | an older history | a producer with a lost checkpoint took over: drop it, and say so |
 
@@ -19,7 +19,7 @@ use super::head::{Generation, Head};
 
 /// How much of a source is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Mark {
+pub struct Watermark {
     /// The history.
     #[serde(with = "as_text")]
     pub generation: Generation,
@@ -29,7 +29,7 @@ pub struct Mark {
 
 /// See the module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Acceptance {
     /// Write the payload without its first `skip` bytes; the mark then is the message's end.
     Take {
         /// Bytes that are written already.
@@ -39,8 +39,8 @@ pub enum Verdict {
     },
     /// Written before.
     Duplicate,
-    /// It begins above the mark, and what is in between was never acknowledged: [`Behind`] tells
-    /// what to do.
+    /// It begins above the mark, and what is in between was never acknowledged:
+    /// [`GapResolution`] says what to do.
     Ahead,
     /// Its predecessors are in another partition.
     Wait,
@@ -48,12 +48,12 @@ pub enum Verdict {
     Stale,
 }
 
-/// What becomes of a message that is [`Verdict::Ahead`], by what stands behind it in the stream.
+/// What becomes of a message that is [`Acceptance::Ahead`], by what stands behind it in the stream.
 ///
 /// Nothing is dropped because its producer *ought* to send it again: only what the stream holds is
 /// believed. Until something decides, the message waits and is not acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Behind {
+pub enum GapResolution {
     /// The missing bytes, sent again, and so whatever follows them: the message may be dropped.
     Repeated,
     /// The missing bytes will never come: they were stored once and are removed, or their producer
@@ -61,7 +61,7 @@ pub enum Behind {
     Never,
 }
 
-impl Behind {
+impl GapResolution {
     /// What a `later` message of the same subject says of one that begins above the `mark`; `None`
     /// when it does not decide. The messages have to be asked in the order of the stream, none left
     /// out.
@@ -83,7 +83,7 @@ impl Behind {
 ///
 /// A source that is not known begins where its first message does: what the stream kept no longer
 /// is not missed.
-pub fn wanted(known: Option<Mark>, head: &Head) -> (u64, bool) {
+pub fn wanted(known: Option<Watermark>, head: &Head) -> (u64, bool) {
     match known {
         Some(mark) if mark.generation == head.generation => (mark.offset, true),
         Some(_) => (0, true),
@@ -95,25 +95,25 @@ pub fn wanted(known: Option<Mark>, head: &Head) -> (u64, bool) {
 ///
 /// A source that is not known begins at the floor of its first message: what the stream kept no
 /// longer is not missed.
-pub fn judge(known: Option<Mark>, head: &Head) -> Verdict {
+pub fn judge(known: Option<Watermark>, head: &Head) -> Acceptance {
     if known.is_some_and(|mark| mark.generation > head.generation) {
-        return Verdict::Stale;
+        return Acceptance::Stale;
     }
     if known.is_none() && head.since > 0 {
-        return Verdict::Wait;
+        return Acceptance::Wait;
     }
     let (mark, counts) = wanted(known, head);
     if head.end <= mark {
-        return Verdict::Duplicate;
+        return Acceptance::Duplicate;
     }
     if mark < head.since {
-        return Verdict::Wait;
+        return Acceptance::Wait;
     }
     let begin = mark.max(head.floor);
     if head.start > begin {
-        return Verdict::Ahead;
+        return Acceptance::Ahead;
     }
-    Verdict::Take { skip: begin - head.start, lost: if counts { begin - mark } else { 0 } }
+    Acceptance::Take { skip: begin - head.start, lost: if counts { begin - mark } else { 0 } }
 }
 
 mod as_text {
@@ -141,47 +141,50 @@ mod tests {
     use super::super::head::{Gap, Skipped};
     use super::*;
 
-    fn mark(offset: u64) -> Option<Mark> {
-        Some(Mark { generation: generation(7), offset })
+    fn mark(offset: u64) -> Option<Watermark> {
+        Some(Watermark { generation: generation(7), offset })
     }
 
     #[test]
     fn the_rule_as_a_table() {
-        let take = |skip, lost| Verdict::Take { skip, lost };
+        let take = |skip, lost| Acceptance::Take { skip, lost };
         assert_eq!(judge(mark(100), &head(100, 200, 100)), take(0, 0));
-        assert_eq!(judge(mark(200), &head(100, 200, 100)), Verdict::Duplicate);
+        assert_eq!(judge(mark(200), &head(100, 200, 100)), Acceptance::Duplicate);
         assert_eq!(judge(mark(150), &head(100, 200, 100)), take(50, 0));
-        assert_eq!(judge(mark(50), &head(100, 200, 50)), Verdict::Ahead);
+        assert_eq!(judge(mark(50), &head(100, 200, 50)), Acceptance::Ahead);
         assert_eq!(judge(mark(50), &head(100, 200, 100)), take(0, 50));
         assert_eq!(judge(None, &head(100, 200, 100)), take(0, 0));
-        assert_eq!(judge(None, &head(100, 200, 50)), Verdict::Ahead);
+        assert_eq!(judge(None, &head(100, 200, 50)), Acceptance::Ahead);
         let unknown_and_pipelined = judge(None, &head(100, 200, 50));
-        assert_eq!(unknown_and_pipelined, Verdict::Ahead, "what is below may be sent again");
+        assert_eq!(unknown_and_pipelined, Acceptance::Ahead, "what is below may be sent again");
         let moved = Head { since: 100, ..head(100, 200, 100) };
-        assert_eq!(judge(mark(50), &moved), Verdict::Wait);
-        assert_eq!(judge(None, &moved), Verdict::Wait);
+        assert_eq!(judge(mark(50), &moved), Acceptance::Wait);
+        assert_eq!(judge(None, &moved), Acceptance::Wait);
         assert_eq!(judge(mark(100), &moved), take(0, 0));
-        let older = Some(Mark { generation: generation(6), offset: 9_999 });
+        let older = Some(Watermark { generation: generation(6), offset: 9_999 });
         assert_eq!(judge(older, &head(0, 10, 0)), take(0, 0));
-        let newer = Some(Mark { generation: generation(8), offset: 0 });
-        assert_eq!(judge(newer, &head(0, 10, 0)), Verdict::Stale);
+        let newer = Some(Watermark { generation: generation(8), offset: 0 });
+        assert_eq!(judge(newer, &head(0, 10, 0)), Acceptance::Stale);
     }
 
     #[test]
     fn only_the_stream_says_what_becomes_of_a_message_above_the_mark() {
         let ahead = head(100, 200, 50);
-        let says = |later: Head| Behind::says(50, &ahead, &later);
+        let says = |later: Head| GapResolution::says(50, &ahead, &later);
         assert_eq!(says(head(200, 300, 50)), None, "of the same round");
-        assert_eq!(says(head(50, 100, 50)), Some(Behind::Repeated));
-        assert_eq!(says(head(40, 60, 40)), Some(Behind::Repeated));
+        assert_eq!(says(head(50, 100, 50)), Some(GapResolution::Repeated));
+        assert_eq!(says(head(40, 60, 40)), Some(GapResolution::Repeated));
         assert_eq!(
             says(head(200, 300, 200)),
-            Some(Behind::Never),
+            Some(GapResolution::Never),
             "all below was acknowledged, and is not here"
         );
         let gap = Some(Skipped { why: Gap::Vanished, bytes: 9 });
-        assert_eq!(says(Head { gap, ..head(50, 900, 50) }), Some(Behind::Never));
-        assert_eq!(says(Head { generation: generation(8), ..head(0, 9, 0) }), Some(Behind::Never));
+        assert_eq!(says(Head { gap, ..head(50, 900, 50) }), Some(GapResolution::Never));
+        assert_eq!(
+            says(Head { generation: generation(8), ..head(0, 9, 0) }),
+            Some(GapResolution::Never)
+        );
         assert_eq!(says(Head { generation: generation(6), ..head(0, 90, 0) }), None);
     }
 
@@ -244,19 +247,20 @@ mod tests {
             while position < stream.len() {
                 let head = stream[position];
                 match judge(known, &head) {
-                    Verdict::Take { skip, lost } => {
+                    Acceptance::Take { skip, lost } => {
                         prop_assert_eq!(lost, 0);
                         written.extend(head.start + skip..head.end);
-                        known = Some(Mark { generation: head.generation, offset: head.end });
+                        known = Some(Watermark { generation: head.generation, offset: head.end });
                     }
-                    Verdict::Ahead => {
+                    Acceptance::Ahead => {
                         let mark = wanted(known, &head).0;
-                        let behind = stream[position + 1..].iter().find_map(|later| Behind::says(mark, &head, later));
+                        let resolution = |later| GapResolution::says(mark, &head, later);
+                        let behind = stream[position + 1..].iter().find_map(resolution);
                         // Undecided: everything behind it waits as well, and so does the proof.
                         let Some(behind) = behind else { break };
-                        prop_assert_eq!(behind, Behind::Repeated);
+                        prop_assert_eq!(behind, GapResolution::Repeated);
                     }
-                    Verdict::Duplicate => {}
+                    Acceptance::Duplicate => {}
                     other => prop_assert!(false, "{other:?}"),
                 }
                 // A crash before the acknowledgement: part of the stream is delivered again.
@@ -279,19 +283,19 @@ mod tests {
             let (mut known, mut written) = (None, Vec::new());
             for (position, head) in stream.iter().enumerate() {
                 let mark = wanted(known, head).0;
-                let decided = || stream[position + 1..].iter().find_map(|later| Behind::says(mark, head, later));
+                let decided = || stream[position + 1..].iter().find_map(|later| GapResolution::says(mark, head, later));
                 let from = match judge(known, head) {
-                    Verdict::Take { skip, .. } => head.start + skip,
-                    Verdict::Ahead if decided() == Some(Behind::Never) => head.start,
-                    Verdict::Ahead => {
-                        prop_assert_eq!(decided(), Some(Behind::Repeated));
+                    Acceptance::Take { skip, .. } => head.start + skip,
+                    Acceptance::Ahead if decided() == Some(GapResolution::Never) => head.start,
+                    Acceptance::Ahead => {
+                        prop_assert_eq!(decided(), Some(GapResolution::Repeated));
                         continue;
                     }
-                    Verdict::Duplicate => continue,
+                    Acceptance::Duplicate => continue,
                     other => return Err(TestCaseError::fail(format!("{other:?}"))),
                 };
                 written.extend(from..head.end);
-                known = Some(Mark { generation: head.generation, offset: head.end });
+                known = Some(Watermark { generation: head.generation, offset: head.end });
             }
             prop_assert!(written.windows(2).all(|pair| pair[0] < pair[1]), "{written:?}");
             // What was acknowledged before the first that is left may be repeated behind it: that
@@ -314,12 +318,12 @@ mod tests {
                     continue;
                 }
                 let head = head(number * 10, number * 10 + 10, number * 10);
-                let Verdict::Take { skip: 0, lost } = judge(known, &head) else { panic!("not taken") };
+                let Acceptance::Take { skip: 0, lost } = judge(known, &head) else { panic!("not taken") };
                 written += 10;
                 counted += lost;
-                known = Some(Mark { generation: head.generation, offset: head.end });
+                known = Some(Watermark { generation: head.generation, offset: head.end });
             }
-            let trailing = lost.len() as u64 * 10 - known.map_or(0, |mark: Mark| mark.offset);
+            let trailing = lost.len() as u64 * 10 - known.map_or(0, |mark: Watermark| mark.offset);
             prop_assert_eq!(counted + trailing, missing);
             prop_assert_eq!(written + missing, lost.len() as u64 * 10);
         }

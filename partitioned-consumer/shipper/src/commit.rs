@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::accept::Mark;
+use super::accept::Watermark;
 
 /// Earlier writers that a commit remembers: some 100 bytes each, which every further commit writes
 /// again.
@@ -37,7 +37,7 @@ pub struct Commit {
     pub number: u64,
     /// How much of the source is written; none while all came from the published tool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mark: Option<Mark>,
+    pub mark: Option<Watermark>,
     /// For each partition, the sequence in the stream of the last message without our header that
     /// is written.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -62,9 +62,9 @@ fn is_none(writers: &u64) -> bool {
 impl Commit {
     /// The commit that follows `before` (if there was any) with the newest lines at `tail`, and
     /// remembers `most_left` earlier writers at the most.
-    pub fn after(before: Option<&Commit>, tail: Tail, most_left: usize) -> Commit {
+    pub fn after(before: Option<&Self>, tail: Tail, most_left: usize) -> Self {
         let Some(before) = before else {
-            return Commit {
+            return Self {
                 number: 1,
                 mark: None,
                 plain: BTreeMap::new(),
@@ -83,7 +83,7 @@ impl Commit {
         let surplus = left.len().saturating_sub(most_left);
         left.drain(..surplus);
         let forgotten = before.forgotten + surplus as u64;
-        Commit { number: before.number + 1, tail, left, forgotten, ..before.clone() }
+        Self { number: before.number + 1, tail, left, forgotten, ..before.clone() }
     }
 
     /// Whether `writer` may be one of those that are not remembered any more: how far its files are
@@ -96,7 +96,7 @@ impl Commit {
     /// Whether the broker forgot this commit: the `newest` that it has is an earlier one of the
     /// same writer, or none. Another writer's commit counts, whatever its number: it went on from
     /// what the broker had.
-    pub fn is_forgotten_by(&self, newest: Option<&Commit>) -> bool {
+    pub fn is_forgotten_by(&self, newest: Option<&Self>) -> bool {
         newest.is_none_or(|newest| {
             newest.number < self.number && newest.tail.writer == self.tail.writer
         })
@@ -165,7 +165,7 @@ mod tests {
 
     #[test]
     fn golden_json() {
-        let mark = Mark { generation: "0000000000070badcafe".parse().unwrap(), offset: 42 };
+        let mark = Watermark { generation: "0000000000070badcafe".parse().unwrap(), offset: 42 };
         let commit =
             Commit { mark: Some(mark), ..Commit::after(None, tail("a", "h/1", 10), MOST_LEFT) };
         let json = serde_json::to_string(&commit).unwrap();

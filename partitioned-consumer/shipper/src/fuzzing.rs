@@ -1,7 +1,6 @@
-//! What the fuzz targets of `fuzz/` need of the decoders that are nobody else's.
+//! What `crates/fuzz-checks` needs of the decoders that are nobody else's (feature `fuzzing`).
 //!
-//! Compiled by `cargo fuzz` alone (`cfg(fuzzing)`). Each takes any bytes, and panics where a
-//! promise is broken.
+//! Each takes any bytes, and panics where a promise is broken.
 
 use crate::commit::Commit;
 use crate::consumer::fuzzing as consumer;

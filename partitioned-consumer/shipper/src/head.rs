@@ -36,7 +36,7 @@ pub struct Generation {
 
 impl Generation {
     /// A generation that is born now, and after `older` whatever the clock says.
-    pub fn after(older: Option<Generation>, now_unix_ms: u64, random: u32) -> Self {
+    pub fn after(older: Option<Self>, now_unix_ms: u64, random: u32) -> Self {
         let earliest = older.map_or(0, |older| older.born_unix_ms.saturating_add(1));
         // It must not wrap: that would be the oldest of all.
         Self { born_unix_ms: now_unix_ms.max(earliest).min(LATEST_UNIX_MS), random }
@@ -137,7 +137,7 @@ impl Head {
 
 impl fmt::Display for Head {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Head { generation, start, end, floor, since, zstd, gap } = self;
+        let Self { generation, start, end, floor, since, zstd, gap } = self;
         write!(f, "{VERSION} g={generation} s={start} e={end} f={floor}")?;
         if *since > 0 {
             write!(f, " o={since}")?;
@@ -173,7 +173,7 @@ impl FromStr for Head {
                 _ => {}
             }
         }
-        let head = Head {
+        let head = Self {
             generation: generation.ok_or(HeadError("generation"))?,
             start: start.ok_or(HeadError("start"))?,
             end: end.ok_or(HeadError("end"))?,

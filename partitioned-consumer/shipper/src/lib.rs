@@ -12,12 +12,13 @@
 //! new) and [`commit`] (what is written, and by whom).
 
 pub mod accept;
+pub mod args;
 pub mod commit;
 mod connect;
 pub mod consumer;
 mod error;
 pub mod framing;
-#[cfg(fuzzing)]
+#[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod head;

@@ -1,12 +1,12 @@
 //! Counters of a process, as a page for Prometheus.
 
-use std::fmt::Write;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::Router;
 use axum::http::header;
 use axum::routing::get;
+use natsway_boot::exposition::{CONTENT_TYPE, Page};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -52,20 +52,20 @@ pub(crate) enum Kind {
     Gauge,
 }
 
-/// Writes the text format, version 0.0.4.
+/// Writes them as a page.
 pub(crate) fn page<'a>(rows: impl IntoIterator<Item = Row<'a>>) -> String {
-    rows.into_iter().fold(String::new(), |mut page, Row { name, help, kind, value }| {
+    let mut page = Page::default();
+    for Row { name, help, kind, value } in rows {
         let kind = match kind {
             Kind::Counter => "counter",
             Kind::Gauge => "gauge",
         };
-        // Writing to a string cannot fail.
-        write!(page, "# HELP {name} {help}\n# TYPE {name} {kind}\n").unwrap_or_default();
+        page.family(name, kind, help);
         if let Some(value) = value {
-            writeln!(page, "{name} {value}").unwrap_or_default();
+            page.sample(name, "", value);
         }
-        page
-    })
+    }
+    page.text()
 }
 
 /// Serves `/metrics` until `stop`, if there is an address to serve it at.
@@ -84,7 +84,7 @@ pub(crate) async fn serve(
     tracing::info!(address = %listener.local_addr().map_err(failed)?, "serving metrics at /metrics");
     let answer = move || {
         let text = page();
-        async move { ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text) }
+        async move { ([(header::CONTENT_TYPE, CONTENT_TYPE)], text) }
     };
     let app = Router::new().route("/metrics", get(answer));
     tokio::spawn(async move {

@@ -1,6 +1,5 @@
 //! An elastic group: administration, and the way in for its members.
 
-use std::ops::Deref;
 use std::time::Duration;
 
 use async_nats::jetstream::{self, stream};
@@ -8,7 +7,7 @@ use async_nats::jetstream::{self, stream};
 use super::config::{Document, ElasticConfig, Generation};
 use super::entry::{self, Written};
 use super::filter::transforms;
-use super::handle::Group;
+use super::handle::{Group, group_of_kind};
 use super::kind::GroupKind;
 use super::membership::{MemberMapping, Membership};
 use super::name::{GroupName, check_member};
@@ -48,37 +47,9 @@ const KIND: GroupKind = GroupKind::Elastic;
 #[derive(Clone)]
 pub struct ElasticGroup(pub(crate) Group);
 
-impl Deref for ElasticGroup {
-    type Target = Group;
-
-    fn deref(&self) -> &Group {
-        &self.0
-    }
-}
+group_of_kind!(ElasticGroup, Elastic, "The elastic groups of a stream, in order of their names.");
 
 impl ElasticGroup {
-    /// Names a group; it need not exist yet.
-    ///
-    /// # Errors
-    /// [`ErrorKind::InvalidName`].
-    pub fn new(context: jetstream::Context, stream: &str, group: &str) -> Result<Self, Error> {
-        Group::new(context, KIND, stream, group).map(Self)
-    }
-
-    /// The prefix of the JetStream API, where the context was made with another than `$JS.API`.
-    #[must_use]
-    pub fn api_prefix(self, prefix: impl Into<String>) -> Self {
-        Self(self.0.api_prefix(prefix))
-    }
-
-    /// The elastic groups of a stream, in order of their names.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Broker`], [`ErrorKind::Timeout`].
-    pub async fn list(context: &jetstream::Context, stream: &str) -> Result<Vec<String>, Error> {
-        entry::list(context, KIND, stream).await
-    }
-
     /// Creates the group and its work-queue stream; one that exists with the same shape is fine,
     /// and keeps its members.
     ///

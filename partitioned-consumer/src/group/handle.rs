@@ -169,3 +169,52 @@ impl Group {
         self.change_settings(|settings| settings.paused = false).await.map(|_| ())
     }
 }
+
+/// The way in to a group of one kind, which dereferences to [`Group`]: its name, the prefix of the
+/// API, and the list of its kind.
+macro_rules! group_of_kind {
+    ($group:ident, $kind:ident, $list:literal) => {
+        impl std::ops::Deref for $group {
+            type Target = Group;
+
+            fn deref(&self) -> &Group {
+                &self.0
+            }
+        }
+
+        impl $group {
+            /// Names a group; it need not exist yet.
+            ///
+            /// # Errors
+            /// [`ErrorKind::InvalidName`](crate::ErrorKind::InvalidName).
+            pub fn new(
+                context: jetstream::Context,
+                stream: &str,
+                group: &str,
+            ) -> Result<Self, Error> {
+                Group::new(context, GroupKind::$kind, stream, group).map(Self)
+            }
+
+            /// The prefix of the JetStream API, where the context was made with another than
+            /// `$JS.API`.
+            #[must_use]
+            pub fn api_prefix(self, prefix: impl Into<String>) -> Self {
+                Self(self.0.api_prefix(prefix))
+            }
+
+            #[doc = $list]
+            ///
+            /// # Errors
+            /// [`ErrorKind::Broker`](crate::ErrorKind::Broker),
+            /// [`ErrorKind::Timeout`](crate::ErrorKind::Timeout).
+            pub async fn list(
+                context: &jetstream::Context,
+                stream: &str,
+            ) -> Result<Vec<String>, Error> {
+                Group::list(context, GroupKind::$kind, stream).await
+            }
+        }
+    };
+}
+
+pub(super) use group_of_kind;

@@ -1,12 +1,10 @@
 //! A static group: administration, and the way in for its members.
 
-use std::ops::Deref;
-
 use async_nats::jetstream::{self, stream};
 
 use super::config::StaticConfig;
 use super::entry::{self, Written};
-use super::handle::Group;
+use super::handle::{Group, group_of_kind};
 use super::kind::GroupKind;
 use super::settings;
 use crate::api;
@@ -82,37 +80,9 @@ pub(crate) fn no_partitions(stream: &str) -> String {
 #[derive(Clone)]
 pub struct StaticGroup(pub(crate) Group);
 
-impl Deref for StaticGroup {
-    type Target = Group;
-
-    fn deref(&self) -> &Group {
-        &self.0
-    }
-}
+group_of_kind!(StaticGroup, Static, "The static groups of a stream, in order of their names.");
 
 impl StaticGroup {
-    /// Names a group; it need not exist yet.
-    ///
-    /// # Errors
-    /// [`ErrorKind::InvalidName`].
-    pub fn new(context: jetstream::Context, stream: &str, group: &str) -> Result<Self, Error> {
-        Group::new(context, KIND, stream, group).map(Self)
-    }
-
-    /// The prefix of the JetStream API, where the context was made with another than `$JS.API`.
-    #[must_use]
-    pub fn api_prefix(self, prefix: impl Into<String>) -> Self {
-        Self(self.0.api_prefix(prefix))
-    }
-
-    /// The static groups of a stream, in order of their names.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Broker`], [`ErrorKind::Timeout`].
-    pub async fn list(context: &jetstream::Context, stream: &str) -> Result<Vec<String>, Error> {
-        entry::list(context, KIND, stream).await
-    }
-
     /// Creates the group; one that exists with the same configuration is fine.
     ///
     /// # Errors

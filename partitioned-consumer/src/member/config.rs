@@ -60,8 +60,8 @@ impl MemberConfig {
 }
 
 impl OrderBy {
-    /// The lane of a subject.
-    pub(super) fn lane(self, subject: &str) -> u64 {
+    /// The queue of a subject.
+    pub(super) fn queue(self, subject: &str) -> u64 {
         let (partition, rest) = split_partition(subject);
         match self {
             Self::Partition => partition.map_or(u64::MAX, u64::from),
@@ -71,7 +71,7 @@ impl OrderBy {
     }
 }
 
-/// Which lane a subject gets; two that share one only wait for each other.
+/// Which queue a subject gets; two that share one only wait for each other.
 fn fnv64(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)

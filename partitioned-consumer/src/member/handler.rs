@@ -19,13 +19,13 @@ pub trait HandlerOutcome: Send + 'static {
     /// Whether a message that the handler left unsettled is to be acknowledged, and what went
     /// wrong.
     #[doc(hidden)]
-    fn verdict(self) -> Verdict;
+    fn disposition(self) -> Disposition;
 }
 
 /// What becomes of a message that its handler did not settle.
 #[doc(hidden)]
 #[derive(Debug)]
-pub enum Verdict {
+pub enum Disposition {
     /// Left to be delivered again after `ack_wait`.
     Leave,
     /// Acknowledged.
@@ -35,17 +35,17 @@ pub enum Verdict {
 }
 
 impl HandlerOutcome for () {
-    fn verdict(self) -> Verdict {
-        Verdict::Leave
+    fn disposition(self) -> Disposition {
+        Disposition::Leave
     }
 }
 
 impl<E: std::fmt::Display + Send + 'static> HandlerOutcome for Result<(), E> {
-    fn verdict(self) -> Verdict {
+    fn disposition(self) -> Disposition {
         match self {
-            Ok(()) => Verdict::Ack,
+            Ok(()) => Disposition::Ack,
             // As much as it says: some errors keep their causes for this form.
-            Err(error) => Verdict::Retry(format!("{error:#}")),
+            Err(error) => Disposition::Retry(format!("{error:#}")),
         }
     }
 }
@@ -95,21 +95,21 @@ where
     let stream_sequence = message.stream_sequence();
     // The handler itself may panic before it gives a future, and its error while it is written
     // down.
-    let work = AssertUnwindSafe(async { handler(message).await.verdict() }).catch_unwind();
+    let work = AssertUnwindSafe(async { handler(message).await.disposition() }).catch_unwind();
     let outcome = tokio::select! {
         biased;
         outcome = work => outcome,
         () = ticket.session.cancelled() => return None,
     };
-    let verdict = match outcome {
-        Ok(verdict) => verdict,
-        Err(panic) => Verdict::Retry(format!("the handler panicked: {}", caught(panic))),
+    let disposition = match outcome {
+        Ok(disposition) => disposition,
+        Err(panic) => Disposition::Retry(format!("the handler panicked: {}", caught(panic))),
     };
-    let settled = match verdict {
-        Verdict::Leave => Ok(()),
-        Verdict::Ack if ticket.is_settled() => Ok(()),
-        Verdict::Ack => ticket.ack().await,
-        Verdict::Retry(error) => {
+    let settled = match disposition {
+        Disposition::Leave => Ok(()),
+        Disposition::Ack if ticket.is_settled() => Ok(()),
+        Disposition::Ack => ticket.ack().await,
+        Disposition::Retry(error) => {
             events.publish(MemberEvent::HandlerFailed { stream_sequence, error });
             if ticket.is_settled() { Ok(()) } else { ticket.nak(Some(retry_delay)).await }
         }

@@ -346,7 +346,7 @@ mod tests {
             stream_seq,
             consumer_seq: stream_seq,
             deliveries: 1,
-            lane: 0,
+            queue: 0,
             pin,
             content,
         })

@@ -5,9 +5,9 @@
 //! fixed origin.
 //!
 //! What it keeps, while this instance can renew its pin:
-//! - messages of one lane (a partition, or a subject) run one at a time, in stream order; a message
-//!   that will be delivered again (a nak, or a handler that left it) blocks its lane until it comes
-//!   back;
+//! - messages of one queue (a partition, or a subject) run one at a time, in stream order; a
+//!   message that will be delivered again (a nak, or a handler that left it) blocks its queue until
+//!   it comes back;
 //! - the lease counts from the moment at which a pull was *sent* that the server is known to have
 //!   accepted, so it ends here before the pin lapses there; at its end every handler is cancelled
 //!   and the buffer dropped;
@@ -21,7 +21,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-mod lane;
+mod key_queue;
 mod pulls;
 mod session;
 mod terms;
@@ -29,7 +29,7 @@ mod terms;
 mod tests;
 mod turns;
 
-use lane::Lane;
+use key_queue::KeyQueue;
 use pulls::Pulls;
 use session::Session;
 pub use terms::PinLoss;
@@ -47,9 +47,9 @@ struct Held<T> {
 
 #[cfg_attr(test, derive(Clone))]
 struct Running {
-    lane: u64,
+    queue: u64,
     /// The message, until it is settled or its delivery means nothing any more: a handler that
-    /// outlives that only keeps its lane busy.
+    /// outlives that only keeps its queue busy.
     unsettled: Option<u64>,
 }
 
@@ -63,7 +63,7 @@ pub(crate) struct Flow<T> {
     drained: bool,
     session: Option<Session>,
     held: BTreeMap<u64, Held<T>>,
-    lanes: HashMap<u64, Lane>,
+    queues: HashMap<u64, KeyQueue>,
     ready: VecDeque<u64>,
     /// As many as handlers, which is few.
     running: BTreeMap<u64, Running>,
@@ -84,13 +84,13 @@ const ASK_FIRST: Duration = Duration::from_millis(20);
 const ASK_SLOWEST: Duration = Duration::from_millis(250);
 /// When a question counts as lost.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
-/// How often an instance at work asks: a lane may wait for a message that never comes, or the
+/// How often an instance at work asks: a queue may wait for a message that never comes, or the
 /// consumer be another by now.
 const ASK_STEADILY: Duration = Duration::from_secs(1);
 /// Fewest messages asked for at once where the server keeps the limit anyway: it saves pulls.
 const PULL_AHEAD: usize = 256;
-/// Idle lanes are forgotten above this many, once the acknowledgement floor has passed them.
-const LANES_KEPT: usize = 4096;
+/// Idle queues are forgotten above this many, once the acknowledgement floor has passed them.
+const QUEUES_KEPT: usize = 4096;
 
 impl<T> Flow<T> {
     pub(crate) fn new(config: FlowConfig) -> Self {
@@ -102,7 +102,7 @@ impl<T> Flow<T> {
             drained: false,
             session: None,
             held: BTreeMap::new(),
-            lanes: HashMap::new(),
+            queues: HashMap::new(),
             ready: VecDeque::new(),
             running: BTreeMap::new(),
             active: 0,
@@ -140,8 +140,8 @@ impl<T> Flow<T> {
         let idle = self.held.extract_if(.., |_, held| held.content.is_some());
         let (sequences, contents): (Vec<u64>, Vec<Option<T>>) =
             idle.map(|(stream_seq, held)| (stream_seq, held.content)).unzip();
-        for lane in self.lanes.values_mut() {
-            sequences.iter().for_each(|stream_seq| lane.remove(*stream_seq));
+        for queue in self.queues.values_mut() {
+            sequences.iter().for_each(|stream_seq| queue.remove(*stream_seq));
         }
         contents.into_iter().flatten().collect()
     }
@@ -258,16 +258,16 @@ impl<T> Flow<T> {
             held.deliveries = delivery.deliveries;
             return;
         }
-        let lane = self.lanes.entry(delivery.lane).or_default();
+        let queue = self.queues.entry(delivery.queue).or_default();
         // Whatever comes for the first time is wanted, whatever was handled before.
-        if lane.has_done(delivery.stream_seq) && delivery.deliveries > 1 {
+        if queue.has_done(delivery.stream_seq) && delivery.deliveries > 1 {
             out.push(Action::Confirm(delivery.content));
             return;
         }
-        self.awaited -= usize::from(lane.arrived(delivery.stream_seq));
-        lane.enqueue(delivery.stream_seq);
-        if lane.become_ready() {
-            self.ready.push_back(delivery.lane);
+        self.awaited -= usize::from(queue.arrived(delivery.stream_seq));
+        queue.enqueue(delivery.stream_seq);
+        if queue.become_ready() {
+            self.ready.push_back(delivery.queue);
         }
         let Delivery { stream_seq, deliveries, content, .. } = delivery;
         self.held.insert(stream_seq, Held { deliveries, content: Some(content), settling: false });
@@ -356,8 +356,8 @@ impl<T> Flow<T> {
         if self.awaited > 0 {
             self.forgive(position, all_in_hand);
         }
-        if self.lanes.len() > LANES_KEPT {
-            self.lanes.retain(|_, lane| !lane.is_idle_below(position.ack_floor_stream_seq));
+        if self.queues.len() > QUEUES_KEPT {
+            self.queues.retain(|_, queue| !queue.is_idle_below(position.ack_floor_stream_seq));
         }
     }
 
@@ -376,7 +376,7 @@ impl<T> Flow<T> {
 
     /// The consumer begins anew elsewhere in its stream: nothing that it delivered before is
     /// pending there any more, and what was handled may be wanted again. Handlers at work keep
-    /// their right to run, and their lanes.
+    /// their right to run, and their queues.
     fn reset(&mut self, now: Duration, out: &mut Vec<Action<T>>) {
         self.forget_messages();
         if let Some(session) = &mut self.session {
@@ -393,9 +393,9 @@ impl<T> Flow<T> {
         for running in self.running.values_mut() {
             running.unsettled = None;
         }
-        // A handler that is still on its way out keeps its lane, whatever the pin says.
-        self.lanes.retain(|_, lane| lane.busy);
-        self.lanes.values_mut().for_each(Lane::forget);
+        // A handler that is still on its way out keeps its queue, whatever the pin says.
+        self.queues.retain(|_, queue| queue.busy);
+        self.queues.values_mut().for_each(KeyQueue::forget);
     }
 
     fn pull(&mut self, now: Duration, out: &mut Vec<Action<T>>) {
@@ -453,22 +453,22 @@ impl<T> Flow<T> {
         assert_eq!(self.active, self.running.len(), "handlers at work");
         assert_eq!(
             self.awaited,
-            self.lanes.values().map(|lane| lane.awaits().count()).sum::<usize>(),
+            self.queues.values().map(|queue| queue.awaits().count()).sum::<usize>(),
             "awaited"
         );
-        for (id, lane) in &self.lanes {
-            let handlers = self.running.values().filter(|running| running.lane == *id).count();
-            assert_eq!(handlers, usize::from(lane.busy), "handlers of lane {id}");
-            assert!(lane.queued().is_sorted_by(|one, next| one < next), "the order of lane {id}");
+        for (id, queue) in &self.queues {
+            let handlers = self.running.values().filter(|running| running.queue == *id).count();
+            assert_eq!(handlers, usize::from(queue.busy), "handlers of queue {id}");
+            assert!(queue.queued().is_sorted_by(|one, next| one < next), "the order of queue {id}");
             assert!(
-                lane.queued().all(|seq| !lane.awaits().any(|awaited| awaited == seq)),
-                "lane {id}"
+                queue.queued().all(|seq| !queue.awaits().any(|awaited| awaited == seq)),
+                "queue {id}"
             );
-            assert!(!lane.runnable() || lane.ready, "lane {id} can start, and nobody knows");
-            assert!(!lane.ready || self.ready.contains(id), "lane {id} is not listed");
+            assert!(!queue.runnable() || queue.ready, "queue {id} can start, and nobody knows");
+            assert!(!queue.ready || self.ready.contains(id), "queue {id} is not listed");
         }
         let queued: BTreeMap<u64, ()> =
-            self.lanes.values().flat_map(Lane::queued).map(|seq| (seq, ())).collect();
+            self.queues.values().flat_map(KeyQueue::queued).map(|seq| (seq, ())).collect();
         let running: BTreeMap<u64, ()> = self
             .running
             .values()

@@ -42,7 +42,7 @@ pub(crate) struct Delivery<T> {
     pub(crate) stream_seq: u64,
     pub(crate) consumer_seq: u64,
     pub(crate) deliveries: u64,
-    pub(crate) lane: u64,
+    pub(crate) queue: u64,
     pub(crate) pin: Option<Arc<str>>,
     pub(crate) content: T,
 }

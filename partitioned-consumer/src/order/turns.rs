@@ -11,16 +11,16 @@ impl<T> Flow<T> {
         self.expire(now, out);
         while self.may_start() {
             let id = self.ready.pop_front()?;
-            let Some(lane) = self.lanes.get_mut(&id) else { continue };
-            lane.ready = false;
-            let Some(stream_seq) = lane.start() else { continue };
+            let Some(queue) = self.queues.get_mut(&id) else { continue };
+            queue.ready = false;
+            let Some(stream_seq) = queue.start() else { continue };
             let held = self.held.get_mut(&stream_seq).expect("queued messages are in hand");
             let content = held.content.take().expect("a queued message has its content");
             let is_poison =
                 self.config.dead_letter_after.is_some_and(|limit| held.deliveries > limit);
             self.runs += 1;
             self.active += 1;
-            self.running.insert(self.runs, Running { lane: id, unsettled: Some(stream_seq) });
+            self.running.insert(self.runs, Running { queue: id, unsettled: Some(stream_seq) });
             let run = Run { run: self.runs, content };
             if !is_poison {
                 return Some(run);
@@ -55,10 +55,10 @@ impl<T> Flow<T> {
         let Some(running) = self.running.get_mut(&run) else { return };
         let Some(stream_seq) = running.unsettled.take() else { return };
         self.held.remove(&stream_seq);
-        let lane = self.lanes.entry(running.lane).or_default();
+        let queue = self.queues.entry(running.queue).or_default();
         match settlement {
-            Settlement::Done => lane.finish(stream_seq),
-            Settlement::Again => self.awaited += usize::from(lane.await_again(stream_seq)),
+            Settlement::Done => queue.finish(stream_seq),
+            Settlement::Again => self.awaited += usize::from(queue.await_again(stream_seq)),
         }
     }
 
@@ -66,19 +66,20 @@ impl<T> Flow<T> {
         self.settled(run, Settlement::Again);
         let Some(running) = self.running.remove(&run) else { return };
         self.active -= 1;
-        let Some(lane) = self.lanes.get_mut(&running.lane) else { return };
-        lane.busy = false;
-        if lane.become_ready() {
-            self.ready.push_back(running.lane);
+        let Some(queue) = self.queues.get_mut(&running.queue) else { return };
+        queue.busy = false;
+        if queue.become_ready() {
+            self.ready.push_back(running.queue);
         }
     }
 
     /// Stops waiting for messages that are no longer pending: used up their deliveries, or deleted.
     pub(super) fn forgive(&mut self, position: &Position, all: bool) {
-        for (id, lane) in &mut self.lanes {
-            let given_up = lane.forgive(if all { u64::MAX } else { position.ack_floor_stream_seq });
+        for (id, queue) in &mut self.queues {
+            let given_up =
+                queue.forgive(if all { u64::MAX } else { position.ack_floor_stream_seq });
             self.awaited -= given_up;
-            if given_up > 0 && lane.become_ready() {
+            if given_up > 0 && queue.become_ready() {
                 self.ready.push_back(*id);
             }
         }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::groups::ledger::Verdict;
+use crate::groups::ledger::LedgerReport;
 use http::Method;
 
 use super::group::{Group, STREAM};
@@ -36,15 +36,15 @@ enum Victim {
 }
 
 impl Victim {
-    const ALL: [Victim; 4] =
-        [Victim::MetaLeader, Victim::StreamLeader, Victim::RoutesLeader, Victim::GatewaysBroker];
+    const ALL: [Self; 4] =
+        [Self::MetaLeader, Self::StreamLeader, Self::RoutesLeader, Self::GatewaysBroker];
 
     async fn place(self, stage: &Stage) -> usize {
         match self {
-            Victim::MetaLeader => stage.meta_leader().await,
-            Victim::StreamLeader => stage.stream_leader(STREAM).await,
-            Victim::RoutesLeader => stage.stream_leader(ROUTES_STREAM).await,
-            Victim::GatewaysBroker => stage.gateway_broker().await,
+            Self::MetaLeader => stage.meta_leader().await,
+            Self::StreamLeader => stage.stream_leader(STREAM).await,
+            Self::RoutesLeader => stage.stream_leader(ROUTES_STREAM).await,
+            Self::GatewaysBroker => stage.gateway_broker().await,
         }
     }
 }
@@ -85,7 +85,7 @@ async fn broken(
     finding: &mut Finding,
     fault: impl AsyncFn(&mut Stage, usize),
 ) -> anyhow::Result<()> {
-    let mut stage = Stage::start(directory, GATEWAYS, WORKERS).await?;
+    let mut stage = Stage::start(directory, GATEWAYS, WORKERS, size.transport).await?;
     let mut group = Group::start(&stage).await?;
     let load = Load::start_across(&stage.ports(), size.connections, size.seed, 0);
     let mut choices = size.choices();
@@ -131,7 +131,7 @@ fn judge_posts(finding: &mut Finding, tally: &Tally, size: &Size, faults: usize)
     finding.promise(wrong == 0, || format!("{wrong} failures are no 504: {}", tally.failures()));
 }
 
-fn judge_group(finding: &mut Finding, verdict: &Verdict) -> anyhow::Result<()> {
+fn judge_group(finding: &mut Finding, verdict: &LedgerReport) -> anyhow::Result<()> {
     finding.promise(verdict.kept(), || format!("the group: {}", verdict.broken.join("; ")));
     finding.promise(verdict.published > 0, || "nothing was published".to_owned());
     finding.figure("group", serde_json::to_value(verdict)?);
@@ -145,7 +145,7 @@ pub(super) async fn workers_restart(
     directory: &Path,
     finding: &mut Finding,
 ) -> anyhow::Result<()> {
-    let mut stage = Stage::start(directory, GATEWAYS, WORKERS).await?;
+    let mut stage = Stage::start(directory, GATEWAYS, WORKERS, size.transport).await?;
     let load = Load::start_across(&stage.ports(), size.connections, size.seed, 0);
     let share = size.requests / (size.rounds + 1);
     for round in 0..size.rounds {

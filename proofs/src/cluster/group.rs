@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::groups::ledger::{Ledger, Verdict};
+use crate::groups::ledger::{Ledger, LedgerReport};
 use crate::groups::member::{Orders, now_ns};
 use anyhow::Result;
 use async_nats::jetstream::{self, stream};
@@ -40,7 +40,7 @@ pub(super) struct Group {
 impl Group {
     /// Makes the stream and the group with a copy at each broker, starts the members and the
     /// publisher.
-    pub(super) async fn start(stage: &Stage) -> Result<Group> {
+    pub(super) async fn start(stage: &Stage) -> Result<Self> {
         let urls = stage.cluster.url();
         let context = jetstream::new(connect(&urls, "prove group").await?);
         let config = stream::Config {
@@ -57,7 +57,7 @@ impl Group {
             MEMBERS.iter().map(|member| launch(stage.directory(), &urls, member)).collect();
         let stop = CancellationToken::new();
         let publisher = tokio::spawn(publish(context, stop.clone()));
-        Ok(Group { members: members?, faults_ns: Vec::new(), stop, publisher })
+        Ok(Self { members: members?, faults_ns: Vec::new(), stop, publisher })
     }
 
     /// Notes that something was broken, or mended, just now.
@@ -67,7 +67,7 @@ impl Group {
 
     /// Lets the members finish everything, and judges their logs; says how long it took until
     /// nothing was left.
-    pub(super) async fn judge(mut self) -> Result<(Verdict, Duration)> {
+    pub(super) async fn judge(mut self) -> Result<(LedgerReport, Duration)> {
         self.stop.cancel();
         let last = (&mut self.publisher).await?;
         let settling = Instant::now();

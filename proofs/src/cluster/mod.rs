@@ -60,7 +60,7 @@ async fn settle(finding: &mut Finding, stage: &Stage, load: Load) -> anyhow::Res
     finding.figure("failures", tally.failures());
     finding.figure("slowest_get_ms", milliseconds(slowest_get(&tally)));
     finding.figure("longest_time_without_an_answer_ms", milliseconds(gap));
-    for name in ["retries", "broker_connects"] {
+    for name in ["retries", "broker_connects", "tunnel_requests"] {
         finding.figure(name, stage.metric(&format!("natsway_{name}_total")).await);
     }
     let ledger = Ledger::read(&stage.run_logs())?;

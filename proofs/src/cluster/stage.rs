@@ -9,8 +9,8 @@ use natsway_boot::BrokerConfig;
 use natsway_testkit::{Cluster, Process, eventually, free_port, workspace_binary};
 use serde_json::Value;
 
-use crate::probe;
 use crate::stand::{PATIENT, SUBJECT, present};
+use crate::{Transport, probe};
 
 /// Generous: for a hang, not for a slow machine.
 pub(super) const DEADLINE: Duration = Duration::from_secs(90);
@@ -28,6 +28,7 @@ pub(super) struct Stage {
     pub(super) gateways: Vec<Gateway>,
     pub(super) workers: Vec<Process>,
     started_workers: usize,
+    transport: Transport,
     /// A client of the brokers, for looking.
     pub(super) client: Client,
 }
@@ -46,9 +47,11 @@ impl Stage {
         directory: &Path,
         gateways: usize,
         workers: usize,
-    ) -> anyhow::Result<Stage> {
+        transport: Transport,
+    ) -> anyhow::Result<Self> {
         let cluster = natsway_testkit::TestBroker::builder().jetstream().start_cluster(3).await;
-        let mut stage = Stage::on(directory, cluster).await?;
+        let mut stage = Self::on(directory, cluster).await?;
+        stage.transport = transport;
         for _ in 0..gateways {
             stage.add_gateway()?;
         }
@@ -61,32 +64,35 @@ impl Stage {
     }
 
     /// Nothing but the brokers yet, which need not be up.
-    pub(super) async fn on(directory: &Path, cluster: Cluster) -> anyhow::Result<Stage> {
+    pub(super) async fn on(directory: &Path, cluster: Cluster) -> anyhow::Result<Self> {
         let client = connect(&cluster.url(), "prove").await?;
         let directory = directory.to_owned();
-        Ok(Stage {
+        Ok(Self {
             directory,
             cluster,
             gateways: Vec::new(),
             workers: Vec::new(),
             started_workers: 0,
+            transport: Transport::default(),
             client,
         })
     }
 
     /// Starts a gateway with a copy of the routes at each broker.
     pub(super) fn add_gateway(&mut self) -> anyhow::Result<()> {
-        let routes = self.directory.join("routes.toml");
+        let (port, admin_port) = (free_port(), free_port());
+        // One of its own, for the gateway before may still be about to read its.
+        let routes = self.directory.join(format!("routes-{port}.toml"));
         let target = format!("[[route.target]]\nversion = \"blue\"\nsubject = \"{SUBJECT}\"\n");
+        let times = self.transport.with(PATIENT);
         let route = |name: &str, path: &str| {
-            format!("[[route]]\nname = \"{name}\"\npath = \"{path}\"\n{PATIENT}\n{target}")
+            format!("[[route]]\nname = \"{name}\"\npath = \"{path}\"\n{times}\n{target}")
         };
         // More than one, so that a bucket can be half filled.
         let text =
             [route("prove", "/{*rest}"), route("second", "/second"), route("third", "/third")]
                 .concat();
         std::fs::write(&routes, text)?;
-        let (port, admin_port) = (free_port(), free_port());
         let process = Process::builder(workspace_binary("apiproxy"))
             .name(format!("gateway {port}"))
             .args(["--listen", &format!("127.0.0.1:{port}")])
@@ -106,6 +112,7 @@ impl Stage {
         let worker = Process::builder(workspace_binary("worker"))
             .name(format!("worker {number}"))
             .args(["--nats-url", &self.cluster.url(), "--subject", SUBJECT])
+            .env("NATSWAY_TUNNEL", self.transport.of_worker(number))
             .env("NATSWAY_RUN_LOG", self.run_log(number))
             .start();
         self.workers.push(worker);

@@ -34,7 +34,7 @@ pub struct Ledger {
 
 /// The verdict; `broken` is empty when every promise was kept.
 #[derive(Debug, Default, Serialize)]
-pub struct Verdict {
+pub struct LedgerReport {
     /// Messages published.
     pub published: usize,
     /// Handler runs that were begun.
@@ -129,12 +129,12 @@ impl Ledger {
     }
 
     /// Judges everything that was noted.
-    pub fn judge(mut self) -> Verdict {
+    pub fn judge(mut self) -> LedgerReport {
         self.runs.sort_by_key(|run| run.begun_ns);
-        let mut verdict = Verdict {
+        let mut verdict = LedgerReport {
             published: self.published.len(),
             runs: self.runs.len(),
-            ..Verdict::default()
+            ..LedgerReport::default()
         };
         let mut by_key: BTreeMap<&str, Vec<&Run>> = BTreeMap::new();
         for run in &self.runs {
@@ -153,7 +153,7 @@ impl Ledger {
         verdict
     }
 
-    fn judge_overlaps(&self, runs: &[&Run], verdict: &mut Verdict) {
+    fn judge_overlaps(&self, runs: &[&Run], verdict: &mut LedgerReport) {
         let mut open: Vec<&Run> = Vec::new();
         for run in runs {
             open.retain(|before| run.begun_ns < before.ended_ns);
@@ -181,7 +181,7 @@ impl Ledger {
         excuse.unwrap_or(before.ended_ns)
     }
 
-    fn judge_order(&self, runs: &[&Run], verdict: &mut Verdict) {
+    fn judge_order(&self, runs: &[&Run], verdict: &mut LedgerReport) {
         let mut newest = 0;
         let mut first: BTreeMap<u64, u64> = BTreeMap::new();
         for run in runs.iter().filter(|run| run.succeeded) {
@@ -210,7 +210,7 @@ impl Ledger {
     }
 }
 
-impl Verdict {
+impl LedgerReport {
     fn example(&mut self, text: String) {
         if self.broken.len() < EXAMPLES {
             self.broken.push(text);
@@ -227,7 +227,7 @@ impl Verdict {
 mod tests {
     use super::*;
 
-    fn judge(logs: &[&str], killed: Option<u64>, faults: &[u64]) -> Verdict {
+    fn judge(logs: &[&str], killed: Option<u64>, faults: &[u64]) -> LedgerReport {
         let directory = tempfile::tempdir().unwrap();
         let mut ledger = Ledger::default();
         for (at, log) in logs.iter().enumerate() {

@@ -33,6 +33,7 @@ const ROUTES: &str = r#"
 [[route]]
 name = "upload"
 path = "/{*rest}"
+max_body_bytes = 65536
 target = [{ version = "blue", subject = "svc.upload.blue" }]
 "#;
 

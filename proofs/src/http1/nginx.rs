@@ -74,7 +74,7 @@ impl Case {
     ///
     /// # Errors
     /// It is no case.
-    pub(super) fn read(line: &str) -> anyhow::Result<Case> {
+    pub(super) fn read(line: &str) -> anyhow::Result<Self> {
         serde_json::from_str(line).with_context(|| line.to_owned())
     }
 

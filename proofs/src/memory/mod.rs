@@ -13,7 +13,9 @@ use anyhow::Context;
 use async_nats::Client;
 use futures_util::StreamExt;
 use http::{HeaderMap, StatusCode};
-use natsway_testkit::{Process, TestBroker, eventually, free_port, workspace_binary};
+use natsway_testkit::{
+    Process, ProcessMemory, TestBroker, eventually, free_port, workspace_binary,
+};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -93,7 +95,7 @@ async fn withstand(
     let arena = Arena::start(directory).await?;
     let witness = Witness::start(arena.port).await?;
     tokio::time::sleep(Duration::from_millis(300)).await;
-    let before = arena.memory("VmRSS:")?;
+    let before = arena.memory()?.resident;
     let connections = (attacker.connections * size.percent / 100).max(1);
     if connections > files {
         eprintln!("  the limit on open files leaves {files} of {connections} connections");
@@ -108,7 +110,7 @@ async fn withstand(
     let asked = witness.leave().await;
 
     let (peak, failed) =
-        (arena.memory("VmHWM:")?, asked.iter().filter(|asked| asked.is_err()).count());
+        (arena.memory()?.peak, asked.iter().filter(|asked| asked.is_err()).count());
     let mut took: Vec<Duration> =
         asked.iter().filter_map(|asked| asked.as_ref().ok().copied()).collect();
     took.sort_unstable();
@@ -157,7 +159,7 @@ struct Arena {
 }
 
 impl Arena {
-    async fn start(directory: &Path) -> anyhow::Result<Arena> {
+    async fn start(directory: &Path) -> anyhow::Result<Self> {
         let broker = TestBroker::start().await;
         let routes = directory.join("routes.toml");
         let route = |name, path, codec, subject| {
@@ -190,7 +192,7 @@ impl Arena {
             other => Err(format!("{other:?}")),
         })
         .await;
-        Ok(Arena { gateway, port, admin_port, _backends: backends, _broker: broker })
+        Ok(Self { gateway, port, admin_port, _backends: backends, _broker: broker })
     }
 
     /// A figure of `/metrics`; 0 when it is not there.
@@ -202,13 +204,8 @@ impl Arena {
         Ok(value.unwrap_or(0.0))
     }
 
-    /// A line of what the system says of the gateway's memory, in bytes.
-    fn memory(&self, line: &str) -> anyhow::Result<usize> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.gateway.pid()))
-            .context("the gateway is gone")?;
-        let kib =
-            status.lines().find_map(|have| have.strip_prefix(line)?.trim().strip_suffix(" kB"));
-        Ok(kib.context("no such line")?.trim().parse::<usize>()? * 1024)
+    fn memory(&self) -> anyhow::Result<ProcessMemory> {
+        self.gateway.memory().context("the gateway is gone")
     }
 }
 
@@ -256,7 +253,7 @@ struct Witness {
 }
 
 impl Witness {
-    async fn start(port: u16) -> anyhow::Result<Witness> {
+    async fn start(port: u16) -> anyhow::Result<Self> {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
         stream.set_nodelay(true)?;
         let stop = Arc::<AtomicBool>::default();
@@ -280,7 +277,7 @@ impl Witness {
             }
             asked
         });
-        Ok(Witness { stop, task })
+        Ok(Self { stop, task })
     }
 
     async fn leave(self) -> Vec<Result<Duration, String>> {

@@ -44,9 +44,9 @@ pub(super) struct Asked {
 
 impl Crowd {
     /// Nobody yet; all will ask the gateway at `port`.
-    pub(super) fn new(port: u16) -> Crowd {
+    pub(super) fn new(port: u16) -> Self {
         let (asked, clients, stop) = (Arc::default(), JoinSet::new(), CancellationToken::new());
-        Crowd { port, asked, began: Instant::now(), clients, stop }
+        Self { port, asked, began: Instant::now(), clients, stop }
     }
 
     /// Lets so many more come, each of whom asks once a second from a random moment on. They go

@@ -267,7 +267,7 @@ impl Stand {
         directory: &Path,
         broker: &TestBroker,
         provisioners: usize,
-    ) -> anyhow::Result<Stand> {
+    ) -> anyhow::Result<Self> {
         let (port, broker_url) = (free_port(), broker.url());
         let routes = directory.join("routes.toml");
         let target = format!("[[route.target]]\nversion = \"blue\"\nsubject = \"{SUBJECT}\"\n");
@@ -305,7 +305,7 @@ impl Stand {
             directory.join("state").display(),
         );
         std::fs::write(directory.join("provisioner.toml"), config)?;
-        let mut stand = Stand {
+        let mut stand = Self {
             directory: directory.to_owned(),
             client: broker.connect().await,
             broker_url,

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 
 use super::field::{Program, Programs};
 use super::hosts::Host;
-use super::judge::{self, Verdict};
+use super::judge::{self, OutputReport};
 use super::mount::SmallDisk;
 
 /// What a run is to do.
@@ -44,7 +44,7 @@ pub struct Plan {
 
 /// What a run did, and whether the promise held.
 #[derive(Debug, Serialize)]
-pub struct Outcome {
+pub struct ChaosReport {
     /// Whether every line is there once and in order, in both clusters.
     pub kept: bool,
     /// The seed, to run it again.
@@ -69,9 +69,9 @@ pub struct Outcome {
     /// Programs that did not end well when they were asked to stop.
     pub unclean_stops: u32,
     /// The consumers that share partitions as a group.
-    pub shared: Verdict,
+    pub shared: OutputReport,
     /// The consumers with a list of partitions each.
-    pub listed: Verdict,
+    pub listed: OutputReport,
 }
 
 /// Which of the shared consumers has the small disk.
@@ -124,7 +124,7 @@ struct Chaos {
 ///
 /// # Errors
 /// When the run itself cannot be carried through: that is neither a kept nor a broken promise.
-pub async fn run(plan: Plan) -> Result<Outcome> {
+pub async fn run(plan: Plan) -> Result<ChaosReport> {
     let began = Instant::now();
     std::fs::create_dir_all(plan.directory.join("logs"))
         .context("the directory of the run cannot be made")?;
@@ -133,7 +133,7 @@ pub async fn run(plan: Plan) -> Result<Outcome> {
     let (settle_seconds, verdicts) = chaos.settle().await?;
     let [shared, listed] = verdicts;
     let lines_written = chaos.hosts.iter().map(Host::written).sum();
-    Ok(Outcome {
+    Ok(ChaosReport {
         kept: shared.is_clean() && listed.is_clean(),
         seed: chaos.plan.seed,
         hosts: chaos.hosts.len(),
@@ -432,7 +432,7 @@ impl Chaos {
     }
 
     /// Mends everything, waits until all lines have arrived, stops everything in order, and judges.
-    async fn settle(&mut self) -> Result<(f64, [Verdict; 2])> {
+    async fn settle(&mut self) -> Result<(f64, [OutputReport; 2])> {
         // The broker and the disk first: what has to stop may need them.
         for (_, undo) in std::mem::take(&mut self.undo) {
             self.undo(undo).await;

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 /// What is wrong with the output of a cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Verdict {
+pub struct OutputReport {
     /// Lines found, repeated ones included.
     pub lines: u64,
     /// Lines that were written and are nowhere.
@@ -24,7 +24,7 @@ pub struct Verdict {
     pub examples: Vec<String>,
 }
 
-impl Verdict {
+impl OutputReport {
     /// Whether nothing is wrong.
     pub fn is_clean(&self) -> bool {
         self.missing + self.repeated + self.out_of_order + self.torn == 0
@@ -42,8 +42,8 @@ impl Verdict {
 ///
 /// # Errors
 /// The disk's.
-pub fn judge(directories: &[PathBuf], written: &BTreeMap<String, u64>) -> io::Result<Verdict> {
-    let mut verdict = Verdict::default();
+pub fn judge(directories: &[PathBuf], written: &BTreeMap<String, u64>) -> io::Result<OutputReport> {
+    let mut verdict = OutputReport::default();
     let mut seen: BTreeMap<&str, Vec<u8>> =
         written.iter().map(|(host, lines)| (host.as_str(), vec![0; *lines as usize + 1])).collect();
     for directory in directories {
@@ -142,7 +142,7 @@ fn files(directory: &Path) -> io::Result<Vec<PathBuf>> {
 mod tests {
     use super::*;
 
-    fn verdict(contents: &[&[&str]]) -> Verdict {
+    fn verdict(contents: &[&[&str]]) -> OutputReport {
         let base = tempfile::tempdir().expect("a temporary directory can be made");
         let directories: Vec<PathBuf> =
             (0..contents.len()).map(|n| base.path().join(n.to_string())).collect();

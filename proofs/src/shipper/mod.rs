@@ -12,7 +12,7 @@ use std::time::Duration;
 use natsway_testkit::workspace_binary;
 
 use self::chaos::Plan;
-use self::judge::Verdict;
+use self::judge::OutputReport;
 use super::scenario::{Scenario, run, scenario};
 use super::{Finding, Report};
 
@@ -98,7 +98,7 @@ async fn files_to_files(
     std::fs::write(directory.join("outcome.json"), serde_json::to_string(&outcome)?)?;
     finding.figures_of(&outcome)?;
     for (cluster, verdict) in [("shared", &outcome.shared), ("listed", &outcome.listed)] {
-        let Verdict { missing, repeated, out_of_order, torn, examples, .. } = verdict;
+        let OutputReport { missing, repeated, out_of_order, torn, examples, .. } = verdict;
         finding.promise(verdict.is_clean(), || {
             let first = examples.first().map_or("", String::as_str);
             format!(

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::fleet::Fleet;
 use super::{Size, none_failed, settle, under_load};
 use crate::Finding;
-use crate::load::{Load, Outcome};
+use crate::load::{Load, RequestOutcome};
 
 /// Short, so that a version that never answers is known for it soon.
 const TIMES: &str = "timeout = \"3s\"\ntry_timeout = \"1s\"";
@@ -87,7 +87,7 @@ async fn canary(
     green: Behaviour,
 ) -> anyhow::Result<(Fleet, Load, Value)> {
     let size = Size { connections: 2 * size.connections, ..size.clone() };
-    let fleet = Fleet::start(directory, 2, TIMES).await?;
+    let fleet = Fleet::start(directory, 2, &size.transport.with(TIMES)).await?;
     let (mut fleet, load) = under_load(fleet, &size, &[("blue", Some(SOUND))]).await;
     let green = green(usual(&fleet).await?);
     finding.figure("new_version", green.as_str());
@@ -152,7 +152,8 @@ async fn goes_back(
     finding.promise(rollout["phase"] == "rolled-back" && reason.contains(expected), || {
         format!("the new version ended so: {rollout}")
     });
-    let is_after = |outcome: &&&Outcome| outcome.answered_at.saturating_sub(outcome.took) > back_at;
+    let is_after =
+        |outcome: &&&RequestOutcome| outcome.answered_at.saturating_sub(outcome.took) > back_at;
     let late = tally.failed().iter().filter(is_after).count();
     finding
         .promise(late == 0, || format!("{late} requests failed that were sent after it was gone"));

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::fleet::{Fleet, is_done, until};
 use super::{Size, settle, under_load};
 use crate::Finding;
-use crate::load::{Load, Outcome, Tally};
+use crate::load::{Load, RequestOutcome, Tally};
 use crate::stand::{DEADLINE, PATIENT};
 
 /// How long after a lease ends another gateway has it, at the latest.
@@ -32,7 +32,7 @@ pub(super) async fn driver_killed(
     directory: &Path,
     finding: &mut Finding,
 ) -> anyhow::Result<()> {
-    let fleet = Fleet::start(directory, 3, PATIENT).await?;
+    let fleet = Fleet::start(directory, 3, &size.transport.with(PATIENT)).await?;
     let (fleet, load) = under_load(fleet, size, &[("blue", Some("delays=5"))]).await;
     let documents = fleet.documents().await?;
     let mut chase = Chase { fleet, load, documents, kills: Vec::new() };
@@ -104,7 +104,7 @@ fn judge(
     woken: u16,
     waking: std::ops::Range<Duration>,
 ) {
-    let is_held = |outcome: &Outcome| {
+    let is_held = |outcome: &RequestOutcome| {
         let went_over = |kill: &Kill| {
             outcome
                 .through
@@ -113,7 +113,7 @@ fn judge(
         outcome.status.is_err()
             && kills.iter().any(|kill| went_over(kill) && outcome.answered_at >= kill.began)
     };
-    let is_woken = |outcome: &Outcome| {
+    let is_woken = |outcome: &RequestOutcome| {
         outcome.through.is_some_and(|through| through.port == woken)
             && waking.contains(&outcome.answered_at)
             && matches!(outcome.status, Ok(503 | 504))
@@ -217,7 +217,7 @@ mod tests {
     #[test]
     fn only_what_a_fault_explains_is_forgiven() {
         let at = Duration::from_secs;
-        let outcome = |status: Result<u16, &str>, port, made_s, answered_s| Outcome {
+        let outcome = |status: Result<u16, &str>, port, made_s, answered_s| RequestOutcome {
             nonce: 0,
             method: Method::GET,
             own: status == Ok(200),
@@ -227,7 +227,7 @@ mod tests {
             through: Some(Through { port, made_at: at(made_s) }),
         };
         let kills = [Kill { port: 1, began: at(10), over: at(11) }];
-        let judged = |outcome: Outcome| {
+        let judged = |outcome: RequestOutcome| {
             let mut finding = Finding::new("test");
             judge(
                 &mut finding,

@@ -20,7 +20,8 @@ pub(super) async fn frozen_gateway(
     directory: &Path,
     finding: &mut Finding,
 ) -> anyhow::Result<()> {
-    let mut fleet = Fleet::start(directory, 3, PATIENT).await?;
+    let mut fleet = Fleet::start(directory, 3, &size.transport.with(PATIENT)).await?;
+    fleet.transport = size.transport;
     fleet.add_workers("blue", 1, None).await;
     fleet.add_workers("green", 1, None).await;
     let ports = fleet.ports();
@@ -66,7 +67,7 @@ pub(super) async fn two_operators(
     directory: &Path,
     finding: &mut Finding,
 ) -> anyhow::Result<()> {
-    let fleet = Fleet::start(directory, 1, PATIENT).await?;
+    let fleet = Fleet::start(directory, 1, &size.transport.with(PATIENT)).await?;
     let file = directory.join("route.json");
     let name = file.to_string_lossy().into_owned();
     let mut conflicts = 0;
@@ -95,8 +96,12 @@ pub(super) async fn bad_documents(
     directory: &Path,
     finding: &mut Finding,
 ) -> anyhow::Result<()> {
-    let (fleet, load) =
-        under_load(Fleet::start(directory, 2, PATIENT).await?, size, &[("blue", None)]).await;
+    let (fleet, load) = under_load(
+        Fleet::start(directory, 2, &size.transport.with(PATIENT)).await?,
+        size,
+        &[("blue", None)],
+    )
+    .await;
     let bucket = fleet.bucket().await?;
     let (good, _) = fleet.document().await?;
     let documents = broken(&good, 20 + size.rounds);

@@ -7,45 +7,52 @@ use anyhow::{Context, bail, ensure};
 use async_nats::Client;
 use async_nats::jetstream::kv;
 use futures_util::StreamExt;
-use natsway_testkit::{Process, TestBroker, eventually, free_port, workspace_binary};
+use natsway_testkit::{
+    Process, ProcessBuilder, TestBroker, eventually, free_port, workspace_binary,
+};
 use natsway_wire::control;
 use serde_json::Value;
 
-use crate::probe;
-use crate::stand::{DEADLINE, PATIENT, present};
+use crate::stand::{DEADLINE, PATIENT, nothing_held, present};
+use crate::{Transport, probe};
 
 /// The route under proof.
-pub(super) const ROUTE: &str = "prove";
+pub(crate) const ROUTE: &str = "prove";
 
 /// Where services listen that call the one under proof.
-pub(super) const FRONT: &str = "svc.front.blue";
+pub(crate) const FRONT: &str = "svc.front.blue";
 
 /// How a version's workers misbehave, if they do.
-pub(super) type Manner<'a> = Option<&'a str>;
+pub(crate) type Manner<'a> = Option<&'a str>;
 
 /// A user of the broker: name and password.
-pub(super) type User = (&'static str, &'static str);
+pub(crate) type User = (&'static str, &'static str);
 
 /// Gateways and workers on one broker.
-pub(super) struct Fleet {
+pub(crate) struct Fleet {
     directory: PathBuf,
-    pub(super) broker: TestBroker,
-    pub(super) client: Client,
-    pub(super) gateways: Vec<Gateway>,
+    pub(crate) broker: TestBroker,
+    pub(crate) client: Client,
+    pub(crate) gateways: Vec<Gateway>,
     workers: Vec<Worker>,
     started_workers: usize,
+    pub(crate) transport: Transport,
     routes: PathBuf,
     /// Where the programs of another release are, while those are started.
     programs: Option<PathBuf>,
+    /// Variables of all programs that are started from now on.
+    pub(crate) environment: Vec<(&'static str, String)>,
 }
 
 /// A gateway that can be started again where it was.
-pub(super) struct Gateway {
-    pub(super) process: Process,
-    pub(super) port: u16,
+pub(crate) struct Gateway {
+    pub(crate) process: Process,
+    pub(crate) port: u16,
     admin_port: u16,
     /// As whom it connects to the broker, if that is somebody: name and password.
     user: Option<User>,
+    /// By which way to the broker, where that is not the straight one.
+    broker_url: Option<String>,
 }
 
 struct Worker {
@@ -54,20 +61,20 @@ struct Worker {
 }
 
 /// How a command of `apiproxy` ended.
-pub(super) struct Done {
-    pub(super) code: Option<i32>,
-    pub(super) text: String,
+pub(crate) struct Done {
+    pub(crate) code: Option<i32>,
+    pub(crate) text: String,
 }
 
 impl Fleet {
     /// So many gateways with an empty bucket, the route in it, and no worker yet.
-    pub(super) async fn start(
+    pub(crate) async fn start(
         directory: &Path,
         gateways: usize,
         times: &str,
-    ) -> anyhow::Result<Fleet> {
+    ) -> anyhow::Result<Self> {
         let broker = TestBroker::builder().jetstream().start().await;
-        let mut fleet = Fleet::on(broker, directory, &route("/{*rest}", times)).await?;
+        let mut fleet = Self::on(broker, directory, &route("/{*rest}", times)).await?;
         for _ in 0..gateways {
             fleet.add_gateway(None).await;
         }
@@ -75,32 +82,33 @@ impl Fleet {
     }
 
     /// No gateway yet: those that come fill an empty bucket with these routes.
-    pub(super) async fn on(
+    pub(crate) async fn on(
         broker: TestBroker,
         directory: &Path,
         routes: &str,
-    ) -> anyhow::Result<Fleet> {
+    ) -> anyhow::Result<Self> {
         let file = directory.join("routes.toml");
         std::fs::write(&file, routes)?;
         let client = broker.connect().await;
         let directory = directory.to_owned();
         let (gateways, workers) = (Vec::new(), Vec::new());
-        let (started_workers, routes, programs) = (0, file, None);
-        Ok(Fleet {
+        Ok(Self {
             directory,
             broker,
             client,
             gateways,
             workers,
-            started_workers,
-            routes,
-            programs,
+            started_workers: 0,
+            transport: Transport::default(),
+            routes: file,
+            programs: None,
+            environment: Vec::new(),
         })
     }
 
     /// Starts programs of another release from now on, which are in this directory, or those of
     /// this workspace again.
-    pub(super) fn use_programs_of(&mut self, release: Option<&Path>) {
+    pub(crate) fn use_programs_of(&mut self, release: Option<&Path>) {
         self.programs = release.map(Path::to_owned);
     }
 
@@ -112,32 +120,47 @@ impl Fleet {
     }
 
     /// Starts a gateway, as this user of the broker if one is given, and waits until it is ready.
-    pub(super) async fn add_gateway(&mut self, user: Option<User>) {
+    pub(crate) async fn add_gateway(&mut self, user: Option<User>) {
+        self.add_gateway_by(user, None).await;
+    }
+
+    /// The same by a way of its own to the broker.
+    pub(crate) async fn add_gateway_by(&mut self, user: Option<User>, broker_url: Option<String>) {
         let (port, admin_port) = (free_port(), free_port());
-        let process = self.launch(port, admin_port, user);
-        let gateway = Gateway { process, port, admin_port, user };
+        let process = self.launch(port, admin_port, user, broker_url.as_deref());
+        let gateway = Gateway { process, port, admin_port, user, broker_url };
         gateway.ready().await;
         self.gateways.push(gateway);
     }
 
     /// Starts a gateway again at its addresses, after it has ended.
-    pub(super) async fn start_again(&mut self, index: usize) {
+    pub(crate) async fn start_again(&mut self, index: usize) {
         let Gateway { port, admin_port, user, .. } = self.gateways[index];
-        self.gateways[index].process = self.launch(port, admin_port, user);
+        let broker_url = self.gateways[index].broker_url.as_deref();
+        self.gateways[index].process = self.launch(port, admin_port, user, broker_url);
         self.gateways[index].ready().await;
     }
 
-    fn launch(&self, port: u16, admin_port: u16, user: Option<User>) -> Process {
+    fn launch(
+        &self,
+        port: u16,
+        admin_port: u16,
+        user: Option<User>,
+        broker_url: Option<&str>,
+    ) -> Process {
+        let own_url = self.broker.url();
+        let broker_url = broker_url.unwrap_or(&own_url);
         let gateway = Process::builder(self.program("apiproxy"))
             .name(format!("gateway {port}"))
             .args(["--listen", &format!("127.0.0.1:{port}")])
             .args(["--admin-listen", &format!("127.0.0.1:{admin_port}")])
-            .args(["--nats-url", &self.broker.url(), "--drain-grace", "500ms"])
+            .args(["--nats-url", broker_url, "--drain-grace", "500ms"])
             .arg("--routes")
             .arg(&self.routes)
             .env("NATSWAY_SHARDS", "2")
             // As releases before call it, which would refuse the flag.
             .env("NATSWAY_CORES", "2");
+        let gateway = self.with_environment(gateway);
         // Not in the URL: the client library uses what stands there only when the broker asks for
         // it.
         match user {
@@ -148,7 +171,7 @@ impl Fleet {
     }
 
     /// Starts workers of a version, misbehaving as they are told.
-    pub(super) async fn add_workers(
+    pub(crate) async fn add_workers(
         &mut self,
         version: &'static str,
         count: usize,
@@ -165,7 +188,9 @@ impl Fleet {
                     "--subject",
                     &format!("svc.prove.{version}"),
                 ])
+                .env("NATSWAY_TUNNEL", self.transport.of_worker(number))
                 .env("NATSWAY_RUN_LOG", self.directory.join(format!("{number}-{version}.runs")));
+            worker = self.with_environment(worker);
             if let Some(how) = misbehave {
                 worker = worker.args(["--misbehave", how]);
             }
@@ -173,6 +198,10 @@ impl Fleet {
         }
         let expected = self.workers.iter().filter(|worker| worker.version == version).count();
         self.members(&format!("svc.prove.{version}"), expected).await;
+    }
+
+    fn with_environment(&self, program: ProcessBuilder) -> ProcessBuilder {
+        self.environment.iter().fold(program, |program, (name, value)| program.env(name, value))
     }
 
     /// Waits until so many workers of a subject say that they are there.
@@ -189,7 +218,7 @@ impl Fleet {
 
     /// Starts so many services that have the route's service do their work, and call it without a
     /// gateway.
-    pub(super) async fn start_callers(&self, count: usize) -> Vec<Process> {
+    pub(crate) async fn start_callers(&self, count: usize) -> Vec<Process> {
         let callers = (0..count).map(|_| self.start_caller()).collect();
         self.callers_present(count).await;
         callers
@@ -197,7 +226,7 @@ impl Fleet {
 
     /// Starts one of these services; it takes part once [`callers_present`](Fleet::callers_present)
     /// counts it.
-    pub(super) fn start_caller(&self) -> Process {
+    pub(crate) fn start_caller(&self) -> Process {
         Process::builder(self.program("worker"))
             .name("caller")
             .args(["--nats-url", &self.broker.url(), "--subject", FRONT, "--forward-to", ROUTE])
@@ -205,12 +234,12 @@ impl Fleet {
     }
 
     /// Waits until so many of these services say that they are there.
-    pub(super) async fn callers_present(&self, expected: usize) {
+    pub(crate) async fn callers_present(&self, expected: usize) {
         self.members(FRONT, expected).await;
     }
 
     /// Who sends requests and answers within a moment, by the name of the host.
-    pub(super) async fn reports(&self) -> anyhow::Result<Vec<Value>> {
+    pub(crate) async fn reports(&self) -> anyhow::Result<Vec<Value>> {
         let mut answers = self.client.subscribe(control::metrics_subject("*", "*")).await?;
         self.client.publish(control::report_subject(), "".into()).await?;
         let mut reports: Vec<Value> = Vec::new();
@@ -225,8 +254,24 @@ impl Fleet {
         Ok(reports)
     }
 
+    /// How many requests the gateways that run now have sent by tunnels.
+    pub(crate) async fn by_tunnel(&self) -> anyhow::Result<f64> {
+        let mut sum = 0.0;
+        for gateway in &self.gateways {
+            sum += gateway.metric("natsway_tunnel_requests_total").await?;
+        }
+        Ok(sum)
+    }
+
+    /// Waits until no gateway and no worker holds anything for anybody.
+    pub(crate) async fn all_let_go(&self) {
+        for gateway in &self.gateways {
+            nothing_held(gateway.admin_port).await;
+        }
+    }
+
     /// Stops the workers of a version as an operator does.
-    pub(super) async fn stop_workers(&mut self, version: &str) -> anyhow::Result<()> {
+    pub(crate) async fn stop_workers(&mut self, version: &str) -> anyhow::Result<()> {
         for worker in self.workers.extract_if(.., |worker| worker.version == version) {
             let mut process = worker.process;
             process.terminate();
@@ -237,7 +282,7 @@ impl Fleet {
     }
 
     /// Replaces the workers of a version one after the other, as an operator does.
-    pub(super) async fn restart_workers(&mut self, version: &'static str) -> anyhow::Result<()> {
+    pub(crate) async fn restart_workers(&mut self, version: &'static str) -> anyhow::Result<()> {
         let count = self.workers.iter().filter(|worker| worker.version == version).count();
         for _ in 0..count {
             let oldest = self.workers.iter().position(|worker| worker.version == version);
@@ -252,7 +297,7 @@ impl Fleet {
     }
 
     /// Requests that reached the workers of a version so far, in bytes of their logs.
-    pub(super) fn reached(&self, version: &str) -> anyhow::Result<u64> {
+    pub(crate) fn reached(&self, version: &str) -> anyhow::Result<u64> {
         let mut bytes = 0;
         for entry in std::fs::read_dir(&self.directory)? {
             let entry = entry?;
@@ -264,19 +309,19 @@ impl Fleet {
     }
 
     /// The run logs of every worker there ever was.
-    pub(super) fn run_logs(&self) -> anyhow::Result<Vec<PathBuf>> {
+    pub(crate) fn run_logs(&self) -> anyhow::Result<Vec<PathBuf>> {
         let paths = std::fs::read_dir(&self.directory)?.map(|entry| Ok(entry?.path()));
         let is_log = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "runs");
         paths.filter(|path: &anyhow::Result<PathBuf>| path.as_ref().map_or(true, is_log)).collect()
     }
 
     /// Where clients connect.
-    pub(super) fn ports(&self) -> Vec<u16> {
+    pub(crate) fn ports(&self) -> Vec<u16> {
         self.gateways.iter().map(|gateway| gateway.port).collect()
     }
 
     /// Runs `apiproxy` with these arguments.
-    pub(super) async fn cli(&self, arguments: &[&str]) -> anyhow::Result<Done> {
+    pub(crate) async fn cli(&self, arguments: &[&str]) -> anyhow::Result<Done> {
         let mut command = tokio::process::Command::new(self.program("apiproxy"));
         let output =
             command.args(arguments).args(["--nats-url", &self.broker.url()]).output().await?;
@@ -285,7 +330,7 @@ impl Fleet {
     }
 
     /// Starts a rollout and leaves it to the gateways.
-    pub(super) async fn start_rollout(&self, to: &str, arguments: &[&str]) -> anyhow::Result<()> {
+    pub(crate) async fn start_rollout(&self, to: &str, arguments: &[&str]) -> anyhow::Result<()> {
         let start = ["rollout", "start", ROUTE, "--to", to, "--smoke", "/version"];
         let done = self.cli(&[&start, arguments].concat()).await?;
         ensure!(done.code == Some(0), "no rollout was started: {}", done.text);
@@ -293,24 +338,24 @@ impl Fleet {
     }
 
     /// The bucket of the routes.
-    pub(super) async fn bucket(&self) -> anyhow::Result<kv::Store> {
+    pub(crate) async fn bucket(&self) -> anyhow::Result<kv::Store> {
         let context = async_nats::jetstream::new(self.client.clone());
         context.get_key_value("natsway-routes").await.context("the routes bucket")
     }
 
     /// The route's document and its revision.
-    pub(super) async fn document(&self) -> anyhow::Result<(Value, u64)> {
+    pub(crate) async fn document(&self) -> anyhow::Result<(Value, u64)> {
         let entry = self.bucket().await?.entry(ROUTE).await?.context("the route is there")?;
         Ok((serde_json::from_slice(&entry.value)?, entry.revision))
     }
 
     /// Every document of the route from now on, the present one first.
-    pub(super) async fn documents(&self) -> anyhow::Result<kv::Watch> {
+    pub(crate) async fn documents(&self) -> anyhow::Result<kv::Watch> {
         Ok(self.bucket().await?.watch_with_history(ROUTE).await?)
     }
 
     /// Waits until the rollout is done, and gives it as it is then.
-    pub(super) async fn done(&self, documents: &mut kv::Watch) -> anyhow::Result<Value> {
+    pub(crate) async fn done(&self, documents: &mut kv::Watch) -> anyhow::Result<Value> {
         until(documents, |rollout| is_done(rollout["phase"].as_str().unwrap_or_default())).await
     }
 }
@@ -319,7 +364,7 @@ impl Fleet {
 ///
 /// # Errors
 /// It does not come to that.
-pub(super) async fn until(
+pub(crate) async fn until(
     documents: &mut kv::Watch,
     is_so: impl Fn(&Value) -> bool,
 ) -> anyhow::Result<Value> {
@@ -338,12 +383,12 @@ pub(super) async fn until(
 }
 
 /// Whether a rollout in this phase is at its end.
-pub(super) fn is_done(phase: &str) -> bool {
+pub(crate) fn is_done(phase: &str) -> bool {
     matches!(phase, "promoted" | "rolled-back" | "refused")
 }
 
 /// The route under proof, as a file has it.
-pub(super) fn route(path: &str, times: &str) -> String {
+pub(crate) fn route(path: &str, times: &str) -> String {
     let target = |version: &str, weight: u32| {
         format!(
             "[[route.target]]\nversion = \"{version}\"\nsubject = \"svc.prove.{version}\"\nweight \
@@ -355,17 +400,18 @@ pub(super) fn route(path: &str, times: &str) -> String {
 }
 
 /// The route under proof for callers without a gateway, and one to services that call it so.
-pub(super) fn behind_callers() -> String {
+pub(crate) fn behind_callers(transport: Transport) -> String {
+    let times = transport.with(PATIENT);
     let front = format!(
-        "[[route]]\nname = \"front\"\npath = \"/{{*rest}}\"\n{PATIENT}\n\
+        "[[route]]\nname = \"front\"\npath = \"/{{*rest}}\"\n{times}\n\
          [[route.target]]\nversion = \"blue\"\nsubject = \"{FRONT}\"\n"
     );
-    front + &route("/own/{*rest}", &format!("{PATIENT}\ninternal = true"))
+    front + &route("/own/{*rest}", &format!("{times}\ninternal = true"))
 }
 
 impl Gateway {
     /// Waits until it is ready.
-    pub(super) async fn ready(&self) {
+    pub(crate) async fn ready(&self) {
         eventually(DEADLINE, async || match probe::get(self.admin_port, "/readyz").await {
             Ok((200, _)) => Ok(()),
             other => Err(format!("{other:?}")),
@@ -374,7 +420,7 @@ impl Gateway {
     }
 
     /// A figure of its `/metrics`; 0 when it is not there.
-    pub(super) async fn metric(&self, sample: &str) -> anyhow::Result<f64> {
+    pub(crate) async fn metric(&self, sample: &str) -> anyhow::Result<f64> {
         let (_, page) = probe::get(self.admin_port, "/metrics").await?;
         let value = page
             .lines()

@@ -3,7 +3,7 @@
 mod canaries;
 mod drivers;
 mod faults;
-mod fleet;
+pub(crate) mod fleet;
 mod senders;
 mod switches;
 pub mod upgrade;
@@ -14,12 +14,12 @@ use self::canaries::{fails, hangs, healthy, panics, slow};
 use self::drivers::driver_killed;
 use self::faults::{bad_documents, frozen_gateway, two_operators};
 use self::fleet::{Fleet, Manner};
-use self::senders::{cut_off_gateway, direct_callers};
+use self::senders::{cut_off_gateway, cut_off_with_tunnels, direct_callers};
 use self::switches::{blue_green, gateway_restarts, propagation};
 use super::ledger::Ledger;
 use super::load::{Load, Tally};
 use super::scenario::{Scenario, run, scenario};
-use super::{Finding, Report};
+use super::{Finding, Report, Transport};
 
 /// How large the proof is.
 #[derive(Clone, Debug, clap::Args)]
@@ -48,13 +48,17 @@ pub struct Size {
     #[arg(long, env = "CONNECTIONS", default_value = "64")]
     pub connections: usize,
 
+    /// What whole requests go by
+    #[arg(long, env = "TRANSPORT", value_enum, default_value = "broker")]
+    pub transport: Transport,
+
     /// Run only the scenarios whose name holds this
     #[arg(long, env = "ONLY", default_value = "", hide_default_value = true)]
     pub only: String,
 }
 
 /// What is done, and what has to hold then.
-pub const SCENARIOS: [Scenario<Size>; 14] = [
+pub const SCENARIOS: [Scenario<Size>; 15] = [
     scenario!(
         blue_green,
         "versions switch: no request fails, none reaches a version after its drain"
@@ -79,6 +83,10 @@ pub const SCENARIOS: [Scenario<Size>; 14] = [
     scenario!(
         cut_off_gateway,
         "a gateway loses the routes: it is waited for and named, and nothing is lost"
+    ),
+    scenario!(
+        cut_off_with_tunnels,
+        "a gateway loses the broker and keeps tunnels: after the drain it uses none of the old"
     ),
     scenario!(
         direct_callers,
@@ -111,6 +119,7 @@ async fn under_load(
     size: &Size,
     versions: &[(&'static str, Manner<'_>)],
 ) -> (Fleet, Load) {
+    fleet.transport = size.transport;
     for (version, manner) in versions {
         fleet.add_workers(version, 1, *manner).await;
     }
@@ -132,6 +141,7 @@ async fn settle(
     finding.figure("requests_per_second", tally.rate());
     finding.figure("failed", tally.failed().len());
     finding.figure("slowest_ms", u64::try_from(tally.slowest().as_millis())?);
+    finding.figure("by_tunnel", fleet.by_tunnel().await?);
     let repeated = Ledger::read(&fleet.run_logs()?)?.repeated_posts(&tally);
     finding.promise(repeated == 0, || format!("{repeated} POSTs ran more than once"));
     Ok(tally)

@@ -24,7 +24,7 @@ pub(super) async fn blue_green(
     directory: &Path,
     finding: &mut Finding,
 ) -> anyhow::Result<()> {
-    let fleet_of_two = Fleet::start(directory, 2, PATIENT).await?;
+    let fleet_of_two = Fleet::start(directory, 2, &size.transport.with(PATIENT)).await?;
     let (fleet, load) = under_load(fleet_of_two, size, &[("blue", None), ("green", None)]).await;
     switch_to_and_fro(size.switches, &fleet, &load, finding).await?;
     let tally = settle(finding, &fleet, load, directory).await?;
@@ -76,8 +76,12 @@ pub(super) async fn gateway_restarts(
     directory: &Path,
     finding: &mut Finding,
 ) -> anyhow::Result<()> {
-    let (mut fleet, load) =
-        under_load(Fleet::start(directory, 2, PATIENT).await?, size, &[("blue", None)]).await;
+    let (mut fleet, load) = under_load(
+        Fleet::start(directory, 2, &size.transport.with(PATIENT)).await?,
+        size,
+        &[("blue", None)],
+    )
+    .await;
     for _ in 0..size.restarts {
         for index in 0..2 {
             fleet.gateways[index].process.terminate();
@@ -100,7 +104,7 @@ pub(super) async fn propagation(
     finding: &mut Finding,
 ) -> anyhow::Result<()> {
     const GATEWAYS: usize = 4;
-    let fleet = Fleet::start(directory, GATEWAYS, PATIENT).await?;
+    let fleet = Fleet::start(directory, GATEWAYS, &size.transport.with(PATIENT)).await?;
     let bucket = fleet.bucket().await?;
     let inbox = fleet.client.new_inbox();
     let mut answers = fleet.client.subscribe(inbox.clone()).await?;

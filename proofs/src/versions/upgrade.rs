@@ -11,7 +11,7 @@ use super::{none_failed, settle};
 use crate::load::Load;
 use crate::scenario::{Scenario, run, scenario};
 use crate::stand::DEADLINE;
-use crate::{Finding, Report};
+use crate::{Finding, Report, Transport};
 
 /// How many there are of each program, so that one can be away.
 const EACH: usize = 2;
@@ -63,7 +63,7 @@ async fn there_and_back(
     finding: &mut Finding,
 ) -> anyhow::Result<()> {
     let broker = TestBroker::builder().jetstream().start().await;
-    let mut fleet = Fleet::on(broker, directory, &behind_callers()).await?;
+    let mut fleet = Fleet::on(broker, directory, &behind_callers(Transport::Broker)).await?;
     fleet.use_programs_of(Some(&size.old_bin_dir));
     for _ in 0..EACH {
         fleet.add_gateway(None).await;

@@ -1,14 +1,20 @@
 //! The short form of `make prove-cluster`: each promise once, with a small load.
 
-use natsway_proofs::{Size, cluster};
+use natsway_proofs::{Size, Transport, cluster};
 
 /// One cluster at a time: each takes three brokers and a dozen processes.
 static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 async fn kept(scenario: &str) {
     let _turn = TURN.lock().await;
-    let size =
-        Size { seed: 1, requests: 1_000, rounds: 1, connections: 8, only: scenario.to_owned() };
+    let size = Size {
+        seed: 1,
+        requests: 1_000,
+        rounds: 1,
+        connections: 8,
+        transport: Transport::Broker,
+        only: scenario.to_owned(),
+    };
     let report = cluster::prove(&size).await.expect("everything starts");
     assert!(report.broken().is_empty(), "{:#?}", report.broken());
     assert_eq!(report.scenarios(), [scenario], "it ran");

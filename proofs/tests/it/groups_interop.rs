@@ -18,7 +18,7 @@ use natsway_partitioned_consumer::{
     ElasticConfig, ElasticGroup, ErrorKind, Generation, Membership, ResetTo, StaticConfig,
     StaticGroup,
 };
-use natsway_proofs::groups::ledger::{Ledger, Verdict};
+use natsway_proofs::groups::ledger::{Ledger, LedgerReport};
 use natsway_proofs::groups::member::{Orders, now_ns};
 use natsway_proofs::groups::peer::{Peer, Unavailable};
 use natsway_testkit::{Process, TestBroker, eventually};
@@ -178,7 +178,7 @@ impl Stage {
         .await;
     }
 
-    fn judge(&self, last: u64, members: &[(&str, Option<u64>)]) -> Verdict {
+    fn judge(&self, last: u64, members: &[(&str, Option<u64>)]) -> LedgerReport {
         let mut ledger = Ledger::default();
         for key in 0..8 {
             (1..=last).for_each(|number| ledger.published(format!("foo.k{key}"), number));

@@ -1,5 +1,6 @@
 //! The short form of `make prove-versions`: each promise with a small load.
 
+use natsway_proofs::Transport;
 use natsway_proofs::versions::{Size, prove};
 
 async fn kept(scenario: &str) {
@@ -10,6 +11,7 @@ async fn kept(scenario: &str) {
         rounds: 10,
         hold_seconds: 2,
         connections: 8,
+        transport: Transport::Broker,
         only: scenario.to_owned(),
     };
     let report = prove(&size).await.expect("everything starts");
@@ -45,6 +47,11 @@ async fn a_gateway_that_is_frozen_during_a_switch_loses_nothing() {
 #[tokio::test]
 async fn a_gateway_without_the_routes_bucket_is_waited_for_and_loses_nothing() {
     kept("cut_off_gateway").await;
+}
+
+#[tokio::test]
+async fn a_gateway_that_is_cut_off_sends_nothing_by_tunnels_after_the_drain() {
+    kept("cut_off_with_tunnels").await;
 }
 
 #[tokio::test]

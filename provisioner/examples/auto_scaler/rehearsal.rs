@@ -14,7 +14,7 @@ use natsway_provisioner::controller::{Controller, ControllerRules};
 use natsway_provisioner::policy::Example;
 use natsway_provisioner::scale::ScaleRules;
 use natsway_provisioner::signal::TallySignal;
-use natsway_provisioner::target::Target;
+use natsway_provisioner::target::ScaleTarget;
 use natsway_provisioner::window::WindowRules;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -34,8 +34,8 @@ pub(crate) struct Plan {
 
 impl Plan {
     /// As the transcript of NATS by Example has it.
-    pub(crate) const TRANSCRIPT: Plan =
-        Plan { batch: 10_000, per_second: [2_400, 1_970], pause: Duration::from_secs(3) };
+    pub(crate) const TRANSCRIPT: Self =
+        Self { batch: 10_000, per_second: [2_400, 1_970], pause: Duration::from_secs(3) };
 }
 
 /// What happened.
@@ -141,7 +141,7 @@ async fn scale(
         process(id, client.clone(), consumer.clone(), noted.clone(), stop)
     });
     let controller = Controller::new("TEST", rules(), vec![Box::new(Example::default())]);
-    let mut target = Target::new(controller, Box::new(signal), Box::new(tasks));
+    let mut target = ScaleTarget::new(controller, Box::new(signal), Box::new(tasks));
     let mut pace = tokio::time::interval(Duration::from_secs(1));
     pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while stop.run_until_cancelled(pace.tick()).await.is_some() {
@@ -243,11 +243,11 @@ struct Caller {
 }
 
 impl Caller {
-    async fn new(client: Client, context: Context, batch: usize) -> Result<Caller, Error> {
+    async fn new(client: Client, context: Context, batch: usize) -> Result<Self, Error> {
         let inbox = client.new_inbox();
         let answers = client.subscribe(format!("{inbox}.*")).await?;
         client.flush().await?;
-        Ok(Caller { client, context, batch, inbox, answers, sent: 0, answered: HashSet::new() })
+        Ok(Self { client, context, batch, inbox, answers, sent: 0, answered: HashSet::new() })
     }
 
     /// Sends a batch at its pace, and says how long that took.

@@ -35,8 +35,8 @@ pub struct Directives {
 
 impl Directives {
     /// A backend for the workers of `subject`.
-    pub fn new(client: Client, subject: Subject) -> Directives {
-        Directives { client, subject, known: 0, ordered: Vec::new() }
+    pub fn new(client: Client, subject: Subject) -> Self {
+        Self { client, subject, known: 0, ordered: Vec::new() }
     }
 
     /// The ids of all sets that serve the subject and do not leave.

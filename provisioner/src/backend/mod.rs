@@ -48,12 +48,12 @@ pub mod processes;
 pub mod tasks;
 
 use futures_util::future::BoxFuture;
-use serde::Serialize;
 
+pub use crate::instance::{Instance, InstanceState};
 use crate::roll_call::{self, Standing};
 use crate::sample::Fleet;
 
-/// StartupEstimator and stops the instances of one target.
+/// Starts and stops the instances of one target.
 ///
 /// What it says of its instances is the truth; nobody else keeps a count. All methods end within a
 /// few seconds: an instance that takes longer to start or to stop is `Starting` or `Stopping`
@@ -62,7 +62,7 @@ pub trait Backend: Send {
     /// All instances, those that stop included.
     fn instances(&mut self) -> BoxFuture<'_, Result<Vec<Instance>, BackendError>>;
 
-    /// StartupEstimator one more.
+    /// Starts one more.
     fn start(&mut self) -> BoxFuture<'_, Result<(), BackendError>>;
 
     /// Tells one to stop: it takes nothing new, finishes what it holds, and goes. Not an error when
@@ -73,43 +73,6 @@ pub trait Backend: Send {
     /// stopped because they do not answer.
     fn stops_whom_it_is_told(&self) -> bool {
         true
-    }
-}
-
-/// An instance as its backend sees it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Instance {
-    /// Unique within the backend.
-    pub id: String,
-    /// Whether it works.
-    pub state: InstanceState,
-    /// When it was started, in milliseconds since the Unix epoch, or any other number that grows:
-    /// the newest is stopped first.
-    pub since_ms: u64,
-    /// Whether it is known to do nothing, though it runs: a process that was stopped, a container
-    /// that is paused.
-    pub is_frozen: bool,
-    /// Whether it was started by other rules than those in force: another command, another
-    /// environment.
-    pub is_outdated: bool,
-}
-
-/// Whether an instance works.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum InstanceState {
-    /// Started, and does not take messages yet.
-    Starting,
-    /// Takes messages.
-    Ready,
-    /// Takes none, and finishes what it holds.
-    Stopping,
-}
-
-impl Instance {
-    /// An instance of which nothing else is known.
-    pub fn new(id: impl Into<String>, state: InstanceState, since_ms: u64) -> Instance {
-        Instance { id: id.into(), state, since_ms, is_frozen: false, is_outdated: false }
     }
 }
 
@@ -124,14 +87,14 @@ pub struct BackendError {
 
 impl BackendError {
     /// What was to be done, and why it was not.
-    pub fn new(what: impl Into<String>, reason: impl ToString) -> BackendError {
-        BackendError { what: what.into(), reason: reason.to_string(), is_floor: false }
+    pub fn new(what: impl Into<String>, reason: impl ToString) -> Self {
+        Self { what: what.into(), reason: reason.to_string(), is_floor: false }
     }
 
     /// Nothing more can be stopped, since what is left is not the backend's to stop. That is a
     /// bound, and no trouble.
-    pub fn floor(what: impl Into<String>, reason: impl ToString) -> BackendError {
-        BackendError { is_floor: true, ..BackendError::new(what, reason) }
+    pub fn floor(what: impl Into<String>, reason: impl ToString) -> Self {
+        Self { is_floor: true, ..Self::new(what, reason) }
     }
 
     /// Whether it is a bound of the backend and no trouble.
@@ -145,7 +108,7 @@ pub fn fleet(instances: &[Instance]) -> Fleet {
     roll_call::fleet(instances, &vec![Standing::Good; instances.len()])
 }
 
-/// StartupEstimator or stops instances until there are `wanted`, those that start included. The
+/// Starts or stops instances until there are `wanted`, those that start included. The
 /// newest are stopped first: they hold the least, and a spike's instances go with it.
 ///
 /// # Errors
@@ -157,7 +120,7 @@ pub async fn set(backend: &mut dyn Backend, wanted: u32) -> Result<(), BackendEr
     change(backend, start, &roll_call::surplus(&instances, &standings, wanted)).await
 }
 
-/// StartupEstimator so many and stops these.
+/// Starts so many and stops these.
 ///
 /// # Errors
 /// The first [`BackendError`]; what was done until then stays done.

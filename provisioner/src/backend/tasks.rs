@@ -12,7 +12,7 @@ use tracing::warn;
 
 use super::{Backend, BackendError, Instance, InstanceState};
 
-/// StartupEstimator a task for each instance. A task is told to stop by its token, finishes what it
+/// Starts a task for each instance. A task is told to stop by its token, finishes what it
 /// holds, and ends; it is never aborted, not even when the backend is dropped.
 pub struct Tasks<F> {
     make: F,
@@ -35,8 +35,8 @@ where
 {
     /// A backend whose instances are what `make` gives for an id and a token. The future must end
     /// soon after its token is cancelled and what it holds is finished.
-    pub fn new(make: F) -> Tasks<F> {
-        Tasks { make, clock: Clock::start(), running: Vec::new(), made: 0 }
+    pub fn new(make: F) -> Self {
+        Self { make, clock: Clock::start(), running: Vec::new(), made: 0 }
     }
 
     /// Tells all of them to stop and waits until they have.

@@ -12,7 +12,7 @@ use natsway_boot::{BrokerConfig, shutdown};
 
 use super::ask::connect;
 use super::{read, refused};
-use crate::config::{Config, Target};
+use crate::config::{Config, TargetConfig};
 use crate::decision::Decision;
 use crate::events::decision_subject;
 use crate::replay::{self, Parts, replay};
@@ -78,7 +78,7 @@ impl ReplayArgs {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let config = Config::read(&read(&self.config)?).with_context(|| refused(&self.config))?;
         if let Some(name) = &self.target {
-            let names: Vec<&str> = config.targets.iter().map(Target::name).collect();
+            let names: Vec<&str> = config.targets.iter().map(TargetConfig::name).collect();
             ensure!(
                 names.contains(&name.as_str()),
                 "{} has no target {name}; it has: {}",
@@ -107,7 +107,7 @@ impl ReplayArgs {
         Ok(ExitCode::SUCCESS)
     }
 
-    fn replay(&self, target: &Target, recording: &[Decision]) {
+    fn replay(&self, target: &TargetConfig, recording: &[Decision]) {
         let replayed = replay(recording, target);
         let began_ms = replayed.first().map_or(0, |first| first.recorded.at_ms);
         let (mut then, mut now) = (0_u64, 0_u64);

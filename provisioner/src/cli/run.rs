@@ -7,10 +7,11 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use clap::Args;
 use natsway_boot::{BrokerConfig, shutdown};
+use natsway_stores::definitions::provisioner_leases;
+use natsway_stores::lease::Lease;
 
 use super::{read, refused};
-use crate::config::{Config, Target};
-use crate::lease::Lease;
+use crate::config::{Config, TargetConfig};
 use crate::reload::follow;
 use crate::run::run;
 
@@ -61,7 +62,7 @@ impl RunArgs {
         if self.check {
             let config =
                 Config::read(&read(&self.config)?).with_context(|| refused(&self.config))?;
-            let names: Vec<&str> = config.targets.iter().map(Target::name).collect();
+            let names: Vec<&str> = config.targets.iter().map(TargetConfig::name).collect();
             println!("{} is sound; its targets: {}", self.config.display(), names.join(", "));
             return Ok(ExitCode::SUCCESS);
         }
@@ -78,8 +79,8 @@ impl RunArgs {
         let id = natsway_boot::random_id();
         let client = broker.connect(&format!("provisioner {id}"), INBOX_PREFIX).await?;
         let lease = (!self.no_lease).then(|| {
-            let lease = Lease::new(client.clone(), self.lease_bucket, self.lease, id.as_str());
-            lease.replicas(self.lease_replicas.get())
+            let bucket = provisioner_leases(&self.lease_bucket, self.lease_replicas.get());
+            Lease::new(client.clone(), bucket, self.lease, id.as_str())
         });
         run(client, &id, lease, followed.config.clone(), stop).await;
         Ok(ExitCode::SUCCESS)

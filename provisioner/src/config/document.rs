@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::policy::Thresholds;
+use crate::signal::discover::Pattern;
 
 /// The whole file.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
@@ -39,6 +40,18 @@ pub struct TargetDocument {
     pub scale: ScaleDocument,
     /// Who starts and stops instances.
     pub backend: BackendDocument,
+}
+
+impl TargetDocument {
+    /// What the target stands for when its signal is a pattern.
+    pub(super) fn pattern(&self) -> Option<Pattern> {
+        let name = match &self.signal {
+            SignalDocument::Consumer { consumer: name, .. }
+            | SignalDocument::Services { service: name, .. } => name,
+            _ => return None,
+        };
+        Some(Pattern::new(name.as_str())).filter(Pattern::is_wild)
+    }
 }
 
 /// Where metrics come from.
@@ -100,13 +113,13 @@ pub struct InstanceDocument {
     /// From which age metrics are stale; three polls when it is not given.
     #[serde(with = "humantime_serde")]
     pub stale_after: Option<Duration>,
-    /// Looks in a row without an answer after which one counts no more and is replaced; 0 is never.
+    /// Polls in a row without an answer after which one counts no more and is replaced; 0 is never.
     pub silent_after: u32,
 }
 
 impl Default for InstanceDocument {
-    fn default() -> InstanceDocument {
-        InstanceDocument {
+    fn default() -> Self {
+        Self {
             concurrency: None,
             prefetch: 1,
             service_rate: None,
@@ -207,8 +220,8 @@ pub struct ScaleDocument {
 }
 
 impl Default for ScaleDocument {
-    fn default() -> ScaleDocument {
-        ScaleDocument {
+    fn default() -> Self {
+        Self {
             min: 1,
             max: 10,
             warm_spares: 0,

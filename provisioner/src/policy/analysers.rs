@@ -43,8 +43,8 @@ pub struct Thresholds {
 
 impl Default for Thresholds {
     /// Those of QueueWatch: every 5 s, 20 %, 100 messages, 99 %.
-    fn default() -> Thresholds {
-        Thresholds {
+    fn default() -> Self {
+        Self {
             every_ms: 5_000,
             difference_percent: 20.0,
             queue_length: 100,
@@ -72,7 +72,7 @@ pub struct QueueMetric {
     pub dispatched: u64,
     /// Messages that were turned away meanwhile for want of capacity.
     pub refused: u64,
-    /// Looks meanwhile at which a message that came would have found no instance free.
+    /// Polls meanwhile at which a message that came would have found no instance free.
     pub full_polls: u32,
     /// All polls meanwhile.
     pub polls: u32,
@@ -94,7 +94,7 @@ pub enum Directive {
 
 /// What the chain said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Verdict {
+pub struct Analysis {
     /// The analyser that fired.
     pub analyser: &'static str,
     /// What is to be done; `None` to stay.
@@ -245,11 +245,11 @@ impl Count {
     /// Whether its rate is above the other's by more than chance explains, both being Poisson.
     /// Square roots of counts have the same deviation, a half, whatever the rate (F. Anscombe,
     /// 1948); so this holds for a few messages too.
-    fn is_surely_above(self, other: Count) -> bool {
+    fn is_surely_above(self, other: Self) -> bool {
         if self.elapsed_s <= 0.0 || other.elapsed_s <= 0.0 {
             return false;
         }
-        let root = |count: Count| ((count.messages + 0.375) / count.elapsed_s).sqrt();
+        let root = |count: Self| ((count.messages + 0.375) / count.elapsed_s).sqrt();
         let deviation = (0.25 / self.elapsed_s + 0.25 / other.elapsed_s).sqrt();
         root(self) - root(other) > SIGMAS * deviation
     }
@@ -299,7 +299,7 @@ pub struct Analysers {
     polls: u32,
     full_polls: u32,
     /// What was wanted since the last comparison, and why.
-    standing: Option<(u32, Verdict)>,
+    standing: Option<(u32, Analysis)>,
 }
 
 /// Counters as they stood at a comparison.
@@ -315,8 +315,8 @@ struct Counted {
 
 impl Analysers {
     /// The six analysers with these thresholds.
-    pub fn new(thresholds: Thresholds) -> Analysers {
-        Analysers {
+    pub fn new(thresholds: Thresholds) -> Self {
+        Self {
             thresholds,
             chain: chain(),
             since: None,
@@ -328,11 +328,11 @@ impl Analysers {
     }
 
     /// What the chain says of two polls.
-    pub fn analyse(&self, now: &QueueMetric, before: &QueueMetric) -> Verdict {
+    pub fn analyse(&self, now: &QueueMetric, before: &QueueMetric) -> Analysis {
         let mut chain = self.chain.iter();
         let fired = chain.find(|analyser| analyser.fires(now, before, &self.thresholds));
         let fired = fired.expect("the last of the chain always fires");
-        Verdict { analyser: fired.name(), directive: fired.directive() }
+        Analysis { analyser: fired.name(), directive: fired.directive() }
     }
 
     fn begin(&mut self, now: Counted) {
@@ -492,10 +492,10 @@ mod tests {
     }
 
     impl Service {
-        fn new(seed: u64, sets: u32, slots: u64, work_s: f64) -> Service {
+        fn new(seed: u64, sets: u32, slots: u64, work_s: f64) -> Self {
             let policy = Analysers::new(Thresholds::default());
             let (rng, held, trajectory) = (Rng::with_seed(seed), Vec::new(), vec![sets]);
-            Service { rng, sets, slots, work_s, held, view: View::default(), policy, trajectory }
+            Self { rng, sets, slots, work_s, held, view: View::default(), policy, trajectory }
         }
 
         /// A second of Poisson arrivals, and a poll at its end.

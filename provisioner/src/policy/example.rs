@@ -18,8 +18,8 @@ pub struct Example {
 }
 
 impl Default for Example {
-    fn default() -> Example {
-        Example { rate_per_instance: 500.0, idle_ms: 2_000 }
+    fn default() -> Self {
+        Self { rate_per_instance: 500.0, idle_ms: 2_000 }
     }
 }
 

@@ -26,7 +26,7 @@ impl Policy for Lag {
         let Some(service_rate) = view.service_rate else { return Answer::unlearned(view) };
         let fetched_ahead = u64::from(view.prefetch).saturating_mul(u64::from(view.fleet.ready));
         let lag = view.backlog().saturating_sub(fetched_ahead);
-        let Lag { target_utilisation: rho, drain_s } = *self;
+        let Self { target_utilisation: rho, drain_s } = *self;
         let lambda = view.arrival_rate;
         let carrying = lambda / (rho * service_rate);
         let at_once = ((lambda + lag as f64 / drain_s) / service_rate).min(view.present());

@@ -27,7 +27,7 @@ impl Policy for LatencySlo {
 
     fn desire(&mut self, view: &View) -> Answer {
         let Some(service_rate) = view.service_rate else { return Answer::unlearned(view) };
-        let LatencySlo { target_utilisation: rho, wait_s, beta } = *self;
+        let Self { target_utilisation: rho, wait_s, beta } = *self;
         let (lambda, backlog) = (view.arrival_rate, view.backlog());
         let carrying = lambda / (rho * service_rate);
         let at_once = (lambda + backlog as f64 / wait_s) / service_rate;

@@ -10,7 +10,7 @@ mod latency_slo;
 mod rate;
 mod utilisation;
 
-pub use analysers::{Analyser, Analysers, Directive, QueueMetric, Thresholds, Verdict, chain};
+pub use analysers::{Analyser, Analysers, Analysis, Directive, QueueMetric, Thresholds, chain};
 pub use example::Example;
 pub use lag::Lag;
 pub use latency_slo::LatencySlo;
@@ -133,18 +133,18 @@ pub enum Want {
 
 impl Answer {
     /// Exactly so many, for this reason.
-    pub fn exactly(instances: u32, because: impl Into<String>) -> Answer {
-        Answer { want: Want::Exactly(instances), because: because.into() }
+    pub fn exactly(instances: u32, because: impl Into<String>) -> Self {
+        Self { want: Want::Exactly(instances), because: because.into() }
     }
 
     /// So many instances' worth of load, for this reason.
-    pub fn load(instances: f64, because: impl Into<String>) -> Answer {
-        Answer { want: Want::Load(instances), because: because.into() }
+    pub fn load(instances: f64, because: impl Into<String>) -> Self {
+        Self { want: Want::Load(instances), because: because.into() }
     }
 
     /// No opinion, for this reason.
-    pub fn none(because: impl Into<String>) -> Answer {
-        Answer { want: Want::Unknown, because: because.into() }
+    pub fn none(because: impl Into<String>) -> Self {
+        Self { want: Want::Unknown, because: because.into() }
     }
 
     /// The whole number of instances, when there are `current`: a load within `tolerance` of what
@@ -169,11 +169,11 @@ impl Answer {
     }
 
     /// Without a rate nothing can be said, but that nothing needs nobody.
-    fn unlearned(view: &View) -> Answer {
+    fn unlearned(view: &View) -> Self {
         if view.arrival_rate == 0.0 && view.backlog() == 0 {
-            return Answer::load(0.0, "nothing comes and nothing waits");
+            return Self::load(0.0, "nothing comes and nothing waits");
         }
-        Answer::none("the rate of an instance is not learned yet")
+        Self::none("the rate of an instance is not learned yet")
     }
 }
 

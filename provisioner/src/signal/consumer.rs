@@ -12,7 +12,7 @@ use serde::Deserialize;
 use super::{ANSWER_WITHIN, Deliveries, Position, Signal, now_ms};
 use crate::sample::{Fault, Sample};
 
-/// Looks at one consumer.
+/// Polls one consumer.
 ///
 /// What came is what was delivered for the first time and what is pending, so it is right with a
 /// filter too; what was finished is what was delivered and is not in hand. A consumer that does not
@@ -47,14 +47,10 @@ struct Sequences {
 
 impl ConsumerSignal {
     /// A signal of `consumer` on `stream`, which need not exist yet.
-    pub fn new(
-        client: Client,
-        stream: impl Into<String>,
-        consumer: impl Into<String>,
-    ) -> ConsumerSignal {
+    pub fn new(client: Client, stream: impl Into<String>, consumer: impl Into<String>) -> Self {
         let mut context = jetstream::new(client);
         context.set_timeout(ANSWER_WITHIN);
-        ConsumerSignal {
+        Self {
             context,
             stream: stream.into(),
             consumer: consumer.into(),
@@ -65,7 +61,7 @@ impl ConsumerSignal {
     }
 
     async fn ask(&mut self) -> Result<Sample, Fault> {
-        let ConsumerSignal { stream, consumer, .. } = self;
+        let Self { stream, consumer, .. } = self;
         let missing =
             |why: String| Fault::Missing(format!("consumer {consumer} of stream {stream}: {why}"));
         let subject = format!("CONSUMER.INFO.{stream}.{consumer}");

@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn a_look_at_a_follower_counts_nothing_twice() {
+    fn a_poll_of_a_follower_counts_nothing_twice() {
         let mut deliveries = Deliveries::default();
         deliveries.advance(at(100, 100));
         assert_eq!(deliveries.advance(at(40, 40)), 100);

@@ -15,8 +15,8 @@ pub struct Pattern(String);
 
 impl Pattern {
     /// A pattern.
-    pub fn new(pattern: impl Into<String>) -> Pattern {
-        Pattern(pattern.into())
+    pub fn new(pattern: impl Into<String>) -> Self {
+        Self(pattern.into())
     }
 
     /// Whether it stands for more than one name.

@@ -47,9 +47,9 @@ pub struct Out {
 
 impl Gateways {
     /// A reader of the metrics of `via`.
-    pub fn new(client: Client, via: Via) -> Gateways {
+    pub fn new(client: Client, via: Via) -> Self {
         let peers = PeerRegistry::new(PeerLimits::default());
-        Gateways { client, via, totals: Totals::default(), peers, reports: None }
+        Self { client, via, totals: Totals::default(), peers, reports: None }
     }
 
     /// What is out now.
@@ -132,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_flood_of_reports_does_not_hold_up_a_look() {
+    fn a_flood_of_reports_does_not_hold_up_a_poll() {
         let mut flood = futures_util::stream::repeat(7);
         assert_eq!(waiting(&mut flood, 5).count(), 5);
         let mut few = futures_util::stream::iter([1, 2]).chain(futures_util::stream::pending());

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use super::{Counters, Signal, Totals, get_json, now_ms};
 use crate::sample::{Fault, Sample};
 
-/// Looks at `/connz`: messages that each member of a queue group was sent. Each server tells of its
+/// Polls `/connz`: messages that each member of a queue group was sent. Each server tells of its
 /// own connections, so name all of them.
 pub struct MonitoringSignal {
     servers: Vec<Uri>,
@@ -50,15 +50,9 @@ impl MonitoringSignal {
         servers: Vec<Uri>,
         subject: impl Into<String>,
         queue_group: impl Into<String>,
-    ) -> MonitoringSignal {
+    ) -> Self {
         let (subject, queue_group) = (subject.into(), queue_group.into());
-        MonitoringSignal {
-            servers,
-            subject,
-            queue_group,
-            clock: Clock::start(),
-            totals: Totals::default(),
-        }
+        Self { servers, subject, queue_group, clock: Clock::start(), totals: Totals::default() }
     }
 
     async fn ask(&mut self) -> Result<Sample, Fault> {

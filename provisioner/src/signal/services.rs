@@ -33,7 +33,7 @@ pub struct Via {
     pub version: String,
 }
 
-/// Looks at all instances of a service (ADR-32).
+/// Polls all instances of a service (ADR-32).
 ///
 /// The broker keeps no backlog for a queue group, so nothing is known of messages that wait;
 /// instances count the time that they spend. With gateways, what they have out is in hand too: that
@@ -88,8 +88,8 @@ struct Data {
 
 impl ServicesSignal {
     /// A signal of the service `name`; with `via`, what gateways have out to it counts as well.
-    pub fn new(client: Client, name: impl Into<String>, via: Option<Via>) -> ServicesSignal {
-        ServicesSignal {
+    pub fn new(client: Client, name: impl Into<String>, via: Option<Via>) -> Self {
+        Self {
             gateways: via.map(|via| Gateways::new(client.clone(), via)),
             client,
             name: name.into(),

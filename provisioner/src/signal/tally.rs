@@ -61,16 +61,12 @@ pub fn tally_config(name: &str) -> pull::Config {
 
 impl TallySignal {
     /// Counts with `consumer` on `stream`; the consumer is made when it is not there.
-    pub fn new(
-        client: Client,
-        stream: impl Into<String>,
-        consumer: impl Into<String>,
-    ) -> TallySignal {
+    pub fn new(client: Client, stream: impl Into<String>, consumer: impl Into<String>) -> Self {
         let (stream, consumer) = (stream.into(), consumer.into());
         let source = format!("{stream}/{consumer} as counted by {}", natsway_boot::random_id());
         let (clock, seen) = (Clock::start(), Arc::<Seen>::default());
         let counting = tokio::spawn(count(client, stream, consumer, clock, Arc::clone(&seen)));
-        TallySignal { clock, source, seen, _counting: AbortOnDropHandle::new(counting) }
+        Self { clock, source, seen, _counting: AbortOnDropHandle::new(counting) }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-/// Looks after which one that does not answer is forgotten; what it counted stays in the sum.
+/// Polls after which one that does not answer is forgotten; what it counted stays in the sum.
 /// Longer than a broker's restart at the usual pace of polls, since one that comes back must not be
 /// counted twice.
 const FORGET_AFTER: u32 = 600;
@@ -34,15 +34,15 @@ struct Seen {
 }
 
 impl Counters {
-    fn add(&mut self, other: Counters) {
+    fn add(&mut self, other: Self) {
         self.completed = self.completed.saturating_add(other.completed);
         self.refused = self.refused.saturating_add(other.refused);
         self.dropped = self.dropped.saturating_add(other.dropped);
         self.busy_ns = self.busy_ns.saturating_add(other.busy_ns);
     }
 
-    fn at_least(self, other: Counters) -> Counters {
-        Counters {
+    fn at_least(self, other: Self) -> Self {
+        Self {
             completed: self.completed.max(other.completed),
             refused: self.refused.max(other.refused),
             dropped: self.dropped.max(other.dropped),

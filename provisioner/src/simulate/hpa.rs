@@ -29,8 +29,8 @@ pub struct HpaRules {
 }
 
 impl Default for HpaRules {
-    fn default() -> HpaRules {
-        HpaRules {
+    fn default() -> Self {
+        Self {
             lag_threshold: 10.0,
             sync_ms: 15_000,
             down_window_ms: 300_000,
@@ -57,7 +57,7 @@ pub struct Hpa {
 
 impl HpaRules {
     /// Every setting of [`GRID`].
-    pub fn grid() -> Vec<HpaRules> {
+    pub fn grid() -> Vec<Self> {
         let (thresholds, syncs, windows) = GRID;
         let mut grid = Vec::new();
         for lag_threshold in thresholds {
@@ -65,7 +65,7 @@ impl HpaRules {
                 for down_window_ms in windows {
                     let polling_ms = sync_ms;
                     let cooldown_ms = down_window_ms;
-                    grid.push(HpaRules {
+                    grid.push(Self {
                         lag_threshold,
                         sync_ms,
                         down_window_ms,
@@ -81,7 +81,7 @@ impl HpaRules {
 
 impl Hpa {
     /// An autoscaler that keeps between `min` and `max` replicas.
-    pub fn new(rules: HpaRules, min: u32, max: u32) -> Hpa {
+    pub fn new(rules: HpaRules, min: u32, max: u32) -> Self {
         let step = |instances, percent| Some(Step { instances, percent, period_ms: 15_000 });
         let scale = ScaleRules {
             down_window_ms: rules.down_window_ms,
@@ -89,7 +89,7 @@ impl Hpa {
             down_step: step(0, 100),
             ..ScaleRules::between(min.max(1), max)
         };
-        Hpa { rules, min, limiter: Limiter::new(scale), last_work_ms: 0 }
+        Self { rules, min, limiter: Limiter::new(scale), last_work_ms: 0 }
     }
 
     /// Replicas for an average of a metric: `ceil(total / threshold)`, or the current number within
@@ -127,7 +127,7 @@ impl Autoscaler for Hpa {
         if !now_ms.is_multiple_of(self.rules.sync_ms) {
             return current;
         }
-        let wanted = Hpa::replicas(current, lag as f64, self.rules.lag_threshold);
+        let wanted = Self::replicas(current, lag as f64, self.rules.lag_threshold);
         self.limiter.limit(now_ms, current, wanted, Traffic { idle_ms: 0, backlog: lag }).0
     }
 }

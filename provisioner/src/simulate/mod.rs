@@ -26,7 +26,7 @@ pub use plot::{plot, plot_on};
 pub use rivals::{BestOfGrid, Rival, Standing, compare, compare_on};
 pub use seeds::{NatsExample, QueueWatch};
 pub use settings::{Ours, frozen_policies, frozen_rules};
-pub use table::{Verdict, table, verdict};
+pub use table::{AimResults, table, verdict};
 pub use trace::{Lies, Trace, TraceKind};
 
 use serde::Serialize;

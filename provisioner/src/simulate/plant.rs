@@ -44,8 +44,8 @@ struct Batch {
 
 impl Plant {
     /// A plant with so many instances that are ready, as the usual traces have it.
-    pub fn new(ready: u32) -> Plant {
-        Plant {
+    pub fn new(ready: u32) -> Self {
+        Self {
             cold_start_ms: COLD_START_MS,
             fitness: 1.0,
             has_retries: false,
@@ -66,11 +66,11 @@ impl Plant {
     }
 
     /// A plant as a kind of trace has it.
-    pub fn of(kind: TraceKind, ready: u32) -> Plant {
-        Plant {
+    pub fn of(kind: TraceKind, ready: u32) -> Self {
+        Self {
             cold_start_ms: kind.cold_start_ms(),
             has_retries: kind.has_retries(),
-            ..Plant::new(ready)
+            ..Self::new(ready)
         }
     }
 
@@ -79,7 +79,7 @@ impl Plant {
         self.fitness = fitness;
     }
 
-    /// StartupEstimator or stops instances. Those that start go first, since they hold nothing.
+    /// Starts or stops instances. Those that start go first, since they hold nothing.
     pub fn set(&mut self, now_ms: u64, wanted: u32) {
         let present = self.fleet().present();
         for _ in present..wanted {

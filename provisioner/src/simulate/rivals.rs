@@ -77,23 +77,23 @@ impl Rival {
     /// Its name in tables.
     pub fn name(&self) -> String {
         match self {
-            Rival::NatsExample => "NATS by Example".to_owned(),
-            Rival::QueueWatch => "QueueWatch".to_owned(),
-            Rival::KedaDefault => "KEDA + HPA, defaults".to_owned(),
-            Rival::KedaTuned(_) => "KEDA + HPA, tuned".to_owned(),
-            Rival::Ours { warm_spares: 0 } => "Natsway".to_owned(),
-            Rival::Ours { warm_spares } => format!("Natsway, {warm_spares} warm spares"),
+            Self::NatsExample => "NATS by Example".to_owned(),
+            Self::QueueWatch => "QueueWatch".to_owned(),
+            Self::KedaDefault => "KEDA + HPA, defaults".to_owned(),
+            Self::KedaTuned(_) => "KEDA + HPA, tuned".to_owned(),
+            Self::Ours { warm_spares: 0 } => "Natsway".to_owned(),
+            Self::Ours { warm_spares } => format!("Natsway, {warm_spares} warm spares"),
         }
     }
 
     fn autoscaler(&self, kind: TraceKind) -> Box<dyn Autoscaler> {
         let min = kind.min_instances();
         match self {
-            Rival::NatsExample => Box::<NatsExample>::default(),
-            Rival::QueueWatch => Box::<QueueWatch>::default(),
-            Rival::KedaDefault => Box::new(Hpa::new(HpaRules::default(), min, MAX_INSTANCES)),
-            Rival::KedaTuned(rules) => Box::new(Hpa::new(*rules, min, MAX_INSTANCES)),
-            Rival::Ours { warm_spares } => Box::new(Ours::new(min, *warm_spares)),
+            Self::NatsExample => Box::<NatsExample>::default(),
+            Self::QueueWatch => Box::<QueueWatch>::default(),
+            Self::KedaDefault => Box::new(Hpa::new(HpaRules::default(), min, MAX_INSTANCES)),
+            Self::KedaTuned(rules) => Box::new(Hpa::new(*rules, min, MAX_INSTANCES)),
+            Self::Ours { warm_spares } => Box::new(Ours::new(min, *warm_spares)),
         }
     }
 

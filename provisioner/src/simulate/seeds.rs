@@ -15,9 +15,9 @@ pub struct NatsExample {
 }
 
 impl Default for NatsExample {
-    fn default() -> NatsExample {
+    fn default() -> Self {
         let rule = Example { rate_per_instance: SERVICE_RATE, ..Example::default() };
-        NatsExample { rule, first: None, last_arrival: None }
+        Self { rule, first: None, last_arrival: None }
     }
 }
 
@@ -75,8 +75,8 @@ impl QueueWatch {
     /// -1, 0 or 1, by the first analyser of the chain that fires.
     fn directive(before: Metric, now: Metric) -> i32 {
         const DIFFERENCE: f64 = 20.0;
-        let published = QueueWatch::change(before.publish, now.publish);
-        let dispatched = QueueWatch::change(before.dispatch, now.dispatch);
+        let published = Self::change(before.publish, now.publish);
+        let dispatched = Self::change(before.dispatch, now.dispatch);
         // Of whole numbers, so it is 100 when the queue was empty before, and 0 otherwise.
         let grown = (now.length - before.length).checked_div(now.length).unwrap_or(0) * 100;
         if (0.0..99.0).contains(&now.utilisation_percent)
@@ -116,7 +116,7 @@ impl Autoscaler for QueueWatch {
             length: i64::try_from(length).unwrap_or(i64::MAX),
         };
         let Some(before) = self.before.replace(now) else { return current.max(1) };
-        current.saturating_add_signed(QueueWatch::directive(before, now)).max(1)
+        current.saturating_add_signed(Self::directive(before, now)).max(1)
     }
 }
 

@@ -44,13 +44,13 @@ pub struct Ours(Controller);
 
 impl Ours {
     /// The frozen setting.
-    pub fn new(min: u32, warm_spares: u32) -> Ours {
-        Ours::with(frozen_rules(min, warm_spares), frozen_policies())
+    pub fn new(min: u32, warm_spares: u32) -> Self {
+        Self::with(frozen_rules(min, warm_spares), frozen_policies())
     }
 
     /// Any other setting.
-    pub fn with(rules: ControllerRules, policies: Vec<Box<dyn Policy>>) -> Ours {
-        Ours(Controller::new("simulated", rules, policies))
+    pub fn with(rules: ControllerRules, policies: Vec<Box<dyn Policy>>) -> Self {
+        Self(Controller::new("simulated", rules, policies))
     }
 }
 

@@ -16,7 +16,7 @@ const CHANGES_OF_GRID: f64 = 2.0;
 
 /// Whether the aims were reached.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Verdict {
+pub struct AimResults {
     /// Traces on which ours has fewer late messages than default KEDA, at no more cost.
     pub better_than_default: Vec<&'static str>,
     /// Traces on which ours has at most 1.1 times the late messages of KEDA tuned for that trace,
@@ -74,8 +74,8 @@ fn setting(rules: &HpaRules) -> String {
 }
 
 /// Compares ours with both forms of KEDA: the one setting for all, without warm spares.
-pub fn verdict(standings: &[Standing]) -> Verdict {
-    let mut verdict = Verdict::default();
+pub fn verdict(standings: &[Standing]) -> AimResults {
+    let mut verdict = AimResults::default();
     for kind in TraceKind::ALL.into_iter().chain([TraceKind::Own]) {
         let of = |is: &dyn Fn(&Rival) -> bool| {
             standings.iter().rfind(|standing| standing.trace == kind && is(&standing.rival))

@@ -65,79 +65,79 @@ pub struct Trace {
 
 impl TraceKind {
     /// All of them.
-    pub const ALL: [TraceKind; 15] = [
-        TraceKind::Step,
-        TraceKind::Ramp,
-        TraceKind::Sine,
-        TraceKind::Spike,
-        TraceKind::FlashCrowd,
-        TraceKind::OnOff,
-        TraceKind::Noise,
-        TraceKind::Lying,
-        TraceKind::Bursty,
-        TraceKind::RetryStorm,
-        TraceKind::SlowLeak,
-        TraceKind::Deploy,
-        TraceKind::SlowStarts,
-        TraceKind::Sawtooth,
-        TraceKind::DoubleHump,
+    pub const ALL: [Self; 15] = [
+        Self::Step,
+        Self::Ramp,
+        Self::Sine,
+        Self::Spike,
+        Self::FlashCrowd,
+        Self::OnOff,
+        Self::Noise,
+        Self::Lying,
+        Self::Bursty,
+        Self::RetryStorm,
+        Self::SlowLeak,
+        Self::Deploy,
+        Self::SlowStarts,
+        Self::Sawtooth,
+        Self::DoubleHump,
     ];
 
     /// Its name on the command line and in tables.
     pub fn name(self) -> &'static str {
         match self {
-            TraceKind::Step => "step",
-            TraceKind::Ramp => "ramp",
-            TraceKind::Sine => "sine",
-            TraceKind::Spike => "spike",
-            TraceKind::FlashCrowd => "flash-crowd",
-            TraceKind::OnOff => "on-off",
-            TraceKind::Noise => "noise",
-            TraceKind::Lying => "lying",
-            TraceKind::Bursty => "bursty",
-            TraceKind::RetryStorm => "retry-storm",
-            TraceKind::SlowLeak => "slow-leak",
-            TraceKind::Deploy => "deploy",
-            TraceKind::SlowStarts => "slow-starts",
-            TraceKind::Sawtooth => "sawtooth",
-            TraceKind::DoubleHump => "double-hump",
-            TraceKind::Own => "own",
+            Self::Step => "step",
+            Self::Ramp => "ramp",
+            Self::Sine => "sine",
+            Self::Spike => "spike",
+            Self::FlashCrowd => "flash-crowd",
+            Self::OnOff => "on-off",
+            Self::Noise => "noise",
+            Self::Lying => "lying",
+            Self::Bursty => "bursty",
+            Self::RetryStorm => "retry-storm",
+            Self::SlowLeak => "slow-leak",
+            Self::Deploy => "deploy",
+            Self::SlowStarts => "slow-starts",
+            Self::Sawtooth => "sawtooth",
+            Self::DoubleHump => "double-hump",
+            Self::Own => "own",
         }
     }
 
     /// How long an instance takes to start on it, in milliseconds.
     pub fn cold_start_ms(self) -> u64 {
-        if self == TraceKind::SlowStarts { 15_000 } else { COLD_START_MS }
+        if self == Self::SlowStarts { 15_000 } else { COLD_START_MS }
     }
 
     /// Whether whoever waits too long asks once more.
     pub fn has_retries(self) -> bool {
-        self == TraceKind::RetryStorm
+        self == Self::RetryStorm
     }
 
     /// What an instance can do `at_s`, as a share of what it can do at its best.
     fn fitness(self, at_s: f64) -> f64 {
         match self {
-            TraceKind::SlowLeak => 1.0 - 0.5 * (at_s / LENGTH_S as f64).clamp(0.0, 1.0),
-            TraceKind::Deploy if (200.0..400.0).contains(&at_s) => 0.5,
+            Self::SlowLeak => 1.0 - 0.5 * (at_s / LENGTH_S as f64).clamp(0.0, 1.0),
+            Self::Deploy if (200.0..400.0).contains(&at_s) => 0.5,
             _ => 1.0,
         }
     }
 
     /// The fewest instances that anybody may have on it.
     pub fn min_instances(self) -> u32 {
-        if self == TraceKind::OnOff { 0 } else { 1 }
+        if self == Self::OnOff { 0 } else { 1 }
     }
 
     /// How often the load changes for good, where that can be said.
     pub fn load_changes(self) -> Option<u32> {
-        (self == TraceKind::Step).then_some(2)
+        (self == Self::Step).then_some(2)
     }
 }
 
 impl Trace {
     /// The traffic of a seed: heights and moments differ by up to a fifth, arrivals are Poisson.
-    pub fn new(kind: TraceKind, seed: u64) -> Trace {
+    pub fn new(kind: TraceKind, seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed.wrapping_mul(31).wrapping_add(kind as u64));
         let height = 0.8 + 0.4 * rng.f64();
         let shift_s = 40.0 * rng.f64() - 20.0;
@@ -160,12 +160,12 @@ impl Trace {
             loads.iter().map(|load| poisson(&mut rng, load * TICK_MS as f64 / 1_000.0)).collect();
         let first_change =
             changes(kind).map(|(at_s, load)| (((at_s + shift_s) * 1_000.0) as u64, load * height));
-        Trace { kind, seed, loads, arrivals, fitness, first_change }
+        Self { kind, seed, loads, arrivals, fitness, first_change }
     }
 
     /// Somebody's own traffic: messages a second for each second, with Poisson arrivals by the
     /// seed.
-    pub fn own(rates: &[f64], seed: u64) -> Trace {
+    pub fn own(rates: &[f64], seed: u64) -> Self {
         let ticks_of_second = (1_000 / TICK_MS) as usize;
         let ticks = |rate: &f64| std::iter::repeat_n(*rate, ticks_of_second);
         let loads: Vec<f64> = rates.iter().flat_map(ticks).collect();
@@ -173,7 +173,7 @@ impl Trace {
         let arrivals =
             loads.iter().map(|load| poisson(&mut rng, load * TICK_MS as f64 / 1_000.0)).collect();
         let fitness = vec![1.0; loads.len()];
-        Trace { kind: TraceKind::Own, seed, loads, arrivals, fitness, first_change: None }
+        Self { kind: TraceKind::Own, seed, loads, arrivals, fitness, first_change: None }
     }
 
     /// The kind.

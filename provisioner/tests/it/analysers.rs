@@ -38,7 +38,7 @@ struct Watch<S> {
 }
 
 impl<S: Signal> Watch<S> {
-    fn new(signal: S) -> Watch<S> {
+    fn new(signal: S) -> Self {
         let rules = ControllerRules {
             window: WindowRules { span_ms: 1_000, stale_after_ms: 10_000 },
             lead_s: 0.0,
@@ -51,7 +51,7 @@ impl<S: Signal> Watch<S> {
         };
         let thresholds = Thresholds { every_ms: 1_000, ..Thresholds::default() };
         let policies: Vec<Box<dyn Policy>> = vec![Box::new(Analysers::new(thresholds))];
-        Watch { signal, controller: Controller::new("watched", rules, policies) }
+        Self { signal, controller: Controller::new("watched", rules, policies) }
     }
 
     /// Looks until this analyser has fired.

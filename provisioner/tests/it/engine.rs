@@ -41,12 +41,12 @@ pub(crate) struct Container {
 impl Engine {
     /// An engine in which Compose has made one container of the service `worker` of the project
     /// `shop`.
-    pub(crate) fn start() -> Engine {
+    pub(crate) fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(directory.path().join("docker.sock")).unwrap();
         let containers = Arc::<Mutex<Vec<Container>>>::default();
         let serving = tokio::spawn(serve(listener, Arc::clone(&containers)));
-        let engine = Engine { directory, containers, serving };
+        let engine = Self { directory, containers, serving };
         engine.compose_up(1);
         engine
     }
@@ -91,9 +91,9 @@ impl Drop for Engine {
 }
 
 impl Container {
-    fn new(name: String, config: Value) -> Container {
+    fn new(name: String, config: Value) -> Self {
         let id = std::iter::repeat_with(|| format!("{:x}", fastrand::u8(..16))).take(64).collect();
-        Container { id, name, state: "created".to_owned(), config, stop_s: None, age_s: 50 }
+        Self { id, name, state: "created".to_owned(), config, stop_s: None, age_s: 50 }
     }
 
     pub(crate) fn label(&self, name: &str) -> Option<&str> {

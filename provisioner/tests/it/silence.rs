@@ -45,10 +45,10 @@ struct Stage {
 }
 
 impl Stage {
-    async fn new() -> Stage {
+    async fn new() -> Self {
         let broker = TestBroker::start().await;
         let client = broker.connect().await;
-        Stage { broker, client, directory: tempfile::tempdir().unwrap() }
+        Self { broker, client, directory: tempfile::tempdir().unwrap() }
     }
 
     fn configure(&self, min: u32, max: u32, tag: &str) {

@@ -3,9 +3,10 @@
 use std::rc::Rc;
 use std::time::Instant;
 
+use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request, Response};
-use natsway_caller::outbound::Dispatched;
+use natsway_caller::outbound::{Dispatched, Reply};
 use natsway_caller::retry::Attempts;
 use natsway_wire::envelope;
 use natsway_wire::native::NativeReply;
@@ -13,7 +14,7 @@ use tokio::sync::oneshot;
 
 use super::context::REQUEST_ID;
 use super::error::CallError;
-use super::outbound::NamedRequest;
+use super::outbound::{NamedRequest, Timing};
 use super::thread::ClientThread;
 use crate::{Body, Deadline};
 
@@ -51,10 +52,17 @@ async fn carry(
     });
     let span = thread.spans.begin(&route, &head);
     let spans = span.attempts();
-    let request =
-        NamedRequest { spans, maker: &thread.spans, route, head, body: body.into_bytes() };
+    let request = NamedRequest {
+        spans,
+        maker: &thread.spans,
+        route,
+        head,
+        body: Bytes::new(),
+        up: None,
+        timing: Timing::default(),
+    };
     // With it its last attempt ends, before the call does.
-    let carried = send(thread, request, started).await;
+    let carried = send(thread, request, body, started).await;
     span.end(&carried);
     carried
 }
@@ -63,28 +71,34 @@ async fn carry(
 async fn send(
     thread: &ClientThread,
     mut request: NamedRequest<'_>,
+    body: Body,
     started: Instant,
 ) -> Result<Response<Body>, CallError> {
-    let first = thread.dispatcher.resolve(&request)?;
-    let route = first.route();
-    let limit_bytes = route.limits.body_bytes;
-    if request.body.len() > limit_bytes {
-        let reason = format!("the body is above the route's max_body_bytes, {limit_bytes}");
-        return Err(CallError::refused(&request.route, reason));
-    }
+    let mut first = thread.dispatcher.resolve(&request)?;
     // With the route's time-out, or the deadline of the request that the call follows from.
-    let (own, inherited) =
-        (started + route.timeout, request.head.extensions.get().map(Deadline::at));
-    let deadline = inherited.map_or(own, |inherited| inherited.min(own));
+    let inherited = request.head.extensions.get().map(Deadline::at);
+    request.timing = Timing { timeout: first.route().timeout, inherited };
+    let deadline = request.timing.behind(started);
     if deadline <= Instant::now() {
         return Err(CallError::too_late(&request.route));
     }
+    let is_whole = body.is_whole();
+    let taking = request.take_body(thread, first.route(), body);
+    let taken = tokio::time::timeout_at(deadline.into(), taking).await;
+    taken.map_err(|_| CallError::body_too_late(&request.route))??;
+    if !is_whole {
+        // A slow body must not go to a version that has been drained meanwhile.
+        first = thread.dispatcher.resolve(&request)?;
+    }
     thread.dispatcher.deposit();
-    let attempts =
-        Attempts::new(route.retry, request.head.method.is_idempotent(), started, deadline);
+    let retry = first.route().retry;
+    let attempts = Attempts::new(retry, request.head.method.is_idempotent(), started, deadline);
     match thread.dispatcher.dispatch(&mut request, first, attempts).await {
-        Ok(Dispatched { reply, .. }) => Ok(http_response(reply)),
-        Err(error) => Err(request.failed(error)),
+        Ok(Dispatched { reply: Reply::Whole(reply), .. }) => Ok(whole_response(reply)),
+        Ok(Dispatched { reply: Reply::Streamed(streamed), chosen, .. }) => {
+            request.respond_streamed(thread, *streamed, chosen.route())
+        }
+        Err(error) => Err(request.own_fault().unwrap_or_else(|| request.failed(error))),
     }
 }
 
@@ -105,12 +119,12 @@ fn route_name(head: &Parts) -> Result<String, CallError> {
     Ok(authority.host().to_owned())
 }
 
-fn http_response(reply: NativeReply) -> Response<Body> {
-    let envelope::Response { status, headers, trailers, body } = match reply {
+fn whole_response(reply: NativeReply) -> Response<Body> {
+    let envelope::Response { status, headers, trailers, body, .. } = match reply {
         NativeReply::Response(response) => response,
         NativeReply::ServiceError { status, text, headers, body } => {
             let body = if body.is_empty() { text.into() } else { body };
-            envelope::Response { status, headers, trailers: HeaderMap::new(), body }
+            envelope::Response { status, headers, trailers: HeaderMap::new(), body, join: None }
         }
     };
     let mut http = Response::new(Body::new(body).with_trailers(trailers));

@@ -38,9 +38,9 @@ pub struct Context {
 
 impl Context {
     /// The context of a request by its two parts that have it.
-    pub fn new(headers: &HeaderMap, extensions: &Extensions) -> Context {
+    pub fn new(headers: &HeaderMap, extensions: &Extensions) -> Self {
         let field = |name| headers.get(name).cloned();
-        Context {
+        Self {
             deadline: extensions.get().copied(),
             traceparent: field(TRACEPARENT),
             tracestate: headers.get_all(TRACESTATE).iter().cloned().collect(),
@@ -73,14 +73,14 @@ impl Context {
 }
 
 impl<B> From<&Request<B>> for Context {
-    fn from(request: &Request<B>) -> Context {
-        Context::new(request.headers(), request.extensions())
+    fn from(request: &Request<B>) -> Self {
+        Self::new(request.headers(), request.extensions())
     }
 }
 
 impl From<&Parts> for Context {
-    fn from(parts: &Parts) -> Context {
-        Context::new(&parts.headers, &parts.extensions)
+    fn from(parts: &Parts) -> Self {
+        Self::new(&parts.headers, &parts.extensions)
     }
 }
 

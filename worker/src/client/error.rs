@@ -5,6 +5,8 @@ use std::borrow::Cow;
 use http::StatusCode;
 use natsway_caller::attempt::AttemptError;
 
+use crate::BodyError;
+
 /// A call that gave no response.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("call of {route:?}: {reason}")]
@@ -37,26 +39,33 @@ pub enum CallErrorKind {
     Closed,
 }
 
+/// A response whose body broke off cannot be read.
+impl From<BodyError> for CallError {
+    fn from(error: BodyError) -> Self {
+        Self::new(CallErrorKind::BadReply, "", error.to_string())
+    }
+}
+
 impl CallError {
     pub(super) fn new(
         kind: CallErrorKind,
         route: &str,
         reason: impl Into<Cow<'static, str>>,
-    ) -> CallError {
+    ) -> Self {
         let may_have_run = matches!(
             kind,
             CallErrorKind::TimedOut | CallErrorKind::OutcomeUnknown | CallErrorKind::BadReply
         );
-        CallError { kind, route: route.to_owned(), reason: reason.into(), may_have_run }
+        Self { kind, route: route.to_owned(), reason: reason.into(), may_have_run }
     }
 
     /// The call cannot be sent.
-    pub(super) fn refused(route: &str, reason: impl Into<Cow<'static, str>>) -> CallError {
-        CallError::new(CallErrorKind::Refused, route, reason)
+    pub(super) fn refused(route: &str, reason: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(CallErrorKind::Refused, route, reason)
     }
 
     /// The last error of a call for which there is no other attempt.
-    pub(super) fn given_up(route: &str, error: AttemptError, may_have_run: bool) -> CallError {
+    pub(super) fn given_up(route: &str, error: AttemptError, may_have_run: bool) -> Self {
         use CallErrorKind::{OutcomeUnknown, TimedOut, Unavailable};
         let (kind, reason) = match error {
             AttemptError::NotConnected => {
@@ -72,24 +81,45 @@ impl CallError {
             AttemptError::InstanceLost => {
                 (OutcomeUnknown, "the worker that ran the request is gone")
             }
+            AttemptError::UpstreamDown => {
+                (Unavailable, "no app of this service takes a connection")
+            }
+            AttemptError::UpstreamBroken => (OutcomeUnknown, "the app behind the worker broke"),
             AttemptError::ConnectionLost => {
                 (OutcomeUnknown, "the connection to the broker broke with the request out")
             }
             AttemptError::NotAccepted | AttemptError::TimedOut => (TimedOut, "no answer in time"),
+            AttemptError::StreamNotOpened => {
+                (Unavailable, "no tunnel came from the worker to take the request's body")
+            }
+            AttemptError::StreamLost => {
+                (OutcomeUnknown, "the tunnel from the worker was lost before the response")
+            }
         };
         // An earlier attempt may have.
         let kind = if kind == Unavailable && may_have_run { OutcomeUnknown } else { kind };
-        CallError { may_have_run, ..CallError::new(kind, route, reason) }
+        Self { may_have_run, ..Self::new(kind, route, reason) }
+    }
+
+    /// The same of a call that was sent, at least in part.
+    pub(super) fn that_may_have_run(self) -> Self {
+        Self { may_have_run: true, ..self }
     }
 
     /// There was no time left to begin with.
-    pub(super) fn too_late(route: &str) -> CallError {
+    pub(super) fn too_late(route: &str) -> Self {
         let reason = "the deadline of the request that it follows from has passed";
-        CallError { may_have_run: false, ..CallError::new(CallErrorKind::TimedOut, route, reason) }
+        Self { may_have_run: false, ..Self::new(CallErrorKind::TimedOut, route, reason) }
     }
 
-    pub(super) fn closed() -> CallError {
-        CallError::new(CallErrorKind::Closed, "", "the client was closed")
+    /// A body took longer than its call may.
+    pub(super) fn body_too_late(route: &str) -> Self {
+        let reason = "the request's body did not come in time";
+        Self { may_have_run: false, ..Self::new(CallErrorKind::TimedOut, route, reason) }
+    }
+
+    pub(super) fn closed() -> Self {
+        Self::new(CallErrorKind::Closed, "", "the client was closed")
     }
 
     /// What kind of failure this is.

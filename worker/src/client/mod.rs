@@ -3,18 +3,24 @@
 //!
 //! A [`Client`] hands each call to a thread of its own, its [`thread`], which holds the broker
 //! connection, the routes in force and the metrics; all of that is for one thread, as it is in the
-//! gateway. [`call`] is one call's way there, [`outbound`] its request as the dispatcher sends it.
-//! [`context`] is what a request that is being handled hands on.
+//! gateway. [`run`] starts and ends it. [`call`] is one call's way there, [`outbound`] its request
+//! as the dispatcher sends it. [`context`] is what a request that is being handled hands on. What
+//! fits in no message goes by [`streams`], on [`tunnels`] that workers dial to this thread.
 
 mod call;
 mod context;
 mod error;
+mod going_up;
 mod ledger;
 mod options;
 mod outbound;
+mod run;
 #[cfg_attr(not(feature = "trace"), path = "spans_noop.rs")]
 mod spans;
+mod stream_places;
+mod streams;
 mod thread;
+mod tunnels;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -50,6 +56,12 @@ const HANDOVER: usize = 1_024;
 /// budget. Dropping its future cancels the work at its worker. Clones share one thread and one
 /// broker connection; a process needs one client.
 ///
+/// Bodies are streams both ways where the client takes tunnels
+/// ([`ClientOptions::tunnel_listen`], [`ClientOptions::tunnel_pipes`]): see [`Body::wrap`]. A
+/// response's body that breaks off is an error, never an end, and dropping it cancels the work.
+/// What goes up by a stream is not tried again once some of it was sent; the `timeout` then counts
+/// from its last byte on.
+///
 /// ```no_run
 /// use axum::Router;
 /// use axum::extract::State;
@@ -64,7 +76,8 @@ const HANDOVER: usize = 1_024;
 /// ) -> Result<Vec<u8>, http::StatusCode> {
 ///     let call = http::Request::get("http://math/sum?n=1&n=2").body(Body::default()).expect("a sound uri");
 ///     let answer = client.within(&request).send(call).await.map_err(|error| error.status())?;
-///     Ok(answer.into_body().into_bytes().to_vec())
+///     let body = answer.into_body().into_bytes().await;
+///     Ok(body.map_err(|_| http::StatusCode::BAD_GATEWAY)?.to_vec())
 /// }
 ///
 /// # #[tokio::main]
@@ -106,13 +119,13 @@ impl Client {
     ///
     /// # Errors
     /// [`Error`]: options that cannot be, a broker that refuses us or is too old, no thread.
-    pub async fn connect(options: ClientOptions) -> Result<Client, Error> {
+    pub async fn connect(options: ClientOptions) -> Result<Self, Error> {
         let config = options.check()?;
         let (calls, handed_over) = mpsc::channel(HANDOVER);
         let (close, closed) = (CancellationToken::new(), CancellationToken::new());
         let handover = Arc::new(Handover { calls, close: close.clone(), closed: closed.clone() });
-        thread::start(config, handed_over, close, closed).await?;
-        Ok(Client { handover, context: Context::default() })
+        run::start(config, handed_over, close, closed).await?;
+        Ok(Self { handover, context: Context::default() })
     }
 
     /// The same client for calls that belong to a request that is being handled: they have its
@@ -122,15 +135,15 @@ impl Client {
     /// Takes a request, its [`Parts`](http::request::Parts) (which axum extracts), or a
     /// [`Context`].
     #[must_use]
-    pub fn within(&self, context: impl Into<Context>) -> Client {
-        Client { handover: Arc::clone(&self.handover), context: context.into() }
+    pub fn within(&self, context: impl Into<Context>) -> Self {
+        Self { handover: Arc::clone(&self.handover), context: context.into() }
     }
 
     /// Sends a request and waits for its response: what [`call`](Service::call) does, for those who
     /// hold no `&mut`.
     ///
     /// # Errors
-    /// [`CallError`]. A response is none, whatever its status.
+    /// [`CallError`]. Any response is `Ok`, also a 5xx.
     ///
     /// # Cancel safety
     /// Dropping the future cancels the work at its worker, unless the route says otherwise.
@@ -149,9 +162,9 @@ impl Client {
         }
     }
 
-    /// Takes no more calls, on this and every other clone, waits for those that are out, and tells
-    /// the others that nothing comes from here any more, so that no deploy waits for it. To be
-    /// called before a process ends.
+    /// Takes no more calls, on this and every other clone, waits for those that are out and for
+    /// bodies that are still read, and tells the others that nothing comes from here any more, so
+    /// that no deploy waits for it. To be called before a process ends.
     ///
     /// # Cancel safety
     /// It goes on without anyone to wait for it.

@@ -2,19 +2,21 @@
 
 use std::borrow::Cow;
 use std::net::IpAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use natsway_caller::attempt::{Answer, Hop, TraceContext};
 use natsway_caller::connection::AdmissionError;
-use natsway_caller::encode::{Encoded, Fields, Sending, TraceFields};
+use natsway_caller::encode::{Encoded, Fields, MessageBody, Sending, TraceFields};
 use natsway_caller::outbound::{DispatchError, Outbound};
+use natsway_caller::stream::Opening;
 use natsway_routes::table::{Route, RouteTable};
 
 use super::context::{TRACEPARENT, TRACESTATE};
 use super::error::{CallError, CallErrorKind};
+use super::going_up::GoingUp;
 use super::spans::{AttemptSpans, Spans};
 
 /// A request to a route by its name: what stays the same over its attempts, and their spans.
@@ -24,7 +26,28 @@ pub(super) struct NamedRequest<'d> {
     pub(super) maker: &'d Spans,
     pub(super) route: String,
     pub(super) head: Parts,
+    /// What travels in its message.
     pub(super) body: Bytes,
+    /// What goes up by a stream instead; in a box, and rare.
+    pub(super) up: Option<Box<GoingUp>>,
+    pub(super) timing: Timing,
+}
+
+/// How long a call waits.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Timing {
+    /// The route's time-out.
+    pub(super) timeout: Duration,
+    /// Until when whoever makes the call has.
+    pub(super) inherited: Option<Instant>,
+}
+
+impl Timing {
+    /// Returns when a call is given up of which something last went up then.
+    pub(super) fn behind(&self, last: Instant) -> Instant {
+        let own = last + self.timeout;
+        self.inherited.map_or(own, |inherited| inherited.min(own))
+    }
 }
 
 impl NamedRequest<'_> {
@@ -114,10 +137,43 @@ impl Outbound for NamedRequest<'_> {
         route: &Route,
         sending: Sending,
         trace: Option<&TraceFields>,
+        offer: &[u8],
     ) -> Result<Encoded, natsway_wire::Error> {
         let path = self.head.uri.path_and_query().map_or("/", |path| path.as_str());
         let fields = Told { request: self, trace };
-        Encoded::new(route.codec, sending, &self.head.method, path, &fields, &self.body)
+        let body = match self.up {
+            Some(_) => MessageBody::Stream,
+            None => MessageBody::Whole(&self.body),
+        };
+        Encoded::new(route.codec, sending, &self.head.method, path, &fields, body, offer)
+    }
+
+    fn is_stream(&self) -> bool {
+        self.up.is_some()
+    }
+
+    fn has_opening(&self) -> bool {
+        self.up.as_ref().is_some_and(|up| up.opening.is_some())
+    }
+
+    fn take_opening(&mut self) -> Option<Opening> {
+        self.up.as_mut()?.opening.take()
+    }
+
+    fn is_own_fault(&self) -> bool {
+        self.own_fault().is_some()
+    }
+
+    fn deadline(&self, otherwise: Instant) -> Instant {
+        // A body that goes up is no reason to give up: what is bounded is the time behind it.
+        let moved = self.up.as_ref().map(|up| self.timing.behind(up.activity.last().into_std()));
+        moved.map_or(otherwise, |moved| moved.max(otherwise))
+    }
+
+    fn put_back(&mut self, opening: Opening) {
+        if let Some(up) = &mut self.up {
+            up.opening = Some(opening);
+        }
     }
 }
 
@@ -146,7 +202,7 @@ impl Fields for Told<'_> {
     }
 
     fn each<E>(&self, mut put: impl FnMut(&str, &[u8]) -> Result<(), E>) -> Result<(), E> {
-        let NamedRequest { route, head, body, .. } = self.request;
+        let NamedRequest { route, head, body, up, .. } = self.request;
         let is_ours =
             |name: &HeaderName| self.trace.is_some() && (name == TRACEPARENT || name == TRACESTATE);
         let sent =
@@ -161,9 +217,24 @@ impl Fields for Told<'_> {
             }
         }
         put("host", route.as_bytes())?;
-        if !body.is_empty() {
-            put("content-length", body.len().to_string().as_bytes())?;
+        let length = match up {
+            Some(up) => up.length,
+            None => Some(body.len() as u64).filter(|length| *length > 0),
+        };
+        if let Some(length) = length {
+            put("content-length", length.to_string().as_bytes())?;
+        }
+        if takes_trailers(&head.headers) {
+            put("te", b"trailers")?;
         }
         Ok(())
     }
+}
+
+/// Whether a call says `TE: trailers`, without which some services send none.
+fn takes_trailers(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(header::TE).iter().filter_map(|value| value.to_str().ok());
+    values
+        .flat_map(|value| value.split(','))
+        .any(|coding| coding.trim().eq_ignore_ascii_case("trailers"))
 }

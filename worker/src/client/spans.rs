@@ -1,5 +1,5 @@
 //! The spans of calls to other services, by OpenTelemeattempt's conventions for HTTP clients:
-//! children of the request that is being handled, and the parents of their tries.
+//! children of the request that is being handled, and the parents of their attempts.
 
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
@@ -41,9 +41,9 @@ pub(super) struct Open {
 }
 
 impl Spans {
-    pub(super) fn new(wanted: Wanted) -> Spans {
+    pub(super) fn new(wanted: Wanted) -> Self {
         let tracer = || global::tracer_with_scope(scope("natsway-worker"));
-        Spans(wanted.map(|sampler| Tracing { tracer: tracer(), sampler }))
+        Self(wanted.map(|sampler| Tracing { tracer: tracer(), sampler }))
     }
 
     /// Begins the span of a call to a route.
@@ -79,18 +79,18 @@ impl Spans {
 }
 
 impl CallSpan {
-    /// The part that its tries have in it.
+    /// The part that its attempts have in it.
     pub(super) fn attempts(&self) -> AttemptSpans {
         match self {
-            CallSpan::Off => AttemptSpans::Off,
-            CallSpan::Unsampled(unsampled) => AttemptSpans::Unsampled(*unsampled),
-            CallSpan::Sampled(open) => AttemptSpans::of(open.context.clone()),
+            Self::Off => AttemptSpans::Off,
+            Self::Unsampled(unsampled) => AttemptSpans::Unsampled(*unsampled),
+            Self::Sampled(open) => AttemptSpans::of(open.context.clone()),
         }
     }
 
     /// Ends with the answer.
     pub(super) fn end(self, answer: &Result<Response<Body>, CallError>) {
-        let CallSpan::Sampled(mut open) = self else { return };
+        let Self::Sampled(mut open) = self else { return };
         match answer {
             Ok(response) => open.responded(response.status()),
             Err(error) => failed(&open.context, kind(error).to_owned()),

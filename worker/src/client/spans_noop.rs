@@ -20,8 +20,8 @@ pub(super) struct CallSpan;
 pub(super) struct AttemptSpans;
 
 impl Spans {
-    pub(super) fn new(_wanted: Wanted) -> Spans {
-        Spans
+    pub(super) fn new(_wanted: Wanted) -> Self {
+        Self
     }
 
     pub(super) fn begin(&self, _route: &str, _head: &Parts) -> CallSpan {

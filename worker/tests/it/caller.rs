@@ -35,9 +35,9 @@ pub(crate) struct Caller {
 }
 
 impl Draft {
-    pub(crate) fn get(path: &str) -> Draft {
+    pub(crate) fn get(path: &str) -> Self {
         let (headers, body) = (Vec::new(), Vec::new());
-        Draft {
+        Self {
             method: "GET",
             path: path.to_owned(),
             headers,
@@ -47,22 +47,22 @@ impl Draft {
         }
     }
 
-    pub(crate) fn post(path: &str, body: impl Into<Vec<u8>>) -> Draft {
-        Draft { method: "POST", body: body.into(), ..Draft::get(path) }
+    pub(crate) fn post(path: &str, body: impl Into<Vec<u8>>) -> Self {
+        Self { method: "POST", body: body.into(), ..Self::get(path) }
     }
 
-    pub(crate) fn header(mut self, name: &'static str, value: &'static str) -> Draft {
+    pub(crate) fn header(mut self, name: &'static str, value: &'static str) -> Self {
         self.headers.push((name, value));
         self
     }
 
-    pub(crate) fn deadline_ms(mut self, deadline_ms: u32) -> Draft {
+    pub(crate) fn deadline_ms(mut self, deadline_ms: u32) -> Self {
         self.deadline_ms = deadline_ms;
         self
     }
 
     /// Says that it was sent at another time than now.
-    pub(crate) fn sent_ms(mut self, sent_ms: u64) -> Draft {
+    pub(crate) fn sent_ms(mut self, sent_ms: u64) -> Self {
         self.sent_ms = Some(sent_ms);
         self
     }
@@ -79,11 +79,11 @@ impl Draft {
 }
 
 impl Caller {
-    pub(crate) async fn new(client: Client) -> Caller {
+    pub(crate) async fn new(client: Client) -> Self {
         let prefix = format!("_INBOX_apiproxy.{}", natsway_boot::random_id());
         let replies = client.subscribe(format!("{prefix}.*")).await.unwrap();
         client.flush().await.unwrap();
-        Caller { client, clock: Clock::start(), prefix, replies, count: 0 }
+        Self { client, clock: Clock::start(), prefix, replies, count: 0 }
     }
 
     pub(crate) fn now_ms(&self) -> u64 {
@@ -124,7 +124,7 @@ impl Caller {
             match self.next_reply().await.1 {
                 Reply::Response(response) => return response,
                 Reply::Signal(Signal::Accepted { .. }) => {}
-                Reply::Signal(signal) => panic!("expected a response, got {signal:?}"),
+                other => panic!("expected a response, got {other:?}"),
             }
         }
     }

@@ -13,9 +13,9 @@ use tokio::net::TcpStream;
 struct Bare(BufReader<TcpStream>);
 
 impl Bare {
-    async fn connect(broker: &TestBroker) -> Bare {
+    async fn connect(broker: &TestBroker) -> Self {
         let socket = TcpStream::connect(("127.0.0.1", broker.port())).await.unwrap();
-        let mut bare = Bare(BufReader::new(socket));
+        let mut bare = Self(BufReader::new(socket));
         bare.tell("CONNECT {\"verbose\":false}").await;
         bare
     }

@@ -140,12 +140,12 @@ struct PlainMember {
 }
 
 impl PlainMember {
-    async fn join(client: Client) -> PlainMember {
+    async fn join(client: Client) -> Self {
         let requests = client.queue_subscribe(SUBJECT, "q".to_owned()).await.unwrap();
         client.flush().await.unwrap();
         let leave = CancellationToken::new();
         let answering = tokio::spawn(answer(client.clone(), requests, leave.clone()));
-        PlainMember { client, leave, answering }
+        Self { client, leave, answering }
     }
 
     async fn leave_by_drain(self) {
@@ -183,11 +183,11 @@ async fn answer(client: Client, mut requests: Subscriber, leave: CancellationTok
 struct StandIn(JoinHandle<()>);
 
 impl StandIn {
-    async fn ready(client: Client) -> StandIn {
+    async fn ready(client: Client) -> Self {
         let question = control::tombstone_subject(&SUBJECT.parse().unwrap());
         let mut questions = client.subscribe(question).await.unwrap();
         client.flush().await.unwrap();
-        StandIn(tokio::spawn(async move {
+        Self(tokio::spawn(async move {
             let question = questions.next().await.unwrap();
             let group = String::from_utf8(question.payload.to_vec()).unwrap();
             let mut requests = client.queue_subscribe(SUBJECT, group).await.unwrap();

@@ -57,7 +57,7 @@ pub(crate) struct Tally {
 
 impl Flood {
     /// Floods [`SUBJECT`] by the broker at this port, `window` requests at a time.
-    pub(crate) fn start(port: u16, window: u64) -> Flood {
+    pub(crate) fn start(port: u16, window: u64) -> Self {
         let mut socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
         socket.set_nodelay(true).unwrap();
         let inbox = format!("_INBOX_apiproxy.{}", natsway_boot::random_id());
@@ -73,7 +73,7 @@ impl Flood {
             let shared = Arc::clone(&shared);
             std::thread::spawn(move || write_requests(socket, &inbox, window, &shared))
         };
-        Flood { shared, threads: Some((writing, reading)) }
+        Self { shared, threads: Some((writing, reading)) }
     }
 
     pub(crate) fn sent(&self) -> u64 {
@@ -221,9 +221,11 @@ fn read_answer(payload: &[u8], has_headers: bool) -> Option<Answer> {
         return payload.starts_with(b"NATS/1.0 503").then_some(Answer::NoResponders);
     }
     match decode_reply(&bytes::Bytes::copy_from_slice(payload), Limits::DEFAULT).unwrap() {
-        Reply::Response(_) => Some(Answer::Response),
+        Reply::Response(_) | Reply::Reference(..) => Some(Answer::Response),
         Reply::Signal(Signal::NotRun(reason)) => Some(Answer::NotRun(reason)),
-        Reply::Signal(Signal::Accepted { .. }) => None,
+        Reply::Signal(Signal::Accepted { .. } | Signal::Ready { .. } | Signal::Invite { .. }) => {
+            None
+        }
     }
 }
 

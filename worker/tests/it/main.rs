@@ -10,9 +10,16 @@ mod contract;
 mod directives;
 mod discovery;
 mod drain;
+mod examples;
 mod failure;
 mod flood;
 mod overload;
 mod process;
 mod serving;
+#[cfg(feature = "cli")]
+mod sidecar;
 mod stage;
+mod streams;
+mod unary;
+#[cfg(feature = "upstream")]
+mod upstream;

@@ -33,12 +33,12 @@ impl Drop for CountDrop {
 }
 
 impl Gate {
-    fn new() -> Gate {
-        Gate { begun: Arc::default(), dropped: Arc::default(), open: Arc::new(Semaphore::new(0)) }
+    fn new() -> Self {
+        Self { begun: Arc::default(), dropped: Arc::default(), open: Arc::new(Semaphore::new(0)) }
     }
 
     fn router(&self) -> Router {
-        let Gate { begun, dropped, open } = self.clone();
+        let Self { begun, dropped, open } = self.clone();
         let handler = async move || {
             begun.fetch_add(1, Ordering::SeqCst);
             let count_drop = CountDrop(dropped);

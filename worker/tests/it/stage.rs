@@ -41,7 +41,7 @@ impl Worker {
         form: Form,
         options: Options,
         router: Router,
-    ) -> Worker {
+    ) -> Self {
         let id = natsway_boot::random_id();
         let options = options.instance(id.clone());
         let stop = CancellationToken::new();
@@ -50,7 +50,7 @@ impl Worker {
             Form::Spawned => tokio::spawn(serve(options, router, stopped)),
             Form::PerCore => tokio::spawn(serve_local(options, move || router, stopped)),
         };
-        let worker = Worker { id, stop, serving };
+        let worker = Self { id, stop, serving };
         worker.wait_until_reached(client).await;
         worker
     }

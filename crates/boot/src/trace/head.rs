@@ -57,15 +57,15 @@ pub struct Unsampled {
 
 impl HeadSampler {
     /// A share of all traces, 0 to 1, as `TraceIdRatioBased` of the SDK takes it.
-    pub fn share(share: f64) -> HeadSampler {
+    pub fn share(share: f64) -> Self {
         let bound = if share >= 1.0 { ALL } else { (share.max(0.0) * ALL as f64) as u64 };
-        HeadSampler { heeds_parent: false, bound }
+        Self { heeds_parent: false, bound }
     }
 
     /// What the sender of a message decided goes for its receiver, as with `ParentBased` of the
     /// SDK.
-    pub fn heeding_parent(self) -> HeadSampler {
-        HeadSampler { heeds_parent: true, ..self }
+    pub fn heeding_parent(self) -> Self {
+        Self { heeds_parent: true, ..self }
     }
 
     /// Decides about a message by its fields.

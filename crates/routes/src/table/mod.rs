@@ -12,7 +12,7 @@ use http::Method;
 
 use self::paths::{Entry, PathTable};
 pub use self::paths::{Pattern, PatternError};
-pub use self::route::{Codec, Methods, Retry, Route, RouteLimits};
+pub use self::route::{Codec, Methods, Retry, Route, RouteLimits, StreamLimits, Transport};
 pub use self::selection::{Key, Rule, Selection};
 pub use self::split::{Split, SplitError, Target};
 
@@ -75,9 +75,9 @@ impl TableError {
     /// The route that is to blame: the later one of a pair.
     pub fn route(&self) -> &str {
         match self {
-            TableError::DuplicateName(name)
-            | TableError::Overlap { name, .. }
-            | TableError::Path { name, .. } => name,
+            Self::DuplicateName(name) | Self::Overlap { name, .. } | Self::Path { name, .. } => {
+                name
+            }
         }
     }
 }
@@ -87,8 +87,8 @@ impl RouteTable {
     ///
     /// # Errors
     /// Every [`TableError`] that there is, not just the first.
-    pub fn new(routes: Vec<Route>) -> Result<RouteTable, Vec<TableError>> {
-        let mut table = RouteTable::default();
+    pub fn new(routes: Vec<Route>) -> Result<Self, Vec<TableError>> {
+        let mut table = Self::default();
         let mut errors = Vec::new();
         for route in routes {
             if table.names.contains_key(&route.name) {

@@ -48,7 +48,7 @@ impl Pattern {
 impl FromStr for Pattern {
     type Err = PatternError;
 
-    fn from_str(text: &str) -> Result<Pattern, PatternError> {
+    fn from_str(text: &str) -> Result<Self, PatternError> {
         if !text.starts_with('/') {
             return Err(PatternError::NoSlash);
         }
@@ -59,7 +59,7 @@ impl FromStr for Pattern {
         if text.contains("{*") && !text.contains("/{*") {
             return Err(PatternError::Syntax("a tail must follow a slash".to_owned()));
         }
-        Ok(Pattern(text.to_owned()))
+        Ok(Self(text.to_owned()))
     }
 }
 

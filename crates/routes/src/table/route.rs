@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use http::Method;
+use serde::{Deserialize, Serialize};
 
 use super::{Pattern, Selection, Split};
 
@@ -29,23 +30,79 @@ pub struct Route {
     pub internal: bool,
     /// How requests are written for its workers.
     pub codec: Codec,
+    /// How they get there.
+    pub transport: Transport,
     /// How long a client waits in all, from the request's head to the response's.
     pub timeout: Duration,
     /// How long one worker may take before an idempotent request is tried again elsewhere.
     pub try_timeout: Duration,
     /// Whether a client that goes away cancels the work at the worker.
     pub cancel: bool,
-    /// Bounds.
+    /// Bounds of its bodies.
     pub limits: RouteLimits,
+    /// Bounds of what takes longer than one message.
+    pub streams: StreamLimits,
     /// When it tries again.
     pub retry: Retry,
 }
 
-/// Bounds of one route's requests.
+/// Bounds of the bodies of one route's requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RouteLimits {
-    /// The longest request body.
-    pub body_bytes: usize,
+    /// The largest body that travels in one message.
+    pub inline_body_bytes: usize,
+    /// The largest body in all, never less than `inline_body_bytes`; `None` for no bound. Equal to
+    /// `inline_body_bytes` for [`Codec::Native`].
+    pub max_body_bytes: Option<u64>,
+}
+
+/// Bounds of one route's streams: bodies above `inline_body_bytes`, event streams, upgrades.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StreamLimits {
+    /// How long no byte may come in either direction, if the route says so for all of its streams;
+    /// [`body_idle_timeout`](StreamLimits::body_idle_timeout) and
+    /// [`session_idle_timeout`](StreamLimits::session_idle_timeout) know what holds if not.
+    pub idle_timeout: Option<Duration>,
+    /// How long a stream may last in all; `None` for no bound.
+    pub max_age: Option<Duration>,
+}
+
+impl StreamLimits {
+    /// A body that has stood still for so long does not go on.
+    const BODY_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+    /// Between two events or messages nothing need be wrong.
+    const SESSION_IDLE_TIMEOUT: Duration = Duration::from_secs(3_600);
+
+    /// How long a body may stand still.
+    pub fn body_idle_timeout(&self) -> Duration {
+        self.idle_timeout.unwrap_or(Self::BODY_IDLE_TIMEOUT)
+    }
+
+    /// How long an upgraded connection or an event stream may be silent.
+    pub fn session_idle_timeout(&self) -> Duration {
+        self.idle_timeout.unwrap_or(Self::SESSION_IDLE_TIMEOUT)
+    }
+}
+
+/// How requests get to workers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Transport {
+    /// As messages of the broker.
+    #[default]
+    Broker,
+    /// By a tunnel that a worker has dialled where there is one, by the broker otherwise.
+    Auto,
+}
+
+impl Transport {
+    /// As a document has it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Broker => "broker",
+            Self::Auto => "auto",
+        }
+    }
 }
 
 /// When a route tries again.
@@ -53,7 +110,7 @@ pub struct RouteLimits {
 pub struct Retry {
     /// How often at the most, the first try not counted.
     pub most: u32,
-    /// How long after the request's start a try may still begin.
+    /// How long after the request's start an attempt may still begin.
     pub window: Duration,
 }
 
@@ -80,7 +137,7 @@ impl Methods {
     }
 
     /// Whether some method is in both sets.
-    pub fn overlaps(&self, other: &Methods) -> bool {
+    pub fn overlaps(&self, other: &Self) -> bool {
         self.0.is_empty()
             || other.0.is_empty()
             || self.0.iter().any(|method| other.0.contains(method))
@@ -88,20 +145,20 @@ impl Methods {
 
     /// The methods of both sets. Of sets that are not empty: those are all methods, and refuse
     /// none.
-    pub fn union(&self, other: &Methods) -> Methods {
+    pub fn union(&self, other: &Self) -> Self {
         self.0.iter().chain(&other.0).cloned().collect()
     }
 }
 
 impl FromIterator<Method> for Methods {
-    fn from_iter<I: IntoIterator<Item = Method>>(methods: I) -> Methods {
+    fn from_iter<I: IntoIterator<Item = Method>>(methods: I) -> Self {
         let mut unique = Vec::new();
         for method in methods {
             if !unique.contains(&method) {
                 unique.push(method);
             }
         }
-        Methods(unique)
+        Self(unique)
     }
 }
 
@@ -135,9 +192,18 @@ impl Route {
         }
     }
 
+    /// What [`forwarded_path`](Self::forwarded_path) takes off, without a slash at its end.
+    pub fn stripped_prefix(&self, path_and_query: &str) -> Option<&str> {
+        let prefix = self.strip_prefix.as_deref()?;
+        let rest = path_and_query.strip_prefix(prefix)?;
+        let is_taken_off = matches!(rest.as_bytes().first(), None | Some(b'/' | b'?'));
+        let prefix = prefix.trim_end_matches('/');
+        (is_taken_off && !prefix.is_empty()).then_some(prefix)
+    }
+
     /// A route with everything at its default, for tests.
     #[cfg(test)]
-    pub(crate) fn test(name: &str, path: &str) -> Route {
+    pub(crate) fn test(name: &str, path: &str) -> Self {
         use super::Target;
         let target = Target {
             version: "blue".to_owned(),
@@ -145,7 +211,7 @@ impl Route {
             queue_group: natsway_wire::QueueGroup::default(),
             weight: 1,
         };
-        Route {
+        Self {
             name: name.to_owned(),
             host: None,
             path: path.parse().expect("a test's path is a pattern"),
@@ -155,10 +221,12 @@ impl Route {
             selection: Selection::default(),
             internal: false,
             codec: Codec::Http,
+            transport: Transport::Broker,
             timeout: Duration::from_secs(30),
             try_timeout: Duration::from_secs(10),
             cancel: true,
-            limits: RouteLimits { body_bytes: 65_536 },
+            limits: RouteLimits { inline_body_bytes: 65_536, max_body_bytes: None },
+            streams: StreamLimits::default(),
             retry: Retry { most: 8, window: Duration::from_secs(2) },
         }
     }
@@ -181,6 +249,21 @@ mod tests {
             ("/other", "/other"),
         ] {
             assert_eq!(route.forwarded_path(sent), forwarded, "{sent}");
+        }
+    }
+
+    #[test]
+    fn what_is_taken_off_is_told() {
+        let mut route = Route::test("x", "/{*rest}");
+        assert_eq!(route.stripped_prefix("/api/users"), None);
+        route.strip_prefix = Some("/api".to_owned());
+        for (sent, told) in [
+            ("/api/users?x=1", Some("/api")),
+            ("/api", Some("/api")),
+            ("/apis/x", None),
+            ("/", None),
+        ] {
+            assert_eq!(route.stripped_prefix(sent), told, "{sent}");
         }
     }
 

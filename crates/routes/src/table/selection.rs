@@ -65,9 +65,9 @@ impl fmt::Display for Cause<'_> {
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Key::Header(name) => write!(f, "header {name}"),
-            Key::Cookie(name) => write!(f, "cookie {name}"),
-            Key::Client => f.write_str("the client's address"),
+            Self::Header(name) => write!(f, "header {name}"),
+            Self::Cookie(name) => write!(f, "cookie {name}"),
+            Self::Client => f.write_str("the client's address"),
         }
     }
 }
@@ -76,9 +76,9 @@ impl Key {
     /// Its value in a request.
     fn value(&self, headers: &HeaderMap, client: Option<IpAddr>) -> Option<String> {
         match self {
-            Key::Header(name) => headers.get(name)?.to_str().ok().map(str::to_owned),
-            Key::Cookie(name) => cookie(headers, name).map(str::to_owned),
-            Key::Client => client.map(|client| client.to_canonical().to_string()),
+            Self::Header(name) => headers.get(name)?.to_str().ok().map(str::to_owned),
+            Self::Cookie(name) => cookie(headers, name).map(str::to_owned),
+            Self::Client => client.map(|client| client.to_canonical().to_string()),
         }
     }
 }

@@ -57,11 +57,11 @@ impl Split {
     ///
     /// # Errors
     /// The first [`SplitError`].
-    pub fn new(targets: Vec<Target>) -> Result<Split, SplitError> {
+    pub fn new(targets: Vec<Target>) -> Result<Self, SplitError> {
         if targets.is_empty() {
             return Err(SplitError::Empty);
         }
-        if targets.len() > Split::MOST_TARGETS {
+        if targets.len() > Self::MOST_TARGETS {
             return Err(SplitError::TooMany);
         }
         let mut cumulative = Vec::with_capacity(targets.len());
@@ -70,7 +70,7 @@ impl Split {
             if targets[..index].iter().any(|other| other.version == target.version) {
                 return Err(SplitError::DuplicateVersion(target.version.clone()));
             }
-            if target.weight > Split::MOST_WEIGHT {
+            if target.weight > Self::MOST_WEIGHT {
                 return Err(SplitError::Weight {
                     version: target.version.clone(),
                     weight: target.weight,
@@ -79,7 +79,7 @@ impl Split {
             total += target.weight;
             cumulative.push(total);
         }
-        Ok(Split { targets, cumulative })
+        Ok(Self { targets, cumulative })
     }
 
     /// All versions, those of weight 0 too.

@@ -7,5 +7,5 @@
 mod drained;
 mod merged;
 
-pub use drained::DrainedBody;
+pub use drained::{DrainedBody, DrainedBodyError};
 pub use merged::{MergedBody, MergedBodyError};

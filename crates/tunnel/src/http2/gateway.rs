@@ -49,9 +49,9 @@ pub enum OpenError<B> {
         #[source]
         source: hyper::Error,
     },
-    /// The worker is leaving and took nothing of the request, as its goodbye says: another tunnel
-    /// may have a copy of it, whatever its method.
-    #[error("the worker is leaving and did not take the request")]
+    /// The worker took nothing of the request, as its goodbye or its refusal says: another may have
+    /// a copy of it, whatever its method.
+    #[error("the worker did not take the request")]
     NotTaken(#[source] hyper::Error),
     /// The request may have run.
     #[error("the tunnel gave no response")]
@@ -124,14 +124,16 @@ impl<B> OpenError<B> {
     /// Tells by the error of a request that was written whether it may have run.
     ///
     /// A goodbye without an error names the last stream that was taken, and `h2` fails those above
-    /// it alone (RFC 9113, 6.8).
+    /// it alone (RFC 9113, 6.8). A worker refuses a stream whose token it does not know.
     fn after_writing(error: hyper::Error) -> Self {
         let said =
             std::error::Error::source(&error).and_then(|source| source.downcast_ref::<h2::Error>());
-        let is_goodbye = |said: &h2::Error| {
-            said.is_go_away() && said.is_remote() && said.reason() == Some(h2::Reason::NO_ERROR)
+        let is_untouched = |said: &h2::Error| {
+            let is_goodbye = said.is_go_away() && said.reason() == Some(h2::Reason::NO_ERROR);
+            let is_refusal = said.is_reset() && said.reason() == Some(h2::Reason::REFUSED_STREAM);
+            said.is_remote() && (is_goodbye || is_refusal)
         };
-        if said.is_some_and(is_goodbye) {
+        if said.is_some_and(is_untouched) {
             return Self::NotTaken(error);
         }
         Self::NoResponse(error)

@@ -6,6 +6,8 @@ use hyper::client::conn::http2 as client;
 use hyper::server::conn::http2 as server;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
+use super::worker::StreamExecutor;
+
 /// Wide enough that no number of stalled streams reaches it: 1,000 streams x 4 MiB is below it. A
 /// stream that nobody reads keeps its part of the connection's window, so a smaller one lets a few
 /// stalled downloads stop every other stream.
@@ -81,8 +83,8 @@ impl Settings {
         builder
     }
 
-    pub(super) fn server(&self) -> server::Builder<TokioExecutor> {
-        let mut builder = server::Builder::new(TokioExecutor::new());
+    pub(super) fn server(&self) -> server::Builder<StreamExecutor> {
+        let mut builder = server::Builder::new(StreamExecutor);
         builder
             .timer(TokioTimer::new())
             .adaptive_window(false)

@@ -1,5 +1,9 @@
 //! The worker's end: serves the streams that the gateway opens.
 
+use std::any::Any;
+use std::cell::RefCell;
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
@@ -13,6 +17,43 @@ use super::Settings;
 use crate::body::MergedBody;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// What is held as long as the connection that a stream becomes: an extension of the response that
+/// says yes.
+#[derive(Clone)]
+pub struct HeldByUpgrade {
+    _held: Arc<dyn Any + Send + Sync>,
+}
+
+impl HeldByUpgrade {
+    /// Holds this, until the handler has ended its sending side or the stream is reset.
+    pub fn new(held: impl Any + Send + Sync) -> Self {
+        Self { _held: Arc::new(held) }
+    }
+}
+
+tokio::task_local! {
+    /// What a stream's response said is to be held.
+    static HELD: RefCell<Option<HeldByUpgrade>>;
+}
+
+/// Runs streams as tasks. What a handler sends on a connection that its stream became is a task of
+/// its own, which `hyper` begins from that of the response: it takes what is to be held.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct StreamExecutor;
+
+impl<F> hyper::rt::Executor<F> for StreamExecutor
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    fn execute(&self, future: F) {
+        let held = HELD.try_with(RefCell::take).ok().flatten();
+        tokio::spawn(HELD.scope(RefCell::default(), async move {
+            future.await;
+            drop(held);
+        }));
+    }
+}
 
 /// Serves the streams of a connection to a gateway until it ends.
 ///
@@ -43,7 +84,13 @@ where
     let merged = service_fn(|request: Request<Incoming>| {
         let is_head = request.method() == http::Method::HEAD;
         let response = service.call(request);
-        async move { response.await.map(|response| merge(response, is_head)) }
+        async move {
+            let mut response = response.await?;
+            if let Some(held) = response.extensions_mut().remove::<HeldByUpgrade>() {
+                HELD.with(|place| place.replace(Some(held)));
+            }
+            Ok::<_, S::Error>(merge(response, is_head))
+        }
     });
     let connection = settings.server().serve_connection(TokioIo::new(io), merged);
     let mut connection = std::pin::pin!(connection);
@@ -60,7 +107,10 @@ where
     B: Body<Data = Bytes> + Unpin,
 {
     let (head, body) = response.into_parts();
-    let has_trailers = head.headers.contains_key(http::header::TRAILER);
+    // A call by gRPC has its status there, and need not say so.
+    let is_grpc = |kind: &http::HeaderValue| kind.as_bytes().starts_with(b"application/grpc");
+    let has_trailers = head.headers.contains_key(http::header::TRAILER)
+        || head.headers.get(http::header::CONTENT_TYPE).is_some_and(is_grpc);
     let declared = head
         .headers
         .get(http::header::CONTENT_LENGTH)

@@ -4,4 +4,5 @@
 
 mod ends;
 mod five_deaths;
+mod pipe;
 mod streams;

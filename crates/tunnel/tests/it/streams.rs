@@ -9,7 +9,7 @@ use crate::ends::{Ends, Gateway, PATIENCE, chunks, empty};
 fn open_streams(gateway: &Gateway) -> u32 {
     match gateway {
         Gateway::Ours(sender) => sender.streams().open(),
-        Gateway::Defaults(_) => unreachable!("the tests here use ours"),
+        Gateway::Bare(..) => unreachable!("the tests here use ours"),
     }
 }
 

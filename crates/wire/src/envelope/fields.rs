@@ -12,6 +12,10 @@ const FIELD_OVERHEAD_BYTES: usize = 1 + 5 + 5;
 /// A pair's array header, a name of one letter, an empty value.
 const SHORTEST_FIELD_BYTES: usize = 1 + 2 + 1;
 
+/// What is left of a message is copied with its fields up to this size: they keep no more than that
+/// of it.
+const COPIED_REST_BYTES: usize = 1024;
+
 /// Writes header fields one by one into an array whose count is known at the end.
 #[derive(Debug)]
 pub(super) struct FieldsWriter {
@@ -20,8 +24,8 @@ pub(super) struct FieldsWriter {
 }
 
 impl FieldsWriter {
-    pub(super) fn begin(out: &mut Vec<u8>) -> FieldsWriter {
-        FieldsWriter { count_at: reserve_array16(out), count: 0 }
+    pub(super) fn begin(out: &mut Vec<u8>) -> Self {
+        Self { count_at: reserve_array16(out), count: 0 }
     }
 
     pub(super) fn put(&mut self, out: &mut Vec<u8>, name: &str, value: &[u8]) -> Result<(), Error> {
@@ -78,19 +82,24 @@ pub(super) fn read_fields(reader: &mut Reader<'_>, what: &'static str) -> Result
     // One copy that all the values share, instead of an allocation each. Not slices of the message,
     // which would keep the connection's whole read buffer alive for as long as anybody keeps a
     // header.
-    let block = Bytes::copy_from_slice(reader.span(count, "header")?);
-    let mut reader = Reader::new(&block, reader.limits());
+    let block = Bytes::copy_from_slice(match reader.rest() {
+        // To copy a little of what follows costs less than to look first where the fields end.
+        rest if rest.len() <= COPIED_REST_BYTES => rest,
+        _ => reader.clone().span(count, "header")?,
+    });
+    let mut fields = Reader::new(&block, reader.limits());
     for _ in 0..count {
-        let parts = reader.array("header")?;
+        let parts = fields.array("header")?;
         let extra = parts.checked_sub(2).ok_or(Error::malformed("header"))?;
-        let name = reader.field("header name")?;
-        let value = reader.field("header value")?;
-        reader.skip(extra)?;
+        let name = fields.field("header name")?;
+        let value = fields.field("header value")?;
+        fields.skip(extra)?;
         let name = field_name(name).ok_or(Error::malformed("header name"))?;
         let value = HeaderValue::from_maybe_shared(block.slice_ref(value));
         let value = value.map_err(|_| Error::malformed("header value"))?;
         headers.try_append(name, value).map_err(|_| Error::too_large(what))?;
     }
+    reader.pass(block.len() - fields.rest().len());
     Ok(headers)
 }
 

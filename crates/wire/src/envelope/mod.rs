@@ -1,9 +1,11 @@
 //! The `http` codec: one MessagePack array per message, positional, version first, raw body last.
 //!
 //! ```text
-//! request  [1, flags, deadline_ms, sent_ms, method, path_and_query, headers, body]
-//! response [1, flags, status, headers, trailers, body | stream-ref]
-//! signal   [1, flags | 1, kind, detail]
+//! request   [1, flags, deadline_ms, sent_ms, method, path_and_query, headers, body,
+//!            reply subject, offer]
+//! response  [1, flags, status, headers, trailers, body | reference]
+//! signal    [1, flags | 1, kind, detail, token, secret]
+//! reference [token, first bytes, secret]
 //! ```
 //!
 //! Headers are `[[name, value], ...]`, the order of one name's values kept. Elements behind the
@@ -11,10 +13,16 @@
 //! new read each other. Flags 0 to 7 must be understood by the reader, the others may be ignored.
 
 mod fields;
+mod join;
+mod reference;
 mod reply;
 mod request;
 
-pub use reply::{NotRun, Reply, Response, Signal, decode_reply, encode_response, encode_signal};
+pub use join::with_join;
+pub use reference::Reference;
+pub use reply::{
+    NotRun, Reply, Response, Signal, decode_reply, encode_reference, encode_response, encode_signal,
+};
 pub use request::{
     REPLY_SUBJECT_OVERHEAD_BYTES, Request, RequestEncoder, decode_request, restamp_request,
     with_reply_subject,
@@ -26,6 +34,9 @@ use crate::{Error, ErrorKind, Limits};
 
 /// Flag of a reply that is a [`Signal`], not a response.
 pub const FLAG_SIGNAL: u64 = 1;
+
+/// Flag of a request whose body follows on a stream, once the worker is ready for it.
+pub const FLAG_STREAM: u64 = 2;
 
 /// Flags that a reader must understand or refuse the message.
 const CRITICAL_FLAGS: u64 = 0xff;
@@ -43,13 +54,4 @@ fn read_preamble<'a>(
         return Err(Error::new(ErrorKind::Unsupported, "flag"));
     }
     Ok((flags, elements))
-}
-
-/// Reads a body that is inline.
-fn read_body<'a>(reader: &mut Reader<'a>, what: &'static str) -> Result<&'a [u8], Error> {
-    reader.blob(what).map_err(|error| match error.kind() {
-        // Anything that is not bytes is a reference to a stream, which this version cannot follow.
-        ErrorKind::Malformed => Error::new(ErrorKind::Unsupported, what),
-        _ => error,
-    })
 }

@@ -6,8 +6,9 @@ use http::{HeaderMap, Method};
 use rmp::Marker;
 
 use super::fields::{FieldsWriter, read_fields};
-use super::{read_body, read_preamble};
-use crate::msgpack::{Reader, put_bin, put_str, put_u32, put_u64};
+use super::reference::read_body;
+use super::{FLAG_STREAM, read_preamble};
+use crate::msgpack::{Reader, put_bin, put_nil, put_str, put_u32, put_u64};
 use crate::{Error, Limits, WIRE_VERSION};
 
 /// A request as a worker reads it. The body shares the message's memory.
@@ -26,15 +27,23 @@ pub struct Request {
     pub path_and_query: PathAndQuery,
     /// End-to-end header fields, order within a name and repeats kept.
     pub headers: HeaderMap,
-    /// The whole body.
+    /// The whole body; empty when it comes on a stream.
     pub body: Bytes,
+    /// The body comes on a stream, once the worker has said that it is
+    /// [ready](super::Signal::Ready).
+    pub is_stream: bool,
     /// Where the sender hears the answer, if it says so: see [`with_reply_subject`].
     pub reply_subject: Option<String>,
+    /// An encoded [`Offer`](crate::offer::Offer): the sender takes tunnels, and references in
+    /// answers. It shares the message's memory.
+    pub offer: Option<Bytes>,
 }
 
 /// What each of our requests begins with: an array of eight, the version, no flags. The deadline
 /// and the sending time follow at a fixed width, so that a retry can stamp a copy in place.
 const HEAD: [u8; 3] = [0x98, WIRE_VERSION, 0];
+/// Where the flags are in it.
+const FLAGS_AT: usize = 2;
 /// Behind the head and a marker: the four bytes of `deadline_ms`.
 const DEADLINE_AT: usize = HEAD.len() + 1;
 /// Behind the deadline and a marker: the eight bytes of `sent_ms`.
@@ -74,7 +83,7 @@ impl RequestEncoder {
         method: &str,
         path_and_query: &str,
         capacity_bytes: usize,
-    ) -> Result<RequestEncoder, Error> {
+    ) -> Result<Self, Error> {
         if path_and_query.len() > Limits::DEFAULT.field_bytes
             || method.len() > Limits::DEFAULT.field_bytes
         {
@@ -87,7 +96,7 @@ impl RequestEncoder {
         put_str(&mut out, method);
         put_str(&mut out, path_and_query);
         let fields = FieldsWriter::begin(&mut out);
-        Ok(RequestEncoder { out, fields })
+        Ok(Self { out, fields })
     }
 
     /// Adds a header field.
@@ -101,11 +110,32 @@ impl RequestEncoder {
 
     /// Adds the body and gives the message.
     pub fn finish(self, body: &[u8]) -> Bytes {
-        let RequestEncoder { mut out, fields } = self;
-        fields.end(&mut out);
-        out.reserve(body.len() + 5);
-        put_bin(&mut out, body);
+        self.with_body(body, 0).into()
+    }
+
+    /// Adds the body and an encoded [`Offer`](crate::offer::Offer), and gives the message.
+    pub fn finish_with_offer(self, body: &[u8], offer: &[u8]) -> Bytes {
+        let mut out = self.with_body(body, offer.len() + 1);
+        out[0] += 2;
+        // Where the reply subject would be.
+        put_nil(&mut out);
+        out.extend_from_slice(offer);
         out.into()
+    }
+
+    /// Says that the body comes on a stream, adds an encoded [`Offer`](crate::offer::Offer), and
+    /// gives the message.
+    pub fn finish_as_stream(mut self, offer: &[u8]) -> Bytes {
+        self.out[FLAGS_AT] = FLAG_STREAM as u8;
+        self.finish_with_offer(b"", offer)
+    }
+
+    fn with_body(self, body: &[u8], more_bytes: usize) -> Vec<u8> {
+        let Self { mut out, fields } = self;
+        fields.end(&mut out);
+        out.reserve(body.len() + 5 + more_bytes);
+        put_bin(&mut out, body);
+        out
     }
 }
 
@@ -116,7 +146,7 @@ impl RequestEncoder {
 /// [`RequestEncoder`].
 pub fn restamp_request(message: &[u8], deadline_ms: u32, sent_ms: u64) -> Result<Bytes, Error> {
     let ours = message.len() > STAMP_END
-        && message.starts_with(&HEAD)
+        && is_head(message)
         && message[DEADLINE_AT - 1] == Marker::U32.to_u8()
         && message[SENT_AT - 1] == Marker::U64.to_u8();
     if !ours {
@@ -128,23 +158,46 @@ pub fn restamp_request(message: &[u8], deadline_ms: u32, sent_ms: u64) -> Result
     Ok(copy.into())
 }
 
+/// Whether a message begins as our requests do, with an offer and as a stream or without.
+fn is_head(message: &[u8]) -> bool {
+    let [elements, version, flags] = HEAD;
+    message.starts_with(&[elements, version, flags])
+        || message.starts_with(&[elements + 2, version, flags])
+        || message.starts_with(&[elements + 2, version, FLAG_STREAM as u8])
+}
+
 /// A copy of an encoded request that says behind its body at which subject its sender hears the
 /// answer.
 ///
 /// Between accounts the broker puts a reply subject of its own in its place, of which nothing says
 /// who asks. Workers tell senders, and the requests that are cancelled, by this one then.
 ///
+/// `offer` is the one that the message was finished with; empty without one.
+///
 /// # Errors
 /// [`ErrorKind::Malformed`](crate::ErrorKind::Malformed) when `message` is not the work of
 /// [`RequestEncoder`].
-pub fn with_reply_subject(message: &[u8], reply_subject: &str) -> Result<Bytes, Error> {
-    const ONE_MORE: [u8; 3] = [HEAD[0] + 1, HEAD[1], HEAD[2]];
-    let rest = message.strip_prefix(&HEAD).ok_or(Error::malformed("request"))?;
+pub fn with_reply_subject(
+    message: &[u8],
+    offer: &[u8],
+    reply_subject: &str,
+) -> Result<Bytes, Error> {
+    let malformed = Error::malformed("request");
+    let (elements, up_to_body) = match offer {
+        [] => (HEAD[0] + 1, Some(message)),
+        // An empty place is before it.
+        offer => (
+            HEAD[0] + 2,
+            message.strip_suffix(offer).and_then(|rest| rest.split_last()).map(|(_, rest)| rest),
+        ),
+    };
+    let up_to_body = up_to_body.filter(|rest| is_head(rest)).ok_or(malformed)?;
     let mut longer =
         Vec::with_capacity(message.len() + reply_subject.len() + REPLY_SUBJECT_OVERHEAD_BYTES);
-    longer.extend_from_slice(&ONE_MORE);
-    longer.extend_from_slice(rest);
+    longer.extend_from_slice(up_to_body);
+    longer[0] = elements;
     put_str(&mut longer, reply_subject);
+    longer.extend_from_slice(offer);
     Ok(longer.into())
 }
 
@@ -159,7 +212,7 @@ const REPLY_SUBJECT_BYTES: usize = 256;
 /// # Errors
 /// Any [`ErrorKind`](crate::ErrorKind); nothing larger than `limits` was allocated.
 pub fn decode_request(message: &Bytes, limits: Limits) -> Result<Request, Error> {
-    let (_flags, mut elements) = read_preamble(message, limits, 0)?;
+    let (flags, mut elements) = read_preamble(message, limits, FLAG_STREAM)?;
     let deadline_ms = elements.required("deadline", Reader::unsigned)?;
     let deadline_ms = u32::try_from(deadline_ms).map_err(|_| Error::too_large("deadline"))?;
     let sent_ms = elements.required("sending time", Reader::unsigned)?;
@@ -169,9 +222,26 @@ pub fn decode_request(message: &Bytes, limits: Limits) -> Result<Request, Error>
     let headers = elements.optional("headers", read_fields)?;
     let body = elements.optional("body", read_body)?;
     let reply_subject = elements.optional("reply subject", read_reply_subject)?;
+    let offer = elements.optional("offer", read_offer)?;
     elements.finish()?;
-    let body = message.slice_ref(body);
-    Ok(Request { deadline_ms, sent_ms, method, path_and_query, headers, body, reply_subject })
+    Ok(Request {
+        deadline_ms,
+        sent_ms,
+        method,
+        path_and_query,
+        headers,
+        body: message.slice_ref(body),
+        is_stream: flags & FLAG_STREAM != 0,
+        reply_subject,
+        offer: offer.map(|offer| message.slice_ref(offer)),
+    })
+}
+
+/// Reads where an offer is, if there is one; what it says is read when it is needed.
+fn read_offer<'a>(reader: &mut Reader<'a>, what: &'static str) -> Result<Option<&'a [u8]>, Error> {
+    let is_offer = reader.is_array();
+    let element = reader.span(1, what)?;
+    Ok(Some(element).filter(|_| is_offer))
 }
 
 /// Reads a path and query as a request line has it: from the root (or `*`) and without a fragment,

@@ -6,10 +6,10 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use natsway_boot::{BrokerArgs, BrokerConfig};
 
+use crate::args::{Compression, ModeChoice, StreamArgs, prefix};
 use crate::error::whole;
 use crate::name::Prefix;
 use crate::pattern::{OutputPattern, Period};
-use crate::producer::{Compression, ModeChoice, StreamArgs};
 use crate::retain::Retention;
 use crate::stream::StreamPlan;
 use crate::units::ByteSize;
@@ -227,14 +227,7 @@ impl ConsumerArgs {
     /// A sentence for each fault, all at once.
     pub fn into_config(self) -> Result<Config, Vec<String>> {
         let mut faults = Vec::new();
-        let prefix = self
-            .subject
-            .as_deref()
-            .ok_or("SHIPPER_SUBJECT is not set: expected a subject such as shipper".into());
-        let prefix = prefix.and_then(|text| {
-            Prefix::parse(text).map_err(|error| format!("SHIPPER_SUBJECT: {error}"))
-        });
-        let prefix = prefix.map_err(|fault| faults.push(fault)).ok();
+        let prefix = prefix(self.subject.as_deref()).map_err(|fault| faults.push(fault)).ok();
         let directory = self
             .directory
             .ok_or("SHIPPER_DIRECTORY is not set: expected a directory to write to".to_owned());

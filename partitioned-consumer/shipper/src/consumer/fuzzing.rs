@@ -4,7 +4,7 @@ use super::{file_index, unreadable};
 
 /// An answer says that a message is readable, that it is not, or nothing.
 pub(crate) fn stored_message(data: &[u8]) {
-    let _ = unreadable::read_answer(data);
+    drop(unreadable::read_answer(data));
 }
 
 /// What a journal says is the same when it is written anew, and half a line behind it changes

@@ -9,7 +9,7 @@ mod durable;
 mod elastic;
 mod file_index;
 mod files;
-#[cfg(fuzzing)]
+#[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
 mod list;
 mod liveness;

@@ -31,7 +31,7 @@ pub(super) struct Committed {
 
 /// What a commit came to.
 #[derive(Debug)]
-pub(super) enum Outcome {
+pub(super) enum CommitOutcome {
     /// It is the newest, with this revision.
     Done(u64),
     /// Somebody else committed meanwhile; this is the newest.
@@ -45,8 +45,8 @@ pub(super) struct OffsetStoreError(pub(super) String);
 
 /// Where commits are kept: the bucket of a broker, and a map in memory for the model of the writer.
 pub(super) trait Offsets: Clone + Send + Sync + 'static {
-    /// Tells this store from others, and from its successors: what one committed, another does not
-    /// know.
+    /// Identifies this store among others, its successors included: what one committed, another
+    /// does not know.
     fn identity(&self) -> OffsetStoreIdentity;
 
     /// The newest commit of a source, given as it stands in keys.
@@ -71,17 +71,17 @@ pub(super) trait Offsets: Clone + Send + Sync + 'static {
         source: &str,
         revision: u64,
         commit: &Commit,
-    ) -> impl Future<Output = Result<Outcome, OffsetStoreError>> + Send {
+    ) -> impl Future<Output = Result<CommitOutcome, OffsetStoreError>> + Send {
         async move {
             if let Some(revision) = self.replace(source, revision, commit).await? {
-                return Ok(Outcome::Done(revision));
+                return Ok(CommitOutcome::Done(revision));
             }
             let newest = self.read(source).await?;
             // An attempt of ours that seemed to fail may have been the one.
             if newest.commit.as_ref() == Some(commit) {
-                return Ok(Outcome::Done(newest.revision));
+                return Ok(CommitOutcome::Done(newest.revision));
             }
-            Ok(Outcome::Overtaken(newest))
+            Ok(CommitOutcome::Overtaken(newest))
         }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
-use crate::accept::{Behind, Mark, Verdict, judge, wanted};
+use crate::accept::{Acceptance, GapResolution, Watermark, judge, wanted};
 use crate::commit::Commit;
 use crate::head::Head;
 
@@ -29,10 +29,10 @@ pub(super) struct Facts {
 
 impl Facts {
     /// Notes what the message of sequence `at` says of the one of sequence `of`.
-    pub(super) fn learn(&mut self, of: u64, (at, behind): (u64, Behind)) {
+    pub(super) fn learn(&mut self, of: u64, (at, behind): (u64, GapResolution)) {
         match behind {
-            Behind::Repeated => self.repeated_at = self.repeated_at.max(at),
-            Behind::Never => drop(self.orphans.insert(of)),
+            GapResolution::Repeated => self.repeated_at = self.repeated_at.max(at),
+            GapResolution::Never => drop(self.orphans.insert(of)),
         }
     }
 }
@@ -42,7 +42,11 @@ impl Facts {
 ///
 /// They are all that the stream has up to the last of them, because a reader hands them over in
 /// order.
-pub(super) fn behind(mark: Option<Mark>, items: &[Item], index: usize) -> Option<(u64, Behind)> {
+pub(super) fn behind(
+    mark: Option<Watermark>,
+    items: &[Item],
+    index: usize,
+) -> Option<(u64, GapResolution)> {
     let head = items[index].head?;
     let mark = wanted(mark, &head).0;
     let Item { partition, sequence, .. } = items[index];
@@ -50,7 +54,7 @@ pub(super) fn behind(mark: Option<Mark>, items: &[Item], index: usize) -> Option
         .iter()
         .filter(|item| item.partition == partition && item.sequence > sequence);
     let mut later = later.filter_map(|item| Some((item.sequence, item.head?)));
-    later.find_map(|(sequence, later)| Some((sequence, Behind::says(mark, &head, &later)?)))
+    later.find_map(|(sequence, later)| Some((sequence, GapResolution::says(mark, &head, &later)?)))
 }
 
 /// See the module.
@@ -59,7 +63,7 @@ pub(super) struct Plan {
     /// To be appended, each with a line feed behind it.
     pub(super) pieces: Vec<Bytes>,
     /// The source's mark when that is done.
-    pub(super) mark: Option<Mark>,
+    pub(super) mark: Option<Watermark>,
     /// The last message without a head, by partition.
     pub(super) plain: BTreeMap<u32, u64>,
     /// Bytes that the broker lost.
@@ -69,7 +73,7 @@ pub(super) struct Plan {
     /// Which of the messages have to wait for another partition.
     pub(super) waiting: Vec<usize>,
     /// The first message above the mark of which nothing is known from the stream, and the mark.
-    pub(super) unclear: Option<(usize, Option<Mark>)>,
+    pub(super) unclear: Option<(usize, Option<Watermark>)>,
     /// Messages that were written before.
     pub(super) duplicates: u64,
     /// Messages that come again behind what is missing in front of them.
@@ -110,19 +114,19 @@ impl Plan {
 
     fn take(&mut self, index: usize, item: &Item, head: &Head, facts: &Facts) {
         match judge(self.mark, head) {
-            Verdict::Take { skip, lost } => self.write(head, &item.payload, skip, lost),
-            Verdict::Ahead if facts.orphans.contains(&item.sequence) => {
+            Acceptance::Take { skip, lost } => self.write(head, &item.payload, skip, lost),
+            Acceptance::Ahead if facts.orphans.contains(&item.sequence) => {
                 let (mark, counts) = wanted(self.mark, head);
                 self.write(head, &item.payload, 0, if counts { head.start - mark } else { 0 });
             }
-            Verdict::Duplicate => self.duplicates += 1,
-            Verdict::Ahead if item.sequence < facts.repeated_at => self.ahead += 1,
-            Verdict::Ahead => {
+            Acceptance::Duplicate => self.duplicates += 1,
+            Acceptance::Ahead if item.sequence < facts.repeated_at => self.ahead += 1,
+            Acceptance::Ahead => {
                 self.unclear = self.unclear.or(Some((index, self.mark)));
                 self.waiting.push(index);
             }
-            Verdict::Stale => self.stale += 1,
-            Verdict::Wait => self.waiting.push(index),
+            Acceptance::Stale => self.stale += 1,
+            Acceptance::Wait => self.waiting.push(index),
         }
     }
 
@@ -138,7 +142,7 @@ impl Plan {
             // Only the end of a truncated line is above the mark.
             None => {}
         }
-        self.mark = Some(Mark { generation: head.generation, offset: head.end });
+        self.mark = Some(Watermark { generation: head.generation, offset: head.end });
     }
 
     fn take_plain(&mut self, item: &Item) {
@@ -176,7 +180,7 @@ mod tests {
         let (index, mark) = undecided.unclear.unwrap();
         assert_eq!((index, undecided.waiting), (1, vec![1]));
         let found = behind(mark, &items, index).unwrap();
-        assert_eq!(found, (3, Behind::Repeated));
+        assert_eq!(found, (3, GapResolution::Repeated));
         facts.learn(2, found);
         let plan = Plan::new(None, &items, &facts);
         assert_eq!(plan.pieces, ["abc", "def", "ghi", "plain"]);
@@ -195,7 +199,7 @@ mod tests {
         facts.learn(1, behind(None, &items, 0).unwrap());
         let plan = Plan::new(None, &items, &facts);
         assert_eq!((plan.pieces.len(), plan.lost_bytes), (2, 0), "an unknown source begins here");
-        let mark = Mark { generation: head(0, 1, 0).generation, offset: 4 };
+        let mark = Watermark { generation: head(0, 1, 0).generation, offset: 4 };
         let commit = Commit { mark: Some(mark), ..Commit::after(None, Default::default(), 0) };
         let plan = Plan::new(Some(&commit), &items, &facts);
         assert_eq!((plan.pieces.len(), plan.lost_bytes), (2, 4));

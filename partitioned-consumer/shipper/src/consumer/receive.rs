@@ -25,7 +25,7 @@ pub(super) struct Delivery {
     pub(super) sequence: u64,
     /// Lines without the last line feed.
     pub(super) payload: Bytes,
-    /// Told when the message is committed, or known to be so.
+    /// Notified when the message is committed, or known to be so.
     pub(super) done: oneshot::Sender<()>,
     /// The writer may keep it until its predecessors are written; else it is given up, and its
     /// reader hands it over again.

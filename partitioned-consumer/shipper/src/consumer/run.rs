@@ -25,9 +25,9 @@ use super::retention::RetentionTask;
 use super::status::DirectoryStatus;
 use super::target::Rotation;
 use super::writer::{Bounds, Parts, RETRY, Writer};
+use crate::args::Compression;
 use crate::commit::MOST_LEFT;
 use crate::error::{Error, ErrorKind, whole};
-use crate::producer::Compression;
 use crate::tail::checkpoint::Mode;
 use crate::{connect, metrics};
 

@@ -4,85 +4,17 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use natsway_boot::{BrokerArgs, BrokerConfig};
 use regex::bytes::Regex;
 
+use crate::args::{Compression, ModeChoice, StreamArgs, prefix};
 use crate::error::whole;
 use crate::framing::{Framer, LongLines};
-use crate::name::{NameError, Prefix};
+use crate::name::Prefix;
 use crate::stream::StreamPlan;
-use crate::tail::checkpoint::Mode;
 use crate::tail::{Follow, From};
 use crate::units::ByteSize;
-
-/// How to ship.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum ModeChoice {
-    /// Through a stream where the broker has JetStream; fixed by the first checkpoint
-    #[default]
-    Auto,
-    /// Plain publish and subscribe, a line a message: what nobody listens to is lost
-    Core,
-    /// Through a stream, acknowledged: every line once
-    Jetstream,
-}
-
-impl ModeChoice {
-    /// The mode that is asked for, unless it is to be found out.
-    pub fn fixed(self) -> Option<Mode> {
-        match self {
-            Self::Auto => None,
-            Self::Core => Some(Mode::Core),
-            Self::Jetstream => Some(Mode::JetStream),
-        }
-    }
-}
-
-/// How messages are packed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Compression {
-    /// As they are
-    #[default]
-    None,
-    /// Each message on its own
-    Zstd,
-}
-
-/// The stream that both sides use; `#[command(flatten)]` it.
-#[derive(Args, Clone, Debug)]
-#[command(next_help_heading = "Stream")]
-pub struct StreamArgs {
-    /// Stream to use, made when it does not exist [default: the subject in capitals]
-    #[arg(long, env = "SHIPPER_STREAM", value_name = "NAME")]
-    stream: Option<String>,
-
-    /// Size at which a stream that is made here is full: producers then wait [default: the broker's
-    /// limit]
-    #[arg(long, env = "SHIPPER_STREAM_MAX_BYTES", value_name = "SIZE")]
-    stream_max_bytes: Option<ByteSize>,
-
-    /// How long a stream that is made here keeps messages
-    #[arg(long, env = "SHIPPER_STREAM_MAX_AGE", value_name = "TIME", default_value = "7d")]
-    stream_max_age: humantime::Duration,
-
-    /// Copies that a stream made here has in a cluster of brokers
-    #[arg(long, env = "SHIPPER_STREAM_REPLICAS", value_name = "N", default_value_t = 1)]
-    stream_replicas: usize,
-}
-
-impl StreamArgs {
-    /// The stream for the subjects below `prefix`.
-    pub fn plan(&self, prefix: &Prefix) -> StreamPlan {
-        StreamPlan {
-            name: self.stream.clone().unwrap_or_else(|| prefix.default_stream()),
-            prefix: prefix.clone(),
-            max_bytes: self.stream_max_bytes.map(|size| size.0),
-            max_age: Some(*self.stream_max_age).filter(|age| !age.is_zero()),
-            replicas: self.stream_replicas,
-        }
-    }
-}
 
 /// What the user typed.
 #[derive(Args, Clone)]
@@ -217,16 +149,8 @@ impl ProducerArgs {
     /// # Errors
     /// A sentence for each fault.
     pub fn state_directory(&self) -> Result<PathBuf, Vec<String>> {
-        let prefix = self.prefix().map_err(|fault| vec![fault])?;
+        let prefix = prefix(self.subject.as_deref()).map_err(|fault| vec![fault])?;
         self.state_of(&prefix).map_err(|fault| vec![fault])
-    }
-
-    fn prefix(&self) -> Result<Prefix, String> {
-        let subject = self
-            .subject
-            .as_deref()
-            .ok_or("SHIPPER_SUBJECT is not set: expected a subject such as shipper")?;
-        Prefix::parse(subject).map_err(|error: NameError| format!("SHIPPER_SUBJECT: {error}"))
     }
 
     fn state_of(&self, prefix: &Prefix) -> Result<PathBuf, String> {
@@ -249,7 +173,7 @@ impl ProducerArgs {
     /// A sentence for each fault, all at once.
     pub fn into_config(self) -> Result<Config, Vec<String>> {
         let mut faults = Vec::new();
-        let prefix = self.prefix().map_err(|fault| faults.push(fault)).ok();
+        let prefix = prefix(self.subject.as_deref()).map_err(|fault| faults.push(fault)).ok();
         let state = prefix
             .as_ref()
             .and_then(|prefix| self.state_of(prefix).map_err(|f| faults.push(f)).ok());

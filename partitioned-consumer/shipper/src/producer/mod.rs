@@ -16,5 +16,5 @@ mod shipping;
 mod sources;
 pub mod status;
 
-pub use args::{Compression, Config, ModeChoice, ProducerArgs, StreamArgs};
+pub use args::{Config, ProducerArgs};
 pub use run::run;

@@ -9,35 +9,35 @@ use crate::head::{Generation, Head, Skipped};
 /// A message on its way. It is kept until the stream has it, so that going back never has to read a
 /// file again.
 #[derive(Debug)]
-pub(crate) struct Parcel<P> {
+pub(crate) struct PendingMessage<P> {
     pub(crate) start: u64,
     pub(crate) end: u64,
     pub(crate) payload: Bytes,
     pub(crate) zstd: Option<u64>,
     pub(crate) gap: Option<Skipped>,
-    /// The right to occupy memory; given back when the parcel is dropped.
+    /// The right to occupy memory; given back when the message is dropped.
     pub(crate) _permit: P,
 }
 
-impl<P> Parcel<P> {
+impl<P> PendingMessage<P> {
     /// Bytes of files that it carries. A gap passes over more offsets than that, and carries none.
     pub(crate) fn file_bytes(&self) -> u64 {
         if self.gap.is_some() { 0 } else { self.end - self.start }
     }
 }
 
-/// The parcels of one source. They are acknowledged in order; a failure goes back to the first that
-/// is not.
+/// The messages of one source. They are acknowledged in order; a failure goes back to the first
+/// that is not.
 #[derive(Debug)]
 pub(crate) struct Outbox<P> {
     generation: Generation,
     since: u64,
     floor: u64,
     round: u64,
-    queue: VecDeque<Parcel<P>>,
+    queue: VecDeque<PendingMessage<P>>,
     /// How many of the queue are on their way.
     sent: usize,
-    /// After a failure one parcel goes ahead; the others follow when it is stored.
+    /// After a failure one message goes ahead; the others follow when it is stored.
     probing: bool,
 }
 
@@ -56,39 +56,39 @@ impl<P> Outbox<P> {
         self.queue.is_empty()
     }
 
-    pub(crate) fn push(&mut self, parcel: Parcel<P>) {
-        self.queue.push_back(parcel);
+    pub(crate) fn push(&mut self, message: PendingMessage<P>) {
+        self.queue.push_back(message);
     }
 
-    /// The next parcel to send, with its head and message id.
+    /// The next message to send, with its head and message id.
     pub(crate) fn next(&mut self) -> Option<(Head, String, Bytes)> {
         if self.probing && self.sent > 0 {
             return None;
         }
-        let parcel = self.queue.get(self.sent)?;
+        let message = self.queue.get(self.sent)?;
         self.sent += 1;
         let head = Head {
             generation: self.generation,
-            start: parcel.start,
-            end: parcel.end,
+            start: message.start,
+            end: message.end,
             floor: self.floor,
             since: self.since,
-            zstd: parcel.zstd,
-            gap: parcel.gap,
+            zstd: message.zstd,
+            gap: message.gap,
         };
-        Some((head, head.message_id(self.round), parcel.payload.clone()))
+        Some((head, head.message_id(self.round), message.payload.clone()))
     }
 
-    /// The oldest parcel on its way is stored.
-    pub(crate) fn acknowledged(&mut self) -> Option<Parcel<P>> {
-        let parcel = self.queue.pop_front()?;
+    /// The oldest message on its way is stored.
+    pub(crate) fn acknowledged(&mut self) -> Option<PendingMessage<P>> {
+        let message = self.queue.pop_front()?;
         self.sent = self.sent.saturating_sub(1);
-        self.floor = parcel.end;
+        self.floor = message.end;
         self.probing = false;
-        Some(parcel)
+        Some(message)
     }
 
-    /// The oldest parcel on its way is not stored, as far as is known: everything is sent again,
+    /// The oldest message on its way is not stored, as far as is known: everything is sent again,
     /// under new ids.
     pub(crate) fn failed(&mut self) {
         self.sent = 0;
@@ -105,7 +105,7 @@ mod tests {
     fn a_failure_goes_back_to_the_first_that_is_not_stored() {
         let mut outbox = Outbox::new("0000000000070badcafe".parse().unwrap(), 0, 10, 5);
         for (start, end) in [(10, 20), (20, 25), (25, 40)] {
-            outbox.push(Parcel {
+            outbox.push(PendingMessage {
                 start,
                 end,
                 payload: Bytes::new(),
@@ -129,7 +129,7 @@ mod tests {
         outbox.acknowledged();
         assert_eq!((outbox.floor(), outbox.is_empty()), (40, true));
         let gap = Some(Skipped { why: crate::head::Gap::Truncated, bytes: 9 });
-        let parcel = |gap| Parcel {
+        let message = |gap| PendingMessage {
             start: 40,
             end: 1 << 28,
             payload: Bytes::new(),
@@ -137,6 +137,6 @@ mod tests {
             gap,
             _permit: (),
         };
-        assert_eq!((parcel(None).file_bytes(), parcel(gap).file_bytes()), ((1 << 28) - 40, 0));
+        assert_eq!((message(None).file_bytes(), message(gap).file_bytes()), ((1 << 28) - 40, 0));
     }
 }

@@ -59,7 +59,7 @@ impl Plain {
                 }
                 Ok(Step::Save) => self.save(floor, &status, &stop).await,
                 Ok(Step::Idle) => {
-                    self.tell(&status);
+                    self.report(&status);
                     pause(self.setup.poll, &stop).await;
                 }
                 Err(error) => {
@@ -77,7 +77,7 @@ impl Plain {
             warn!(%error, "the last checkpoint is not saved; what it says is sent again at the \
                            next start");
         }
-        self.tell(&status);
+        self.report(&status);
     }
 
     async fn publish(&self, chunk: Chunk) {
@@ -143,7 +143,7 @@ impl Plain {
         block_in_place(|| journal.save(Mode::Core, *generation, subject, *since, path, tail))
     }
 
-    fn tell(&self, status: &Arc<Mutex<SourceStatus>>) {
+    fn report(&self, status: &Arc<Mutex<SourceStatus>>) {
         let status = {
             let mut status = status.lock().unwrap_or_else(PoisonError::into_inner);
             let tally = self.input.tally();

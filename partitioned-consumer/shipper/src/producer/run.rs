@@ -12,7 +12,7 @@ use tokio::task::{JoinSet, block_in_place};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::args::{Compression, Config};
+use super::args::Config;
 use super::generation::{self, History};
 use super::input::Input;
 use super::journal::Journal;
@@ -22,6 +22,7 @@ use super::progress::Progress;
 use super::shipping::{PERMIT_BYTES, Setup, Shipping};
 use super::sources::{Found, Problem, ProblemKind, Sources};
 use super::status::{Metrics, forget_problems};
+use crate::args::Compression;
 use crate::error::{Error, ErrorKind, whole};
 use crate::head::Generation;
 use crate::name::{Source, partition_of_host};

@@ -19,7 +19,7 @@ use tracing::{error, info, warn};
 
 use super::input::Input;
 use super::journal::Journal;
-use super::outbox::{Outbox, Parcel};
+use super::outbox::{Outbox, PendingMessage};
 use super::status::{Metrics, SourceStatus};
 use crate::head::{Generation, HEADER};
 use crate::tail::checkpoint::{Mode, replace_lightly};
@@ -71,7 +71,7 @@ pub(super) struct Shipping {
     saved: (u64, Instant),
     status: Arc<Mutex<SourceStatus>>,
     status_at: Instant,
-    told: Option<SourceStatus>,
+    reported: Option<SourceStatus>,
     in_flight_bytes: u64,
     waiting: bool,
     /// Its checkpoint cannot be saved: nothing is read meanwhile.
@@ -104,7 +104,7 @@ impl Shipping {
             retry: RETRY.0,
             status,
             status_at: now,
-            told: None,
+            reported: None,
             in_flight_bytes: 0,
             waiting: false,
             stopped: false,
@@ -143,7 +143,7 @@ impl Shipping {
                     self.input.close();
                 }
             }
-            self.tell();
+            self.report();
         }
         if !self.save(true) {
             warn!(
@@ -152,7 +152,7 @@ impl Shipping {
             );
         }
         self.status_at = Instant::now();
-        self.tell();
+        self.report();
     }
 
     /// Waits for the next thing to do. Cancel safe: acknowledgements stay in their queue.
@@ -182,7 +182,7 @@ impl Shipping {
     }
 
     /// Sends what is due. Publishing only queues it for the connection, whose queue is longer than
-    /// the memory allows parcels.
+    /// the memory allows messages.
     async fn send(&mut self) {
         if Instant::now() < self.send_at {
             return;
@@ -210,11 +210,11 @@ impl Shipping {
     }
 
     fn stored(&mut self) {
-        if let Some(parcel) = self.outbox.acknowledged() {
+        if let Some(message) = self.outbox.acknowledged() {
             let metrics = &self.setup.metrics;
             metrics.messages.add(1);
-            metrics.bytes.add(parcel.file_bytes());
-            self.in_flight_bytes -= parcel.payload.len() as u64;
+            metrics.bytes.add(message.file_bytes());
+            self.in_flight_bytes -= message.payload.len() as u64;
         }
         if self.waiting {
             self.waiting = false;
@@ -229,7 +229,7 @@ impl Shipping {
         }
     }
 
-    /// Goes back to the first parcel that is not stored, a little later.
+    /// Goes back to the first message that is not stored, a little later.
     fn failed(&mut self, error: &PublishError) {
         self.acks.clear();
         self.outbox.failed();
@@ -284,25 +284,25 @@ impl Shipping {
 
     /// Puts a chunk into the outbox, with the part of `permit` that it needs.
     fn take(&mut self, chunk: Chunk, mut permit: OwnedSemaphorePermit, units: u32) {
-        let parcel = self.pack(chunk);
-        let used = (parcel.payload.len().div_ceil(PERMIT_BYTES) as u32).clamp(1, units);
+        let message = self.pack(chunk);
+        let used = (message.payload.len().div_ceil(PERMIT_BYTES) as u32).clamp(1, units);
         let permit = permit.split(used as usize).expect("at most what was taken");
-        self.in_flight_bytes += parcel.payload.len() as u64;
-        let Parcel { start, end, payload, zstd, gap, .. } = parcel;
-        self.outbox.push(Parcel { start, end, payload, zstd, gap, _permit: permit });
+        self.in_flight_bytes += message.payload.len() as u64;
+        let PendingMessage { start, end, payload, zstd, gap, .. } = message;
+        self.outbox.push(PendingMessage { start, end, payload, zstd, gap, _permit: permit });
     }
 
-    fn pack(&self, chunk: Chunk) -> Parcel<()> {
+    fn pack(&self, chunk: Chunk) -> PendingMessage<()> {
         let Chunk { start, end, payload, gap } = chunk;
         let packed = (self.setup.compress && !payload.is_empty())
             .then(|| block_in_place(|| zstd::bulk::compress(&payload, ZSTD_LEVEL)));
         match packed {
             Some(Ok(packed)) => {
                 let zstd = Some(payload.len() as u64);
-                Parcel { start, end, payload: Bytes::from(packed), zstd, gap, _permit: () }
+                PendingMessage { start, end, payload: Bytes::from(packed), zstd, gap, _permit: () }
             }
             // What cannot be packed is sent as it is.
-            _ => Parcel { start, end, payload, zstd: None, gap, _permit: () },
+            _ => PendingMessage { start, end, payload, zstd: None, gap, _permit: () },
         }
     }
 
@@ -338,8 +338,8 @@ impl Shipping {
         saved.is_ok()
     }
 
-    /// Tells how it goes, for metrics and `status`.
-    fn tell(&mut self) {
+    /// Reports how it goes, for metrics and `status`.
+    fn report(&mut self) {
         let now = Instant::now();
         if now < self.status_at {
             return;
@@ -353,7 +353,8 @@ impl Shipping {
             log_losses(&self.setup.path, before, status.tally);
             status.clone()
         };
-        let Some(journal) = self.journal.as_ref().filter(|_| self.told.as_ref() != Some(&status))
+        let Some(journal) =
+            self.journal.as_ref().filter(|_| self.reported.as_ref() != Some(&status))
         else {
             return;
         };
@@ -361,7 +362,7 @@ impl Shipping {
         if let Err(error) = block_in_place(|| replace_lightly(&journal.status_path(), &json)) {
             warn!(%error, "the status cannot be written");
         }
-        self.told = Some(status);
+        self.reported = Some(status);
     }
 }
 

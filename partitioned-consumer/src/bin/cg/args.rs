@@ -153,7 +153,7 @@ pub(crate) struct DeadLetter {
 /// Where a group goes on.
 #[derive(Args, Clone)]
 #[group(required = true, multiple = false)]
-pub(crate) struct Place {
+pub(crate) struct ResetPosition {
     /// Go on with this sequence of the stream
     #[arg(long, value_name = "SEQUENCE", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) to_seq: Option<u64>,
@@ -170,7 +170,7 @@ pub(crate) struct Reset {
     #[command(flatten)]
     pub(crate) group: Group,
     #[command(flatten)]
-    pub(crate) place: Place,
+    pub(crate) place: ResetPosition,
     /// Only say what would be handled again, or passed over
     #[arg(long)]
     pub(crate) dry_run: bool,

@@ -8,7 +8,9 @@ use natsway_partitioned_consumer::{
     DeadLetter, ElasticConfig, ElasticGroup, Group, GroupKind, ResetTo,
 };
 
-use crate::args::{Common, CreateStatic, Delete, ElasticCommand, Place, Setup, StaticCommand};
+use crate::args::{
+    Common, CreateStatic, Delete, ElasticCommand, ResetPosition, Setup, StaticCommand,
+};
 use crate::ask::ask;
 use crate::failure::Mistake;
 use crate::new_group::{elastic_config, mappings, static_config};
@@ -75,7 +77,7 @@ pub(crate) async fn elastic(session: &Session, command: ElasticCommand) -> Resul
     Ok(ExitCode::SUCCESS)
 }
 
-fn place(place: &Place) -> Result<ResetTo> {
+fn place(place: &ResetPosition) -> Result<ResetTo> {
     match (place.to_seq, place.to_time, place.to_new) {
         (Some(sequence), None, false) => Ok(ResetTo::Sequence(sequence)),
         (None, Some(time), false) => Ok(ResetTo::Time(time)),

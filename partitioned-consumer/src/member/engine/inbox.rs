@@ -65,7 +65,7 @@ impl Engine {
             stream_seq: meta.stream_seq,
             consumer_seq: meta.consumer_seq,
             deliveries: meta.deliveries,
-            lane: self.config.order_by.lane(&message.subject),
+            queue: self.config.order_by.queue(&message.subject),
             pin,
             content: Box::new(Received {
                 subject: message.subject,

@@ -62,18 +62,18 @@ impl Bench {
     }
 
     /// A delivery whose place among the consumer's deliveries is its stream sequence.
-    fn deliver(&mut self, seq: u64, lane: u64) -> Outcome {
-        self.deliver_as(seq, seq, lane, "pin")
+    fn deliver(&mut self, seq: u64, queue: u64) -> Outcome {
+        self.deliver_as(seq, seq, queue, "pin")
     }
 
-    fn deliver_as(&mut self, stream_seq: u64, consumer_seq: u64, lane: u64, pin: &str) -> Outcome {
+    fn deliver_as(&mut self, stream_seq: u64, consumer_seq: u64, queue: u64, pin: &str) -> Outcome {
         let pin = Some(pin.into());
         let deliveries = 1 + u64::from(!self.delivered.insert(stream_seq));
         self.step(Event::Delivered(Delivery {
             stream_seq,
             consumer_seq,
             deliveries,
-            lane,
+            queue,
             pin,
             content: stream_seq,
         }))
@@ -198,7 +198,7 @@ fn a_wrong_pin_ends_everything_at_once() {
         lost(&bench.step(Event::Status { pull: 2, status: PullStatus::WrongPin, unused: 0 })),
         Some(PinLoss::Taken)
     );
-    // A handler that does not let go keeps its lane, even for the next pin.
+    // A handler that does not let go keeps its queue, even for the next pin.
     bench.deliver_as(1, 9, 1, "other");
     bench.deliver_as(2, 10, 2, "other");
     let position = Position {
@@ -232,7 +232,7 @@ fn a_gap_in_the_deliveries_holds_everything_back() {
     bench.deliver(1, 1);
     bench.position(1, 1, 1);
     bench.finish(1, Settlement::Done);
-    // Delivery 2 never came: it may be an older message of this very lane.
+    // Delivery 2 never came: it may be an older message of this very queue.
     let actions = bench.deliver(3, 1);
     assert!(
         started(&actions).is_empty() && actions.iter().any(|a| matches!(a, Action::AskPosition(_))),
@@ -254,7 +254,7 @@ fn a_poison_message_is_buried_when_its_deliveries_are_used_up() {
         stream_seq: 1,
         consumer_seq: 1,
         deliveries: 3,
-        lane: 1,
+        queue: 1,
         pin,
         content: 1,
     }));

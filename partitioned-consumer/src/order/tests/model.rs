@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::super::*;
 
-const LANES: u64 = 5;
+const QUEUES: u64 = 5;
 const MESSAGES: u64 = 300;
 
 /// A consumer as the server keeps it: pins, pending messages, redelivery. Times are in virtual
@@ -104,7 +104,7 @@ struct World {
     server: Server,
     instances: Vec<Instance>,
     letters: Vec<Letter>,
-    /// Who is at work in a lane: instance and message.
+    /// Who is at work in a queue: instance and message.
     running: BTreeMap<u64, (usize, u64)>,
     newest_success: BTreeMap<u64, u64>,
     successes: BTreeSet<u64>,
@@ -118,8 +118,8 @@ struct World {
     lingered: u64,
 }
 
-fn lane(seq: u64) -> u64 {
-    seq.wrapping_mul(0x9e37_79b9_7f4a_7c15) % LANES
+fn queue(seq: u64) -> u64 {
+    seq.wrapping_mul(0x9e37_79b9_7f4a_7c15) % QUEUES
 }
 
 impl World {
@@ -240,13 +240,13 @@ impl World {
     }
 
     fn begin(&mut self, instance: usize, run: u64, seq: u64) {
-        let lane = lane(seq);
-        if let Some((other, theirs)) = self.running.insert(lane, (instance, seq)) {
+        let queue = queue(seq);
+        if let Some((other, theirs)) = self.running.insert(queue, (instance, seq)) {
             let exposed =
                 self.instances[other].runs.values().any(|run| run.seq == theirs && run.exposed);
             assert!(
                 other != instance && exposed,
-                "lane {lane}: {instance} began {seq} while {other} was at work with {theirs}"
+                "queue {queue}: {instance} began {seq} while {other} was at work with {theirs}"
             );
         }
         // Delivered before the consumer was set back, it may be on its way to others already.
@@ -324,16 +324,16 @@ impl World {
     }
 
     fn leave_lane(&mut self, instance: usize, seq: u64) {
-        if self.running.get(&lane(seq)) == Some(&(instance, seq)) {
-            self.running.remove(&lane(seq));
+        if self.running.get(&queue(seq)) == Some(&(instance, seq)) {
+            self.running.remove(&queue(seq));
         }
     }
 
     fn succeed(&mut self, seq: u64) {
         self.replay.remove(&seq);
         if self.successes.insert(seq) {
-            let newest = self.newest_success.entry(lane(seq)).or_insert(0);
-            assert!(seq > *newest, "lane {}: {seq} succeeded after {newest}", lane(seq));
+            let newest = self.newest_success.entry(queue(seq)).or_insert(0);
+            assert!(seq > *newest, "queue {}: {seq} succeeded after {newest}", queue(seq));
             *newest = seq;
         }
     }
@@ -504,7 +504,7 @@ impl World {
             stream_seq: seq,
             consumer_seq: self.server.consumer_seq,
             deliveries,
-            lane: lane(seq),
+            queue: queue(seq),
             pin: self.server.pin.as_ref().map(|(pin, _)| pin.as_str().into()),
             content: seq,
         };

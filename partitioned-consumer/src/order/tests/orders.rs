@@ -1,4 +1,4 @@
-//! Every order in which two messages of one lane can be delivered, settled, delivered again,
+//! Every order in which two messages of one queue can be delivered, settled, delivered again,
 //! finished, and their pin or consumer changed under them: the flow's books have to agree after
 //! each step.
 
@@ -46,7 +46,7 @@ struct State {
     consumer_seq: u64,
     pins: u64,
     deliveries: u64,
-    /// The handlers that have not ended, oldest first; one lane has one, and those that outlived a
+    /// The handlers that have not ended, oldest first; one queue has one, and those that outlived a
     /// pin.
     live: Vec<u64>,
 }
@@ -65,7 +65,7 @@ impl State {
             stream_seq,
             consumer_seq: self.consumer_seq,
             deliveries: self.deliveries,
-            lane: 1,
+            queue: 1,
             pin: Some(format!("pin-{}", self.pins).into()),
             content: stream_seq,
         })
@@ -116,7 +116,7 @@ impl State {
         while let Some(run) = self.flow.next_run(Duration::ZERO, &mut out) {
             assert!(
                 self.live.is_empty(),
-                "{:?} are at work in the lane of {}",
+                "{:?} are at work in the queue of {}",
                 self.live,
                 run.content
             );

@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::ledger::{Ledger, Verdict};
+use super::ledger::{Ledger, LedgerReport};
 use super::member::{Orders, now_ns};
 
 mod stage;
@@ -44,7 +44,7 @@ pub struct Plan {
 
 /// What a run did, and whether the promises held.
 #[derive(Debug, Serialize)]
-pub struct Outcome {
+pub struct ChaosReport {
     /// `elastic` or `static`.
     pub kind: &'static str,
     /// The seed, to run it again.
@@ -68,7 +68,7 @@ pub struct Outcome {
     /// How long it took, in seconds.
     pub seconds: f64,
     /// The judgement.
-    pub verdict: Verdict,
+    pub verdict: LedgerReport,
 }
 
 const STREAM: &str = "ORDERS";
@@ -144,7 +144,7 @@ struct Chaos {
     ended: Vec<Ended>,
     faults: Vec<u64>,
     started: usize,
-    outcome: Outcome,
+    outcome: ChaosReport,
     diary: File,
 }
 
@@ -152,14 +152,14 @@ struct Chaos {
 ///
 /// # Errors
 /// When the run itself cannot be carried through: that is neither a kept nor a broken promise.
-pub async fn run(plan: Plan) -> Result<Outcome> {
+pub async fn run(plan: Plan) -> Result<ChaosReport> {
     let began = Instant::now();
     std::fs::create_dir_all(&plan.logs).context("the directory for logs cannot be made")?;
     let brokers = Brokers::start(plan.replicas).await;
     let url = brokers.url();
     let context = jetstream::new(async_nats::connect(url.split(',').collect::<Vec<_>>()).await?);
     let stage = Stage::set(&context, plan.kind, plan.replicas).await?;
-    let outcome = Outcome {
+    let outcome = ChaosReport {
         kind: plan.kind.as_str(),
         seed: plan.seed,
         max_ack_pending: plan.max_ack_pending,
@@ -171,7 +171,7 @@ pub async fn run(plan: Plan) -> Result<Outcome> {
         foreign_deletes: 0,
         broker_restarts: 0,
         seconds: 0.0,
-        verdict: Verdict::default(),
+        verdict: LedgerReport::default(),
     };
     let random = fastrand::Rng::with_seed(plan.seed);
     let diary = File::create(plan.logs.join("chaos.txt")).context("the diary cannot be made")?;
@@ -400,7 +400,7 @@ impl Chaos {
         mut self,
         stop: &CancellationToken,
         traffic: JoinHandle<u64>,
-    ) -> Result<Outcome> {
+    ) -> Result<ChaosReport> {
         stop.cancel();
         let last = traffic.await?;
         self.set_members(&MEMBERS).await?;

@@ -93,8 +93,8 @@ impl Container {
 }
 
 impl Engine {
-    pub(super) fn new(socket: PathBuf) -> Engine {
-        Engine { socket }
+    pub(super) fn new(socket: PathBuf) -> Self {
+        Self { socket }
     }
 
     /// All containers of a Compose service, those that ended included.

@@ -13,7 +13,7 @@ pub(super) fn next_number(containers: &[Container]) -> u32 {
 
 /// What to create, and the networks to join before it is started.
 #[derive(Debug)]
-pub(super) struct Twin {
+pub(super) struct ContainerSpec {
     pub(super) config: Value,
     /// Each with the names there. Engines before 25 create a container in one network only.
     pub(super) further_networks: Map<String, Value>,
@@ -21,7 +21,7 @@ pub(super) struct Twin {
 
 /// From what the engine says of a container: the same but for its number, and what only one can
 /// have.
-pub(super) fn of(template: &Value, number: u32) -> Twin {
+pub(super) fn of(template: &Value, number: u32) -> ContainerSpec {
     let mut config = template["Config"].as_object().cloned().unwrap_or_default();
     // The engine makes these of the container's id when they are not given.
     for own in ["Hostname", "MacAddress"] {
@@ -44,7 +44,7 @@ pub(super) fn of(template: &Value, number: u32) -> Twin {
         );
     }
     config.insert("HostConfig".to_owned(), Value::Object(host));
-    Twin { config: Value::Object(config), further_networks: networks }
+    ContainerSpec { config: Value::Object(config), further_networks: networks }
 }
 
 /// A port of the host can be bound once; a clone gets any that is free.
@@ -93,7 +93,7 @@ mod tests {
                 "shop_default": { "Aliases": ["shop-worker-1", "worker", "abcdef"], "IPAddress": "10.0.0.2" },
             } },
         });
-        let Twin { config: clone, further_networks } = of(&template, 4);
+        let ContainerSpec { config: clone, further_networks } = of(&template, 4);
         assert_eq!(
             Value::Object(further_networks),
             json!({ "shop_back": { "Aliases": ["worker"] } })

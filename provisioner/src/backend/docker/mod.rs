@@ -21,7 +21,7 @@ use tracing::{info, warn};
 
 use super::{Backend, BackendError, Instance, InstanceState};
 use api::{Container, Engine};
-use clone::Twin;
+use clone::ContainerSpec;
 
 /// The owner label of containers that we made.
 pub const OWNER: &str = "io.natsway.provisioner";
@@ -47,7 +47,7 @@ pub struct DockerRules {
     pub stop_deadline: Duration,
 }
 
-/// StartupEstimator and stops containers.
+/// Starts and stops containers.
 pub struct Docker {
     rules: DockerRules,
     engine: Engine,
@@ -58,8 +58,8 @@ pub struct Docker {
 
 impl Docker {
     /// A backend of the engine behind a socket; nothing is asked yet.
-    pub fn new(rules: DockerRules) -> Docker {
-        Docker {
+    pub fn new(rules: DockerRules) -> Self {
+        Self {
             engine: Engine::new(rules.socket.clone()),
             rules,
             clock: Clock::start(),
@@ -154,7 +154,7 @@ impl Docker {
     }
 
     /// Puts a container that was just made into its networks and starts it.
-    async fn begin(&self, id: &str, twin: &Twin) -> Result<(), String> {
+    async fn begin(&self, id: &str, twin: &ContainerSpec) -> Result<(), String> {
         for (network, endpoint) in &twin.further_networks {
             self.engine.connect(network, id, endpoint).await?;
         }

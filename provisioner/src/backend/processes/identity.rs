@@ -13,11 +13,11 @@ pub(super) struct Identity {
 impl Identity {
     /// Reads what a process wrote of itself: its line of `/proc/<pid>/stat`, or its pid and what
     /// `ps` says.
-    pub(super) fn parse(line: &str) -> Option<Identity> {
+    pub(super) fn parse(line: &str) -> Option<Self> {
         let line = line.trim();
         let (pid, rest) = line.split_once(' ')?;
         let pid = pid.parse().ok().filter(|pid| *pid > 1)?;
-        Some(Identity { pid, started: started(rest)?.to_owned() })
+        Some(Self { pid, started: started(rest)?.to_owned() })
     }
 
     pub(super) fn pid(&self) -> i32 {
@@ -39,7 +39,7 @@ impl Identity {
             };
             let is_zombie =
                 stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['Z', 'X']));
-            return !is_zombie && Identity::parse(&stat).as_ref() == Some(self);
+            return !is_zombie && Self::parse(&stat).as_ref() == Some(self);
         }
         let ps = Command::new("ps").args(["-o", "lstart=", "-p", &self.pid.to_string()]).output();
         ps.is_ok_and(|ps| String::from_utf8_lossy(&ps.stdout).trim() == self.started)

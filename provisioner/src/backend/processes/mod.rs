@@ -83,7 +83,7 @@ impl ProcessRules {
         })
     }
 
-    /// Looks for the program as the shell will: what is not there must not be called started.
+    /// Searches for the program as the shell will: what is not there must not be called started.
     fn find_program(&self) -> io::Result<()> {
         let program = &self.command[0];
         let is_program = |path: &Path| {
@@ -115,7 +115,7 @@ impl ProcessRules {
     }
 }
 
-/// StartupEstimator and stops processes.
+/// Starts and stops processes.
 pub struct Processes {
     rules: ProcessRules,
     state: StateDirectory,
@@ -129,21 +129,21 @@ impl Processes {
     ///
     /// # Errors
     /// When it cannot be used, or another provisioner manages it.
-    pub fn open(rules: ProcessRules) -> Result<Processes, BackendError> {
+    pub fn open(rules: ProcessRules) -> Result<Self, BackendError> {
         let what = || format!("state directory {}", rules.state.display());
         if rules.command.is_empty() {
             return Err(BackendError::new(what(), "no command was given"));
         }
         let state =
             StateDirectory::open(&rules.state).map_err(|error| BackendError::new(what(), error))?;
-        Ok(Processes { rules, state, clock: Clock::start(), children: Vec::new() })
+        Ok(Self { rules, state, clock: Clock::start(), children: Vec::new() })
     }
 
     fn now_ms(&self) -> u64 {
         self.clock.unix_ms_at(Instant::now())
     }
 
-    /// Looks at every entry, forgets those whose process is gone, and kills those that had their
+    /// Examines every entry, forgets those whose process is gone, and kills those that had their
     /// time.
     fn survey(&mut self) -> io::Result<Vec<Instance>> {
         self.children.retain_mut(|child| !matches!(child.try_wait(), Ok(Some(_))));

@@ -32,12 +32,12 @@ pub(super) struct Entry {
 }
 
 impl StateDirectory {
-    pub(super) fn open(path: &Path) -> io::Result<StateDirectory> {
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
         fs::create_dir_all(path)?;
         let path = path.canonicalize()?;
         let lock = OpenOptions::new().create(true).append(true).open(path.join("lock"))?;
         match lock.try_lock() {
-            Ok(()) => Ok(StateDirectory { path, _lock: lock }),
+            Ok(()) => Ok(Self { path, _lock: lock }),
             Err(TryLockError::WouldBlock) => {
                 Err(io::Error::other("another provisioner manages it"))
             }

@@ -7,18 +7,25 @@ use std::time::Duration;
 use anyhow::Context;
 use axum::Router;
 use clap::{Parser, ValueEnum};
+use ipnet::IpNet;
 use natsway_boot::logs::LogArgs;
 use natsway_boot::traces::TraceArgs;
 use natsway_boot::{BrokerArgs, duration};
-use natsway_worker::{OnCancel, Options};
+use natsway_worker::{OnCancel, Options, TunnelMode};
 
+use crate::call_route::CalledRoute;
 use crate::demo::{self, Whoami};
-use crate::forward::Forward;
+use crate::form::Form;
 use crate::misbehave::Misbehaviour;
 use crate::run_log::RunLog;
+use crate::sidecar::{MAX_IN_FLIGHT, Sidecar, SidecarArgs};
 
 const EXAMPLE: &str = "\
-Try it:
+An app in any language, behind the broker:
+  worker --subject svc.shop.blue --upstream http://127.0.0.1:3000
+  worker --subject svc.shop.blue --port-env PORT --health 'GET /health' -- node server.js
+
+Without --upstream it answers by itself. Try it:
   worker --subject svc.demo.blue
   curl 'http://127.0.0.1:8080/sum?n=1&n=2'      (with a gateway that routes to svc.demo.blue)
   nats micro stats demo                         (with NATS's own command line)
@@ -32,10 +39,15 @@ Endpoints:
   /big?bytes=N  answers with a body of N bytes, 64 MiB at the most
   /version      which worker answers
   /panic        panics, which is answered with 500
+  /events       server-sent events, ?count=N of them every ?ms=1000
+  /download     ?bytes=N made as they are read, ?chunked=true without a length, ?pattern=K to check
+  /upload       reads a body of any length and says how long it was
+  /ws           a WebSocket that sends back every message
 
 SIGTERM or SIGINT has it leave without losing a request; a second one ends it at once.";
 
-/// Serves demonstration endpoints over NATS, as one member of a queue group.
+/// Serves over NATS, as one member of a queue group: an app that listens somewhere, or
+/// demonstration endpoints.
 #[derive(Parser)]
 #[command(version, after_help = EXAMPLE)]
 pub(crate) struct Args {
@@ -43,10 +55,16 @@ pub(crate) struct Args {
     service: ServiceArgs,
 
     #[command(flatten)]
+    sidecar: SidecarArgs,
+
+    #[command(flatten)]
     threading: ThreadArgs,
 
     #[command(flatten)]
     limits: LimitArgs,
+
+    #[command(flatten)]
+    tunnels: TunnelArgs,
 
     #[command(flatten)]
     broker: BrokerArgs,
@@ -103,15 +121,16 @@ struct ServiceArgs {
     #[arg(long, env = "NATSWAY_ON_CANCEL", value_enum, default_value_t = Cancelled::Drop)]
     on_cancel: Cancelled,
 
-    /// Pass every request on to the service of this route, without a gateway, in place of answering
-    /// it
+    /// Call the service of this route with every request, by its name and without a gateway, in
+    /// place of answering it
     #[arg(
         long,
-        env = "NATSWAY_FORWARD_TO",
+        env = "NATSWAY_CALL_ROUTE",
         value_name = "ROUTE",
+        alias = "forward-to",
         conflicts_with_all = ["misbehave", "run_log"]
     )]
-    forward_to: Option<String>,
+    call_route: Option<String>,
 
     /// Misbehave on purpose, but for /version: fails=<percent>, delays=<ms>, panics, hangs
     #[arg(long, env = "NATSWAY_MISBEHAVE", value_name = "HOW")]
@@ -142,14 +161,10 @@ struct ThreadArgs {
 #[derive(clap::Args)]
 #[command(next_help_heading = "Limits")]
 struct LimitArgs {
-    /// Requests held at once; more are left to other workers
-    #[arg(
-        long,
-        env = "NATSWAY_WORKER_MAX_IN_FLIGHT",
-        value_name = "COUNT",
-        default_value = "1024"
-    )]
-    max_in_flight: NonZeroUsize,
+    /// Requests held at once; more are left to other workers [default: 1024, and 128 with
+    /// --upstream]
+    #[arg(long, env = "NATSWAY_WORKER_MAX_IN_FLIGHT", value_name = "COUNT")]
+    max_in_flight: Option<NonZeroUsize>,
 
     /// Bytes of requests held at once
     #[arg(
@@ -172,6 +187,68 @@ struct LimitArgs {
     drain_timeout: Duration,
 }
 
+#[derive(clap::Args)]
+#[command(next_help_heading = "Tunnels")]
+struct TunnelArgs {
+    /// How bodies travel that are no message: by tunnels that are dialled to gateways (direct), by
+    /// pipes on the broker, by the one where possible and else by the other (auto), or not at all
+    /// (off)
+    #[arg(long, env = "NATSWAY_TUNNEL", value_enum, default_value_t = Tunnel::Auto)]
+    tunnel: Tunnel,
+
+    /// Networks in which gateways may be that are dialled [default: this machine and private
+    /// networks]
+    #[arg(long, env = "NATSWAY_TUNNEL_TO", value_name = "NETWORKS", value_delimiter = ',')]
+    tunnel_to: Vec<IpNet>,
+
+    /// Take tunnels without TLS to gateways on other machines
+    #[arg(long, env = "NATSWAY_TUNNEL_ALLOW_CLEARTEXT")]
+    tunnel_allow_cleartext: bool,
+
+    /// Bytes that a gateway may send of one body before the handler has taken them. The rate of an
+    /// upload is at most this by round trip: 262144 at 10 ms are 25 MiB/s
+    #[arg(
+        long, env = "NATSWAY_WORKER_TUNNEL_WINDOW", value_name = "BYTES", default_value = "262144",
+        value_parser = clap::value_parser!(u32).range(65_536..=4_194_304)
+    )]
+    tunnel_window: u32,
+
+    /// Streams at a time; more are left to other workers
+    #[arg(long, env = "NATSWAY_WORKER_MAX_STREAMS", value_name = "COUNT", default_value = "1000")]
+    max_streams: NonZeroUsize,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Tunnel {
+    /// By tunnels to gateways that can be reached, else by pipes on the broker
+    Auto,
+    /// By tunnels to gateways that can be reached
+    Direct,
+    /// By pipes on the broker
+    Broker,
+    /// Not at all
+    Off,
+}
+
+impl TunnelArgs {
+    fn apply(self, options: Options) -> Options {
+        let options = options
+            .tunnels(match self.tunnel {
+                Tunnel::Auto => TunnelMode::Auto,
+                Tunnel::Direct => TunnelMode::Direct,
+                Tunnel::Broker => TunnelMode::Broker,
+                Tunnel::Off => TunnelMode::Off,
+            })
+            .max_streams(self.max_streams.get())
+            .tunnel_window(self.tunnel_window)
+            .tunnels_in_cleartext(self.tunnel_allow_cleartext);
+        match self.tunnel_to.is_empty() {
+            true => options,
+            false => options.tunnels_to(self.tunnel_to),
+        }
+    }
+}
+
 #[derive(Clone, Copy, ValueEnum)]
 enum Cancelled {
     /// It is dropped
@@ -180,16 +257,18 @@ enum Cancelled {
     Finish,
 }
 
-/// The forms of serving.
-#[derive(Clone, Copy)]
-pub(crate) enum Form {
-    /// Handlers run on the runtime.
-    Plain,
-    /// Handlers run on the threads that read requests.
-    PerCore,
-    /// As plain, with so many subscription sets that directives may open.
-    Scaled(NonZeroUsize),
+/// What is served.
+pub(crate) enum Served {
+    /// The demonstration.
+    Demo(Router),
+    /// The service of another route.
+    Route(Box<CalledRoute>),
+    /// An app that listens somewhere.
+    App(Box<Sidecar>),
 }
+
+/// Requests at a time of the demonstration, unless somebody says otherwise.
+const DEMO_MAX_IN_FLIGHT: usize = 1_024;
 
 impl Args {
     /// How requests are served.
@@ -206,12 +285,11 @@ impl Args {
         self.threading.threads
     }
 
-    /// Makes the worker's options and the demonstration service of the arguments, and what takes
-    /// that service's place when others are to do its work.
+    /// Makes the worker's options of the arguments, and what it serves.
     ///
     /// # Errors
     /// What has to be changed before a start.
-    pub(crate) fn into_options(self) -> anyhow::Result<(Options, Router, Option<Forward>)> {
+    pub(crate) fn into_options(self) -> anyhow::Result<(Options, Served)> {
         let ServiceArgs {
             subject,
             queue_group,
@@ -220,7 +298,7 @@ impl Args {
             on_cancel,
             run_log,
             misbehave,
-            forward_to,
+            call_route,
             ..
         } = self.service;
         let LimitArgs { max_in_flight, max_in_flight_bytes, max_response_bytes, drain_timeout } =
@@ -231,7 +309,9 @@ impl Args {
         let whoami = Whoami::new(&first, &instance);
         let broker = self.broker.into_config()?;
         let traced = self.traces.head_sampler();
-        let forward = forward_to.map(|route| Forward {
+        let sidecar = self.sidecar.into_sidecar()?;
+        let default_in_flight = if sidecar.is_some() { MAX_IN_FLIGHT } else { DEMO_MAX_IN_FLIGHT };
+        let called = call_route.map(|route| CalledRoute {
             broker: broker.clone(),
             name: first.clone(),
             route,
@@ -241,8 +321,11 @@ impl Args {
             .broker(broker)
             .instance(instance)
             .queue_group(queue_group)
-            .description("Natsway's demonstration worker")
-            .max_in_flight(max_in_flight.get())
+            .description(match &sidecar {
+                Some(_) => "An app behind Natsway's sidecar",
+                None => "Natsway's demonstration worker",
+            })
+            .max_in_flight(max_in_flight.map_or(default_in_flight, NonZeroUsize::get))
             .max_in_flight_bytes(max_in_flight_bytes.get())
             .max_response_bytes(max_response_bytes.map_or(usize::MAX, NonZeroUsize::get))
             .drain_timeout(drain_timeout)
@@ -253,7 +336,7 @@ impl Args {
         if let Some(sampler) = traced {
             options = options.sampled(sampler);
         }
-        options = subjects.fold(options, Options::and_subject);
+        options = self.tunnels.apply(subjects.fold(options, Options::and_subject));
         if let Some(name) = name {
             options = options.name(name);
         }
@@ -266,6 +349,12 @@ impl Args {
         if let Some(readers) = self.threading.readers {
             options = options.readers(readers);
         }
+        if let Some(sidecar) = sidecar {
+            return Ok((options, Served::App(Box::new(sidecar))));
+        }
+        if let Some(called) = called {
+            return Ok((options, Served::Route(Box::new(called))));
+        }
         let mut service = demo::router(whoami);
         if let Some(how) = misbehave {
             service = how.around(service);
@@ -274,7 +363,7 @@ impl Args {
             let log = RunLog::open(&path).with_context(|| format!("run log {}", path.display()))?;
             service = log.around(service);
         }
-        Ok((options, service, forward))
+        Ok((options, Served::Demo(service)))
     }
 }
 

@@ -14,7 +14,8 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::sum;
+use crate::problem::bad_request;
+use crate::{streaming, sum};
 
 /// What `/` answers: 39 bytes of JSON.
 const GREETING: &str = r#"{"service":"demo","message":"it works"}"#;
@@ -34,9 +35,9 @@ pub(crate) struct Whoami {
 }
 
 impl Whoami {
-    pub(crate) fn new(subject: &str, instance: &str) -> Whoami {
+    pub(crate) fn new(subject: &str, instance: &str) -> Self {
         let version = subject.rsplit('.').next().unwrap_or(subject);
-        Whoami {
+        Self {
             subject: subject.to_owned(),
             version: version.to_owned(),
             instance: instance.to_owned(),
@@ -55,16 +56,8 @@ pub(crate) fn router(whoami: Whoami) -> Router {
         .route("/big", any(big))
         .route("/version", any(version))
         .route("/panic", any(panic))
+        .merge(streaming::router())
         .with_state(Arc::new(whoami))
-}
-
-/// A request that a handler refuses, as RFC 9457 has it.
-pub(crate) fn bad_request(detail: impl Into<String>) -> Response {
-    let status = StatusCode::BAD_REQUEST;
-    let problem =
-        json!({ "title": "Bad Request", "status": status.as_u16(), "detail": detail.into() })
-            .to_string();
-    (status, [(CONTENT_TYPE, "application/problem+json")], problem).into_response()
 }
 
 async fn greet() -> impl IntoResponse {

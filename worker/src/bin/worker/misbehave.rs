@@ -28,23 +28,20 @@ pub(crate) enum Misbehaviour {
 impl FromStr for Misbehaviour {
     type Err = String;
 
-    fn from_str(text: &str) -> Result<Misbehaviour, String> {
+    fn from_str(text: &str) -> Result<Self, String> {
         let expected =
             || format!("{text:?}: expected fails=<percent>, delays=<ms>, panics or hangs");
         match text.split_once('=') {
-            None if text == "panics" => Ok(Misbehaviour::Panics),
-            None if text == "hangs" => Ok(Misbehaviour::Hangs),
+            None if text == "panics" => Ok(Self::Panics),
+            None if text == "hangs" => Ok(Self::Hangs),
             Some(("fails", percent)) => {
                 let percent =
                     percent.parse().ok().filter(|percent| (0.0..=100.0).contains(percent));
-                percent
-                    .map(|percent: f64| Misbehaviour::Fails(percent / 100.0))
-                    .ok_or_else(expected)
+                percent.map(|percent: f64| Self::Fails(percent / 100.0)).ok_or_else(expected)
             }
-            Some(("delays", ms)) => ms
-                .parse()
-                .map(|ms| Misbehaviour::Delays(Duration::from_millis(ms)))
-                .map_err(|_| expected()),
+            Some(("delays", ms)) => {
+                ms.parse().map(|ms| Self::Delays(Duration::from_millis(ms))).map_err(|_| expected())
+            }
             _ => Err(expected()),
         }
     }

@@ -15,9 +15,9 @@ use tracing::error;
 pub(crate) struct RunLog(Arc<File>);
 
 impl RunLog {
-    pub(crate) fn open(path: &Path) -> io::Result<RunLog> {
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
         let file = File::options().create(true).append(true).open(path)?;
-        Ok(RunLog(Arc::new(file)))
+        Ok(Self(Arc::new(file)))
     }
 
     /// `service`, with every request noted before it runs.

@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Json, Response};
 use serde::Deserialize;
 use serde_json::{Number, Value, json};
 
-use crate::demo::bad_request;
+use crate::problem::bad_request;
 
 /// Numbers added at once.
 const MOST_NUMBERS: usize = 10_000;

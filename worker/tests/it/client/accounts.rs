@@ -189,7 +189,7 @@ weight = 0
         let request = RequestEncoder::new(2_000, behind, "GET", "/", 64).unwrap().finish(b"");
         // One and the same sender in all of these.
         let sender = "_INBOX_apiproxy.behind.x";
-        let request = with_reply_subject(&request, sender).unwrap();
+        let request = with_reply_subject(&request, b"", sender).unwrap();
         other.publish_with_reply("svc.team-a.demo.blue", inbox, request).await.unwrap();
         let answer = answers.next().await.unwrap();
         match decode_reply(&answer.payload, Limits::DEFAULT) {

@@ -111,9 +111,9 @@ async fn the_trace_and_the_request_id_go_along_and_nothing_else_does() {
 struct AtWork(Arc<AtomicUsize>);
 
 impl AtWork {
-    fn new(count: &Arc<AtomicUsize>) -> AtWork {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
         count.fetch_add(1, Ordering::SeqCst);
-        AtWork(Arc::clone(count))
+        Self(Arc::clone(count))
     }
 }
 

@@ -5,12 +5,14 @@ mod context;
 mod errors;
 mod metrics;
 mod routing;
+mod streams;
 mod upheaval;
 
 use std::time::Duration;
 
 use axum::Router;
 use axum::routing::any;
+use futures_util::FutureExt;
 use http::{Request, Response};
 use natsway_routes::document::RouteDocument;
 use natsway_routes::report::Report;
@@ -35,7 +37,15 @@ struct Stage {
 
 impl Stage {
     /// Routes are given as the members of their documents but for `schema` and `name`.
-    async fn new(routes: &[(&str, &str)]) -> Stage {
+    async fn new(routes: &[(&str, &str)]) -> Self {
+        Self::with(routes, |options| options).await
+    }
+
+    /// A client with further options.
+    async fn with(
+        routes: &[(&str, &str)],
+        further: impl FnOnce(ClientOptions) -> ClientOptions,
+    ) -> Self {
         let broker = TestBroker::builder().jetstream().start().await;
         let nats = broker.connect().await;
         let store = RouteStore::open_or_create(nats.clone(), BUCKET, 1).await.unwrap();
@@ -44,8 +54,8 @@ impl Stage {
         }
         let options = ClientOptions::new("test")
             .broker(natsway_worker::BrokerConfig::new(&broker.url()).unwrap());
-        let client = Client::connect(options.patience(DEADLINE)).await.unwrap();
-        Stage { broker, nats, store, client }
+        let client = Client::connect(further(options.patience(DEADLINE))).await.unwrap();
+        Self { broker, nats, store, client }
     }
 
     /// Writes a route anew, and gives the revision.
@@ -56,9 +66,19 @@ impl Stage {
     }
 
     async fn worker(&self, subject: &str, router: Router) -> Worker {
+        self.worker_with(subject, router, |options| options).await
+    }
+
+    /// A worker with further options.
+    async fn worker_with(
+        &self,
+        subject: &str,
+        router: Router,
+        further: impl FnOnce(Options) -> Options,
+    ) -> Worker {
         let broker = natsway_worker::BrokerConfig::new(&self.broker.url()).unwrap();
         let options = Options::new(subject).broker(broker).drain_timeout(DEADLINE);
-        Worker::start(&self.nats, Form::Spawned, options, router).await
+        Worker::start(&self.nats, Form::Spawned, further(options), router).await
     }
 
     /// A worker that answers everything with its subject.
@@ -82,7 +102,8 @@ fn post(uri: &str, body: &'static str) -> Request<Body> {
 
 fn text(response: Response<Body>) -> String {
     assert_eq!(response.status(), 200);
-    String::from_utf8(response.into_body().into_bytes().to_vec()).unwrap()
+    let whole = response.into_body().into_bytes().now_or_never().expect("it is small");
+    String::from_utf8(whole.unwrap().to_vec()).unwrap()
 }
 
 /// What the one client says when it is asked.

@@ -140,5 +140,5 @@ async fn a_native_backend_is_called_too() {
     assert_eq!(text(stage.client.send(post("http://native/", "x")).await.unwrap()), "POST");
     let failed = stage.client.send(get("http://native/fail")).await.unwrap();
     assert_eq!(failed.status(), 404);
-    assert_eq!(failed.into_body().into_bytes(), "no such thing");
+    assert_eq!(failed.into_body().into_bytes().await.unwrap(), "no such thing");
 }

@@ -32,7 +32,7 @@ struct Load {
 
 impl Load {
     /// Calls of a method that may not run twice; the first that fails ends the test.
-    fn start(client: &Client) -> Load {
+    fn start(client: &Client) -> Self {
         let (answered, stop) = (Arc::<AtomicU64>::default(), Arc::<AtomicBool>::default());
         let mut callers = JoinSet::new();
         for _ in 0..CALLERS {
@@ -45,7 +45,7 @@ impl Load {
                 }
             });
         }
-        Load { answered, stop, callers }
+        Self { answered, stop, callers }
     }
 
     /// Waits until so many more were answered.

@@ -5,7 +5,7 @@ use futures_util::future::join_all;
 use tokio::task::block_in_place;
 use tracing::{error, warn};
 
-use super::super::offsets::{Committed, OffsetStoreError, Offsets, Outcome};
+use super::super::offsets::{CommitOutcome, Committed, OffsetStoreError, Offsets};
 use super::{GivenUp, SourceState, Work, Writer, added, finish};
 use crate::commit::{Commit, Tail};
 use crate::name::Source;
@@ -63,11 +63,13 @@ impl<O: Offsets> Writer<O> {
             let mut left = Vec::new();
             for (work, outcome) in works.into_iter().zip(outcomes) {
                 match outcome {
-                    Ok(Outcome::Done(revision)) => self.committed(work, revision),
-                    Ok(Outcome::Overtaken(newest)) if self.is_forgotten(&work.source, &newest) => {
+                    Ok(CommitOutcome::Done(revision)) => self.committed(work, revision),
+                    Ok(CommitOutcome::Overtaken(newest))
+                        if self.is_forgotten(&work.source, &newest) =>
+                    {
                         left.push(work);
                     }
-                    Ok(Outcome::Overtaken(newest)) => self.overtaken(work, newest),
+                    Ok(CommitOutcome::Overtaken(newest)) => self.overtaken(work, newest),
                     Err(error) => {
                         self.trouble(&error);
                         left.push(work);
@@ -102,9 +104,9 @@ impl<O: Offsets> Writer<O> {
         commit
     }
 
-    async fn commit_once(&self, works: &[Work]) -> Vec<Result<Outcome, OffsetStoreError>> {
+    async fn commit_once(&self, works: &[Work]) -> Vec<Result<CommitOutcome, OffsetStoreError>> {
         let Some(offset_store) = &self.parts.offset_store else {
-            return works.iter().map(|_| Ok(Outcome::Done(0))).collect();
+            return works.iter().map(|_| Ok(CommitOutcome::Done(0))).collect();
         };
         let names: Vec<String> = works.iter().map(|work| work.source.to_string()).collect();
         let writes = works.iter().zip(&names).map(|(work, name)| {

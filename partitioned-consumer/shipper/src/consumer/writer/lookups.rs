@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_nats::jetstream::stream::Stream;
 
 use super::super::metrics::Metrics;
-use crate::accept::Behind;
+use crate::accept::GapResolution;
 use crate::head::{HEADER, Head};
 
 /// Messages of the stream that are looked up for one group: each is a round trip to the broker, for
@@ -56,7 +56,7 @@ impl Lookups {
         of: (u64, u64),
         head: &Head,
         subject: &str,
-    ) -> Option<(u64, Behind)> {
+    ) -> Option<(u64, GapResolution)> {
         let mut search =
             searched.filter(|search| search.of == of).unwrap_or(Search { of, next: of.0 + 1 });
         let mut found = None;
@@ -68,7 +68,7 @@ impl Lookups {
             let Ok(message) = asked else { break };
             let later =
                 message.headers.get(HEADER).and_then(|later| later.as_str().parse::<Head>().ok());
-            let behind = later.and_then(|later| Behind::says(of.1, head, &later));
+            let behind = later.and_then(|later| GapResolution::says(of.1, head, &later));
             found = behind.map(|behind| (message.sequence, behind));
             search.next = message.sequence + 1;
         }

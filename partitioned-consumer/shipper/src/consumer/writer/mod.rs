@@ -54,7 +54,7 @@ pub(super) struct Bounds {
     pub(super) writers: usize,
 }
 
-/// Tells the local time, by which files are named.
+/// Reads the local time, by which files are named.
 pub(super) type Clock = Arc<dyn Fn() -> Zoned + Send + Sync>;
 
 /// What a writer needs.

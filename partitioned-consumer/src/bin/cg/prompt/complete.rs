@@ -24,7 +24,7 @@ pub(super) struct Words {
 
 /// What stands at a place of a line.
 #[derive(Debug, PartialEq)]
-enum Place<'a> {
+enum CompletionContext<'a> {
     Command,
     /// `balanced` or `mapped`.
     Form,
@@ -35,24 +35,26 @@ enum Place<'a> {
 }
 
 /// Which place comes after these words.
-fn place<'a>(before: &[&'a str], kind: GroupKind) -> Place<'a> {
-    let Some((command, mut rest)) = before.split_first() else { return Place::Command };
+fn place<'a>(before: &[&'a str], kind: GroupKind) -> CompletionContext<'a> {
+    let Some((command, mut rest)) = before.split_first() else { return CompletionContext::Command };
     if *command == "create" && kind == GroupKind::Static {
-        let Some((_, after)) = rest.split_first() else { return Place::Form };
+        let Some((_, after)) = rest.split_first() else { return CompletionContext::Form };
         rest = after;
     }
     let known = COMMANDS.iter().find(|known| known.names().any(|name| name == *command));
     let takes = known.map_or("", |known| known.takes);
     match rest {
-        [] if takes.contains("STREAM") => Place::Stream,
-        [stream] if takes.contains("GROUP") && *command != "create" => Place::GroupOf(stream),
+        [] if takes.contains("STREAM") => CompletionContext::Stream,
+        [stream] if takes.contains("GROUP") && *command != "create" => {
+            CompletionContext::GroupOf(stream)
+        }
         // A mapping is more than a name, and what is created has none yet.
         [stream, group, ..]
             if takes.contains("MEMBER") && !takes.contains("MEMBER:") && *command != "create" =>
         {
-            Place::MemberOf(stream, group)
+            CompletionContext::MemberOf(stream, group)
         }
-        _ => Place::Other,
+        _ => CompletionContext::Other,
     }
 }
 
@@ -60,9 +62,11 @@ impl Words {
     /// Every word that fits after these.
     fn all(&self, before: &[&str]) -> Vec<String> {
         match place(before, self.kind) {
-            Place::Command => COMMANDS.iter().map(|command| command.name.to_owned()).collect(),
-            Place::Form => vec!["balanced".into(), "mapped".into()],
-            Place::Other => Vec::new(),
+            CompletionContext::Command => {
+                COMMANDS.iter().map(|command| command.name.to_owned()).collect()
+            }
+            CompletionContext::Form => vec!["balanced".into(), "mapped".into()],
+            CompletionContext::Other => Vec::new(),
             lookup => {
                 let names = tokio::time::timeout(NAMED_WITHIN, self.names(lookup));
                 tokio::task::block_in_place(|| Handle::current().block_on(names))
@@ -73,19 +77,24 @@ impl Words {
         }
     }
 
-    async fn names(&self, place: Place<'_>) -> Option<Vec<String>> {
+    async fn names(&self, place: CompletionContext<'_>) -> Option<Vec<String>> {
         let jetstream = &self.session.connection.jetstream;
         match (place, self.kind) {
-            (Place::Stream, _) => {
+            (CompletionContext::Stream, _) => {
                 let names: Vec<String> = jetstream.stream_names().try_collect().await.ok()?;
                 Some(names.into_iter().filter(|name| !name.starts_with("KV_")).collect())
             }
-            (Place::GroupOf(stream), kind) => Group::list(jetstream, kind, stream).await.ok(),
-            (Place::MemberOf(stream, group), kind) => {
+            (CompletionContext::GroupOf(stream), kind) => {
+                Group::list(jetstream, kind, stream).await.ok()
+            }
+            (CompletionContext::MemberOf(stream, group), kind) => {
                 let group = Names { stream: stream.to_owned(), group: group.to_owned() };
                 Some(self.session.group(kind, &group).ok()?.membership().await.ok()?.names())
             }
-            (Place::Command | Place::Form | Place::Other, _) => None,
+            (
+                CompletionContext::Command | CompletionContext::Form | CompletionContext::Other,
+                _,
+            ) => None,
         }
     }
 }
@@ -115,18 +124,18 @@ mod tests {
     #[test]
     fn each_place_of_a_line_has_its_names() {
         let elastic = |before: &[&'static str]| place(before, GroupKind::Elastic);
-        assert_eq!(elastic(&[]), Place::Command);
-        assert_eq!(elastic(&["info"]), Place::Stream);
-        assert_eq!(elastic(&["rm", "foo"]), Place::GroupOf("foo"));
-        assert_eq!(elastic(&["join", "foo", "cg"]), Place::MemberOf("foo", "cg"));
-        assert_eq!(elastic(&["drop", "foo", "cg", "m1"]), Place::MemberOf("foo", "cg"));
-        assert_eq!(elastic(&["info", "foo", "cg"]), Place::Other);
-        assert_eq!(elastic(&["ls", "foo"]), Place::Other);
+        assert_eq!(elastic(&[]), CompletionContext::Command);
+        assert_eq!(elastic(&["info"]), CompletionContext::Stream);
+        assert_eq!(elastic(&["rm", "foo"]), CompletionContext::GroupOf("foo"));
+        assert_eq!(elastic(&["join", "foo", "cg"]), CompletionContext::MemberOf("foo", "cg"));
+        assert_eq!(elastic(&["drop", "foo", "cg", "m1"]), CompletionContext::MemberOf("foo", "cg"));
+        assert_eq!(elastic(&["info", "foo", "cg"]), CompletionContext::Other);
+        assert_eq!(elastic(&["ls", "foo"]), CompletionContext::Other);
         // What is created has no name yet.
-        assert_eq!(elastic(&["create", "foo"]), Place::Other);
-        assert_eq!(place(&["create"], GroupKind::Static), Place::Form);
-        assert_eq!(place(&["create", "mapped"], GroupKind::Static), Place::Stream);
-        assert_eq!(elastic(&["cm", "foo", "cg"]), Place::Other);
-        assert_eq!(elastic(&["bogus"]), Place::Other);
+        assert_eq!(elastic(&["create", "foo"]), CompletionContext::Other);
+        assert_eq!(place(&["create"], GroupKind::Static), CompletionContext::Form);
+        assert_eq!(place(&["create", "mapped"], GroupKind::Static), CompletionContext::Stream);
+        assert_eq!(elastic(&["cm", "foo", "cg"]), CompletionContext::Other);
+        assert_eq!(elastic(&["bogus"]), CompletionContext::Other);
     }
 }

@@ -1,0 +1,3 @@
+module natsway.example/hello
+
+go 1.22
