@@ -30,6 +30,10 @@ pub(super) const ALMIGHTY: &str = "admin";
 /// waits.
 pub(super) const EFFECT: Duration = Duration::from_secs(1);
 
+/// How long a stream may take to copy its first message: the broker asks again for its source every
+/// few seconds.
+const COPY: Duration = Duration::from_secs(30);
+
 /// Questions that change what the other attacks need.
 const ORDERS: [&str; 6] = [
     "$JS.API.STREAM.CREATE.",
@@ -151,6 +155,24 @@ pub(super) fn furnish(stage: &Stage) -> Played<()> {
     let mut owner = stage.owner("admin")?;
     for subject in ["$KV.natsway-routes.demo", "logs.p0.host", "orders.1", "events.1"] {
         keep(&mut owner, subject)?;
+    }
+    copied(&mut owner)
+}
+
+/// Waits until what copies another stream has a message: an attack on an empty one shows nothing,
+/// and what comes late would look like one.
+fn copied(owner: &mut Intruder) -> Played<()> {
+    let deadline = Instant::now() + COPY;
+    let is_empty_copy =
+        |stream: &Value| stream["config"]["sources"].is_array() && stream["state"]["messages"] == 0;
+    while owner.ask_for("$JS.API.STREAM.LIST", &json!({}))?["streams"]
+        .as_array()
+        .is_some_and(|streams| streams.iter().any(is_empty_copy))
+    {
+        if Instant::now() > deadline {
+            return Err(PlayError::Failed("a stream that copies another stayed empty".into()));
+        }
+        owner.until(|_| false, EFFECT / 5)?;
     }
     Ok(())
 }
