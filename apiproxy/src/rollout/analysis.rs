@@ -134,14 +134,21 @@ impl Reference {
     }
 }
 
-/// What a step keeps of the old version for the next, in which it may have no traffic.
-pub fn control(old: &AttemptMetrics) -> Control {
-    let quantile = |quantile| old.latency.quantile(quantile).unwrap_or(0);
+/// What a step keeps of the old version for the next, in which it may have no traffic: the errors of
+/// this step, and the worst latencies of this and of all `before`.
+///
+/// Of the last step before that the old version had a part of the traffic only, and at a time that
+/// is over. In the first it had nearly all, as the new one is to have; and what its latency went
+/// through meanwhile is no reason to blame the new one.
+pub fn control(old: &AttemptMetrics, before: Option<&Control>) -> Control {
+    let worst = |quantile, of: fn(&Control) -> u64| {
+        old.latency.quantile(quantile).unwrap_or(0).max(before.map_or(0, of))
+    };
     Control {
         requests: old.requests(),
         errors: old.errors,
-        p95_us: quantile(0.95),
-        p99_us: quantile(0.99),
+        p95_us: worst(0.95, |before| before.p95_us),
+        p99_us: worst(0.99, |before| before.p99_us),
     }
 }
 
@@ -327,7 +334,7 @@ mod tests {
 
     #[test]
     fn what_an_earlier_step_saw_stands_for_an_old_version_without_traffic() {
-        let before = control(&metrics(5_000, 5, 1_000));
+        let before = control(&metrics(5_000, 5, 1_000), None);
         let judge = |new| {
             judge(
                 &Window { old: AttemptMetrics::default(), new },
@@ -338,6 +345,24 @@ mod tests {
         assert_eq!(judge(metrics(5_000, 5, 1_000)), AnalysisResult::Sound);
         assert!(matches!(judge(metrics(5_000, 100, 1_000)), AnalysisResult::MoreErrors(_)));
         assert!(matches!(judge(metrics(5_000, 5, 4_000)), AnalysisResult::Slower(_)));
+    }
+
+    #[test]
+    fn without_traffic_the_old_version_is_as_slow_as_it_was_at_worst() {
+        // With all of the traffic, and then with half of it.
+        let whole = control(&metrics(9_900, 9, 2_000), None);
+        let half = control(&metrics(5_000, 5, 1_000), Some(&whole));
+        assert_eq!((half.requests, half.errors), (5_000, 5));
+        assert_eq!((half.p95_us, half.p99_us), (whole.p95_us, whole.p99_us));
+        let judge = |new| {
+            judge(
+                &Window { old: AttemptMetrics::default(), new },
+                Some(&half),
+                &Criteria::default(),
+            )
+        };
+        assert_eq!(judge(metrics(10_000, 10, 2_000)), AnalysisResult::Sound);
+        assert!(matches!(judge(metrics(10_000, 10, 4_000)), AnalysisResult::Slower(_)));
     }
 
     #[test]

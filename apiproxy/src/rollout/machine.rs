@@ -259,7 +259,7 @@ impl Step<'_> {
         }
         let stepped = rewritten(self.document, self.now_unix_ms, |rollout| {
             expose(rollout, &observation.window);
-            rollout.control = Some(control(&observation.window.old));
+            rollout.control = Some(control(&observation.window.old, rollout.control.as_ref()));
             rollout.step = next;
             format!("{} % to {}", rollout.percent(), rollout.to)
         });

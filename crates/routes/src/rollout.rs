@@ -54,8 +54,8 @@ pub struct Rollout {
     /// Why it went back, or did not begin.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// The old version's metrics of the last step in which it had traffic, for the step in which it
-    /// has none.
+    /// The old version's metrics of the steps in which it had traffic, for the step in which it has
+    /// none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub control: Option<Control>,
     /// Who has seen the new version.
@@ -142,11 +142,11 @@ pub enum Phase {
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Control {
-    /// Its requests.
+    /// Its requests in the last step in which it had traffic.
     pub requests: u64,
     /// Those with errors.
     pub errors: u64,
-    /// The 95th percentile of its latency, in microseconds.
+    /// The 95th percentile of its latency in the worst of these steps, in microseconds.
     pub p95_us: u64,
     /// The 99th.
     pub p99_us: u64,

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::groups::ledger::LedgerReport;
+use crate::groups::member::now_ns;
 use http::Method;
 
 use super::group::{Group, STREAM};
@@ -98,10 +99,10 @@ async fn broken(
             let place = victim.place(&stage).await;
             eprintln!("  {victim:?}: broker {place}, at {:.1} s", load.elapsed().as_secs_f64());
             broken.push(format!("{victim:?} {place}"));
-            group.fault();
+            let since = now_ns();
             fault(&mut stage, place).await;
             stage.cluster.ready().await;
-            group.fault();
+            group.fault(since);
         }
     }
     stage.members(WORKERS).await;

@@ -1,5 +1,6 @@
 //! A consumer group on the cluster, and a publisher that stops for nothing.
 
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -32,7 +33,7 @@ const STANDSTILL: Duration = Duration::from_secs(120);
 /// Members at work, and a publisher beside them.
 pub(super) struct Group {
     members: Vec<(PathBuf, Process)>,
-    faults_ns: Vec<u64>,
+    faults_ns: Vec<RangeInclusive<u64>>,
     stop: CancellationToken,
     publisher: JoinHandle<u64>,
 }
@@ -60,9 +61,9 @@ impl Group {
         Ok(Self { members: members?, faults_ns: Vec::new(), stop, publisher })
     }
 
-    /// Notes that something was broken, or mended, just now.
-    pub(super) fn fault(&mut self) {
-        self.faults_ns.push(now_ns());
+    /// Notes since when something was broken that is whole again now.
+    pub(super) fn fault(&mut self, since_ns: u64) {
+        self.faults_ns.push(since_ns..=now_ns());
     }
 
     /// Lets the members finish everything, and judges their logs; says how long it took until
@@ -98,7 +99,7 @@ impl Group {
         for key in 0..KEYS {
             (1..=last).for_each(|number| ledger.published(format!("orders.k{key}"), number));
         }
-        self.faults_ns.iter().for_each(|at| ledger.fault(*at));
+        self.faults_ns.iter().for_each(|broken| ledger.fault(broken.clone()));
         for (log, _) in self.members.iter().filter(|(log, _)| log.exists()) {
             ledger.read(log, &log.display().to_string(), None)?;
         }

@@ -5,6 +5,7 @@
 //! handlers that ignore cancellation are outside of the promise, and no run makes any.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -29,7 +30,7 @@ struct Run {
 pub struct Ledger {
     runs: Vec<Run>,
     published: BTreeSet<(String, u64)>,
-    faults_ns: Vec<u64>,
+    faults_ns: Vec<RangeInclusive<u64>>,
 }
 
 /// The verdict; `broken` is empty when every promise was kept.
@@ -53,7 +54,7 @@ pub struct LedgerReport {
     pub broken: Vec<String>,
 }
 
-/// A fault explains a repeat when it came no longer before the first success than this.
+/// A fault explains a repeat when it ended no longer before the first success than this.
 const FAULT_REACH_NS: u64 = 10_000_000_000;
 const EXAMPLES: usize = 20;
 
@@ -63,9 +64,15 @@ impl Ledger {
         self.published.insert((key.into(), number));
     }
 
-    /// Notes a fault that may make the broker deliver something again.
-    pub fn fault(&mut self, at_ns: u64) {
-        self.faults_ns.push(at_ns);
+    /// Notes from when until when something was broken that may make the broker deliver again.
+    pub fn fault(&mut self, broken_ns: RangeInclusive<u64>) {
+        self.faults_ns.push(broken_ns);
+    }
+
+    fn is_fault_within(&self, window: &RangeInclusive<u64>) -> bool {
+        self.faults_ns
+            .iter()
+            .any(|broken| broken.start() <= window.end() && window.start() <= broken.end())
     }
 
     /// Reads a member's log; `killed_ns` is when its process was killed, if it was.
@@ -176,7 +183,7 @@ impl Ledger {
         let excuse =
             before.refused_ns.filter(|_| before.instance != by.instance).filter(|refused| {
                 let window = refused.saturating_sub(FAULT_REACH_NS)..=by.begun_ns;
-                self.faults_ns.iter().any(|fault| window.contains(fault))
+                self.is_fault_within(&window)
             });
         excuse.unwrap_or(before.ended_ns)
     }
@@ -199,7 +206,7 @@ impl Ledger {
             };
             verdict.duplicates += 1;
             let window = first_at.saturating_sub(FAULT_REACH_NS)..=run.begun_ns;
-            if !self.faults_ns.iter().any(|fault| window.contains(fault)) {
+            if !self.is_fault_within(&window) {
                 verdict.unexplained_duplicates += 1;
                 verdict.example(format!(
                     "{}: {} was handled again at {} without a fault",
@@ -227,7 +234,11 @@ impl LedgerReport {
 mod tests {
     use super::*;
 
-    fn judge(logs: &[&str], killed: Option<u64>, faults: &[u64]) -> LedgerReport {
+    /// The first message of a key, twice, and the second.
+    const TWICE: &str =
+        "B 10 1 k 1\nS 12 1\nE 13 1\nB 14 2 k 1\nS 15 2\nE 16 2\nB 17 3 k 2\nS 18 3\nE 19 3\n";
+
+    fn judge(logs: &[&str], killed: Option<u64>, faults: &[RangeInclusive<u64>]) -> LedgerReport {
         let directory = tempfile::tempdir().unwrap();
         let mut ledger = Ledger::default();
         for (at, log) in logs.iter().enumerate() {
@@ -236,7 +247,7 @@ mod tests {
             ledger.read(&path, &format!("i{at}"), killed).unwrap();
         }
         [1, 2].into_iter().for_each(|number| ledger.published("k", number));
-        faults.iter().for_each(|fault| ledger.fault(*fault));
+        faults.iter().for_each(|broken| ledger.fault(broken.clone()));
         ledger.judge()
     }
 
@@ -257,11 +268,16 @@ mod tests {
         assert_eq!((disorder.disorders, disorder.overlaps), (1, 0));
         let lost = judge(&["B 10 1 k 1\nS 12 1\nE 13 1\nB 14 2 k 2\nE 15 2\n"], None, &[]);
         assert_eq!(lost.lost, 1);
-        let twice =
-            "B 10 1 k 1\nS 12 1\nE 13 1\nB 14 2 k 1\nS 15 2\nE 16 2\nB 17 3 k 2\nS 18 3\nE 19 3\n";
-        assert_eq!(judge(&[twice], None, &[]).unexplained_duplicates, 1);
-        let explained = judge(&[twice], None, &[12]);
+        assert_eq!(judge(&[TWICE], None, &[]).unexplained_duplicates, 1);
+        let explained = judge(&[TWICE], None, &[12..=12]);
         assert_eq!((explained.duplicates, explained.kept()), (1, true));
+    }
+
+    #[test]
+    fn a_fault_that_lasts_explains_what_comes_in_its_midst_and_nothing_before_it() {
+        let unexplained = |broken| judge(&[TWICE], None, &[broken]).unexplained_duplicates;
+        assert_eq!(unexplained(2..=20), 0);
+        assert_eq!(unexplained(15..=20), 1);
     }
 
     #[test]
@@ -269,10 +285,10 @@ mod tests {
         let refused = "B 10 1 k 1\nN 12 1\nE 20 1\n";
         let next = "B 14 1 k 1\nS 15 1\nE 16 1\nB 17 2 k 2\nS 18 2\nE 19 2\n";
         assert_eq!(judge(&[refused, next], None, &[]).overlaps, 2);
-        assert!(judge(&[refused, next], None, &[13]).kept());
+        assert!(judge(&[refused, next], None, &[13..=13]).kept());
         let same =
             "B 10 1 k 1\nN 12 1\nB 14 2 k 1\nS 15 2\nE 16 2\nE 17 1\nB 18 3 k 2\nS 19 3\nE 20 3\n";
-        assert_eq!(judge(&[same], None, &[13]).overlaps, 1);
+        assert_eq!(judge(&[same], None, &[13..=13]).overlaps, 1);
     }
 
     #[test]

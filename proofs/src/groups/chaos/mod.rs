@@ -431,7 +431,7 @@ impl Chaos {
         for key in 0..KEYS {
             (1..=last).for_each(|number| ledger.published(format!("orders.k{key}"), number));
         }
-        self.faults.iter().for_each(|fault| ledger.fault(*fault));
+        self.faults.iter().for_each(|fault| ledger.fault(*fault..=*fault));
         for ended in &self.ended {
             if Path::new(&ended.log).exists() {
                 ledger.read(&ended.log, &ended.name, ended.killed_ns)?;
