@@ -15,6 +15,17 @@ pub async fn get(port: u16, path: &str) -> anyhow::Result<(u16, String)> {
     Ok((status, String::from_utf8_lossy(&body).into_owned()))
 }
 
+/// A figure of a `/metrics` page, by its name and labels as they stand there; 0 when it is not.
+///
+/// # Errors
+/// Nobody answers at the port.
+pub async fn metric(admin_port: u16, sample: &str) -> anyhow::Result<f64> {
+    let (_, page) = get(admin_port, "/metrics").await?;
+    let value =
+        page.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' ')?.parse().ok());
+    Ok(value.unwrap_or(0.0))
+}
+
 /// Gives the status and body of any request to a port of 127.0.0.1.
 ///
 /// # Errors

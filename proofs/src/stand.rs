@@ -207,11 +207,7 @@ impl Stand {
     /// # Errors
     /// The admin address does not answer.
     pub async fn metric(&self, sample: &str) -> anyhow::Result<f64> {
-        let (_, page) = probe::get(self.admin_port, "/metrics").await?;
-        let value = page
-            .lines()
-            .find_map(|line| line.strip_prefix(sample)?.strip_prefix(' ')?.parse().ok());
-        Ok(value.unwrap_or(0.0))
+        probe::metric(self.admin_port, sample).await
     }
 
     /// Waits until the gateway and its workers hold nothing for anybody any more.

@@ -162,10 +162,7 @@ impl Stage {
     pub(super) async fn metric(&self, sample: &str) -> f64 {
         let mut sum = 0.0;
         for gateway in &self.gateways {
-            let Ok((_, page)) = probe::get(gateway.admin_port, "/metrics").await else { continue };
-            let value =
-                |line: &str| line.strip_prefix(sample)?.strip_prefix(' ')?.parse::<f64>().ok();
-            sum += page.lines().find_map(value).unwrap_or(0.0);
+            sum += probe::metric(gateway.admin_port, sample).await.unwrap_or(0.0);
         }
         sum
     }

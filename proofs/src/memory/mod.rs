@@ -197,11 +197,7 @@ impl Arena {
 
     /// A figure of `/metrics`; 0 when it is not there.
     async fn metric(&self, sample: &str) -> anyhow::Result<f64> {
-        let (_, page) = probe::get(self.admin_port, "/metrics").await?;
-        let value = page
-            .lines()
-            .find_map(|line| line.strip_prefix(sample)?.strip_prefix(' ')?.parse().ok());
-        Ok(value.unwrap_or(0.0))
+        probe::metric(self.admin_port, sample).await
     }
 
     fn memory(&self) -> anyhow::Result<ProcessMemory> {

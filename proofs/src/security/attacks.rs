@@ -30,9 +30,12 @@ pub(super) const ALMIGHTY: &str = "admin";
 /// waits.
 pub(super) const EFFECT: Duration = Duration::from_secs(1);
 
-/// How long a stream may take to copy its first message: the broker asks again for its source every
-/// few seconds.
-const COPY: Duration = Duration::from_secs(30);
+/// How long to wait for what is known to happen, however busy the machine is. A stream that copies
+/// another asks for its source every few seconds.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What [`changed`] finds.
+const CHANGES: &str = "changes-stream";
 
 /// Questions that change what the other attacks need.
 const ORDERS: [&str; 6] = [
@@ -161,8 +164,8 @@ pub(super) fn furnish(stage: &Stage) -> Played<()> {
 
 /// Waits until what copies another stream has a message: an attack on an empty one shows nothing,
 /// and what comes late would look like one.
-fn copied(owner: &mut Intruder) -> Played<()> {
-    let deadline = Instant::now() + COPY;
+pub(super) fn copied(owner: &mut Intruder) -> Played<()> {
+    let deadline = Instant::now() + PATIENCE;
     let is_empty_copy =
         |stream: &Value| stream["config"]["sources"].is_array() && stream["state"]["messages"] == 0;
     while owner.ask_for("$JS.API.STREAM.LIST", &json!({}))?["streams"]
@@ -263,8 +266,10 @@ pub(super) fn found(stage: &Stage, role: &str) -> Played<BTreeSet<Fact>> {
     plain("delivered-elsewhere", is_delivered_elsewhere(stage, role, &mut one)?);
     let read = read_whole(role, &own, &mut one)?;
     found.extend(read.into_iter().map(|stream| ("reads-whole-stream".to_owned(), stream)));
-    let changed = changed(&mut one, &mut owner)?;
-    found.extend(changed.into_iter().map(|stream| ("changes-stream".to_owned(), stream)));
+    let expected = known().into_iter().filter(|(name, of, _)| name == CHANGES && of == role);
+    let expected = expected.map(|(_, _, stream)| stream).collect();
+    let changed = changed(&mut one, &mut owner, &expected)?;
+    found.extend(changed.into_iter().map(|stream| (CHANGES.to_owned(), stream)));
     for (name, entry) in remaining() {
         if let Some(attempt) = entry["try"].as_str()
             && is_possible(attempt, &mut one, &mut owner)?
@@ -415,8 +420,13 @@ fn read_whole(role: &str, own: &[Permission], one: &mut Intruder) -> Played<BTre
 }
 
 /// Streams that are there and should not be, are not there any more, or are not as they were: made,
-/// changed, purged or deleted, also by answers of the broker's that are sent to its own API.
-fn changed(one: &mut Intruder, owner: &mut Intruder) -> Played<BTreeSet<String>> {
+/// changed, purged or deleted, also by answers of the broker's that are sent to its own API. What is
+/// expected may take its time.
+fn changed(
+    one: &mut Intruder,
+    owner: &mut Intruder,
+    expected: &BTreeSet<String>,
+) -> Played<BTreeSet<String>> {
     let before = streams(owner)?;
     let evil = json!({ "name": "FORGED", "subjects": ["svc.>"] }).to_string();
     one.publish("$JS.API.STREAM.CREATE.FORGED", evil.as_bytes(), "")?;
@@ -434,10 +444,17 @@ fn changed(one: &mut Intruder, owner: &mut Intruder) -> Played<BTreeSet<String>>
     let info = "$JS.API.STREAM.INFO.KV_natsway-routes";
     one.publish(info, b"", "$JS.API.STREAM.CREATE.FORGED")?;
     one.settle()?;
-    owner.until(|_| false, EFFECT / 5)?;
-    let after = streams(owner)?;
-    let all = before.keys().chain(after.keys());
-    Ok(all.filter(|stream| before.get(*stream) != after.get(*stream)).cloned().collect())
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        owner.until(|_| false, EFFECT / 5)?;
+        let after = streams(owner)?;
+        let all = before.keys().chain(after.keys());
+        let changed: BTreeSet<String> =
+            all.filter(|stream| before.get(*stream) != after.get(*stream)).cloned().collect();
+        if changed.is_superset(expected) || Instant::now() > deadline {
+            return Ok(changed);
+        }
+    }
 }
 
 /// The settings of every stream, and the first message that it has.
@@ -486,10 +503,16 @@ fn ends_consumers(one: &mut Intruder, owner: &mut Intruder) -> Played<bool> {
     if answer.get("error").is_some() {
         return Err(PlayError::Failed(format!("the owner makes no consumer: {answer}")));
     }
-    one.publish(&of("DELETE"), b"", "")?;
-    one.settle()?;
-    let left = owner.ask(&of("INFO"), b"")?;
-    Ok(left.is_some_and(|left| left.is_error()))
+    if !one.may_publish(&of("DELETE"), b"", "")? {
+        return Ok(false);
+    }
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline {
+        if owner.ask(&of("INFO"), b"")?.is_some_and(|left| left.is_error()) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 #[cfg(test)]

@@ -421,10 +421,6 @@ impl Gateway {
 
     /// A figure of its `/metrics`; 0 when it is not there.
     pub(crate) async fn metric(&self, sample: &str) -> anyhow::Result<f64> {
-        let (_, page) = probe::get(self.admin_port, "/metrics").await?;
-        let value = page
-            .lines()
-            .find_map(|line| line.strip_prefix(sample)?.strip_prefix(' ')?.parse().ok());
-        Ok(value.unwrap_or(0.0))
+        probe::metric(self.admin_port, sample).await
     }
 }

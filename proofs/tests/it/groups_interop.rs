@@ -184,7 +184,7 @@ impl Stage {
             (1..=last).for_each(|number| ledger.published(format!("foo.k{key}"), number));
         }
         for (name, killed_ns) in members {
-            killed_ns.iter().for_each(|at| ledger.fault(*at));
+            killed_ns.iter().for_each(|at| ledger.fault(*at..=*at));
             if self.log(name).exists() {
                 ledger.read(&self.log(name), name, *killed_ns).unwrap();
             }

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 
 use super::super::accounts::{User, owner_name, permissions_of};
 use super::super::attacks::{
-    ALMIGHTY, consumer, creating, differences, differences_within, found, is_order, is_possible,
-    keep, stored_subjects,
+    ALMIGHTY, consumer, copied, creating, differences, differences_within, found, is_order,
+    is_possible, keep, stored_subjects,
 };
 use super::super::intruder::{Heard, Verb};
 use super::super::permissions::{Direction, ROLES, may};
@@ -78,7 +78,9 @@ fn furnish(stage: &Stage) -> Played<()> {
         ("GROUPS", "orders.1"),
         ("GROUPS", "events.1"),
     ] {
-        keep(&mut stage.owner_of_account(account)?, subject)?;
+        let mut owner = stage.owner_of_account(account)?;
+        keep(&mut owner, subject)?;
+        copied(&mut owner)?;
     }
     Ok(())
 }
