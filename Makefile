@@ -78,7 +78,7 @@ tools: python cargo-deny ## Install oha, cargo-deny and the nats command line un
 	$(CARGO) install --locked --root $(tools_dir) oha@$(oha_version)
 	$(PYTHON) scripts/find_nats_cli.py
 
-peers: python ## Install Traefik and build Fabio and Consul for `make bench` to compare with (needs Go; some minutes); nginx and haproxy are packages
+peers: python ## Install Traefik and build Fabio and Consul for `make bench` to compare with (needs Go; some minutes); nginx, haproxy and caddy are packages
 	@for peer in traefik fabio consul; do $(PYTHON) scripts/find_peer.py $$peer || true; done
 
 # Not optimized: it spends its time reading files, and compiles in half the time.

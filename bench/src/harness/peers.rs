@@ -15,6 +15,7 @@ use crate::scenario::arrangement::Proxy;
 /// as each has it by default.
 const NGINX: &str = include_str!("../../peers/nginx.conf");
 const HAPROXY: &str = include_str!("../../peers/haproxy.cfg");
+const CADDY: &str = include_str!("../../peers/Caddyfile");
 const TRAEFIK: &str = include_str!("../../peers/traefik.toml");
 
 /// A program that was found, and what it says of its version.
@@ -32,9 +33,15 @@ impl Proxy {
         match self {
             Self::Nginx => "nginx",
             Self::Haproxy => "haproxy",
-            Self::Traefik => "traefik",
+            Self::Traefik | Self::TraefikConsul => "traefik",
+            Self::Caddy => "caddy",
             Self::Fabio => "fabio",
         }
+    }
+
+    /// Whether it asks a Consul where the services are.
+    pub fn asks_consul(self) -> bool {
+        matches!(self, Self::TraefikConsul | Self::Fabio)
     }
 
     /// Finds it.
@@ -46,6 +53,11 @@ impl Proxy {
             Self::Nginx => packaged("nginx", "-v"),
             Self::Haproxy => packaged("haproxy", "-v"),
             Self::Traefik => built("traefik", "version"),
+            Self::TraefikConsul => {
+                consul()?;
+                built("traefik", "version")
+            }
+            Self::Caddy => packaged("caddy", "version"),
             Self::Fabio => {
                 consul()?;
                 built("fabio", "-v")
@@ -54,7 +66,7 @@ impl Proxy {
     }
 
     /// The proxy that listens on a port and forwards to the services; its files go to `directory`.
-    /// Fabio needs the port of a Consul.
+    /// Those that [ask one](Self::asks_consul) need the port of a Consul.
     ///
     /// # Errors
     /// It is not installed, or its configuration cannot be written.
@@ -94,18 +106,27 @@ impl Proxy {
                 let server = "[[http.services.service.loadBalancer.servers]]\nurl = \
                               \"http://127.0.0.1:@port@\"";
                 let path = config("traefik.toml", TRAEFIK, server)?;
-                command
-                    .arg(format!("--entryPoints.web.address=127.0.0.1:{listen}"))
+                traefik(command, listen)
                     .arg(format!("--providers.file.filename={}", path.display()))
-                    .args([
-                        "--log.level=ERROR",
-                        "--accesslog=false",
-                        "--global.checknewversion=false",
-                    ])
-                    .arg("--global.sendanonymoususage=false")
-                    // By default it keeps 200: with more clients than that it would dial anew all
-                    // the time.
-                    .arg("--serversTransport.maxIdleConnsPerHost=4096")
+            }
+            Self::TraefikConsul => {
+                let consul = consul.context("traefik with a catalogue needs a consul")?;
+                traefik(command, listen)
+                    .arg(format!("--providers.consulcatalog.endpoint.address=127.0.0.1:{consul}"))
+                    .arg("--providers.consulcatalog.defaultRule=PathPrefix(`/`)")
+                    .arg("--providers.consulcatalog.refreshInterval=1s")
+            }
+            Self::Caddy => {
+                let path = config("Caddyfile", CADDY, "127.0.0.1:@port@")?;
+                let text = fs::read_to_string(&path)?;
+                // Its servers stand on one line.
+                let line = servers("127.0.0.1:@port@");
+                fs::write(&path, text.replace(&line, &line.replace('\n', " ")))?;
+                command
+                    .args(["run", "--adapter", "caddyfile", "--config"])
+                    .arg(path)
+                    .env("XDG_DATA_HOME", directory)
+                    .env("XDG_CONFIG_HOME", directory)
             }
             Self::Fabio => {
                 let consul = consul.context("fabio needs a consul")?;
@@ -119,7 +140,17 @@ impl Proxy {
     }
 }
 
-/// Consul, which knows for Fabio where the services are.
+/// Traefik on a port, but for how it learns of services.
+fn traefik(command: ProcessBuilder, listen: u16) -> ProcessBuilder {
+    command
+        .arg(format!("--entryPoints.web.address=127.0.0.1:{listen}"))
+        .args(["--log.level=ERROR", "--accesslog=false", "--global.checknewversion=false"])
+        .arg("--global.sendanonymoususage=false")
+        // By default it keeps 200: with more clients than that it would dial anew all the time.
+        .arg("--serversTransport.maxIdleConnsPerHost=4096")
+}
+
+/// Consul, which knows for others where the services are.
 ///
 /// # Errors
 /// It is not installed and cannot be built.

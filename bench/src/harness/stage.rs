@@ -14,7 +14,7 @@ use super::peers;
 use super::pin::pin;
 use super::question::{Question, ask};
 use crate::results::Role;
-use crate::scenario::arrangement::{Form, GoCodec, GoGateway, Natsway, Proxy, Server};
+use crate::scenario::arrangement::{Form, GoCodec, GoGateway, Natsway, Proxy, Server, Transport};
 use crate::scenario::{Arrangement, Contender, Cpus};
 
 /// Generous: for a hang, not for a slow machine.
@@ -28,6 +28,8 @@ const LOOK: Duration = Duration::from_millis(20);
 pub struct Stage {
     /// Where it answers, on 127.0.0.1.
     pub port: u16,
+    /// Where our gateway tells of itself.
+    admin: u16,
     processes: Vec<(Role, String, Process)>,
     brokers: Vec<TestBroker>,
     cluster: Option<Cluster>,
@@ -69,8 +71,13 @@ impl Stage {
     /// # Panics
     /// When a broker does not come up.
     pub async fn start(contender: &Contender, directory: &Path) -> anyhow::Result<Self> {
-        let mut stage =
-            Self { port: free_port(), processes: Vec::new(), brokers: Vec::new(), cluster: None };
+        let mut stage = Self {
+            port: free_port(),
+            admin: free_port(),
+            processes: Vec::new(),
+            brokers: Vec::new(),
+            cluster: None,
+        };
         match &contender.arrangement {
             Arrangement::Direct { server: Server::Axum } => stage.axum(stage.port, "service")?,
             Arrangement::Direct { server: Server::Fiber } => {
@@ -84,6 +91,10 @@ impl Stage {
             Arrangement::GoGateway(gateway) => stage.go_gateway(gateway, &contender.cpus).await?,
         }
         stage.ready().await?;
+        if matches!(&contender.arrangement, Arrangement::Natsway(natsway) if natsway.transport == Transport::Auto)
+        {
+            stage.by_tunnel().await?;
+        }
         stage.pin(&contender.cpus)?;
         Ok(stage)
     }
@@ -104,6 +115,20 @@ impl Stage {
             );
             tokio::time::sleep(LOOK).await;
         }
+    }
+
+    /// Waits until requests go by tunnels: workers dial once they have been asked.
+    async fn by_tunnel(&self) -> anyhow::Result<()> {
+        let begun = Instant::now();
+        let question = Question::greeting(self.port);
+        while natsway_proofs::probe::metric(self.admin, "natsway_tunnel_requests_total").await?
+            == 0.0
+        {
+            ensure!(begun.elapsed() < DEADLINE, "no tunnel within {} s", DEADLINE.as_secs());
+            ask(&question).await?;
+            tokio::time::sleep(LOOK).await;
+        }
+        Ok(())
     }
 
     /// Which of its processes has ended, how, and the last that it said.
@@ -174,16 +199,16 @@ impl Stage {
         for (number, port) in services.iter().enumerate() {
             self.axum(*port, &format!("service {number}"))?;
         }
-        let consul = match program {
-            Proxy::Fabio => Some(self.consul(&services).await?),
-            Proxy::Nginx | Proxy::Haproxy | Proxy::Traefik => None,
+        let consul = match program.asks_consul() {
+            true => Some(self.consul(&services).await?),
+            false => None,
         };
         let command = program.command(self.port, &services, consul, directory)?;
         self.add(Role::Gateway, program.name(), limited(command, &cpus.gateway));
         Ok(())
     }
 
-    /// A Consul that knows the services, by the tag that Fabio looks for.
+    /// A Consul that knows the services, by the tag that Fabio looks for; Traefik needs none.
     async fn consul(&mut self, services: &[u16]) -> anyhow::Result<u16> {
         let port = free_port();
         self.add(Role::Broker, "consul", peers::consul_command(port)?);
@@ -237,7 +262,7 @@ impl Stage {
         fs::write(&path, routes(natsway))
             .with_context(|| format!("cannot write {}", path.display()))?;
         let mut gateway = Process::builder(workspace_binary("apiproxy"))
-            .args(["--listen", &local(self.port), "--admin-listen", &local(free_port())])
+            .args(["--listen", &local(self.port), "--admin-listen", &local(self.admin)])
             .args(["--nats-url", &urls[0]])
             .args(["--connections-per-shard", &natsway.connections_per_shard.to_string()])
             .args(["--static-routes", "--routes"])
@@ -322,6 +347,10 @@ fn subject(service: u32) -> String {
 /// [`service_prefix`] gives.
 fn routes(natsway: &Natsway) -> String {
     let codec = if natsway.form == Form::GoMicro { "codec = \"native\"\n" } else { "" };
+    let transport = match natsway.transport {
+        Transport::Broker => "",
+        Transport::Auto => "transport = \"auto\"\n",
+    };
     let mut text = String::new();
     for number in 1..natsway.routes {
         // Three segments and, in every other one, a parameter, as APIs have them.
@@ -344,7 +373,7 @@ fn routes(natsway: &Natsway) -> String {
         );
     }
     text += &format!(
-        "[[route]]\nname = \"bench\"\npath = \"/{{*rest}}\"\n{codec}max_body_bytes = 65536\n\
+        "[[route]]\nname = \"bench\"\npath = \"/{{*rest}}\"\n{codec}max_body_bytes = 65536\n{transport}\
          target = [{{ version = \"blue\", subject = \"{}\" }}]\n",
         subject(0),
     );

@@ -47,6 +47,10 @@ pub enum Proxy {
     Haproxy,
     /// Traefik, with its file provider.
     Traefik,
+    /// Traefik, which asks Consul where the services are.
+    TraefikConsul,
+    /// Caddy.
+    Caddy,
     /// Fabio, which asks Consul where the services are.
     Fabio,
 }
@@ -84,6 +88,20 @@ pub struct Natsway {
     /// random.
     #[serde(default = "one")]
     pub services: u32,
+    /// How requests go from the gateway to workers.
+    #[serde(default)]
+    pub transport: Transport,
+}
+
+/// How requests go from the gateway to workers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Transport {
+    /// Each by a message of the broker.
+    #[default]
+    Broker,
+    /// By tunnels that the workers dial, with TLS, where there are some.
+    Auto,
 }
 
 /// What a worker is, and where its handlers run.
@@ -134,6 +152,16 @@ pub enum GoCodec {
     Msgpack,
 }
 
+impl Natsway {
+    /// Whether it asks for what the Go program has not.
+    fn has_more_than_go_micro(&self) -> bool {
+        self.readers.is_some()
+            || self.instances > 1
+            || self.services > 1
+            || self.transport != Transport::Broker
+    }
+}
+
 fn one() -> u32 {
     1
 }
@@ -163,12 +191,12 @@ impl Arrangement {
             .filter(|(_, count, most)| !(1..=*most).contains(count))
             .map(|(key, count, most)| format!("{key} = {count}: expected 1 to {most}"))
             .collect();
-        if let Self::Natsway(Natsway { form: Form::GoMicro, readers, instances, services, .. }) =
-            self
-            && (readers.is_some() || *instances > 1 || *services > 1)
+        if let Self::Natsway(natsway) = self
+            && natsway.form == Form::GoMicro
+            && natsway.has_more_than_go_micro()
         {
-            faults
-                .push("readers, instances and services are not for form = \"go-micro\"".to_owned());
+            let keys = "readers, instances, services and transport";
+            faults.push(format!("{keys} are not for form = \"go-micro\""));
         }
         faults
     }
