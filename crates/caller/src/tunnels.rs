@@ -26,6 +26,7 @@ use natsway_tunnel::http2::{self, OpenError, Settings, StreamPermit, StreamSende
 use natsway_tunnel::joins::{Arrived, JoinLimits, Joins, Said};
 use natsway_tunnel::pipe::{self, PipeBroker, PipeOpenError, PipeSettings};
 use natsway_tunnel::preface::{self, Kind, Preface, Welcome};
+use natsway_tunnel::read_ahead::ReadAhead;
 use natsway_tunnel::tls::Acceptor;
 use natsway_wire::envelope::Reference;
 use natsway_wire::offer::{StreamToken, TunnelSecret};
@@ -95,7 +96,7 @@ pub struct Tunnels {
 }
 
 /// A connection that was shaken.
-pub(crate) type Connection = Either<Carrier, Box<TlsStream<Carrier>>>;
+pub(crate) type Connection = Either<Carrier, Box<TlsStream<ReadAhead<Carrier>>>>;
 
 /// Why a stream was not opened, or not answered.
 #[derive(Debug)]

@@ -12,6 +12,7 @@ use tokio_util::either::Either;
 
 use crate::pipe::PipeStream;
 use crate::preface::{self, Kind, Preface};
+use crate::read_ahead::ReadAhead;
 use crate::tls::{self, CertificateHash};
 
 /// How long one address may take, from the first packet to the end of TLS.
@@ -21,7 +22,7 @@ const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
 pub type Carrier = Either<TcpStream, PipeStream>;
 
 /// A connection that is not a tunnel before the gateway has said so.
-pub type Dialled = Either<Carrier, TlsStream<Carrier>>;
+pub type Dialled = Either<Carrier, TlsStream<ReadAhead<Carrier>>>;
 
 /// Where a worker may dial. Who may send it requests names addresses, so they are bounded.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -16,6 +16,7 @@
 //!   [`listen`]: how a gateway does.
 //! - [`pipe`]: the broker's way, where there is no other.
 //! - [`joins`]: which connections are tunnels, by what was answered through the broker.
+//! - [`read_ahead`]: how few system calls reading takes.
 //! - [`half_open`]: how many may be on their way to that.
 
 pub mod body;
@@ -26,5 +27,6 @@ pub mod joins;
 pub mod listen;
 pub mod pipe;
 pub mod preface;
+pub mod read_ahead;
 pub mod tls;
 pub mod unary;

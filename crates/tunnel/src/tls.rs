@@ -17,6 +17,8 @@ use rustls::{
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
+use crate::read_ahead::ReadAhead;
+
 /// The name that a worker asks for. It is not looked at, since the hash says more.
 const NAME: &str = "natsway-tunnel";
 /// The one protocol of a tunnel, so that nothing else that speaks TLS takes it for its own.
@@ -93,8 +95,8 @@ impl Acceptor {
     pub async fn accept<T: AsyncRead + AsyncWrite + Unpin>(
         &self,
         io: T,
-    ) -> std::io::Result<server::TlsStream<T>> {
-        let stream = self.acceptor.accept(io).await?;
+    ) -> std::io::Result<server::TlsStream<ReadAhead<T>>> {
+        let stream = self.acceptor.accept(ReadAhead::new(io)).await?;
         speaks_tunnel(stream.get_ref().1.alpn_protocol())?;
         Ok(stream)
     }
@@ -109,7 +111,7 @@ impl Acceptor {
 pub async fn connect<T: AsyncRead + AsyncWrite + Unpin>(
     io: T,
     expected: CertificateHash,
-) -> std::io::Result<client::TlsStream<T>> {
+) -> std::io::Result<client::TlsStream<ReadAhead<T>>> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let verifier = Arc::new(Pinned { expected, provider: Arc::clone(&provider) });
     let mut config = ClientConfig::builder_with_provider(provider)
@@ -122,7 +124,7 @@ pub async fn connect<T: AsyncRead + AsyncWrite + Unpin>(
     config.enable_sni = false;
     config.resumption = rustls::client::Resumption::disabled();
     let name = ServerName::try_from(NAME).expect("a name of letters");
-    let stream = TlsConnector::from(Arc::new(config)).connect(name, io).await?;
+    let stream = TlsConnector::from(Arc::new(config)).connect(name, ReadAhead::new(io)).await?;
     speaks_tunnel(stream.get_ref().1.alpn_protocol())?;
     Ok(stream)
 }
@@ -220,8 +222,8 @@ mod tests {
         acceptor: &Acceptor,
         expected: CertificateHash,
     ) -> (
-        std::io::Result<server::TlsStream<DuplexStream>>,
-        std::io::Result<client::TlsStream<DuplexStream>>,
+        std::io::Result<server::TlsStream<ReadAhead<DuplexStream>>>,
+        std::io::Result<client::TlsStream<ReadAhead<DuplexStream>>>,
     ) {
         let (gateway, worker) = duplex(64 << 10);
         tokio::join!(acceptor.accept(gateway), connect(worker, expected))
