@@ -134,8 +134,8 @@ impl Reference {
     }
 }
 
-/// What a step keeps of the old version for the next, in which it may have no traffic: the errors of
-/// this step, and the worst latencies of this and of all `before`.
+/// What a step keeps of the old version for the next, in which it may have no traffic: the errors
+/// of this step, and the worst latencies of this and of all `before`.
 ///
 /// Of the last step before that the old version had a part of the traffic only, and at a time that
 /// is over. In the first it had nearly all, as the new one is to have; and what its latency went

@@ -420,8 +420,8 @@ fn read_whole(role: &str, own: &[Permission], one: &mut Intruder) -> Played<BTre
 }
 
 /// Streams that are there and should not be, are not there any more, or are not as they were: made,
-/// changed, purged or deleted, also by answers of the broker's that are sent to its own API. What is
-/// expected may take its time.
+/// changed, purged or deleted, also by answers of the broker's that are sent to its own API. What
+/// is expected may take its time.
 fn changed(
     one: &mut Intruder,
     owner: &mut Intruder,
