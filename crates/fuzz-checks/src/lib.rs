@@ -1,6 +1,11 @@
 //! What must hold of every decoder whatever bytes it reads: a peer's, or what a crash left in our
 //! own files. `fuzz/` looks for bytes for which it does not; the tests here run its seeds.
 
+pub mod args_accept;
+pub mod args_form;
+pub mod args_multipart;
+pub mod args_reply;
+pub mod args_value;
 pub mod broker_answer;
 pub mod client_address;
 pub mod command;
@@ -22,7 +27,12 @@ pub mod traceparent;
 pub type Check = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const CHECKS: [Check; 16] = [
+pub const CHECKS: [Check; 21] = [
+    ("args_accept", args_accept::check),
+    ("args_form", args_form::check),
+    ("args_multipart", args_multipart::check),
+    ("args_reply", args_reply::check),
+    ("args_value", args_value::check),
     ("broker_answer", broker_answer::check),
     ("client_address", client_address::check),
     ("command", command::check),
