@@ -9,13 +9,13 @@ use natsway_caller::outbound::{Chosen, DispatchError};
 use natsway_caller::stream::activity::{Activity, Watch};
 use natsway_caller::stream::download::WatchedDownload;
 use natsway_caller::stream::{Rest, Streamed, UpgradedStream};
+use natsway_wire::content_type::is_grpc;
 use natsway_wire::envelope;
 use natsway_wire::native::NativeReply;
 use tracing::warn;
 
 use crate::body::{ReplyBody, compact};
 use crate::call::{Call, ReplyRoom};
-use crate::grpc::is_grpc;
 use crate::headers::{
     announced, check_response, has_content, may_have_trailers, passable_trailers, take_length,
 };

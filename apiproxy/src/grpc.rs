@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version};
+use natsway_wire::content_type::is_grpc;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use crate::body::ReplyBody;
@@ -15,17 +16,6 @@ const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
 /// What a message may not have as it is.
 const UNSAFE: &AsciiSet = &CONTROLS.add(b'%');
-
-/// Whether a request is a call, or an answer is one's.
-pub fn is_grpc(headers: &HeaderMap) -> bool {
-    const TYPE: &[u8] = b"application/grpc";
-    let kind = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
-    let Some((start, rest)) = kind.and_then(|kind| kind.split_at_checked(TYPE.len())) else {
-        return false;
-    };
-    // gRPC-Web has a type of its own, and fits in HTTP/1.1.
-    start.eq_ignore_ascii_case(TYPE) && matches!(rest.first(), None | Some(b'+' | b';'))
-}
 
 /// Whether the caller reads problems as gRPC has them.
 pub fn reads_grpc(version: Version, headers: &HeaderMap) -> bool {
@@ -84,24 +74,6 @@ fn code(status: StatusCode) -> u16 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn headers(name: &'static str, value: &'static str) -> HeaderMap {
-        HeaderMap::from_iter([(HeaderName::from_static(name), HeaderValue::from_static(value))])
-    }
-
-    #[test]
-    fn a_call_is_known_by_its_type() {
-        for (kind, expected) in [
-            ("application/grpc", true),
-            ("application/GRPC+proto", true),
-            ("application/grpc;charset=utf-8", true),
-            ("application/grpc-web+proto", false),
-            ("application/json", false),
-            ("", false),
-        ] {
-            assert_eq!(is_grpc(&headers("content-type", kind)), expected, "{kind}");
-        }
-    }
 
     #[test]
     fn a_problem_is_one_head_with_the_status_of_the_call() {

@@ -8,11 +8,6 @@ pub(crate) fn is_event_stream(headers: &HeaderMap) -> bool {
     has_type(headers, "text/event-stream")
 }
 
-/// Whether these fields are those of a call by gRPC, or of the answer to one.
-pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
-    has_type(headers, "application/grpc")
-}
-
 /// Whether the content is of this type, with whatever parameters or suffix.
 fn has_type(headers: &HeaderMap, name: &str) -> bool {
     let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());

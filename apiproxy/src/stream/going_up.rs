@@ -14,10 +14,10 @@ use natsway_caller::stream::activity::{Activity, Watch};
 use natsway_caller::stream::upload::WatchedUpload;
 use natsway_caller::stream::{Opening, Upload};
 use natsway_routes::table::{Codec, Route};
+use natsway_wire::content_type::is_grpc;
 
 use super::upgrade::Upgrade;
 use crate::call::{Call, GoingUp};
-use crate::grpc::is_grpc;
 use crate::inspect::not_implemented;
 use crate::problem::{Problem, streams_full, too_large};
 

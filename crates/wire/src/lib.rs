@@ -10,12 +10,14 @@
 //! - [`frame`]: how messages go over a tunnel, a connection between a gateway and one worker.
 //! - [`offer`]: what is said so that a worker can dial a tunnel, and that opens it.
 //! - [`pipe`]: what a tunnel's bytes are carried in where there is no other way than the broker.
+//! - [`content_type`]: which messages are calls by gRPC.
 //! - [`problem`]: how errors are told to clients (RFC 9457).
 //! - [`Subject`] and [`QueueGroup`]: names that were checked once and may be published to.
 //!
 //! Decoding is bounded before anything is allocated, and never panics on any input: see [`Limits`].
 //! `docs/wire.md` of the repository says the same byte by byte, for a worker in another language.
 
+pub mod content_type;
 pub mod control;
 mod elements;
 pub mod envelope;

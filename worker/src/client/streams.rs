@@ -13,6 +13,7 @@ use natsway_caller::stream::activity::{Activity, Watch};
 use natsway_caller::stream::download::WatchedDownload;
 use natsway_caller::stream::{BrokenOff, Rest, Streamed};
 use natsway_routes::table::{Codec, Route, RouteLimits, StreamLimits};
+use natsway_wire::content_type::is_grpc;
 
 use super::error::{CallError, CallErrorKind};
 use super::going_up::GoingUp;
@@ -20,7 +21,7 @@ use super::outbound::NamedRequest;
 use super::stream_places::StreamPlace;
 use super::thread::ClientThread;
 use crate::Body;
-use crate::content_type::{is_event_stream, is_grpc};
+use crate::content_type::is_event_stream;
 use crate::handler::body::{Begun, CollectError, Collected, begin};
 
 /// How long a body of unknown length may take to end that goes in a message.

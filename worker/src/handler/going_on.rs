@@ -13,6 +13,7 @@ use http::response::Parts;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use natsway_tunnel::body::DrainedBody;
 use natsway_tunnel::http2::{HeldByUpgrade, REFUSED_WITH};
+use natsway_wire::content_type::is_grpc;
 use natsway_wire::envelope::{NotRun, Reference, Signal, encode_reference, encode_signal};
 use natsway_wire::offer::TunnelSecret;
 use tokio::sync::oneshot;
@@ -20,7 +21,7 @@ use tracing::{debug, warn};
 
 use super::body::{Begun, Body, BoxError, Collected, Partial, begin};
 use super::context::ReaderContext;
-use crate::content_type::{is_event_stream, is_grpc};
+use crate::content_type::is_event_stream;
 use crate::streams::{End, Offered, Opened, StreamBody, StreamPermit, StreamWriter, stream_body};
 use crate::telemetry::metrics::Permit;
 use crate::unary::ReplyTo;

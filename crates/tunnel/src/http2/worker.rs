@@ -10,6 +10,7 @@ use http_body::Body;
 use hyper::body::Incoming;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::TokioIo;
+use natsway_wire::content_type::is_grpc;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
@@ -108,9 +109,7 @@ where
 {
     let (head, body) = response.into_parts();
     // A call by gRPC has its status there, and need not say so.
-    let is_grpc = |kind: &http::HeaderValue| kind.as_bytes().starts_with(b"application/grpc");
-    let has_trailers = head.headers.contains_key(http::header::TRAILER)
-        || head.headers.get(http::header::CONTENT_TYPE).is_some_and(is_grpc);
+    let has_trailers = head.headers.contains_key(http::header::TRAILER) || is_grpc(&head.headers);
     let declared = head
         .headers
         .get(http::header::CONTENT_LENGTH)
