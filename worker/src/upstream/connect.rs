@@ -66,6 +66,30 @@ impl Connector {
         Ok(Self { address, timeout, tls })
     }
 
+    /// The same for an app at another port.
+    pub(super) fn with_port(mut self, port: u16) -> Self {
+        self.address = self.address.with_port(port);
+        self
+    }
+
+    /// Where the app is.
+    pub(super) fn address(&self) -> &UpstreamAddress {
+        &self.address
+    }
+
+    /// Whether something takes connections there, whatever it speaks.
+    pub(super) async fn is_taken(&self) -> bool {
+        let reached = async {
+            match &self.address.endpoint {
+                Endpoint::Unix(path) => UnixStream::connect(path).await.is_ok(),
+                Endpoint::Tcp { host, port } => {
+                    TcpStream::connect((host.trim_matches(['[', ']']), *port)).await.is_ok()
+                }
+            }
+        };
+        tokio::time::timeout(self.timeout, reached).await.unwrap_or(false)
+    }
+
     /// Makes a connection, and says which version of HTTP it is for.
     ///
     /// # Errors

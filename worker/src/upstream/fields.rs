@@ -53,8 +53,15 @@ pub(super) fn prepare_request(headers: &mut HeaderMap, rules: RequestRules<'_>) 
 
 /// Takes what concerns the connection to the app alone out of its answer. What an upgrade says of
 /// its protocol is said again by whoever accepts it.
+///
+/// `Trailer` stays: whoever writes the response for a client of HTTP/1.1 writes only those trailers
+/// that it announces.
 pub(super) fn prepare_response(headers: &mut HeaderMap) {
+    let announced = headers.remove(TRAILER);
     remove_hop_by_hop(headers);
+    if let Some(announced) = announced {
+        headers.insert(TRAILER, announced);
+    }
 }
 
 fn remove_hop_by_hop(headers: &mut HeaderMap) {
@@ -163,6 +170,23 @@ mod tests {
             rules(&authority),
         );
         assert_eq!(seen, ["host: shop.example", "te: trailers", "x-other: 2"]);
+    }
+
+    #[test]
+    fn a_response_keeps_what_announces_its_trailers() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("connection", "close"),
+            ("transfer-encoding", "chunked"),
+            ("trailer", "x-checksum"),
+            ("x-other", "1"),
+        ] {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
+        prepare_response(&mut headers);
+        let mut names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["trailer", "x-other"]);
     }
 
     #[test]

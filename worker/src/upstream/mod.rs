@@ -41,9 +41,11 @@ use std::sync::atomic::Ordering::{Acquire, Release};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use http::header::{CONTENT_TYPE, HOST};
+use arc_swap::ArcSwap;
+use http::header::HOST;
 use http::request::Parts;
 use http::{HeaderValue, Request, Response, StatusCode, Uri, Version};
+use natsway_wire::content_type::is_grpc;
 use tokio::sync::Notify;
 use tower::Service;
 use tracing::{debug, warn};
@@ -107,10 +109,10 @@ pub struct Upstream {
 }
 
 struct UpstreamShared {
-    pool: Arc<Pool>,
+    /// Where the app is now.
+    place: ArcSwap<Place>,
     scheme: Scheme,
     host: HostHeader,
-    authority: HeaderValue,
     /// How long what no other instance can have waits for the app: as long as connecting may take.
     patience: Duration,
     response_timeout: Option<Duration>,
@@ -118,6 +120,12 @@ struct UpstreamShared {
     /// Whether the app is not to be asked.
     is_suspended: AtomicBool,
     suspended: Notify,
+}
+
+/// Where an app is.
+struct Place {
+    pool: Arc<Pool>,
+    authority: HeaderValue,
 }
 
 /// How a connection is had.
@@ -181,18 +189,16 @@ impl Upstream {
     /// The certificate authorities cannot be read.
     pub fn new(options: UpstreamOptions) -> Result<Self, UpstreamConfigError> {
         let UpstreamOptions { address, host, idle_timeout, .. } = options;
-        let (scheme, authority) = (address.scheme, address.authority());
-        let authority = HeaderValue::try_from(&authority)
-            .map_err(|_| UpstreamConfigError(format!("{authority:?} is no host")))?;
+        let scheme = address.scheme;
+        let authority = authority_of(&address)?;
         let connector = Connector::new(address, options.connect_timeout, options.ca.as_deref())
             .map_err(UpstreamConfigError)?;
         let metrics = Arc::<UpstreamMetrics>::default();
         let pool = Pool::new(connector, idle_timeout, Arc::clone(&metrics));
         let shared = UpstreamShared {
-            pool,
+            place: ArcSwap::from_pointee(Place { pool, authority }),
             scheme,
             host,
-            authority,
             patience: options.connect_timeout,
             response_timeout: options.response_timeout,
             metrics,
@@ -200,6 +206,11 @@ impl Upstream {
             suspended: Notify::new(),
         };
         Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Where the app is.
+    pub fn address(&self) -> UpstreamAddress {
+        self.shared.place.load().pool.connector().address().clone()
     }
 
     /// What it has done so far.
@@ -212,7 +223,23 @@ impl Upstream {
     /// # Errors
     /// The system's.
     pub async fn connects(&self) -> Result<(), BoxError> {
-        self.shared.pool.dial(Wanted::Http1).await
+        self.shared.place.load_full().pool.dial(Wanted::Negotiated).await
+    }
+
+    /// Whether something takes connections where the app is to listen, whatever it speaks.
+    pub async fn is_taken(&self) -> bool {
+        self.shared.place.load_full().pool.connector().is_taken().await
+    }
+
+    /// Has requests go to another port from now on; an app at a Unix socket has none. What is out
+    /// goes on where it is.
+    pub fn move_to(&self, port: u16) {
+        let here = self.shared.place.load_full();
+        let pool = here.pool.at_port(port);
+        // An address that was one is one with any port.
+        let authority = authority_of(pool.connector().address());
+        let authority = authority.unwrap_or_else(|_| here.authority.clone());
+        self.shared.place.store(Arc::new(Place { pool, authority }));
     }
 
     /// Asks the app for `path` on a connection of its own, past [`suspend`](Self::suspend) and the
@@ -227,8 +254,9 @@ impl Upstream {
         let mut request = Request::new(Body::default());
         *request.uri_mut() = path.parse()?;
         let (mut head, body) = request.into_parts();
-        prepare_request(&mut head.headers, self.shared.rules(false));
-        let mut lease = self.shared.pool.take(self.shared.wanted(&head), true).await?;
+        let place = self.shared.place.load_full();
+        prepare_request(&mut head.headers, self.shared.rules(&place, false));
+        let mut lease = place.pool.dial_for_check(self.shared.wanted(&head)).await?;
         let head = self.shared.addressed(head, lease.is_http2());
         let (upload, _) = Upload::new(body);
         let response = lease.send(Request::from_parts(head, upload)).await;
@@ -240,6 +268,8 @@ impl Upstream {
     /// instance gets them.
     pub fn suspend(&self) {
         self.shared.is_suspended.store(true, Release);
+        // Its connections may be as dead as it is.
+        self.shared.place.load().pool.forget();
         self.shared.suspended.notify_waiters();
     }
 
@@ -341,9 +371,11 @@ impl UpstreamShared {
             let error = match is_bound && self.is_suspended.load(Acquire) {
                 true => "it is unhealthy".into(),
                 false => {
+                    // It may be elsewhere once it was started again.
+                    let pool = Arc::clone(&self.place.load().pool);
                     let lease = match way {
-                        Way::Pooled { wanted, is_fresh } => self.pool.take(wanted, is_fresh).await,
-                        Way::Upgrade => self.pool.dial_for_upgrade().await,
+                        Way::Pooled { wanted, is_fresh } => pool.take(wanted, is_fresh).await,
+                        Way::Upgrade => pool.dial_for_upgrade().await,
                     };
                     match lease {
                         Ok(lease) => return Ok(lease),
@@ -365,7 +397,7 @@ impl UpstreamShared {
         is_bound: bool,
     ) -> Result<Response<UpstreamBody>, UpstreamError> {
         let (mut head, mut body) = request.into_parts();
-        prepare_request(&mut head.headers, self.rules(false));
+        prepare_request(&mut head.headers, self.rules(&self.place.load(), false));
         let wanted = self.wanted(&head);
         // One that is there can be sent again although it was taken.
         let whole = match body.is_whole() {
@@ -424,7 +456,7 @@ impl UpstreamShared {
             return Err(UpstreamError::NoUpgrade);
         }
         let (mut head, body) = request.into_parts();
-        prepare_request(&mut head.headers, self.rules(true));
+        prepare_request(&mut head.headers, self.rules(&self.place.load(), true));
         let mut lease = self.connect(Way::Upgrade, true).await?;
         let (upload, _) = Upload::new(body);
         let request = Request::from_parts(self.addressed(head, false), upload);
@@ -444,8 +476,8 @@ impl UpstreamShared {
         Ok(Response::from_parts(head, UpstreamBody::whole(bytes::Bytes::new())))
     }
 
-    fn rules(&self, is_upgrade: bool) -> RequestRules<'_> {
-        RequestRules { host: self.host, authority: &self.authority, is_upgrade }
+    fn rules<'a>(&self, place: &'a Place, is_upgrade: bool) -> RequestRules<'a> {
+        RequestRules { host: self.host, authority: &place.authority, is_upgrade }
     }
 
     /// The version of HTTP that a request is for.
@@ -453,7 +485,7 @@ impl UpstreamShared {
         match self.scheme {
             Scheme::H2c => Wanted::Http2,
             Scheme::Https => Wanted::Negotiated,
-            Scheme::Http if is_grpc(head) => Wanted::Http2,
+            Scheme::Http if is_grpc(&head.headers) => Wanted::Http2,
             Scheme::Http => Wanted::Http1,
         }
     }
@@ -464,14 +496,16 @@ impl UpstreamShared {
         head.extensions.clear();
         head.version = if is_http2 { Version::HTTP_2 } else { Version::HTTP_11 };
         if is_http2 {
-            let authority = head.headers.remove(HOST).unwrap_or_else(|| self.authority.clone());
+            let place = self.place.load();
+            let own = &place.authority;
+            let authority = head.headers.remove(HOST).unwrap_or_else(|| own.clone());
             let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
             let scheme = if self.scheme == Scheme::Https { "https" } else { "http" };
             let uri = |authority: &[u8]| {
                 let builder = Uri::builder().scheme(scheme).authority(authority);
                 builder.path_and_query(path).build().ok()
             };
-            let absolute = uri(authority.as_bytes()).or_else(|| uri(self.authority.as_bytes()));
+            let absolute = uri(authority.as_bytes()).or_else(|| uri(own.as_bytes()));
             head.uri = absolute.unwrap_or(head.uri);
         }
         head
@@ -490,7 +524,9 @@ fn is_refused(error: &hyper::Error) -> bool {
     false
 }
 
-fn is_grpc(head: &Parts) -> bool {
-    let kind = head.headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
-    kind.is_some_and(|kind| kind.starts_with(b"application/grpc"))
+/// The authority of an address, as a field.
+fn authority_of(address: &UpstreamAddress) -> Result<HeaderValue, UpstreamConfigError> {
+    let authority = address.authority();
+    HeaderValue::try_from(&authority)
+        .map_err(|_| UpstreamConfigError(format!("{authority:?} is no host")))
 }

@@ -16,11 +16,12 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::Frame;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use natsway_testkit::free_port;
+use natsway_testkit::{eventually, free_port};
 use natsway_worker::Body;
 use natsway_worker::upstream::{HostHeader, Upstream, UpstreamBody, UpstreamOptions};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::sync::Notify;
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 
@@ -146,8 +147,157 @@ async fn calls_by_grpc_go_by_http_2_and_their_trailers_come_back() {
     assert_eq!(collected.trailers().unwrap()["grpc-status"], "0");
 }
 
+#[tokio::test]
+async fn grpc_web_goes_by_http_1() {
+    let app = upstream(&format!("http://{}", serve(mirror()).await));
+    let mut request = to(Method::POST, "/", "");
+    request.headers_mut().insert("content-type", "application/grpc-web+proto".parse().unwrap());
+    let seen = text(ask(&app, request).await).await;
+    assert!(seen.starts_with("HTTP/1.1 "), "{seen}");
+}
+
+/// Answers by HTTP/2 without TLS, save on the connections that are to be silent behind their first
+/// answer. Gives its address, and how many connections are open.
+async fn serve_http2(is_silent: fn(usize) -> bool) -> (String, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("h2c://{}", listener.local_addr().unwrap());
+    let open = Arc::<AtomicUsize>::default();
+    let counted = Arc::clone(&open);
+    tokio::spawn(async move {
+        for number in 0.. {
+            let (socket, _) = listener.accept().await.unwrap();
+            let counted = Arc::clone(&counted);
+            tokio::spawn(async move {
+                counted.fetch_add(1, Ordering::SeqCst);
+                let answered = AtomicUsize::new(0);
+                let answer = service_fn(move |_: Request<hyper::body::Incoming>| {
+                    let is_first = answered.fetch_add(1, Ordering::SeqCst) == 0;
+                    async move {
+                        if !is_first && is_silent(number) {
+                            std::future::pending::<()>().await;
+                        }
+                        let body = Full::new(Bytes::from(number.to_string()));
+                        Ok::<_, Infallible>(Response::new(body))
+                    }
+                });
+                let http2 = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                http2.serve_connection(TokioIo::new(socket), answer).await.ok();
+                counted.fetch_sub(1, Ordering::SeqCst);
+            });
+        }
+    });
+    (address, open)
+}
+
+#[tokio::test]
+async fn a_check_leaves_no_connection_behind() {
+    let (address, open) = serve_http2(|_| false).await;
+    let app = upstream(&address);
+    for _ in 0..5 {
+        assert_eq!(app.check("/health").await.unwrap(), StatusCode::OK);
+    }
+    eventually(PATIENCE, async || match open.load(Ordering::SeqCst) {
+        0 => Ok(()),
+        open => Err(format!("{open} connections are open")),
+    })
+    .await;
+    assert_eq!(app.stats().connections, 0, "checks are not counted");
+}
+
+#[tokio::test]
+async fn a_connection_of_http_2_that_gives_no_answer_gets_no_more_requests() {
+    let (address, _) = serve_http2(|number| number == 0).await;
+    let limit = Duration::from_millis(500);
+    let options = options(&address).idle_timeout(PATIENCE).response_timeout(limit);
+    let app = Upstream::new(options).unwrap();
+    assert_eq!(text(ask(&app, to(Method::GET, "/", "")).await).await, "0");
+    let late = problem(ask(&app, to(Method::GET, "/", "")).await).await;
+    assert_eq!(late, (StatusCode::GATEWAY_TIMEOUT, "upstream_timeout".to_owned()));
+    for _ in 0..2 {
+        assert_eq!(text(ask(&app, to(Method::GET, "/", "")).await).await, "1");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_of_http_2_without_streams_is_kept_no_longer_than_its_time() {
+    let (address, open) = serve_http2(|_| false).await;
+    let idle = Duration::from_millis(200);
+    let app = Upstream::new(options(&address).idle_timeout(idle)).unwrap();
+    assert_eq!(text(ask(&app, to(Method::GET, "/", "")).await).await, "0");
+    eventually(PATIENCE, async || match open.load(Ordering::SeqCst) {
+        0 => Ok(()),
+        open => Err(format!("{open} connections are open")),
+    })
+    .await;
+    assert_eq!(text(ask(&app, to(Method::GET, "/", "")).await).await, "1");
+}
+
+#[tokio::test]
+async fn an_app_that_is_found_unhealthy_gets_its_next_requests_on_fresh_connections() {
+    let (address, _) = serve_http2(|_| false).await;
+    let app = Upstream::new(options(&address).idle_timeout(PATIENCE)).unwrap();
+    assert_eq!(text(ask(&app, to(Method::GET, "/", "")).await).await, "0");
+    app.suspend();
+    app.resume();
+    assert_eq!(text(ask(&app, to(Method::GET, "/", "")).await).await, "1");
+}
+
+#[tokio::test]
+async fn an_app_that_moved_is_asked_where_it_is_now() {
+    let (first, second) = (serve(mirror()).await, serve(mirror()).await);
+    let port = |address: &str| address.rsplit_once(':').unwrap().1.parse::<u16>().unwrap();
+    let options = options(&format!("http://{first}")).host_header(HostHeader::Upstream);
+    let app = Upstream::new(options).unwrap();
+    assert!(text(ask(&app, to(Method::GET, "/", "")).await).await.contains(&first));
+    app.move_to(port(&second));
+    assert_eq!(app.address().to_string(), format!("http://{second}"));
+    assert!(text(ask(&app, to(Method::GET, "/", "")).await).await.contains(&second));
+    assert!(app.is_taken().await);
+    app.move_to(free_port());
+    assert!(!app.is_taken().await);
+}
+
+#[tokio::test]
+async fn an_app_whose_tls_has_http_2_alone_is_seen_to_take_connections() {
+    let directory = tempfile::tempdir().unwrap();
+    let (address, ca) = serve_tls(directory.path(), &[b"h2"]).await;
+    let app = Upstream::new(options(&address).certificate_authorities(ca)).unwrap();
+    app.connects().await.unwrap();
+}
+
+#[tokio::test]
+async fn who_speaks_http_1_by_tls_is_dialled_by_several_at_a_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let taken = Arc::<Notify>::default();
+    let silent = Some((1, Arc::clone(&taken)));
+    let (address, ca) = serve_tls_but(directory.path(), &[b"http/1.1"], silent).await;
+    let options = options(&address).certificate_authorities(ca).connect_timeout(2 * PATIENCE);
+    // No connection waits, so that each request makes one.
+    let app = Upstream::new(options.idle_timeout(Duration::ZERO)).unwrap();
+    assert_eq!(text(ask(&app, to(Method::GET, "/", "")).await).await, "HTTP/1.1");
+    let held = tokio::spawn({
+        let app = app.clone();
+        async move { ask(&app, to(Method::GET, "/", "")).await }
+    });
+    tokio::time::timeout(PATIENCE, taken.notified()).await.expect("it makes a connection");
+    for _ in 0..3 {
+        assert_eq!(text(ask(&app, to(Method::GET, "/", "")).await).await, "HTTP/1.1");
+    }
+    assert!(!held.is_finished());
+    held.abort();
+}
+
 /// A server with a certificate of its own, and the file of that.
 async fn serve_tls(directory: &Path, protocols: &[&[u8]]) -> (String, std::path::PathBuf) {
+    serve_tls_but(directory, protocols, None).await
+}
+
+/// The same, which takes the connection of this number, tells of it, and says nothing there.
+async fn serve_tls_but(
+    directory: &Path,
+    protocols: &[&[u8]],
+    silent: Option<(usize, Arc<Notify>)>,
+) -> (String, std::path::PathBuf) {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let file = directory.join("ca.pem");
     std::fs::write(&file, made.cert.pem()).unwrap();
@@ -164,8 +314,14 @@ async fn serve_tls(directory: &Path, protocols: &[&[u8]]) -> (String, std::path:
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
-        loop {
+        let mut held = Vec::new();
+        for number in 0.. {
             let (socket, _) = listener.accept().await.unwrap();
+            if let Some((_, taken)) = silent.as_ref().filter(|(silent, _)| *silent == number) {
+                held.push(socket);
+                taken.notify_one();
+                continue;
+            }
             let acceptor = acceptor.clone();
             tokio::spawn(async move {
                 let Ok(stream) = acceptor.accept(socket).await else { return };
