@@ -27,7 +27,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const MISTAKE: u8 = 2;
 
 fn main() -> ExitCode {
-    if let Some(code) = sidecar::become_app() {
+    if let Some(code) = sidecar::become_other() {
         return code;
     }
     let args = Args::parse();

@@ -1,7 +1,8 @@
 """An app that knows nothing of us: HTTP/1.1 by the standard library, at the port that PORT says.
 
 BEHAVIOUR is a directory in which a test makes files: `unhealthy` has /health answer 503, `stubborn` has SIGTERM
-ignored, and each SIGHUP leaves `hup`.
+ignored, `thorough` has it take its time to end and leave `finished`, and each SIGHUP leaves `hup`. Its process stands
+in `pid`.
 """
 
 import json
@@ -30,6 +31,8 @@ class App(BaseHTTPRequestHandler):
         if target.path == "/slow":
             (BEHAVIOUR / "began").touch()
             time.sleep(int(query["ms"]) / 1000)
+        if target.path == "/trailers":
+            return self.trailers(int(query["bytes"]))
         if target.path == "/exit":
             os._exit(int(query["code"]))
         seen = {
@@ -46,6 +49,15 @@ class App(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(text)
 
+    def trailers(self, size):
+        """A body in chunks, and behind it what was announced."""
+        self.send_response(200)
+        self.send_header("transfer-encoding", "chunked")
+        self.send_header("trailer", "x-checksum")
+        self.end_headers()
+        self.wfile.write(f"{size:x}\r\n".encode() + b"x" * size + b"\r\n")
+        self.wfile.write(b"0\r\nx-checksum: right\r\n\r\n")
+
     do_GET = do_POST = do_PUT = do_DELETE = answer
 
     def log_message(self, *_):
@@ -54,13 +66,18 @@ class App(BaseHTTPRequestHandler):
 
 def terminate(*_):
     print("app: told to end", file=sys.stderr, flush=True)
-    if not (BEHAVIOUR / "stubborn").exists():
-        os._exit(7)
+    if (BEHAVIOUR / "stubborn").exists():
+        return
+    if (BEHAVIOUR / "thorough").exists():
+        time.sleep(1)
+        (BEHAVIOUR / "finished").touch()
+    os._exit(7)
 
 
 signal.signal(signal.SIGTERM, terminate)
 signal.signal(signal.SIGHUP, lambda *_: (BEHAVIOUR / "hup").touch())
 ThreadingHTTPServer.request_queue_size = 128
+(BEHAVIOUR / "pid").write_text(str(os.getpid()))
 server = ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), App)
 print("app: listening", flush=True)
 server.serve_forever()

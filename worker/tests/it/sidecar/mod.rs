@@ -1,6 +1,9 @@
 //! Apps that know nothing of us, behind sidecars, as real processes.
 
+mod ending;
+mod first_process;
 mod stand;
+mod starting;
 
 use std::time::Duration;
 
@@ -42,6 +45,18 @@ async fn an_app_sees_what_its_client_sent_and_who_that_was() {
         assert_eq!(answer.seen(name).as_deref(), Some(value), "{name}");
     }
     assert_eq!(answer.seen("x-mine"), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trailers_of_a_streamed_response_reach_clients_of_http_1() {
+    let mut stand = Stand::start("").await;
+    let _sidecar = stand.serve_app(&[], &[]).await;
+    // A small one goes by a message, a large one by a stream.
+    for bytes in [100, 1_000_000] {
+        let request = Request::get(format!("/trailers?bytes={bytes}")).header("te", "trailers");
+        let answer = send(stand.port, request.body("".into()).unwrap()).await.unwrap();
+        assert_eq!(answer.trailers.get("x-checksum").unwrap(), "right", "{bytes} bytes");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

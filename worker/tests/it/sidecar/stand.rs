@@ -4,10 +4,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request, StatusCode};
+use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
-use natsway_testkit::{Process, TestBroker, eventually, free_port, workspace_binary};
+use natsway_testkit::{
+    Process, ProcessBuilder, TestBroker, eventually, free_port, workspace_binary,
+};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -34,11 +36,18 @@ pub(super) struct Sidecar {
     behaviour: PathBuf,
 }
 
+/// A sidecar that is yet to be started.
+pub(super) struct Prepared {
+    pub(super) process: ProcessBuilder,
+    pub(super) behaviour: PathBuf,
+}
+
 /// What a client got.
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) status: StatusCode,
     pub(super) json: Value,
+    pub(super) trailers: HeaderMap,
 }
 
 impl Stand {
@@ -68,25 +77,44 @@ impl Stand {
 
     /// Starts the app behind a sidecar, without waiting for either.
     pub(super) fn start_app(&mut self, behaviour: &[&str], arguments: &[&str]) -> Sidecar {
+        let sidecar = self.sidecar(arguments);
+        let process = sidecar.process.args(["--", "python3"]).arg(app());
+        start(process, sidecar.behaviour, behaviour)
+    }
+
+    /// Starts the app by a shell, which is its parent, behind a sidecar that serves.
+    pub(super) async fn serve_by_shell(
+        &mut self,
+        behaviour: &[&str],
+        arguments: &[&str],
+    ) -> Sidecar {
+        let sidecar = self.sidecar(arguments);
+        let command = format!("python3 '{}'; true", app().display());
+        let process = sidecar.process.args(["--", "sh", "-c", &command]);
+        let mut sidecar = start(process, sidecar.behaviour, behaviour);
+        sidecar.process.wait_for_line("serving subject", PATIENCE).await;
+        sidecar
+    }
+
+    /// A sidecar that is yet to be started, without a command.
+    pub(super) fn sidecar(&mut self, arguments: &[&str]) -> Prepared {
         let directory = self.directory.path().join(self.sidecars.to_string());
         self.sidecars += 1;
         std::fs::create_dir(&directory).unwrap();
-        let app = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/sidecar/app.py");
-        let sidecar = Process::builder(env!("CARGO_BIN_EXE_worker"))
+        let defaults = [
+            ["--port-env", "PORT"],
+            ["--health", "GET /health"],
+            ["--health-interval", "100ms"],
+            ["--health-timeout", "300ms"],
+        ];
+        let process = Process::builder(env!("CARGO_BIN_EXE_worker"))
             .name(format!("sidecar {}", self.sidecars))
             .args(["--nats-url", &self.broker.url(), "--subject", SUBJECT])
-            .args(["--port-env", "PORT", "--health", "GET /health"])
-            .args(["--health-interval", "100ms", "--health-timeout", "300ms"])
+            .args(defaults.into_iter().filter(|[name, _]| !arguments.contains(name)).flatten())
             .args(arguments)
-            .args(["--", "python3"])
-            .arg(app)
             .env("BEHAVIOUR", &directory)
             .env("NATSWAY_LOG", "info");
-        let sidecar = Sidecar { process: sidecar.start(), behaviour: directory };
-        for name in behaviour {
-            sidecar.make(name);
-        }
-        sidecar
+        Prepared { process, behaviour: directory }
     }
 
     /// Starts the app behind a sidecar that serves.
@@ -99,6 +127,19 @@ impl Stand {
     pub(super) async fn get(&self, path: &str) -> Answer {
         get(self.port, path).await.unwrap()
     }
+}
+
+/// The app.
+pub(super) fn app() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/sidecar/app.py")
+}
+
+/// Starts a sidecar whose app behaves in these ways.
+pub(super) fn start(process: ProcessBuilder, directory: PathBuf, behaviour: &[&str]) -> Sidecar {
+    for name in behaviour {
+        std::fs::write(directory.join(name), "").unwrap();
+    }
+    Sidecar { process: process.start(), behaviour: directory }
 }
 
 impl Sidecar {
@@ -119,6 +160,16 @@ impl Sidecar {
             false => Err(format!("no {name}")),
         })
         .await;
+    }
+
+    /// What the app, or its check, has written there.
+    pub(super) fn wrote(&self, name: &str) -> String {
+        std::fs::read_to_string(self.behaviour.join(name)).unwrap_or_default()
+    }
+
+    /// The process that the app itself is, which a shell may have started.
+    pub(super) fn app_itself(&self) -> Pid {
+        Pid::from_raw(self.wrote("pid").parse().expect("it has written it"))
     }
 
     /// The app's process, by what its sidecar said last.
@@ -170,8 +221,9 @@ pub(super) async fn send(port: u16, mut request: Request<Full<Bytes>>) -> Result
         let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
         let status = response.status();
         let body = response.into_body().collect().await.map_err(|error| error.to_string())?;
+        let trailers = body.trailers().cloned().unwrap_or_default();
         let json = serde_json::from_slice(&body.to_bytes()).unwrap_or_default();
-        Ok(Answer { status, json })
+        Ok(Answer { status, json, trailers })
     };
     tokio::time::timeout(PATIENCE, exchanged).await.map_err(|_| "no answer".to_owned())?
 }

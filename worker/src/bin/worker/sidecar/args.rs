@@ -1,7 +1,6 @@
 //! The command line of the sidecar.
 
 use std::ffi::OsString;
-use std::net::TcpListener;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -30,8 +29,8 @@ pub(crate) struct SidecarArgs {
     )]
     upstream: Option<UpstreamAddress>,
 
-    /// Pick a free port for the app, and tell it by this variable; it takes the place of that of
-    /// --upstream, which is http://127.0.0.1 by default then
+    /// Pick a free port for the app at each of its starts, and tell it by this variable; it takes
+    /// the place of that of --upstream, which is http://127.0.0.1 by default then
     #[arg(long, env = "NATSWAY_PORT_ENV", value_name = "NAME", requires = "command")]
     port_env: Option<String>,
 
@@ -65,7 +64,7 @@ pub(crate) struct SidecarArgs {
     upstream_idle_timeout: Duration,
 
     /// How to see whether the app is well: `tcp` (it takes a connection), `GET /path` (it answers
-    /// with 2xx or 3xx), or a command of the shell (it ends with 0)
+    /// with 2xx or 3xx), or a command of the shell (it ends with 0), which has the app's variables
     #[arg(long, env = "NATSWAY_HEALTH", value_name = "CHECK", default_value = "tcp")]
     health: HealthCheck,
 
@@ -94,7 +93,7 @@ pub(crate) struct SidecarArgs {
     )]
     start_timeout: Duration,
 
-    /// How long the app may take to end after SIGTERM, before SIGKILL
+    /// How long the app, and what it started, may take to end after SIGTERM, before SIGKILL
     #[arg(
         long, env = "NATSWAY_STOP_GRACE", value_name = "TIME", default_value = "5s",
         value_parser = duration
@@ -135,14 +134,6 @@ impl SidecarArgs {
                 return Ok(None);
             }
         };
-        let port = match self.port_env {
-            Some(name) => Some((name, free_port().context("no free port")?)),
-            None => None,
-        };
-        let address = match &port {
-            Some((_, port)) => address.with_port(*port),
-            None => address,
-        };
         let mut options = UpstreamOptions::new(address)
             .host_header(match self.upstream_host {
                 Host::Client => HostHeader::Client,
@@ -159,7 +150,11 @@ impl SidecarArgs {
         let arguments = command.collect();
         Ok(Some(Sidecar {
             upstream: Upstream::new(options)?,
-            command: program.map(|program| AppCommand { program, arguments, port }),
+            command: program.map(|program| AppCommand {
+                program,
+                arguments,
+                port_env: self.port_env,
+            }),
             health: self.health,
             health_interval: self.health_interval,
             health_timeout: self.health_timeout,
@@ -168,9 +163,4 @@ impl SidecarArgs {
             grace: self.stop_grace,
         }))
     }
-}
-
-/// A port that nobody listens at now.
-fn free_port() -> std::io::Result<u16> {
-    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }

@@ -8,7 +8,8 @@ use std::time::Duration;
 use natsway_worker::upstream::Upstream;
 use tokio::process::Command;
 
-use super::process::Children;
+use super::children::Children;
+use super::process::{PortVariable, ProcessGroup, add_variables};
 
 /// How an app is asked whether it is well.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +42,7 @@ impl HealthCheck {
     pub(crate) async fn run(
         &self,
         upstream: &Upstream,
+        port: &PortVariable,
         children: &Children,
         timeout: Duration,
     ) -> Result<(), String> {
@@ -52,7 +54,7 @@ impl HealthCheck {
                     Ok(status) => Err(format!("GET {path} answered {status}")),
                     Err(error) => Err(format!("GET {path}: {error}")),
                 },
-                Self::Command(command) => run_command(command, children).await,
+                Self::Command(command) => run_command(command, port, children).await,
             }
         };
         tokio::time::timeout(timeout, check)
@@ -61,11 +63,19 @@ impl HealthCheck {
     }
 }
 
-async fn run_command(command: &str, children: &Children) -> Result<(), String> {
+/// Runs a command with the app's variables. What it started ends with it, and when this is dropped.
+async fn run_command(
+    command: &str,
+    port: &PortVariable,
+    children: &Children,
+) -> Result<(), String> {
     let mut shell = Command::new("sh");
-    shell.args(["-c", command]).kill_on_drop(true);
+    shell.args(["-c", command]).process_group(0).kill_on_drop(true);
     shell.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    let (mut child, _known) = children.spawn(&mut shell).map_err(|error| format!("sh: {error}"))?;
+    add_variables(&mut shell, port);
+    let not_run = |error: std::io::Error| format!("sh: {error}");
+    let (mut child, _known) = children.spawn(&mut shell).map_err(not_run)?;
+    let _group = ProcessGroup::led_by(&child).map_err(not_run)?;
     match child.wait().await {
         Ok(status) if status.success() => Ok(()),
         Ok(status) => Err(format!("the check ended with {status}")),

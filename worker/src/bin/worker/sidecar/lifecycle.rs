@@ -34,7 +34,7 @@ pub(crate) struct Settings {
 pub(crate) enum Event {
     /// A check of the app's health.
     Checked { is_healthy: bool },
-    /// The app ended, with this exit code.
+    /// The app ended, with this exit code; if it was told to, its whole process group did.
     Exited { code: u8 },
     /// The worker has left the queue group, with nothing in hand.
     Left,
@@ -59,7 +59,7 @@ pub(crate) enum Action {
     Suspend,
     /// Have requests go to the app.
     Resume,
-    /// SIGTERM to the app's process group.
+    /// SIGTERM to the app's process group, all of which has until [`Action::Kill`].
     Terminate,
     /// SIGKILL to the app's process group.
     Kill,
@@ -153,6 +153,11 @@ impl Lifecycle {
         let is_up = matches!(self.app, App::Up { .. });
         let checks = if self.awaits_start() { Checks::Often } else { Checks::Usual };
         (is_up && self.ending.is_none()).then_some(checks)
+    }
+
+    /// Whether it comes to an end, so that the app is not started again.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.ending.is_some()
     }
 
     /// When the next [`Event::Tick`] is due, if nothing else happens.

@@ -1,24 +1,28 @@
 //! The sidecar: an app that listens somewhere, behind the broker, started and watched by us if
 //! asked.
 //!
-//! `lifecycle` decides: pure. This drives it: it starts the app (`process`), checks it (`health`),
-//! serves, and hears signals.
+//! `lifecycle` decides: pure. This drives it: it starts the app (`process`), which a `guard` ends
+//! where we cannot, checks it (`health`), serves, and hears `signals`.
 
 mod args;
+mod children;
+mod guard;
 mod health;
 mod lifecycle;
+mod output;
 mod process;
+mod signals;
 
 use std::future::pending;
+use std::net::TcpListener;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use natsway_worker::upstream::Upstream;
 use natsway_worker::{Error, Options, Summary};
+use nix::sys::prctl::set_child_subreaper;
 use nix::sys::signal::Signal;
-use nix::unistd::getpid;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -26,10 +30,12 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
 pub(crate) use self::args::{MAX_IN_FLIGHT, SidecarArgs};
+use self::children::Children;
+pub(crate) use self::guard::become_other;
 use self::health::HealthCheck;
 use self::lifecycle::{Action, Checks, End, Event, Lifecycle, Settings};
-pub(crate) use self::process::become_app;
-use self::process::{AppCommand, Children, Ended, Running};
+use self::process::{AppCommand, Ended, PortVariable, Running};
+use self::signals::{Heard, Signals};
 use crate::form::Form;
 
 /// Between two checks of an app that has yet to become healthy.
@@ -38,13 +44,11 @@ const OFTEN: Duration = Duration::from_millis(100);
 /// Results of checks that may wait to be taken: one, for there is one check at a time.
 const CHECKS: usize = 1;
 
-/// Signals that are passed on to the app as they come. Those that end us are another matter.
-const PASSED_ON: [(Signal, SignalKind); 4] = [
-    (Signal::SIGHUP, SignalKind::hangup()),
-    (Signal::SIGUSR1, SignalKind::user_defined1()),
-    (Signal::SIGUSR2, SignalKind::user_defined2()),
-    (Signal::SIGWINCH, SignalKind::window_change()),
-];
+/// Reasons why an app is not well that are told until it is: they may come in turns for ever.
+const REASONS: usize = 8;
+
+/// The exit code of a second signal to stop, as where there is no app.
+const LEFT_AT_ONCE: i32 = 130;
 
 /// An app, and how it is looked after.
 pub(crate) struct Sidecar {
@@ -73,6 +77,8 @@ struct Driver {
     form: Form,
     children: Children,
     app: Option<Running>,
+    /// What tells the app its port, in this run.
+    port: PortVariable,
     member: Option<Member>,
     /// Checks the app, as often as is said there.
     checks: Option<(Checks, AbortOnDropHandle<()>)>,
@@ -81,6 +87,10 @@ struct Driver {
     last_ended: Option<Ended>,
     failure: Option<Error>,
     is_well: bool,
+    /// Whether it ever was, since its start.
+    was_well: bool,
+    /// Why it is not, as far as that was told.
+    told: Vec<String>,
 }
 
 /// What a check found: why the app is not well, if so.
@@ -93,6 +103,7 @@ enum Happened {
     Served(Result<Summary, Error>),
     Stop,
     PassOn(Signal),
+    StopBy(Signal),
     Tick,
 }
 
@@ -113,6 +124,7 @@ impl Sidecar {
             form,
             children: Children::default(),
             app: None,
+            port: None,
             member: None,
             checks: None,
             checked,
@@ -120,6 +132,8 @@ impl Sidecar {
             last_ended: None,
             failure: None,
             is_well: false,
+            was_well: false,
+            told: Vec::new(),
         };
         driver.run().await
     }
@@ -129,27 +143,34 @@ impl Driver {
     async fn run(mut self) -> anyhow::Result<u8> {
         let stop = natsway_worker::shutdown_signal().context("installing signal handlers")?;
         let mut stop = Box::pin(stop);
-        let mut signals = Signals::new().context("installing signal handlers")?;
+        let is_started_here = self.sidecar.command.is_some();
+        let mut signals = Signals::new(is_started_here).context("installing signal handlers")?;
+        // What the app leaves behind is left to us then, so that we know when all of it has ended.
+        if is_started_here && let Err(error) = set_child_subreaper(true) {
+            warn!(%error, "what the app leaves behind is left to others");
+        }
         let mut cycle = Lifecycle::new(
             Settings {
-                is_started_here: self.sidecar.command.is_some(),
+                is_started_here,
                 failures: self.sidecar.health_failures,
                 start_timeout: self.sidecar.start_timeout,
                 grace: self.sidecar.grace,
             },
             Instant::now(),
         );
-        let mut is_stopped = false;
+        let (mut is_stopped, mut is_told) = (false, false);
         let mut event = Some(Event::Tick);
         loop {
             if let Some(event) = event.take() {
                 let mut events = vec![event];
                 while let Some(event) = events.pop() {
                     for action in cycle.step(event, Instant::now()) {
-                        if let Action::End(end) = action {
-                            return self.end(end);
+                        match action {
+                            Action::End(end) => return self.end(end),
+                            Action::Terminate if !cycle.is_ending() => self.gives_up(),
+                            _ => {}
                         }
-                        events.extend(self.act(action));
+                        events.extend(self.act(action).await);
                     }
                 }
                 self.check_as(cycle.checks());
@@ -162,15 +183,28 @@ impl Driver {
                 },
                 status = exited(&mut self.app) => Happened::Exited(status),
                 served = served(&mut self.member) => Happened::Served(served),
-                () = &mut stop, if !is_stopped => Happened::Stop,
-                signal = signals.next(&self.children) => Happened::PassOn(signal),
+                () = &mut stop, if !is_told => Happened::Stop,
+                heard = signals.next(&self.children) => match heard {
+                    Heard::PassOn(signal) => Happened::PassOn(signal),
+                    Heard::Stop(signal) => Happened::StopBy(signal),
+                },
                 () = until(wake_at) => Happened::Tick,
             };
             event = match happened {
                 Happened::Checked(checked) => Some(self.checked(checked)),
                 Happened::Exited(status) => self.exited(status).await,
                 Happened::Served(served) => Some(self.served(served)),
+                Happened::Stop if is_stopped => leave_at_once(),
+                Happened::StopBy(signal) if is_stopped => {
+                    warn!(%signal, "leaving without finishing what is in hand");
+                    leave_at_once()
+                }
                 Happened::Stop => {
+                    (is_stopped, is_told) = (true, true);
+                    Some(Event::Stop)
+                }
+                Happened::StopBy(signal) => {
+                    info!(%signal, "shutting down; a second signal leaves at once");
                     is_stopped = true;
                     Some(Event::Stop)
                 }
@@ -186,9 +220,9 @@ impl Driver {
     }
 
     /// Does what was decided; what that leads to at once is another event.
-    fn act(&mut self, action: Action) -> Option<Event> {
+    async fn act(&mut self, action: Action) -> Option<Event> {
         match action {
-            Action::Start => return self.start(),
+            Action::Start => return self.start().await,
             Action::Join => self.join(),
             Action::Leave => {
                 if let Some(member) = &mut self.member {
@@ -197,29 +231,59 @@ impl Driver {
             }
             Action::Suspend => self.sidecar.upstream.suspend(),
             Action::Resume => self.sidecar.upstream.resume(),
-            Action::Terminate => self.signal(Signal::SIGTERM),
+            Action::Terminate => {
+                if let Some(app) = &mut self.app {
+                    app.terminate();
+                }
+            }
             Action::Kill => {
                 warn!(grace = ?self.sidecar.grace, "the app did not end in time, killing it");
-                self.signal(Signal::SIGKILL);
+                if let Some(app) = &mut self.app {
+                    app.kill();
+                }
             }
             Action::End(_) => {}
         }
         None
     }
 
-    fn start(&mut self) -> Option<Event> {
-        let command = self.sidecar.command.as_ref()?;
-        match command.start(&self.children) {
+    async fn start(&mut self) -> Option<Event> {
+        let command = self.sidecar.command.clone()?;
+        (self.was_well, self.told) = (false, Vec::new());
+        let program = command.program.display();
+        match self.start_by(&command).await {
             Ok(app) => {
-                info!(pid = app.id().as_raw(), program = %command.program.display(), "app started");
+                let port = self.port.as_ref().map(|(_, port)| port);
+                info!(pid = app.id().as_raw(), %program, port, "app started");
                 self.app = Some(app);
                 None
             }
             Err(error) => {
-                error!(%error, program = %command.program.display(), "app not started");
-                Some(Event::Exited { code: u8::MAX })
+                let how = format!("{error:#}");
+                error!(error = how, %program, "app not started");
+                let code = u8::MAX;
+                self.last_ended = Some(Ended { code, how, last_lines: Vec::new() });
+                Some(Event::Exited { code })
             }
         }
+    }
+
+    /// Starts the app where nobody else listens. Another program there would be taken for it.
+    async fn start_by(&mut self, command: &AppCommand) -> anyhow::Result<Running> {
+        let upstream = &self.sidecar.upstream;
+        self.port = None;
+        if let Some(name) = &command.port_env {
+            let port = free_port().context("no free port")?;
+            upstream.move_to(port);
+            self.port = Some((name.clone(), port));
+        } else if upstream.is_taken().await {
+            bail!(
+                "another program listens at {} already, and would be taken for the app: end it, \
+                 or give the app another address, say a free port by --port-env",
+                upstream.address()
+            );
+        }
+        Ok(command.start(&self.port, &self.children)?)
     }
 
     fn join(&mut self) {
@@ -230,12 +294,6 @@ impl Driver {
         let stopped = stop.clone().cancelled_owned();
         let serving = tokio::spawn(self.form.serve(options, upstream, stopped));
         self.member = Some(Member { serving, stop: Some(stop.drop_guard()) });
-    }
-
-    fn signal(&self, signal: Signal) {
-        if let Some(app) = &self.app {
-            app.signal(signal);
-        }
     }
 
     /// Has the app checked as often as is wanted, or not at all.
@@ -254,9 +312,10 @@ impl Driver {
             Checks::Usual => *health_interval,
         };
         let (children, checked) = (self.children.clone(), self.check_results.clone());
+        let port = self.port.clone();
         let checking = tokio::spawn(async move {
             loop {
-                let found = health.run(&upstream, &children, timeout).await;
+                let found = health.run(&upstream, &port, &children, timeout).await;
                 if checked.send(found).await.is_err() {
                     return;
                 }
@@ -269,12 +328,34 @@ impl Driver {
     fn checked(&mut self, checked: Checked) -> Event {
         let is_healthy = checked.is_ok();
         match checked {
-            Ok(()) if !self.is_well => info!("app is healthy"),
-            Err(reason) if self.is_well => warn!(reason, "app is unhealthy"),
-            _ => {}
+            Ok(()) if !self.is_well => {
+                (self.was_well, self.told) = (true, Vec::new());
+                info!("app is healthy");
+            }
+            Ok(()) => {}
+            Err(reason) => self.tell(reason),
         }
         self.is_well = is_healthy;
         Event::Checked { is_healthy }
+    }
+
+    /// Says why the app is not well: each reason once, until it is.
+    fn tell(&mut self, reason: String) {
+        if self.told.contains(&reason) || self.told.len() == REASONS {
+            return;
+        }
+        match self.was_well {
+            true => warn!(reason, "app is unhealthy"),
+            false => info!(reason, "app is not healthy yet"),
+        }
+        self.told.push(reason);
+    }
+
+    /// Says that an app which does not become healthy is ended.
+    fn gives_up(&self) {
+        let reason = self.told.last().map_or("it was not checked", String::as_str);
+        let start_timeout = self.sidecar.start_timeout;
+        warn!(?start_timeout, reason, "the app did not become healthy in time, ending it");
     }
 
     async fn exited(&mut self, status: ExitStatus) -> Option<Event> {
@@ -317,6 +398,16 @@ impl Driver {
     }
 }
 
+/// Ends without waiting for anybody; the guard ends the app.
+fn leave_at_once() -> ! {
+    std::process::exit(LEFT_AT_ONCE)
+}
+
+/// A port that nobody listens at now.
+fn free_port() -> std::io::Result<u16> {
+    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+}
+
 /// Waits until the app ends; for ever if there is none.
 async fn exited(app: &mut Option<Running>) -> ExitStatus {
     match app {
@@ -337,48 +428,5 @@ async fn until(moment: Option<Instant>) {
     match moment {
         Some(moment) => tokio::time::sleep_until(moment.into()).await,
         None => pending().await,
-    }
-}
-
-/// Signals other than those that end us.
-struct Signals {
-    passed_on: Vec<(Signal, tokio::signal::unix::Signal)>,
-    /// Heard by the first process of a container, which has to take leave of all others.
-    child: Option<tokio::signal::unix::Signal>,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        let hear = |(number, kind)| Ok::<_, std::io::Error>((number, signal(kind)?));
-        let passed_on = PASSED_ON.into_iter().map(hear).collect::<Result<_, _>>()?;
-        let is_first = getpid().as_raw() == 1;
-        let child = is_first.then(|| signal(SignalKind::child())).transpose()?;
-        Ok(Self { passed_on, child })
-    }
-
-    /// The next one that is to be passed on.
-    async fn next(&mut self, children: &Children) -> Signal {
-        loop {
-            let passed_on = self.passed_on.iter_mut().map(|(number, signal)| {
-                Box::pin(async move {
-                    signal.recv().await;
-                    *number
-                })
-            });
-            let passed_on = futures_util::future::select_all(passed_on);
-            let child = async {
-                match &mut self.child {
-                    // One that hides behind another is not told again.
-                    Some(child) => {
-                        tokio::time::timeout(Duration::from_secs(1), child.recv()).await.ok();
-                    }
-                    None => pending().await,
-                }
-            };
-            tokio::select! {
-                (number, _, _) = passed_on => return number,
-                () = child => children.reap_others(),
-            }
-        }
     }
 }
