@@ -55,6 +55,18 @@ struct Data {
     cancelled: u64,
     overran: u64,
     refused_directives: u64,
+    /// What a sidecar tells of its app.
+    upstream: Option<Upstream>,
+}
+
+/// What became of requests to an app that got no response, or not all of it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Upstream {
+    down: u64,
+    timed_out: u64,
+    broken: u64,
+    broken_bodies: u64,
 }
 
 /// The worker that answered; what is no answer, or not of one of ours, is none.
@@ -153,6 +165,8 @@ pub(super) fn page(workers: &Registry<Worker>) -> String {
         |data| [("cancelled", data.cancelled), ("overran", data.overran)],
     );
 
+    upstreams(workers, &mut page);
+
     let gauge = |page: &mut Page, name: &str, help: &str, metric: fn(&Data) -> u64| {
         page.family(name, "gauge", help);
         for (worker, told) in workers.iter() {
@@ -185,6 +199,33 @@ pub(super) fn page(workers: &Registry<Worker>) -> String {
 
 fn endpoints(workers: &Registry<Worker>) -> impl Iterator<Item = (&str, &Endpoint)> {
     workers.iter().flat_map(|(id, worker)| worker.0.iter().map(move |endpoint| (id, endpoint)))
+}
+
+/// The failures of apps behind sidecars.
+fn upstreams(workers: &Registry<Worker>, page: &mut Page) {
+    const NAME: &str = "natsway_worker_upstream_failures_total";
+    page.family(
+        NAME,
+        "counter",
+        "Requests that a sidecar's app took no connection for (down), did not begin to answer in \
+         time (timed_out), broke before the head of its response (broken) or behind it \
+         (broken_body).",
+    );
+    for (worker, told) in workers.iter() {
+        // The same at each of its subjects.
+        let Some(upstream) = told.0.first().and_then(|endpoint| endpoint.data.upstream.as_ref())
+        else {
+            continue;
+        };
+        for (reason, count) in [
+            ("down", upstream.down),
+            ("timed_out", upstream.timed_out),
+            ("broken", upstream.broken),
+            ("broken_body", upstream.broken_bodies),
+        ] {
+            page.sample(NAME, &format!("worker=\"{worker}\",reason=\"{reason}\""), count);
+        }
+    }
 }
 
 /// A counter for each of two reasons.
@@ -249,6 +290,21 @@ mod tests {
         ] {
             assert!(page.lines().any(|have| have == line), "{line} is not in:\n{page}");
         }
+    }
+
+    #[test]
+    fn a_sidecar_tells_what_became_of_requests_to_its_app() {
+        let text = |answer: Vec<u8>| String::from_utf8(answer).unwrap();
+        let upstream =
+            r#""upstream":{"connections":9,"down":1,"timed_out":2,"broken":3},"streams""#;
+        let sidecar = text(answer("a", 1)).replacen(r#""streams""#, upstream, 1);
+        let page = told(&[sidecar.as_bytes(), &answer("b", 1)]);
+        let name = "natsway_worker_upstream_failures_total{worker=\"a\",reason=";
+        for line in ["\"down\"} 1", "\"timed_out\"} 2", "\"broken\"} 3", "\"broken_body\"} 0"] {
+            let line = format!("{name}{line}");
+            assert!(page.lines().any(|have| have == line), "{line} is not in:\n{page}");
+        }
+        assert!(!page.contains("failures_total{worker=\"b\""), "it has no app behind it:\n{page}");
     }
 
     #[test]
