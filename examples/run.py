@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Runs an example with a broker and a gateway of its own: `python3 examples/run.py fastapi`.
+"""Runs an example with a broker of its own, and a gateway where it has a route: `python3 examples/run.py fastapi`.
 
-What the app needs is installed below target/examples by the ordinary tools (pip, npm, go). Ctrl-C ends all of it.
+What an app needs is installed below target/examples by the ordinary tools (pip, npm, go). Ctrl-C ends all of it.
 """
 
 from __future__ import annotations
@@ -25,6 +25,10 @@ from supervise import ChildDied, Stopped, Supervisor  # noqa: E402
 from tooling import ToolError, run_step, say, target_dir  # noqa: E402
 
 EXAMPLES = ROOT / "examples"
+# Those without a sidecar: programs of this workspace, started in this order, and whether they end by themselves.
+PROGRAMS = {"axum": (["axum"], False), "signal": (["signal-publisher", "signal-subscriber"], False), "two-groups": (["two-groups"], True)}
+# A path that each of them answers with 200, where it is not /health.
+PROBES = {"axum": "/todos/"}
 READY_SECONDS = 60.0
 LEAVE_SECONDS = 20.0
 # A proxy of the environment must not stand between us and 127.0.0.1.
@@ -78,18 +82,22 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def programs() -> Path:
-    """The directory of our own programs, built if nobody says where they are."""
+def programs(name: str) -> Path:
+    """The directory of our own programs, built if nobody says where they are; examples are in one below it."""
     if named := os.environ.get("NATSWAY_BIN_DIR"):
         return Path(named)
     cargo = os.environ.get("CARGO", "cargo")
-    build = [cargo, "build", "--manifest-path", str(ROOT / "Cargo.toml"), "--workspace", "--bins"]
+    build = [cargo, "build", "--manifest-path", str(ROOT / "Cargo.toml"), "--package", "natsway-apiproxy", "--package", "natsway-worker", "--bins"]
     run_step(build, "the programs cannot be built")
+    wanted = [argument for program in PROGRAMS.get(name, ([], False))[0] for argument in ("--example", program)]
+    if wanted:
+        build = [cargo, "build", "--manifest-path", str(ROOT / "Cargo.toml"), "--package", "natsway-worker", *wanted]
+        run_step(build, "the example cannot be built")
     return target_dir() / "debug"
 
 
 class Example:
-    """A broker, a gateway and an example."""
+    """A broker, a gateway if the example has a route, and the example."""
 
     def __init__(self, name: str, supervisor: Supervisor, port: int) -> None:
         self.name, self.supervisor, self.port = name, supervisor, port
@@ -98,27 +106,50 @@ class Example:
 
     def up(self) -> None:
         environment = installed(self.name)
-        binaries, broker_port = programs(), free_port()
+        binaries, broker_port = programs(self.name), free_port()
         home = target_dir() / "examples" / self.name / f"broker-{broker_port}"
         broker = [str(find_broker()), "--addr", "127.0.0.1", "--port", str(broker_port), "--jetstream", "--store_dir", str(home)]
         self.brokers = [self.supervisor.start("broker", broker)]
+        self.await_port(broker_port)
         path = [environment.pop("PATH", ""), str(binaries), os.environ["PATH"]]
         variables = {**os.environ, **environment, "PATH": os.pathsep.join(filter(None, path))}
         variables["NATS_URL"] = f"nats://127.0.0.1:{broker_port}"
-        gateway = [str(binaries / "apiproxy"), "--routes", str(EXAMPLES / self.name / "routes.toml")]
-        gateway += ["--listen", f"127.0.0.1:{self.port}", "--admin-listen", f"127.0.0.1:{self.admin}"]
-        self.gateways = [self.supervisor.start("gateway", gateway, variables)]
-        command = ["env", "-C", str(directory_of(self.name)), "sh", str(EXAMPLES / self.name / "sidecar.sh")]
-        self.sidecars = [self.supervisor.start("sidecar", command, variables)]
-        self.await_ready()
+        routes = EXAMPLES / self.name / "routes.toml"
+        if routes.exists():
+            gateway = [str(binaries / "apiproxy"), "--routes", str(routes)]
+            gateway += ["--listen", f"127.0.0.1:{self.port}", "--admin-listen", f"127.0.0.1:{self.admin}"]
+            self.gateways = [self.supervisor.start("gateway", gateway, variables)]
+        for command in self.commands(binaries):
+            self.sidecars.append(self.supervisor.start("example", command, variables))
+        if routes.exists():
+            self.await_ready()
+
+    def commands(self, binaries: Path) -> List[List[str]]:
+        """What is started for the example itself."""
+        if self.name in PROGRAMS:
+            return [[str(binaries / "examples" / program)] for program in PROGRAMS[self.name][0]]
+        return [["env", "-C", str(directory_of(self.name)), "sh", str(EXAMPLES / self.name / "sidecar.sh")]]
+
+    def await_port(self, port: int) -> None:
+        """Waits until the broker takes connections."""
+        end = time.monotonic() + READY_SECONDS
+        while time.monotonic() < end:
+            self.supervisor.pump(0.05)
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=1.0).close()
+                return
+            except OSError:
+                continue
+        raise ToolError(f"the broker takes no connection after {READY_SECONDS:.0f} s")
 
     def await_ready(self) -> None:
         """Waits until a request is answered by the app."""
         end, last = time.monotonic() + READY_SECONDS, ""
+        path = PROBES.get(self.name, "/health")
         while time.monotonic() < end:
             self.supervisor.pump(0.1)
             try:
-                with HTTP.open(f"http://127.0.0.1:{self.port}/health", timeout=2.0) as response:
+                with HTTP.open(f"http://127.0.0.1:{self.port}{path}", timeout=2.0) as response:
                     if response.status == 200:
                         return
             except (OSError, urllib.error.URLError) as error:
@@ -127,21 +158,30 @@ class Example:
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
-    names = sorted(path.parent.name for path in EXAMPLES.glob("*/sidecar.sh"))
+    names = sorted([path.parent.name for path in EXAMPLES.glob("*/sidecar.sh")] + list(PROGRAMS))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=names)
     parser.add_argument("--port", type=int, default=8080, help="where clients connect")
     parsed = parser.parse_args(arguments)
     supervisor = Supervisor(len("gateway"))
+    ends = PROGRAMS.get(parsed.name, ([], False))[1]
     example = Example(parsed.name, supervisor, parsed.port)
     try:
         example.up()
-        supervisor.tell(f"{parsed.name} is up: curl http://127.0.0.1:{parsed.port}/    Ctrl-C stops everything")
+        if example.gateways:
+            supervisor.tell(f"{parsed.name} is up: curl http://127.0.0.1:{parsed.port}{PROBES.get(parsed.name, '/')}    Ctrl-C stops everything")
+        else:
+            supervisor.tell(f"{parsed.name} is up    Ctrl-C stops everything")
         while True:
             supervisor.pump(60.0)
     except Stopped:
         return 0
-    except (ChildDied, ToolError) as error:
+    except ChildDied as error:
+        if ends and all(child.process.poll() == 0 for child in example.sidecars):
+            return 0
+        say(f"example: {error}")
+        return 1
+    except ToolError as error:
         say(f"example: {error}")
         return 1
     finally:

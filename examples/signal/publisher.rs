@@ -9,7 +9,7 @@
 //! third item, as if that were lost.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_nats::Client;
 use futures_util::StreamExt;
@@ -23,20 +23,33 @@ const LIST: &str = "items.list";
 /// All items in the order in which they came. The version is how many there are.
 type Items = Arc<Mutex<Vec<String>>>;
 
-/// Answers which items came behind the version that somebody has.
-async fn answer(client: Client, items: Items) -> Result<(), async_nats::Error> {
+/// Answers which items came behind the version that somebody has: `<epoch> <version>`. The answer
+/// begins with the epoch on a line of its own.
+///
+/// A version counts within an epoch. One that was started again has other items and counts anew, so
+/// a version of an epoch that is not this one is none: all items are new then.
+async fn answer(client: Client, epoch: String, items: Items) -> Result<(), async_nats::Error> {
     let mut questions = client.queue_subscribe(LIST, "q".to_owned()).await?;
     while let Some(question) = questions.next().await {
-        let since = std::str::from_utf8(&question.payload).ok().and_then(|text| text.parse().ok());
+        let text = String::from_utf8_lossy(&question.payload);
+        let known = text.split_once(' ').filter(|(known, _)| *known == epoch);
+        let since = known.and_then(|(_, version)| version.parse().ok()).unwrap_or(0);
         let newer = {
             let items = items.lock().unwrap_or_else(PoisonError::into_inner);
-            items.get(since.unwrap_or(0)..).unwrap_or_default().join("\n")
+            let newer = items.get(since..).unwrap_or_default();
+            std::iter::once(&epoch).chain(newer).cloned().collect::<Vec<_>>().join("\n")
         };
         if let Some(reply) = question.reply {
             client.publish(reply, newer.into()).await?;
         }
     }
     Ok(())
+}
+
+/// What no earlier run of this program was called.
+fn new_epoch() -> String {
+    let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    format!("{}-{}", started.as_nanos(), std::process::id())
 }
 
 fn number(variable: &str, otherwise: u64) -> u64 {
@@ -49,7 +62,7 @@ async fn main() -> Result<(), async_nats::Error> {
     let (every, lose_every) =
         (Duration::from_millis(number("EVERY_MS", 1_000)), number("LOSE_EVERY", 0));
     let (client, items) = (async_nats::connect(url).await?, Items::default());
-    tokio::spawn(answer(client.clone(), Arc::clone(&items)));
+    tokio::spawn(answer(client.clone(), new_epoch(), Arc::clone(&items)));
     for item in 1_u64.. {
         items.lock().unwrap_or_else(PoisonError::into_inner).push(format!("item {item}"));
         let is_lost = lose_every != 0 && item.is_multiple_of(lose_every);

@@ -14,18 +14,34 @@ use futures_util::StreamExt;
 const CHANGED: &str = "items.changed";
 const LIST: &str = "items.list";
 
-/// Fetches what came behind `version`, which a look that was in vain does not change.
-async fn fetch(client: &Client, version: usize) -> Vec<String> {
-    match client.request(LIST, version.to_string().into()).await {
-        Ok(answer) => {
-            let text = String::from_utf8_lossy(&answer.payload);
-            text.lines().map(str::to_owned).collect()
-        }
+/// What this one has: so many items of an epoch, which is the publisher's from its start to its
+/// end.
+#[derive(Default)]
+struct Known {
+    epoch: String,
+    version: usize,
+}
+
+/// Fetches what came behind what is known, which a look that was in vain does not change.
+async fn fetch(client: &Client, known: &mut Known) -> Vec<String> {
+    let question = format!("{} {}", known.epoch, known.version);
+    let answer = match client.request(LIST, question.into()).await {
+        Ok(answer) => answer,
         Err(error) => {
             eprintln!("not fetched, the next signal or look is another chance: {error}");
-            Vec::new()
+            return Vec::new();
         }
+    };
+    let text = String::from_utf8_lossy(&answer.payload);
+    let mut lines = text.lines().map(str::to_owned);
+    let epoch = lines.next().unwrap_or_default();
+    if epoch != known.epoch {
+        // The publisher was started again: these are all of its items.
+        *known = Known { epoch, version: 0 };
     }
+    let items: Vec<_> = lines.collect();
+    known.version += items.len();
+    items
 }
 
 #[tokio::main]
@@ -37,7 +53,7 @@ async fn main() -> Result<(), async_nats::Error> {
     let mut signals = client.subscribe(CHANGED).await?;
     let mut looks = tokio::time::interval(Duration::from_millis(poll));
     looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut version = 0;
+    let mut known = Known::default();
     loop {
         let by = tokio::select! {
             signal = signals.next() => match signal {
@@ -46,8 +62,7 @@ async fn main() -> Result<(), async_nats::Error> {
             },
             _ = looks.tick() => "look",
         };
-        for item in fetch(&client, version).await {
-            version += 1;
+        for item in fetch(&client, &mut known).await {
             println!("{item}, by {by}");
         }
     }

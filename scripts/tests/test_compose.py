@@ -212,3 +212,58 @@ class ComposeTest(unittest.TestCase):
 
     def test_with_settings_that_are_none(self):
         self.assertIn("BIN_SOURCE=nowhere: expected compile or prebuilt", self.refused(BIN_SOURCE="nowhere"))
+
+
+@unittest.skipIf(yaml is None, "PyYAML is not installed: examples/compose is not checked")
+class Example(unittest.TestCase):
+    """examples/compose, as far as that shows without an engine."""
+
+    HOME = ROOT / "examples" / "compose"
+
+    @classmethod
+    def setUpClass(cls):
+        cls.services = yaml.safe_load((cls.HOME / "compose.yml").read_text(encoding="utf-8"))["services"]
+        cls.page = (cls.HOME / "README.md").read_text(encoding="utf-8")
+
+    def variables(self):
+        lines = (self.HOME / ".env").read_text(encoding="utf-8").splitlines()
+        return dict(line.split("=", 1) for line in lines if not line.startswith("#"))
+
+    def test_a_sidecar_is_stopped_before_its_app(self):
+        for name, service in self.services.items():
+            upstream = service.get("environment", {}).get("NATSWAY_UPSTREAM")
+            if upstream is not None:
+                app = re.fullmatch(r"http://([\w-]+):3000", upstream).group(1)
+                self.assertEqual(service["depends_on"][app], {"condition": "service_healthy"}, name)
+                self.assertIn("healthcheck", self.services[app])
+
+    def test_each_release_stands_in_the_file_that_every_command_reads(self):
+        asked = set(re.findall(r"\$\{(RELEASE\w*)", (self.HOME / "compose.yml").read_text(encoding="utf-8")))
+        self.assertEqual(asked, {name for name in self.variables() if name.startswith("RELEASE")})
+        before = (self.HOME / ".env").read_text(encoding="utf-8")
+        for expression in re.findall(r"sed -i '([^']+)' \.env", self.page):
+            changed = subprocess.run(["sed", expression, str(self.HOME / ".env")], capture_output=True, text=True, check=True).stdout
+            self.assertNotEqual(before, changed, expression)
+
+    def test_every_service_and_profile_of_the_page_is_there(self):
+        profiles = {profile for service in self.services.values() for profile in service.get("profiles", [])}
+        self.assertEqual(profiles, {"green", "entrypoint"})
+        for line in re.findall(r"^docker compose (?!-f)(.*?)(?: +#.*)?$", self.page, re.MULTILINE):
+            words = line.split()
+            for flag, value in zip(words, words[1:]):
+                if flag == "--profile":
+                    self.assertIn(value, profiles, line)
+            verb = next(word for word in words if word in ("up", "exec", "stop", "start", "down"))
+            behind = words[words.index(verb) + 1:]
+            named = behind[:1] if verb == "exec" else [word for word in behind if not word.startswith("-") and "=" not in word]
+            self.assertEqual([word for word in named if word not in self.services], [], line)
+
+    def test_a_container_has_the_time_that_leaving_takes(self):
+        for name, service in self.services.items():
+            if "sidecar" in name:
+                needed = DRAIN_TIMEOUTS["worker"] + (5 if "with-sidecar" in name else 0)
+                self.assertGreater(seconds(service["stop_grace_period"]), needed, name)
+
+    def test_the_first_process_is_stopped_by_a_signal_that_it_leaves_by(self):
+        dockerfile = (self.HOME / "Dockerfile").read_text(encoding="utf-8")
+        self.assertIn("STOPSIGNAL SIGTERM", dockerfile.split("AS app-with-sidecar")[1])
