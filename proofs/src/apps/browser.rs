@@ -24,7 +24,7 @@ const DRIVER: App = App {
 const DRAIN_TIMEOUT: &str = "1s";
 
 pub(super) async fn jupyterlab_in_a_browser(
-    _: &Size,
+    size: &Size,
     directory: &Path,
     finding: &mut Finding,
 ) -> anyhow::Result<()> {
@@ -36,7 +36,7 @@ pub(super) async fn jupyterlab_in_a_browser(
     let app_port = free_port();
     let server = serve(&home, app_port).await?;
 
-    let fleet = Fleet::start(directory, 1, "timeout = \"60s\"").await?;
+    let fleet = Fleet::start(directory, 1, &size.transport.with("timeout = \"60s\"")).await?;
     let mut blue = sidecar(&fleet, "blue", app_port).await;
     let green = sidecar(&fleet, "green", app_port).await;
 

@@ -11,7 +11,7 @@ use natsway_testkit::{
 };
 use tokio::process::Command;
 
-use crate::{Finding, Size, probe};
+use crate::{Finding, Size, Transport, probe};
 
 /// An installation may download hundreds of megabytes.
 const INSTALL: Duration = Duration::from_secs(1_200);
@@ -58,11 +58,11 @@ const FASTAPI: App = App {
 };
 
 pub(super) async fn fastapi(
-    _: &Size,
+    size: &Size,
     directory: &Path,
     finding: &mut Finding,
 ) -> anyhow::Result<()> {
-    FASTAPI.compare(directory, finding).await
+    FASTAPI.compare(size, directory, finding).await
 }
 
 /// Installs FastAPI and uvicorn once, and gives the directory that has them in `venv`.
@@ -73,7 +73,11 @@ pub async fn install_fastapi() -> anyhow::Result<PathBuf> {
     FASTAPI.install().await.context("install fastapi")
 }
 
-pub(super) async fn flask(_: &Size, directory: &Path, finding: &mut Finding) -> anyhow::Result<()> {
+pub(super) async fn flask(
+    size: &Size,
+    directory: &Path,
+    finding: &mut Finding,
+) -> anyhow::Result<()> {
     let app = App {
         name: "flask",
         install: Install::Pip {
@@ -85,11 +89,11 @@ pub(super) async fn flask(_: &Size, directory: &Path, finding: &mut Finding) -> 
         health: "GET /health",
         check: "check_flask.py",
     };
-    app.compare(directory, finding).await
+    app.compare(size, directory, finding).await
 }
 
 pub(super) async fn express(
-    _: &Size,
+    size: &Size,
     directory: &Path,
     finding: &mut Finding,
 ) -> anyhow::Result<()> {
@@ -100,10 +104,10 @@ pub(super) async fn express(
         health: "GET /health",
         check: "check_express.py",
     };
-    app.compare(directory, finding).await
+    app.compare(size, directory, finding).await
 }
 
-pub(super) async fn go(_: &Size, directory: &Path, finding: &mut Finding) -> anyhow::Result<()> {
+pub(super) async fn go(size: &Size, directory: &Path, finding: &mut Finding) -> anyhow::Result<()> {
     let app = App {
         name: "go",
         install: Install::GoModule { module: "examples/go", programs: &[] },
@@ -111,11 +115,11 @@ pub(super) async fn go(_: &Size, directory: &Path, finding: &mut Finding) -> any
         health: "GET /health",
         check: "check_go.py",
     };
-    app.compare(directory, finding).await
+    app.compare(size, directory, finding).await
 }
 
 pub(super) async fn httpbin(
-    _: &Size,
+    size: &Size,
     directory: &Path,
     finding: &mut Finding,
 ) -> anyhow::Result<()> {
@@ -127,15 +131,15 @@ pub(super) async fn httpbin(
         health: "GET /status/200",
         check: "check_httpbin.py",
     };
-    app.compare(directory, finding).await
+    app.compare(size, directory, finding).await
 }
 
 pub(super) async fn jupyterlab(
-    _: &Size,
+    size: &Size,
     directory: &Path,
     finding: &mut Finding,
 ) -> anyhow::Result<()> {
-    JUPYTERLAB.compare(directory, finding).await
+    JUPYTERLAB.compare(size, directory, finding).await
 }
 
 pub(super) const JUPYTERLAB: App = App {
@@ -148,7 +152,7 @@ pub(super) const JUPYTERLAB: App = App {
 };
 
 pub(super) async fn gradio(
-    _: &Size,
+    size: &Size,
     directory: &Path,
     finding: &mut Finding,
 ) -> anyhow::Result<()> {
@@ -159,11 +163,11 @@ pub(super) async fn gradio(
         health: "GET /config",
         check: "check_gradio.py",
     };
-    app.compare(directory, finding).await
+    app.compare(size, directory, finding).await
 }
 
 pub(super) async fn node_red(
-    _: &Size,
+    size: &Size,
     directory: &Path,
     finding: &mut Finding,
 ) -> anyhow::Result<()> {
@@ -174,10 +178,14 @@ pub(super) async fn node_red(
         health: "GET /",
         check: "check_node_red.py",
     };
-    app.compare(directory, finding).await
+    app.compare(size, directory, finding).await
 }
 
-pub(super) async fn grpc(_: &Size, directory: &Path, finding: &mut Finding) -> anyhow::Result<()> {
+pub(super) async fn grpc(
+    size: &Size,
+    directory: &Path,
+    finding: &mut Finding,
+) -> anyhow::Result<()> {
     let app = App {
         name: "grpc",
         install: Install::GoPrograms(&[
@@ -188,11 +196,11 @@ pub(super) async fn grpc(_: &Size, directory: &Path, finding: &mut Finding) -> a
         health: "tcp",
         check: "check_grpc.py",
     };
-    app.compare(directory, finding).await
+    app.compare(size, directory, finding).await
 }
 
 pub(super) async fn pocketbase(
-    _: &Size,
+    size: &Size,
     directory: &Path,
     finding: &mut Finding,
 ) -> anyhow::Result<()> {
@@ -204,11 +212,11 @@ pub(super) async fn pocketbase(
         health: "GET /api/health",
         check: "check_pocketbase.py",
     };
-    app.compare(directory, finding).await
+    app.compare(size, directory, finding).await
 }
 
 pub(super) async fn grpcurl_and_ghz(
-    _: &Size,
+    size: &Size,
     directory: &Path,
     finding: &mut Finding,
 ) -> anyhow::Result<()> {
@@ -225,16 +233,21 @@ pub(super) async fn grpcurl_and_ghz(
         health: "tcp",
         check: "check_grpcurl_and_ghz.py",
     };
-    app.compare(directory, finding).await
+    app.compare(size, directory, finding).await
 }
 
 impl App {
     /// Asks it directly and through the sidecar.
-    async fn compare(&self, directory: &Path, finding: &mut Finding) -> anyhow::Result<()> {
+    async fn compare(
+        &self,
+        size: &Size,
+        directory: &Path,
+        finding: &mut Finding,
+    ) -> anyhow::Result<()> {
         let started = Instant::now();
         let home = self.install().await.with_context(|| format!("install {}", self.name))?;
         finding.figure("install_seconds", started.elapsed().as_secs());
-        let stand = RealStand::start(self, &home, directory).await?;
+        let stand = RealStand::start(self, size.transport, &home, directory).await?;
         let direct = self.check(&home, stand.app_port).await?;
         let through = self.check(&home, stand.port).await?;
         judge(&direct, &through, directory, finding)
@@ -359,14 +372,20 @@ struct RealStand {
 }
 
 impl RealStand {
-    async fn start(app: &App, home: &Path, directory: &Path) -> anyhow::Result<Self> {
+    async fn start(
+        app: &App,
+        transport: Transport,
+        home: &Path,
+        directory: &Path,
+    ) -> anyhow::Result<Self> {
         const SUBJECT: &str = "svc.real.blue";
         let broker = TestBroker::start().await;
         let (port, admin_port, app_port) = (free_port(), free_port(), free_port());
         let routes = directory.join("routes.toml");
-        let route = "[[route]]\nname = \"real\"\npath = \"/{*rest}\"\ntimeout = \"60s\"\n";
+        let lines = transport.with("timeout = \"60s\"");
+        let route = format!("[[route]]\nname = \"real\"\npath = \"/{{*rest}}\"\n{lines}\n");
         let target = format!("[[route.target]]\nversion = \"blue\"\nsubject = \"{SUBJECT}\"\n");
-        std::fs::write(&routes, route.to_owned() + &target)?;
+        std::fs::write(&routes, route + &target)?;
         let gateway = Process::builder(workspace_binary("apiproxy"))
             .args(["--static-routes", "--nats-url", &broker.url()])
             .args(["--listen", &format!("127.0.0.1:{port}")])
@@ -381,6 +400,7 @@ impl RealStand {
             .args(["--upstream", &format!("http://127.0.0.1:{app_port}")])
             .args(["--health", app.health, "--start-timeout", "2m"])
             .args(["--", "sh", "-c", app.command])
+            .env("NATSWAY_TUNNEL", transport.of_worker(0))
             .env("PORT", app_port.to_string())
             .env("EXAMPLES", root.join("examples"))
             .env("CHECKS", root.join("proofs/apps"))

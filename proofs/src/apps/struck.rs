@@ -22,7 +22,7 @@ const SOCKETS: (usize, usize) = (25, 8);
 const EVENT_STREAMS: (usize, usize) = (25, 16);
 
 /// Three sidecars with an app each.
-async fn three(directory: &Path, broker: &TestBroker) -> anyhow::Result<Stand> {
+async fn three(size: &Size, directory: &Path, broker: &TestBroker) -> anyhow::Result<Stand> {
     let app = tokio::task::spawn_blocking(|| workspace_binary("prove-app")).await?;
     let app = app.to_str().context("the path of the app is no text")?;
     let sidecar = [
@@ -37,7 +37,8 @@ async fn three(directory: &Path, broker: &TestBroker) -> anyhow::Result<Stand> {
         "--",
         app,
     ];
-    let extras = Extras { worker: &sidecar, ..Extras::default() };
+    let transport = size.transport;
+    let extras = Extras { worker: &sidecar, transport, ..Extras::default() };
     Stand::start_with(directory, (&broker.url(), &broker.url()), PATIENT, 3, extras).await
 }
 
@@ -110,7 +111,7 @@ pub(super) async fn restarted_in_turn(
     finding: &mut Finding,
 ) -> anyhow::Result<()> {
     let broker = TestBroker::start().await;
-    let mut stand = three(directory, &broker).await?;
+    let mut stand = three(size, directory, &broker).await?;
     let traffic = Traffic::start(size, stand.port);
     for _ in 0..3 * size.rounds {
         traffic.go_on(size, 3 * size.rounds).await;
@@ -163,7 +164,7 @@ pub(super) async fn app_killed(
     finding: &mut Finding,
 ) -> anyhow::Result<()> {
     let broker = TestBroker::start().await;
-    let stand = three(directory, &broker).await?;
+    let stand = three(size, directory, &broker).await?;
     let mut traffic = Traffic::start(size, stand.port);
     for round in 0..size.rounds {
         traffic.go_on(size, size.rounds).await;
@@ -184,7 +185,7 @@ pub(super) async fn app_frozen(
     finding: &mut Finding,
 ) -> anyhow::Result<()> {
     let broker = TestBroker::start().await;
-    let stand = three(directory, &broker).await?;
+    let stand = three(size, directory, &broker).await?;
     let mut traffic = Traffic::start(size, stand.port);
     for round in 0..size.rounds {
         traffic.go_on(size, size.rounds).await;
@@ -207,7 +208,7 @@ pub(super) async fn sidecar_killed(
     finding: &mut Finding,
 ) -> anyhow::Result<()> {
     let broker = TestBroker::start().await;
-    let mut stand = three(directory, &broker).await?;
+    let mut stand = three(size, directory, &broker).await?;
     let mut traffic = Traffic::start(size, stand.port);
     for _ in 0..size.rounds {
         traffic.go_on(size, size.rounds).await;
@@ -233,7 +234,7 @@ pub(super) async fn sidecar_frozen(
     finding: &mut Finding,
 ) -> anyhow::Result<()> {
     let broker = TestBroker::start().await;
-    let mut stand = three(directory, &broker).await?;
+    let mut stand = three(size, directory, &broker).await?;
     let mut traffic = Traffic::start(size, stand.port);
     for round in 0..size.rounds {
         traffic.go_on(size, size.rounds).await;
