@@ -234,7 +234,7 @@ def value_of(expression: str, text: str) -> str:
 
 def kind_of(kind: str) -> str:
     plain = re.sub(r"^(?:Option|Vec)<(.*)>$", r"\1", kind)
-    names = {"String": "text", "CodecName": "text", "Transport": "text", "Thresholds": "table", "Rollout": "table, written by `apiproxy rollout`",
+    names = {"String": "text", "CodecName": "text", "Format": "text", "BodyKind": "text", "Transport": "text", "Thresholds": "table", "Rollout": "table, written by `apiproxy rollout`",
         "std::collections::BTreeMap<String, String>": "table of text", "PathBuf": "path", "Duration": "time", "f64": "number", "bool": "true or false", "Subject": "subject"}
     names.update({number: "whole number" for number in ("u8", "u16", "u32", "u64", "usize")})
     shown = names.get(plain, plain.split("::")[-1])

@@ -9,6 +9,7 @@ use natsway_caller::outbound::{Chosen, DispatchError};
 use natsway_caller::stream::activity::{Activity, Watch};
 use natsway_caller::stream::download::WatchedDownload;
 use natsway_caller::stream::{Rest, Streamed, UpgradedStream};
+use natsway_routes::table::Codec;
 use natsway_wire::content_type::is_grpc;
 use natsway_wire::envelope;
 use natsway_wire::native::NativeReply;
@@ -64,9 +65,12 @@ impl Call<'_> {
         room: ReplyRoom,
     ) -> Result<Response<ReplyBody>, Problem> {
         let stats = stats(chosen);
-        let envelope::Response { status, mut headers, trailers, body, .. } = match reply {
+        let mut is_value = chosen.route().codec == Codec::Args;
+        let mut response = match reply {
             NativeReply::Response(response) => response,
             NativeReply::ServiceError { status, text, headers, body } => {
+                // Without a body it is a problem of ours.
+                is_value &= !body.is_empty();
                 let error = envelope::Response {
                     status,
                     headers,
@@ -77,6 +81,11 @@ impl Call<'_> {
                 service_error(error, text, self.from.request_id)
             }
         };
+        if is_value {
+            let rendered = self.rendered(response, chosen.route());
+            response = rendered.map_err(|reason| self.bad_reply(stats, reason))?;
+        }
+        let envelope::Response { status, mut headers, trailers, body, .. } = response;
         let fields_bytes = cost::reply_fields_bytes(&headers) + cost::reply_fields_bytes(&trailers);
         let ReplyRoom { kind, reservation } = room;
         self.shard.admission.sizes.record(kind, fields_bytes + body.len(), Instant::now());

@@ -11,14 +11,14 @@ use http::{HeaderMap, Method, Response, StatusCode};
 use hyper::upgrade::OnUpgrade;
 use natsway_caller::attempt::{Answer, AttemptError, Hop, TraceContext};
 use natsway_caller::encode::{Encoded, MessageBody, Sending, TraceFields};
-use natsway_caller::outbound::{DispatchError, Dispatched, Outbound, Reply};
+use natsway_caller::outbound::{DispatchError, Dispatched, EncodeError, Outbound, Reply};
 use natsway_caller::retry::Attempts;
 use natsway_caller::route_view::Resolved;
 use natsway_caller::stream::Opening;
 use natsway_caller::stream::activity::Activity;
 use natsway_caller::stream::upload::Progress;
 use natsway_caller::trace::AttemptSpans;
-use natsway_routes::table::{Lookup, Route, RouteTable};
+use natsway_routes::table::{Codec, Lookup, Route, RouteTable};
 
 use crate::body::ReplyBody;
 use crate::client_address::Client;
@@ -220,7 +220,7 @@ impl Outbound for Call<'_> {
         sending: Sending,
         trace: Option<&TraceFields>,
         offer: &[u8],
-    ) -> Result<Encoded, natsway_wire::Error> {
+    ) -> Result<Encoded, EncodeError<Problem>> {
         let survey = self.from.survey;
         let body_bytes = match &self.up {
             Some(up) => up.length,
@@ -242,11 +242,14 @@ impl Outbound for Call<'_> {
         };
         let path = route.forwarded_path(&path);
         let fields = Traced { forwarded: Forwarded { headers: &self.head.headers, origin }, trace };
+        if route.codec == Codec::Args {
+            return self.encode_arguments(route, sending, &fields, &path);
+        }
         let body = match self.up {
             Some(_) => MessageBody::Stream,
             None => MessageBody::Whole(&self.body),
         };
-        Encoded::new(route.codec, sending, &self.head.method, &path, &fields, body, offer)
+        Ok(Encoded::new(route.codec, sending, &self.head.method, &path, &fields, body, offer)?)
     }
 
     fn is_stream(&self) -> bool {

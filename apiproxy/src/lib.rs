@@ -18,6 +18,7 @@
 
 pub mod admin;
 mod answer;
+mod arguments;
 pub mod body;
 mod call;
 pub mod cli;

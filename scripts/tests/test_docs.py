@@ -255,6 +255,7 @@ class Tables(unittest.TestCase):
         code_of = lambda path: path.read_text(encoding="utf-8").split("#[cfg(test)]")[0]
         attempts = code_of(ROOT / "crates" / "caller" / "src" / "attempt.rs")
         sources = "".join(map(code_of, (ROOT / "apiproxy" / "src").rglob("*.rs"))) + attempts
+        sources += "".join(map(code_of, (ROOT / "crates" / "args" / "src").rglob("*.rs")))
         made = r'(?:Problem::new|unavailable|bad_request|bad_gateway)\(\s*(?:(?:StatusCode::|error\.)\w+,\s*)?"([a-z0-9_]+)"'
         missed = set(re.findall(r'Self::\w+ => "([a-z_]+)"', attempts))
         self.assertIn("no_responders", missed)

@@ -1,13 +1,17 @@
 //! Asking workers: are they there, do they answer, would they leave.
 
+use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use async_nats::{Client, HeaderMap, Message, StatusCode as NatsStatus};
 use bytes::Bytes;
 use futures_util::StreamExt;
-use http::StatusCode;
+use http::{Method, StatusCode};
+use natsway_args::accept::Rendering;
+use natsway_args::reply::render;
+use natsway_args::request::{Request, encode};
 use natsway_boot::Clock;
-use natsway_routes::table::{Codec, Target};
+use natsway_routes::table::{Codec, Route, Target};
 use natsway_wire::envelope::{Reply, RequestEncoder, Signal, decode_reply};
 use natsway_wire::native::{self, DEADLINE, METHOD, NativeReply, PATH};
 use natsway_wire::{Limits, control};
@@ -35,16 +39,16 @@ const INFO: &str = "$SRV.INFO";
 pub async fn answers(
     client: &Client,
     target: &Target,
-    codec: Codec,
+    route: &Route,
     smoke: Option<&str>,
 ) -> Result<String, String> {
     let announced = members(client, target, Some(1)).await?;
-    // Any NATS client can be a native backend, and not each announces itself.
-    if announced == 0 && codec == Codec::Http {
+    // Not each NATS client announces itself.
+    if announced == 0 && route.codec == Codec::Http {
         return Err(format!("no worker announces {} (ADR-32, {INFO})", target.subject));
     }
     let Some(path) = smoke else { return Ok(format!("a worker announces {}", target.subject)) };
-    let answer = tokio::time::timeout(SMOKE_LIMIT, request(client, target, codec, path)).await;
+    let answer = tokio::time::timeout(SMOKE_LIMIT, request(client, target, route, path)).await;
     let status =
         answer.map_err(|_| format!("no answer to GET {path} within {SMOKE_LIMIT:?}"))??;
     match status.is_server_error() {
@@ -72,7 +76,7 @@ pub async fn ask_to_leave(
         is_nobody = question().await? == Listening::Nobody;
     }
     Ok(match members(client, target, None).await? {
-        // Backends of a native route do not hear it, and need not announce themselves.
+        // Any NATS client need not hear it, nor announce itself.
         0 if is_nobody && codec == Codec::Http => Workers::Gone,
         0 => Workers::Silent,
         count => Workers::There(count),
@@ -138,14 +142,14 @@ async fn members(client: &Client, target: &Target, enough: Option<usize>) -> Res
 async fn request(
     client: &Client,
     target: &Target,
-    codec: Codec,
+    route: &Route,
     path: &str,
 ) -> Result<StatusCode, String> {
     let deadline_ms = SMOKE_LIMIT.as_millis() as u32;
     let inbox = client.new_inbox();
     let mut answers = client.subscribe(inbox.clone()).await.map_err(|error| error.to_string())?;
     let subject = target.subject.to_string();
-    let published = match codec {
+    let published = match route.codec {
         Codec::Http => {
             let sent_ms = Clock::start().unix_ms_at(Instant::now());
             let mut encoder = RequestEncoder::new(deadline_ms, sent_ms, "GET", path, 256)
@@ -160,13 +164,19 @@ async fn request(
             headers.insert(DEADLINE, deadline_ms.to_string().as_str());
             client.publish_with_reply_and_headers(subject, inbox, headers, Bytes::new()).await
         }
+        Codec::Args => {
+            let mut headers = HeaderMap::new();
+            headers.insert(DEADLINE, deadline_ms.to_string().as_str());
+            let arguments = smoke_arguments(route, path)?;
+            client.publish_with_reply_and_headers(subject, inbox, headers, arguments).await
+        }
     };
     published.map_err(|error| error.to_string())?;
     while let Some(answer) = answers.next().await {
         if answer.status == Some(NatsStatus::NO_RESPONDERS) {
             return Err(format!("nobody listens at {}", target.subject));
         }
-        match read(codec, &answer)? {
+        match read(route, &answer)? {
             Some(status) => return Ok(status),
             None => continue,
         }
@@ -174,9 +184,29 @@ async fn request(
     Err("the connection to the broker was lost".to_owned())
 }
 
+/// The arguments of a GET that nobody made.
+fn smoke_arguments(route: &Route, path: &str) -> Result<Bytes, String> {
+    let (path, query) = match path.split_once('?') {
+        Some((path, query)) => (path, Some(query)),
+        None => (path, None),
+    };
+    let request = Request {
+        method: &Method::GET,
+        path: &route.forwarded_path(path),
+        query,
+        peer: Ipv4Addr::LOCALHOST.into(),
+        id: "natsway-rollout",
+        parameters: &route.path.parameters(path),
+        named: &[],
+        head: &http::HeaderMap::new(),
+        body: &Bytes::new(),
+    };
+    encode(&request, &route.args).map_err(|problem| problem.detail.into_owned())
+}
+
 /// The status of an answer; `None` when the answer is still to come.
-fn read(codec: Codec, answer: &Message) -> Result<Option<StatusCode>, String> {
-    if codec == Codec::Native {
+fn read(route: &Route, answer: &Message) -> Result<Option<StatusCode>, String> {
+    if route.codec.is_for_any_client() {
         let fields = answer.headers.iter().flat_map(HeaderMap::iter);
         let pairs = fields.flat_map(|(name, values)| {
             let name: &str = name.as_ref();
@@ -185,6 +215,10 @@ fn read(codec: Codec, answer: &Message) -> Result<Option<StatusCode>, String> {
         let reply = native::decode_reply(pairs, answer.payload.clone())
             .map_err(|error| error.to_string())?;
         return Ok(Some(match reply {
+            NativeReply::Response(response) if route.codec == Codec::Args => {
+                let rendered = render(route.args.format, &response.body, &Rendering::Text);
+                rendered.map_err(|error| error.to_string())?.status.unwrap_or(response.status)
+            }
             NativeReply::Response(response) => response.status,
             NativeReply::ServiceError { status, .. } => status,
         }));

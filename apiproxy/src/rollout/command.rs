@@ -2,7 +2,6 @@
 
 use natsway_routes::document::RouteDocument;
 use natsway_routes::rollout::{Criteria, Exposure, Phase, Rollout, Step, Strategy};
-use natsway_routes::table::Codec;
 
 use super::analysis::Window;
 use super::machine::{revert, switch};
@@ -53,10 +52,10 @@ pub fn start(
             "a rule sends requests to {from} whatever its weight: remove it first"
         ));
     }
-    let is_native = next.check(None).is_ok_and(|route| route.codec == Codec::Native);
-    if is_native && next.rollout.as_ref().is_some_and(|rollout| rollout.stop_old) {
+    let is_foreign = next.check(None).is_ok_and(|route| route.codec.is_for_any_client());
+    if is_foreign && next.rollout.as_ref().is_some_and(|rollout| rollout.stop_old) {
         return refused(
-            "backends of a native route cannot be asked to leave: stop them yourself at the end",
+            "backends of a native or args route cannot be asked to leave: stop them yourself at the end",
         );
     }
     Ok(next)

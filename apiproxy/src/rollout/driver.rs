@@ -366,8 +366,7 @@ fn target<'r>(
 /// The pause makes one check a second of one that fails at once.
 async fn ask_new(client: &Client, route: &Route, rollout: &Rollout) -> Result<String, String> {
     let answered =
-        check::answers(client, target(route, &rollout.to)?, route.codec, rollout.smoke.as_deref())
-            .await;
+        check::answers(client, target(route, &rollout.to)?, route, rollout.smoke.as_deref()).await;
     if answered.is_err() {
         tokio::time::sleep(Duration::from_secs(1)).await;
     }

@@ -10,6 +10,7 @@ mod collector;
 mod fixture;
 
 mod answers;
+mod args;
 mod broker;
 mod cancel;
 mod clients;

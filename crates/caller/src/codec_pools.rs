@@ -2,8 +2,9 @@
 //!
 //! The client library ends a connection on which NATS headers arrive that it cannot read: a value
 //! that is not UTF-8, a name with a space. What is out on it is lost then, whoever it was for.
-//! Workers that speak the envelope send no such headers; what a `native` backend writes, nobody
-//! knows. So these have connections of their own, and what one of them breaks is theirs alone.
+//! Workers that speak the envelope send no such headers; what a backend of `native` or `args`
+//! writes, nobody knows. So these have connections of their own, and what one of them breaks is
+//! theirs alone.
 
 use std::cell::RefCell;
 use std::num::NonZeroUsize;
@@ -84,7 +85,7 @@ impl CodecPools {
     pub fn of(&self, codec: Codec) -> &ConnectionPool {
         match codec {
             Codec::Http => &self.envelope,
-            Codec::Native => {
+            Codec::Native | Codec::Args => {
                 if let Some(broker) = self.undialled.take() {
                     self.native.keep_connected(&broker);
                     // Who asked first waits for it, as others do after a loss.

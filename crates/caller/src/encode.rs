@@ -65,7 +65,7 @@ pub enum MessageBody<'b> {
 pub enum Encoded {
     /// The envelope.
     Http(Bytes),
-    /// The raw body and its NATS headers.
+    /// The raw body, or one map, and its NATS headers.
     Native(HeaderMap, Bytes),
 }
 
@@ -124,6 +124,18 @@ impl Encoded {
                 })?;
                 headers.insert(METHOD, method.as_str());
                 headers.insert(PATH, path);
+                headers.insert(DEADLINE, sending.deadline_ms.to_string().as_str());
+                Ok(Self::Native(headers, body.clone()))
+            }
+            // All else is in the map that the body is.
+            Codec::Args => {
+                let mut headers = HeaderMap::new();
+                fields.each(|name, value| {
+                    if let Ok(value) = std::str::from_utf8(value) {
+                        put_once(&mut headers, name, value);
+                    }
+                    Ok::<(), Error>(())
+                })?;
                 headers.insert(DEADLINE, sending.deadline_ms.to_string().as_str());
                 Ok(Self::Native(headers, body.clone()))
             }

@@ -56,14 +56,14 @@ pub trait Outbound {
     /// Writes its message; `offer` is what it says of tunnels, empty where there are none.
     ///
     /// # Errors
-    /// Above the wire's limits.
+    /// [`EncodeError`].
     fn encode(
         &self,
         route: &Route,
         sending: Sending,
         trace: Option<&TraceFields>,
         offer: &[u8],
-    ) -> Result<Encoded, natsway_wire::Error>;
+    ) -> Result<Encoded, EncodeError<Self::Error>>;
 
     /// Whether its body comes on a stream, and not in the message. Who sends whole messages alone
     /// leaves this and what follows as it is.
@@ -94,6 +94,21 @@ pub trait Outbound {
 
     /// Gives back what was not touched.
     fn put_back(&mut self, _: Opening) {}
+}
+
+/// Why a request cannot be written.
+#[derive(Debug)]
+pub enum EncodeError<E> {
+    /// It is above the wire's limits.
+    Wire(natsway_wire::Error),
+    /// Its sender does not let it go: nothing that its route takes can be made of it.
+    Sender(E),
+}
+
+impl<E> From<natsway_wire::Error> for EncodeError<E> {
+    fn from(error: natsway_wire::Error) -> Self {
+        Self::Wire(error)
+    }
 }
 
 /// The version that a request was sent to, or would have been.

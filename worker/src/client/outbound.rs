@@ -10,9 +10,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 use natsway_caller::attempt::{Answer, Hop, TraceContext};
 use natsway_caller::connection::AdmissionError;
 use natsway_caller::encode::{Encoded, Fields, MessageBody, Sending, TraceFields};
-use natsway_caller::outbound::{DispatchError, Outbound};
+use natsway_caller::outbound::{DispatchError, EncodeError, Outbound};
 use natsway_caller::stream::Opening;
-use natsway_routes::table::{Route, RouteTable};
+use natsway_routes::table::{Codec, Route, RouteTable};
 
 use super::context::{TRACEPARENT, TRACESTATE};
 use super::error::{CallError, CallErrorKind};
@@ -94,6 +94,10 @@ impl Outbound for NamedRequest<'_> {
 
     fn find(&self, table: &RouteTable, are_known: bool) -> Result<usize, CallError> {
         match table.named(&self.route) {
+            Some(index) if table.routes()[index].codec == Codec::Args => {
+                let reason = "its codec is args, which a gateway alone writes: call it over HTTP";
+                Err(self.error(CallErrorKind::Refused, reason))
+            }
             Some(index) => Ok(index),
             None if !are_known => {
                 Err(self.error(CallErrorKind::Unavailable, "the routes are not read yet"))
@@ -138,14 +142,14 @@ impl Outbound for NamedRequest<'_> {
         sending: Sending,
         trace: Option<&TraceFields>,
         offer: &[u8],
-    ) -> Result<Encoded, natsway_wire::Error> {
+    ) -> Result<Encoded, EncodeError<CallError>> {
         let path = self.head.uri.path_and_query().map_or("/", |path| path.as_str());
         let fields = Told { request: self, trace };
         let body = match self.up {
             Some(_) => MessageBody::Stream,
             None => MessageBody::Whole(&self.body),
         };
-        Encoded::new(route.codec, sending, &self.head.method, path, &fields, body, offer)
+        Ok(Encoded::new(route.codec, sending, &self.head.method, path, &fields, body, offer)?)
     }
 
     fn is_stream(&self) -> bool {

@@ -26,7 +26,7 @@ use crate::codec_pools::CodecPools;
 use crate::connection::{Connection, StreamEvent};
 use crate::counter::DispatchCounts;
 use crate::encode::{Encoded, Sending, TraceFields};
-use crate::outbound::{Chosen, DispatchError, Dispatched, Outbound, Reply};
+use crate::outbound::{Chosen, DispatchError, Dispatched, EncodeError, Outbound, Reply};
 use crate::retry::{Attempts, Budget, Next};
 use crate::route_view::{Ledger, Resolved, ThreadRoutes};
 use crate::stream::{Opening, Rest, StreamBody, Streamed, UpgradedStream, head_of};
@@ -437,7 +437,11 @@ impl<'d, L: Ledger, O: Outbound<Route = L::Route>> Run<'d, L, O> {
             Some(encoded) => encoded.stamped(sending),
             none => {
                 let encoded = self.outbound.encode(route, sending, trace, offer);
-                none.insert(encoded.map_err(DispatchError::Unencodable)?).first()
+                let encoded = encoded.map_err(|error| match error {
+                    EncodeError::Wire(error) => DispatchError::<O>::Unencodable(error),
+                    EncodeError::Sender(error) => DispatchError::Sender(error),
+                })?;
+                none.insert(encoded).first()
             }
         };
         let bytes = message.bytes();
@@ -507,6 +511,7 @@ impl By {
 fn encode_alike(one: &Route, other: &Route) -> bool {
     (one.codec, one.transport) == (other.codec, other.transport)
         && one.strip_prefix == other.strip_prefix
+        && (one.codec != Codec::Args || (&one.args, &one.path) == (&other.args, &other.path))
 }
 
 /// Takes the status of an answer that says no to an upgrade.

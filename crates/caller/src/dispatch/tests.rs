@@ -68,7 +68,7 @@ impl Outbound for Named {
         _: Sending,
         _: Option<&TraceFields>,
         _: &[u8],
-    ) -> Result<Encoded, natsway_wire::Error> {
+    ) -> Result<Encoded, EncodeError<NoRoute>> {
         unreachable!("there is no connection to send anything on")
     }
 }

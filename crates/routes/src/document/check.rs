@@ -9,7 +9,7 @@ use humantime_serde::re::humantime::format_duration;
 use natsway_wire::{QueueGroup, Subject};
 
 use super::{KeyDocument, MOST_INLINE_BODY_BYTES, RuleDocument, SCHEMA, TargetDocument};
-use crate::table::{Key, Methods, Rule, Selection, Split, Target};
+use crate::table::{Key, Methods, Pattern, Rule, Selection, Split, Target};
 
 /// The longest time that a route may give a request.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(3_600);
@@ -23,6 +23,9 @@ const LONGEST_IDLE: Duration = Duration::from_secs(24 * 3_600);
 
 /// The greatest age that a route may set; it has none when it sets none.
 const LONGEST_AGE: Duration = Duration::from_secs(30 * 24 * 3_600);
+
+/// The most header fields that a route may take as arguments: each is looked for in each request.
+const MOST_ARGUMENT_HEADERS: usize = 64;
 
 /// The faults of one route, as they are found.
 pub(super) struct Check<'n> {
@@ -130,6 +133,61 @@ impl Check<'_> {
             method
         };
         names.iter().filter_map(&mut parse).collect()
+    }
+
+    /// The header fields that are arguments. What the route names is never a client's, so neither
+    /// may a parameter of its path be named like what the gateway or such a field says.
+    pub(super) fn argument_headers(
+        &mut self,
+        names: &[String],
+        path: Option<&Pattern>,
+    ) -> Vec<HeaderName> {
+        let mut headers: Vec<HeaderName> = Vec::new();
+        for name in names {
+            let Some(header) = self.parse::<HeaderName>("args.headers", name) else { continue };
+            if headers.contains(&header) {
+                self.add("args.headers", format_args!("{name:?}"), "expected each once");
+            }
+            headers.push(header);
+        }
+        if headers.len() > MOST_ARGUMENT_HEADERS {
+            let expected = format_args!("expected {MOST_ARGUMENT_HEADERS} at the most");
+            self.add("args.headers", format_args!("[{} names]", headers.len()), expected);
+        }
+        headers
+            .into_iter()
+            .filter(|header| {
+                let is_parameter = path
+                    .is_some_and(|path| path.parameter_names().any(|name| name == header.as_str()));
+                if is_parameter {
+                    let expected = "expected no name of a parameter of the path";
+                    self.add("args.headers", format_args!("{:?}", header.as_str()), expected);
+                }
+                !is_parameter
+            })
+            .collect()
+    }
+
+    /// The parameters of a path whose route has the codec `args`.
+    pub(super) fn argument_names(&mut self, path: &Pattern) {
+        for name in [natsway_args::REQUEST, natsway_args::REPLY] {
+            if path.parameter_names().any(|parameter| parameter == name) {
+                let expected = format_args!("expected no parameter of the name {name:?}");
+                self.add("path", format_args!("{:?}", path.as_str()), expected);
+            }
+        }
+    }
+
+    pub(super) fn argument_limits(&mut self, limits: natsway_args::Limits) {
+        type Limits = natsway_args::Limits;
+        for (key, value, most) in [
+            ("args.max_values", limits.values, Limits::MOST_VALUES),
+            ("args.max_depth", limits.depth, Limits::MOST_DEPTH),
+        ] {
+            if !(1..=most).contains(&value) {
+                self.add(key, value, format_args!("expected 1 to {most}"));
+            }
+        }
     }
 
     pub(super) fn prefix(&mut self, prefix: &str) -> String {

@@ -2,8 +2,10 @@
 //! routes bucket. Read strictly, checked whole, every fault named.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
+use natsway_args::{BodyKind, Format, Limits as ArgsLimits, Options};
 use serde::{Deserialize, Serialize, Serializer};
 
 use self::check::Check;
@@ -51,8 +53,8 @@ pub const MOST_INLINE_BODY_BYTES: usize = 1024 * 1024 - 64 * 1024;
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct RouteDocument {
-    /// The version of the document: 2 when it has `transport`, `inline_body_bytes` or a key of
-    /// streams, which commands write by themselves. A later one is refused.
+    /// The version of the document: 2 when it has `transport`, `inline_body_bytes`, a key of
+    /// streams or the codec `args`, which commands write by themselves. A later one is refused.
     #[serde(default = "schema")]
     schema: u32,
     /// Unique; the key in the bucket, a label in metrics.
@@ -68,7 +70,7 @@ pub struct RouteDocument {
     /// Taken off the path before a worker sees it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     strip_prefix: Option<String>,
-    /// `http` for Natsway workers, `native` for any NATS client.
+    /// `http` for Natsway workers, `native` for any NATS client, `args` for any that wants one map.
     #[serde(default)]
     codec: CodecName,
     /// Never answered on the public listener.
@@ -80,8 +82,8 @@ pub struct RouteDocument {
     /// One worker's; then an idempotent request is tried elsewhere.
     #[serde(default, with = "humantime_serde::option", skip_serializing_if = "Option::is_none")]
     try_timeout: Option<Duration>,
-    /// How requests go to workers: `broker`, or `auto` for tunnels where there are some. `native`
-    /// routes go by the broker.
+    /// How requests go to workers: `broker`, or `auto` for tunnels where there are some. Routes of
+    /// `native` and `args` go by the broker.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     transport: Option<Transport>,
     /// A body up to this travels in one message, a larger one as a stream. At most 983040; less
@@ -89,7 +91,7 @@ pub struct RouteDocument {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     inline_body_bytes: Option<usize>,
     /// 413 above it, streamed or not. Without: unbounded for `http`, `inline_body_bytes` for
-    /// `native`. A document of schema 1 has it for `inline_body_bytes` as well.
+    /// `native` and `args`. A document of schema 1 has it for `inline_body_bytes` as well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     max_body_bytes: Option<u64>,
     /// Ends a stream on which no byte has come for so long, in either direction; 1s to 24h.
@@ -108,6 +110,9 @@ pub struct RouteDocument {
     /// A client that goes away cancels the work at its worker.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     cancel: Option<bool>,
+    /// What `args` makes of requests and replies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    args: Option<ArgsDocument>,
     /// Its versions.
     #[serde(default, rename = "target")]
     targets: Vec<TargetDocument>,
@@ -177,6 +182,34 @@ impl TargetDocument {
     }
 }
 
+/// How requests become one map, and replies what clients ask for.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+struct ArgsDocument {
+    /// How messages are written: `msgpack`, which is the default, `json` or `cbor`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    format: Format,
+    /// The header fields that are arguments, in lower case there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    headers: Vec<String>,
+    /// The bodies that it takes, 415 for others: `json`, `msgpack`, `cbor`, `form`, `multipart`,
+    /// `text`, `other`. All without.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    bodies: Vec<BodyKind>,
+    /// `a[b]=1` in a query or form is the key `b` of the map `a`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    nested: bool,
+    /// `?callback=f` of a GET has the answer call `f` in a script: any page may read it then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    jsonp: bool,
+    /// 413 above so many values in a request, 1 to 1000000; 10000 without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    max_values: Option<usize>,
+    /// 413 where maps and arrays stand deeper inside one another, 1 to 100; 32 without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    max_depth: Option<usize>,
+}
+
 /// `header` or `cookie`, a value (any, when there is none), and the version that it chooses.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -215,6 +248,11 @@ enum CodecName {
     #[default]
     Http,
     Native,
+    Args,
+}
+
+fn is_default(format: &Format) -> bool {
+    *format == Format::default()
 }
 
 /// A document that does not say its version has the keys of the first; those of a later one raise
@@ -268,7 +306,9 @@ impl RouteDocument {
         let has_later_key = self.transport.is_some()
             || self.inline_body_bytes.is_some()
             || self.stream_idle_timeout.is_some()
-            || self.stream_max_age.is_some();
+            || self.stream_max_age.is_some()
+            || self.args.is_some()
+            || self.codec == CodecName::Args;
         if has_later_key && self.schema == MESSAGES_ONLY {
             self.schema = SCHEMA;
         }
@@ -367,6 +407,7 @@ impl RouteDocument {
             idle_timeout: self.stream_idle_timeout.map(|time| check.stream_idle_timeout(time)),
             max_age: self.stream_max_age.map(|age| check.stream_max_age(age)),
         };
+        let args = self.args(check, path.as_ref());
         let split = check.targets(&self.targets, subject_prefix)?;
         let selection = check.selection(&self.rules, self.sticky.as_ref(), &split);
         if let Some(rollout) = &self.rollout {
@@ -385,9 +426,10 @@ impl RouteDocument {
             selection,
             internal: self.internal,
             codec: self.codec(),
-            transport: match self.codec() {
-                Codec::Http => self.transport.unwrap_or(default::TRANSPORT),
-                Codec::Native => Transport::Broker,
+            args: Arc::new(args),
+            transport: match self.codec().is_for_any_client() {
+                false => self.transport.unwrap_or(default::TRANSPORT),
+                true => Transport::Broker,
             },
             timeout,
             try_timeout: try_timeout.min(timeout),
@@ -405,6 +447,32 @@ impl RouteDocument {
         match self.codec {
             CodecName::Http => Codec::Http,
             CodecName::Native => Codec::Native,
+            CodecName::Args => Codec::Args,
+        }
+    }
+
+    fn args(&self, check: &mut Check<'_>, path: Option<&Pattern>) -> Options {
+        if let (CodecName::Args, Some(path)) = (self.codec, path) {
+            check.argument_names(path);
+        }
+        let Some(args) = &self.args else { return Options::default() };
+        if self.codec != CodecName::Args {
+            check.add("args", "{..}", "expected codec = \"args\" beside it");
+        }
+        let headers = check.argument_headers(&args.headers, path);
+        let default = ArgsLimits::REQUEST;
+        let limits = ArgsLimits {
+            values: args.max_values.unwrap_or(default.values),
+            depth: args.max_depth.unwrap_or(default.depth),
+        };
+        check.argument_limits(limits);
+        Options {
+            format: args.format,
+            headers,
+            nested: args.nested,
+            jsonp: args.jsonp,
+            bodies: args.bodies.clone(),
+            limits,
         }
     }
 
@@ -418,10 +486,10 @@ impl RouteDocument {
             Some(most) if self.schema == MESSAGES_ONLY => most.min(MOST_INLINE_BODY_BYTES),
             Some(most) => most.min(inline),
         };
-        let max_body_bytes = match self.codec() {
-            Codec::Http => self.max_body_bytes,
-            // Any NATS client reads it: one message.
-            Codec::Native => Some(inline_body_bytes as u64),
+        let max_body_bytes = match self.codec().is_for_any_client() {
+            false => self.max_body_bytes,
+            // One message.
+            true => Some(inline_body_bytes as u64),
         };
         RouteLimits { inline_body_bytes, max_body_bytes }
     }

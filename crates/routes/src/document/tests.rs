@@ -180,13 +180,53 @@ const KEYS_OF_1: [&str; 18] = [
     "rollout",
 ];
 
+#[test]
+fn arguments_are_checked_and_make_a_document_of_schema_2() {
+    let route = document(&json!({ "codec": "args" })).check(None).unwrap();
+    assert_eq!((route.codec, &*route.args), (Codec::Args, &natsway_args::Options::default()));
+    assert_eq!((route.transport, route.limits.max_body_bytes), (Transport::Broker, Some(65_536)));
+    assert_eq!(document(&json!({ "codec": "args" })).schema(), 2);
+
+    let args = json!({ "format": "cbor", "headers": ["X-User"], "bodies": ["json", "form"],
+        "nested": true, "jsonp": true, "max_values": 5, "max_depth": 2 });
+    let read = document(&json!({ "codec": "args", "args": args }));
+    assert_eq!(RouteDocument::from_json(read.to_json().as_bytes()).unwrap(), read);
+    let options = &read.check(None).unwrap().args;
+    assert_eq!(options.headers, [http::HeaderName::from_static("x-user")]);
+    assert_eq!((options.limits.values, options.limits.depth), (5, 2));
+    assert!(options.nested && options.jsonp && options.format == natsway_args::Format::Cbor);
+
+    let faults = |members: Value| document(&members).check(None).unwrap_err().to_string();
+    for (args, expected) in [
+        (json!({ "headers": ["a b"] }), "args.headers=\"a b\""),
+        (json!({ "headers": ["x", "X"] }), "expected each once"),
+        (json!({ "max_values": 0 }), "args.max_values=0: expected 1 to 1000000"),
+        (json!({ "max_depth": 101 }), "args.max_depth=101: expected 1 to 100"),
+    ] {
+        let said = faults(json!({ "codec": "args", "args": args }));
+        assert!(said.contains(expected), "{said}");
+    }
+    let said = faults(json!({ "codec": "native", "args": {} }));
+    assert!(said.contains("expected codec = \"args\""), "{said}");
+    for path in ["/{_request}", "/a/{*_reply}"] {
+        let said = faults(json!({ "codec": "args", "path": path }));
+        assert!(said.contains("expected no parameter of the name"), "{said}");
+    }
+    let said = faults(json!({ "codec": "args", "path": "/{id}", "args": { "headers": ["id"] } }));
+    assert!(said.contains("expected no name of a parameter"), "{said}");
+    for unknown in [json!({ "format": "xml" }), json!({ "bodies": ["xml"] }), json!({ "x": 1 })] {
+        let text = text(&json!({ "codec": "args", "args": unknown }));
+        assert!(RouteDocument::from_json(text.as_bytes()).is_err(), "{text}");
+    }
+}
+
 prop_compose! {
     /// Members of both schemas, sound ones for the most part.
     fn any_members()(
         schema in of(1..=2_u32),
         timeout in of(1..3_600_u32),
         transport in of(prop::sample::select(vec!["broker", "auto"])),
-        codec in prop::sample::select(vec!["http", "native"]),
+        codec in prop::sample::select(vec!["http", "native", "args"]),
         inline in of(0..=MOST_INLINE_BODY_BYTES),
         max in of(0..=10_000_000_000_u64),
         idle in of(1..=86_400_u32),
@@ -217,7 +257,7 @@ proptest! {
     fn a_gateway_of_schema_1_reads_what_is_written_as_1_and_nothing_else(members in any_members()) {
         let written: Value = serde_json::from_str(&document(&members).to_json()).unwrap();
         let mut keys = written.as_object().unwrap().keys();
-        let is_known = keys.all(|key| KEYS_OF_1.contains(&key.as_str()));
+        let is_known = keys.all(|key| KEYS_OF_1.contains(&key.as_str())) && written["codec"] != "args";
         let said_2 = members["schema"] == 2;
         prop_assert_eq!(written["schema"] == 1, is_known && !said_2);
     }

@@ -11,8 +11,20 @@ use super::{Route, TableError};
 ///
 /// Paths are compared as clients send them: nothing is decoded or normalised, so `/a%2Fb` has one
 /// segment.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pattern(String);
+#[derive(Clone)]
+pub struct Pattern {
+    text: String,
+    /// Finds the parameters in a path.
+    matcher: Arc<matchit::Router<Parameters>>,
+}
+
+/// What is written at a path: the pattern, or the directory of its tail.
+#[derive(Clone, Copy)]
+enum Parameters {
+    Said,
+    /// The tail is empty.
+    WithoutTail,
+}
 
 /// Why something is not a path pattern.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -35,13 +47,35 @@ pub enum PatternError {
 impl Pattern {
     /// The pattern as it was written.
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.text
+    }
+
+    /// Returns the parameters of a path with their names, percent-encoded as they came. Of a path
+    /// that does not match there are none.
+    pub fn parameters(&self, path: &str) -> Vec<(String, String)> {
+        let Ok(found) = self.matcher.at(path) else { return Vec::new() };
+        let said = found.params.iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let mut said: Vec<_> = said.collect();
+        if let (Parameters::WithoutTail, Some(tail)) = (found.value, self.tail_name()) {
+            said.push((tail.to_owned(), String::new()));
+        }
+        said
+    }
+
+    /// Returns the names of its parameters.
+    pub fn parameter_names(&self) -> impl Iterator<Item = &str> {
+        let inside = self.text.split('{').skip(1).filter_map(|rest| Some(rest.split_once('}')?.0));
+        inside.map(|name| name.trim_start_matches('*'))
+    }
+
+    fn tail_name(&self) -> Option<&str> {
+        self.text.rsplit_once("{*")?.1.strip_suffix('}')
     }
 
     /// The directory of a tail pattern, which the tail holds as well: `/files/` for
     /// `/files/{*rest}`.
     fn tail_directory(&self) -> Option<&str> {
-        self.0.rfind("/{*").map(|slash| &self.0[..=slash])
+        self.text.rfind("/{*").map(|slash| &self.text[..=slash])
     }
 }
 
@@ -55,19 +89,39 @@ impl FromStr for Pattern {
         if text.contains(['?', '#']) {
             return Err(PatternError::NotAPath);
         }
-        matchit::Router::new().insert(text, ()).map_err(syntax)?;
+        let mut matcher = matchit::Router::new();
+        matcher.insert(text, Parameters::Said).map_err(syntax)?;
         if text.contains("{*") && !text.contains("/{*") {
             return Err(PatternError::Syntax("a tail must follow a slash".to_owned()));
         }
-        Ok(Self(text.to_owned()))
+        let mut pattern = Self { text: text.to_owned(), matcher: Arc::default() };
+        if let Some(directory) = pattern.tail_directory() {
+            matcher.insert(directory, Parameters::WithoutTail).map_err(syntax)?;
+        }
+        pattern.matcher = Arc::new(matcher);
+        Ok(pattern)
     }
 }
 
 impl fmt::Display for Pattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.text)
     }
 }
+
+impl fmt::Debug for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.text, f)
+    }
+}
+
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Eq for Pattern {}
 
 fn syntax(error: matchit::InsertError) -> PatternError {
     match error {
@@ -142,6 +196,27 @@ impl fmt::Debug for PathTable {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn parameters_are_those_of_the_path_as_it_came() {
+        for (pattern, path, expected) in [
+            ("/users/{id}", "/users/7%2F8", &[("id", "7%2F8")][..]),
+            ("/a/{x}/b/{*rest}", "/a/1/b/c/d", &[("x", "1"), ("rest", "c/d")]),
+            ("/a/{x}/b/{*rest}", "/a/1/b/", &[("x", "1"), ("rest", "")]),
+            ("/{*all}", "/", &[("all", "")]),
+            ("/plain", "/plain", &[]),
+            ("/users/{id}", "/other", &[]),
+        ] {
+            let parsed: Pattern = pattern.parse().unwrap();
+            let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+            let expected: Vec<_> = expected.iter().map(owned).collect();
+            assert_eq!(parsed.parameters(path), expected, "{pattern} {path}");
+            if !expected.is_empty() {
+                let names = expected.iter().map(|(name, _)| name.as_str());
+                assert!(parsed.parameter_names().eq(names), "{pattern}");
+            }
+        }
+    }
 
     #[test]
     fn patterns_are_checked_one_by_one() {

@@ -1,6 +1,7 @@
 //! One route: what it matches, where it leads, and what it may cost.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::Method;
@@ -30,6 +31,8 @@ pub struct Route {
     pub internal: bool,
     /// How requests are written for its workers.
     pub codec: Codec,
+    /// What [`Codec::Args`] makes of them.
+    pub args: Arc<natsway_args::Options>,
     /// How they get there.
     pub transport: Transport,
     /// How long a client waits in all, from the request's head to the response's.
@@ -52,7 +55,7 @@ pub struct RouteLimits {
     /// The largest body that travels in one message.
     pub inline_body_bytes: usize,
     /// The largest body in all, never less than `inline_body_bytes`; `None` for no bound. Equal to
-    /// `inline_body_bytes` for [`Codec::Native`].
+    /// `inline_body_bytes` where [any NATS client](Codec::is_for_any_client) serves it.
     pub max_body_bytes: Option<u64>,
 }
 
@@ -122,6 +125,18 @@ pub enum Codec {
     Http,
     /// The raw body with NATS headers: [`natsway_wire::native`].
     Native,
+    /// One map of all that the request has: [`natsway_args`].
+    Args,
+}
+
+impl Codec {
+    /// Whether any NATS client can serve it: no signals, no streams, no tunnels.
+    pub fn is_for_any_client(self) -> bool {
+        match self {
+            Self::Http => false,
+            Self::Native | Self::Args => true,
+        }
+    }
 }
 
 /// A set of methods; the empty set stands for all of them.
@@ -221,6 +236,7 @@ impl Route {
             selection: Selection::default(),
             internal: false,
             codec: Codec::Http,
+            args: Arc::default(),
             transport: Transport::Broker,
             timeout: Duration::from_secs(30),
             try_timeout: Duration::from_secs(10),
