@@ -133,10 +133,18 @@ SIDECAR = {
         Known(ENDS, needs_install=True),
 }
 RUN_AS_EXAMPLE = Known("scripts/tests/test_examples.py runs it")
+RUN_AS_BACKEND = Known("scripts/tests/test_one_backend.py does it, to each backend whose language is there")
 RUN_BY_CARGO = Known("worker/tests/it/examples.rs runs that program")
 EXAMPLES = {
     "python3 examples/run.py fastapi": Known("proofs/tests/it/apps.rs runs that app; test_examples.py has run.py run others"),
     "python3 examples/run.py axum": RUN_AS_EXAMPLE,
+    "nats-server": Known("a broker is started for all"),
+    "cargo run --bin apiproxy -- --static-routes --routes examples/one-backend/routes.toml": RUN_AS_BACKEND,
+    "curl 'http://127.0.0.1:8080/hello?name=ann'": RUN_AS_BACKEND,
+    "curl -d name=ann http://127.0.0.1:8080/hello": RUN_AS_BACKEND,
+    "curl --json '{\"name\": \"ann\"}' http://127.0.0.1:8080/hello": RUN_AS_BACKEND,
+    "curl -H 'accept: text/plain' -F name=ann http://127.0.0.1:8080/hello": RUN_AS_BACKEND,
+    "curl 'http://127.0.0.1:8080/hello?name=ann&callback=show'": RUN_AS_BACKEND,
     "python3 examples/run.py two-groups": RUN_AS_EXAMPLE,
     "python3 examples/run.py signal": RUN_AS_EXAMPLE,
     "curl -X PUT -H 'content-type: application/json' -d '\"buy milk\"' http://127.0.0.1:8080/todos/1": RUN_AS_EXAMPLE,
