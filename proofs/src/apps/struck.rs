@@ -121,6 +121,11 @@ pub(super) async fn restarted_in_turn(
         stand.members(3).await;
     }
     let tally = traffic.end(size, finding).await?;
+    let by_tunnel = stand.metric("natsway_tunnel_requests_total").await?;
+    finding.figure("by_tunnel", by_tunnel);
+    finding.promise(!size.transport.is_by_tunnels() || by_tunnel > 100.0, || {
+        format!("{by_tunnel} requests went by tunnels")
+    });
     finding.promise(tally.failed().is_empty(), || format!("failed: {}", tally.failures()));
     stand.all_let_go().await;
     Ok(())
