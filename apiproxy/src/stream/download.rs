@@ -70,15 +70,13 @@ impl Download {
         if self.is_over {
             return Poll::Ready(None);
         }
-        let Poll::Ready(frame) = Pin::new(&mut self.rest).poll_frame(cx) else {
-            let has_ended =
-                self.ends.as_mut().is_some_and(|ends| ends.as_mut().poll(cx).is_ready());
-            if has_ended {
-                self.is_over = true;
-                return Poll::Ready(None);
-            }
-            return Poll::Pending;
-        };
+        // Before the body: a client that is slower than its worker finds an event whenever it asks.
+        // One that is cut in two is discarded by whoever reads events (HTML, 9.2.6).
+        if self.ends.as_mut().is_some_and(|ends| ends.as_mut().poll(cx).is_ready()) {
+            self.is_over = true;
+            return Poll::Ready(None);
+        }
+        let frame = std::task::ready!(Pin::new(&mut self.rest).poll_frame(cx));
         let frame = match frame {
             Some(Ok(frame)) => frame,
             end => {

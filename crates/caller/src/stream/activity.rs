@@ -65,12 +65,18 @@ impl Watch {
         Arc::clone(&self.activity)
     }
 
+    /// Whether it is as old as it may be, however much comes. To be asked before each piece: where
+    /// one is always there, nobody [waits](Self::poll).
+    pub fn is_over_age(&self) -> bool {
+        self.ends_at.is_some_and(|end| end <= Instant::now())
+    }
+
     /// Ready when the stream is to end.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<BrokenOff> {
         loop {
             ready!(self.timer.as_mut().poll(cx));
             let now = Instant::now();
-            if self.ends_at.is_some_and(|end| end <= now) {
+            if self.is_over_age() {
                 return Poll::Ready(BrokenOff::Age);
             }
             let idle_at = self.activity.last() + self.idle_timeout;

@@ -12,17 +12,17 @@ use super::{BrokenOff, StreamBody};
 
 /// The part of a body that comes on a stream. It ends cleanly only when it is whole.
 #[derive(Debug)]
-pub struct WatchedDownload {
-    rest: StreamBody,
+pub struct WatchedDownload<B = StreamBody> {
+    rest: B,
     watch: Watch,
     /// What is left of a length that the worker said.
     left: Option<u64>,
     is_over: bool,
 }
 
-impl WatchedDownload {
+impl<B> WatchedDownload<B> {
     /// Returns the rest of a body, of `left` bytes if the worker said how many.
-    pub fn new(rest: StreamBody, watch: Watch, left: Option<u64>) -> Self {
+    pub fn new(rest: B, watch: Watch, left: Option<u64>) -> Self {
         Self { rest, watch, left, is_over: false }
     }
 
@@ -37,7 +37,7 @@ impl WatchedDownload {
     }
 }
 
-impl Body for WatchedDownload {
+impl<B: Body<Data = Bytes> + Unpin> Body for WatchedDownload<B> {
     type Data = Bytes;
     type Error = BrokenOff;
 
@@ -47,6 +47,10 @@ impl Body for WatchedDownload {
     ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         if self.is_over {
             return Poll::Ready(None);
+        }
+        // A reader that is slower than the worker finds a piece whenever it asks.
+        if self.watch.is_over_age() {
+            return self.break_off(BrokenOff::Age);
         }
         let Poll::Ready(frame) = Pin::new(&mut self.rest).poll_frame(cx) else {
             let why = ready!(self.watch.poll(cx));
@@ -83,5 +87,37 @@ impl Body for WatchedDownload {
 
     fn size_hint(&self) -> SizeHint {
         self.left.map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::time::Duration;
+
+    use futures_util::stream;
+    use http_body_util::{BodyExt, StreamBody};
+
+    use super::super::activity::Activity;
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn age_ends_a_body_whose_reader_never_waits() {
+        let piece = || Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"data: tick\n\n")));
+        let always = StreamBody::new(stream::repeat_with(piece));
+        let (idle, age) = (Duration::from_secs(60), Duration::from_secs(25));
+        let watch = Watch::new(Activity::start(), idle, Some(age));
+        let mut body = WatchedDownload::new(always, watch, None);
+        let mut pieces = 0;
+        let ended = loop {
+            match body.frame().await.expect("it has no end") {
+                Ok(_) => pieces += 1,
+                Err(why) => break why,
+            }
+            assert!(pieces < 100, "it goes on");
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        };
+        assert_eq!((ended, pieces), (BrokenOff::Age, 25));
+        assert!(body.frame().await.is_none());
     }
 }

@@ -11,6 +11,7 @@ use bytes::{Buf, Bytes};
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 
+use super::BrokenOff;
 use super::activity::Watch;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -70,6 +71,11 @@ impl<B> WatchedUpload<B> {
         Self { first, rest, left: max_bytes, watch, progress }
     }
 
+    fn time_is_over(&self, why: BrokenOff) -> io::Result<Frame<Bytes>> {
+        self.progress.timed_out.store(true, Release);
+        Err(io::Error::other(why))
+    }
+
     /// Takes note of bytes, and refuses those above the bound.
     fn take(&mut self, bytes: usize) -> io::Result<()> {
         self.watch.note();
@@ -95,6 +101,10 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         let this = self.get_mut();
+        // A sender that is faster than the worker has a piece whenever it is asked.
+        if this.watch.is_over_age() {
+            return Poll::Ready(Some(this.time_is_over(BrokenOff::Age)));
+        }
         if let Some(first) = this.first.take() {
             let taken = this.take(first.len());
             return Poll::Ready(Some(taken.map(|()| Frame::data(first))));
@@ -103,8 +113,7 @@ where
             Poll::Ready(frame) => frame,
             Poll::Pending => {
                 let ended = std::task::ready!(this.watch.poll(cx));
-                this.progress.timed_out.store(true, Release);
-                return Poll::Ready(Some(Err(io::Error::other(ended))));
+                return Poll::Ready(Some(this.time_is_over(ended)));
             }
         };
         let Some(frame) = frame else {
@@ -146,5 +155,34 @@ fn sound(frame: Frame<Bytes>) -> Frame<Bytes> {
     match frame.into_data() {
         Ok(data) => Frame::data(data),
         Err(_) => Frame::trailers(HeaderMap::new()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::time::Duration;
+
+    use futures_util::stream;
+    use http_body_util::{BodyExt, StreamBody};
+
+    use super::super::activity::Activity;
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn age_ends_an_upload_whose_sender_is_always_ahead() {
+        let piece = || Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"x")));
+        let always = StreamBody::new(stream::repeat_with(piece));
+        let (idle, age) = (Duration::from_secs(60), Duration::from_secs(25));
+        let watch = Watch::new(Activity::start(), idle, Some(age));
+        let progress = Arc::<Progress>::default();
+        let mut body = WatchedUpload::new(Bytes::new(), always, None, watch, Arc::clone(&progress));
+        let mut pieces = 0;
+        while body.frame().await.expect("it has no end").is_ok() {
+            pieces += 1;
+            assert!(pieces < 100, "it goes on");
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        assert!(pieces == 25 && progress.timed_out());
     }
 }

@@ -14,9 +14,10 @@ use futures_util::{StreamExt, stream};
 use natsway_worker::Draining;
 use tokio_tungstenite::tungstenite::Message;
 
+use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
 
-use super::client::{Client, Version, read, whole};
+use super::client::{Client, RawClient, Version, read, whole};
 use super::{DEADLINE, Stage};
 
 /// Says that a handler is at work.
@@ -105,6 +106,41 @@ async fn deaf_events(State(begun): State<Begun>) -> impl IntoResponse {
     let first = stream::iter([Ok::<_, Infallible>(Bytes::from_static(b"data: 1\n\n"))]);
     let events = Body::from_stream(first.chain(stream::pending()));
     ([("content-type", "text/event-stream")], events)
+}
+
+/// A client that is slower than its worker never waits for an event, and hears the end as well.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_busy_event_stream_ends_in_order_when_its_gateway_leaves() {
+    let events = async || {
+        let event = Bytes::from(format!("data: {}\n\n", "x".repeat(1_000)));
+        let events = stream::repeat_with(move || Ok::<_, Infallible>(event.clone()));
+        let events = Body::from_stream(events);
+        ([("content-type", "text/event-stream")], events).into_response()
+    };
+    let drain = ["--drain-timeout", "6s", "--drain-grace", "0s"];
+    let router = Router::new().route("/events", get(events));
+    let mut stage = Stage::with(&drain, |options| options, router).await;
+    let mut client = RawClient::connect(stage.port).await;
+    client.say("GET /events HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
+    client.until("data: x").await;
+    stage.gateway.terminate();
+    let (mut piece, mut last) = (vec![0; 64 << 10], Vec::new());
+    let reading = async {
+        loop {
+            match client.stream.read(&mut piece).await {
+                Ok(0) => return Ok(()),
+                Ok(count) => {
+                    last.extend_from_slice(&piece[..count]);
+                    last.drain(..last.len().saturating_sub(5));
+                }
+                Err(error) => return Err(error),
+            }
+            // As slow as a phone: what the kernel holds is soon read, and what comes is too much.
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, reading).await.expect("an end in time").expect("a clean one");
+    assert_eq!(String::from_utf8_lossy(&last), "0\r\n\r\n");
 }
 
 async fn hangs(State(begun): State<Begun>) {
