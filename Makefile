@@ -1,7 +1,7 @@
 # Everything that is done with Natsway in a checkout. `make help` lists it.
 
 .DEFAULT_GOAL := help
-.PHONY: help run check test lint fmt docs compose-test bench demo-groups tools peers cargo-deny fuzz clean python rust
+.PHONY: help run check test lint fmt stream-clients docs compose-test bench demo-groups tools peers cargo-deny fuzz clean python rust
 
 PYTHON ?= python3
 CARGO ?= cargo
@@ -35,6 +35,9 @@ test: python rust ## Install what the tests need and run them all
 
 compose-test: python ## Run docker-compose.yml and the Dockerfile as they are on a real engine, under load and faults; ARGS='--help' says what it needs
 	@$(PYTHON) tests/compose/run.py $(ARGS)
+
+stream-clients: python rust ## Real clients of streams, straight and through a gateway: curl, ws, websockets, httpx, Go, a browser, gRPC; what is not there is skipped and named
+	@$(PYTHON) tests/clients/run.py
 
 docs: python rust ## Write docs/configuration.md anew from the programs and the structs that read their files
 	@$(CARGO) build --workspace --bins

@@ -2,6 +2,7 @@
 //! of this library.
 
 mod bodies;
+mod certificates;
 mod client;
 mod disconnects;
 mod grpc;
