@@ -240,10 +240,13 @@ async fn serve_http1(
     let mut served = http.serve_connection(io, service);
     served_or_given_up(&client, &mut served, &begun, &leaving).await?;
     if let Some(spliced) = client.caller.becomes.take() {
-        let _busy = client.requests.begin();
+        let busy = client.requests.begin();
         let http1::Parts { io, read_buf, .. } = served.into_parts();
         let mut io = io.into_inner();
         let ended = Box::pin(splice(&mut io, &read_buf, *spliced)).await;
+        if ended.is_abort() {
+            busy.reset_on_close();
+        }
         debug!(peer = %client.caller.peer, ?ended, "connection ended that a request became");
     }
     Ok(())

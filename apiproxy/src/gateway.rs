@@ -6,6 +6,7 @@ use std::time::Duration;
 use natsway_boot::BrokerConfig;
 use natsway_routes::table::RouteTable;
 use natsway_routes::watch::{ActiveRoutes, Bucket};
+use natsway_tunnel::socket::{UNACKNOWLEDGED_FOR, notice_loss};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -57,6 +58,7 @@ pub async fn run(
     say_memory(&settings.memory);
     let most_connections = allowed_connections(&settings);
     let listener = listen(settings.listen)?;
+    notice_vanished_clients(&listener, settings.client.send.span);
     let admin_listener = listen(settings.admin_listen)?;
     let tunnels = settings.tunnels.as_ref().map(TunnelListener::bind).transpose()?;
     let leaving = DrainStages::default();
@@ -91,6 +93,15 @@ pub async fn run(
     drain(&settings, leaving, stop_accepting, accepting, threads).await;
     control.end().await;
     Ok(())
+}
+
+/// Has connections end whose clients are gone without a word; one that only takes nothing has as
+/// long as it may.
+fn notice_vanished_clients(listener: &TcpListener, may_take_nothing: Duration) {
+    let unacknowledged = may_take_nothing.max(UNACKNOWLEDGED_FOR);
+    if let Err(error) = notice_loss(listener, Some(unacknowledged)) {
+        warn!(%error, "clients that vanish are noticed late");
+    }
 }
 
 /// Accepts clients once the gateway is ready, or says that it is not.

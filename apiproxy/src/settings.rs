@@ -63,6 +63,8 @@ pub struct TunnelSettings {
     pub certificate: TunnelCertificate,
     /// How HTTP/2 runs on them.
     pub http2: natsway_tunnel::http2::Settings,
+    /// Tunnels of each thread: so many for streams, and so many for whole requests.
+    pub most: NonZeroUsize,
     /// Bounds of pipes on the broker, if workers may come by them.
     pub pipes: Option<PipeLimits>,
 }

@@ -83,9 +83,6 @@ impl ShardThreads {
     }
 }
 
-/// The tunnels of each kind that one thread may have, and of what waits.
-const TUNNEL_LIMITS: JoinLimits = JoinLimits { open: 1_024, expected: 1_024, early: 256 };
-
 /// The longest answer by a tunnel: what a broker takes by default.
 const UNARY_BYTES: u32 = 1 << 20;
 
@@ -99,11 +96,12 @@ async fn take_tunnels(
 ) {
     let settings = shard.settings.tunnels.as_ref();
     let pipes = settings.and_then(|tunnels| tunnels.pipes);
+    let limits = JoinLimits::of(settings.map_or(1, |tunnels| tunnels.most.get()));
     let config = TunnelConfig {
         offer: offers.of(number, false),
         acceptor: offers.acceptor(),
         settings: settings.map_or_else(Default::default, |tunnels| tunnels.http2),
-        limits: TUNNEL_LIMITS,
+        limits,
         pipes: pipes.map(|limits| pipe_config(broker, limits, &shard.metrics.tunnels.pipe_meter)),
     };
     let tunnels = Tunnels::new(config, Arc::clone(&shard.metrics.tunnels));
@@ -113,7 +111,7 @@ async fn take_tunnels(
         offer: offers.of(number, true),
         gateway: offers.gateway().to_owned(),
         acceptor: offers.acceptor(),
-        limits: TUNNEL_LIMITS,
+        limits,
         payload_bytes: UNARY_BYTES,
         lease: Arc::clone(&active_routes.lease),
         clock: active_routes.clock,

@@ -365,6 +365,10 @@ impl RunArgs {
         let memory = MemoryPlan::new(MemoryRequest {
             stream_bytes,
             streams: limits.max_streams.map(NonZeroUsize::get),
+            tunnels: match &tunnels {
+                Some(_) => self.tunnels.tunnels().map(NonZeroUsize::get),
+                None => Some(0),
+            },
             pipes: pipes.map_or(Some(0), |_| self.tunnels.pipes()),
             pipe_bytes: pipes.map_or(0, |pipes| PipeSettings::pipe_bytes(pipes.window_bytes)),
             shards,
@@ -377,8 +381,11 @@ impl RunArgs {
         });
         let client_streams = limits.max_streams_per_client.map(NonZeroUsize::get);
         let client_streams = client_streams.unwrap_or_else(|| memory.streams.div_ceil(2));
-        if let Some(pipes) = tunnels.as_mut().and_then(|tunnels| tunnels.pipes.as_mut()) {
-            pipes.most = memory.pipes;
+        if let Some(tunnels) = &mut tunnels {
+            tunnels.most = NonZeroUsize::new(memory.tunnels).unwrap_or(tunnels.most);
+            if let Some(pipes) = &mut tunnels.pipes {
+                pipes.most = memory.pipes;
+            }
         }
         Ok(Settings {
             client_streams,

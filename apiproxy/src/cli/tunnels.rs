@@ -1,7 +1,7 @@
 //! The arguments that say where workers dial tunnels.
 
 use std::net::SocketAddr;
-use std::num::NonZeroU64;
+use std::num::{NonZeroU16, NonZeroU64, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -12,7 +12,7 @@ use natsway_tunnel::tls::Acceptor;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-use crate::memory::plan::DEFAULT_PIPES;
+use crate::memory::plan::{DEFAULT_PIPES, DEFAULT_TUNNELS};
 use crate::settings::{PipeLimits, TunnelCertificate, TunnelSettings};
 
 /// See the module.
@@ -55,6 +55,12 @@ pub(super) struct TunnelArgs {
     )]
     tunnel_window: u32,
 
+    /// Tunnels at a time for each thread: so many for streams, and so many for whole requests. One
+    /// subject has three quarters of them at the most; the one that carried nothing for longest
+    /// gives way to the next [default: 1024, fewer where the memory is small]
+    #[arg(long, env = "NATSWAY_MAX_TUNNELS", value_name = "COUNT")]
+    max_tunnels: Option<NonZeroU16>,
+
     /// Pipes on the broker at a time for each thread, for workers that cannot reach the address for
     /// tunnels; 0 for none [default: 32, fewer where the memory is small]
     #[arg(
@@ -72,7 +78,7 @@ pub(super) struct TunnelArgs {
     tunnel_pipe_window: u32,
 
     /// Bytes a second that all pipes of a thread may carry, both ways together, so that they leave
-    /// room at the broker; 0 for no bound
+    /// room at the broker, 1048576 at the least; 0 for no bound
     #[arg(
         long,
         env = "NATSWAY_TUNNEL_PIPE_RATE",
@@ -85,6 +91,9 @@ pub(super) struct TunnelArgs {
 /// What the windows of a thread's pipes may be together: half of what a broker has waiting for a
 /// client before it drops that.
 const MOST_PIPE_BYTES: u64 = 32 << 20;
+
+/// The least that pipes may carry in a second: each of the usual ones has its turn twice in that.
+const LEAST_PIPE_RATE: u64 = 1 << 20;
 
 #[derive(Clone, Copy)]
 enum TunnelListen {
@@ -141,7 +150,13 @@ impl TunnelArgs {
                  --tunnel-cleartext leaves none; say off for no tunnels"
             );
         }
-        Ok(Some(TunnelSettings { listen, addresses, certificate, http2, pipes }))
+        let most = self.tunnels().unwrap_or(DEFAULT_TUNNELS);
+        Ok(Some(TunnelSettings { listen, addresses, certificate, http2, most, pipes }))
+    }
+
+    /// Returns how many tunnels each thread may have, where that was said.
+    pub(super) fn tunnels(&self) -> Option<NonZeroUsize> {
+        self.max_tunnels.map(NonZeroUsize::from)
     }
 
     /// Returns how many pipes each thread may have, where that was said.
@@ -160,6 +175,12 @@ impl TunnelArgs {
                 "--tunnel-pipes {most} by --tunnel-pipe-window {}: expected {MOST_PIPE_BYTES} \
                  bytes together at the most",
                 self.tunnel_pipe_window
+            );
+        }
+        if (1..LEAST_PIPE_RATE).contains(&self.tunnel_pipe_rate) {
+            bail!(
+                "--tunnel-pipe-rate {}: expected {LEAST_PIPE_RATE} or more, or 0 for no bound",
+                self.tunnel_pipe_rate
             );
         }
         Ok(Some(PipeLimits {

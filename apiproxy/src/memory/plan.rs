@@ -38,6 +38,13 @@ const STREAM_BYTES: usize = 64 << 10;
 /// Streams, where nothing says otherwise.
 pub const DEFAULT_STREAMS: usize = 1_024;
 
+/// Two tunnels of a worker that carry nothing, one for streams and one for requests: TLS, HTTP/2,
+/// and the buffers that both were last used with.
+const TUNNEL_BYTES: usize = 64 << 10;
+
+/// Tunnels of each kind of a shard, where nothing says otherwise.
+pub const DEFAULT_TUNNELS: NonZeroUsize = NonZeroUsize::new(1_024).expect("it is above zero");
+
 /// Pipes of a shard, where nothing says otherwise: with the usual window they are a quarter of what
 /// a broker has waiting for a client before it drops that.
 pub const DEFAULT_PIPES: usize = 32;
@@ -46,12 +53,14 @@ pub const DEFAULT_PIPES: usize = 32;
 const LEAST_CONNECTIONS: usize = 64;
 const LEAST_HELD_BYTES: usize = 4 << 20;
 const LEAST_STREAMS: usize = 16;
+const LEAST_TUNNELS: usize = 128;
 const LEAST_PIPES: usize = 2;
 
 /// The part of the memory that streams may plan with, where nothing says otherwise.
 const STREAMS_PART: usize = 10;
 
-/// The same, of pipes.
+/// The same, of tunnels and of pipes.
+const TUNNELS_PART: usize = 40;
 const PIPES_PART: usize = 40;
 
 /// What an operator asked for; what is left out follows from the memory that there is.
@@ -67,6 +76,8 @@ pub struct MemoryRequest {
     pub streams: Option<usize>,
     /// What HTTP/2 may hold of one: its window, and what waits to be sent.
     pub stream_bytes: usize,
+    /// Tunnels of each kind of each shard.
+    pub tunnels: Option<usize>,
     /// Pipes of each shard.
     pub pipes: Option<usize>,
     /// What one of them may hold.
@@ -88,6 +99,8 @@ pub struct MemoryPlan {
     pub streams: usize,
     /// What HTTP/2 may hold of one whose client stopped reading.
     pub stream_bytes: usize,
+    /// Tunnels of each kind of each shard.
+    pub tunnels: usize,
     /// Pipes of each shard.
     pub pipes: usize,
     /// What one of them may hold.
@@ -107,6 +120,7 @@ impl MemoryPlan {
             held_bytes,
             streams,
             stream_bytes,
+            tunnels,
             pipes,
             pipe_bytes,
             limit_bytes,
@@ -118,6 +132,7 @@ impl MemoryPlan {
             held_bytes: held_bytes.unwrap_or(DEFAULT_HELD_BYTES),
             streams: streams.unwrap_or(DEFAULT_STREAMS),
             stream_bytes,
+            tunnels: tunnels.unwrap_or(DEFAULT_TUNNELS.get()),
             pipes: pipes.unwrap_or(DEFAULT_PIPES),
             pipe_bytes,
             limit_bytes,
@@ -130,12 +145,17 @@ impl MemoryPlan {
             let most = planned / STREAMS_PART / (stream_bytes + STREAM_BYTES);
             plan.streams = most.clamp(LEAST_STREAMS, DEFAULT_STREAMS);
         }
+        if tunnels.is_none() {
+            let most = planned / TUNNELS_PART / shards / TUNNEL_BYTES;
+            plan.tunnels = most.clamp(LEAST_TUNNELS, DEFAULT_TUNNELS.get());
+        }
         if pipes.is_none() {
             let most = planned / PIPES_PART / shards / pipe_bytes.max(1);
             plan.pipes = most.clamp(LEAST_PIPES, DEFAULT_PIPES);
         }
         let others = (PROCESS_BYTES + shards * SHARD_BYTES)
             .saturating_add(plan.streams_bytes())
+            .saturating_add(plan.tunnels_bytes())
             .saturating_add(plan.pipes_bytes());
         let left = planned.saturating_sub(others);
         if held_bytes.is_none() {
@@ -159,7 +179,12 @@ impl MemoryPlan {
         (PROCESS_BYTES.saturating_add(self.shards.saturating_mul(shard)))
             .saturating_add(connections)
             .saturating_add(self.streams_bytes())
+            .saturating_add(self.tunnels_bytes())
             .saturating_add(self.pipes_bytes())
+    }
+
+    fn tunnels_bytes(&self) -> usize {
+        self.shards.saturating_mul(self.tunnels).saturating_mul(TUNNEL_BYTES)
     }
 
     fn pipes_bytes(&self) -> usize {
@@ -205,6 +230,7 @@ mod tests {
             held_bytes: None,
             streams: None,
             stream_bytes: 320 << 10,
+            tunnels: None,
             pipes: None,
             pipe_bytes: 576 << 10,
             limit_bytes: limit_mib.map(|mib| mib * MIB),
@@ -215,7 +241,7 @@ mod tests {
     fn the_usual_bounds_hold_where_there_is_room() {
         let plan = MemoryPlan::new(request(2, None));
         assert_eq!((plan.connections, plan.held_bytes), (DEFAULT_CONNECTIONS, DEFAULT_HELD_BYTES));
-        assert_eq!(plan.needed_bytes(), (48 + 2 * (16 + 64 + 16) + 640 + 384 + 36) * MIB);
+        assert_eq!(plan.needed_bytes(), (48 + 2 * (16 + 64 + 16 + 64) + 640 + 384 + 36) * MIB);
         assert_eq!(
             MemoryPlan::new(request(2, Some(2_048))),
             MemoryPlan { limit_bytes: Some(2_048 * MIB), ..plan }
@@ -230,8 +256,9 @@ mod tests {
         assert!(gateway.contains("mem_limit: 512m") && gateway.contains("cpus: 2.0"), "{gateway}");
         let plan = MemoryPlan::new(request(2, Some(512)));
         assert!(plan.fits(), "{plan:?}");
-        assert_eq!(plan.held_bytes, DEFAULT_HELD_BYTES);
-        assert!(plan.connections > 4_000 && plan.streams > 100, "{plan:?}");
+        assert!(plan.held_bytes >= 60 * MIB, "{plan:?}");
+        assert!(plan.tunnels >= 128, "{plan:?}");
+        assert!(plan.connections > 3_900 && plan.streams > 100, "{plan:?}");
         assert!(plan.pipes >= 8, "{plan:?}");
     }
 
@@ -243,9 +270,9 @@ mod tests {
             (plan.fits(), plan.connections, plan.held_bytes),
             (false, 16_384, LEAST_HELD_BYTES)
         );
-        let plan = MemoryPlan::new(MemoryRequest { connections: Some(8_000), ..asked });
+        let plan = MemoryPlan::new(MemoryRequest { connections: Some(7_000), ..asked });
         assert!(
-            plan.fits() && plan.connections == 8_000 && plan.held_bytes < DEFAULT_HELD_BYTES,
+            plan.fits() && plan.connections == 7_000 && plan.held_bytes < DEFAULT_HELD_BYTES,
             "{plan:?}"
         );
         let plan = MemoryPlan::new(MemoryRequest { held_bytes: Some(256 * MIB), ..asked });

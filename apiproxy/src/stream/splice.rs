@@ -1,28 +1,16 @@
 //! A connection that a request became: bytes from either end go to the other, as they come.
 
-use std::cell::RefCell;
-use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
-use std::task::{Poll, ready};
 use std::time::Duration;
 
 use natsway_caller::stream::activity::Watch;
 use natsway_caller::stream::{BrokenOff, UpgradedStream};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use natsway_tunnel::pieces::Pieces;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio_util::sync::CancellationToken;
 
 use super::OpenStream;
 use super::websocket::FrameBoundary;
-
-/// What is read at a time.
-const PIECE_BYTES: usize = 16 * 1024;
-
-thread_local! {
-    /// Where all connections of a thread are read. Most are silent most of the time, and a buffer
-    /// for each in either direction would be most of what they cost.
-    static PIECE: RefCell<Box<[u8]>> = RefCell::new(vec![0; PIECE_BYTES].into());
-}
 
 /// The worker's end of a connection, and what concerns it.
 pub struct Spliced {
@@ -55,10 +43,20 @@ pub enum SpliceEnd {
     Closed,
     /// The client is gone.
     Client,
-    /// The worker is gone, or its gateway leaves. A WebSocket's client was told, if that was sound.
+    /// The worker is gone, or its gateway leaves.
     Worker,
     /// It was ended here.
     Watch(BrokenOff),
+    /// One of the last two, and the client of a WebSocket was told by a Close.
+    Announced,
+}
+
+impl SpliceEnd {
+    /// Whether the end of the client's connection must not look like one in order: its worker has
+    /// not ended what it sent.
+    pub fn is_abort(self) -> bool {
+        matches!(self, Self::Worker | Self::Watch(_))
+    }
 }
 
 /// Passes bytes both ways until both ends have said that there are no more, one is gone, nothing
@@ -74,7 +72,7 @@ pub async fn splice(
     let Spliced { worker, mut frames, mut watch, closing, spread, write_timeout, open: _open } =
         spliced;
     let (mut from_client, mut to_client) = tokio::io::split(client);
-    let (worker, _permit) = worker.into_parts();
+    let (worker, place) = worker.into_parts();
     let worker = hyper_util::rt::TokioIo::new(worker);
     let (mut from_worker, mut to_worker) = tokio::io::split(worker);
     let activity = watch.activity();
@@ -82,8 +80,9 @@ pub async fn splice(
         if !first.is_empty() && to_worker.write_all(first).await.is_err() {
             return SpliceEnd::Worker;
         }
+        let mut pieces = Pieces::for_tunnel();
         loop {
-            match read_piece(&mut from_client).await {
+            match pieces.next(&mut from_client).await {
                 Ok(piece) if piece.is_empty() => {
                     let shut = to_worker.shutdown().await;
                     return if shut.is_ok() { SpliceEnd::Closed } else { SpliceEnd::Worker };
@@ -99,8 +98,9 @@ pub async fn splice(
         }
     };
     let down = async {
+        let mut pieces = Pieces::joined();
         loop {
-            match read_piece(&mut from_worker).await {
+            match pieces.next(&mut from_worker).await {
                 // A WebSocket does not end without a Close: whoever sent it is gone.
                 Ok(piece)
                     if piece.is_empty()
@@ -132,7 +132,10 @@ pub async fn splice(
                         return SpliceEnd::Client;
                     }
                 }
-                Err(_) => return SpliceEnd::Worker,
+                Err(_) => {
+                    place.broke_off();
+                    return SpliceEnd::Worker;
+                }
             }
         }
     };
@@ -147,26 +150,14 @@ pub async fn splice(
             () = gateway_ends => SpliceEnd::Worker,
         }
     };
-    if ended != SpliceEnd::Closed
-        && ended != SpliceEnd::Client
+    if ended.is_abort()
         && let Some(close) = frames.and_then(|frames| frames.close())
     {
         // Who does not take it is gone.
-        told(&mut to_client, &close).await.ok();
+        let is_told = told(&mut to_client, &close).await.is_ok();
+        return if is_told { SpliceEnd::Announced } else { ended };
     }
     ended
-}
-
-/// Reads what is there; nothing at the end.
-async fn read_piece(from: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>> {
-    poll_fn(|cx| {
-        PIECE.with_borrow_mut(|piece| {
-            let mut piece = ReadBuf::new(piece);
-            ready!(Pin::new(&mut *from).poll_read(cx, &mut piece))?;
-            Poll::Ready(Ok(piece.filled().to_vec()))
-        })
-    })
-    .await
 }
 
 async fn told(client: &mut (impl AsyncWrite + Unpin), close: &[u8]) -> io::Result<()> {

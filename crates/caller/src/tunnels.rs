@@ -27,16 +27,19 @@ use natsway_tunnel::joins::{Arrived, JoinLimits, Joins, Said};
 use natsway_tunnel::pipe::{self, PipeBroker, PipeOpenError, PipeSettings};
 use natsway_tunnel::preface::{self, Kind, Preface, Welcome};
 use natsway_tunnel::read_ahead::ReadAhead;
+use natsway_tunnel::socket;
 use natsway_tunnel::tls::Acceptor;
+use natsway_tunnel::{LIFETIME, LIFETIME_GRACE};
 use natsway_wire::envelope::Reference;
 use natsway_wire::offer::{StreamToken, TunnelSecret};
 use natsway_wire::pipe::ResetReason;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, TryAcquireError};
 use tokio::task::spawn_local;
 use tokio_rustls::server::TlsStream;
 use tokio_util::either::Either;
+use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::counter::TunnelCounts;
@@ -51,6 +54,15 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Connections that may do their handshakes at a time. The oldest gives way to the next.
 pub(crate) const MOST_HANDSHAKES: usize = 128;
+
+/// How long a tunnel is not ended after an answer named it: its stream is yet to be opened.
+pub(crate) const NAMED_FOR: Duration = Duration::from_secs(10);
+
+/// How long a pipe may take to end that gives way to another one. Its worker waits.
+const PIPE_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Whose tunnel a late answer names, of which nobody knows any more for what it was.
+const NOBODYS: &str = "";
 
 /// How often what waits is looked through.
 pub(crate) const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
@@ -86,13 +98,24 @@ pub struct Tunnels {
     config: TunnelConfig,
     counts: Arc<TunnelCounts>,
     joins: RefCell<Joins<Connection>>,
-    open: RefCell<HashMap<TunnelSecret, StreamSender<Upload>>>,
+    open: RefCell<HashMap<TunnelSecret, OpenTunnel>>,
     /// Notified when a tunnel opens, and when one ends.
     changed: Notify,
     /// Connections that do their handshakes.
     handshakes: HalfOpen,
     /// Pipes that there may be besides those that are.
     pipes: Arc<Semaphore>,
+}
+
+/// A tunnel that streams may be opened on.
+struct OpenTunnel {
+    sender: StreamSender<Upload>,
+    is_pipe: bool,
+    since: Instant,
+    /// When an answer last named it.
+    used: Instant,
+    /// Ends it.
+    end: CancellationToken,
 }
 
 /// A connection that was shaken.
@@ -143,7 +166,7 @@ impl Tunnels {
     /// # Cancel safety
     /// Dropping the future closes the connection.
     pub async fn accept(self: Rc<Self>, stream: TcpStream) {
-        match stream.set_nodelay(true) {
+        match socket::for_tunnel(&stream) {
             Ok(()) => self.take_over(Either::Left(stream)).await,
             Err(error) => debug!(%error, "connection is lost already"),
         }
@@ -166,7 +189,15 @@ impl Tunnels {
         let (Some(pipes), Some(_)) = (&self.config.pipes, &self.config.acceptor) else {
             return Ok(());
         };
-        let Ok(permit) = Arc::clone(&self.pipes).try_acquire_owned() else {
+        let mut permit = Arc::clone(&self.pipes).try_acquire_owned();
+        if permit.is_err() && self.end_idle(|_, tunnel| tunnel.is_pipe) {
+            // Its driver says goodbye first.
+            let freed = Arc::clone(&self.pipes).acquire_owned();
+            if let Ok(freed) = tokio::time::timeout(PIPE_PATIENCE, freed).await {
+                permit = freed.map_err(|_| TryAcquireError::Closed);
+            }
+        }
+        let Ok(permit) = permit else {
             self.counts.refused.inc();
             let connection = pipes.broker.connection().await?;
             return pipe::refuse(&connection, subject, ResetReason::Full).await;
@@ -207,16 +238,27 @@ impl Tunnels {
             }
             Some(Err(_)) | None => return self.counts.refused.inc(),
         };
+        let (is_full, is_expected) = {
+            let joins = self.joins.borrow();
+            (joins.is_full(), joins.is_expected(secret))
+        };
+        if is_full && is_expected {
+            self.end_idle(|_, _| true);
+        }
         let arrived = self.joins.borrow_mut().arrived(secret, connection, Instant::now());
         match arrived {
             Arrived::Admitted(connection) => self.admit(secret, connection).await,
             Arrived::Early { instead_of } => {
                 if let Some(connection) = instead_of {
-                    self.refuse(connection, Welcome::Full).await;
+                    self.refuse(connection, Welcome::Unknown).await;
                 }
             }
             Arrived::Twice(connection) => self.refuse(connection, Welcome::Unknown).await,
-            Arrived::Full(connection) => self.refuse(connection, Welcome::Full).await,
+            Arrived::Full(connection) => {
+                // Who waits for it hears at once that it does not come.
+                self.changed.notify_waiters();
+                self.refuse(connection, Welcome::Full).await;
+            }
         }
     }
 
@@ -230,6 +272,7 @@ impl Tunnels {
     /// Makes a connection the tunnel of its secret, until it ends.
     async fn admit(&self, secret: TunnelSecret, mut connection: Connection) {
         let _ended = Ended { tunnels: self, secret };
+        let is_pipe = matches!(carrier_of(&connection), Either::Right(_));
         let begun = tokio::time::timeout(HANDSHAKE_TIMEOUT, async {
             preface::welcome(&mut connection, Welcome::Accepted).await?;
             let begun = http2::connect(connection, &self.config.settings).await;
@@ -242,10 +285,15 @@ impl Tunnels {
         };
         self.counts.opened.inc();
         self.counts.open.add(1);
-        self.open.borrow_mut().insert(secret, sender);
+        let (now, end) = (Instant::now(), CancellationToken::new());
+        let tunnel = OpenTunnel { sender, is_pipe, since: now, used: now, end: end.clone() };
+        self.open.borrow_mut().insert(secret, tunnel);
         self.changed.notify_waiters();
-        if let Err(error) = served.await {
-            debug!(%error, "tunnel lost");
+        tokio::select! {
+            served = served => if let Err(error) = served {
+                debug!(%error, "tunnel lost");
+            },
+            () = end.cancelled() => debug!("tunnel closed: no stream needs it"),
         }
         self.counts.open.add(-1);
     }
@@ -253,14 +301,62 @@ impl Tunnels {
     fn sweep(&self) {
         let given_up = self.joins.borrow_mut().expire(Instant::now());
         self.counts.refused.add(given_up.len() as u64);
+        // Their workers have others by now, or should have.
+        let most = LIFETIME + 2 * LIFETIME_GRACE;
+        while self.end_idle(|_, tunnel| tunnel.since.elapsed() > most) {}
     }
 
-    /// Waits for the tunnel of a secret that an answer named.
-    async fn tunnel(self: &Rc<Self>, secret: TunnelSecret) -> Option<StreamSender<Upload>> {
+    /// Ends the tunnel that was named longest ago of those that carry no stream, if one may end.
+    fn end_idle(&self, may_end: impl Fn(TunnelSecret, &OpenTunnel) -> bool) -> bool {
+        let now = Instant::now();
+        let is_idle = |tunnel: &OpenTunnel| {
+            tunnel.sender.streams().open() == 0 && tunnel.used + NAMED_FOR <= now
+        };
+        let chosen = {
+            let open = self.open.borrow();
+            let idle =
+                open.iter().filter(|(secret, tunnel)| is_idle(tunnel) && may_end(**secret, tunnel));
+            idle.min_by_key(|(_, tunnel)| tunnel.used).map(|(secret, _)| *secret)
+        };
+        let Some(secret) = chosen else { return false };
+        if let Some(tunnel) = self.open.borrow_mut().remove(&secret) {
+            tunnel.end.cancel();
+        }
+        // Its place is free at once; what is left of it is its task's to end.
+        self.joins.borrow_mut().ended(secret, now);
+        true
+    }
+
+    /// Takes note of a secret, and makes room for its tunnel if there is none.
+    fn said(&self, secret: TunnelSecret, subject: &str) -> Said<Connection> {
+        let said = self.joins.borrow_mut().said(secret, subject, Instant::now());
+        if !matches!(said, Said::Full) {
+            return said;
+        }
+        let (is_full, is_full_of_one) = {
+            let joins = self.joins.borrow();
+            (joins.is_full(), joins.is_full_of(subject))
+        };
+        if !is_full && !is_full_of_one {
+            return said;
+        }
+        let has_room = self
+            .end_idle(|secret, _| !is_full_of_one || self.joins.borrow().is_of(secret, subject));
+        match has_room {
+            true => self.joins.borrow_mut().said(secret, subject, Instant::now()),
+            false => Said::Full,
+        }
+    }
+
+    /// Waits for the tunnel of a secret that an answer for a subject named.
+    async fn tunnel(
+        self: &Rc<Self>,
+        secret: TunnelSecret,
+        subject: &str,
+    ) -> Option<StreamSender<Upload>> {
         let mut changed = std::pin::pin!(self.changed.notified());
         changed.as_mut().enable();
-        let said = self.joins.borrow_mut().said(secret, Instant::now());
-        match said {
+        match self.said(secret, subject) {
             Said::Admitted(connection) => {
                 let tunnels = Rc::clone(self);
                 spawn_local(async move { tunnels.admit(secret, connection).await });
@@ -269,8 +365,9 @@ impl Tunnels {
             Said::Open | Said::Expected => {}
         }
         loop {
-            if let Some(sender) = self.open.borrow().get(&secret) {
-                return Some(sender.clone());
+            if let Some(tunnel) = self.open.borrow_mut().get_mut(&secret) {
+                tunnel.used = Instant::now();
+                return Some(tunnel.sender.clone());
             }
             if !self.joins.borrow().is_to_come(secret) {
                 return None;
@@ -285,10 +382,12 @@ impl Tunnels {
     pub(crate) async fn take(
         self: &Rc<Self>,
         reference: Reference,
+        subject: &str,
         deadline: Instant,
     ) -> Result<(Response<Incoming>, StreamPermit), StreamError> {
         let Reference { token, secret } = reference;
-        self.open_stream(request(Method::GET, token, nothing()), secret, || deadline).await
+        let request = request(Method::GET, token, nothing());
+        self.open_stream(request, secret, subject, || deadline).await
     }
 
     /// Has the worker drop the rest of a response that nobody waits for any more, instead of
@@ -298,7 +397,7 @@ impl Tunnels {
         spawn_local(async move {
             let Reference { token, secret } = reference;
             let given_back = async {
-                let mut tunnel = tunnels.tunnel(secret).await?;
+                let mut tunnel = tunnels.tunnel(secret, NOBODYS).await?;
                 let permit = tunnel.streams().try_take()?;
                 // What comes is dropped, and so is its handler then.
                 let opened = tunnel.open(request(Method::GET, token, nothing()), permit).await;
@@ -313,6 +412,7 @@ impl Tunnels {
         self: &Rc<Self>,
         token: StreamToken,
         secret: TunnelSecret,
+        subject: &str,
         opening: Opening,
         deadline: impl Fn() -> Instant,
     ) -> Result<(Response<Incoming>, StreamPermit), StreamError> {
@@ -332,17 +432,18 @@ impl Tunnels {
                 request
             }
         };
-        self.open_stream(request, secret, deadline).await
+        self.open_stream(request, secret, subject, deadline).await
     }
 
     async fn open_stream(
         self: &Rc<Self>,
         request: Request<Upload>,
         secret: TunnelSecret,
+        subject: &str,
         deadline: impl Fn() -> Instant,
     ) -> Result<(Response<Incoming>, StreamPermit), StreamError> {
         let open_by = (Instant::now() + OPEN_TIMEOUT).min(deadline());
-        let tunnel = tokio::time::timeout_at(open_by.into(), self.tunnel(secret)).await;
+        let tunnel = tokio::time::timeout_at(open_by.into(), self.tunnel(secret, subject)).await;
         let taken = tunnel.ok().flatten().and_then(|tunnel| {
             let permit = tunnel.streams().try_take()?;
             Some((tunnel, permit))
@@ -392,6 +493,13 @@ pub(crate) async fn shake(
     };
     let secret = preface::shown(&mut connection).await?;
     Ok((secret, connection))
+}
+
+fn carrier_of(connection: &Connection) -> &Carrier {
+    match connection {
+        Either::Left(carrier) => carrier,
+        Either::Right(tls) => tls.get_ref().0.get_ref(),
+    }
 }
 
 fn nothing() -> Upload {
@@ -462,7 +570,7 @@ mod tests {
                 offer: Bytes::new(),
                 acceptor: None,
                 settings: Settings::default(),
-                limits: JoinLimits { open: 1, expected: 1, early: 1 },
+                limits: JoinLimits { open: 1, of_one: 1, expected: 1, early: 1 },
                 pipes: None,
             };
             let tunnels = Tunnels::new(config, Arc::default());
@@ -473,11 +581,12 @@ mod tests {
             let secret = TunnelSecret([7; 16]);
             preface::show(&mut worker, secret).await.expect("it is taken");
             let serving = spawn_local(Rc::clone(&tunnels).accept(accepted));
-            assert!(tunnels.tunnel(secret).await.is_some(), "its worker named it");
+            assert!(tunnels.tunnel(secret, "svc.a").await.is_some(), "its worker named it");
 
             drop(worker);
             serving.await.expect("it ends");
-            let named = tokio::time::timeout(OPEN_TIMEOUT / 5, tunnels.tunnel(secret)).await;
+            let named =
+                tokio::time::timeout(OPEN_TIMEOUT / 5, tunnels.tunnel(secret, "svc.a")).await;
             assert!(named.expect("it is not waited for").is_none());
             assert_eq!((tunnels.counts.opened.get(), tunnels.counts.open.get()), (1, 0));
         };

@@ -13,6 +13,7 @@ use tokio_util::either::Either;
 use crate::pipe::PipeStream;
 use crate::preface::{self, Kind, Preface};
 use crate::read_ahead::ReadAhead;
+use crate::socket;
 use crate::tls::{self, CertificateHash};
 
 /// How long one address may take, from the first packet to the end of TLS.
@@ -153,12 +154,12 @@ fn unreachable(address: &str, source: io::Error) -> DialError {
 
 async fn dial_one(
     kind: Kind,
-    socket: std::net::SocketAddr,
+    address: std::net::SocketAddr,
     offer: &Offer,
     secret: TunnelSecret,
 ) -> io::Result<Dialled> {
-    let stream = TcpStream::connect(socket).await?;
-    stream.set_nodelay(true)?;
+    let stream = TcpStream::connect(address).await?;
+    socket::for_tunnel(&stream)?;
     begin(kind, Either::Left(stream), offer, secret).await
 }
 
@@ -235,6 +236,18 @@ mod tests {
         assert!(matches!(refused, Err(DialError::OutOfReach { .. })), "{refused:?}");
         let none = dial(Kind::Unary, &offer(&[]), secret, &Reach::default()).await;
         assert!(matches!(none, Err(DialError::OutOfReach { .. })), "{none:?}");
+    }
+
+    #[tokio::test]
+    async fn another_machine_is_not_dialled_in_the_clear_unless_that_was_allowed() {
+        let (secret, offer) = (TunnelSecret([1; 16]), offer(&["10.255.255.1:1"]));
+        let refused = dial(Kind::Streams, &offer, secret, &Reach::default()).await;
+        assert!(matches!(refused, Err(DialError::Cleartext { .. })), "{refused:?}");
+        let nowhere = "127.0.0.2/32".parse().expect("a network");
+        let allowed = Reach::new(vec![nowhere]).with_cleartext(true);
+        let offer = Offer { addresses: vec!["127.0.0.2:1".to_owned()], ..offer };
+        let refused = dial(Kind::Streams, &offer, secret, &allowed).await;
+        assert!(matches!(refused, Err(DialError::Unreachable { .. })), "{refused:?}");
     }
 
     #[tokio::test]

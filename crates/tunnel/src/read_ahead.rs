@@ -32,6 +32,11 @@ impl<T> ReadAhead<T> {
     pub(crate) fn new(io: T) -> Self {
         Self { io, ahead: Bytes::new() }
     }
+
+    /// Returns the connection.
+    pub fn get_ref(&self) -> &T {
+        &self.io
+    }
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for ReadAhead<T> {

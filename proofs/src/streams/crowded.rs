@@ -154,6 +154,10 @@ pub(super) async fn idle_sockets(
     Ok(())
 }
 
+const ASK_FOR_SOCKET: &str = "GET /ws HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\n\
+     upgrade: websocket\r\nsec-websocket-version: 13\r\n\
+     sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+
 /// What a client does that is no good one.
 #[derive(Clone, Copy, Debug)]
 enum Nuisance {
@@ -167,11 +171,28 @@ enum Nuisance {
     EmptyFrames,
     /// It asks and leaves at once, again and again.
     Cancels,
+    /// It sends the shortest messages of a WebSocket that sends them back, and reads nothing.
+    Messages,
+    /// The same by HTTP/2, each byte in a frame of its own.
+    SocketFrames,
 }
 
 impl Nuisance {
-    const ALL: [Self; 5] =
-        [Self::SlowReader, Self::SlowWriter, Self::Bytes, Self::EmptyFrames, Self::Cancels];
+    const ALL: [Self; 7] = [
+        Self::SlowReader,
+        Self::SlowWriter,
+        Self::Bytes,
+        Self::EmptyFrames,
+        Self::Cancels,
+        Self::Messages,
+        Self::SocketFrames,
+    ];
+
+    /// The shortest message of a WebSocket, as clients send it: masked by nothing.
+    const MESSAGE: [u8; 7] = [0x82, 0x81, 0, 0, 0, 0, b'x'];
+
+    /// What a client may send of one stream of HTTP/2 before the gateway has said anything.
+    const FIRST_WINDOW_BYTES: usize = 65_535;
 
     /// Does it until the connection is closed.
     async fn go(self, port: u16) -> anyhow::Result<()> {
@@ -211,6 +232,28 @@ impl Nuisance {
                     stream.write_all(&[full, empty].concat()).await?;
                     tokio::time::sleep(Duration::from_millis(1)).await;
                 }
+            }
+            Self::Messages => {
+                stream.write_all(ASK_FOR_SOCKET.as_bytes()).await?;
+                let messages = Self::MESSAGE.repeat(1_000);
+                loop {
+                    stream.write_all(&messages).await?;
+                }
+            }
+            Self::SocketFrames => {
+                let mut ask = http2::request("CONNECT", "/ws");
+                http2::put_field(&mut ask, false, ":protocol", "websocket");
+                http2::put_field(&mut ask, false, "sec-websocket-version", "13");
+                let mut begin = [PREFACE, &settings(&[])].concat();
+                begin.extend(frame(kind::HEADERS, flag::END_HEADERS, 1, &ask));
+                stream.write_all(&begin).await?;
+                let bytes = Self::MESSAGE.iter().cycle().take(Self::FIRST_WINDOW_BYTES);
+                let frames: Vec<u8> =
+                    bytes.flat_map(|byte| frame(kind::DATA, 0, 1, &[*byte])).collect();
+                for some in frames.chunks(64 << 10) {
+                    stream.write_all(some).await?;
+                }
+                tokio::time::sleep(Duration::from_secs(1)).await;
             }
             Self::Cancels => {
                 let request = format!("GET /download?bytes={STOPPED_BYTES} HTTP/1.1\r\n");

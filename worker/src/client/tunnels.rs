@@ -30,7 +30,7 @@ const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 
 /// How many tunnels there may be, and of what waits to be one: a client has one for each reader of
 /// the workers that it calls.
-const LIMITS: JoinLimits = JoinLimits { open: 1_024, expected: 256, early: 64 };
+const LIMITS: JoinLimits = JoinLimits { open: 1_024, of_one: 768, expected: 256, early: 64 };
 
 /// What may be on its way by a pipe, in either direction: a gateway's default.
 const PIPE_WINDOW_BYTES: u32 = 512 << 10;

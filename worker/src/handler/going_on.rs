@@ -12,7 +12,7 @@ use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
 use http::response::Parts;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use natsway_tunnel::body::DrainedBody;
-use natsway_tunnel::http2::{HeldByUpgrade, REFUSED_WITH};
+use natsway_tunnel::http2::{HandlerEnd, HeldByUpgrade, REFUSED_WITH, handler_end};
 use natsway_wire::content_type::is_grpc;
 use natsway_wire::envelope::{NotRun, Reference, Signal, encode_reference, encode_signal};
 use natsway_wire::offer::TunnelSecret;
@@ -86,8 +86,8 @@ where
         if !is_allowed {
             return Ok(Started::Unreachable(head, partial));
         }
-        let Some(permit) = context.streams.try_take() else { return Ok(Started::Full) };
-        Ok(match context.streams.tunnel(offered).await {
+        let Some(mut permit) = context.streams.try_take() else { return Ok(Started::Full) };
+        Ok(match context.streams.tunnel(offered, &mut permit).await {
             Some(secret) => {
                 let way = Some((secret, permit));
                 Started::GoesOn(Box::new(Self { head, partial, way }))
@@ -145,7 +145,7 @@ where
         context: &ReaderContext,
         path: &str,
     ) {
-        let OpenedRequest { respond, is_upgrade, permit, _unbound } = stream;
+        let OpenedRequest { respond, upgrade, permit, _unbound } = stream;
         for name in [CONNECTION, TRANSFER_ENCODING, UPGRADE, REFUSED_WITH] {
             self.head.headers.remove(name);
         }
@@ -153,14 +153,20 @@ where
         head.status = self.head.status;
         head.headers = std::mem::take(&mut self.head.headers);
         // What the request was upgraded to is the handler's now.
-        if is_upgrade && head.status == StatusCode::SWITCHING_PROTOCOLS {
-            head.status = StatusCode::OK;
-            head.extensions.insert(HeldByUpgrade::new(permit));
-            respond.send(Response::from_parts(head, StreamBody::empty())).ok();
-            return;
-        }
+        let is_accepted = head.status == StatusCode::SWITCHING_PROTOCOLS;
+        let upgrade = match upgrade {
+            Some(handler) if is_accepted => {
+                head.status = StatusCode::OK;
+                head.extensions.insert(HeldByUpgrade::new(permit));
+                if respond.send(Response::from_parts(head, StreamBody::empty())).is_ok() {
+                    handler.accept();
+                }
+                return;
+            }
+            upgrade => upgrade,
+        };
         let _permit = permit;
-        if is_upgrade {
+        if upgrade.is_some() {
             head.headers.insert(REFUSED_WITH, head.status.as_u16().into());
             head.status = StatusCode::BAD_REQUEST;
         }
@@ -197,7 +203,7 @@ where
                 left = rest;
                 let written = tokio::select! {
                     written = writer.write(data) => written,
-                    () = context.streams.ended() => false,
+                    () = context.streams.ended() => return writer.leave(),
                 };
                 if !written {
                     return;
@@ -258,6 +264,8 @@ async fn end_early(head: &Parts, writer: StreamWriter) {
         trailers.insert("grpc-status", HeaderValue::from_static("14"));
         trailers.insert("grpc-message", HeaderValue::from_static("the worker is leaving"));
         writer.end(End::Trailers(trailers)).await;
+    } else {
+        writer.leave();
     }
 }
 
@@ -281,8 +289,10 @@ pub(super) async fn open_request(
     if !context.streams.is_on() {
         return refuse(NotRun::Unreachable).await;
     }
-    let Some(permit) = context.streams.try_take() else { return refuse(NotRun::Overloaded).await };
-    let Some(secret) = context.streams.tunnel(offered).await else {
+    let Some(mut permit) = context.streams.try_take() else {
+        return refuse(NotRun::Overloaded).await;
+    };
+    let Some(secret) = context.streams.tunnel(offered, &mut permit).await else {
         return refuse(NotRun::Unreachable).await;
     };
     let waiting = context.streams.wait();
@@ -297,21 +307,36 @@ pub(super) async fn open_request(
         return None;
     }
     let Opened { body, upgrade, respond } = waiting.opened().await?;
-    let is_upgrade = upgrade.is_some();
-    match upgrade {
-        Some(upgrade) => {
+    let upgrade = match upgrade {
+        Some(stream) => {
+            // The end of a WebSocket says by itself whether it is one: its gateway closes it for
+            // the client. Any other breaks off with its tunnel.
+            let ending = context.streams.ending();
+            let is_websocket = (request.headers().get(UPGRADE))
+                .is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket"));
+            let ends = async move {
+                match is_websocket {
+                    true => ending.cancelled_owned().await,
+                    false => std::future::pending().await,
+                }
+            };
+            let (upgrade, handler) = handler_end(stream, ends).await?;
             request.extensions_mut().insert(upgrade);
+            Some(handler)
         }
-        None => *request.body_mut() = Body::streamed(Bytes::new(), DrainedBody::new(body)),
-    }
-    Some(OpenedRequest { respond, is_upgrade, permit, _unbound: unbound })
+        None => {
+            *request.body_mut() = Body::streamed(Bytes::new(), DrainedBody::new(body));
+            None
+        }
+    };
+    Some(OpenedRequest { respond, upgrade, permit, _unbound: unbound })
 }
 
 /// A request whose stream is there.
 pub(super) struct OpenedRequest {
     pub(super) respond: oneshot::Sender<Response<StreamBody>>,
     /// It asked for a connection, not for a response.
-    is_upgrade: bool,
+    upgrade: Option<HandlerEnd>,
     permit: StreamPermit,
     _unbound: crate::streams::Unbound,
 }

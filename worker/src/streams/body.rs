@@ -1,11 +1,15 @@
 //! The body that goes down a stream: what a job writes, a tunnel reads.
 
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::{Acquire, Release};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
+use natsway_tunnel::http2;
 use tokio::sync::mpsc;
 
 /// Pieces that may wait for the tunnel to take them.
@@ -19,12 +23,15 @@ pub(crate) struct StreamBody {
     length: Option<u64>,
     /// Whether all of it was read.
     is_over: bool,
+    /// It breaks off because the worker leaves.
+    is_leaving: Arc<AtomicBool>,
 }
 
 /// The writing end. Dropping it without [`end`](Self::end) breaks the body off, visibly.
 #[derive(Debug)]
 pub(crate) struct StreamWriter {
     pieces: mpsc::Sender<Piece>,
+    is_leaving: Arc<AtomicBool>,
 }
 
 /// How a body ends.
@@ -43,15 +50,19 @@ enum Piece {
 }
 
 /// The body broke off.
-#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 #[error("the body broke off")]
-pub(crate) struct BrokenOff;
+pub(crate) struct BrokenOff {
+    /// What the gateway is told, where the worker leaves: no handler has failed then.
+    source: Option<h2::Error>,
+}
 
 /// Returns both ends of a body, of a length in bytes if that is known.
 pub(crate) fn stream_body(length: Option<u64>) -> (StreamWriter, StreamBody) {
     let (sender, receiver) = mpsc::channel(PIECES);
-    let is_over = length == Some(0);
-    (StreamWriter { pieces: sender }, StreamBody { pieces: receiver, length, is_over })
+    let (is_over, is_leaving) = (length == Some(0), Arc::<AtomicBool>::default());
+    let writer = StreamWriter { pieces: sender, is_leaving: Arc::clone(&is_leaving) };
+    (writer, StreamBody { pieces: receiver, length, is_over, is_leaving })
 }
 
 impl StreamBody {
@@ -71,6 +82,11 @@ impl StreamWriter {
     pub(crate) async fn end(self, end: End) {
         // Who left need not be told.
         self.pieces.send(Piece::End(end)).await.ok();
+    }
+
+    /// Breaks the body off because the worker leaves.
+    pub(crate) fn leave(self) {
+        self.is_leaving.store(true, Release);
     }
 
     /// Completes when nobody reads any more.
@@ -107,7 +123,8 @@ impl Body for StreamBody {
             }
             None => {
                 self.is_over = true;
-                Some(Err(BrokenOff))
+                let source = self.is_leaving.load(Acquire).then(http2::leaving);
+                Some(Err(BrokenOff { source }))
             }
         };
         Poll::Ready(frame)
@@ -152,7 +169,18 @@ mod tests {
             writer.write(Bytes::from_static(b"one ")).await;
         };
         let (collected, ()) = tokio::join!(body.collect(), written);
-        assert!(collected.is_err());
+        assert!(!http2::is_leaving(&collected.expect_err("it is not whole")));
+    }
+
+    #[tokio::test]
+    async fn a_worker_that_leaves_says_so_when_it_breaks_a_body_off() {
+        let (writer, body) = stream_body(None);
+        let written = async move {
+            writer.write(Bytes::from_static(b"one ")).await;
+            writer.leave();
+        };
+        let (collected, ()) = tokio::join!(body.collect(), written);
+        assert!(http2::is_leaving(&collected.expect_err("it is not whole")));
     }
 
     #[tokio::test]

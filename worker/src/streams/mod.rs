@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::body::{End, StreamBody, StreamWriter, stream_body};
 pub(crate) use self::pipes::PipeEnd;
-use self::tunnels::Tunnels;
+use self::tunnels::{TunnelPlace, Tunnels};
 use self::ways::Ways;
 
 /// How long what waits for its stream is held. Longer than a gateway takes to open it, and no more:
@@ -155,6 +155,8 @@ pub(crate) struct Waiting {
 #[derive(Debug)]
 pub(crate) struct StreamPermit {
     _permit: OwnedSemaphorePermit,
+    /// That of its tunnel, once there is one.
+    _place: Option<TunnelPlace>,
 }
 
 /// A task that its deadline does not end, as long as this is held.
@@ -195,7 +197,7 @@ impl Streams {
     /// Takes one of the streams, unless as many run as may.
     pub(crate) fn try_take(&self) -> Option<StreamPermit> {
         let permit = Arc::clone(&self.permits).try_acquire_owned().ok()?;
-        Some(StreamPermit { _permit: permit })
+        Some(StreamPermit { _permit: permit, _place: None })
     }
 
     /// Returns how many of all readers run, or wait to be opened.
@@ -204,17 +206,21 @@ impl Streams {
     }
 
     /// Returns the secret of a tunnel to the gateway that made this offer; `None` if it cannot be
-    /// reached. Dials it the first time.
+    /// reached. Dials it the first time. The stream has its place there.
     ///
     /// # Cancel safety
     /// The tunnel is dialled all the same.
-    pub(crate) async fn tunnel(&self, offered: Offered<'_>) -> Option<TunnelSecret> {
-        match self.mode {
-            TunnelMode::Off => None,
-            TunnelMode::Auto | TunnelMode::Direct | TunnelMode::Broker => {
-                self.tunnels.secret(offered).await
-            }
+    pub(crate) async fn tunnel(
+        &self,
+        offered: Offered<'_>,
+        stream: &mut StreamPermit,
+    ) -> Option<TunnelSecret> {
+        if self.mode == TunnelMode::Off {
+            return None;
         }
+        let (secret, place) = self.tunnels.secret(offered).await?;
+        stream._place = Some(place);
+        Some(secret)
     }
 
     /// Begins to wait for a stream.
@@ -244,6 +250,11 @@ impl Streams {
     /// Completes when streams that go on must end.
     pub(crate) async fn ended(&self) {
         self.ending.cancelled().await;
+    }
+
+    /// Returns what is cancelled when streams that go on must end.
+    pub(crate) fn ending(&self) -> CancellationToken {
+        self.ending.clone()
     }
 
     /// Ends every tunnel and its streams at once: the right to serve was taken away.

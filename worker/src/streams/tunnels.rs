@@ -2,10 +2,13 @@
 //! old, and served.
 
 use std::collections::HashMap;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use hyper::service::service_fn;
+use natsway_tunnel::LIFETIME;
 use natsway_tunnel::dial::Dialled;
 use natsway_tunnel::http2::{self, Settings};
 use natsway_tunnel::pipe::PipeLeaving;
@@ -20,10 +23,6 @@ use tracing::{debug, info, warn};
 use super::pipes::Sender;
 use super::ways::{NoWay, Way, Ways};
 use super::{HELD_FOR, Offered, Opened, random_16, take_over};
-
-/// How old a tunnel may become that takes new streams; each by as much as a fifth less, so that
-/// they do not all end at once. A right that was taken away ends with it.
-const LIFETIME: Duration = Duration::from_secs(300);
 
 /// How long a pipe takes new streams that nobody asks for: it costs the broker a little, and others
 /// may need its place.
@@ -66,6 +65,8 @@ struct Shared {
     peers: Mutex<HashMap<Offer, Tunnel>>,
     tasks: TaskTracker,
     leaving: CancellationToken,
+    /// Ends all that were dialled until now, also those whose place another one has taken.
+    cut: Mutex<CancellationToken>,
 }
 
 /// What is known of the way to a gateway's thread.
@@ -79,11 +80,17 @@ struct Tunnel {
     used: Instant,
     /// How often in a row it could not be reached.
     failures: u32,
+    /// Streams that it carries, or was named for.
+    streams: Arc<AtomicUsize>,
     /// Has it take no further stream.
     retire: CancellationToken,
     /// Ends it, and every stream on it.
     cut: CancellationToken,
 }
+
+/// The place of a stream on its tunnel, from when that is named until the stream has ended.
+#[derive(Debug)]
+pub(crate) struct TunnelPlace(Arc<AtomicUsize>);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -99,18 +106,20 @@ impl Tunnels {
         runtime: Handle,
         waiting: Arc<Mutex<HashMap<StreamToken, oneshot::Sender<Opened>>>>,
     ) -> Self {
-        let (peers, tasks, leaving) = Default::default();
-        let shared = Shared { ways, settings, waiting, peers, tasks, leaving };
+        let (peers, tasks, leaving, cut) = Default::default();
+        let shared = Shared { ways, settings, waiting, peers, tasks, leaving, cut };
         Self { shared: Arc::new(shared), runtime }
     }
 
-    /// Returns the secret of a tunnel to whoever made an offer, as soon as it is dialled.
-    pub(super) async fn secret(&self, offered: Offered<'_>) -> Option<TunnelSecret> {
+    /// Returns the secret of a tunnel to whoever made an offer, as soon as it is dialled, and the
+    /// place of a stream on it.
+    pub(super) async fn secret(&self, offered: Offered<'_>) -> Option<(TunnelSecret, TunnelPlace)> {
         // One that takes requests as well takes streams no other way.
         let offer = Offer { takes_requests: false, ..Offer::decode(offered.offer).ok()? };
-        let Tunnel { secret, mut state, .. } = self.tunnel(offer, &offered.into())?;
+        let tunnel = self.tunnel(offer, &offered.into())?;
+        let (place, Tunnel { secret, mut state, .. }) = (tunnel.place(), tunnel);
         let settled = state.wait_for(|state| *state != State::Dialling).await.ok()?;
-        (*settled == State::Dialled).then_some(secret)
+        (*settled == State::Dialled).then_some((secret, place))
     }
 
     /// Returns the tunnel to use; begins to dial where there is none, or it is old.
@@ -118,7 +127,16 @@ impl Tunnels {
         let now = Instant::now();
         let mut peers = self.shared.lock_peers();
         let mut failures = 0;
+        let most = self.shared.settings.max_streams as usize;
         match peers.get_mut(&offer) {
+            // It should carry no more, so that it never has to refuse what it was named for. What
+            // comes waits for another one.
+            Some(tunnel) if tunnel.is_served() && tunnel.is_crowded(most) => {
+                let before = Some(tunnel.clone());
+                let newest = self.dial(offer.clone(), sender, 0, before);
+                peers.insert(offer, newest.clone());
+                return Some(newest);
+            }
             Some(tunnel) if now < tunnel.until && tunnel.is_known() => {
                 tunnel.used = now;
                 return Some(tunnel.clone());
@@ -163,8 +181,9 @@ impl Tunnels {
             until: Instant::now() + LIFETIME - jitter,
             used: Instant::now(),
             failures,
+            streams: Arc::default(),
             retire: self.shared.leaving.child_token(),
-            cut: CancellationToken::new(),
+            cut: self.shared.lock_cut().clone(),
         };
         let keeping =
             Arc::clone(&self.shared).keep(offer, asked_by.clone(), tunnel.clone(), before, sender);
@@ -174,9 +193,10 @@ impl Tunnels {
 
     /// Ends every tunnel and its streams at once.
     pub(super) fn cut(&self) {
-        for (_, tunnel) in self.shared.lock_peers().drain() {
-            tunnel.cut.cancel();
-        }
+        let mut peers = self.shared.lock_peers();
+        peers.clear();
+        // Under the same lock as dialling: what is dialled later is another token's.
+        std::mem::take(&mut *self.shared.lock_cut()).cancel();
     }
 
     /// Has no tunnel take further streams, and waits until all have ended.
@@ -188,6 +208,16 @@ impl Tunnels {
 }
 
 impl Tunnel {
+    fn place(&self) -> TunnelPlace {
+        self.streams.fetch_add(1, Relaxed);
+        TunnelPlace(Arc::clone(&self.streams))
+    }
+
+    /// Whether it carries four fifths of the `most` that it may.
+    fn is_crowded(&self, most: usize) -> bool {
+        self.streams.load(Relaxed) >= most - most / 5
+    }
+
     /// Whether its task is there: its sender is gone with that.
     fn is_served(&self) -> bool {
         self.state.has_changed().is_ok()
@@ -196,6 +226,12 @@ impl Tunnel {
     /// Whether it is served, or known not to be reached.
     fn is_known(&self) -> bool {
         self.is_served() || *self.state.borrow() == State::Unreachable
+    }
+}
+
+impl Drop for TunnelPlace {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
     }
 }
 
@@ -242,9 +278,7 @@ impl Shared {
                     tokio::time::sleep(WELCOME_PAUSE * (1 << (attempt - 1))).await;
                     continue;
                 }
-                Err(error) => {
-                    return self.unreachable(offer, tunnel, before.is_some(), state, &error);
-                }
+                Err(error) => return self.unreachable(offer, tunnel, state, &error),
             };
             state.send_replace(State::Dialled);
             if let Some(before) = before.take() {
@@ -280,8 +314,13 @@ impl Shared {
                     }
                     return debug!(gateway, shard, "tunnel ended");
                 }
+                // Another one would find no place either.
+                Ok(Ok(Welcome::Full)) => {
+                    return self.unreachable(offer, tunnel, state, &NoWay::Full);
+                }
                 refused => debug!(gateway, shard, attempt, ?refused, "tunnel not accepted"),
             }
+            tokio::time::sleep(WELCOME_PAUSE * (1 << (attempt - 1))).await;
         }
     }
 
@@ -319,7 +358,6 @@ impl Shared {
         &self,
         offer: &Offer,
         tunnel: &Tunnel,
-        is_renewal: bool,
         state: &watch::Sender<State>,
         error: &NoWay,
     ) {
@@ -327,8 +365,9 @@ impl Shared {
         let (gateway, shard) = (&offer.gateway, offer.shard);
         warn!(gateway, shard, %error, reason, "no tunnel to this gateway");
         let mut peers = self.lock_peers();
+        // A renewal is its owner's to remember only once it is there.
         let newest = peers.get_mut(offer).filter(|newest| newest.secret == tunnel.secret);
-        if let Some(newest) = newest.filter(|_| !is_renewal) {
+        if let Some(newest) = newest {
             newest.failures += 1;
             let pause = UNREACHABLE_PAUSE.saturating_mul(1 << (newest.failures - 1).min(5));
             newest.until = Instant::now() + pause;
@@ -338,6 +377,10 @@ impl Shared {
 
     fn lock_peers(&self) -> std::sync::MutexGuard<'_, HashMap<Offer, Tunnel>> {
         self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_cut(&self) -> std::sync::MutexGuard<'_, CancellationToken> {
+        self.cut.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -389,6 +432,47 @@ mod tests {
             });
             assert_eq!(one, other, "round {shard}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_cut_ends_what_was_replaced_and_what_is_not_named_any_more() {
+        let tunnels = nowhere();
+        let (bytes, reply) = (Bytes::new(), "_INBOX_x.y".into());
+        let sender = Sender::from(Offered { offer: &bytes, reply: Some(&reply), endpoint: 0 });
+        let dialled = |shard| {
+            let offer = Offer { shard, ..an_offer() };
+            (tunnels.tunnel(offer.clone(), &sender).expect("there is room"), offer)
+        };
+        let ((replaced, same), (not_named, idle)) = (dialled(0), dialled(1));
+        // As a renewal does, and as a pipe does that nobody needs.
+        let newest = tunnels.dial(same.clone(), &sender, 0, Some(replaced.clone()));
+        tunnels.shared.lock_peers().insert(same.clone(), newest.clone());
+        tunnels.shared.lock_peers().remove(&idle);
+        tunnels.cut();
+        for (tunnel, which) in
+            [(&replaced, "replaced"), (&newest, "newest"), (&not_named, "not named")]
+        {
+            assert!(tunnel.cut.is_cancelled(), "the {which} one goes on");
+        }
+        let later = tunnels.tunnel(same, &sender).expect("the right may come back");
+        assert!(!later.cut.is_cancelled());
+    }
+
+    #[tokio::test]
+    async fn another_tunnel_takes_what_one_should_not_carry() {
+        let tunnels = nowhere();
+        let (bytes, reply) = (Bytes::new(), "_INBOX_x.y".into());
+        let sender = Sender::from(Offered { offer: &bytes, reply: Some(&reply), endpoint: 0 });
+        let tunnel = || tunnels.tunnel(an_offer(), &sender).expect("there is room");
+        let first = tunnel();
+        let mut places: Vec<_> = (0..399).map(|_| first.place()).collect();
+        assert_eq!(tunnel().secret, first.secret);
+        places.push(first.place());
+        let second = tunnel();
+        assert_ne!(second.secret, first.secret);
+        assert_eq!(tunnel().secret, second.secret, "one more is enough");
+        drop(places);
+        assert_eq!(first.streams.load(Relaxed), 0);
     }
 
     #[tokio::test]

@@ -57,6 +57,8 @@ pub(super) enum NoWay {
     Broke(#[from] io::Error),
     #[error("the gateway takes no pipes")]
     NoPipes,
+    #[error("the gateway has as many tunnels as it may")]
+    Full,
 }
 
 impl NoWay {

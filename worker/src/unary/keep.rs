@@ -22,6 +22,9 @@ const WELCOME_TIMEOUT: Duration = Duration::from_secs(5);
 /// heard yet.
 const WELCOMES: u32 = 3;
 
+/// How long after the first attempt the next one comes; twice as long each time after that.
+const WELCOME_PAUSE: Duration = Duration::from_millis(20);
+
 /// The longest request: what a gateway sends in one message.
 const PAYLOAD_BYTES: usize = UNSENT_BYTES + (1 << 16);
 
@@ -71,8 +74,14 @@ async fn dial_and_serve<F: Start>(admission: &Rc<Admission<F>>, to: &Dial, reque
                 serve(admission, to, connection, requests).await;
                 return debug!(gateway, shard, "unary tunnel ended");
             }
+            // Another one would find no place either.
+            Ok(Ok(Welcome::Full)) => {
+                warn!(gateway, shard, "the gateway has as many unary tunnels as it may");
+                return unary.is_unreachable(&to.offer, to.secret);
+            }
             refused => debug!(gateway, shard, attempt, ?refused, "unary tunnel not accepted"),
         }
+        tokio::time::sleep(WELCOME_PAUSE * (1 << (attempt - 1))).await;
     }
 }
 

@@ -14,6 +14,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use natsway_tunnel::LIFETIME;
 use natsway_tunnel::dial::Reach;
 use natsway_wire::envelope::with_join;
 use natsway_wire::offer::{Join, Offer, TunnelSecret};
@@ -24,10 +25,6 @@ use tokio_util::task::TaskTracker;
 pub(crate) use self::keep::keep;
 pub(crate) use self::reply::{ReplyTo, TunnelReply};
 use crate::streams::{TunnelMode, TunnelOptions, random_16};
-
-/// How old a tunnel may become that takes new requests; each by as much as a fifth less, so that
-/// they do not all end at once. A right that was taken away ends with it.
-const LIFETIME: Duration = Duration::from_secs(300);
 
 /// How long a gateway is left alone that could not be reached, the first time; twice as long each
 /// time after that, up to some minutes.

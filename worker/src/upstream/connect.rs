@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use natsway_tunnel::socket::notice_loss;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -113,6 +114,8 @@ impl Connector {
         };
         let tcp = TcpStream::connect((host, port)).await?;
         tcp.set_nodelay(true)?;
+        // An app may take its time over what it was sent.
+        notice_loss(&tcp, None)?;
         let Some(tls) = &self.tls else { return Ok((Connection::Tcp(tcp), wanted)) };
         let config = match wanted {
             Wanted::Http1 => &tls.http1,

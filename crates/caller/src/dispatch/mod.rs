@@ -325,7 +325,8 @@ impl<'d, L: Ledger, O: Outbound<Route = L::Route>> Run<'d, L, O> {
         if let Answer::Continues(continuation) = answer {
             // In a box: most requests have no stream, and the room would be kept in every
             // request's future.
-            answer = Box::pin(self.follow(*continuation, &recorder, until)).await;
+            let subject = self.resolved.version(version).subject.clone();
+            answer = Box::pin(self.follow(*continuation, subject.as_str(), &recorder, until)).await;
         }
         match matches!(answer, Answer::Failed(_)) && self.outbound.is_own_fault() {
             true => attempt.withdraw(),
@@ -348,6 +349,7 @@ impl<'d, L: Ledger, O: Outbound<Route = L::Route>> Run<'d, L, O> {
     async fn follow(
         &mut self,
         continuation: Continuation,
+        subject: &str,
         version: &Arc<Recorder>,
         until: Instant,
     ) -> Answer {
@@ -360,7 +362,7 @@ impl<'d, L: Ledger, O: Outbound<Route = L::Route>> Run<'d, L, O> {
         };
         match continuation {
             Continuation::Response { response, reference, place } => {
-                let taken = tunnels.take(reference, until).await;
+                let taken = tunnels.take(reference, subject, until).await;
                 if !matches!(taken, Err(StreamError::TimedOut)) {
                     place.taken();
                 }
@@ -382,7 +384,7 @@ impl<'d, L: Ledger, O: Outbound<Route = L::Route>> Run<'d, L, O> {
                 let is_upgrade = matches!(opening, Opening::Upgrade { .. });
                 let (outbound, until) = (&*self.outbound, self.attempts.deadline());
                 let deadline = || outbound.deadline(until);
-                let sent = tunnels.send(token, secret, opening, deadline).await;
+                let sent = tunnels.send(token, secret, subject, opening, deadline).await;
                 let (mut stream, permit) = match sent {
                     Ok(opened) => opened,
                     Err(StreamError::TimedOut) => {

@@ -20,7 +20,7 @@ use hyper::body::Incoming;
 use hyper::upgrade::Upgraded;
 use natsway_routes::metrics::{OpenStream, Recorder};
 use natsway_tunnel::body::{DrainedBody, DrainedBodyError};
-use natsway_tunnel::http2::StreamPermit;
+use natsway_tunnel::http2::{StreamPermit, is_leaving};
 use natsway_wire::envelope::Response;
 
 /// A body broke off: whoever reads it sees that it is not whole.
@@ -95,7 +95,14 @@ pub struct UpgradedStream {
 #[derive(Debug)]
 pub struct StreamPlace {
     _permit: StreamPermit,
-    _open: OpenStream,
+    open: OpenStream,
+}
+
+impl StreamPlace {
+    /// The worker's end broke, which is a failure of its version.
+    pub fn broke_off(&self) {
+        self.open.broke_off();
+    }
 }
 
 impl StreamBody {
@@ -107,7 +114,7 @@ impl StreamBody {
 
 impl UpgradedStream {
     pub(crate) fn new(io: Upgraded, permit: StreamPermit, version: &Arc<Recorder>) -> Self {
-        Self { io, place: StreamPlace { _permit: permit, _open: version.open_stream() } }
+        Self { io, place: StreamPlace { _permit: permit, open: version.open_stream() } }
     }
 
     /// Returns the bytes, both ways, and the place of the stream, which is to be held as long.
@@ -125,9 +132,10 @@ impl Body for StreamBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let frame = std::task::ready!(Pin::new(&mut self.incoming).poll_frame(cx));
-        if let Some(Err(_)) = &frame {
-            // It was counted when it began; that it broke off is one more failure of its version.
-            if !std::mem::replace(&mut self.has_broken_off, true) {
+        if let Some(Err(error)) = &frame {
+            // It was counted when it began; that it broke off is one more failure of its version,
+            // unless its worker leaves.
+            if !is_leaving(error) && !std::mem::replace(&mut self.has_broken_off, true) {
                 self.open.broke_off();
             }
         }

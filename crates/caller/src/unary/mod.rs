@@ -20,6 +20,7 @@ use natsway_routes::lease::Lease;
 use natsway_tunnel::half_open::HalfOpen;
 use natsway_tunnel::joins::{Arrived, JoinLimits, Joins, Said};
 use natsway_tunnel::preface::{self, Welcome};
+use natsway_tunnel::socket;
 use natsway_tunnel::tls::Acceptor;
 use natsway_tunnel::unary::choice::{BrokerTurns, Way, choose};
 use natsway_tunnel::unary::{Fate, RequestKey, TICK, pump};
@@ -37,7 +38,9 @@ use crate::connection::StreamEvents;
 use crate::counter::TunnelCounts;
 use crate::pending::{Key, PendingRequests, ReplyPolicy};
 use crate::pool::ConnectionPool;
-use crate::tunnels::{Connection, HANDSHAKE_TIMEOUT, MOST_HANDSHAKES, SWEEP_INTERVAL, shake};
+use crate::tunnels::{
+    Connection, HANDSHAKE_TIMEOUT, MOST_HANDSHAKES, NAMED_FOR, SWEEP_INTERVAL, shake,
+};
 
 /// How often deadlines are looked at while requests are out: how late one may be noticed.
 const EXPIRY_TICK: Duration = Duration::from_millis(10);
@@ -222,7 +225,7 @@ impl UnaryTunnels {
             members.tunnels.push(Member { tunnel, subject: join.subject });
         }
         drop(subjects);
-        let said = self.joins.borrow_mut().said(join.secret, now);
+        let said = self.said(join.secret, subject.as_str(), now);
         if matches!(said, Said::Open | Said::Admitted(_) | Said::Expected) {
             let mut joined = self.joined.borrow_mut();
             let subjects = joined.entry(join.secret).or_default();
@@ -241,7 +244,7 @@ impl UnaryTunnels {
     /// # Cancel safety
     /// Dropping the future closes the connection.
     pub async fn accept(self: Rc<Self>, stream: TcpStream) {
-        if stream.set_nodelay(true).is_err() {
+        if socket::for_tunnel(&stream).is_err() {
             return self.counts.refused.inc();
         }
         let shaking = shake(self.config.acceptor.as_ref(), Either::Left(stream));
@@ -249,14 +252,21 @@ impl UnaryTunnels {
         let Some(Ok(Ok((secret, connection)))) = self.handshakes.run(shaking).await else {
             return self.counts.refused.inc();
         };
+        let (is_full, is_expected) = {
+            let joins = self.joins.borrow();
+            (joins.is_full(), joins.is_expected(secret))
+        };
+        if is_full && is_expected {
+            self.end_idle(|_| true);
+        }
         let arrived = self.joins.borrow_mut().arrived(secret, connection, Instant::now());
         match arrived {
             Arrived::Admitted(connection) => self.admit(secret, connection).await,
             Arrived::Early { instead_of: None } => {}
-            Arrived::Early { instead_of: Some(connection) } | Arrived::Full(connection) => {
-                self.refuse(connection, Welcome::Full).await;
+            Arrived::Early { instead_of: Some(connection) } | Arrived::Twice(connection) => {
+                self.refuse(connection, Welcome::Unknown).await;
             }
-            Arrived::Twice(connection) => self.refuse(connection, Welcome::Unknown).await,
+            Arrived::Full(connection) => self.refuse(connection, Welcome::Full).await,
         }
     }
 
@@ -294,6 +304,43 @@ impl UnaryTunnels {
         }
         self.joins.borrow_mut().ended(secret, Instant::now());
         self.settle(tunnel.lost());
+    }
+
+    /// Takes note of a secret, and makes room for its tunnel if there is none.
+    fn said(&self, secret: TunnelSecret, subject: &str, now: Instant) -> Said<Connection> {
+        let said = self.joins.borrow_mut().said(secret, subject, now);
+        if !matches!(said, Said::Full) {
+            return said;
+        }
+        let (is_full, is_full_of_one) = {
+            let joins = self.joins.borrow();
+            (joins.is_full(), joins.is_full_of(subject))
+        };
+        if !is_full && !is_full_of_one {
+            return said;
+        }
+        let has_room =
+            self.end_idle(|secret| !is_full_of_one || self.joins.borrow().is_of(secret, subject));
+        match has_room {
+            true => self.joins.borrow_mut().said(secret, subject, now),
+            false => Said::Full,
+        }
+    }
+
+    /// Ends the tunnel that was used longest ago of those on which nothing is out, if one may end.
+    fn end_idle(&self, may_end: impl Fn(TunnelSecret) -> bool) -> bool {
+        let now = Instant::now();
+        let open = self.open.borrow();
+        let idle = open.iter().filter(|(secret, tunnel)| {
+            tunnel.is_idle() && tunnel.used() + NAMED_FOR <= now && may_end(**secret)
+        });
+        let Some((secret, tunnel)) = idle.min_by_key(|(_, tunnel)| tunnel.used()) else {
+            return false;
+        };
+        tunnel.give_up();
+        // Its place is free at once; what is left of it is its task's to end.
+        self.joins.borrow_mut().ended(*secret, now);
+        true
     }
 
     fn sweep(&self) {

@@ -33,6 +33,8 @@ pub(super) struct Tunnel {
     /// Its worker is lost.
     is_given_up: Cell<bool>,
     ticks: Cell<u32>,
+    /// When a request was last sent.
+    used: Cell<Instant>,
     tunnels: Weak<UnaryTunnels>,
 }
 
@@ -45,6 +47,7 @@ impl Tunnel {
             waker: RefCell::default(),
             is_given_up: Cell::new(false),
             ticks: Cell::new(0),
+            used: Cell::new(Instant::now()),
             tunnels: Rc::downgrade(tunnels),
         }
     }
@@ -84,6 +87,7 @@ impl Tunnel {
     ) -> Result<RequestKey, Unsendable> {
         let key = self.end.borrow_mut().send(subject, payload, waiter)?;
         self.load.borrow_mut().begun();
+        self.used.set(Instant::now());
         self.wake();
         Ok(key)
     }
@@ -100,6 +104,22 @@ impl Tunnel {
     /// A request is not out any more.
     pub(super) fn ended(&self, has_failed: bool) {
         self.load.borrow_mut().ended(has_failed, Instant::now());
+    }
+
+    /// Whether nothing is out on it.
+    pub(super) fn is_idle(&self) -> bool {
+        !self.is_given_up.get() && self.end.borrow().in_flight() == 0
+    }
+
+    pub(super) fn used(&self) -> Instant {
+        self.used.get()
+    }
+
+    /// Takes no request any more, and is closed within a tick.
+    pub(super) fn give_up(&self) {
+        self.end.borrow_mut().drain();
+        self.is_given_up.set(true);
+        self.wake();
     }
 
     /// Returns what is not answered.
@@ -149,7 +169,12 @@ impl TunnelEnd for Tunnel {
             return ControlFlow::Break(());
         }
         let now = Instant::now();
-        self.end.borrow_mut().tick(now, tunnels.unix_ms_at(now));
+        if self.end.borrow_mut().tick(now, tunnels.unix_ms_at(now)) {
+            let end = self.end.borrow();
+            let instance = end.worker().map(|worker| worker.name.as_str());
+            warn!(instance, "tunnel closed: its worker did not leave it in time");
+            return ControlFlow::Break(());
+        }
         ControlFlow::Continue(())
     }
 

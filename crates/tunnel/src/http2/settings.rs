@@ -8,12 +8,14 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 
 use super::worker::StreamExecutor;
 
-/// Wide enough that no number of stalled streams reaches it: 1,000 streams x 4 MiB is below it. A
+/// Wide enough that no number of stalled streams reaches it: 500 streams x 4 MiB are below it. A
 /// stream that nobody reads keeps its part of the connection's window, so a smaller one lets a few
 /// stalled downloads stop every other stream.
 const CONNECTION_WINDOW_BYTES: u32 = (1 << 31) - 1;
 /// The smallest and the largest that [`Settings::stream_window_bytes`] may be.
 const STREAM_WINDOW_BYTES: std::ops::RangeInclusive<u32> = (64 << 10)..=(4 << 20);
+/// Streams of one tunnel, at either end: so many of the widest windows are below the connection's.
+const MOST_STREAMS: u32 = 500;
 /// Resets that may wait for the worker to accept their streams. The peer is a gateway of ours,
 /// whose clients may all leave at once; the default of 20 is for strangers.
 const PENDING_RESETS: usize = 100_000;
@@ -29,7 +31,8 @@ pub struct Settings {
     /// Bytes that a sender may be ahead of the reader of one stream. The rate of a stream is at
     /// most this by round trip: 256 KiB at 10 ms are 25 MiB/s. Taken as 64 KiB to 4 MiB.
     pub stream_window_bytes: u32,
-    /// Streams at a time on one tunnel. What is above is refused, not queued.
+    /// Streams at a time on one tunnel. What is above is refused, not queued: a worker dials
+    /// another tunnel before that.
     pub max_streams: u32,
     /// Bytes that wait in memory for each stream because the other end's window is full.
     pub send_buffer_bytes: usize,
@@ -45,7 +48,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             stream_window_bytes: 256 << 10,
-            max_streams: 1_000,
+            max_streams: MOST_STREAMS,
             send_buffer_bytes: 64 << 10,
             header_list_bytes: 128 << 10,
             keep_alive_interval: Duration::from_secs(10),
@@ -104,5 +107,16 @@ impl Settings {
 
     fn stream_window(&self) -> u32 {
         self.stream_window_bytes.clamp(*STREAM_WINDOW_BYTES.start(), *STREAM_WINDOW_BYTES.end())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_streams_of_the_widest_window_are_below_the_connections() {
+        let most = u64::from(MOST_STREAMS) * u64::from(*STREAM_WINDOW_BYTES.end());
+        assert!(most < u64::from(CONNECTION_WINDOW_BYTES), "{most}");
     }
 }

@@ -130,6 +130,8 @@ impl Sender<'_> {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // What the other end is to be let send, and when.
         let mut granting: Option<(Instant, u64)> = None;
+        // How much is to be sent, and when: nothing of it is taken before.
+        let mut sending: Option<(Instant, usize)> = None;
         let mut has_said_leaving = false;
         loop {
             if ticks.tick().now_or_never().is_some() {
@@ -144,13 +146,18 @@ impl Sender<'_> {
                 granting = None;
                 self.publish(&self.shared.grant(due)).await?;
             }
-            if let Some((data, bytes)) = self.shared.next_data() {
-                let at = self.reserve(bytes as u64);
-                if at > Instant::now() {
-                    tokio::time::sleep_until(at.into()).await;
+            if sending.is_none() {
+                let next = self.shared.next_bytes();
+                sending = next.map(|bytes| (self.reserve(bytes as u64), bytes));
+            }
+            if let Some((at, bytes)) = sending
+                && at <= Instant::now()
+            {
+                sending = None;
+                if let Some((data, bytes)) = self.shared.next_data(bytes) {
+                    self.publish(&data).await?;
+                    self.settings.meter.sent(bytes);
                 }
-                self.publish(&data).await?;
-                self.settings.meter.sent(bytes);
                 continue;
             }
             if let Some(end) = self.shared.end() {
@@ -164,6 +171,7 @@ impl Sender<'_> {
                 () = self.shared.work.notified() => {}
                 _ = ticks.tick() => self.tick().await?,
                 () = until(granting.map(|(at, _)| at)) => {}
+                () = until(sending.map(|(at, _)| at)) => {}
                 () = until(dropped_at.map(|at| at + LINGER)) => {
                     return self.publish(&PipeMessage::Reset(ResetReason::Closed)).await;
                 }

@@ -184,10 +184,17 @@ impl Shared {
         Ok(())
     }
 
-    /// Returns what is to be sent next of what was written, and what it costs.
-    pub(super) fn next_data(&self) -> Option<(PipeMessage, usize)> {
+    /// Returns the bytes of what was written that may be sent next.
+    pub(super) fn next_bytes(&self) -> Option<usize> {
+        let inner = self.lock();
+        Some(inner.outgoing.len().min(inner.state.sendable())).filter(|bytes| *bytes > 0)
+    }
+
+    /// Takes so many of them, and returns how many there are. What was taken is sent before
+    /// anything is said of how far this end is.
+    pub(super) fn next_data(&self, most: usize) -> Option<(PipeMessage, usize)> {
         let mut inner = self.lock();
-        let length = inner.outgoing.len().min(inner.state.sendable());
+        let length = inner.outgoing.len().min(inner.state.sendable()).min(most);
         if length == 0 {
             return None;
         }

@@ -8,6 +8,7 @@ use slab::Slab;
 
 use super::pulse::{ControlAnswer, Pulse};
 use super::{UNSENT_BYTES, Violation};
+use crate::{LIFETIME, LIFETIME_GRACE};
 
 /// Names a request on its tunnel: how many were sent up to it, and where it waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -66,6 +67,8 @@ pub struct GatewayEnd<T> {
     sent_end: u64,
     pulse: Pulse,
     in_hand: u16,
+    /// When it was first told the time, after the hello.
+    since: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,6 +120,7 @@ impl<T: Copy> GatewayEnd<T> {
             sent_end: 0,
             pulse: Pulse::default(),
             in_hand: 0,
+            since: None,
         }
     }
 
@@ -215,17 +219,29 @@ impl<T: Copy> GatewayEnd<T> {
     }
 
     /// Takes note of the time, after all that had come by then was heard, and asks whether the
-    /// worker is there. `clock_ms` is the clock by which requests are stamped.
-    pub fn tick(&mut self, now: Instant, clock_ms: u64) {
+    /// worker is there. `clock_ms` is the clock by which requests are stamped. Returns whether the
+    /// tunnel is [lost](Self::lost): its worker did not leave when its time was over.
+    ///
+    /// A worker renews a tunnel within its [`LIFETIME`]. One that does not may have lost the right
+    /// to serve, so it gets no more requests a little later. Those that are out it may answer.
+    pub fn tick(&mut self, now: Instant, clock_ms: u64) -> bool {
         use bytes::Buf;
         if !matches!(self.state, State::Open | State::Draining) || self.worker.is_none() {
-            return;
+            return false;
+        }
+        let age = now.saturating_duration_since(*self.since.get_or_insert(now));
+        if age > LIFETIME + LIFETIME_GRACE {
+            self.drain();
+        }
+        if age > LIFETIME + 2 * LIFETIME_GRACE && self.requests.is_empty() {
+            return true;
         }
         self.pulse.tick(now);
         // A ping behind what the worker does not take would say nothing.
         if self.out.remaining() < UNSENT_BYTES {
             self.out.put_empty(FrameKind::Ping, 0, clock_ms);
         }
+        false
     }
 
     /// Takes note of what the worker's control thread said by the broker while the tunnel is

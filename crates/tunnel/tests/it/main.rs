@@ -6,3 +6,4 @@ mod ends;
 mod five_deaths;
 mod pipe;
 mod streams;
+mod upgrades;

@@ -94,6 +94,21 @@ async fn bytes_go_both_ways_and_end_as_on_a_connection() {
     assert_eq!((calling.await.unwrap(), answering.await.unwrap()), (Ok(()), Ok(())));
 }
 
+/// A chunk of 16 KiB takes eight seconds here, and who says nothing for five is taken for gone.
+#[tokio::test]
+async fn a_pipe_that_waits_for_its_turn_is_not_taken_for_gone() {
+    let broker = TestBroker::start().await;
+    let pace = Some(Arc::new(Pace::new(NonZeroU64::new(2 << 10).unwrap())));
+    let pair = connect(&broker.url(), PipeSettings { pace, ..settings() }).await;
+    let Pair { mut gateway, mut worker, .. } = pair;
+    let sent = pattern(32 << 10);
+    gateway.stream.write_all(&sent).await.unwrap();
+    let mut came = vec![0; sent.len()];
+    let read = tokio::time::timeout(PATIENCE, worker.stream.read_exact(&mut came)).await;
+    read.expect("it comes in time").expect("the pipe is whole");
+    assert!(came == sent, "all of it, in order");
+}
+
 #[tokio::test]
 async fn who_does_not_read_is_not_sent_more_than_a_window() {
     let broker = TestBroker::start().await;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use http_body_util::BodyExt;
+use natsway_tunnel::http2::Settings;
 
 use crate::ends::{Ends, Gateway, PATIENCE, chunks, empty};
 
@@ -25,7 +26,7 @@ async fn a_body_goes_up_and_down_as_it_was() {
 async fn what_is_above_the_limit_is_refused_and_not_queued() {
     let (mut gateway, _leaving) = Ends::Ours.connect().await;
     let mut open = Vec::new();
-    for _ in 0..1_000 {
+    for _ in 0..Settings::default().max_streams {
         open.push(gateway.open("/large", empty()).await.unwrap());
     }
     let refused = gateway.open("/small", empty()).await.err();

@@ -249,6 +249,37 @@ fn a_worker_that_misses_three_pings_is_stalled_until_it_says_anything() {
 }
 
 #[test]
+fn a_worker_that_does_not_leave_in_time_gets_no_more_requests_and_is_closed() {
+    let (mut gateway, mut worker) = opened();
+    let start = Instant::now();
+    let tick_at = |gateway: &mut Gateway, seconds| {
+        let is_over = gateway.tick(start + Duration::from_secs(seconds), 7);
+        // It is there, and answers all pings.
+        gateway.hear(frame(FrameKind::Pong, 7), 7).unwrap();
+        is_over
+    };
+    tick_at(&mut gateway, 0);
+    assert!(!tick_at(&mut gateway, 300) && gateway.is_usable(), "it has some time more");
+    gateway.send(0, &Bytes::new(), 1).unwrap();
+    assert!(!tick_at(&mut gateway, 330));
+    assert_eq!(gateway.send(0, &Bytes::new(), 2), Err(Unsendable::NotOpen));
+    let heard = taken(&mut gateway, &mut worker);
+    assert!(heard.contains(&WorkerHeard::Drained), "it is told so: {heard:?}");
+    assert!(!tick_at(&mut gateway, 1_000), "what is out is waited for");
+    let Some(WorkerHeard::Request(request, ..)) =
+        heard.into_iter().find(|heard| matches!(heard, WorkerHeard::Request(..)))
+    else {
+        panic!("a request")
+    };
+    assert!(worker.answer(request, &Bytes::new(), 0));
+    for said in written(worker.out()) {
+        gateway.hear(said, 7).unwrap();
+    }
+    assert_eq!(gateway.in_flight(), 0);
+    assert!(tick_at(&mut gateway, 1_001), "it stays for ever");
+}
+
+#[test]
 fn a_gateway_that_stood_still_blames_nobody() {
     let mut silence = Silence::new();
     for _ in 0..2 {

@@ -111,6 +111,24 @@ async fn a_worker_has_as_many_websockets_as_streams_whichever_reader_has_them() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_pair_has_more_streams_than_one_tunnel_carries() {
+    const STREAMS: usize = 620;
+    let arguments = ["--max-streams", "2048", "--max-streams-per-client", "2048", "--shards", "1"];
+    let stage = Stage::with(&arguments, |options| options.max_streams(1_000), router()).await;
+    let mut open = Vec::new();
+    for number in 0..STREAMS {
+        let (client, head) = chat(stage.port).await;
+        assert!(head.starts_with("HTTP/1.1 101 "), "{number}: {head}");
+        open.push(client);
+    }
+    let tunnels = stage.metric("natsway_tunnels ").await.unwrap();
+    assert!(tunnels >= 2, "all by {tunnels}");
+    drop(open);
+    stage.all_let_go().await;
+    stage.has_worker_streams(0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_place_of_a_websocket_whose_client_left_is_free_at_once() {
     // Where workers dial: nothing comes through when it is paused.
     let port = free_port();

@@ -61,6 +61,39 @@ async fn a_close_is_put_behind_a_whole_frame_and_into_none() {
     assert_eq!(half.unwrap_or_default(), b"", "no frame within another one");
 }
 
+/// Nothing within such a connection says where it ends, as a Close does.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_protocol_that_is_cut_off_does_not_look_ended() {
+    let router = Router::new().route("/talk", get(async |request: Request| talks(request).await));
+    let drain = ["--drain-timeout", "3s", "--drain-grace", "0s"];
+    let mut stage = Stage::with(&drain, |options| options, router).await;
+    let mut client = RawClient::connect(stage.port).await;
+    client
+        .say(
+            "GET /talk HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\n\
+             upgrade: talk\r\n\r\n",
+        )
+        .await;
+    let head = client.head().await;
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    client.until("hello").await;
+    stage.gateway.terminate();
+    let rest = client.rest().await;
+    assert!(rest.is_err(), "a clean end: {rest:?}");
+}
+
+/// The handler of a protocol of its own, that says something and waits for more.
+async fn talks(mut request: Request) -> Response {
+    let connection = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        let mut connection = TokioIo::new(connection.await.unwrap());
+        connection.write_all(b"hello").await.unwrap();
+        connection.read_to_end(&mut Vec::new()).await.ok();
+    });
+    let fields = [("connection", "upgrade"), ("upgrade", "talk")];
+    (StatusCode::SWITCHING_PROTOCOLS, fields).into_response()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_of_http_1_0_sees_that_a_body_broke_off() {
     let short = async || {

@@ -2,27 +2,16 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
-use tokio::time::{Instant, Sleep, sleep_until};
 
-/// A merged frame's size, which is that of one DATA frame of HTTP/2 by default.
-const MERGED_BYTES: usize = 16 * 1024;
+use crate::small_frames::{MERGED_BYTES, SMALL_BYTES, SmallFrames, TAKEN_AT_ONCE};
+
 /// Chunks of this size and above are passed on as they are, since copying them costs more than a
 /// frame of their own.
 const PASSED_BYTES: usize = 4 * 1024;
-/// A receiver pays about 256 bytes for each frame that nobody has read, and `h2` counts frames
-/// below that size against the connection.
-const SMALL_BYTES: usize = 256;
-/// Small frames that may leave in a row, and what each costs after that. A service that sends fewer
-/// than 200 small frames a second never waits.
-const SMALL_BURST: u32 = 64;
-const SMALL_INTERVAL: Duration = Duration::from_millis(5);
-/// Frames taken from a body at once, before other tasks have their turn.
-const TAKEN_AT_ONCE: usize = 256;
 
 /// A body whose frames are fit for a connection that others share.
 ///
@@ -45,8 +34,7 @@ pub struct MergedBody<B: Body> {
     small: BytesMut,
     large: Option<Bytes>,
     behind: Behind<B::Error>,
-    pace: Pace,
-    linger: Option<Pin<Box<Sleep>>>,
+    pace: SmallFrames,
 }
 
 /// Why a [`MergedBody`] failed.
@@ -75,13 +63,6 @@ enum Behind<E> {
     End,
 }
 
-/// The pace of small frames: a bucket of [`SMALL_BURST`] that refills by one each
-/// [`SMALL_INTERVAL`].
-#[derive(Debug)]
-struct Pace {
-    paid_until: Option<Instant>,
-}
-
 impl<B> MergedBody<B>
 where
     B: Body<Data = Bytes> + Unpin,
@@ -108,8 +89,7 @@ where
             small: BytesMut::new(),
             large: None,
             behind,
-            pace: Pace { paid_until: None },
-            linger: None,
+            pace: SmallFrames::default(),
         }
     }
 
@@ -181,29 +161,6 @@ where
             || self.large.is_some()
             || !matches!(self.behind, Behind::More)
     }
-
-    /// Waits until a small frame may leave.
-    fn poll_pace(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while let Err(at) = self.pace.pay(Instant::now()) {
-            let linger = self.linger.get_or_insert_with(|| Box::pin(sleep_until(at)));
-            std::task::ready!(linger.as_mut().poll(cx));
-            self.linger = None;
-        }
-        Poll::Ready(())
-    }
-}
-
-impl Pace {
-    /// Pays for one small frame, or tells when that will be possible.
-    fn pay(&mut self, now: Instant) -> Result<(), Instant> {
-        const AHEAD: Duration = SMALL_INTERVAL.saturating_mul(SMALL_BURST - 1);
-        let paid_until = self.paid_until.map_or(now, |paid_until| paid_until.max(now));
-        if paid_until > now + AHEAD {
-            return Err(paid_until - AHEAD);
-        }
-        self.paid_until = Some(paid_until + SMALL_INTERVAL);
-        Ok(())
-    }
 }
 
 impl<B> Body for MergedBody<B>
@@ -223,11 +180,11 @@ where
         if !this.small.is_empty() {
             if this.small.len() < SMALL_BYTES
                 && !this.is_settled()
-                && this.poll_pace(cx).is_pending()
+                && this.pace.poll(cx).is_pending()
             {
                 return Poll::Pending;
             }
-            this.linger = None;
+            this.pace.stop_waiting();
             return Poll::Ready(Some(Ok(Frame::data(this.small.split().freeze()))));
         }
         if let Some(large) = this.large.take() {

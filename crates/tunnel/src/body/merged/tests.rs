@@ -1,9 +1,12 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::time::Duration;
 
 use proptest::prelude::*;
+use tokio::time::Instant;
 
 use super::*;
+use crate::small_frames::{SMALL_BURST, SMALL_INTERVAL};
 
 /// A body made of steps: what each poll of it gives.
 #[derive(Clone, Debug)]
