@@ -148,7 +148,8 @@ struct ThreadArgs {
     #[arg(long, env = "NATSWAY_PER_CORE")]
     per_core: bool,
 
-    /// Threads that run handlers (without --per-core); one per core by default
+    /// Threads that run handlers (without --per-core); one per core by default, and with --upstream
+    /// none but those that read
     #[arg(long, env = "NATSWAY_THREADS", value_name = "COUNT")]
     threads: Option<NonZeroUsize>,
 
@@ -274,10 +275,18 @@ impl Args {
     /// How requests are served.
     pub(crate) fn form(&self) -> Form {
         match self.service.max_sets {
-            _ if self.threading.per_core => Form::PerCore,
+            _ if self.threading.per_core || self.passes_on_where_it_reads() => Form::PerCore,
             NonZeroUsize::MIN => Form::Plain,
             most => Form::Scaled(most),
         }
+    }
+
+    /// Whether what is read is passed on to an app by the same thread: that never blocks, and to go
+    /// to another thread and back would cost more than it does.
+    fn passes_on_where_it_reads(&self) -> bool {
+        let ThreadArgs { per_core, threads, .. } = self.threading;
+        let is_one_set = self.service.max_sets == NonZeroUsize::MIN;
+        self.sidecar.is_wanted() && is_one_set && threads.is_none() && !per_core
     }
 
     /// How many threads run handlers, when the user says so.
@@ -290,6 +299,9 @@ impl Args {
     /// # Errors
     /// What has to be changed before a start.
     pub(crate) fn into_options(self) -> anyhow::Result<(Options, Served)> {
+        // One thread passes on more than most apps answer.
+        let one = self.passes_on_where_it_reads().then_some(NonZeroUsize::MIN);
+        let readers = self.threading.readers.or(one);
         let ServiceArgs {
             subject,
             queue_group,
@@ -346,7 +358,7 @@ impl Args {
         if let Some(version) = service_version {
             options = options.version(version);
         }
-        if let Some(readers) = self.threading.readers {
+        if let Some(readers) = readers {
             options = options.readers(readers);
         }
         if let Some(sidecar) = sidecar {

@@ -115,6 +115,11 @@ enum Host {
 }
 
 impl SidecarArgs {
+    /// Whether there is an app behind this worker.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.upstream.is_some() || self.port_env.is_some()
+    }
+
     /// The app, if there is one behind this worker.
     ///
     /// # Errors
