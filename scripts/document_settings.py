@@ -22,7 +22,7 @@ PROGRAMS = ("apiproxy", "worker", "provisioner", "cg", "producer", "consumer")
 FILES = (
     (
         "Route file (`apiproxy --routes`, and each document of the routes bucket)",
-        ("apiproxy/src/route_file.rs", "crates/routes/src/document/mod.rs"),
+        ("apiproxy/src/route_file.rs", "crates/routes/src/document/mod.rs", "crates/routes/src/document/publish.rs"),
         "FileDocument",
     ),
     ("Provisioner file (`provisioner run --config`)", ("provisioner/src/config/document.rs",), "Document"),
@@ -161,7 +161,7 @@ def shapes(paths: Tuple[str, ...]) -> Dict[str, Shape]:
     """All structs and tagged enums of some sources that are read from files."""
     text = "\n".join((ROOT / path).read_text(encoding="utf-8") for path in paths)
     found: Dict[str, Shape] = {}
-    pattern = re.compile(r"((?:^/// [^\n]*\n)*)((?:^#\[[^\n]*\]\n)+)^(?:pub )?(struct|enum) (\w+) \{\n(.*?)^\}", re.MULTILINE | re.DOTALL)
+    pattern = re.compile(r"((?:^/// [^\n]*\n)*)((?:^#\[[^\n]*\]\n)+)^(?:pub(?:\(\w+\))? )?(struct|enum) (\w+) \{\n(.*?)^\}", re.MULTILINE | re.DOTALL)
     for docs, attributes, kind, name, body in pattern.findall(text):
         if "Deserialize" not in attributes:
             continue
@@ -203,8 +203,8 @@ def default_of(attributes: str, name: str, kind: str, text: str, owner: str) -> 
     fallback = re.search(rf"self\.{name}\.unwrap_or\((?:default::)?(\w+)\)", text)
     if fallback:
         return value_of(fallback.group(1), text)
-    if name == "codec":
-        return "http"
+    if name in ("codec", "mode"):
+        return {"codec": "http", "mode": "request"}[name]
     if kind == "bool" and "default" in attributes:
         return "false"
     return "" if "default" in attributes or kind.startswith("Option") else "required"
@@ -234,7 +234,7 @@ def value_of(expression: str, text: str) -> str:
 
 def kind_of(kind: str) -> str:
     plain = re.sub(r"^(?:Option|Vec)<(.*)>$", r"\1", kind)
-    names = {"String": "text", "CodecName": "text", "Format": "text", "BodyKind": "text", "Transport": "text", "Thresholds": "table", "Rollout": "table, written by `apiproxy rollout`",
+    names = {"String": "text", "CodecName": "text", "Format": "text", "BodyKind": "text", "Transport": "text", "Mode": "text", "BTreeMap<String, Tokens>": "table", "Thresholds": "table", "Rollout": "table, written by `apiproxy rollout`",
         "std::collections::BTreeMap<String, String>": "table of text", "PathBuf": "path", "Duration": "time", "f64": "number", "bool": "true or false", "Subject": "subject"}
     names.update({number: "whole number" for number in ("u8", "u16", "u32", "u64", "usize")})
     shown = names.get(plain, plain.split("::")[-1])

@@ -74,6 +74,7 @@ pub fn read_routes(text: &str) -> Result<RouteFile, Faults> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::time::Duration;
 
     use super::*;
@@ -96,6 +97,28 @@ mod tests {
         let file = read_routes(&routes).unwrap();
         let names: Vec<_> = file.table.routes().iter().map(|route| route.name.as_str()).collect();
         assert!(names.contains(&"hello") && names.contains(&"greet"), "{names:?}");
+    }
+
+    #[test]
+    fn a_durable_route_is_exported_as_it_is_read() {
+        let text = r#"
+            subject_prefix = "svc"
+            [[route]]
+            name = "hooks"
+            path = "/hooks/{event}"
+            mode = "publish"
+            [route.publish]
+            subject = "hooks.{event}"
+            expect_stream = "HOOKS"
+            ack_timeout = "3s"
+            tokens.event = { push = "push", pull_request = "pr" }
+            "#;
+        let file = read_routes(text).unwrap();
+        let exported = BTreeMap::from([("route", &file.documents)]);
+        let again = read_routes(&toml::to_string(&exported).unwrap()).unwrap();
+        assert_eq!(again.documents, file.documents);
+        assert_eq!(again.table.routes(), file.table.routes());
+        assert!(again.table.routes()[0].publish.is_some());
     }
 
     #[test]

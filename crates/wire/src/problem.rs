@@ -21,6 +21,8 @@ pub struct Problem {
     pub detail: Cow<'static, str>,
     /// The value of `Allow`, for 405.
     pub allow: Option<String>,
+    /// Whether it is safe to come back, where the status does not say so.
+    pub is_repeatable: bool,
 }
 
 /// The document of RFC 9457, with two members of our own.
@@ -41,12 +43,13 @@ impl Problem {
         code: &'static str,
         detail: impl Into<Cow<'static, str>>,
     ) -> Self {
-        Self { status, code, detail: detail.into(), allow: None }
+        Self { status, code, detail: detail.into(), allow: None, is_repeatable: false }
     }
 
     /// Whether a client should come back: the request was refused, not answered.
     fn is_passing(&self) -> bool {
-        self.status == StatusCode::SERVICE_UNAVAILABLE
+        self.is_repeatable
+            || self.status == StatusCode::SERVICE_UNAVAILABLE
             || self.status == StatusCode::TOO_MANY_REQUESTS
     }
 
@@ -107,6 +110,9 @@ mod tests {
             let problem = Problem::new(StatusCode::from_u16(status).unwrap(), "x", "y");
             assert_eq!(problem.fields().contains_key(header::RETRY_AFTER), comes_back, "{status}");
         }
+        let problem = Problem::new(StatusCode::GATEWAY_TIMEOUT, "x", "y");
+        let problem = Problem { is_repeatable: true, ..problem };
+        assert!(problem.fields().contains_key(header::RETRY_AFTER), "by its own word");
         let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "x", "y");
         let problem = Problem { allow: Some("GET, HEAD".to_owned()), ..problem };
         assert_eq!(problem.fields()[header::ALLOW], "GET, HEAD");

@@ -102,6 +102,15 @@ impl Check<'_> {
         }
     }
 
+    /// As JetStream has it: what would be more than one token of a subject, or a path, is none.
+    pub(super) fn stream(&mut self, key: &str, name: &str) {
+        let plain = |byte: u8| byte.is_ascii_graphic() && !b".*>/\\".contains(&byte);
+        if name.is_empty() || name.len() > 255 || !name.bytes().all(plain) {
+            let expected = "expected the name of a stream: no white space, `.`, `*`, `>` or slash";
+            self.add(key, format_args!("{name:?}"), expected);
+        }
+    }
+
     pub(super) fn host(&mut self, host: &str) -> String {
         let host = host.to_ascii_lowercase();
         let literal = host.strip_prefix("*.").unwrap_or(&host);

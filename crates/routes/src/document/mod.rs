@@ -9,10 +9,14 @@ use natsway_args::{BodyKind, Format, Limits as ArgsLimits, Options};
 use serde::{Deserialize, Serialize, Serializer};
 
 use self::check::Check;
+use self::publish::{Mode, PublishDocument};
 use crate::rollout::Rollout;
-use crate::table::{Codec, Pattern, Retry, Route, RouteLimits, StreamLimits, Transport};
+use crate::table::{
+    Codec, Pattern, Publish, Retry, Route, RouteLimits, Selection, Split, StreamLimits, Transport,
+};
 
 mod check;
+mod publish;
 #[cfg(test)]
 mod tests;
 
@@ -20,8 +24,8 @@ mod tests;
 /// version that has all of its keys, so that older gateways read what they can.
 pub const SCHEMA: u32 = 2;
 
-/// The version before `transport`, `inline_body_bytes` and the keys of streams: every body is one
-/// message, and `max_body_bytes` alone bounds it.
+/// The version before `mode`, `transport`, `inline_body_bytes` and the keys of streams: every body
+/// is one message, and `max_body_bytes` alone bounds it.
 const MESSAGES_ONLY: u32 = 1;
 
 /// What a route has where it says nothing else.
@@ -53,8 +57,8 @@ pub const MOST_INLINE_BODY_BYTES: usize = 1024 * 1024 - 64 * 1024;
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct RouteDocument {
-    /// The version of the document: 2 when it has `transport`, `inline_body_bytes`, a key of
-    /// streams or the codec `args`, which commands write by themselves. A later one is refused.
+    /// The version of the document: 2 when it has `mode`, `transport`, `inline_body_bytes`, a key
+    /// of streams or the codec `args`, which commands write by themselves. A later one is refused.
     #[serde(default = "schema")]
     schema: u32,
     /// Unique; the key in the bucket, a label in metrics.
@@ -73,6 +77,10 @@ pub struct RouteDocument {
     /// `http` for Natsway workers, `native` for any NATS client, `args` for any that wants one map.
     #[serde(default)]
     codec: CodecName,
+    /// `request` waits for a worker's answer. `publish` stores the request in a stream, answers
+    /// 202 once it is there, and has `publish` and no targets; without `methods` it takes POST.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    mode: Option<Mode>,
     /// Never answered on the public listener.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     internal: bool,
@@ -122,6 +130,9 @@ pub struct RouteDocument {
     /// What keeps a client with one version, as far as the weights allow.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     sticky: Option<KeyDocument>,
+    /// Where requests are stored, in the mode `publish`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    publish: Option<PublishDocument>,
     /// The change of version that is under way, or was the last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollout: Option<Rollout>,
@@ -304,6 +315,8 @@ impl RouteDocument {
     /// Says the version that its keys need, where it says an earlier one or none.
     fn raise_schema(&mut self) {
         let has_later_key = self.transport.is_some()
+            || self.mode.is_some()
+            || self.publish.is_some()
             || self.inline_body_bytes.is_some()
             || self.stream_idle_timeout.is_some()
             || self.stream_max_age.is_some()
@@ -398,6 +411,11 @@ impl RouteDocument {
         let host = self.host.as_deref().map(|host| check.host(host));
         let path: Option<Pattern> = check.parse("path", &self.path);
         let methods = check.methods(&self.methods);
+        let publish = self.publish(check);
+        let methods = match self.is_durable() {
+            true => publish::storing(methods, check),
+            false => methods,
+        };
         let strip_prefix = self.strip_prefix.as_deref().map(|prefix| check.prefix(prefix));
         let timeout = check.bounded("timeout", self.timeout.unwrap_or(default::TIMEOUT));
         let try_timeout =
@@ -408,8 +426,14 @@ impl RouteDocument {
             max_age: self.stream_max_age.map(|age| check.stream_max_age(age)),
         };
         let args = self.args(check, path.as_ref());
-        let split = check.targets(&self.targets, subject_prefix)?;
-        let selection = check.selection(&self.rules, self.sticky.as_ref(), &split);
+        let (split, selection) = match self.is_durable() {
+            true => self.no_versions(check),
+            false => {
+                let split = check.targets(&self.targets, subject_prefix)?;
+                let selection = check.selection(&self.rules, self.sticky.as_ref(), &split);
+                (split, selection)
+            }
+        };
         if let Some(rollout) = &self.rollout {
             let is_version = |name: &str| self.targets.iter().any(|target| target.version == name);
             for (key, value, expected) in rollout.faults(is_version) {
@@ -424,10 +448,11 @@ impl RouteDocument {
             strip_prefix,
             split,
             selection,
+            publish,
             internal: self.internal,
             codec: self.codec(),
             args: Arc::new(args),
-            transport: match self.codec().is_for_any_client() {
+            transport: match self.is_one_message() {
                 false => self.transport.unwrap_or(default::TRANSPORT),
                 true => Transport::Broker,
             },
@@ -441,6 +466,44 @@ impl RouteDocument {
                 window: self.retry_window.unwrap_or(default::RETRY_WINDOW),
             },
         })
+    }
+
+    /// Whether its requests are stored, and no worker is asked.
+    fn is_durable(&self) -> bool {
+        self.mode == Some(Mode::Publish)
+    }
+
+    /// Whether each request is one message: any NATS client reads it, or a stream keeps it.
+    fn is_one_message(&self) -> bool {
+        self.is_durable() || self.codec().is_for_any_client()
+    }
+
+    fn publish(&self, check: &mut Check<'_>) -> Option<Publish> {
+        match (&self.publish, self.is_durable()) {
+            (Some(publish), true) => publish.check(&self.path, check),
+            (Some(_), false) => {
+                check.add("publish", "{..}", "expected `mode = \"publish\"` beside it");
+                None
+            }
+            (None, true) => {
+                check.add("mode", "\"publish\"", "expected `publish = { subject = \"..\" }`");
+                None
+            }
+            (None, false) => None,
+        }
+    }
+
+    /// What stands where other routes have versions, none of which a durable route may have.
+    fn no_versions(&self, check: &mut Check<'_>) -> (Split, Selection) {
+        let has = [
+            ("target", !self.targets.is_empty()),
+            ("rule", !self.rules.is_empty()),
+            ("sticky", self.sticky.is_some()),
+        ];
+        for (key, _) in has.into_iter().filter(|(_, has)| *has) {
+            check.add(key, "[..]", "expected none in a route of the mode `publish`");
+        }
+        (Split::default(), Selection::default())
     }
 
     fn codec(&self) -> Codec {
@@ -486,9 +549,8 @@ impl RouteDocument {
             Some(most) if self.schema == MESSAGES_ONLY => most.min(MOST_INLINE_BODY_BYTES),
             Some(most) => most.min(inline),
         };
-        let max_body_bytes = match self.codec().is_for_any_client() {
+        let max_body_bytes = match self.is_one_message() {
             false => self.max_body_bytes,
-            // One message.
             true => Some(inline_body_bytes as u64),
         };
         RouteLimits { inline_body_bytes, max_body_bytes }

@@ -117,6 +117,93 @@ fn native_routes_go_by_the_broker_whatever_the_defaults_say() {
     assert_eq!(native.transport, Transport::Broker);
 }
 
+/// A durable route of these members, and the faults of it.
+fn durable(members: &Value) -> Result<Route, Faults> {
+    let mut whole = json!({ "name": "a", "path": "/a/{b}", "mode": "publish" });
+    whole.as_object_mut().unwrap().extend(members.as_object().unwrap().clone());
+    RouteDocument::from_json(whole.to_string().as_bytes())?.check(Some("svc"))
+}
+
+#[test]
+fn a_durable_route_has_a_subject_and_no_versions() {
+    let route = durable(&json!({
+        "publish": { "subject": "hooks.{b}", "tokens": { "b": ["x"] }, "expect_stream": "HOOKS" },
+        "max_body_bytes": 5_000_000, "transport": "auto",
+    }))
+    .unwrap();
+    let publish = route.publish.unwrap();
+    assert_eq!(publish.subject.subject("/a/x").unwrap(), "hooks.x");
+    assert_eq!(publish.ack_timeout, Duration::from_secs(5));
+    assert_eq!(publish.expect_stream.as_deref(), Some("HOOKS"));
+    assert_eq!((route.split.targets().len(), route.split.pick(0)), (0, None));
+    assert_eq!(route.methods.to_string(), "POST");
+    assert_eq!(route.limits.max_body_bytes, Some(65_536), "a stream keeps one message");
+    assert_eq!(route.transport, Transport::Broker);
+}
+
+#[test]
+fn a_durable_route_is_of_the_second_schema_and_reads_the_same_again() {
+    let text = r#"{ "name": "a", "path": "/a/{b}", "mode": "publish", "publish": {
+        "subject": "hooks.{b}", "ack_timeout": "3s", "tokens": { "b": { "%20": "blank" } } } }"#;
+    let read = RouteDocument::from_json(text.as_bytes()).unwrap();
+    assert_eq!(written_schema(&read), 2);
+    let again = RouteDocument::from_json(read.to_json().as_bytes()).unwrap();
+    assert_eq!(again.check(None).unwrap(), read.check(None).unwrap());
+}
+
+#[test]
+fn every_fault_of_a_durable_route_is_named() {
+    let one_token = json!({ "b": ["x"] });
+    for (members, fault) in [
+        (json!({}), "mode=\"publish\": expected `publish"),
+        (
+            json!({ "mode": "request", "publish": { "subject": "x" } }),
+            "publish={..}: expected `mode",
+        ),
+        (
+            json!({ "publish": { "subject": "x" }, "target": [{ "version": "v", "subject": "x" }] }),
+            "target=[..]: expected none",
+        ),
+        (json!({ "publish": { "subject": "x" }, "sticky": { "client": true } }), "sticky=[..]"),
+        (json!({ "publish": { "subject": "x" }, "methods": ["POST", "GET"] }), "no safe method"),
+        (json!({ "publish": { "subject": "svc.a" } }), "where workers listen"),
+        (json!({ "publish": { "subject": "$JS.API.x" } }), "is reserved"),
+        (json!({ "publish": { "subject": "_INBOX.x" } }), "is reserved"),
+        (json!({ "publish": { "subject": "natsway.x" } }), "is reserved"),
+        (json!({ "publish": { "subject": "a.*" } }), "wildcard"),
+        (json!({ "publish": { "subject": "a.>" } }), "wildcard"),
+        (json!({ "publish": { "subject": "a..b" } }), "empty token"),
+        (json!({ "publish": { "subject": "" } }), "is empty"),
+        (json!({ "publish": { "subject": "{b}", "tokens": one_token } }), "begin with a token"),
+        (json!({ "publish": { "subject": "h.x{b}", "tokens": one_token } }), "as a whole token"),
+        (json!({ "publish": { "subject": "h.{b}" } }), "0 of \"b\": expected 1 to 1024"),
+        (json!({ "publish": { "subject": "h", "tokens": one_token } }), "expected a parameter of"),
+        (
+            json!({ "publish": { "subject": "h.{c}", "tokens": { "c": ["x"] } } }),
+            "expected `{c}` as a whole segment",
+        ),
+        (
+            json!({ "publish": { "subject": "h.{b}", "tokens": { "b": ["x.y"] } } }),
+            "publish.tokens=\"x.y\": expected 1 to 64 letters",
+        ),
+        (
+            json!({ "publish": { "subject": "h.{b}", "tokens": { "b": { "x": "*" } } } }),
+            "publish.tokens=\"*\": expected 1 to 64 letters",
+        ),
+        (
+            json!({ "publish": { "subject": "h.{b}", "tokens": { "b": { "x/y": "x" } } } }),
+            "expected a segment",
+        ),
+        (json!({ "publish": { "subject": "h", "expect_stream": "a.b" } }), "name of a stream"),
+        (json!({ "publish": { "subject": "h", "ack_timeout": "2h" } }), "expected 1ms to 1h"),
+        (json!({ "publish": { "subject": "h", "colour": "red" } }), "unknown field `colour`"),
+        (json!({ "mode": "store" }), "unknown variant `store`"),
+    ] {
+        let Faults(found) = durable(&members).unwrap_err();
+        assert!(found.iter().any(|found| found.contains(fault)), "{members}: {found:?}");
+    }
+}
+
 #[test]
 fn every_fault_of_the_second_schema_is_named_at_once() {
     let Faults(found) = document(&json!({

@@ -1,6 +1,7 @@
 //! Which route answers a request, and which of its versions: pure, built whole, never changed.
 
 mod paths;
+mod publish;
 mod route;
 mod selection;
 mod split;
@@ -12,6 +13,7 @@ use http::Method;
 
 use self::paths::{Entry, PathTable};
 pub use self::paths::{Pattern, PatternError};
+pub use self::publish::{NotListed, Publish, SubjectTemplate, TemplateError, Token};
 pub use self::route::{Codec, Methods, Retry, Route, RouteLimits, StreamLimits, Transport};
 pub use self::selection::{Key, Rule, Selection};
 pub use self::split::{Split, SplitError, Target};

@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::Method;
 use serde::{Deserialize, Serialize};
 
-use super::{Pattern, Selection, Split};
+use super::{Pattern, Publish, Selection, Split};
 
 /// A route that was checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +27,8 @@ pub struct Route {
     pub split: Split,
     /// How a request gets one of them.
     pub selection: Selection,
+    /// Where its requests are stored; `None` where they wait for an answer.
+    pub publish: Option<Publish>,
     /// Never answered on the public listener.
     pub internal: bool,
     /// How requests are written for its workers.
@@ -55,7 +57,8 @@ pub struct RouteLimits {
     /// The largest body that travels in one message.
     pub inline_body_bytes: usize,
     /// The largest body in all, never less than `inline_body_bytes`; `None` for no bound. Equal to
-    /// `inline_body_bytes` where [any NATS client](Codec::is_for_any_client) serves it.
+    /// `inline_body_bytes` where [any NATS client](Codec::is_for_any_client) serves it, and where
+    /// requests are stored.
     pub max_body_bytes: Option<u64>,
 }
 
@@ -234,6 +237,7 @@ impl Route {
             strip_prefix: None,
             split: Split::new(vec![target]).expect("one target is a split"),
             selection: Selection::default(),
+            publish: None,
             internal: false,
             codec: Codec::Http,
             args: Arc::default(),

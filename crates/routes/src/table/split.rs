@@ -16,8 +16,8 @@ pub struct Target {
     pub weight: u32,
 }
 
-/// The versions of a route.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The versions of a route; by default none, which only a route has that asks no worker.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Split {
     targets: Vec<Target>,
     /// Running totals of the weights, as long as `targets`.
