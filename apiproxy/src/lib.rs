@@ -4,6 +4,7 @@
 //! [`connection`] speaks HTTP; [`proxy`] has the head inspected ([`inspect`], [`target`],
 //! [`client_address`]) and reads the body; `call` is the request as the dispatcher sends it,
 //! [`headers`] says what crosses; `answer` makes of its end what the client gets, or a [`problem`].
+//! Where no worker is asked, `durable` has a stream store it.
 //!
 //! [`shard`] holds what one thread has for itself ([`memory`] bounds what it holds),
 //! `shard_threads` starts them all. [`stall`] ends connections whose clients take too little,
@@ -27,6 +28,7 @@ pub mod connection;
 mod control_plane;
 pub mod descriptors;
 pub mod drain;
+mod durable;
 pub mod fields;
 pub mod fleet_metrics;
 pub mod gateway;

@@ -11,6 +11,7 @@ use natsway_boot::exposition::Page;
 use natsway_caller::attempt::AttemptError;
 use natsway_caller::codec_pools::CodecCounts;
 use natsway_caller::counter::{ConnectionCounts, Counter, DispatchCounts, Gauge, TunnelCounts};
+use natsway_caller::publish::PublishError;
 use natsway_routes::metrics::{AttemptMetrics, Recorder};
 use natsway_routes::report::VersionMetrics;
 use natsway_routes::watch::BucketStatus;
@@ -398,12 +399,46 @@ pub fn render(shards: &[Arc<ShardMetrics>], routes: &BucketStatus) -> String {
             total,
         );
     }
+    render_durable(&mut page, shards);
     page.family("natsway_problems_total", "counter", "Errors that the gateway answered by itself.");
     for (code, total) in problems(shards) {
         page.sample("natsway_problems_total", &format!("code=\"{code}\""), total);
     }
     render_targets(&mut page, shards);
     page.text()
+}
+
+/// What requests of durable routes came to.
+fn render_durable(page: &mut Page, shards: &[Arc<ShardMetrics>]) {
+    let count = |metric: fn(&DispatchCounts) -> &Counter| {
+        shards.iter().map(|shard| metric(&shard.dispatch).get()).sum::<u64>()
+    };
+    page.family("natsway_published_total", "counter", "Requests that a stream stored.");
+    page.sample("natsway_published_total", "", count(|dispatch| &dispatch.publish.stored));
+    page.family(
+        "natsway_publish_duplicates_total",
+        "counter",
+        "Requests that a stream had stored before, by their Idempotency-Key.",
+    );
+    let duplicates = count(|dispatch| &dispatch.publish.duplicates);
+    page.sample("natsway_publish_duplicates_total", "", duplicates);
+    page.family(
+        "natsway_publish_repeats_total",
+        "counter",
+        "Attempts after the first to have a request stored.",
+    );
+    page.sample("natsway_publish_repeats_total", "", count(|dispatch| &dispatch.publish.repeats));
+    page.family(
+        "natsway_publish_failures_total",
+        "counter",
+        "Attempts to have a request stored that were not acknowledged.",
+    );
+    for error in PublishError::ALL {
+        let failures = |shard: &Arc<ShardMetrics>| shard.dispatch.publish.failures(error);
+        let total: u64 = shards.iter().map(failures).sum();
+        let reason = format!("reason=\"{}\"", error.as_str());
+        page.sample("natsway_publish_failures_total", &reason, total);
+    }
 }
 
 fn problems(shards: &[Arc<ShardMetrics>]) -> BTreeMap<&'static str, u64> {

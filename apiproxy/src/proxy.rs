@@ -231,6 +231,10 @@ async fn serve(
         // A slow body must not go to a version that has been drained meanwhile.
         first = shard.dispatcher.resolve(&call)?;
     }
+    if first.route().publish.is_some() {
+        // In a box, as above.
+        return Box::pin(call.store(first)).await;
+    }
     match call.send(first).await {
         Err(problem) if call.is_unread() => {
             // In a box, as above.

@@ -56,7 +56,12 @@ pub struct RouteStats {
     pub number: u64,
     /// This shard's metrics for its versions, in their order.
     pub versions: Vec<Arc<TargetStats>>,
+    /// The same where requests are stored.
+    pub durable: Option<Arc<TargetStats>>,
 }
+
+/// What stands in metrics where a route has no versions.
+const NO_VERSION: &str = "-";
 
 /// Where a shard counts: among its metrics.
 pub struct CoreLedger(Arc<ShardMetrics>);
@@ -73,7 +78,8 @@ impl Ledger for CoreLedger {
         route.name.hash(&mut hasher);
         let versions = route.split.targets().iter();
         let versions = versions.map(|target| self.0.target(&route.name, &target.version)).collect();
-        RouteStats { number: hasher.finish(), versions }
+        let durable = route.publish.as_ref().map(|_| self.0.target(&route.name, NO_VERSION));
+        RouteStats { number: hasher.finish(), versions, durable }
     }
 }
 

@@ -96,6 +96,15 @@ ROUTES = {
     "apiproxy routes export > routes-backup.toml": Known(ENDS),
     "apiproxy routes import routes-backup.toml": Known(ENDS),
 }
+DURABLE = {
+    "nats stream add HOOKS --subjects 'hooks.>' --dupe-window 1h --defaults": Known(ENDS, shows="HOOKS"),
+    "apiproxy routes import hooks.toml": Known(ENDS),
+    "apiproxy routes test POST http://127.0.0.1:8080/hooks/push": Known(ENDS, shows="hooks.push(.|\n)*stream +HOOKS"),
+    "curl -d '{\"ref\":\"main\"}' -H 'Idempotency-Key: delivery-7' http://127.0.0.1:8080/hooks/push":
+        Known(ENDS, shows='"id":"hooks/delivery-7","stream":"HOOKS","sequence":1,"duplicate":false'),
+    "nats consumer add HOOKS WORKERS --pull --defaults": Known(ENDS),
+    "nats consumer next HOOKS WORKERS --count 1": Known(ENDS, shows="Natsway-Method: POST"),
+}
 ROLLOUTS = {
     "apiproxy rollout start demo --to green --strategy blue-green --follow": Known(ENDS, before=BACK_TO_BLUE),
     "apiproxy rollout start demo --to green --follow": Known(SERVES, before=BACK_TO_BLUE),
@@ -215,7 +224,7 @@ BENCH = {
     "make bench-instructions": Known(MEASURED),
     "make bench-micro ARGS=envelope": Known("a unit test runs every operation"),
 }
-KNOWN: Dict[str, Known] = {**CG, **ROUTES, **ROLLOUTS, **SIDECAR, **EXAMPLES, **OTHERS, **BENCH}
+KNOWN: Dict[str, Known] = {**CG, **ROUTES, **DURABLE, **ROLLOUTS, **SIDECAR, **EXAMPLES, **OTHERS, **BENCH}
 
 
 def known(command):
@@ -266,6 +275,9 @@ class Tables(unittest.TestCase):
         sources += "".join(map(code_of, (ROOT / "crates" / "args" / "src").rglob("*.rs")))
         made = r'(?:Problem::new|unavailable|bad_request|bad_gateway)\(\s*(?:(?:StatusCode::|error\.)\w+,\s*)?"([a-z0-9_]+)"'
         missed = set(re.findall(r'Self::\w+ => "([a-z_]+)"', attempts))
+        # Told as `not_acknowledged`.
+        acks = code_of(ROOT / "crates" / "caller" / "src" / "publish" / "ack.rs")
+        missed |= set(re.findall(r'Self::\w+ => "([a-z_]+)"', acks)) - {"in_process"}
         self.assertIn("no_responders", missed)
         codes = set(re.findall(made, sources)) | missed
         self.assertGreater(len(codes), 20)
@@ -334,6 +346,8 @@ class Commands(unittest.TestCase):
         """The files that the commands read."""
         shutil.copy2(ROOT / "deploy" / "routes.toml", home / "routes.toml")
         (home / "system.log").write_text("a line\n" * 10, encoding="utf-8")
+        page = (ROOT / "docs" / "durable-routes.md").read_text(encoding="utf-8")
+        (home / "hooks.toml").write_text(re.search(r"```toml\n(.*?)```", page, re.DOTALL).group(1), encoding="utf-8")
         page = (ROOT / "docs" / "provisioner.md").read_text(encoding="utf-8")
         example = cls.localised(re.search(r"```toml\n(.*?)```", page, re.DOTALL).group(1))
         for name in ("provisioner.toml", "other.toml"):
@@ -462,6 +476,9 @@ class Commands(unittest.TestCase):
 
     def test_operations(self):
         self.run_page("docs/operations.md", "apiproxy routes import routes.toml")
+
+    def test_durable_routes(self):
+        self.run_page("docs/durable-routes.md")
 
     def test_traces(self):
         self.run_page("docs/traces.md")

@@ -2,6 +2,7 @@
 
 mod bucket;
 mod columns;
+mod durable;
 mod groups;
 pub mod health;
 pub mod rollout;

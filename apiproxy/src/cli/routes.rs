@@ -17,7 +17,7 @@ use serde_json::json;
 
 use super::bucket::{BucketArgs, CONFLICT, NOT_FOUND, is_conflict, no_such_route};
 use super::columns::columns;
-use super::{groups, status};
+use super::{durable, groups, status};
 use crate::route_file::read_routes;
 
 /// The schema of documents that every release reads.
@@ -112,7 +112,9 @@ impl RoutesArgs {
             Action::Rm { name, revision } => remove(&store, name, *revision).await,
             Action::Import { file, prune } => import(&store, session.client(), file, *prune).await,
             Action::Export => export(&store).await,
-            Action::Test { method, url, headers } => test(&store, method, url, headers, json).await,
+            Action::Test { method, url, headers } => {
+                test(&store, session.client(), method, url, headers, json).await
+            }
         };
         match done {
             Err(error) if is_conflict(&error) => {
@@ -160,6 +162,7 @@ async fn list(store: &RouteStore, client: &Client, json: bool) -> anyhow::Result
             "path": route.map(|route| route.path.to_string()),
             "internal": route.is_some_and(|route| route.internal),
             "transport": route.map(|route| route.transport),
+            "publishes_to": route.and_then(|route| durable::template(route)),
             "weights": route.map(|route| weights(route)),
             "fault": fault,
             "warnings": warnings,
@@ -208,6 +211,9 @@ fn weights(route: &Route) -> serde_json::Map<String, serde_json::Value> {
 }
 
 fn versions(route: &Route) -> String {
+    if let Some(template) = durable::template(route) {
+        return format!("stored at {template}");
+    }
     let share =
         |target: &natsway_routes::table::Target| format!("{}={}", target.version, target.weight);
     route.split.targets().iter().map(share).collect::<Vec<_>>().join(" ")
@@ -453,6 +459,7 @@ async fn export(store: &RouteStore) -> anyhow::Result<ExitCode> {
 
 async fn test(
     store: &RouteStore,
+    broker: &Client,
     method: &str,
     url: &str,
     fields: &[String],
@@ -479,6 +486,9 @@ async fn test(
             return Ok(ExitCode::from(NOT_FOUND));
         }
     };
+    if let Some(publish) = &route.publish {
+        return durable::test(route, publish, uri.path(), broker, json).await;
+    }
     let client = std::net::IpAddr::from(std::net::Ipv4Addr::LOCALHOST);
     let because = route.selection.cause(&headers, client).to_string();
     let choose = |random| route.selection.choose(&route.split, &headers, client, random);

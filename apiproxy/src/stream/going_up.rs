@@ -60,7 +60,9 @@ impl Call<'_> {
     }
 
     fn has_streams(&self, route: &Route) -> bool {
-        route.codec == Codec::Http && self.shard.dispatcher.tunnels().is_some()
+        route.codec == Codec::Http
+            && route.publish.is_none()
+            && self.shard.dispatcher.tunnels().is_some()
     }
 
     /// Has a body go up by a stream that does not fit in a message.

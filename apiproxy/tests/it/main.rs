@@ -15,6 +15,7 @@ mod broker;
 mod cancel;
 mod clients;
 mod drain;
+mod durable;
 mod h2spec;
 mod hostile;
 mod http1;

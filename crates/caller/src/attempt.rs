@@ -235,8 +235,8 @@ impl AttemptError {
 pub struct Hop<'h> {
     /// The subject.
     pub subject: &'h str,
-    /// The version behind it.
-    pub version: &'h str,
+    /// The version behind it; `None` where a stream is.
+    pub version: Option<&'h str>,
     /// The broker that it goes over, `host:port`.
     pub broker: &'h str,
     /// Attempts that were made before it.

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64};
 use natsway_tunnel::pipe::PipeMeter;
 
 use crate::attempt::AttemptError;
+use crate::publish::PublishCounts;
 
 /// A figure that only grows.
 #[derive(Debug, Default)]
@@ -68,6 +69,8 @@ pub struct ConnectionCounts {
 pub struct DispatchCounts {
     /// Attempts after the first.
     pub retries: Counter,
+    /// What its publications come to.
+    pub publish: PublishCounts,
     /// Attempts that gave no response, by kind.
     failures: [Counter; AttemptError::ALL.len()],
 }

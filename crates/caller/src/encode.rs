@@ -23,7 +23,7 @@ pub struct TraceFields {
 }
 
 /// What differs from attempt to attempt.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sending {
     /// The time that the attempt has left, in milliseconds, rounded up.
     pub deadline_ms: u32,
@@ -32,6 +32,9 @@ pub struct Sending {
 }
 
 impl Sending {
+    /// Of a message that is stored: nobody waits for an answer, and it is never too late.
+    pub const NEVER: Self = Self { deadline_ms: u32::MAX, sent_ms: 0 };
+
     /// An attempt that is sent at `now` and given up at `until`.
     pub fn new(now: Instant, until: Instant, sent_ms: u64) -> Self {
         let left = until.saturating_duration_since(now) + Duration::from_micros(999);
@@ -124,7 +127,9 @@ impl Encoded {
                 })?;
                 headers.insert(METHOD, method.as_str());
                 headers.insert(PATH, path);
-                headers.insert(DEADLINE, sending.deadline_ms.to_string().as_str());
+                if sending != Sending::NEVER {
+                    headers.insert(DEADLINE, sending.deadline_ms.to_string().as_str());
+                }
                 Ok(Self::Native(headers, body.clone()))
             }
             // All else is in the map that the body is.
@@ -136,7 +141,9 @@ impl Encoded {
                     }
                     Ok::<(), Error>(())
                 })?;
-                headers.insert(DEADLINE, sending.deadline_ms.to_string().as_str());
+                if sending != Sending::NEVER {
+                    headers.insert(DEADLINE, sending.deadline_ms.to_string().as_str());
+                }
                 Ok(Self::Native(headers, body.clone()))
             }
         }

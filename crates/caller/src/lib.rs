@@ -8,7 +8,8 @@
 //! [`encode`] writes a request once and stamps it anew for each attempt; [`connection`] publishes
 //! it and waits in [`pending`]; what does not fit in a message goes on by a [`stream`] on one of
 //! the [`tunnels`], and whole requests go by the [`unary`] ones where there are some; [`attempt`]
-//! says how that ended, and [`retry`] whether there is another attempt. [`duplicates`] notices
+//! says how that ended, and [`retry`] whether there is another attempt. What no worker is asked
+//! for, and a stream stores, goes by [`publish`]. [`duplicates`] notices
 //! requests that were answered twice, [`counter`] has what is counted, [`identity`] says who the
 //! sender is.
 //!
@@ -26,6 +27,7 @@ pub mod identity;
 pub mod outbound;
 pub mod pending;
 pub mod pool;
+pub mod publish;
 pub mod retry;
 pub mod route_view;
 pub mod stream;

@@ -110,8 +110,10 @@ impl Open {
             KeyValue::new(key::MESSAGING_OPERATION_TYPE, "send"),
             KeyValue::new(key::MESSAGING_OPERATION_NAME, "send"),
             KeyValue::new(key::MESSAGING_DESTINATION_NAME, subject.to_owned()),
-            KeyValue::new("natsway.version", version.to_owned()),
         ]);
+        if let Some(version) = version {
+            span.set_attribute(KeyValue::new("natsway.version", version.to_owned()));
+        }
         span.set_attributes(broker_attributes(broker));
         if resends > 0 {
             span.set_attribute(KeyValue::new(key::HTTP_REQUEST_RESEND_COUNT, i64::from(resends)));

@@ -100,6 +100,11 @@ impl<L: Ledger> Dispatcher<L> {
         &self.routes
     }
 
+    /// Returns what it counts.
+    pub(crate) fn counts(&self) -> &DispatchCounts {
+        &self.counts
+    }
+
     /// Takes note of a request that came in: it earns its share of a retry.
     pub fn deposit(&self) {
         self.budget.borrow_mut().deposit();
@@ -298,7 +303,7 @@ impl<'d, L: Ledger, O: Outbound<Route = L::Route>> Run<'d, L, O> {
     async fn attempt(&mut self, by: By, version: usize) -> Result<Answer, DispatchError<O>> {
         let hop = Hop {
             subject: &self.resolved.version(version).subject,
-            version: &self.resolved.route().split.targets()[version].version,
+            version: Some(&self.resolved.route().split.targets()[version].version),
             broker: by.address(),
             resends: self.attempts.made(),
         };
