@@ -71,7 +71,7 @@ bench: python rust ## Measure everything beside what people would use instead, a
 bench-%: rust ## A part of it alone: micro, instructions, groups, shipper, streams, apps, autoscalers, or compare with OLD= and NEW=; ARGS='--help' shows the settings
 	@$(CARGO) run --release --package natsway-bench --bin bench -- $* $(OLD) $(NEW) $(ARGS)
 
-prove-%: python rust ## Long proof of promises under faults: gateway, cluster, versions, streams, groups, shipper, provisioner, memory, http, security, apps, or upgrade with OLD_BIN_DIR=<directory>; ARGS='--help' shows scenarios and settings
+prove-%: python rust ## Long proof of promises under faults: gateway, cluster, versions, streams, groups, shipper, provisioner, memory, http, security, apps, webhooks, or upgrade with OLD_BIN_DIR=<directory>; ARGS='--help' shows scenarios and settings
 	@$(CARGO) run --release --package natsway-proofs --bin prove -- $* $(ARGS)
 
 demo-groups: python rust ## The walk-throughs of consumer groups, static and elastic

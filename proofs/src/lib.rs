@@ -9,7 +9,8 @@
 //!   and attacks.
 //! - [`streams`]: bodies that are no message, and WebSockets, under faults.
 //! - [`apps`]: apps in other languages behind the sidecar, beside the same without it.
-//! - [`groups`], [`shipper`]: messages and lines, judged one by one.
+//! - [`groups`], [`shipper`]: messages and lines, judged one by one. [`webhooks`]: requests that a
+//!   stream stores, the same.
 //! - [`http1`]: what real clients and nginx make of HTTP/1. [`security`]: who may do what at the
 //!   broker.
 //! - [`stand`], [`load`], [`ledger`], [`probe`]: what several of them use.
@@ -32,6 +33,7 @@ pub mod stand;
 pub mod streams;
 mod transport;
 pub mod versions;
+pub mod webhooks;
 
 pub use self::report::{Finding, Report};
 pub use self::scenario::{Run, Scenario, raw_directory, run, select};

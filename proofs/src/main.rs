@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use natsway_proofs::{
     Report, Scenario, Size, apps, cluster, gateway, groups, http1, memory, provisioner, security,
-    shipper, streams, versions,
+    shipper, streams, versions, webhooks,
 };
 use natsway_testkit::workspace_binary;
 
@@ -76,6 +76,9 @@ enum Proof {
     /// beside the same without it, installed by pip, npm and go
     #[command(after_help = listed(&apps::SCENARIOS))]
     Apps(Size),
+    /// Durable routes: webhooks under kills and restarts of brokers, and each 202 is looked up
+    #[command(after_help = listed(&webhooks::SCENARIOS))]
+    Webhooks(webhooks::Size),
     /// HTTP/1: real clients whose uploads are refused read why, and nginx on our cases; skips what
     /// is not installed
     #[command(after_help = listed(&http1::SCENARIOS))]
@@ -98,7 +101,7 @@ impl Proof {
             Self::Groups(_) => &["groups-member"],
             Self::Shipper(_) => &["producer", "consumer"],
             Self::Provisioner(_) => &["apiproxy", "worker", "provisioner"],
-            Self::Memory(_) | Self::Http(_) => &["apiproxy"],
+            Self::Memory(_) | Self::Http(_) | Self::Webhooks(_) => &["apiproxy"],
             Self::Security(_) => &security::PROGRAMS,
         }
     }
@@ -115,6 +118,7 @@ impl Proof {
             Self::Memory(size) => memory::prove(size).await,
             Self::Streams(size) => streams::prove(size).await,
             Self::Apps(size) => apps::prove(size).await,
+            Self::Webhooks(size) => webhooks::prove(size).await,
             Self::Http(size) => http1::prove(size).await,
             Self::Security(size) => security::prove(size).await,
         };

@@ -13,3 +13,4 @@ mod security;
 mod shipper;
 mod streams;
 mod versions;
+mod webhooks;
