@@ -352,7 +352,7 @@ impl Args {
         if let Some(name) = name {
             options = options.name(name);
         }
-        if let Some(namespace) = self.service.namespace.clone() {
+        if let Some(namespace) = self.service.namespace {
             options = options.namespace(namespace);
         }
         if let Some(version) = service_version {
