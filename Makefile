@@ -30,7 +30,7 @@ test: python rust ## Install what the tests need and run them all
 	@$(PYTHON) scripts/find_h2spec.py >/dev/null || echo 'make test: no h2spec, so the conformance of HTTP/2 is not tested' >&2
 	@$(PYTHON) scripts/find_promtool.py >/dev/null || echo 'make test: no promtool, so the tests with it are skipped' >&2
 	$(CARGO) build --workspace --bins --example caller
-	$(PYTHON) -m unittest discover --start-directory scripts/tests --top-level-directory scripts
+	@$(PYTHON) scripts/run_python_tests.py
 	@$(PYTHON) scripts/run_tests.py
 
 compose-test: python ## Run docker-compose.yml and the Dockerfile as they are on a real engine, under load and faults; ARGS='--help' says what it needs
