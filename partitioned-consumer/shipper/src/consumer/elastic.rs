@@ -22,6 +22,8 @@ const BUFFER: usize = 128;
 /// Sources that may have a message in one group of the writer.
 const AT_ONCE: usize = 1024;
 const RETRY: Duration = Duration::from_secs(1);
+/// How long after a look at what was lost that had no answer the next one comes.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
 /// See the module.
 pub(super) struct ElasticReader {
@@ -59,7 +61,7 @@ impl ElasticReader {
                 }
             };
             info!(member = self.member, group = %group.name(), "Waiting for messages of the group");
-            self.show_source_loss(&group).await;
+            let mut is_shown = self.show_source_loss(&group).await;
             let mut loss = member.source_loss();
             loop {
                 tokio::select! {
@@ -73,6 +75,9 @@ impl ElasticReader {
                     // The first value is of before any look; that another consumer has the pin is
                     // no news either.
                     Ok(()) = loss.changed() => self.receiver.metrics().source_loss(loss.borrow_and_update().messages),
+                    () = tokio::time::sleep(LOOK_AGAIN), if !is_shown => {
+                        is_shown = self.show_source_loss(&group).await;
+                    }
                     () = stop.cancelled() => {
                         member.stop();
                         if let Err(error) = member.done().await {
@@ -86,11 +91,11 @@ impl ElasticReader {
     }
 
     /// Shows what the group lost so far, for the pinned member alone looks again. What cannot be
-    /// asked is not shown.
-    async fn show_source_loss(&self, group: &ElasticGroup) {
-        if let Ok(Some(loss)) = group.source_loss().await {
-            self.receiver.metrics().source_loss(loss.messages);
-        }
+    /// asked is not shown. Returns whether it is.
+    async fn show_source_loss(&self, group: &ElasticGroup) -> bool {
+        let Ok(Some(loss)) = group.source_loss().await else { return false };
+        self.receiver.metrics().source_loss(loss.messages);
+        true
     }
 
     async fn join(&self, group: &ElasticGroup) -> Result<MemberHandle, Error> {
