@@ -29,6 +29,8 @@ SHIPPER = ["producer", "consumer"]
 SCALER = ["engine-proxy", "provisioner"]
 # Of a queue, and the provisioner of docker-compose.yml looks at none.
 OF_QUEUES = ("natsway_target_lag_messages", "natsway_target_in_hand_messages")
+# Of consumers that share the partitions out by a group, and that of docker-compose.yml reads those it is told.
+OF_GROUPS = ("shipper_source_loss_messages",)
 # What fires, and here nothing must.
 OF_ALERTS = "ALERTS{"
 # A minute of figures, and what a busy machine takes to get them.
@@ -102,7 +104,7 @@ def figures(stack: Stack, log: Path, unscaled: bool) -> str:
     """Prometheus asks all pages, takes the rules, and has something to show in every panel."""
     shown = [
         (title, expression) for title, expression in expressions()
-        if not any(figure in expression for figure in (*OF_QUEUES, OF_ALERTS)) and not (unscaled and "natsway_target_" in expression)
+        if not any(figure in expression for figure in (*OF_QUEUES, *OF_GROUPS, OF_ALERTS)) and not (unscaled and "natsway_target_" in expression)
     ]
     with Load(stack.base + "/version", 50) as load:
         until("the gateway is asked", 120, lambda: query(stack, 'up{job="apiproxy"} == 1'))
