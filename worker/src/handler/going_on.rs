@@ -202,8 +202,9 @@ where
                 };
                 left = rest;
                 let written = tokio::select! {
+                    biased;
                     written = writer.write(data) => written,
-                    () = context.streams.ended() => return writer.leave(),
+                    () = context.streams.ended() => return end_early(&self.head, writer).await,
                 };
                 if !written {
                     return;
@@ -216,6 +217,10 @@ where
                 () = context.streams.ended() => return end_early(&self.head, writer).await,
             };
             match next {
+                // Whoever always has more would never come to its end.
+                Ok(Next::Piece(_)) if context.streams.have_ended() => {
+                    return end_early(&self.head, writer).await;
+                }
                 Ok(Next::Piece(data)) => piece = Some(data),
                 Ok(Next::End(end)) => return writer.end(end).await,
                 Err(error) => {

@@ -252,6 +252,11 @@ impl Streams {
         self.ending.cancelled().await;
     }
 
+    /// Whether streams that go on must end.
+    pub(crate) fn have_ended(&self) -> bool {
+        self.ending.is_cancelled()
+    }
+
     /// Returns what is cancelled when streams that go on must end.
     pub(crate) fn ending(&self) -> CancellationToken {
         self.ending.clone()

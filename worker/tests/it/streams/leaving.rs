@@ -11,6 +11,7 @@ use axum::routing::get;
 use axum::{Extension, Router};
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
+use http_body_util::BodyExt;
 use natsway_worker::Draining;
 use tokio_tungstenite::tungstenite::Message;
 
@@ -141,6 +142,43 @@ async fn a_busy_event_stream_ends_in_order_when_its_gateway_leaves() {
     };
     tokio::time::timeout(DEADLINE, reading).await.expect("an end in time").expect("a clean one");
     assert_eq!(String::from_utf8_lossy(&last), "0\r\n\r\n");
+}
+
+/// Whatever a handler does when its time is over: it sends an event, or waits until one is taken.
+#[tokio::test(flavor = "multi_thread")]
+async fn busy_event_streams_end_in_order_when_their_worker_leaves() {
+    const STREAMS: usize = 20;
+    let events = async || {
+        let event = Bytes::from(format!("data: {}\n\n", "x".repeat(1_000)));
+        let events = stream::repeat_with(move || Ok::<_, Infallible>(event.clone()));
+        let events = Body::from_stream(events);
+        ([("content-type", "text/event-stream")], events).into_response()
+    };
+    let drain = Duration::from_millis(2_500);
+    let router = Router::new().route("/events", get(events));
+    let stage = Stage::with(&[], |options| options.drain_timeout(drain), router).await;
+    let (said, mut begun) = mpsc::unbounded_channel();
+    let clients: Vec<_> = (0..STREAMS)
+        .map(|_| {
+            let (said, port) = (said.clone(), stage.port);
+            tokio::spawn(async move {
+                let mut client = Client::connect(port, Version::Http1).await;
+                let request = http::Request::get("/events").body(whole("")).unwrap();
+                let mut body = client.send(request).await.unwrap().into_body();
+                said.send(()).unwrap();
+                while let Some(frame) = body.frame().await {
+                    frame.expect("it ends, and does not break off");
+                }
+            })
+        })
+        .collect();
+    for _ in 0..STREAMS {
+        tokio::time::timeout(DEADLINE, begun.recv()).await.expect("all begin").unwrap();
+    }
+    stage.worker.leave().await;
+    for client in clients {
+        tokio::time::timeout(DEADLINE, client).await.expect("an end in time").unwrap();
+    }
 }
 
 async fn hangs(State(begun): State<Begun>) {
