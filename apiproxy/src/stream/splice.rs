@@ -73,7 +73,6 @@ pub async fn splice(
         spliced;
     let (mut from_client, mut to_client) = tokio::io::split(client);
     let (worker, place) = worker.into_parts();
-    let worker = hyper_util::rt::TokioIo::new(worker);
     let (mut from_worker, mut to_worker) = tokio::io::split(worker);
     let activity = watch.activity();
     let up = async {

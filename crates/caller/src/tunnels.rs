@@ -17,12 +17,12 @@ use http::header::CONTENT_LENGTH;
 use http::{Method, Request, Response};
 use http_body::Body;
 use http_body_util::{BodyExt, Empty};
-use hyper::body::Incoming;
-use hyper::ext::Protocol;
 use natsway_tunnel::body::MergedBody;
 use natsway_tunnel::dial::Carrier;
 use natsway_tunnel::half_open::HalfOpen;
-use natsway_tunnel::http2::{self, OpenError, Settings, StreamPermit, StreamSender};
+use natsway_tunnel::http2::{
+    self, OpenError, Protocol, RecvBody, Settings, StreamPermit, StreamSender,
+};
 use natsway_tunnel::joins::{Arrived, JoinLimits, Joins, Said};
 use natsway_tunnel::pipe::{self, PipeBroker, PipeOpenError, PipeSettings};
 use natsway_tunnel::preface::{self, Kind, Preface, Welcome};
@@ -109,7 +109,7 @@ pub struct Tunnels {
 
 /// A tunnel that streams may be opened on.
 struct OpenTunnel {
-    sender: StreamSender<Upload>,
+    sender: StreamSender,
     is_pipe: bool,
     since: Instant,
     /// When an answer last named it.
@@ -349,11 +349,7 @@ impl Tunnels {
     }
 
     /// Waits for the tunnel of a secret that an answer for a subject named.
-    async fn tunnel(
-        self: &Rc<Self>,
-        secret: TunnelSecret,
-        subject: &str,
-    ) -> Option<StreamSender<Upload>> {
+    async fn tunnel(self: &Rc<Self>, secret: TunnelSecret, subject: &str) -> Option<StreamSender> {
         let mut changed = std::pin::pin!(self.changed.notified());
         changed.as_mut().enable();
         match self.said(secret, subject) {
@@ -384,7 +380,7 @@ impl Tunnels {
         reference: Reference,
         subject: &str,
         deadline: Instant,
-    ) -> Result<(Response<Incoming>, StreamPermit), StreamError> {
+    ) -> Result<(Response<RecvBody>, StreamPermit), StreamError> {
         let Reference { token, secret } = reference;
         let request = request(Method::GET, token, nothing());
         self.open_stream(request, secret, subject, || deadline).await
@@ -415,7 +411,7 @@ impl Tunnels {
         subject: &str,
         opening: Opening,
         deadline: impl Fn() -> Instant,
-    ) -> Result<(Response<Incoming>, StreamPermit), StreamError> {
+    ) -> Result<(Response<RecvBody>, StreamPermit), StreamError> {
         let request = match opening {
             Opening::Upload { body, length } => {
                 let merged = MergedBody::with_length(body, length, length.is_none());
@@ -441,7 +437,7 @@ impl Tunnels {
         secret: TunnelSecret,
         subject: &str,
         deadline: impl Fn() -> Instant,
-    ) -> Result<(Response<Incoming>, StreamPermit), StreamError> {
+    ) -> Result<(Response<RecvBody>, StreamPermit), StreamError> {
         let open_by = (Instant::now() + OPEN_TIMEOUT).min(deadline());
         let tunnel = tokio::time::timeout_at(open_by.into(), self.tunnel(secret, subject)).await;
         let taken = tunnel.ok().flatten().and_then(|tunnel| {

@@ -14,11 +14,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::{HeaderMap, StatusCode};
-use hyper::body::Incoming;
 use natsway_routes::metrics::Recorder;
 use natsway_routes::table::{Codec, Route, Transport};
 use natsway_routes::watch::ActiveRoutes;
-use natsway_tunnel::http2::REFUSED_WITH;
+use natsway_tunnel::http2::{REFUSED_WITH, RecvBody};
 use natsway_wire::native::NativeReply;
 
 use crate::attempt::{Answer, AttemptError, Continuation, Hop, Outgoing};
@@ -361,7 +360,7 @@ impl<'d, L: Ledger, O: Outbound<Route = L::Route>> Run<'d, L, O> {
         let Some(tunnels) = self.dispatcher.tunnels.get() else {
             return Answer::Unreadable("it goes on by a tunnel, and none was offered".to_owned());
         };
-        let streamed = |response, stream: http::Response<Incoming>, permit| {
+        let streamed = |response, stream: http::Response<RecvBody>, permit| {
             let rest = StreamBody::new(stream.into_body(), permit, version);
             Answer::Streamed(Box::new(Streamed { response, rest: Rest::Body(rest) }))
         };
@@ -407,7 +406,7 @@ impl<'d, L: Ledger, O: Outbound<Route = L::Route>> Run<'d, L, O> {
                 let mut headers = std::mem::take(stream.headers_mut());
                 if is_upgrade && stream.status() == StatusCode::OK {
                     let response = head_of(StatusCode::SWITCHING_PROTOCOLS, headers);
-                    let Ok(io) = hyper::upgrade::on(stream).await else {
+                    let Some(io) = stream.into_body().into_upgraded() else {
                         return Answer::Failed(AttemptError::StreamLost);
                     };
                     let rest = Rest::Upgraded(UpgradedStream::new(io, permit, version));

@@ -16,11 +16,9 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::combinators::UnsyncBoxBody;
-use hyper::body::Incoming;
-use hyper::upgrade::Upgraded;
 use natsway_routes::metrics::{OpenStream, Recorder};
 use natsway_tunnel::body::{DrainedBody, DrainedBodyError};
-use natsway_tunnel::http2::{StreamPermit, is_leaving};
+use natsway_tunnel::http2::{RecvBody, StreamPermit, Upgraded, is_leaving};
 use natsway_wire::envelope::Response;
 
 /// A body broke off: whoever reads it sees that it is not whole.
@@ -78,7 +76,7 @@ pub enum Rest {
 /// The part of a body that comes on a stream. Dropping it cancels the work at its worker.
 #[derive(Debug)]
 pub struct StreamBody {
-    incoming: DrainedBody<Incoming>,
+    incoming: DrainedBody<RecvBody>,
     open: OpenStream,
     has_broken_off: bool,
     _permit: StreamPermit,
@@ -106,7 +104,7 @@ impl StreamPlace {
 }
 
 impl StreamBody {
-    pub(crate) fn new(incoming: Incoming, permit: StreamPermit, version: &Arc<Recorder>) -> Self {
+    pub(crate) fn new(incoming: RecvBody, permit: StreamPermit, version: &Arc<Recorder>) -> Self {
         let (incoming, open) = (DrainedBody::new(incoming), version.open_stream());
         Self { incoming, open, has_broken_off: false, _permit: permit }
     }
@@ -125,7 +123,7 @@ impl UpgradedStream {
 
 impl Body for StreamBody {
     type Data = Bytes;
-    type Error = DrainedBodyError<hyper::Error>;
+    type Error = DrainedBodyError<h2::Error>;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,

@@ -7,7 +7,11 @@ mod worker;
 
 use http::HeaderName;
 
-pub use gateway::{OpenError, StreamPermit, StreamSender, Streams, connect};
+pub use h2::ext::Protocol;
+
+pub use gateway::{
+    ConnectionLost, OpenError, RecvBody, StreamPermit, StreamSender, Streams, Upgraded, connect,
+};
 pub use handler_end::{HandlerEnd, handler_end};
 pub use settings::Settings;
 pub use worker::{HeldByUpgrade, serve};

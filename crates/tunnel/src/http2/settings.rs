@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use hyper::client::conn::http2 as client;
 use hyper::server::conn::http2 as server;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper_util::rt::TokioTimer;
 
 use super::worker::StreamExecutor;
 
@@ -66,23 +65,18 @@ impl Settings {
         self.stream_window() as usize + self.send_buffer_bytes
     }
 
-    pub(super) fn client(&self) -> client::Builder<TokioExecutor> {
-        let max_streams = self.max_streams as usize;
-        let mut builder = client::Builder::new(TokioExecutor::new());
+    pub(super) fn client(&self) -> h2::client::Builder {
+        let mut builder = h2::client::Builder::new();
         builder
-            .timer(TokioTimer::new())
-            .adaptive_window(false)
-            .initial_stream_window_size(self.stream_window())
+            .enable_push(false)
+            .initial_window_size(self.stream_window())
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-            .initial_max_send_streams(max_streams)
-            .max_send_buf_size(self.send_buffer_bytes)
+            .initial_max_send_streams(self.max_streams as usize)
+            .max_send_buffer_size(self.send_buffer_bytes)
             .max_header_list_size(self.header_list_bytes)
             .max_concurrent_reset_streams(PENDING_RESETS)
-            .max_local_error_reset_streams(usize::MAX)
-            .reset_stream_duration(RESET_MEMORY)
-            .keep_alive_interval(self.keep_alive_interval)
-            .keep_alive_timeout(self.keep_alive_timeout)
-            .keep_alive_while_idle(true);
+            .max_local_error_reset_streams(None)
+            .reset_stream_duration(RESET_MEMORY);
         builder
     }
 

@@ -55,7 +55,7 @@ pub(crate) enum Cure {
 pub(crate) enum Gateway {
     /// With what of [`Ends`] is no setting.
     Bare(hyper::client::conn::http2::SendRequest<TestBody>, Ends),
-    Ours(StreamSender<TestBody>),
+    Ours(StreamSender),
 }
 
 /// A response whose stream is open as long as this is held.

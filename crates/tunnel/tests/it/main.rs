@@ -4,6 +4,7 @@
 
 mod ends;
 mod five_deaths;
+mod left_behind;
 mod pipe;
 mod streams;
 mod upgrades;

@@ -4,24 +4,26 @@
 use std::convert::Infallible;
 use std::time::Instant;
 
+use bytes::Bytes;
 use http::{Request, Response};
-use http_body_util::{BodyExt, Empty};
+use http_body_util::Empty;
 use hyper::body::Incoming;
-use hyper::ext::Protocol;
 use hyper::service::service_fn;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
-use natsway_tunnel::http2::{self, Settings, StreamPermit, StreamSender, handler_end};
+use natsway_tunnel::http2::{
+    self, Protocol, RecvBody, Settings, StreamPermit, StreamSender, handler_end,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::ends::{PATIENCE, TestBody};
+use crate::ends::PATIENCE;
 
 /// A tunnel whose handlers get their ends of streams as workers give them, and what breaks it.
-async fn connect<F>(
+pub(crate) async fn connect<F>(
     handler: impl Fn(TokioIo<Upgraded>) -> F + Clone + Send + Sync + 'static,
-) -> (StreamSender<TestBody>, AbortHandle)
+) -> (StreamSender, AbortHandle)
 where
     F: Future<Output = ()> + Send + 'static,
 {
@@ -49,20 +51,17 @@ where
     (sender, serving.abort_handle())
 }
 
-async fn open(
-    sender: &mut StreamSender<TestBody>,
-    path: &str,
-) -> (Response<Incoming>, StreamPermit) {
-    let body = Empty::new().map_err(|never: Infallible| match never {}).boxed();
-    let mut request = Request::connect(format!("http://worker{path}")).body(body).unwrap();
+async fn open(sender: &mut StreamSender, path: &str) -> (Response<RecvBody>, StreamPermit) {
+    let request = Request::connect(format!("http://worker{path}"));
+    let mut request = request.body(Empty::<Bytes>::new()).unwrap();
     request.extensions_mut().insert(Protocol::from_static("websocket"));
     let permit = sender.streams().try_take().unwrap();
     tokio::time::timeout(PATIENCE, sender.open(request, permit)).await.unwrap().unwrap()
 }
 
-async fn upgraded(sender: &mut StreamSender<TestBody>) -> (TokioIo<Upgraded>, StreamPermit) {
+pub(crate) async fn upgraded(sender: &mut StreamSender) -> (http2::Upgraded, StreamPermit) {
     let (response, permit) = open(sender, "/").await;
-    (TokioIo::new(hyper::upgrade::on(response).await.unwrap()), permit)
+    (response.into_body().into_upgraded().unwrap(), permit)
 }
 
 /// Each frame that nobody reads costs the gateway some 256 bytes, however short it is.
