@@ -2,6 +2,7 @@
 
 mod gateway;
 mod handler_end;
+mod linger;
 mod settings;
 mod worker;
 

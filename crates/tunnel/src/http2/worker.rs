@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
 use super::Settings;
+use super::linger::Lingering;
 use crate::body::MergedBody;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -59,7 +60,7 @@ where
 /// Serves the streams of a connection to a gateway until it ends.
 ///
 /// Once `leaving` is cancelled, the gateway is told to open no further stream. Those that run go on
-/// to their end, and the connection closes after the last of them.
+/// to their end, and the connection closes after the last of them, once the gateway has read it.
 ///
 /// # Errors
 /// If the connection ended otherwise than by either side's closing it.
@@ -93,7 +94,8 @@ where
             Ok::<_, S::Error>(merge(response, is_head))
         }
     });
-    let connection = settings.server().serve_connection(TokioIo::new(io), merged);
+    let io = TokioIo::new(Lingering::new(io));
+    let connection = settings.server().serve_connection(io, merged);
     let mut connection = std::pin::pin!(connection);
     tokio::select! {
         ended = connection.as_mut() => return ended,
