@@ -27,6 +27,7 @@ use crate::problem::{
 };
 use crate::shard::RouteStats;
 use crate::stream::OpenStream;
+use crate::stream::becomes::Becomes;
 use crate::stream::download::Download;
 use crate::stream::splice::Spliced;
 use crate::stream::websocket::FrameBoundary;
@@ -234,18 +235,19 @@ impl Call<'_> {
             write_timeout: self.shard.settings.client.send.span,
             open,
         };
+        let becomes = Becomes::Spliced(Box::new(spliced));
         let mut response = Response::new(ReplyBody::default());
         match up.on_upgrade.take() {
             Some(on_upgrade) => {
                 headers.remove(header::SEC_WEBSOCKET_ACCEPT);
-                *response.body_mut() = ReplyBody::becoming(on_upgrade, spliced);
+                *response.body_mut() = ReplyBody::becoming(on_upgrade, becomes);
             }
             None => {
                 *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
                 headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
                 let protocol = HeaderValue::try_from(protocol);
                 headers.insert(header::UPGRADE, protocol.expect("the client's own token"));
-                self.from.caller.becomes.replace(Some(Box::new(spliced)));
+                self.from.caller.becomes.replace(Some(becomes));
             }
         }
         self.from.caller.unread.request_ended();

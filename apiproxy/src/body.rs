@@ -15,8 +15,8 @@ use crate::memory::BodyBudget;
 use crate::memory::cost::{COPIED_BYTES, body_bytes};
 use crate::open_requests::OpenRequest;
 use crate::stall::{StallDetector, UnsentBytes};
+use crate::stream::becomes::Becomes;
 use crate::stream::download::Download;
-use crate::stream::splice::Spliced;
 
 /// A response's body: one piece, and trailers where there are some, or more that comes by a stream.
 /// It carries what its response holds of the memory.
@@ -42,11 +42,11 @@ struct Streaming {
     busy: Option<OpenRequest>,
 }
 
-/// A stream of HTTP/2 that becomes a connection to a handler.
+/// A stream of HTTP/2 that becomes a connection.
 #[derive(Debug)]
 pub(crate) struct Becoming {
     pub(crate) client: OnUpgrade,
-    pub(crate) spliced: Spliced,
+    pub(crate) becomes: Becomes,
 }
 
 /// One piece of a body.
@@ -86,8 +86,8 @@ impl ReplyBody {
     }
 
     /// No body: its stream of HTTP/2 becomes a connection.
-    pub(crate) fn becoming(client: OnUpgrade, spliced: Spliced) -> Self {
-        let becomes = Some(Box::new(Becoming { client, spliced }));
+    pub(crate) fn becoming(client: OnUpgrade, becomes: Becomes) -> Self {
+        let becomes = Some(Box::new(Becoming { client, becomes }));
         Self { data: None, stream: None, becomes, trailers: None, held: None }
     }
 
@@ -107,6 +107,14 @@ impl ReplyBody {
     pub(crate) fn keep_busy(&mut self, busy: impl FnOnce() -> OpenRequest) {
         if let Some(stream) = &mut self.stream {
             stream.busy = Some(busy());
+        }
+    }
+
+    /// Takes its one piece, and what its response holds; what comes by a stream is given up.
+    pub(crate) fn into_whole(mut self) -> (Bytes, Option<BodyBudget>) {
+        match self.data.take() {
+            Some(piece) => (piece.bytes, piece._held),
+            None => (Bytes::new(), self.held.take()),
         }
     }
 

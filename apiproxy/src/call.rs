@@ -56,6 +56,8 @@ pub(crate) struct Call<'c> {
     pub(crate) spans: AttemptSpans,
     /// How long its client waits, or for how long behind a body that goes up.
     pub(crate) timeout: Duration,
+    /// How long its client said that it waits, where that is not among its fields.
+    pub(crate) patience: Option<Duration>,
     /// What goes up by a stream, where that is no message.
     pub(crate) up: Option<Box<GoingUp>>,
     /// No worker opened a stream for it, and it is still there.
@@ -98,11 +100,11 @@ impl Call<'_> {
             span.routed(&self.head.method, route, self.authority.authority());
             self.spans = span.attempts();
         }
-        let timeout = match &self.up {
-            Some(_) => grpc_timeout(&self.head.headers)
-                .map_or(route.timeout, |asked| asked.min(route.timeout)),
-            None => route.timeout,
+        let asked = match &self.up {
+            Some(_) => grpc_timeout(&self.head.headers),
+            None => self.patience,
         };
+        let timeout = asked.map_or(route.timeout, |asked| asked.min(route.timeout));
         self.timeout = timeout;
         let (idempotent, deadline) = (self.head.method.is_idempotent(), self.started + timeout);
         let attempts = Attempts::new(route.retry, idempotent, self.started, deadline);

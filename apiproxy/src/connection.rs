@@ -30,7 +30,7 @@ use crate::open_requests::OpenRequests;
 use crate::proxy::{self, Arrived};
 use crate::shard::Shard;
 use crate::stall::{FirstBytes, Inbound, Pace, StallDetector, WriteTimeoutStream};
-use crate::stream::splice::splice;
+use crate::stream::becomes::Home;
 
 /// What every HTTP/2 client with prior knowledge sends first (RFC 9113 section 3.4).
 const HTTP2_PREFACE: [u8; FirstBytes::MOST] = *b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -169,15 +169,22 @@ impl ClientConnection {
         answer.body_mut().keep_busy(|| self.requests.begin());
         if let Some(becoming) = answer.body_mut().take_becoming() {
             let busy = self.requests.begin();
+            let home = self.home(false);
             spawn_local(async move {
                 let _busy = busy;
-                let Becoming { client, spliced } = *becoming;
+                let Becoming { client, becomes } = *becoming;
                 if let Ok(client) = client.await {
-                    splice(TokioIo::new(client), &[], spliced).await;
+                    becomes.run(TokioIo::new(client), &[], home).await;
                 }
             });
         }
         Ok(answer)
+    }
+
+    /// What is shared with what the connection, or one of its streams, becomes.
+    fn home(&self, is_connection: bool) -> Home {
+        let (shard, caller) = (Rc::clone(&self.shard), Rc::clone(&self.caller));
+        Home { shard, caller, account: Rc::clone(&self.account), is_connection }
     }
 
     /// Waits until there was neither a request nor an answer for so long.
@@ -239,11 +246,11 @@ async fn serve_http1(
     }
     let mut served = http.serve_connection(io, service);
     served_or_given_up(&client, &mut served, &begun, &leaving).await?;
-    if let Some(spliced) = client.caller.becomes.take() {
+    if let Some(becomes) = client.caller.becomes.take() {
         let busy = client.requests.begin();
         let http1::Parts { io, read_buf, .. } = served.into_parts();
         let mut io = io.into_inner();
-        let ended = Box::pin(splice(&mut io, &read_buf, *spliced)).await;
+        let ended = Box::pin(becomes.run(&mut io, &read_buf, client.home(true))).await;
         if ended.is_abort() {
             busy.reset_on_close();
         }

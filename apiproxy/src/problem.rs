@@ -1,6 +1,6 @@
 //! The errors that the gateway answers by itself.
 
-use http::{Response, StatusCode};
+use http::{HeaderValue, Response, StatusCode, header};
 use natsway_caller::attempt::AttemptError;
 use natsway_caller::connection::AdmissionError;
 pub use natsway_wire::problem::Problem;
@@ -13,6 +13,11 @@ pub(crate) fn into_response(problem: &Problem, request_id: &str) -> Response<Rep
     let mut response = Response::new(ReplyBody::from(problem.document(Some(request_id))));
     *response.status_mut() = problem.status;
     *response.headers_mut() = problem.fields();
+    if problem.status == StatusCode::UPGRADE_REQUIRED {
+        // The one version that there is (RFC 6455 section 4.4).
+        let version = HeaderValue::from_static("13");
+        response.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, version);
+    }
     response
 }
 

@@ -4,7 +4,9 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Version, header};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header,
+};
 use hyper::body::{Body, Incoming};
 use natsway_caller::route_view::Resolved;
 use natsway_caller::trace::AttemptSpans;
@@ -140,10 +142,7 @@ pub async fn handle(
     };
 
     if let Some(path) = logged {
-        let (status, duration) = (response.status().as_u16(), started.elapsed());
-        let (peer, trace_id) = (caller.peer, span.as_ref().map(|span| span.trace_id().to_string()));
-        let client = client.address;
-        info!(target: "access", %client, %peer, %method, path, status, ?duration, request_id, trace_id);
+        log_access(from, &method, &path, response.status(), started, span.as_ref());
     }
     if let Some(span) = span {
         span.end(response.status(), problem_code);
@@ -156,6 +155,21 @@ pub async fn handle(
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     Ok(response)
+}
+
+/// Writes a request's line of the access log.
+pub(crate) fn log_access(
+    from: From<'_>,
+    method: &Method,
+    path: &str,
+    status: StatusCode,
+    started: Instant,
+    span: Option<&RequestSpan>,
+) {
+    let From { caller, client, request_id, .. } = from;
+    let (client, peer, status) = (client.address, caller.peer, status.as_u16());
+    let (duration, trace_id) = (started.elapsed(), span.map(|span| span.trace_id().to_string()));
+    info!(target: "access", %client, %peer, %method, path, status, ?duration, request_id, trace_id);
 }
 
 /// Waits a moment until there is room for a problem: others are written meanwhile.
@@ -217,12 +231,18 @@ async fn serve(
         span,
         spans,
         timeout: Duration::ZERO,
+        patience: None,
         up: None,
         was_not_opened: false,
     };
     let mut first = shard.dispatcher.resolve(&call)?;
     let is_whole = body.is_end_stream();
     if let Some(upgrade) = upgrade {
+        if upgrade.protocol == "websocket"
+            && let Some(options) = &first.route().args.websocket
+        {
+            return call.open_session(first.route(), options, upgrade);
+        }
         call.go_up_as_connection(first.route(), upgrade)?;
     } else if !is_whole {
         // In a box: most requests have no body, and the room would be kept in every request's

@@ -12,7 +12,7 @@ use super::hop_by_hop::{connection_lists, is_listed, takes_trailers};
 use crate::client_address::{Client, FORWARDED_FOR, FORWARDED_HOST, FORWARDED_PROTO, Scheme};
 use crate::fields::{FieldKind, Survey};
 use crate::linger::Unread;
-use crate::stream::splice::Spliced;
+use crate::stream::becomes::Becomes;
 
 /// Names the request in logs and in the error bodies; taken from the client when it sends a sound
 /// one.
@@ -36,7 +36,7 @@ pub struct Caller {
     /// The peer as its own client, which it is unless it is believed to speak for another.
     pub client: Client,
     /// What its connection of HTTP/1 becomes, once it was told so.
-    pub becomes: RefCell<Option<Box<Spliced>>>,
+    pub becomes: RefCell<Option<Becomes>>,
     /// The peer's address as `X-Forwarded-For` has it.
     address: String,
     /// The same as a node of `Forwarded`.

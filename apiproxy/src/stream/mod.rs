@@ -4,6 +4,7 @@
 //! Nothing is held whole: each piece is asked for when there is room for it, so a slow end slows
 //! the other down. What stands still is ended ([`natsway_caller::stream::activity`]).
 
+pub mod becomes;
 pub mod download;
 mod going_up;
 pub mod splice;

@@ -30,3 +30,4 @@ mod setup;
 mod slow_readers;
 mod tombstone;
 mod traces;
+mod websocket;

@@ -37,6 +37,7 @@ mod form;
 mod format;
 mod limits;
 mod media;
+pub mod message;
 mod multipart;
 mod options;
 pub mod reply;
@@ -45,7 +46,7 @@ mod value;
 
 pub use format::Format;
 pub use limits::{Limits, ReadError};
-pub use options::{BodyKind, Options};
+pub use options::{BodyKind, Options, WebSocket};
 pub use value::{Map, Value};
 
 /// The key under which the gateway says what a request is besides its arguments.

@@ -19,6 +19,25 @@ pub struct Options {
     pub bodies: Vec<BodyKind>,
     /// Bounds of a request's values.
     pub limits: Limits,
+    /// How messages of a WebSocket are answered, if they are.
+    pub websocket: Option<WebSocket>,
+}
+
+/// What a route says of WebSockets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WebSocket {
+    /// The most requests of one connection at a time.
+    pub concurrency: usize,
+    /// The origins whose pages may open one, or `*`; that of the gateway alone when there are none.
+    pub origins: Vec<String>,
+}
+
+impl WebSocket {
+    /// What a route has that does not say how many requests.
+    pub const CONCURRENCY: usize = 16;
+
+    /// The most that a route may ask for.
+    pub const MOST_CONCURRENCY: usize = 1_000;
 }
 
 impl Default for Limits {

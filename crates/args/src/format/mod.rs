@@ -2,7 +2,7 @@
 
 mod cbor;
 mod json;
-mod msgpack;
+pub(crate) mod msgpack;
 
 use crate::limits::Budget;
 use crate::{Limits, Map, ReadError, Value};

@@ -78,6 +78,67 @@ fn value(bytes: &mut &[u8], above: usize, budget: &mut Budget) -> Result<Value, 
     })
 }
 
+/// Takes one value as it stands, without reading what is in it.
+pub(crate) fn take_raw<'b>(bytes: &mut &'b [u8]) -> Result<&'b [u8], ReadError> {
+    let all = *bytes;
+    let mut values = 1_usize;
+    while values > 0 {
+        let marker = Marker::from_u8(number(bytes.read_u8())?);
+        let inner = match marker {
+            Marker::FixArray(_) | Marker::Array16 | Marker::Array32 => length(bytes, marker)?,
+            Marker::FixMap(_) | Marker::Map16 | Marker::Map32 => {
+                length(bytes, marker)?.checked_mul(2).ok_or_else(broken_off)?
+            }
+            _ => {
+                let skipped = content_bytes(bytes, marker)?;
+                take(bytes, skipped)?;
+                0
+            }
+        };
+        values = (values - 1).checked_add(inner).ok_or_else(broken_off)?;
+    }
+    Ok(&all[..all.len() - bytes.len()])
+}
+
+/// How many bytes follow the marker of what holds no other values.
+fn content_bytes(bytes: &mut &[u8], marker: Marker) -> Result<usize, ReadError> {
+    Ok(match marker {
+        Marker::U8 | Marker::I8 => 1,
+        Marker::U16 | Marker::I16 => 2,
+        Marker::U32 | Marker::I32 | Marker::F32 => 4,
+        Marker::U64 | Marker::I64 | Marker::F64 => 8,
+        Marker::FixStr(_) | Marker::Str8 | Marker::Str16 | Marker::Str32 => length(bytes, marker)?,
+        Marker::Bin8 | Marker::Bin16 | Marker::Bin32 => length(bytes, marker)?,
+        Marker::FixExt1 => 2,
+        Marker::FixExt2 => 3,
+        Marker::FixExt4 => 5,
+        Marker::FixExt8 => 9,
+        Marker::FixExt16 => 17,
+        Marker::Ext8 => 1 + usize::from(number(bytes.read_data_u8())?),
+        Marker::Ext16 => 1 + usize::from(number(bytes.read_data_u16())?),
+        Marker::Ext32 => {
+            let length = usize::try_from(number(bytes.read_data_u32())?).ok();
+            length.and_then(|length| length.checked_add(1)).ok_or_else(broken_off)?
+        }
+        _ => 0,
+    })
+}
+
+/// Takes a map's head: how many keys it has.
+pub(crate) fn take_map(bytes: &mut &[u8]) -> Result<usize, ReadError> {
+    let marker = Marker::from_u8(number(bytes.read_u8())?);
+    match marker {
+        Marker::FixMap(_) | Marker::Map16 | Marker::Map32 => length(bytes, marker),
+        _ => Err(ReadError::malformed("it is no map")),
+    }
+}
+
+/// Takes a map's key.
+pub(crate) fn take_key(bytes: &mut &[u8]) -> Result<String, ReadError> {
+    let marker = Marker::from_u8(number(bytes.read_u8())?);
+    text(bytes, marker)
+}
+
 fn number<T, E>(read: Result<T, E>) -> Result<T, ReadError> {
     read.map_err(|_| broken_off())
 }

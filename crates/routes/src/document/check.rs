@@ -4,8 +4,9 @@
 use std::fmt;
 use std::time::Duration;
 
-use http::{HeaderName, Method};
+use http::{HeaderName, Method, Uri};
 use humantime_serde::re::humantime::format_duration;
+use natsway_args::WebSocket;
 use natsway_wire::{QueueGroup, Subject};
 
 use super::{KeyDocument, MOST_INLINE_BODY_BYTES, RuleDocument, SCHEMA, TargetDocument};
@@ -199,6 +200,44 @@ impl Check<'_> {
         }
     }
 
+    /// A route whose requests also come in messages: each is a POST, and its answer the backend's.
+    pub(super) fn posts(
+        &mut self,
+        key: &str,
+        is_durable: bool,
+        methods: &[String],
+        needs: &[&str],
+    ) {
+        if is_durable {
+            self.add(key, true, "expected false in a route of the mode `publish`");
+        }
+        let has = |method: &str| methods.iter().any(|name| name.eq_ignore_ascii_case(method));
+        if !methods.is_empty() && !needs.iter().all(|method| has(method)) {
+            let expected = format_args!("expected {} among the methods", needs.join(" and "));
+            self.add(key, true, expected);
+        }
+    }
+
+    pub(super) fn websocket_concurrency(&mut self, concurrency: Option<usize>) -> usize {
+        let concurrency = concurrency.unwrap_or(WebSocket::CONCURRENCY);
+        let most = WebSocket::MOST_CONCURRENCY;
+        if !(1..=most).contains(&concurrency) {
+            let expected = format_args!("expected 1 to {most}");
+            self.add("args.websocket_concurrency", concurrency, expected);
+        }
+        concurrency
+    }
+
+    /// Origins as browsers send them (RFC 6454 section 6.2), or `*`.
+    pub(super) fn origins(&mut self, origins: &[String]) -> Vec<String> {
+        for origin in origins.iter().filter(|origin| !is_origin(origin)) {
+            let expected =
+                "expected `*` or an origin like \"https://app.example:8443\", in lower case";
+            self.add("args.websocket_origins", format_args!("{origin:?}"), expected);
+        }
+        origins.to_vec()
+    }
+
     pub(super) fn prefix(&mut self, prefix: &str) -> String {
         if !prefix.starts_with('/') || prefix.ends_with('/') {
             let expected = "expected a path that begins with a slash and does not end with one";
@@ -291,4 +330,15 @@ impl Check<'_> {
             }
         }
     }
+}
+
+/// Whether it is written as a browser writes one: a scheme, a host, and a port if need be.
+fn is_origin(text: &str) -> bool {
+    if text == "*" {
+        return true;
+    }
+    let Ok(uri) = text.parse::<Uri>() else { return false };
+    let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else { return false };
+    !authority.as_str().contains('@')
+        && text == format!("{scheme}://{authority}").to_ascii_lowercase()
 }

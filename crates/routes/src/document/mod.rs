@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use natsway_args::{BodyKind, Format, Limits as ArgsLimits, Options};
+use natsway_args::{BodyKind, Format, Limits as ArgsLimits, Options, WebSocket};
 use serde::{Deserialize, Serialize, Serializer};
 
 use self::check::Check;
@@ -213,6 +213,16 @@ struct ArgsDocument {
     /// `?callback=f` of a GET has the answer call `f` in a script: any page may read it then.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     jsonp: bool,
+    /// A WebSocket may be opened, each of whose messages is a request.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    websocket: bool,
+    /// The most requests of one WebSocket at a time, 1 to 1000; 16 without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    websocket_concurrency: Option<usize>,
+    /// The origins whose pages may open one, as `https://app.example`, or `*` for all. Without, the
+    /// gateway's own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    websocket_origins: Vec<String>,
     /// 413 above so many values in a request, 1 to 1000000; 10000 without.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     max_values: Option<usize>,
@@ -529,6 +539,7 @@ impl RouteDocument {
             depth: args.max_depth.unwrap_or(default.depth),
         };
         check.argument_limits(limits);
+        let websocket = self.websocket(args, check);
         Options {
             format: args.format,
             headers,
@@ -536,7 +547,22 @@ impl RouteDocument {
             jsonp: args.jsonp,
             bodies: args.bodies.clone(),
             limits,
+            websocket,
         }
+    }
+
+    fn websocket(&self, args: &ArgsDocument, check: &mut Check<'_>) -> Option<WebSocket> {
+        let concurrency = args.websocket_concurrency;
+        let origins = check.origins(&args.websocket_origins);
+        if !args.websocket {
+            if concurrency.is_some() || !origins.is_empty() {
+                check.add("args.websocket", false, "expected true beside its other keys");
+            }
+            return None;
+        }
+        check.posts("args.websocket", self.is_durable(), &self.methods, &["GET", "POST"]);
+        let concurrency = check.websocket_concurrency(concurrency);
+        Some(WebSocket { concurrency, origins })
     }
 
     fn limits(&self, check: &mut Check<'_>) -> RouteLimits {

@@ -275,12 +275,15 @@ fn arguments_are_checked_and_make_a_document_of_schema_2() {
     assert_eq!(document(&json!({ "codec": "args" })).schema(), 2);
 
     let args = json!({ "format": "cbor", "headers": ["X-User"], "bodies": ["json", "form"],
-        "nested": true, "jsonp": true, "max_values": 5, "max_depth": 2 });
+        "nested": true, "jsonp": true, "max_values": 5, "max_depth": 2, "websocket": true,
+        "websocket_concurrency": 3, "websocket_origins": ["https://a.example"] });
     let read = document(&json!({ "codec": "args", "args": args }));
     assert_eq!(RouteDocument::from_json(read.to_json().as_bytes()).unwrap(), read);
     let options = &read.check(None).unwrap().args;
     assert_eq!(options.headers, [http::HeaderName::from_static("x-user")]);
     assert_eq!((options.limits.values, options.limits.depth), (5, 2));
+    let websocket = options.websocket.as_ref().unwrap();
+    assert_eq!((websocket.concurrency, &*websocket.origins[0]), (3, "https://a.example"));
     assert!(options.nested && options.jsonp && options.format == natsway_args::Format::Cbor);
 
     let faults = |members: Value| document(&members).check(None).unwrap_err().to_string();
@@ -289,10 +292,23 @@ fn arguments_are_checked_and_make_a_document_of_schema_2() {
         (json!({ "headers": ["x", "X"] }), "expected each once"),
         (json!({ "max_values": 0 }), "args.max_values=0: expected 1 to 1000000"),
         (json!({ "max_depth": 101 }), "args.max_depth=101: expected 1 to 100"),
+        (json!({ "websocket_concurrency": 3 }), "args.websocket=false: expected true"),
+        (json!({ "websocket": true, "websocket_concurrency": 0 }), "expected 1 to 1000"),
+        (
+            json!({ "websocket": true, "websocket_origins": ["a.example"] }),
+            "expected `*` or an origin",
+        ),
+        (
+            json!({ "websocket": true, "websocket_origins": ["https://a/"] }),
+            "expected `*` or an origin",
+        ),
     ] {
         let said = faults(json!({ "codec": "args", "args": args }));
         assert!(said.contains(expected), "{said}");
     }
+    let args = json!({ "websocket": true });
+    let said = faults(json!({ "codec": "args", "args": args, "methods": ["GET"] }));
+    assert!(said.contains("args.websocket=true: expected GET and POST among"), "{said}");
     let said = faults(json!({ "codec": "native", "args": {} }));
     assert!(said.contains("expected codec = \"args\""), "{said}");
     for path in ["/{_request}", "/a/{*_reply}"] {
