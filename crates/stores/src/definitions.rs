@@ -31,6 +31,9 @@ pub const SHIPPER_COMMITS: &str = "natsway-shipper";
 /// The bucket in which consumers that share a stream say that they live.
 pub const SHIPPER_MEMBERS: &str = "natsway-shipper-members";
 
+/// The bucket of the results of stored requests.
+pub const RESULTS: &str = "natsway-results";
+
 /// How long a lease to drive the rollouts lives that is not renewed.
 const ROLLOUT_LEASE_LASTS: Duration = Duration::from_secs(3);
 
@@ -111,6 +114,17 @@ pub fn shipper_commits(replicas: usize) -> Config {
 /// The shipper's consumers that live: entries last as long as a consumer may be silent.
 pub fn shipper_members(silence: Duration, replicas: usize) -> Config {
     Config { max_age: silence, ..bucket_named(SHIPPER_MEMBERS, replicas) }
+}
+
+/// The results of stored requests, each for `lasts` after it was written. A full bucket refuses
+/// requests rather than forgets results.
+pub fn results(lasts: Duration, max_bytes: Option<u64>, replicas: usize) -> Config {
+    Config {
+        description: Some("natsway: what became of stored requests".to_owned()),
+        max_age: lasts,
+        max_bytes: max_bytes.and_then(|bytes| i64::try_from(bytes).ok()).unwrap_or(-1),
+        ..bucket_named(RESULTS, replicas)
+    }
 }
 
 /// The shipper's lines: everything below the subject `prefix`, within `max_bytes` and for `max_age`

@@ -6,11 +6,13 @@
 //! subjects and sources, and so reads and writes what he likes. There an administrator makes them
 //! all, by `apiproxy setup` ([`setup`]). Both take the settings from here, so they are the same.
 //!
-//! [`lease`] is what is kept in some of them: who of several acts.
+//! [`lease`] is what is kept in some of them: who of several acts. [`results`] are what became of
+//! stored requests.
 
 pub mod definitions;
 pub mod lease;
 mod open;
+pub mod results;
 pub mod setup;
 
 pub use open::{StoreError, StoreErrorKind, is_missing, open_or_make, open_or_make_stream};

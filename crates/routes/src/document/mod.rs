@@ -79,6 +79,7 @@ pub struct RouteDocument {
     codec: CodecName,
     /// `request` waits for a worker's answer. `publish` stores the request in a stream, answers
     /// 202 once it is there, and has `publish` and no targets; without `methods` it takes POST.
+    /// `enqueue` does the same, and keeps the worker's result at a status URL.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     mode: Option<Mode>,
     /// Never answered on the public listener.
@@ -130,7 +131,7 @@ pub struct RouteDocument {
     /// What keeps a client with one version, as far as the weights allow.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     sticky: Option<KeyDocument>,
-    /// Where requests are stored, in the mode `publish`.
+    /// Where requests are stored, in the modes `publish` and `enqueue`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     publish: Option<PublishDocument>,
     /// The change of version that is under way, or was the last.
@@ -480,7 +481,11 @@ impl RouteDocument {
 
     /// Whether its requests are stored, and no worker is asked.
     fn is_durable(&self) -> bool {
-        self.mode == Some(Mode::Publish)
+        self.mode().is_durable()
+    }
+
+    fn mode(&self) -> Mode {
+        self.mode.unwrap_or_default()
     }
 
     /// Whether each request is one message: any NATS client reads it, or a stream keeps it.
@@ -490,13 +495,20 @@ impl RouteDocument {
 
     fn publish(&self, check: &mut Check<'_>) -> Option<Publish> {
         match (&self.publish, self.is_durable()) {
-            (Some(publish), true) => publish.check(&self.path, check),
+            (Some(publish), true) => {
+                if self.mode() == Mode::Enqueue && self.codec != CodecName::Http {
+                    let codec = serde_json::json!(self.codec);
+                    check.add("codec", codec, "expected `http` in a route of the mode `enqueue`");
+                }
+                publish.check(&self.path, self.mode(), check)
+            }
             (Some(_), false) => {
                 check.add("publish", "{..}", "expected `mode = \"publish\"` beside it");
                 None
             }
             (None, true) => {
-                check.add("mode", "\"publish\"", "expected `publish = { subject = \"..\" }`");
+                let mode = format_args!("{:?}", self.mode().as_str());
+                check.add("mode", mode, "expected `publish = { subject = \"..\" }`");
                 None
             }
             (None, false) => None,
@@ -511,7 +523,9 @@ impl RouteDocument {
             ("sticky", self.sticky.is_some()),
         ];
         for (key, _) in has.into_iter().filter(|(_, has)| *has) {
-            check.add(key, "[..]", "expected none in a route of the mode `publish`");
+            let mode = self.mode().as_str();
+            let expected = format_args!("expected none in a route of the mode `{mode}`");
+            check.add(key, "[..]", expected);
         }
         (Split::default(), Selection::default())
     }

@@ -7,7 +7,7 @@ use http::Method;
 use serde::{Deserialize, Serialize};
 
 use super::check::Check;
-use crate::table::{Methods, Publish, SubjectTemplate, Token};
+use crate::table::{Methods, Publish, StatusPath, SubjectTemplate, Token};
 
 /// As long as a stream of a cluster takes to choose another leader.
 const ACK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -21,9 +21,30 @@ pub(super) enum Mode {
     Request,
     /// Stores it in a stream.
     Publish,
+    /// The same, and its result is kept for its client.
+    Enqueue,
 }
 
-/// Where a route of the mode `publish` stores its requests.
+impl Mode {
+    /// As a document has it.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Request => "request",
+            Self::Publish => "publish",
+            Self::Enqueue => "enqueue",
+        }
+    }
+
+    /// Whether requests are stored, and no worker is asked.
+    pub(super) fn is_durable(self) -> bool {
+        match self {
+            Self::Request => false,
+            Self::Publish | Self::Enqueue => true,
+        }
+    }
+}
+
+/// Where a route of the mode `publish` or `enqueue` stores its requests.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct PublishDocument {
@@ -37,6 +58,10 @@ pub(super) struct PublishDocument {
     /// How long the stream's acknowledgement is waited for, in all.
     #[serde(default, with = "humantime_serde::option", skip_serializing_if = "Option::is_none")]
     ack_timeout: Option<Duration>,
+    /// In the mode `enqueue`, where clients look for the result: `/reports/{id}`, with one
+    /// parameter, the last segment. GET answers there for the same host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    status_path: Option<String>,
     /// For each parameter of the subject the values that it may have, as a list or as a table from
     /// value to token: `event = ["push", "ping"]`, `event = { pull_request = "pr" }`. All others
     /// are 404. Tokens are letters, digits, `-` and `_`.
@@ -69,8 +94,9 @@ impl Tokens {
 }
 
 impl PublishDocument {
-    /// Checks where requests on `path` are stored.
-    pub(super) fn check(&self, path: &str, check: &mut Check<'_>) -> Option<Publish> {
+    /// Checks where requests on `path` are stored, and where their results are.
+    pub(super) fn check(&self, path: &str, mode: Mode, check: &mut Check<'_>) -> Option<Publish> {
+        let status = self.status(mode, check);
         let used: Vec<Option<Token>> =
             self.subject.split('.').map(|token| self.token(token, path, check)).collect();
         for name in self.tokens.keys().filter(|name| !self.has_parameter(name)) {
@@ -88,7 +114,24 @@ impl PublishDocument {
                 check.add("publish.subject", format_args!("{:?}", self.subject), error);
             })
             .ok()?;
-        Some(Publish { subject, expect_stream: self.expect_stream.clone(), ack_timeout })
+        Some(Publish { subject, expect_stream: self.expect_stream.clone(), ack_timeout, status })
+    }
+
+    fn status(&self, mode: Mode, check: &mut Check<'_>) -> Option<StatusPath> {
+        match (&self.status_path, mode) {
+            (Some(path), Mode::Enqueue) => check.parse("publish.status_path", path),
+            (Some(path), Mode::Request | Mode::Publish) => {
+                let expected = "expected `mode = \"enqueue\"` beside it";
+                check.add("publish.status_path", format_args!("{path:?}"), expected);
+                None
+            }
+            (None, Mode::Enqueue) => {
+                let expected = "expected `status_path = \"/..\"` in `publish`";
+                check.add("mode", "\"enqueue\"", expected);
+                None
+            }
+            (None, Mode::Request | Mode::Publish) => None,
+        }
     }
 
     fn has_parameter(&self, name: &str) -> bool {

@@ -152,6 +152,18 @@ fn a_durable_route_is_of_the_second_schema_and_reads_the_same_again() {
 }
 
 #[test]
+fn a_route_that_keeps_results_says_where_they_are() {
+    let publish = json!({ "subject": "jobs.x", "status_path": "/results/{id}" });
+    let route = durable(&json!({ "mode": "enqueue", "publish": publish })).unwrap();
+    assert_eq!(route.methods.to_string(), "POST");
+    let status = route.publish.unwrap().status.unwrap();
+    assert_eq!(status.of_token("0a"), "/results/0a");
+    let publish = json!({ "subject": "jobs.x" });
+    let route = durable(&json!({ "publish": publish })).unwrap();
+    assert_eq!(route.publish.unwrap().status, None, "publish keeps none");
+}
+
+#[test]
 fn every_fault_of_a_durable_route_is_named() {
     let one_token = json!({ "b": ["x"] });
     for (members, fault) in [
@@ -198,6 +210,26 @@ fn every_fault_of_a_durable_route_is_named() {
         (json!({ "publish": { "subject": "h", "ack_timeout": "2h" } }), "expected 1ms to 1h"),
         (json!({ "publish": { "subject": "h", "colour": "red" } }), "unknown field `colour`"),
         (json!({ "mode": "store" }), "unknown variant `store`"),
+        (json!({ "mode": "enqueue" }), "mode=\"enqueue\": expected `publish"),
+        (
+            json!({ "mode": "enqueue", "publish": { "subject": "h" } }),
+            "mode=\"enqueue\": expected `status_path",
+        ),
+        (
+            json!({ "publish": { "subject": "h", "status_path": "/s/{id}" } }),
+            "publish.status_path=\"/s/{id}\": expected `mode",
+        ),
+        (
+            json!({ "mode": "enqueue", "publish": { "subject": "h", "status_path": "/s" } }),
+            "publish.status_path=\"/s\": expected one parameter",
+        ),
+        (
+            json!({
+                "mode": "enqueue", "codec": "native",
+                "publish": { "subject": "h", "status_path": "/s/{id}" },
+            }),
+            "codec=\"native\": expected `http`",
+        ),
     ] {
         let Faults(found) = durable(&members).unwrap_err();
         assert!(found.iter().any(|found| found.contains(fault)), "{members}: {found:?}");

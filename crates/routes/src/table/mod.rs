@@ -13,7 +13,9 @@ use http::Method;
 
 use self::paths::{Entry, PathTable};
 pub use self::paths::{Pattern, PatternError};
-pub use self::publish::{NotListed, Publish, SubjectTemplate, TemplateError, Token};
+pub use self::publish::{
+    NotListed, Publish, StatusPath, StatusPathError, SubjectTemplate, TemplateError, Token,
+};
 pub use self::route::{Codec, Methods, Retry, Route, RouteLimits, StreamLimits, Transport};
 pub use self::selection::{Key, Rule, Selection};
 pub use self::split::{Split, SplitError, Target};
@@ -120,7 +122,11 @@ impl RouteTable {
                 Some(suffix) => wildcard_entry(&mut self.wildcards, suffix),
             },
         };
-        paths.insert(&Entry { index: self.routes.len(), route: Arc::clone(&route) })?;
+        let index = self.routes.len();
+        paths.insert(&Entry { index, route: Arc::clone(&route) })?;
+        if let Some(status) = route.publish.as_ref().and_then(|publish| publish.status.as_ref()) {
+            paths.insert(&Entry { index, route: Arc::new(status.of_route(&route)) })?;
+        }
         self.routes.push(route);
         Ok(())
     }
@@ -243,6 +249,47 @@ mod tests {
         assert_eq!(found(&table, "h", "/x", Method::HEAD), "read", "HEAD goes where GET goes");
         assert_eq!(found(&table, "h", "/x", Method::PUT), "write");
         assert_eq!(found(&table, "h", "/x", Method::DELETE), "allow GET, HEAD, POST, PUT");
+    }
+
+    /// A route that keeps results.
+    fn enqueue(name: &str, path: &str, status_path: &str) -> Route {
+        let mut route = route(name, None, path, &["POST"]);
+        let subject = SubjectTemplate::new(vec![Token::Literal("jobs".to_owned())]).unwrap();
+        let status = Some(status_path.parse().unwrap());
+        let ack_timeout = std::time::Duration::from_secs(5);
+        route.publish = Some(Publish { subject, expect_stream: None, ack_timeout, status });
+        route
+    }
+
+    #[test]
+    fn a_status_path_leads_to_its_route_by_get_and_head_alone() {
+        let table = RouteTable::new(vec![
+            enqueue("jobs", "/jobs", "/jobs/{id}"),
+            route("other", None, "/jobs/{id}", &["DELETE"]),
+        ])
+        .unwrap();
+        for (path, method, expected) in [
+            ("/jobs", Method::POST, "jobs"),
+            ("/jobs/0a", Method::GET, "jobs"),
+            ("/jobs/0a", Method::HEAD, "jobs"),
+            ("/jobs/0a", Method::DELETE, "other"),
+            ("/jobs", Method::GET, "allow POST"),
+            ("/jobs/0a", Method::POST, "allow GET, HEAD, DELETE"),
+        ] {
+            assert_eq!(found(&table, "h", path, method.clone()), expected, "{method} {path}");
+        }
+        assert_eq!(table.routes().len(), 2);
+        let Lookup::Found(index, _) = table.look_up("h", "/jobs/0a", &Method::GET) else {
+            panic!("it is found")
+        };
+        assert_eq!(table.routes()[index].path.as_str(), "/jobs", "the route is the same");
+    }
+
+    #[test]
+    fn two_routes_cannot_have_one_status_path() {
+        let clashing = vec![enqueue("a", "/a", "/status/{id}"), enqueue("b", "/b", "/status/{x}")];
+        let errors = RouteTable::new(clashing).unwrap_err();
+        assert!(errors.len() == 1 && errors[0].route() == "b", "{errors:?}");
     }
 
     #[test]

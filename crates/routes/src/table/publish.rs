@@ -5,9 +5,13 @@
 //! nothing else does.
 
 use std::collections::BTreeMap;
+use std::str::FromStr;
 use std::time::Duration;
 
+use http::Method;
 use natsway_wire::Subject;
+
+use super::{Pattern, PatternError, Route};
 
 /// What a route does that stores its requests in a stream and waits for no worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +22,75 @@ pub struct Publish {
     pub expect_stream: Option<String>,
     /// How long the stream's acknowledgement is waited for, over all attempts.
     pub ack_timeout: Duration,
+    /// Where clients look for the result; `None` where none is kept.
+    pub status: Option<StatusPath>,
+}
+
+/// The path of a route's results: literal segments, and a parameter as the last one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StatusPath {
+    pattern: Pattern,
+    /// All of it before the parameter, with the slash.
+    before: String,
+}
+
+/// Why a pattern is no status path.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StatusPathError {
+    /// It is no pattern at all.
+    #[error(transparent)]
+    Pattern(#[from] PatternError),
+    /// The last segment is no parameter, or not the only one.
+    #[error("expected one parameter, as the last segment: `/reports/{{id}}`")]
+    Parameters,
+    /// A header field names it, and takes no other letters.
+    #[error("expected printable ASCII characters")]
+    NotAscii,
+}
+
+impl FromStr for StatusPath {
+    type Err = StatusPathError;
+
+    fn from_str(text: &str) -> Result<Self, StatusPathError> {
+        let pattern: Pattern = text.parse()?;
+        let parameter = text.rfind('/').and_then(|slash| text.split_at_checked(slash + 1));
+        let (before, last) = parameter.ok_or(StatusPathError::Parameters)?;
+        let name = last.strip_prefix('{').and_then(|name| name.strip_suffix('}'));
+        let is_parameter = name.is_some_and(|name| !name.contains(['{', '}', '*']));
+        if !is_parameter || before.contains(['{', '}']) {
+            return Err(StatusPathError::Parameters);
+        }
+        if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(StatusPathError::NotAscii);
+        }
+        let before = before.to_owned();
+        Ok(Self { pattern, before })
+    }
+}
+
+impl StatusPath {
+    /// Returns where the result with this token is.
+    pub fn of_token(&self, token: &str) -> String {
+        format!("{}{token}", self.before)
+    }
+
+    /// Returns the token that a path of this pattern has, as the client sent it.
+    pub fn token<'p>(&self, path: &'p str) -> Option<&'p str> {
+        path.strip_prefix(self.before.as_str())
+    }
+
+    /// Returns a route as it answers on this path.
+    pub(super) fn of_route(&self, route: &Route) -> Route {
+        let methods = [Method::GET].into_iter().collect();
+        Route { path: self.pattern.clone(), methods, ..route.clone() }
+    }
+}
+
+impl std::fmt::Display for StatusPath {
+    /// As a document has it.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.pattern.fmt(f)
+    }
 }
 
 /// A subject some of whose tokens are chosen by segments of the path.
@@ -203,6 +276,26 @@ mod tests {
         let chosen = Token::Chosen { name: "x".to_owned(), segment: 1, tokens };
         let refused = SubjectTemplate::new(vec![chosen]).unwrap_err();
         assert_eq!(refused, TemplateError::BeginsWithParameter);
+    }
+
+    #[test]
+    fn a_status_path_ends_with_its_only_parameter() {
+        let path: StatusPath = "/reports/{id}".parse().unwrap();
+        assert_eq!(path.of_token("0a"), "/reports/0a");
+        assert_eq!(path.token("/reports/0a"), Some("0a"));
+        assert_eq!(path.token("/report"), None);
+        let shortest: StatusPath = "/{id}".parse().unwrap();
+        assert_eq!(shortest.of_token("0a"), "/0a");
+        for wrong in ["/reports", "/{a}/{id}", "/x{id}", "/{id}x", "/{*id}", "/{id}/", "/"] {
+            let error = wrong.parse::<StatusPath>().unwrap_err();
+            assert_eq!(error, StatusPathError::Parameters, "{wrong}");
+        }
+        let error = "/\u{e9}/{id}".parse::<StatusPath>().unwrap_err();
+        assert_eq!(error, StatusPathError::NotAscii);
+        assert_eq!(
+            "x/{id}".parse::<StatusPath>().unwrap_err(),
+            StatusPathError::Pattern(PatternError::NoSlash)
+        );
     }
 
     proptest! {
