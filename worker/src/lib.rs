@@ -24,6 +24,9 @@
 //!
 //! Whole requests come by `unary` tunnels as well, to gateways whose routes send them so.
 //!
+//! Requests that a stream has stored come by a `work_queue`, and their results are kept
+//! ([`WorkQueue`]).
+//!
 //! `control_plane` answers questions and takes commands; its `discovery` writes ADR-32 documents.
 //! `telemetry` counts all of it (`metrics`) and makes a span of each request (`trace`). `serve`
 //! puts these together, and its `directives` open and drain whole subscription sets as an
@@ -51,6 +54,7 @@ mod telemetry;
 mod unary;
 #[cfg(feature = "upstream")]
 pub mod upstream;
+mod work_queue;
 
 #[cfg(feature = "client")]
 pub use client::{CallError, CallErrorKind, Client, ClientOptions, Context};
@@ -68,6 +72,7 @@ pub use options::{OnCancel, Options};
 pub use serve::{serve, serve_local, serve_scaled};
 pub use streams::TunnelMode;
 pub use telemetry::metrics::Summary;
+pub use work_queue::WorkQueue;
 
 /// Completes at the first SIGTERM or SIGINT; a second one ends the process with status 130.
 ///

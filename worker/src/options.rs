@@ -16,6 +16,7 @@ use crate::Error;
 use crate::handler::outbox::Outbox;
 use crate::streams::{PipeEnd, TunnelMode, TunnelOptions};
 use crate::telemetry::trace::Wanted;
+use crate::work_queue::{WorkQueue, WorkQueueConfig};
 
 /// How to serve. Only the subject must be given.
 ///
@@ -50,6 +51,7 @@ pub struct Options {
     refused_directives: Arc<AtomicU64>,
     tunnels: TunnelOptions,
     stats: FurtherStats,
+    work_queue: Option<WorkQueue>,
 }
 
 /// What to do with a handler whose caller went away.
@@ -92,6 +94,7 @@ pub(crate) struct Config {
     pub(crate) refused_directives: Arc<AtomicU64>,
     pub(crate) tunnels: TunnelOptions,
     pub(crate) stats: FurtherStats,
+    pub(crate) work_queue: Option<WorkQueueConfig>,
 }
 
 /// What services tell of themselves, by name.
@@ -140,6 +143,7 @@ impl Options {
             refused_directives: Arc::default(),
             tunnels: TunnelOptions::default(),
             stats: FurtherStats::default(),
+            work_queue: None,
         }
     }
 
@@ -316,6 +320,12 @@ impl Options {
         self
     }
 
+    /// Works on requests that a stream has stored, besides those of the subject: none without.
+    pub fn work_queue(mut self, queue: WorkQueue) -> Self {
+        self.work_queue = Some(queue);
+        self
+    }
+
     /// One more member of `data` in what `nats micro stats` shows: `value` is called for each
     /// answer, on a thread that reads requests, so it must not wait.
     pub fn stats(
@@ -373,6 +383,12 @@ impl Options {
                 errors.push(format!("{limit} 0: expected 1 or more"));
             }
         }
+        let work_queue = self.work_queue.and_then(|queue| queue.check(&queue_group, &mut errors));
+        let mut stats = self.stats;
+        if let Some(queue) = &work_queue {
+            let counts = Arc::clone(&queue.counts);
+            stats.0.push(("work", Arc::new(move || counts.read())));
+        }
         let mut metadata = self.metadata;
         let mut default = |key: &str, value: &str| {
             metadata.entry(key.to_owned()).or_insert_with(|| value.to_owned());
@@ -400,7 +416,8 @@ impl Options {
                 traced: self.traced,
                 refused_directives: self.refused_directives,
                 tunnels: self.tunnels,
-                stats: self.stats,
+                stats,
+                work_queue,
             }),
             _ => Err(Error::Options(errors)),
         }

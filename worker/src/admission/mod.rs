@@ -15,7 +15,7 @@ use http::{Request, Uri};
 use natsway_boot::Clock;
 use natsway_wire::envelope::{self, NotRun, Signal, encode_signal};
 use natsway_wire::{ErrorKind, Limits, control};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 
 use self::running::{Caller, Handler, RunningHandlers, Tick};
@@ -27,7 +27,7 @@ use crate::handler::draining::Draining;
 use crate::handler::job::Job;
 use crate::handler::outbox::service_error;
 use crate::telemetry::metrics::{Load, WorkerMetrics};
-use crate::unary::{ReplyTo, TunnelReply};
+use crate::unary::{ReplyTo, ResultReply, TunnelReply};
 
 /// How often the running handlers are looked at, while there are any: how late a handler past its
 /// deadline may be dropped, and a long one be reported.
@@ -218,6 +218,42 @@ impl<F: Start> Admission<F> {
             let caller = Caller::Tunnel { tunnel, key };
             self.started(started, deadline, caller, Task { join, endpoint });
         }
+    }
+
+    /// Starts a request that a stream has stored. Its worker bounds how many there are, so there
+    /// always is a place.
+    ///
+    /// # Errors
+    /// Why it is no request.
+    pub(crate) fn accept_stored(
+        &self,
+        payload: &Bytes,
+        answer: oneshot::Sender<Bytes>,
+        most_bytes: usize,
+    ) -> Result<(), String> {
+        let endpoint = 0;
+        let request = match envelope::decode_request(payload, Limits::DEFAULT) {
+            Ok(request) if !request.is_stream => request,
+            Ok(_) => return Err("its body is not in it".to_owned()),
+            Err(error) => return Err(error.to_string()),
+        };
+        let started = Instant::now();
+        let deadline = started + Duration::from_millis(u64::from(request.deadline_ms));
+        let job = Job {
+            offer: None,
+            request: self.http_request(request, deadline),
+            reply: ReplyTo::Results(ResultReply { answer, most_bytes }),
+            started,
+            deadline,
+            permit: self.load.take(payload.len()),
+            context: Arc::clone(&self.context),
+            endpoint,
+            is_stream: false,
+        };
+        if let Some(join) = (self.start)(job) {
+            self.started(started, deadline, Caller::Stream, Task { join, endpoint });
+        }
+        Ok(())
     }
 
     /// Watches a handler that was started.

@@ -59,6 +59,8 @@ pub(crate) enum Caller {
         /// The request on it.
         key: u64,
     },
+    /// Nobody: it is a request that a stream has stored.
+    Stream,
 }
 
 /// What a look at the handlers brought up.
@@ -76,7 +78,7 @@ impl Caller {
             Self::Broker { reply, asked_at } => {
                 asked_at.as_deref().unwrap_or(reply.as_str()) == subject
             }
-            Self::Tunnel { .. } => false,
+            Self::Tunnel { .. } | Self::Stream => false,
         }
     }
 }

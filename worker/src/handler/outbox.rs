@@ -46,6 +46,18 @@ impl Outbox {
         self.newest.borrow().clone()
     }
 
+    /// The newest session's client; waits for one.
+    pub(crate) async fn connected(&self) -> Arc<Client> {
+        let mut newest = self.newest.subscribe();
+        loop {
+            if let Some(client) = &*newest.borrow_and_update() {
+                return Arc::clone(client);
+            }
+            // It is not closed, since its sender is ours.
+            newest.changed().await.ok();
+        }
+    }
+
     /// The longest message that the broker takes; it closes the connection of a client that sends a
     /// longer one.
     pub(crate) fn max_payload(&self) -> usize {

@@ -29,6 +29,7 @@ use crate::control_plane::discovery::Instance;
 use crate::inbox::INBOX_PREFIX;
 use crate::streams::StreamDrain;
 use crate::unary;
+use crate::work_queue::{Work, WorkHandle};
 
 /// Replies handed over and not yet written to the socket; more wait, which is what slows a worker
 /// down when its broker is slow.
@@ -62,6 +63,8 @@ pub(crate) struct Reader<F> {
     retiring: Vec<JoinHandle<()>>,
     /// What the broker does not permit us to hear, since when; `None` again once it does.
     denied: RefCell<Option<SubscriptionDenied>>,
+    /// The requests that a stream has stored, of the first reader alone.
+    work: Option<WorkHandle>,
 }
 
 /// A worker that hears nothing.
@@ -116,6 +119,7 @@ impl<F: Start> Reader<F> {
             leave_all,
             retiring: Vec::new(),
             denied: RefCell::default(),
+            work: None,
         }
     }
 
@@ -134,6 +138,8 @@ impl<F: Start> Reader<F> {
         let tunnels = unary::keep(Rc::clone(&self.admission), requests);
         let _tunnels = AbortOnDropHandle::new(tokio::task::spawn_local(tunnels));
         let Some(mut live) = self.first(&leave).await? else { return self.given_up() };
+        let queue = self.instance.config.work_queue.clone().filter(|_| self.index == 0);
+        self.work = queue.map(|queue| Work::start(queue, Rc::clone(&self.admission)));
         loop {
             let next = tokio::select! {
                 event = live.session.next_event() => Next::Session(event),
@@ -395,6 +401,9 @@ impl<F: Start> Reader<F> {
     /// drain timeout.
     async fn leave(&mut self, live: Option<LiveSession>) {
         self.leaving.set(true);
+        if let Some(work) = &self.work {
+            work.leave();
+        }
         self.admission.context.unary.drain();
         let limit = self.instance.config.limits.drain;
         let deadline = Instant::now() + limit;
@@ -463,19 +472,26 @@ impl<F: Start> Reader<F> {
     /// Waits for the handlers that run, with a session to answer by, and until the broker has all
     /// of their replies.
     async fn finish_requests(&mut self, mut parting: Option<LeavingSession>) {
-        let load = Arc::clone(&self.admission.load);
+        let (load, work) = (Arc::clone(&self.admission.load), self.work.clone());
+        let finished = async {
+            if let Some(work) = work {
+                work.finished().await;
+            }
+            load.empty().await;
+        };
+        let mut finished = pin!(finished);
         let outbox = &self.admission.context.outbox;
         loop {
             match &mut parting {
                 Some(by) => tokio::select! {
-                    () = load.empty() => break,
+                    () = &mut finished => break,
                     () = lost(&mut by.session) => {
                         outbox.set(None);
                         parting = None;
                     }
                 },
                 None => tokio::select! {
-                    () = load.empty() => break,
+                    () = &mut finished => break,
                     session = self.dialer.dial(None) => {
                         outbox.set(Some(Arc::new(session.client().clone())));
                         parting = Some(LeavingSession { session, _house: None });

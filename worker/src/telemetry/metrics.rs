@@ -47,9 +47,18 @@ impl Load {
         if requests >= self.max_requests || too_many_bytes {
             return None;
         }
+        Some(self.hold(bytes))
+    }
+
+    /// Takes a place whether there is one or not, for what is bounded otherwise.
+    pub(crate) fn take(self: &Arc<Self>, bytes: usize) -> Permit {
+        self.hold(bytes as u64)
+    }
+
+    fn hold(self: &Arc<Self>, bytes: u64) -> Permit {
         self.requests.fetch_add(1, Relaxed);
         self.bytes.fetch_add(bytes, Relaxed);
-        Some(Permit { load: Arc::clone(self), bytes })
+        Permit { load: Arc::clone(self), bytes }
     }
 
     /// Returns how many it holds at the most.

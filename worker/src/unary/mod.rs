@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub(crate) use self::keep::keep;
-pub(crate) use self::reply::{ReplyTo, TunnelReply};
+pub(crate) use self::reply::{ReplyTo, ResultReply, TunnelReply};
 use crate::streams::{TunnelMode, TunnelOptions, random_16};
 
 /// How long a gateway is left alone that could not be reached, the first time; twice as long each

@@ -6,9 +6,13 @@ use std::time::Instant;
 use async_nats::Subject;
 use bytes::Bytes;
 use natsway_tunnel::unary::Taken;
+use tokio::sync::oneshot;
 
 use super::outlet::Outlet;
 use crate::handler::outbox::{Outbox, SendError};
+
+/// What the fields of a result's message need.
+const RESULT_FIELD_BYTES: usize = 1_024;
 
 /// Where the answer to a request goes.
 #[derive(Debug)]
@@ -17,6 +21,16 @@ pub(crate) enum ReplyTo {
     Broker(Subject),
     /// By the tunnel that it came by.
     Tunnel(TunnelReply),
+    /// To whoever keeps the results of stored requests.
+    Results(ResultReply),
+}
+
+/// The answer to a stored request. Dropped, it is not given.
+#[derive(Debug)]
+pub(crate) struct ResultReply {
+    pub(crate) answer: oneshot::Sender<Bytes>,
+    /// How long it may be.
+    pub(crate) most_bytes: usize,
 }
 
 /// The answer to a request of a tunnel. Dropped, it is not given.
@@ -33,7 +47,7 @@ impl ReplyTo {
     pub(crate) fn subject(&self) -> Option<&Subject> {
         match self {
             Self::Broker(subject) => Some(subject),
-            Self::Tunnel(_) => None,
+            Self::Tunnel(_) | Self::Results(_) => None,
         }
     }
 
@@ -42,6 +56,10 @@ impl ReplyTo {
         match self {
             Self::Broker(_) => outbox.max_payload(),
             Self::Tunnel(reply) => reply.outlet.most_bytes(),
+            // It becomes a message with a few fields.
+            Self::Results(reply) => {
+                reply.most_bytes.min(outbox.max_payload().saturating_sub(RESULT_FIELD_BYTES))
+            }
         }
     }
 
@@ -59,6 +77,7 @@ impl ReplyTo {
         match self {
             Self::Broker(subject) => outbox.send(subject, message, deadline).await,
             Self::Tunnel(reply) => reply.send(message, deadline).await,
+            Self::Results(reply) => reply.answer.send(message).map_err(|_| SendError::Late),
         }
     }
 }

@@ -19,6 +19,7 @@ use crate::form::Form;
 use crate::misbehave::Misbehaviour;
 use crate::run_log::RunLog;
 use crate::sidecar::{MAX_IN_FLIGHT, Sidecar, SidecarArgs};
+use crate::work::WorkArgs;
 
 const EXAMPLE: &str = "\
 An app in any language, behind the broker:
@@ -65,6 +66,9 @@ pub(crate) struct Args {
 
     #[command(flatten)]
     tunnels: TunnelArgs,
+
+    #[command(flatten)]
+    work: WorkArgs,
 
     #[command(flatten)]
     broker: BrokerArgs,
@@ -349,6 +353,7 @@ impl Args {
             options = options.sampled(sampler);
         }
         options = self.tunnels.apply(subjects.fold(options, Options::and_subject));
+        options = self.work.apply(options);
         if let Some(name) = name {
             options = options.name(name);
         }

@@ -11,6 +11,7 @@ mod run_log;
 mod sidecar;
 mod streaming;
 mod sum;
+mod work;
 
 use std::process::ExitCode;
 
