@@ -3,11 +3,12 @@
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use natsway_caller::outbound::Outbound;
 use natsway_caller::publish::{Publication, PublishError, PublishFailure, Stored};
 use natsway_caller::route_view::Resolved;
-use natsway_routes::table::Publish;
+use natsway_routes::table::{Publish, StatusPath};
+use natsway_stores::results::ResultKey;
 use serde::Serialize;
 
 use crate::body::ReplyBody;
@@ -22,6 +23,9 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// The longest key.
 const KEY_BYTES: usize = 128;
 
+/// The shortest key of a request whose result is kept: who guesses a key may read that.
+const SECRET_KEY_BYTES: usize = 16;
+
 /// More than an acknowledgement has, whatever the name of its stream.
 const ACK_BYTES: usize = 1_024;
 
@@ -32,10 +36,13 @@ struct Receipt<'r> {
     stream: &'r str,
     sequence: u64,
     duplicate: bool,
+    /// Where the result will be, if it is kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<&'r str>,
 }
 
 impl Call<'_> {
-    /// Stores the request in its route's stream.
+    /// Stores the request in its route's stream, or tells what became of one that was.
     pub(crate) async fn store(
         &mut self,
         resolved: Resolved<RouteStats>,
@@ -48,12 +55,16 @@ impl Call<'_> {
             span.routed(&self.head.method, route, self.authority.authority());
             self.spans = span.attempts();
         }
-        let stored = self.publish(&resolved, publish).await;
+        let reads = matches!(self.head.method, Method::GET | Method::HEAD);
+        let answered = match &publish.status {
+            Some(path) if reads => self.tell_result(&resolved, path).await,
+            _ => self.publish(&resolved, publish).await,
+        };
         if let Some(stats) = &resolved.kept().durable {
-            let status = stored.as_ref().map_or_else(|problem| problem.status, Response::status);
+            let status = answered.as_ref().map_or_else(|problem| problem.status, Response::status);
             stats.responded(status, self.started.elapsed());
         }
-        stored
+        answered
     }
 
     async fn publish(
@@ -77,13 +88,18 @@ impl Call<'_> {
             let detail = format!("this route has no {parameter:?} of that value");
             Problem::new(StatusCode::NOT_FOUND, "no_subject", detail)
         })?;
-        let key = idempotency_key(&self.head.headers)?;
+        let shortest = if publish.status.is_some() { SECRET_KEY_BYTES } else { 1 };
+        let key = idempotency_key(&self.head.headers, shortest)?;
         let message_id = message_id(&route.name, key);
         let has_key = key.is_some();
         let deadline = Instant::now() + publish.ack_timeout;
         let room = match self.reserve(resolved.kept(), ACK_BYTES) {
             Some(room) => room,
             None => self.wait_for_room(resolved.kept(), ACK_BYTES, deadline).await?,
+        };
+        let status = match &publish.status {
+            Some(path) => Some(self.begin_result(path, &message_id, deadline).await?),
+            None => None,
         };
         let publication = Publication {
             route,
@@ -95,7 +111,7 @@ impl Call<'_> {
         let shard = self.shard;
         let stored = shard.dispatcher.publish(self, publication).await;
         let stored = stored.map_err(|failure| not_stored(failure, has_key))?;
-        let receipt = receipt(&message_id, &stored);
+        let receipt = receipt(&message_id, &stored, status.as_deref());
         shard.admission.sizes.record(room.kind, receipt.len(), Instant::now());
         let held = room.reservation.arrived(cost::reply_bytes(receipt.len()));
         let held = held.ok_or_else(|| {
@@ -106,27 +122,46 @@ impl Call<'_> {
         *response.status_mut() = StatusCode::ACCEPTED;
         let json = HeaderValue::from_static("application/json");
         response.headers_mut().insert(header::CONTENT_TYPE, json);
+        if let Some(status) = status {
+            let location = HeaderValue::try_from(status).expect("a route's path is ASCII");
+            response.headers_mut().insert(header::LOCATION, location);
+        }
         Ok(response)
+    }
+
+    /// Begins the entry of a request's result, before the request is stored: there is none for an
+    /// id that nobody gave out. Gives where the result will be.
+    async fn begin_result(
+        &self,
+        path: &StatusPath,
+        message_id: &str,
+        deadline: Instant,
+    ) -> Result<String, Problem> {
+        let key = ResultKey::of_message(message_id).expect("our ids begin with the route's name");
+        self.shard.results.begin(&key, deadline).await?;
+        Ok(path.of_token(key.token()))
     }
 }
 
-fn receipt(id: &str, stored: &Stored) -> Bytes {
+fn receipt(id: &str, stored: &Stored, status: Option<&str>) -> Bytes {
     let Stored { stream, sequence, duplicate } = stored;
-    let receipt = Receipt { id, stream, sequence: *sequence, duplicate: *duplicate };
+    let receipt = Receipt { id, stream, sequence: *sequence, duplicate: *duplicate, status };
     serde_json::to_vec(&receipt).expect("a receipt is strings and numbers").into()
 }
 
-/// The key that a client gave its request.
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
+/// The key that a client gave its request, of no fewer than `shortest` bytes.
+fn idempotency_key(headers: &HeaderMap, shortest: usize) -> Result<Option<&str>, Problem> {
     let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
     let key = match (values.next(), values.next()) {
         (None, _) => return Ok(None),
-        (Some(key), None) => key.to_str().ok().map(unquoted).filter(|key| is_sound(key)),
+        (Some(key), None) => {
+            key.to_str().ok().map(unquoted).filter(|key| is_sound(key) && key.len() >= shortest)
+        }
         (Some(_), Some(_)) => None,
     };
     key.map(Some).ok_or_else(|| {
         let detail = format!(
-            "expected one Idempotency-Key of 1 to {KEY_BYTES} printable ASCII characters without \
+            "expected one Idempotency-Key of {shortest} to {KEY_BYTES} printable ASCII characters without \
              white space, quotes and backslashes"
         );
         Problem::new(StatusCode::BAD_REQUEST, "bad_idempotency_key", detail)
@@ -235,7 +270,7 @@ mod tests {
         for value in values {
             headers.append(IDEMPOTENCY_KEY, HeaderValue::from_bytes(value).unwrap());
         }
-        let key = idempotency_key(&headers);
+        let key = idempotency_key(&headers, 1);
         key.map(|key| key.map(str::to_owned)).map_err(|problem| problem.code)
     }
 
@@ -269,6 +304,16 @@ mod tests {
             &[b"a", b"a"],
         ] {
             assert_eq!(key(values), Err("bad_idempotency_key"), "{values:?}");
+        }
+    }
+
+    #[test]
+    fn a_key_that_leads_to_a_result_is_not_short() {
+        for (length, is_taken) in [(SECRET_KEY_BYTES - 1, false), (SECRET_KEY_BYTES, true)] {
+            let mut headers = HeaderMap::new();
+            headers.insert(IDEMPOTENCY_KEY, "k".repeat(length).parse().unwrap());
+            let key = idempotency_key(&headers, SECRET_KEY_BYTES);
+            assert_eq!(key.is_ok(), is_taken, "{length}");
         }
     }
 

@@ -19,6 +19,7 @@ use crate::descriptors::allowed_connections;
 use crate::drain::DrainStages;
 use crate::listener::{accept, listen};
 use crate::memory::plan::MemoryPlan;
+use crate::results::SharedResults;
 use crate::settings::Settings;
 use crate::shard::INBOX_PREFIX;
 use crate::shard_handle::ShardHandle;
@@ -67,11 +68,14 @@ pub async fn run(
         Routes::Bucket(bucket) => (ActiveRoutes::unknown(), Some(bucket)),
     };
     let offers = tunnels.as_ref().map(TunnelListener::offers);
-    let started = ShardThreads::start(&settings, &active_routes, &broker, &leaving, offers);
+    let results = SharedResults::default();
+    let started =
+        ShardThreads::start(&settings, &active_routes, &broker, &leaving, offers, &results);
     let (threads, handles) = started.map_err(StartError::Shard)?;
     let shards = handles.iter().map(|handle| Arc::clone(&handle.metrics)).collect();
     let connected = broker.connect_watched("apiproxy control", INBOX_PREFIX).await;
     let (client, refused) = connected.map_err(StartError::Broker)?;
+    results.connect(client.clone());
     let control = ControlPlane::new(&settings, client, shards, active_routes);
     match bucket {
         Some(bucket) => control.follow_routes(&settings, bucket),

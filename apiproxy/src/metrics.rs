@@ -100,6 +100,31 @@ impl ClientClose {
     }
 }
 
+/// What a client hears that asks for a result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResultState {
+    /// It is not there yet.
+    Pending,
+    /// It was given.
+    Done,
+    /// There is none of that id, or no longer.
+    Unknown,
+}
+
+impl ResultState {
+    /// Every state, for metrics.
+    pub const ALL: [Self; 3] = [Self::Pending, Self::Done, Self::Unknown];
+
+    /// The name that metrics use.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Done => "done",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
 /// One shard's metrics.
 #[derive(Debug, Default)]
 pub struct ShardMetrics {
@@ -109,6 +134,8 @@ pub struct ShardMetrics {
     pub memory: Arc<MemoryMetrics>,
     /// Connections that were closed because their clients took too little, by [`ClientClose`].
     closes: [Counter; ClientClose::ALL.len()],
+    /// What clients heard that asked for results, by [`ResultState`].
+    results: [Counter; ResultState::ALL.len()],
     /// Requests that came in.
     pub requests: Counter,
     /// What its dispatcher counts.
@@ -138,6 +165,11 @@ impl ShardMetrics {
     /// Counts a client's connection that was closed.
     pub fn closed(&self, reason: ClientClose) {
         self.closes[reason as usize].inc();
+    }
+
+    /// Counts what a client heard that asked for a result.
+    pub fn told_result(&self, state: ResultState) {
+        self.results[state as usize].inc();
     }
 
     /// Counts an error that the gateway answered by itself; `code` is of a small closed set.
@@ -438,6 +470,15 @@ fn render_durable(page: &mut Page, shards: &[Arc<ShardMetrics>]) {
         let total: u64 = shards.iter().map(failures).sum();
         let reason = format!("reason=\"{}\"", error.as_str());
         page.sample("natsway_publish_failures_total", &reason, total);
+    }
+    page.family(
+        "natsway_results_total",
+        "counter",
+        "What clients heard that asked for the result of a stored request.",
+    );
+    for state in ResultState::ALL {
+        let total: u64 = shards.iter().map(|shard| shard.results[state as usize].get()).sum();
+        page.sample("natsway_results_total", &format!("state=\"{}\"", state.as_str()), total);
     }
 }
 

@@ -19,6 +19,7 @@ use crate::listener::Failures;
 use crate::memory::MemoryBudget;
 use crate::memory::admission_queue::AdmissionQueue;
 use crate::metrics::{ShardMetrics, TargetStats};
+use crate::results::ShardResults;
 use crate::settings::Settings;
 use crate::stream::StreamLimit;
 use crate::trace::Spans;
@@ -46,6 +47,8 @@ pub struct Shard {
     pub streams: StreamLimit,
     /// Cancelled when what has no end is to end, because the gateway leaves.
     pub closing: CancellationToken,
+    /// The results of stored requests.
+    pub results: ShardResults,
     /// Sends requests, by the routes in force.
     pub dispatcher: Dispatcher<CoreLedger>,
 }
@@ -90,6 +93,7 @@ impl Shard {
         metrics: Arc<ShardMetrics>,
         active_routes: ActiveRoutes,
         closing: CancellationToken,
+        results: ShardResults,
     ) -> Rc<Self> {
         let role = Role {
             name: "apiproxy".to_owned(),
@@ -117,6 +121,7 @@ impl Shard {
             memory,
             refusing: Cell::new(0),
             bad_replies: RefCell::default(),
+            results,
             dispatcher,
         })
     }

@@ -22,6 +22,7 @@ use crate::connection;
 use crate::drain::DrainStages;
 use crate::memory::LOOK_INTERVAL;
 use crate::metrics::ShardMetrics;
+use crate::results::{ShardResults, SharedResults};
 use crate::settings::{PipeLimits, Settings};
 use crate::shard::{INBOX_PREFIX, Shard};
 use crate::shard_handle::{Accepted, Dialled, ShardHandle};
@@ -48,6 +49,7 @@ impl ShardThreads {
         broker: &BrokerConfig,
         leaving: &DrainStages,
         offers: Option<Offers>,
+        results: &SharedResults,
     ) -> io::Result<(Self, Vec<ShardHandle>)> {
         let (mut handles, mut threads) = (Vec::new(), Vec::new());
         for number in 0..settings.shards.get() {
@@ -63,6 +65,7 @@ impl ShardThreads {
                 leaving: leaving.child(),
                 offers: offers.clone(),
                 dialled,
+                results: results.clone(),
             };
             threads.push(shard.spawn(number, handed_over)?);
         }
@@ -152,6 +155,7 @@ struct ShardThread {
     offers: Option<Offers>,
     /// Connections that workers dialled.
     dialled: mpsc::Receiver<Dialled>,
+    results: SharedResults,
 }
 
 impl ShardThread {
@@ -169,8 +173,13 @@ impl ShardThread {
     /// Serves connections until the listener is closed and the last connection has ended.
     async fn run(self, number: usize, mut handed_over: mpsc::Receiver<Accepted>) {
         let closing = self.leaving.closing.clone();
-        let shard =
-            Shard::new(self.settings, Arc::clone(&self.metrics), self.active_routes, closing);
+        let shard = Shard::new(
+            self.settings,
+            Arc::clone(&self.metrics),
+            self.active_routes,
+            closing,
+            ShardResults::new(self.results),
+        );
         if let Some(offers) = self.offers {
             let broker = self.broker.clone();
             let taking = take_tunnels(Rc::clone(&shard), number, offers, broker, self.dialled);

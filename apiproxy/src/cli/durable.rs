@@ -6,6 +6,7 @@ use std::time::Duration;
 use async_nats::jetstream::context::GetStreamByNameErrorKind;
 use async_nats::{Client, jetstream};
 use natsway_routes::table::{Publish, Route};
+use natsway_stores::definitions::RESULTS;
 use serde_json::json;
 
 use super::bucket::NOT_FOUND;
@@ -60,6 +61,17 @@ pub(super) async fn test(
     };
     println!("stream     {said}");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Says where the result would be looked up that a status URL names.
+pub(super) fn say_results(route: &Route, json: bool) {
+    if json {
+        println!("{}", json!({ "route": route.name, "results_in": RESULTS }));
+        return;
+    }
+    let host = route.host.as_deref().unwrap_or("any host");
+    println!("route      {} ({host} {})", route.name, route.path);
+    println!("result in  bucket {RESULTS}");
 }
 
 /// The stream that listens on a subject, if there is one.

@@ -46,6 +46,22 @@ pub struct SetupArgs {
     #[arg(long)]
     shipper: bool,
 
+    /// Make the bucket of the results, too, for routes of the mode `enqueue`
+    #[arg(long)]
+    results: bool,
+
+    /// How long a result is kept; longer than the duplicate windows of the streams
+    #[arg(
+        long, env = "NATSWAY_RESULTS_TTL", value_name = "TIME", default_value = "1h",
+        value_parser = duration
+    )]
+    results_ttl: Duration,
+
+    /// Bytes at which the bucket of the results is full: requests are then refused [default: the
+    /// broker's limit]
+    #[arg(long, value_name = "BYTES")]
+    results_max_bytes: Option<u64>,
+
     /// How long to wait for a broker that is away, or a cluster that has no leader yet
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
     wait: Duration,
@@ -178,6 +194,9 @@ impl SetupArgs {
             definitions::rollout_lease(replicas),
             definitions::provisioner_leases(&self.lease_bucket, replicas),
         ];
+        if self.results {
+            stores.push(definitions::results(self.results_ttl, self.results_max_bytes, replicas));
+        }
         if self.groups || self.shipper {
             // Consumers of the shipper that share a stream are members of an elastic group.
             stores.extend([
@@ -272,6 +291,7 @@ mod tests {
     #[test]
     fn only_what_is_asked_for_is_made() {
         assert_eq!(names(&[]), ["KV_natsway-routes", "KV_natsway-lease", "KV_natsway-leases"]);
+        assert!(names(&["--results"]).contains(&"KV_natsway-results".to_owned()));
         assert!(names(&["--groups"]).contains(&"KV_elastic-consumer-groups".to_owned()));
         let all = names(&["--shipper", "--subject", "app.logs"]);
         assert!(all.contains(&"APP_LOGS".to_owned()), "{all:?}");

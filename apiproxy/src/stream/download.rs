@@ -5,6 +5,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::Stream;
 use http::{HeaderMap, Version};
 use http_body::{Body, Frame};
 use natsway_caller::stream::BrokenOff;
@@ -16,13 +17,20 @@ use crate::headers::passable_trailers;
 
 /// The part of a body that comes on a stream.
 pub struct Download {
-    rest: WatchedDownload,
+    rest: Rest,
     /// Ends it cleanly when the gateway leaves, for those that read events.
     ends: Option<Pin<Box<EndsWithGateway>>>,
     /// The client's fields and version of HTTP, if it may have trailers.
     trailers_for: Option<(HeaderMap, Version)>,
     is_over: bool,
     _open: OpenStream,
+}
+
+/// Where the rest of a body comes from.
+enum Rest {
+    Worker(WatchedDownload),
+    /// The gateway's own events.
+    Events(Pin<Box<dyn Stream<Item = Bytes>>>),
 }
 
 /// A while after the gateway began to close.
@@ -36,7 +44,14 @@ impl Download {
         trailers_for: Option<(HeaderMap, Version)>,
         open: OpenStream,
     ) -> Self {
+        let rest = Rest::Worker(rest);
         Self { rest, ends: None, trailers_for, is_over: false, _open: open }
+    }
+
+    /// Returns a body of the gateway's own, with its place among the shard's streams.
+    pub(crate) fn of_events(events: Pin<Box<dyn Stream<Item = Bytes>>>, open: OpenStream) -> Self {
+        let rest = Rest::Events(events);
+        Self { rest, ends: None, trailers_for: None, is_over: false, _open: open }
     }
 
     /// Has it end cleanly some time after the gateway began to leave: its client connects again,
@@ -57,7 +72,10 @@ impl Download {
 
     /// The bytes that are left, if that is known.
     pub fn left(&self) -> Option<u64> {
-        self.rest.left()
+        match &self.rest {
+            Rest::Worker(rest) => rest.left(),
+            Rest::Events(_) => None,
+        }
     }
 
     /// Whether all of it was read.
@@ -76,7 +94,12 @@ impl Download {
             self.is_over = true;
             return Poll::Ready(None);
         }
-        let frame = std::task::ready!(Pin::new(&mut self.rest).poll_frame(cx));
+        let frame = std::task::ready!(match &mut self.rest {
+            Rest::Worker(rest) => Pin::new(rest).poll_frame(cx),
+            Rest::Events(events) => {
+                events.as_mut().poll_next(cx).map(|event| event.map(|event| Ok(Frame::data(event))))
+            }
+        });
         let frame = match frame {
             Some(Ok(frame)) => frame,
             end => {

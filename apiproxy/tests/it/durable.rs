@@ -326,13 +326,20 @@ async fn what_no_message_takes_and_what_stores_nothing_is_refused() {
     receipt(&post(&gateway, "/hooks/git/push", "", &"x".repeat(100)).await);
 }
 
-/// The shipped permissions with all passwords the same; with the example's line, if `may_publish`.
-fn permissions(may_publish: bool) -> String {
+/// The shipped permissions with all passwords the same, and with those example lines that are
+/// `wanted`, by their numbers and texts.
+pub fn permissions(wanted: impl Fn(usize, &str) -> bool) -> String {
     let file = repository_root().join("deploy/nats/permissions.conf");
-    let text = std::fs::read_to_string(file).unwrap();
-    let example = "# \"hooks.>\"";
-    assert_eq!(text.matches(example).count(), 1, "the example is there");
-    let text = if may_publish { text.replace(example, &example[2..]) } else { text };
+    let shipped = std::fs::read_to_string(file).unwrap();
+    let (mut examples, mut text) = (0, String::new());
+    for line in shipped.lines() {
+        match line.strip_prefix("    # ").filter(|example| example.starts_with('"')) {
+            Some(example) if wanted(examples, example) => text += example,
+            _ => text += line,
+        }
+        examples += usize::from(line.starts_with("    # \""));
+        text.push('\n');
+    }
     let (mut known, mut rest) = (String::new(), text.as_str());
     while let Some((before, after)) = rest.split_once("$NATSWAY_") {
         known += before;
@@ -342,15 +349,19 @@ fn permissions(may_publish: bool) -> String {
     known + rest
 }
 
+/// An administrator's connection to a broker with these permissions.
+pub async fn administrator(broker: &TestBroker) -> Context {
+    let admin = async_nats::ConnectOptions::with_user_and_password("admin".into(), "secret".into())
+        .custom_inbox_prefix("_INBOX_admin");
+    jetstream::new(broker.connect_with(admin).await)
+}
+
 #[tokio::test]
 async fn the_example_of_the_shipped_permissions_is_what_a_gateway_needs() {
     for may_publish in [true, false] {
-        let lines = permissions(may_publish);
+        let lines = permissions(|_, example| may_publish && example.contains("hooks.>"));
         let broker = TestBroker::builder().jetstream().config_lines(&lines).start().await;
-        let admin =
-            async_nats::ConnectOptions::with_user_and_password("admin".into(), "secret".into())
-                .custom_inbox_prefix("_INBOX_admin");
-        let context = jetstream::new(broker.connect_with(admin).await);
+        let context = administrator(&broker).await;
         let stream = context.create_stream(hooks()).await.unwrap();
         let url = format!("nats://gateway:secret@127.0.0.1:{}", broker.port());
         let gateway = Gateway::launch(&url, ROUTES, &[]);

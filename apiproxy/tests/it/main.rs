@@ -16,6 +16,7 @@ mod cancel;
 mod clients;
 mod drain;
 mod durable;
+mod enqueue;
 mod h2spec;
 mod hostile;
 mod http1;
