@@ -69,6 +69,7 @@ class Known:
 ENDS, SERVES = "ends", "serves"
 BACK_TO_BLUE = ("apiproxy rollout start demo --to blue --strategy blue-green --smoke /version --follow >/dev/null || true",)
 COMPOSE = "tests/compose"
+RESULTS = "apiproxy/tests/it/enqueue.rs"
 CG = {
     "cg elastic setup foo": Known(ENDS, before=("nats stream rm --force foo >/dev/null 2>&1 || true",)),
     "cg elastic create foo cg 10 --filter 'foo.*' --wildcards 1": Known(ENDS),
@@ -190,6 +191,12 @@ OTHERS = {
     "nats-top -s 127.0.0.1 -m 8222 -o - -r 1": Known(COMPOSE),
     "export NATS_URL=nats://nats-1:4222,nats://nats-2:4222,nats://nats-3:4222 NATSWAY_ROUTES_REPLICAS=3": Known(COMPOSE),
     "deploy/nats/make-secrets.sh": Known(COMPOSE),
+    "apiproxy setup --results": Known(RESULTS),
+    "nats stream add JOBS --subjects 'jobs.>' --retention work --defaults": Known(RESULTS),
+    "apiproxy routes import jobs.toml": Known(RESULTS),
+    "worker --subject svc.reports.blue --work-stream JOBS": Known(RESULTS),
+    "curl -i -X POST http://127.0.0.1:8080/reports": Known(RESULTS),
+    "curl -i -H 'Prefer: wait=20' http://127.0.0.1:8080/reports/0123456789abcdef0123456789abcdef": Known(RESULTS),
     "apiproxy setup --dry-run": Known("its exit code says what there is to do; `prove security` runs it"),
     "apiproxy setup --groups --shipper": Known("`prove security` runs it, as an administrator"),
     "set -a; . secrets/compose.env; set +a": Known(COMPOSE),
