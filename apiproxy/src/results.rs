@@ -75,8 +75,8 @@ impl ShardResults {
         self.bucket()?.look(key).await.map_err(|error| no_results(&error))
     }
 
-    /// Looks an entry up until it is not pending any more, or until `until`. A bucket that cannot be
-    /// reached is waited for.
+    /// Looks an entry up until it is not pending any more, or until `until`. A bucket that cannot
+    /// be reached is waited for.
     ///
     /// # Cancel safety
     /// Cancelling loses nothing.

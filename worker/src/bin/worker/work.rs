@@ -31,8 +31,8 @@ pub(crate) struct WorkArgs {
     #[arg(long, env = "NATSWAY_WORK_DELIVERIES", value_name = "COUNT", default_value = "10")]
     work_deliveries: NonZeroU64,
 
-    /// How long a worker may be silent until its stored requests go to others, where the consumer is
-    /// made here; 1s to 1h
+    /// How long a worker may be silent until its stored requests go to others, where the consumer
+    /// is made here; 1s to 1h
     #[arg(
         long, env = "NATSWAY_WORK_ACK_WAIT", value_name = "TIME", default_value = "30s",
         value_parser = duration
