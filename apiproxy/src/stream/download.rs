@@ -28,7 +28,7 @@ pub struct Download {
 
 /// Where the rest of a body comes from.
 enum Rest {
-    Worker(WatchedDownload),
+    Worker(Box<WatchedDownload>),
     /// The gateway's own events.
     Events(Pin<Box<dyn Stream<Item = Bytes>>>),
 }
@@ -44,7 +44,7 @@ impl Download {
         trailers_for: Option<(HeaderMap, Version)>,
         open: OpenStream,
     ) -> Self {
-        let rest = Rest::Worker(rest);
+        let rest = Rest::Worker(Box::new(rest));
         Self { rest, ends: None, trailers_for, is_over: false, _open: open }
     }
 
@@ -95,7 +95,7 @@ impl Download {
             return Poll::Ready(None);
         }
         let frame = std::task::ready!(match &mut self.rest {
-            Rest::Worker(rest) => Pin::new(rest).poll_frame(cx),
+            Rest::Worker(rest) => Pin::new(rest.as_mut()).poll_frame(cx),
             Rest::Events(events) => {
                 events.as_mut().poll_next(cx).map(|event| event.map(|event| Ok(Frame::data(event))))
             }
