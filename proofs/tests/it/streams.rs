@@ -1,5 +1,4 @@
-//! The short form of `make prove-streams`: each promise once, but for what takes long by its nature
-//! (`cut_off`), and for measurements (`slow_paths`).
+//! The short form of `make prove-streams`: each promise once, but for measurements (`slow_paths`).
 
 use natsway_proofs::streams::{self, Size};
 use tokio::sync::Mutex;
@@ -78,6 +77,11 @@ async fn what_taps_hear_opens_no_tunnel() {
 #[tokio::test]
 async fn a_worker_gets_no_stream_of_another_service() {
     kept("foreign_worker").await;
+}
+
+#[tokio::test]
+async fn a_gateway_without_its_broker_keeps_its_streams_through_a_switch() {
+    kept("cut_off").await;
 }
 
 #[tokio::test]

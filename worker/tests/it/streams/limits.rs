@@ -111,6 +111,26 @@ async fn a_worker_has_as_many_websockets_as_streams_whichever_reader_has_them() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_response_that_goes_on_at_a_worker_with_all_its_streams_is_told_that_it_ran() {
+    let stage = Stage::with(&[], |options| options.max_streams(1), router()).await;
+    let (first, head) = chat(stage.port).await;
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    let mut refused = RawClient::connect(stage.port).await;
+    refused.say(EVENTS).await;
+    let head = refused.head().await;
+    assert!(head.starts_with("HTTP/1.1 502 "), "{head}");
+    refused.until("worker_streams_full").await;
+    drop(first);
+    eventually(DEADLINE, async || {
+        let mut client = RawClient::connect(stage.port).await;
+        client.say(EVENTS).await;
+        let head = client.head().await;
+        if head.starts_with("HTTP/1.1 200 ") { Ok(()) } else { Err(head) }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_pair_has_more_streams_than_one_tunnel_carries() {
     const STREAMS: usize = 620;
     let arguments = ["--max-streams", "2048", "--max-streams-per-client", "2048", "--shards", "1"];

@@ -7,16 +7,20 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use bytes::Bytes;
+use futures_util::future::join_all;
 use futures_util::{StreamExt, stream};
 use http::StatusCode;
 use hyper_util::rt::TokioIo;
-use natsway_testkit::{Process, TestBroker, eventually};
+use natsway_testkit::{Process, TcpLink, TestBroker, eventually, free_port};
+use natsway_wire::envelope::{self, encode_signal};
+use natsway_wire::offer::{StreamToken, TunnelSecret};
 use nix::sys::signal::Signal;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::mpsc;
 
-use super::client::{RawClient, get as ask};
+use super::client::{Client, RawClient, Version, get as ask, read, whole};
 use super::{DEADLINE, Stage};
 use crate::stage::SUBJECT;
 
@@ -176,4 +180,74 @@ async fn a_worker_that_is_frozen_breaks_its_streams_off_by_their_idle_time() {
     worker.signal(Signal::SIGCONT);
     assert!(frozen.elapsed() < Duration::from_secs(8), "{:?}", frozen.elapsed());
     assert!(!rest.ends_with(b"0\r\n\r\n"), "it broke off");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_whose_tunnel_is_lost_is_told_that_it_ran() {
+    let (began, mut begins) = mpsc::unbounded_channel();
+    let takes_its_time = async move |request: Request| {
+        let mut pieces = request.into_body().into_data_stream();
+        while let Some(Ok(_)) = pieces.next().await {}
+        began.send(()).unwrap();
+        std::future::pending::<()>().await;
+    };
+    // Where workers dial.
+    let port = free_port();
+    let mut link = TcpLink::to_port(port).await;
+    let (listen, address) = (format!("127.0.0.1:{port}"), format!("127.0.0.1:{}", link.port()));
+    let arguments = ["--shards", "1", "--tunnel-listen", &listen, "--tunnel-address", &address];
+    let router = Router::new().route("/slow", post(takes_its_time));
+    let stage = Stage::with(&arguments, |options| options, router).await;
+    let mut client = Client::connect(stage.port, Version::Http1).await;
+    let request = http::Request::post("/slow").body(whole(vec![b'x'; 1 << 20])).unwrap();
+    let answered = tokio::spawn(async move { read(client.send(request).await.unwrap()).await });
+    tokio::time::timeout(DEADLINE, begins.recv()).await.expect("it arrives").unwrap();
+    link.cut().await;
+    let answer = answered.await.unwrap();
+    assert_eq!((answer.status.as_u16(), answer.code().as_str()), (502, "stream_lost"));
+    stage.all_let_go().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_says_it_is_ready_and_never_dials_costs_an_upload_seconds_and_no_more() {
+    let measure = async |request: Request| {
+        let pieces = request.into_body().into_data_stream();
+        pieces.fold(0, async |sum, piece| sum + piece.unwrap().len()).await.to_string()
+    };
+    let router = Router::new().route("/measure", post(measure));
+    let stage = Stage::with(&["--shards", "1"], |options| options, router).await;
+    let nats = stage.broker.connect().await;
+    let mut requests = nats.queue_subscribe(SUBJECT, "q".to_owned()).await.unwrap();
+    // It hears one, and the broker gives all others to the worker.
+    requests.unsubscribe_after(1).await.unwrap();
+    nats.flush().await.unwrap();
+    let liar = tokio::spawn(async move {
+        let asked = requests.next().await.expect("it is one of two");
+        let ready = encode_signal(&envelope::Signal::Ready {
+            instance: "liar".to_owned(),
+            token: StreamToken([7; 16]),
+            secret: TunnelSecret([7; 16]),
+        });
+        nats.publish(asked.reply.unwrap(), ready).await.unwrap();
+        nats.flush().await.unwrap();
+    });
+    // Which of the two is asked is the broker's choice.
+    while !liar.is_finished() {
+        let uploads = join_all((0..4).map(|_| upload(stage.port))).await;
+        for (status, text, took) in uploads {
+            assert_eq!((status, text.as_str()), (200, "200000"), "nothing of it was sent before");
+            assert!(took < Duration::from_secs(12), "{took:?}");
+        }
+    }
+    liar.await.expect("it was asked");
+    stage.all_let_go().await;
+}
+
+/// The status and the text of the answer to an upload, and how long it took.
+async fn upload(port: u16) -> (u16, String, Duration) {
+    let asked = Instant::now();
+    let mut client = Client::connect(port, Version::Http1).await;
+    let request = http::Request::post("/measure").body(whole(vec![b'x'; 200_000])).unwrap();
+    let answer = read(client.send(request).await.unwrap()).await;
+    (answer.status.as_u16(), answer.text().to_owned(), asked.elapsed())
 }
