@@ -4,6 +4,7 @@
 mod bodies;
 mod certificates;
 mod client;
+mod conditional;
 mod disconnects;
 mod grpc;
 mod leaving;
@@ -138,10 +139,7 @@ impl Stage {
 
     /// A figure whose line begins so.
     async fn metric(&self, name: &str) -> Result<i64, String> {
-        let (_, page) = get(self.admin_port, "/metrics").await.map_err(|e| e.to_string())?;
-        let line = page.lines().find(|line| line.starts_with(name)).ok_or("it is not there")?;
-        let value = line.rsplit(' ').next().and_then(|value| value.parse().ok());
-        value.ok_or_else(|| line.to_owned())
+        metric(self.admin_port, name).await
     }
 
     /// Waits until the gateway holds nothing for streams any more.
@@ -158,6 +156,14 @@ impl Stage {
         })
         .await;
     }
+}
+
+/// A figure whose line begins so, of the gateway with this admin port.
+async fn metric(admin_port: u16, name: &str) -> Result<i64, String> {
+    let (_, page) = get(admin_port, "/metrics").await.map_err(|e| e.to_string())?;
+    let line = page.lines().find(|line| line.starts_with(name)).ok_or("it is not there")?;
+    let value = line.rsplit(' ').next().and_then(|value| value.parse().ok());
+    value.ok_or_else(|| line.to_owned())
 }
 
 /// Says when it is dropped: it lives in a handler.
