@@ -383,7 +383,7 @@ async fn what_the_bucket_does_not_take_is_said_in_its_place() {
 
 #[tokio::test]
 async fn a_result_expires() {
-    let stand = Stand::start(Duration::from_secs(3)).await;
+    let stand = Stand::start(Duration::from_secs(8)).await;
     let gateway = stand.gateway().await;
     let _worker = stand.worker(&[]);
     let location = accepted(&post(&gateway, "/status/200", "").await);

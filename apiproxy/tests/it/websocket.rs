@@ -369,13 +369,13 @@ async fn a_stream_of_http2_becomes_one_too() {
 
 #[tokio::test]
 async fn a_gateway_that_leaves_answers_what_is_in_hand_and_says_come_back() {
-    let mut stage = Stage::with(&["--drain-grace", "200ms", "--drain-timeout", "5s"]).await;
+    let mut stage = Stage::with(&["--drain-grace", "200ms", "--drain-timeout", "9s"]).await;
     let mut socket = stage.open("/orders/7").await;
     say(&mut socket, json!({ "id": 1, "args": { "answer": "held" } })).await;
     stage.has_seen(1).await;
     stage.gateway.process.terminate();
-    // By then it is asked to leave, at the latest.
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    // By then it is asked to leave, at the latest: within half of the time that there is.
+    tokio::time::sleep(Duration::from_millis(4_700)).await;
     stage.release(0, json!("done")).await;
     assert_eq!(answer(&mut socket).await["body"], "done");
     assert_eq!(close_code(&mut socket).await, Some(1012));

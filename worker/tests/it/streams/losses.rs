@@ -236,7 +236,7 @@ async fn a_worker_that_says_it_is_ready_and_never_dials_costs_an_upload_seconds_
         let uploads = join_all((0..4).map(|_| upload(stage.port))).await;
         for (status, text, took) in uploads {
             assert_eq!((status, text.as_str()), (200, "200000"), "nothing of it was sent before");
-            assert!(took < Duration::from_secs(12), "{took:?}");
+            assert!(took < Duration::from_secs(25), "{took:?}");
         }
     }
     liar.await.expect("it was asked");
