@@ -1,6 +1,6 @@
 //! Several brokers, routed to each other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::{Deref, DerefMut};
 use std::time::Duration;
@@ -16,6 +16,10 @@ const READY: Duration = Duration::from_secs(60);
 
 /// One more carries the system account.
 const ROUTES_BETWEEN_TWO: usize = POOLED_ROUTES + 1;
+
+/// How long the same routes are seen that stay: both brokers dial each other at the start, and
+/// close what is there twice.
+const SETTLED: Duration = Duration::from_millis(100);
 
 /// A cluster of brokers, used like a slice of them: `cluster[0].kill9()`.
 #[derive(Debug)]
@@ -70,12 +74,17 @@ impl Cluster {
             eventually(READY, async || {
                 let routes = routes(broker).await.map_err(|error| error.to_string())?;
                 if routes.len() != others
-                    || routes.values().any(|&count| count != ROUTES_BETWEEN_TWO)
+                    || routes.values().any(|ids| ids.len() != ROUTES_BETWEEN_TWO)
                 {
                     return Err(format!(
                         "{} has routes to {routes:?}, expected {others} others",
                         broker.name()
                     ));
+                }
+                tokio::time::sleep(SETTLED).await;
+                let later = self::routes(broker).await.map_err(|error| error.to_string())?;
+                if later != routes {
+                    return Err(format!("{} had routes {routes:?}, then {later:?}", broker.name()));
                 }
                 broker.monitor("/healthz").await.map_err(|error| error.to_string())
             })
@@ -98,12 +107,13 @@ impl DerefMut for Cluster {
     }
 }
 
-/// How many routes a broker has to each other one, by its name.
-async fn routes(broker: &TestBroker) -> io::Result<BTreeMap<String, usize>> {
+/// The ids of the routes that a broker has to each other one, by its name.
+async fn routes(broker: &TestBroker) -> io::Result<BTreeMap<String, BTreeSet<u64>>> {
     let page = broker.monitor("/routez").await?;
-    let mut counts = BTreeMap::new();
+    let mut ids: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
     for route in page["routes"].as_array().map(Vec::as_slice).unwrap_or_default() {
-        *counts.entry(route["remote_name"].as_str().unwrap_or("?").to_owned()).or_default() += 1;
+        let remote = route["remote_name"].as_str().unwrap_or("?").to_owned();
+        ids.entry(remote).or_default().insert(route["rid"].as_u64().unwrap_or_default());
     }
-    Ok(counts)
+    Ok(ids)
 }
